@@ -1,0 +1,1 @@
+"""From files to packed token rows on Ray Data. Knows nothing of training."""

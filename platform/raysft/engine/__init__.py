@@ -1,0 +1,1 @@
+"""Model and optimizer as one object. The only importers of deepspeed."""

@@ -1,0 +1,81 @@
+"""The tree of errors. Every message says what happened, what was got, what was expected, how to fix it.
+
+    RaysftError
+    ├── UserError            the recipe, the data or the surroundings must change     exit code 2
+    │   ├── RecipeError      a field is unknown, of a wrong type, or contradicts another
+    │   ├── DataError        a file or a record cannot be used
+    │   ├── ModelError       a model or tokenizer cannot be used
+    │   ├── ClusterError     the cluster cannot hold the run
+    │   ├── StorageError     a storage path cannot be read or written
+    │   └── ConflictError    a run of this name exists and differs
+    └── PlatformError        raysft or the stack below it failed                      exit code 3
+        ├── CheckpointError  a checkpoint is torn or belongs to something else
+        └── TrainingError    training ended without a model (diverged, kept crashing)
+
+All of them pickle, because they cross processes.
+"""
+
+from __future__ import annotations
+
+
+class RaysftError(Exception):
+    """Root of the tree. `exit_code` is what the CLI ends with."""
+
+    exit_code = 3
+
+    def __init__(self, what: str, *, got: str = "", expected: str = "", fix: str = "") -> None:
+        self.what, self.got, self.expected, self.fix = what, got, expected, fix
+        super().__init__(what)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.what, self.got, self.expected, self.fix))
+
+    def __str__(self) -> str:
+        parts = [("", self.what), ("got: ", self.got), ("expected: ", self.expected), ("fix: ", self.fix)]
+        return "\n  ".join(label + text for label, text in parts if text)
+
+
+def _rebuild(kind: type[RaysftError], what: str, got: str, expected: str, fix: str) -> RaysftError:
+    return kind(what, got=got, expected=expected, fix=fix)
+
+
+class UserError(RaysftError):
+    """Something the user can change."""
+
+    exit_code = 2
+
+
+class RecipeError(UserError):
+    """Example: an unknown key, a learning rate that is a word, more workers than rows in a step."""
+
+
+class DataError(UserError):
+    """Example: a malformed JSON line under `data.on_bad_record: fail`, a file without records."""
+
+
+class ModelError(UserError):
+    """Example: a model directory without weights, a template that cannot be masked."""
+
+
+class ClusterError(UserError):
+    """Example: more workers than the cluster can ever hold."""
+
+
+class StorageError(UserError):
+    """Example: a storage path that cannot be written."""
+
+
+class ConflictError(UserError):
+    """Example: the run name is taken by a run of another recipe."""
+
+
+class PlatformError(RaysftError):
+    """Something below the user failed."""
+
+
+class CheckpointError(PlatformError):
+    """Example: a checkpoint whose checksums do not match its commit record."""
+
+
+class TrainingError(PlatformError):
+    """Example: workers died more often than `cluster.max_failures` allows."""

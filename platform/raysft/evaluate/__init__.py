@@ -1,0 +1,1 @@
+"""Generation and held-out quality of an exported model."""

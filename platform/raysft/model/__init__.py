@@ -1,0 +1,1 @@
+"""Models, adapters, the loss primitive and export: torch, transformers, peft. No ray."""

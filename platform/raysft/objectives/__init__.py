@@ -1,0 +1,1 @@
+"""What is minimised: batch -> (loss sum, units, metrics)."""

@@ -1,0 +1,1 @@
+"""Records of a run and the pages made from them."""

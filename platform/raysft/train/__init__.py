@@ -1,0 +1,1 @@
+"""The loop, its state, hooks and checkpoints. Only worker.py knows Ray."""

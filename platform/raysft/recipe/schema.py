@@ -1,0 +1,189 @@
+"""The recipe: everything one run is. Frozen, strict, no unknown keys; each field says what it means.
+
+Owns field types, defaults and single-field bounds. Cross-field rules and all arithmetic are in resolve.py.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator
+
+Strings = Annotated[tuple[str, ...], Strict(False)]
+
+
+class Section(BaseModel):
+    """Base of every section: immutable, exact types, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", protected_namespaces=())
+
+
+class ModelSection(Section):
+    """Which model is tuned."""
+
+    source: str = Field(
+        description="A local directory, a hub id, `run://NAME` (the export of another run) or `random` "
+        "(fresh weights from `config`)."
+    )
+    config: dict[str, Any] | None = Field(
+        None, description="Only for `source: random`: a transformers config, `model_type` included."
+    )
+    tokenizer: str | None = Field(
+        None, description="Directory or hub id of the tokenizer. Default: the model source."
+    )
+    revision: str | None = Field(None, description="Hub revision (commit or tag) to pin.")
+    trust_remote_code: bool = Field(False, description="Run Python code that comes with the model. Off.")
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = Field(
+        "sdpa", description="Attention backend. Whether it keeps packed samples apart is checked at start-up."
+    )
+
+
+class DataSection(Section):
+    """What it learns from, and how records become tokens."""
+
+    train: Strings = Field(
+        description="Files, directories, globs or URIs (jsonl, json, parquet). One string or a list."
+    )
+    eval: Strings = Field((), description="Held-out files. Empty: `eval_fraction` of the training data.")
+    eval_fraction: float = Field(
+        0.0, ge=0, lt=1, description="Share of the training records held out, chosen by a hash of the prompt."
+    )
+    format: Literal["auto", "alpaca", "sharegpt", "messages"] = Field(
+        "auto", description="Record format. `auto` detects it from the columns."
+    )
+    columns: dict[str, str] = Field(
+        default_factory=dict,
+        description="The format's column name -> the file's column name, e.g. {instruction: question}.",
+    )
+    template: str = Field(
+        "tokenizer",
+        description="Chat template: `tokenizer` (its own), a built-in name (chatml, llama3, qwen3, mistral, "
+        "gemma, zephyr) or a path to a Jinja file.",
+    )
+    train_on: Literal["all", "last"] = Field(
+        "all", description="Which assistant turns are trained: all of them or only the last."
+    )
+    max_tokens: int = Field(1024, ge=8, description="Length of a packed row, and the longest sample, in tokens.")
+    over_long: Literal["drop", "truncate"] = Field(
+        "drop", description="Samples longer than max_tokens: refuse and count, or cut the end and count."
+    )
+    packing: bool = Field(
+        True, description="Off: the same rows and steps, each sample in a padded row of its own (slower)."
+    )
+    on_bad_record: Literal["refuse", "fail"] = Field(
+        "refuse", description="A malformed record: count it and go on, or stop with file and line."
+    )
+
+    @field_validator("train", "eval", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+
+class MethodSection(Section):
+    """Which parameters are trained."""
+
+    kind: Literal["full", "lora"] = Field("full", description="All parameters, or low-rank adapters.")
+    rank: int = Field(16, ge=1, description="LoRA rank r.")
+    alpha: float = Field(32.0, gt=0, description="LoRA alpha; the adapter's output is scaled by alpha / rank.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
+    target_modules: Strings = Field(
+        ("all-linear",), description="Names of the linear layers that get an adapter, or `all-linear`."
+    )
+
+    @field_validator("target_modules", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+
+class OptimizerSection(Section):
+    """AdamW (Loshchilov & Hutter, arXiv:1711.05101) and its learning-rate schedule."""
+
+    learning_rate: float = Field(2e-5, gt=0, description="Peak learning rate.")
+    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="Shape after warm-up.")
+    warmup_steps: int = Field(0, ge=0, description="Optimizer steps of linear warm-up.")
+    min_lr_ratio: float = Field(0.0, ge=0, le=1, description="Final learning rate / peak learning rate.")
+    weight_decay: float = Field(0.0, ge=0, description="Decay of matrices; biases and norms have none.")
+    beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the first moment.")
+    beta2: float = Field(0.95, ge=0, lt=1, description="Decay of the second moment.")
+    eps: float = Field(1e-8, gt=0, description="Added to the root of the second moment.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this global L2 norm.")
+
+
+class TrainSection(Section):
+    """How long and in which steps."""
+
+    epochs: int = Field(1, ge=1, description="Passes over the data. Ignored when max_steps is set.")
+    max_steps: int | None = Field(None, ge=1, description="Optimizer steps of the run; goes round the data.")
+    rows_per_step: int = Field(8, ge=1, description="Packed rows of one optimizer step, over all workers.")
+    micro_batch_rows: int = Field(1, ge=1, description="Rows one worker holds in one forward pass.")
+    precision: Literal["fp32", "bf16"] = Field("bf16", description="Computation and working weights.")
+    gradient_checkpointing: bool = Field(False, description="Recompute activations: less memory, +30% time.")
+
+
+class ParallelSection(Section):
+    """How the model is split over workers. Workers = data-parallel replicas x tensor x pipeline x sequence."""
+
+    zero: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage (arXiv:1910.02054).")
+    tensor: int = Field(1, ge=1, description="Tensor-parallel size.")
+    pipeline: int = Field(1, ge=1, description="Pipeline stages.")
+    sequence: int = Field(1, ge=1, description="Sequence-parallel (Ulysses) size.")
+
+
+class ClusterSection(Section):
+    """What the run asks of the Ray cluster."""
+
+    workers: int = Field(1, ge=1, description="Training workers, one process each.")
+    cpus_per_worker: int = Field(1, ge=1, description="CPUs reserved per worker; also its torch threads.")
+    gpus_per_worker: int = Field(0, ge=0, le=1, description="GPUs per worker: 1, or 0 to train on CPU.")
+    max_failures: int = Field(3, ge=0, description="Worker-group restarts before the run is given up.")
+
+
+class CheckpointSection(Section):
+    """When the state is committed to storage."""
+
+    every_steps: int = Field(100, ge=1, description="Optimizer steps between two commits.")
+    keep_last: int = Field(2, ge=1, description="Commits kept; older ones are deleted.")
+
+
+class EvaluateSection(Section):
+    """What is measured on held-out data."""
+
+    every_steps: int | None = Field(
+        None, ge=1, description="Steps between two held-out losses. Default: only before and after."
+    )
+    max_rows: int = Field(256, ge=1, description="Held-out rows of one evaluation, from the start of the set.")
+    generate_prompts: int = Field(
+        0, ge=0, description="Held-out prompts answered greedily before and after; scored by exact match."
+    )
+    max_new_tokens: int = Field(128, ge=1, description="Longest generated answer, in tokens.")
+
+
+class ExportSection(Section):
+    """What a finished run leaves for others to load."""
+
+    merged: bool = Field(True, description="A whole model for `transformers` (LoRA merged in).")
+    adapter: bool = Field(True, description="With LoRA: the bare adapter for `peft`.")
+
+
+class Recipe(Section):
+    """One run, whole."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
+        description="The run's name: its directory under storage. The same name resumes.",
+    )
+    storage: str = Field("runs", description="Directory or URI for token stores and runs (shared by all nodes).")
+    seed: int = Field(0, ge=0, description="Seeds data order, fresh weights and dropout.")
+    objective: Literal["sft"] = Field("sft", description="What is minimised.")
+    model: ModelSection
+    data: DataSection
+    method: MethodSection = MethodSection()
+    optimizer: OptimizerSection = OptimizerSection()
+    train: TrainSection = TrainSection()
+    parallel: ParallelSection = ParallelSection()
+    cluster: ClusterSection = ClusterSection()
+    checkpoint: CheckpointSection = CheckpointSection()
+    evaluate: EvaluateSection = EvaluateSection()
+    export: ExportSection = ExportSection()

@@ -1,0 +1,194 @@
+"""Where bytes live: URIs, atomic writes and exclusive creation. Knows nothing of what is stored.
+
+A location is an absolute URI or path string. Every write is atomic (a reader sees the old bytes, the new
+bytes or nothing). `create_exclusive` is the primitive behind commit records: exactly one caller wins.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pyarrow import fs as pafs
+
+from raysft.errors import StorageError
+
+
+def absolute(location: str) -> str:
+    """A URI unchanged; a path made absolute (Ray Train workers change directory)."""
+    return location if "://" in location else str(Path(location).expanduser().absolute())
+
+
+def join(location: str, *parts: str) -> str:
+    """Append path parts to a location."""
+    return "/".join([location.rstrip("/"), *parts])
+
+
+def filesystem(location: str) -> tuple[pafs.FileSystem, str]:
+    """(filesystem, path inside it). `s3://`, `gs://`, `hdfs://` by pyarrow, other schemes by fsspec."""
+    if "://" not in location:
+        return pafs.LocalFileSystem(), absolute(location)
+    scheme = location.split("://", 1)[0]
+    try:
+        if scheme in ("file", "s3", "gs", "gcs", "hdfs", "abfs", "abfss"):
+            found: tuple[pafs.FileSystem, str] = pafs.FileSystem.from_uri(location)
+            return found
+        import fsspec
+
+        handler = pafs.FSSpecHandler(fsspec.filesystem(scheme))
+        return pafs.PyFileSystem(handler), location.split("://", 1)[1]
+    except (ValueError, ImportError, OSError) as error:
+        raise StorageError(
+            f"cannot open the storage location {location!r}",
+            got=str(error),
+            expected="a local path, s3://, gs://, or a scheme that fsspec knows",
+            fix="check the scheme; install the package it names",
+        ) from error
+
+
+def exists(location: str) -> bool:
+    """Is there a file or a directory?"""
+    fs, path = filesystem(location)
+    return bool(fs.get_file_info(path).type != pafs.FileType.NotFound)
+
+
+def list_names(location: str) -> list[str]:
+    """Sorted names directly under a directory; [] when it does not exist."""
+    fs, path = filesystem(location)
+    infos = fs.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+    return sorted(info.base_name for info in infos)
+
+
+def size_bytes(location: str) -> int:
+    """Size of a file. Raises FileNotFoundError."""
+    fs, path = filesystem(location)
+    info = fs.get_file_info(path)
+    if info.type == pafs.FileType.NotFound:
+        raise FileNotFoundError(location)
+    return int(info.size)
+
+
+def read_bytes(location: str) -> bytes:
+    """The whole file. Raises FileNotFoundError."""
+    fs, path = filesystem(location)
+    with fs.open_input_stream(path, compression=None) as stream:
+        return bytes(stream.read())
+
+
+def read_json(location: str) -> Any:
+    """A JSON file's content. Raises FileNotFoundError, json.JSONDecodeError."""
+    return json.loads(read_bytes(location))
+
+
+def read_lines(location: str) -> Iterator[str]:
+    """Complete lines of a text file; an unfinished last line (a writer died in it) is left out."""
+    text = read_bytes(location).decode("utf-8", errors="replace")
+    complete, _, _ = text.rpartition("\n")
+    return iter(complete.split("\n") if complete else [])
+
+
+def write_bytes(location: str, data: bytes) -> None:
+    """Write atomically, replacing what is there; parent directories are made."""
+    fs, path = filesystem(location)
+    try:
+        if not isinstance(fs, pafs.LocalFileSystem):
+            with fs.open_output_stream(path) as stream:  # object stores publish on close
+                stream.write(data)
+            return
+        temporary = _write_temporary(Path(path), data)
+        os.replace(temporary, path)
+        _sync_directory(Path(path).parent)
+    except OSError as error:
+        raise _cannot_write(location, error) from error
+
+
+def write_json(location: str, value: Any) -> None:
+    """Write JSON atomically."""
+    write_bytes(location, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+
+
+def create_exclusive(location: str, value: Any) -> bool:
+    """Create a JSON file only if nothing is there. True: this caller made it. Whole or absent, never torn.
+
+    Locally a hard link, which the kernel makes for one caller only (Windows and some FUSE mounts lack it).
+    """
+    data = (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
+    fs, path = filesystem(location)
+    if not isinstance(fs, pafs.LocalFileSystem):
+        return _create_exclusive_remote(location, data)
+    try:
+        temporary = _write_temporary(Path(path), data)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        finally:
+            os.unlink(temporary)
+        _sync_directory(Path(path).parent)
+    except OSError as error:
+        raise _cannot_write(location, error) from error
+    return True
+
+
+def _create_exclusive_remote(location: str, data: bytes) -> bool:
+    """fsspec's mode `xb`: a conditional PUT where the store has one (s3fs, gcsfs, memory)."""
+    import fsspec
+
+    try:
+        with fsspec.open(location, "xb") as stream:
+            stream.write(data)
+    except FileExistsError:
+        return False
+    except (OSError, ImportError, NotImplementedError, ValueError) as error:
+        raise _cannot_write(location, error) from error
+    return True
+
+
+def remove_tree(location: str) -> None:
+    """Delete a directory with everything in it, or a file; nothing when it is absent."""
+    fs, path = filesystem(location)
+    kind = fs.get_file_info(path).type
+    if kind == pafs.FileType.Directory:
+        fs.delete_dir(path)
+    elif kind == pafs.FileType.File:
+        fs.delete_file(path)
+
+
+def check_writable(location: str) -> None:
+    """Write and delete a probe file. Raises StorageError: better now than after hours of training."""
+    probe = join(location, f".raysft-probe-{os.getpid()}")
+    write_bytes(probe, b"probe")
+    remove_tree(probe)
+
+
+def _write_temporary(target: Path, data: bytes) -> str:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    with os.fdopen(handle, "wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.chmod(temporary, 0o644)
+    return temporary
+
+
+def _sync_directory(directory: Path) -> None:
+    """A rename is durable only when its directory is."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _cannot_write(location: str, error: Exception) -> StorageError:
+    return StorageError(
+        f"cannot write {location}",
+        got=f"{type(error).__name__}: {error}",
+        expected="a place this process may write to, with space left",
+        fix="set `storage` to a writable directory or URI that every node sees",
+    )

@@ -1,0 +1,131 @@
+"""YAML plus `--set a.b=value` -> Recipe. Every mistake names the field, the line or the nearest key."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from raysft.errors import RecipeError
+from raysft.recipe.schema import Recipe
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads `1e-3` as a number, as YAML 1.2 does, and refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if twice:
+            raise RecipeError(f"the key {twice[0]!r} stands twice", got=str(node.start_mark), fix="keep one of them")
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:float"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.\d*|\.\d+|\d+)([eE][-+]?\d+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"),
+    list("-+0123456789."),
+)
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file and apply `a.b=value` overrides in their order. Raises RecipeError."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(
+            f"cannot read the recipe {path}",
+            got=str(error),
+            expected="a YAML file in UTF-8",
+            fix="check the path; `raysft schema` prints what a recipe may hold",
+        ) from error
+    content = _parse_yaml(text, str(path))
+    if not isinstance(content, dict):
+        raise RecipeError(
+            f"the recipe {path} is no mapping",
+            got=type(content).__name__ if content is not None else "an empty file",
+            expected="`name:`, `model:`, `data:` and further sections",
+            fix="start from a file in jobs/recipes/",
+        )
+    for override in overrides:
+        _apply_override(content, override)
+    return parse_recipe(content)
+
+
+def parse_recipe(content: dict[str, Any]) -> Recipe:
+    """A mapping -> Recipe. Raises RecipeError with every wrong field in one message."""
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        problems = [_describe(problem) for problem in error.errors()]
+        raise RecipeError(
+            "the recipe is not valid" if len(problems) > 1 else f"the recipe is not valid: {problems[0]}",
+            got="; ".join(problems) if len(problems) > 1 else "",
+            fix="`raysft schema` prints every field with its type and meaning",
+        ) from None
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        raise RecipeError(
+            f"{where} is not YAML", got=" ".join(str(error).split()), expected="YAML", fix="mend that line"
+        ) from None
+
+
+def _apply_override(content: dict[str, Any], override: str) -> None:
+    path, separator, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not separator or not all(keys):
+        raise RecipeError(
+            f"cannot read the override {override!r}",
+            expected="--set section.field=value",
+            fix="for example --set optimizer.learning_rate=1e-4",
+        )
+    node = content
+    for depth, key in enumerate(keys[:-1]):
+        child = node.setdefault(key, {})
+        if not isinstance(child, dict):
+            raise RecipeError(
+                f"--set {override}: {'.'.join(keys[: depth + 1])} is no section",
+                got=repr(child),
+                expected="a section with fields",
+                fix="name a field that exists (`raysft schema`)",
+            )
+        node = child
+    node[keys[-1]] = _parse_yaml(text, f"--set {override}")
+
+
+def _describe(problem: Any) -> str:
+    """One pydantic problem in our words: where, what was got, what was expected."""
+    location = [str(part) for part in problem["loc"]]
+    dotted = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        known = _fields_at(location[:-1])
+        close = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean {'.'.join([*location[:-1], close[0]])}?" if close else f"known: {', '.join(known)}"
+        return f"unknown key {dotted}; {hint}"
+    if problem["type"] == "missing":
+        return f"{dotted} is missing"
+    return f"{dotted}: {problem['msg'].lower()}, got {problem['input']!r}"
+
+
+def _fields_at(location: Sequence[str]) -> list[str]:
+    section: type[BaseModel] = Recipe
+    for key in location:
+        annotation = section.model_fields[key].annotation if key in section.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        section = annotation
+    return list(section.model_fields)

@@ -1,0 +1,237 @@
+"""All batch and parallel arithmetic and every cross-field rule, once, pure.
+
+resolve(recipe, model, cluster) -> ResolvedRun   before any data is read
+schedule(run, data)             -> Schedule      once the token store is known
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from raysft.errors import ClusterError, RecipeError
+from raysft.recipe.schema import OptimizerSection, Recipe
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the arithmetic needs to know of a model; read from config.json by model/facts.py."""
+
+    model_type: str
+    num_layers: int
+    hidden_size: int
+    vocab_size: int
+    max_tokens: int | None
+    """Longest sequence its positions allow; None: no limit stated."""
+
+
+@dataclass(frozen=True)
+class NodeFacts:
+    """One Ray node's total resources."""
+
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True)
+class ClusterFacts:
+    """The nodes that are alive."""
+
+    nodes: tuple[NodeFacts, ...]
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """Sizes of a training token store."""
+
+    num_rows: int
+    num_samples: int
+    num_tokens: int
+    num_target_tokens: int
+
+
+@dataclass(frozen=True)
+class ResolvedRun:
+    """A recipe with everything derived. Nobody downstream derives these again."""
+
+    recipe: Recipe
+    num_workers: int
+    num_replicas: int
+    """Data-parallel replicas: workers / (tensor x pipeline x sequence)."""
+    rows_per_micro_step: int
+    """Rows that all replicas hold in one forward pass."""
+    micro_steps: int
+    """Forward-backward passes of a full optimizer step."""
+
+    def describe(self) -> list[str]:
+        """The batch arithmetic in lines, for printing before anything starts."""
+        train, parallel, data = self.recipe.train, self.recipe.parallel, self.recipe.data
+        rows = f"{train.rows_per_step} rows x {data.max_tokens:,} tokens"
+        split = f"{self.num_replicas} replicas x {train.micro_batch_rows} rows x {self.micro_steps} micro-steps"
+        spare = self.rows_per_micro_step * self.micro_steps - train.rows_per_step
+        return [
+            f"workers      {self.num_workers} = {self.num_replicas} replicas x tensor {parallel.tensor} "
+            f"x pipeline {parallel.pipeline} x sequence {parallel.sequence}, ZeRO {parallel.zero}, "
+            f"{train.precision}",
+            f"global step  {rows} = at most {train.rows_per_step * data.max_tokens:,} tokens",
+            f"split        {split}" + (f" ({spare} of them empty)" if spare else ""),
+        ]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Steps of the run and the learning rate of each."""
+
+    total_steps: int
+    steps_per_epoch: int
+    optimizer: OptimizerSection
+
+    def learning_rate(self, step: int) -> float:
+        """Learning rate of 0-based optimizer step `step`: linear warm-up, then the named shape."""
+        peak, warmup = self.optimizer.learning_rate, self.optimizer.warmup_steps
+        if step < warmup:
+            return peak * (step + 1) / warmup
+        if self.optimizer.schedule == "constant":
+            return peak
+        progress = min(1.0, (step - warmup) / max(1, self.total_steps - warmup))
+        left = 1 - progress if self.optimizer.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+        floor = self.optimizer.min_lr_ratio
+        return peak * (floor + (1 - floor) * left)
+
+    def describe(self) -> list[str]:
+        """Length of the run in one line."""
+        epochs = self.total_steps / self.steps_per_epoch
+        return [f"run          {self.total_steps} steps = {epochs:.2f} epochs of {self.steps_per_epoch} steps"]
+
+
+def resolve(recipe: Recipe, model: ModelFacts, cluster: ClusterFacts | None) -> ResolvedRun:
+    """Check the recipe as a whole and derive its numbers. `cluster=None` leaves the cluster unchecked.
+
+    Raises RecipeError, ClusterError.
+    """
+    for check in (_check_layout, _check_method, _check_data):
+        check(recipe)
+    _check_length(recipe, model)
+    parallel, train = recipe.parallel, recipe.train
+    num_replicas = recipe.cluster.workers // (parallel.tensor * parallel.pipeline * parallel.sequence)
+    if num_replicas > train.rows_per_step:
+        raise RecipeError(
+            "there are more replicas than rows in a step",
+            got=f"{num_replicas} replicas, train.rows_per_step = {train.rows_per_step}",
+            expected="at least one row for every replica",
+            fix=f"set train.rows_per_step to {num_replicas} or more, or cluster.workers lower",
+        )
+    if cluster is not None:
+        check_fits(recipe, cluster.nodes)
+    rows_per_micro_step = num_replicas * train.micro_batch_rows
+    return ResolvedRun(
+        recipe=recipe,
+        num_workers=recipe.cluster.workers,
+        num_replicas=num_replicas,
+        rows_per_micro_step=rows_per_micro_step,
+        micro_steps=math.ceil(train.rows_per_step / rows_per_micro_step),
+    )
+
+
+def schedule(run: ResolvedRun, data: DataFacts) -> Schedule:
+    """The run's length from the size of its data. The last step of an epoch may be short."""
+    train, optimizer = run.recipe.train, run.recipe.optimizer
+    steps_per_epoch = math.ceil(data.num_rows / train.rows_per_step)
+    total_steps = train.max_steps or train.epochs * steps_per_epoch
+    if optimizer.warmup_steps >= total_steps:
+        raise RecipeError(
+            "the warm-up is as long as the run",
+            got=f"optimizer.warmup_steps = {optimizer.warmup_steps}, the run has {total_steps} steps",
+            expected="fewer warm-up steps than steps",
+            fix=f"set optimizer.warmup_steps below {total_steps}, or train longer",
+        )
+    return Schedule(total_steps=total_steps, steps_per_epoch=steps_per_epoch, optimizer=optimizer)
+
+
+def check_fits(recipe: Recipe, nodes: Sequence[NodeFacts]) -> None:
+    """Can these nodes ever hold all workers at once? Raises ClusterError instead of waiting for ever."""
+    want = recipe.cluster
+    room = sum(_workers_on(node, want.cpus_per_worker, want.gpus_per_worker) for node in nodes)
+    if room >= want.workers:
+        return
+    have = ", ".join(f"{node.cpus:g} CPUs + {node.gpus:g} GPUs" for node in nodes) or "no node"
+    raise ClusterError(
+        "the cluster can never hold this run",
+        got=f"{len(nodes)} node(s) with {have}: room for {room} worker(s)",
+        expected=f"{want.workers} workers x ({want.cpus_per_worker} CPUs + {want.gpus_per_worker} GPUs)",
+        fix="lower cluster.workers or cluster.cpus_per_worker, or add nodes",
+    )
+
+
+def _workers_on(node: NodeFacts, cpus: int, gpus: int) -> int:
+    by_gpu = math.floor(node.gpus / gpus) if gpus else math.inf
+    return int(min(math.floor(node.cpus / cpus), by_gpu))
+
+
+def _check_layout(recipe: Recipe) -> None:
+    parallel, workers = recipe.parallel, recipe.cluster.workers
+    split = parallel.tensor * parallel.pipeline * parallel.sequence
+    if workers % split:
+        nearest = max(split, workers // split * split)
+        raise RecipeError(
+            "the workers do not divide into replicas",
+            got=f"cluster.workers = {workers}",
+            expected=f"a multiple of tensor x pipeline x sequence = {parallel.tensor} x {parallel.pipeline} x "
+            f"{parallel.sequence} = {split}",
+            fix=f"set cluster.workers to {nearest}",
+        )
+    if split > 1:
+        raise RecipeError(
+            "tensor, pipeline and sequence parallelism are not in this version",
+            got=f"tensor {parallel.tensor}, pipeline {parallel.pipeline}, sequence {parallel.sequence}",
+            expected="1, 1, 1",
+            fix="use parallel.zero (3 splits the model itself over the workers)",
+        )
+
+
+def _check_method(recipe: Recipe) -> None:
+    model = recipe.model
+    if (model.source == "random") != (model.config is not None):
+        raise RecipeError(
+            "model.source and model.config do not fit together",
+            got=f"source = {model.source!r}, config {'set' if model.config is not None else 'not set'}",
+            expected="`source: random` with a config, or another source without one",
+            fix="add model.config with its model_type, or remove it",
+        )
+    if model.source == "random" and model.tokenizer is None:
+        raise RecipeError(
+            "fresh weights need a tokenizer",
+            got="model.source = random, model.tokenizer not set",
+            expected="model.tokenizer: a directory",
+            fix="make one with `raysft tokenizer train`, then set model.tokenizer",
+        )
+
+
+def _check_data(recipe: Recipe) -> None:
+    data = recipe.data
+    if data.eval and data.eval_fraction:
+        raise RecipeError(
+            "held-out data is given twice",
+            got=f"data.eval and data.eval_fraction = {data.eval_fraction}",
+            expected="one of them",
+            fix="remove data.eval_fraction to use the files",
+        )
+    wants_eval = recipe.evaluate.every_steps is not None or recipe.evaluate.generate_prompts > 0
+    if wants_eval and not (data.eval or data.eval_fraction):
+        raise RecipeError(
+            "evaluation is asked for, but there is no held-out data",
+            got="evaluate.every_steps or evaluate.generate_prompts set",
+            expected="data.eval or data.eval_fraction",
+            fix="set data.eval_fraction: 0.02, or name files in data.eval",
+        )
+
+
+def _check_length(recipe: Recipe, model: ModelFacts) -> None:
+    if model.max_tokens is not None and recipe.data.max_tokens > model.max_tokens:
+        raise RecipeError(
+            "rows are longer than the model's positions",
+            got=f"data.max_tokens = {recipe.data.max_tokens}",
+            expected=f"at most {model.max_tokens} ({model.model_type})",
+            fix=f"set data.max_tokens to {model.max_tokens} or less",
+        )

@@ -1,0 +1,21 @@
+"""Supervised fine-tuning: minus the log-likelihood of the target tokens, per target token of the step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from torch import Tensor
+
+TERM = "nll"
+"""The one term of this objective; its unit is a (weighted) target token."""
+
+
+def units(token_fields: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Units of a row: {term: sum of target weights}."""
+    return {TERM: float(token_fields["target"].sum(dtype=np.float64))}
+
+
+def loss_sums(log_probs: Tensor, weights: Tensor) -> dict[str, Tensor]:
+    """{term: sum over targets}. log_probs, weights: [N] -> scalars."""
+    return {TERM: -(log_probs * weights).sum()}

@@ -1,0 +1,31 @@
+"""ResolvedRun -> DeepSpeed config. Pure; every key is here on purpose."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from raysft.recipe.resolve import ResolvedRun
+
+
+def effective_stage(run: ResolvedRun) -> int:
+    """ZeRO stage DeepSpeed runs. bf16 with ZeRO 0 becomes 1: only there are fp32 masters and sums kept."""
+    stage = run.recipe.parallel.zero
+    return 1 if stage == 0 and run.recipe.train.precision == "bf16" else stage
+
+
+def deepspeed_config(run: ResolvedRun) -> dict[str, Any]:
+    """The engine sets accumulation borders, loss scale and learning rate itself, so here they are neutral."""
+    train = run.recipe.train
+    bf16 = train.precision == "bf16"
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": train.micro_batch_rows,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": run.recipe.optimizer.max_grad_norm,
+        "zero_optimization": {"stage": effective_stage(run), "overlap_comm": False},
+        "bf16": {"enabled": bf16},
+        "steps_per_print": 2**31,
+        "wall_clock_breakdown": False,
+    }
+    if bf16:
+        config["data_types"] = {"grad_accum_dtype": "fp32"}
+    return config

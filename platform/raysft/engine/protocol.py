@@ -1,0 +1,64 @@
+"""What the loop asks of an engine: a model and its optimizer as one object."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor
+
+
+class MicroBatch(Protocol):
+    """Arrays of one forward pass; [B, T] except sample_ids [S]. Made by data/feed.py."""
+
+    @property
+    def input_ids(self) -> np.ndarray: ...
+    @property
+    def position_ids(self) -> np.ndarray: ...
+    @property
+    def labels(self) -> np.ndarray: ...
+    @property
+    def weights(self) -> np.ndarray: ...
+    @property
+    def sample_ids(self) -> np.ndarray: ...
+    @property
+    def index(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What an optimizer step did, the same on every rank except `sample_ids`."""
+
+    terms: dict[str, float]
+    """{term of the loss: its sum over the global step / its units}."""
+    grad_norm: float
+    """Global L2 norm before clipping; inf when the gradients are not finite."""
+    skipped: bool
+    """The gradients were not finite: no weight changed, on any rank."""
+    sample_ids: tuple[int, ...]
+    """Samples in the tensors this rank's forward passes consumed."""
+
+    @property
+    def loss(self) -> float:
+        """Sum of the terms."""
+        return sum(self.terms.values())
+
+
+class Engine(Protocol):
+    """Collective: every rank calls each method at the same point with its own share."""
+
+    def train_step(
+        self, micro_batches: Sequence[MicroBatch], units: Mapping[str, float], *, step: int, learning_rate: float
+    ) -> StepResult:
+        """All micro-batches of a global step, then one update. units: THIS rank's; the engine sums them."""
+
+    def eval_step(self, micro_batches: Sequence[MicroBatch]) -> dict[str, float]:
+        """{term: sum over all ranks' micro-batches}; changes nothing."""
+
+    def state(self) -> Iterator[tuple[str, Tensor]]:
+        """(key, whole fp32 tensor on CPU) for weight, exp_avg, exp_avg_sq of each trained parameter.
+
+        Keys are `<kind>:<HF parameter name>`. Every rank must exhaust the iterator.
+        """

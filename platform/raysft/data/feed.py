@@ -30,6 +30,8 @@ class MicroBatch:
     labels: np.ndarray  # [B, T] int64, the token to predict AT this position; -100: none
     weights: np.ndarray  # [B, T] float32, weight of that prediction
     sample_ids: np.ndarray  # [S] int64
+    num_tokens: int
+    """Real tokens, no padding."""
     index: int
     """Number of this micro-batch within the global step: seeds its dropout."""
 
@@ -41,7 +43,6 @@ class StepBatch:
     micro_batches: tuple[MicroBatch, ...]
     units: dict[str, float]
     """{term: units of this replica's rows}. To be summed over the replicas before it divides."""
-    num_tokens: int
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,6 @@ class Feed:
                 collate(chunk, index, packing=share.packing) for chunk, index in zip(mine, indices, strict=True)
             ),
             units=totals,
-            num_tokens=sum(row.num_tokens for chunk in mine for row in chunk),
         )
 
 
@@ -114,6 +114,7 @@ def collate(rows: Sequence[Row], index: int, *, packing: bool) -> MicroBatch:
         labels=labels,
         weights=weights,
         sample_ids=np.concatenate([row.segment_fields["sample_id"] for row in rows]).astype(np.int64),
+        num_tokens=sum(row.num_tokens for row in rows),
         index=index,
     )
 
@@ -133,5 +134,6 @@ def _empty(index: int) -> MicroBatch:
         labels=np.array([[0, IGNORE]], np.int64),
         weights=np.zeros((1, 2), np.float32),
         sample_ids=np.zeros(0, np.int64),
+        num_tokens=0,
         index=index,
     )

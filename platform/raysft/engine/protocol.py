@@ -24,6 +24,8 @@ class MicroBatch(Protocol):
     @property
     def sample_ids(self) -> np.ndarray: ...
     @property
+    def num_tokens(self) -> int: ...
+    @property
     def index(self) -> int: ...
 
 
@@ -37,6 +39,10 @@ class StepResult:
     """Global L2 norm before clipping; inf when the gradients are not finite."""
     skipped: bool
     """The gradients were not finite: no weight changed, on any rank."""
+    units: dict[str, float]
+    """{term: units of the global step}."""
+    tokens: int
+    """Real tokens (no padding) of the global step."""
     sample_ids: tuple[int, ...]
     """Samples in the tensors this rank's forward passes consumed."""
 

@@ -67,9 +67,12 @@ class ZeroEngine:
             for name in names:
                 sums[name] += terms[name].detach().double()
         grad_norm = self._update()
-        reduced = self._sum([float(sums[name]) for name in names])
+        local_tokens = sum(batch.num_tokens for batch in micro_batches)
+        *reduced, tokens = self._sum([*(float(sums[name]) for name in names), local_tokens])
         return StepResult(
             terms={name: value / totals[name] for name, value in zip(names, reduced, strict=True)},
+            units=totals,
+            tokens=int(tokens),
             grad_norm=grad_norm,
             skipped=not math.isfinite(grad_norm),
             sample_ids=tuple(int(i) for batch in micro_batches for i in batch.sample_ids),

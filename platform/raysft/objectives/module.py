@@ -40,9 +40,7 @@ class ObjectiveModule(nn.Module):
         self.model = model
         self.objective = objective
 
-    def forward(
-        self, input_ids: Tensor, position_ids: Tensor, labels: Tensor, weights: Tensor
-    ) -> dict[str, Tensor]:
+    def forward(self, input_ids: Tensor, position_ids: Tensor, labels: Tensor, weights: Tensor) -> dict[str, Tensor]:
         """Loss sums of one micro-batch."""
         log_probs = target_log_probs(base_model(self.model), input_ids, position_ids, labels)
         return self.objective.loss_sums(log_probs, weights[labels != IGNORE])

@@ -1,0 +1,252 @@
+"""Checkpoints: layout, checksums, atomic commit, lineage, retention. Owns no tensor and no policy.
+
+    checkpoints/attempt-0002/step-00000040/rank-00000.safetensors   written first, by each rank
+    checkpoints/attempt-0002/step-00000040/rank-00000.json          its size and sha256
+    checkpoints/attempt-0002/step-00000040/commit.json              written last, created exclusively
+    attempts/attempt-0002.json                                      which commit this attempt started from
+
+Tensors are whole fp32 tensors keyed `<kind>:<HF parameter name>`; which rank holds which is of no meaning,
+so any number of ranks at any ZeRO stage can load them. Nothing is ever unpickled.
+
+Fence: an attempt record names the commit it starts from, and is created exclusively. Only commits in the
+lineage of the newest attempt count, so what a superseded attempt still writes is never loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+from torch import Tensor
+
+from raysft import storage
+from raysft.errors import CheckpointError
+from raysft.train.group import Group
+from raysft.train.state import TrainState
+
+logger = logging.getLogger(__name__)
+
+LAYOUT_VERSION = 1
+ADAM_STEP = "adam_step"
+
+
+@dataclass(frozen=True)
+class CommitId:
+    """Which checkpoint: made by `attempt` after `step` optimizer steps."""
+
+    attempt: int
+    step: int
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One start of the worker group, and the commit it started from."""
+
+    number: int
+    parent: CommitId | None
+
+
+def attempt_path(run: str, number: int) -> str:
+    """Location of an attempt record."""
+    return storage.join(run, "attempts", f"attempt-{number:04d}.json")
+
+
+def commit_directory(run: str, commit: CommitId) -> str:
+    """Directory of a checkpoint's files."""
+    return storage.join(run, "checkpoints", f"attempt-{commit.attempt:04d}", f"step-{commit.step:08d}")
+
+
+def read_attempts(run: str) -> list[Attempt]:
+    """All attempts of a run, oldest first."""
+    names = [n for n in storage.list_names(storage.join(run, "attempts")) if n.endswith(".json")]
+    attempts = []
+    for name in names:
+        record = storage.read_json(storage.join(run, "attempts", name))
+        parent = CommitId(**record["parent"]) if record["parent"] else None
+        attempts.append(Attempt(number=record["number"], parent=parent))
+    return attempts
+
+
+def read_commits(run: str) -> list[CommitId]:
+    """All committed checkpoints, in no order that matters."""
+    root = storage.join(run, "checkpoints")
+    commits = []
+    for attempt_name in storage.list_names(root):
+        for step_name in storage.list_names(storage.join(root, attempt_name)):
+            commit = CommitId(attempt=int(attempt_name[8:]), step=int(step_name[5:]))
+            if storage.exists(storage.join(commit_directory(run, commit), "commit.json")):
+                commits.append(commit)
+    return commits
+
+
+def lineage(attempts: list[Attempt], commits: list[CommitId]) -> list[CommitId]:
+    """Commits the newest attempt descends from or made, newest first (pure).
+
+    An attempt's commits count only up to the step at which its successor in the lineage branched off.
+    """
+    by_number = {attempt.number: attempt for attempt in attempts}
+    chain: list[CommitId] = []
+    current = attempts[-1] if attempts else None
+    limit: int | None = None
+    while current is not None:
+        own = [c for c in commits if c.attempt == current.number and (limit is None or c.step <= limit)]
+        chain += sorted(own, key=lambda c: -c.step)
+        parent = current.parent
+        limit = parent.step if parent else None
+        current = by_number.get(parent.attempt) if parent else None
+    return chain
+
+
+def begin_attempt(run: str, group: Group) -> tuple[Attempt, Checkpoint | None]:
+    """Choose the newest intact checkpoint of the lineage and record a new attempt that starts from it."""
+    restored = find_latest(run, group)
+    parent = restored.commit if restored else None
+    number = 0
+    if group.rank == 0:
+        number = _record_attempt(run, parent)
+    number = group.from_rank_0(number)
+    return Attempt(number=number, parent=parent), restored
+
+
+def _record_attempt(run: str, parent: CommitId | None) -> int:
+    number = max((attempt.number for attempt in read_attempts(run)), default=0) + 1
+    record = {"number": number, "parent": {"attempt": parent.attempt, "step": parent.step} if parent else None}
+    while not storage.create_exclusive(attempt_path(run, number), {**record, "number": number}):
+        number += 1
+    return number
+
+
+def find_latest(run: str, group: Group) -> Checkpoint | None:
+    """The newest checkpoint of the lineage whose every file has its checksum. Torn ones are passed over."""
+    for commit in lineage(read_attempts(run), read_commits(run)):
+        checkpoint = Checkpoint.open(run, commit)
+        problem = checkpoint.verify(group.rank, group.size)
+        if problem:
+            logger.warning("skipping the checkpoint of step %d: %s", commit.step, problem)
+        if group.all_true(problem is None):
+            return checkpoint
+    return None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A committed checkpoint: a mapping of its tensors, read file by file."""
+
+    commit: CommitId
+    location: str
+    record: Mapping[str, Any]
+
+    @staticmethod
+    def open(run: str, commit: CommitId) -> Checkpoint:
+        """Read the commit record. Raises CheckpointError when its layout is unknown."""
+        location = commit_directory(run, commit)
+        record = storage.read_json(storage.join(location, "commit.json"))
+        if record["layout_version"] != LAYOUT_VERSION:
+            raise CheckpointError(
+                f"the checkpoint {location} has another layout",
+                got=f"version {record['layout_version']}",
+                expected=f"version {LAYOUT_VERSION}",
+                fix="resume it with the raysft version that wrote it",
+            )
+        return Checkpoint(commit=commit, location=location, record=record)
+
+    @property
+    def state(self) -> TrainState:
+        """Step and counters at the commit."""
+        return TrainState(**self.record["state"])
+
+    @property
+    def files(self) -> list[dict[str, Any]]:
+        """[{name, bytes, sha256}] of every tensor file."""
+        files: list[dict[str, Any]] = self.record["files"]
+        return files
+
+    def verify(self, part: int = 0, num_parts: int = 1) -> str | None:
+        """Check every num_parts-th file's checksum. None: intact; otherwise what is wrong."""
+        for entry in self.files[part::num_parts]:
+            try:
+                data = storage.read_bytes(storage.join(self.location, entry["name"]))
+            except OSError as error:
+                return f"{entry['name']} cannot be read ({type(error).__name__})"
+            if len(data) != entry["bytes"]:
+                return f"{entry['name']} has {len(data)} bytes, its record says {entry['bytes']}"
+            if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+                return f"{entry['name']} does not have its checksum"
+        return None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """{`<kind>:<HF name>`: whole fp32 tensor}, and `adam_step`."""
+        tensors: dict[str, Tensor] = {}
+        for entry in self.files:
+            tensors |= load_safetensors(storage.read_bytes(storage.join(self.location, entry["name"])))
+        return tensors
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """(HF parameter name, fp32 weight) of each trained parameter."""
+        for key, tensor in self.tensors().items():
+            kind, _, name = key.partition(":")
+            if kind == "weight":
+                yield name, tensor
+
+
+class Writer:
+    """Commits the checkpoints of one attempt."""
+
+    def __init__(self, run: str, attempt: Attempt, group: Group, *, keep_last: int, facts: Mapping[str, Any]) -> None:
+        self._run, self._attempt, self._group = run, attempt, group
+        self._keep_last, self._facts = keep_last, dict(facts)
+
+    def save(self, tensors: Callable[[], Iterator[tuple[str, Tensor]]], state: TrainState) -> None:
+        """Write this rank's share of the tensors, then (rank 0, all files being there) the commit record."""
+        commit = CommitId(attempt=self._attempt.number, step=state.step)
+        location = commit_directory(self._run, commit)
+        data = save_safetensors(self._share(tensors()))
+        name = f"rank-{self._group.rank:05d}"
+        storage.write_bytes(storage.join(location, f"{name}.safetensors"), data)
+        entry = {"name": f"{name}.safetensors", "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        storage.write_json(storage.join(location, f"{name}.json"), entry)
+        self._group.barrier()
+        if self._group.rank == 0:
+            self._commit(location, state)
+            self._retain()
+        self._group.barrier()
+
+    def _share(self, tensors: Iterator[tuple[str, Tensor]]) -> dict[str, Tensor]:
+        """Every size-th tensor; all ranks walk the whole iterator because gathering is collective."""
+        size, rank = self._group.size, self._group.rank
+        return {key: tensor.contiguous() for i, (key, tensor) in enumerate(tensors) if i % size == rank}
+
+    def _commit(self, location: str, state: TrainState) -> None:
+        names = [f"rank-{rank:05d}.json" for rank in range(self._group.size)]
+        record = {
+            "layout_version": LAYOUT_VERSION,
+            "state": state.to_json(),
+            "files": [storage.read_json(storage.join(location, name)) for name in names],
+            "facts": self._facts,
+        }
+        if not storage.create_exclusive(storage.join(location, "commit.json"), record):
+            raise CheckpointError(
+                f"step {state.step} of attempt {self._attempt.number} is committed already",
+                got=location,
+                expected="one writer for each attempt",
+                fix="end the other process that trains this run",
+            )
+
+    def _retain(self) -> None:
+        """Delete what is older than the last commits of the lineage: the record first, then the files."""
+        chain = lineage(read_attempts(self._run), read_commits(self._run))
+        for commit in chain[self._keep_last :]:
+            directory = commit_directory(self._run, commit)
+            storage.remove_tree(storage.join(directory, "commit.json"))
+            storage.remove_tree(directory)
+
+
+def describe(run: str) -> str:
+    """The run's commits as one JSON line, for messages."""
+    return json.dumps([[c.attempt, c.step] for c in lineage(read_attempts(run), read_commits(run))])

@@ -1,0 +1,53 @@
+"""The ranks of one attempt, as the few collective acts that training needs besides the engine's own."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+
+
+class Group(Protocol):
+    """rank of size; every rank calls each method at the same point."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    def barrier(self) -> None: ...
+    def from_rank_0(self, value: int) -> int: ...
+    def all_true(self, value: bool) -> bool: ...
+
+
+class TorchGroup:
+    """Group over torch.distributed's default process group."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    @property
+    def rank(self) -> int:
+        """0-based number of this process."""
+        return dist.get_rank()
+
+    @property
+    def size(self) -> int:
+        """Number of processes."""
+        return dist.get_world_size()
+
+    def barrier(self) -> None:
+        """Wait for all ranks (bounded by the process group's timeout)."""
+        dist.all_reduce(torch.zeros(1, device=self._device))
+
+    def from_rank_0(self, value: int) -> int:
+        """Rank 0's integer, on every rank."""
+        tensor = torch.tensor([value], dtype=torch.int64, device=self._device)
+        dist.broadcast(tensor, src=0)
+        return int(tensor.item())
+
+    def all_true(self, value: bool) -> bool:
+        """Do all ranks say True?"""
+        tensor = torch.tensor([int(value)], dtype=torch.int64, device=self._device)
+        dist.all_reduce(tensor, op=dist.ReduceOp.MIN)
+        return bool(tensor.item())

@@ -1,0 +1,54 @@
+"""What is optional in training. A hook gets a frozen StepInfo and returns a decision; the loop acts.
+
+Hooks may call collectives, so their order is the same on every rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from raysft.train.state import Decision, StepInfo
+
+
+class Hook(Protocol):
+    """Called after each optimizer step on every rank. Returns (decision, reason)."""
+
+    def __call__(self, info: StepInfo) -> tuple[Decision, str]: ...
+
+
+GO_ON = (Decision.CONTINUE, "")
+
+
+def every(steps: int, act: Callable[[StepInfo], None]) -> Hook:
+    """Do something after each `steps` steps."""
+
+    def hook(info: StepInfo) -> tuple[Decision, str]:
+        if info.state.step % steps == 0:
+            act(info)
+        return GO_ON
+
+    return hook
+
+
+def checkpoint_every(steps: int) -> Hook:
+    """Ask for a commit after each `steps` steps."""
+
+    def hook(info: StepInfo) -> tuple[Decision, str]:
+        return (Decision.CHECKPOINT, "due") if info.state.step % steps == 0 else GO_ON
+
+    return hook
+
+
+class NonFiniteGuard:
+    """Skipped steps are tolerated one at a time; `limit` of them in a row stop the run."""
+
+    def __init__(self, limit: int = 5) -> None:
+        self._limit, self._in_a_row = limit, 0
+
+    def __call__(self, info: StepInfo) -> tuple[Decision, str]:
+        """See Hook."""
+        self._in_a_row = self._in_a_row + 1 if info.skipped else 0
+        if self._in_a_row < self._limit:
+            return GO_ON
+        return Decision.STOP, f"gradients were not finite in {self._limit} steps in a row"

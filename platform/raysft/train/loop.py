@@ -1,0 +1,69 @@
+"""THE loop. Owns time: which step, when to checkpoint, when to end. Names no Ray, no DeepSpeed, no tracker."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from raysft.engine.protocol import Engine, MicroBatch
+from raysft.train.hooks import Hook
+from raysft.train.state import Decision, Outcome, StepInfo, TrainState
+
+
+class Batch(Protocol):
+    """This rank's share of a global step (data/feed.py makes it)."""
+
+    @property
+    def micro_batches(self) -> Sequence[MicroBatch]: ...
+    @property
+    def units(self) -> Mapping[str, float]: ...
+
+
+def train(
+    engine: Engine,
+    batches: Callable[[int], Batch],
+    hooks: Sequence[Hook],
+    state: TrainState,
+    *,
+    total_steps: int,
+    learning_rate: Callable[[int], float],
+    save: Callable[[TrainState], None],
+) -> Outcome:
+    """Run steps state.step .. total_steps - 1. Hooks are called in their order, the same on every rank.
+
+    save(state) commits a checkpoint; it is called when a hook asks for one and after the last step.
+    """
+    while state.step < total_steps:
+        started = time.perf_counter()
+        batch = batches(state.step)
+        fetched = time.perf_counter()
+        rate = learning_rate(state.step)
+        result = engine.train_step(batch.micro_batches, batch.units, step=state.step, learning_rate=rate)
+        state = TrainState(
+            step=state.step + 1,
+            skipped_steps=state.skipped_steps + result.skipped,
+            tokens=state.tokens + result.tokens,
+            target_tokens=state.target_tokens + sum(result.units.values()),
+        )
+        info = StepInfo(
+            state=state,
+            loss=result.loss,
+            grad_norm=result.grad_norm,
+            skipped=result.skipped,
+            learning_rate=rate,
+            step_s=time.perf_counter() - started,
+            data_wait_s=fetched - started,
+            tokens=result.tokens,
+            sample_ids=result.sample_ids,
+        )
+        decision, reason = _strongest([hook(info) for hook in hooks])
+        if decision is Decision.STOP:
+            return Outcome(status="stopped", step=state.step, reason=reason)
+        if decision is Decision.CHECKPOINT or state.step == total_steps:
+            save(state)
+    return Outcome(status="finished", step=state.step)
+
+
+def _strongest(wishes: Sequence[tuple[Decision, str]]) -> tuple[Decision, str]:
+    return max(wishes, key=lambda wish: wish[0].value, default=(Decision.CONTINUE, ""))

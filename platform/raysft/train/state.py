@@ -1,0 +1,70 @@
+"""What training knows at one moment: frozen records that the loop makes and hooks read."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from enum import Enum
+from typing import Any
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """Everything besides weights and moments that a checkpoint holds. The data position follows from `step`."""
+
+    step: int = 0
+    """Optimizer steps done (skipped ones counted)."""
+    skipped_steps: int = 0
+    """Steps whose gradients were not finite."""
+    tokens: int = 0
+    """Real tokens (no padding) trained on."""
+    target_tokens: float = 0.0
+    """Units of the loss trained on, over all its terms."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As stored in a commit record."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """One optimizer step, as hooks and records see it."""
+
+    state: TrainState
+    """After the step."""
+    loss: float
+    grad_norm: float
+    skipped: bool
+    learning_rate: float
+    step_s: float
+    """Wall time of the step, data wait included."""
+    data_wait_s: float
+    tokens: int
+    """Real tokens of the global step."""
+    sample_ids: tuple[int, ...]
+    """Samples that this rank's forward passes consumed."""
+
+
+class Decision(Enum):
+    """What a hook wants; the loop acts on the strongest."""
+
+    CONTINUE = 0
+    CHECKPOINT = 1
+    """Commit the state, go on."""
+    STOP = 2
+    """End the run here, without a model."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt ended. Returned, not raised, so that a deterministic end is never retried."""
+
+    status: str
+    """`finished`, `stopped` or `failed`."""
+    step: int
+    reason: str = ""
+    error: dict[str, str] | None = None
+    """Fields of a RaysftError, with its class name under `kind`."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As it crosses from the worker to the driver."""
+        return asdict(self)

@@ -148,6 +148,39 @@ def _create_exclusive_remote(location: str, data: bytes) -> bool:
     return True
 
 
+class LineFile:
+    """A file of JSON lines that one process appends to.
+
+    Locally each line is there at once. Object stores cannot append: there the lines so far are written
+    anew at every flush().
+    """
+
+    def __init__(self, location: str) -> None:
+        self._location = location
+        fs, path = filesystem(location)
+        self._lines: list[str] | None = None if isinstance(fs, pafs.LocalFileSystem) else []
+        if self._lines is None:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+
+    def append(self, value: Any) -> None:
+        """Add one line."""
+        line = json.dumps(value) + "\n"
+        if self._lines is not None:
+            self._lines.append(line)
+            return
+        try:
+            with open(self._path, "a", encoding="utf-8") as stream:
+                stream.write(line)
+        except OSError as error:
+            raise _cannot_write(self._location, error) from error
+
+    def flush(self) -> None:
+        """Make what was appended readable by others."""
+        if self._lines is not None:
+            write_bytes(self._location, "".join(self._lines).encode())
+
+
 def remove_tree(location: str) -> None:
     """Delete a directory with everything in it, or a file; nothing when it is absent."""
     fs, path = filesystem(location)

@@ -66,5 +66,6 @@ class Engine(Protocol):
     def state(self) -> Iterator[tuple[str, Tensor]]:
         """(key, whole fp32 tensor on CPU) for weight, exp_avg, exp_avg_sq of each trained parameter.
 
-        Keys are `<kind>:<HF parameter name>`. Every rank must exhaust the iterator.
+        Keys are `<kind>:<HF parameter name>`, and `adam_step`: updates made, [] float32. Every rank must
+        exhaust the iterator.
         """

@@ -91,14 +91,17 @@ class ZeroEngine:
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
         """See Engine."""
+        slots = list(self._adam.state.values())
+        yield "adam_step", slots[0]["step"].float().cpu() if slots else torch.zeros(())
         for name, parameter in self._trained.items():
-            if self._is_plain:
-                yield f"weight:{name}", parameter.detach().cpu()
-                for moment in MOMENTS:
+            weight = parameter.detach() if self._is_plain else safe_get_full_fp32_param(parameter)
+            yield f"weight:{name}", weight.cpu()
+            for moment in MOMENTS:
+                if not slots:  # every step so far was skipped
+                    yield f"{moment}:{name}", torch.zeros_like(weight, device="cpu")
+                elif self._is_plain:
                     yield f"{moment}:{name}", self._adam.state[parameter][moment].cpu()
-            else:
-                yield f"weight:{name}", safe_get_full_fp32_param(parameter).cpu()
-                for moment in MOMENTS:
+                else:
                     yield f"{moment}:{name}", safe_get_full_optimizer_state(parameter, moment).cpu()
 
     @property

@@ -15,7 +15,6 @@ lineage of the newest attempt count, so what a superseded attempt still writes i
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -33,7 +32,6 @@ from raysft.train.state import TrainState
 logger = logging.getLogger(__name__)
 
 LAYOUT_VERSION = 1
-ADAM_STEP = "adam_step"
 
 
 @dataclass(frozen=True)
@@ -245,8 +243,3 @@ class Writer:
             directory = commit_directory(self._run, commit)
             storage.remove_tree(storage.join(directory, "commit.json"))
             storage.remove_tree(directory)
-
-
-def describe(run: str) -> str:
-    """The run's commits as one JSON line, for messages."""
-    return json.dumps([[c.attempt, c.step] for c in lineage(read_attempts(run), read_commits(run))])

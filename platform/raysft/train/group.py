@@ -18,6 +18,7 @@ class Group(Protocol):
     def barrier(self) -> None: ...
     def from_rank_0(self, value: int) -> int: ...
     def all_true(self, value: bool) -> bool: ...
+    def sum(self, value: float) -> float: ...
 
 
 class TorchGroup:
@@ -51,3 +52,9 @@ class TorchGroup:
         tensor = torch.tensor([int(value)], dtype=torch.int64, device=self._device)
         dist.all_reduce(tensor, op=dist.ReduceOp.MIN)
         return bool(tensor.item())
+
+    def sum(self, value: float) -> float:
+        """Sum over all ranks, in float64."""
+        tensor = torch.tensor([value], dtype=torch.float64, device=self._device)
+        dist.all_reduce(tensor)
+        return float(tensor.item())

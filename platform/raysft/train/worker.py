@@ -1,0 +1,258 @@
+"""Ray Train's per-worker function: wire -> engine, feed, hooks -> loop. The only Ray in train/.
+
+Set-up errors are agreed on by all ranks and returned as an Outcome. Errors in the loop are written down
+and raised: Ray Train restarts the group, and the next attempt decides whether to go on.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from transformers.utils import logging as transformers_logging
+
+from raysft import storage
+from raysft.data.feed import Feed, Share
+from raysft.data.plan import StepPlan
+from raysft.data.store import TokenStore
+from raysft.data.tokenizer import load_tokenizer
+from raysft.engine.zero import ZeroEngine
+from raysft.errors import ModelError
+from raysft.model.load import load_model
+from raysft.model.loss import check_isolation
+from raysft.model.methods import apply_method
+from raysft.objectives.module import ObjectiveModule, make_objective
+from raysft.recipe.load import parse_recipe
+from raysft.recipe.resolve import ResolvedRun, Schedule
+from raysft.recipe.schema import Recipe
+from raysft.train import failures, hooks
+from raysft.train.checkpoint import Attempt, Checkpoint, Writer, begin_attempt, read_attempts
+from raysft.train.group import Group, TorchGroup
+from raysft.train.loop import train
+from raysft.train.state import Outcome, StepInfo, TrainState
+
+ISOLATION_TOLERANCE = 1e-4
+"""Largest difference of fp32 log-probabilities between a packed and an unpacked segment."""
+
+
+@dataclass(frozen=True)
+class Wire:
+    """What the driver sends to every worker; plain values only."""
+
+    recipe: dict[str, Any]
+    run: str
+    tokenizer: str
+    train_store: str
+    eval_store: str | None
+    num_replicas: int
+    rows_per_micro_step: int
+    micro_steps: int
+    total_steps: int
+    steps_per_epoch: int
+    fingerprints: dict[str, str]
+    first_attempt: int
+    """Failures of attempts before this one belong to earlier commands and are no reason to give up."""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where this process stands."""
+
+    job: Wire
+    recipe: Recipe
+    group: Group
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """Everything the loop needs, built before its first step."""
+
+    engine: ZeroEngine
+    feed: Feed
+    eval_feed: Feed | None
+    state: TrainState
+
+
+def train_worker(wire: dict[str, Any]) -> dict[str, Any]:
+    """Train from the newest commit to the end. Returns an Outcome as JSON, the same on every rank."""
+    job = Wire(**wire)
+    recipe = parse_recipe(job.recipe)
+    transformers_logging.set_verbosity_error()
+    torch.set_num_threads(recipe.cluster.cpus_per_worker)
+    device = torch.device("cuda" if recipe.cluster.gpus_per_worker else "cpu")
+    place = _Place(job, recipe, TorchGroup(device), device)
+    ended = _hopeless(job)
+    if place.group.from_rank_0(int(ended is not None)) and ended is not None:
+        return ended.to_json()
+    attempt, restored = begin_attempt(job.run, place.group)
+    setup = _try_set_up(place, attempt, restored)
+    outcome = setup if isinstance(setup, Outcome) else _run(place, attempt, setup)
+    return outcome.to_json()
+
+
+def _hopeless(job: Wire) -> Outcome | None:
+    """Did this command's last attempt end in a way that would only repeat itself?"""
+    attempts = read_attempts(job.run)
+    if not attempts:
+        return None
+    own = [f for f in failures.read_failures(job.run) if f.attempt >= job.first_attempt]
+    return failures.verdict(own, newest_attempt=attempts[-1].number)
+
+
+def _try_set_up(place: _Place, attempt: Attempt, restored: Checkpoint | None) -> _Setup | Outcome:
+    """Set up, or the Outcome that all ranks agree on when any of them cannot."""
+    run, group, setup = place.job.run, place.group, None
+    try:
+        module = _build_module(place)
+    except Exception as error:  # process boundary: becomes an Outcome on every rank
+        step = restored.state.step if restored else 0
+        record = failures.describe_failure(error, attempt=attempt.number, rank=group.rank, step=step, certain=True)
+        failures.write_failure(run, record)
+    else:
+        setup = module
+    if not group.all_true(setup is not None):
+        records = [f for f in failures.read_failures(run) if f.attempt == attempt.number]
+        return failures.as_outcome(records[0])
+    assert setup is not None
+    engine = ZeroEngine(setup, _resolved(place.job, place.recipe), place.device, restored and restored.tensors())
+    state = restored.state if restored else TrainState()
+    return _Setup(engine=engine, feed=_feed(place, train=True), eval_feed=_eval_feed(place), state=state)
+
+
+def _build_module(place: _Place) -> ObjectiveModule:
+    """The module to train, in fp32 on the device, its attention and head checked."""
+    recipe = place.recipe
+    tokenizer = load_tokenizer(place.job.tokenizer, trust_remote_code=recipe.model.trust_remote_code)
+    model = load_model(recipe, vocab_size=len(tokenizer)).to(place.device)
+    difference = check_isolation(model, len(tokenizer))
+    if not difference <= ISOLATION_TOLERANCE:
+        raise ModelError(
+            "this model does not keep packed samples apart, or its head is not the one raysft computes",
+            got=f"log-probabilities differ by {difference:.2g} between packed and alone",
+            expected=f"at most {ISOLATION_TOLERANCE:g}",
+            fix="set data.packing: false or another model.attention; report the model type "
+            f"({model.config.model_type})",
+        )
+    if recipe.train.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return ObjectiveModule(apply_method(model, recipe), make_objective(recipe))
+
+
+def _feed(place: _Place, *, train: bool) -> Feed:
+    job, recipe = place.job, place.recipe
+    location = job.train_store if train else job.eval_store
+    assert location is not None
+    store = TokenStore.open(location)
+    plan = StepPlan(store.num_rows, recipe.train.rows_per_step, recipe.seed)
+    share = Share(place.group.rank, job.num_replicas, recipe.train.micro_batch_rows, recipe.data.packing)
+    return Feed(store, plan, make_objective(recipe).units, share)
+
+
+def _eval_feed(place: _Place) -> Feed | None:
+    return None if place.job.eval_store is None else _feed(place, train=False)
+
+
+def _run(place: _Place, attempt: Attempt, setup: _Setup) -> Outcome:
+    """Hooks around the loop; whatever is raised in it is written down first."""
+    job, recipe, group = place.job, place.recipe, place.group
+    reached = setup.state.step
+    records = _Records(place, attempt)
+    writer = Writer(
+        job.run, attempt, group, keep_last=recipe.checkpoint.keep_last, facts={"fingerprints": job.fingerprints}
+    )
+
+    def save(state: TrainState) -> None:
+        records.flush()
+        writer.save(setup.engine.state, state)
+
+    def held_out(step: int) -> None:
+        if setup.eval_feed is not None:
+            records.evaluation(step, _held_out_loss(place, setup.engine, setup.eval_feed))
+
+    def follow(info: StepInfo) -> None:
+        nonlocal reached
+        reached = info.state.step
+        records.step(info)
+
+    steps = Schedule(job.total_steps, job.steps_per_epoch, recipe.optimizer)
+    wanted = [hooks.every(1, follow), hooks.NonFiniteGuard(), hooks.checkpoint_every(recipe.checkpoint.every_steps)]
+    if recipe.evaluate.every_steps is not None:
+        wanted.insert(1, hooks.every(recipe.evaluate.every_steps, lambda info: held_out(info.state.step)))
+    try:
+        if setup.state.step == 0:
+            held_out(0)
+        outcome = train(
+            setup.engine,
+            setup.feed.step,
+            wanted,
+            setup.state,
+            total_steps=job.total_steps,
+            learning_rate=steps.learning_rate,
+            save=save,
+        )
+        if outcome.status == "finished" and setup.state.step < job.total_steps:
+            held_out(outcome.step)
+        records.flush()
+    except Exception as error:  # process boundary: recorded, then raised for Ray Train
+        failure = failures.describe_failure(
+            error, attempt=attempt.number, rank=group.rank, step=reached, certain=False
+        )
+        failures.write_failure(job.run, failure)
+        raise
+    return outcome
+
+
+def _held_out_loss(place: _Place, engine: ZeroEngine, feed: Feed) -> float:
+    """Loss per unit over the first evaluate.max_rows held-out rows, over all ranks."""
+    total, units = 0.0, 0.0
+    for batch in feed.first_rows(place.recipe.evaluate.max_rows):
+        total += sum(engine.eval_step(batch.micro_batches).values())
+        units += place.group.sum(sum(batch.units.values()))
+    return total / units
+
+
+class _Records:
+    """What an attempt leaves to be read: metrics (rank 0) and the ledger of consumed samples (each rank)."""
+
+    def __init__(self, place: _Place, attempt: Attempt) -> None:
+        name, rank = f"attempt-{attempt.number:04d}", place.group.rank
+        self._ledger = storage.LineFile(storage.join(place.job.run, "ledger", name, f"rank-{rank:05d}.jsonl"))
+        self._metrics = storage.LineFile(storage.join(place.job.run, "metrics", f"{name}.jsonl"))
+        self._is_writer = rank == 0
+        self._ledger.append({"rank": rank, "pid": os.getpid(), "host": socket.gethostname()})
+
+    def step(self, info: StepInfo) -> None:
+        """One optimizer step."""
+        self._ledger.append({"step": info.state.step, "samples": info.sample_ids})
+        if self._is_writer:
+            line = asdict(info)
+            del line["sample_ids"]
+            state = line.pop("state")
+            tokens_per_s = info.tokens / info.step_s
+            self._metrics.append({"kind": "step", **state, **line, "tokens_per_s": round(tokens_per_s, 1)})
+
+    def evaluation(self, step: int, loss: float) -> None:
+        """One held-out loss."""
+        if self._is_writer:
+            self._metrics.append({"kind": "eval", "step": step, "loss": loss, "perplexity": math.exp(min(loss, 700))})
+
+    def flush(self) -> None:
+        """Make it all readable (before a commit, so that the ledger is never behind the lineage)."""
+        self._ledger.flush()
+        if self._is_writer:
+            self._metrics.flush()
+
+
+def _resolved(job: Wire, recipe: Recipe) -> ResolvedRun:
+    return ResolvedRun(
+        recipe=recipe,
+        num_workers=recipe.cluster.workers,
+        num_replicas=job.num_replicas,
+        rows_per_micro_step=job.rows_per_micro_step,
+        micro_steps=job.micro_steps,
+    )

@@ -6,16 +6,12 @@ and raised: Ray Train restarts the group, and the next attempt decides whether t
 
 from __future__ import annotations
 
-import math
-import os
-import socket
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers.utils import logging as transformers_logging
 
-from raysft import storage
 from raysft.data.feed import Feed, Share
 from raysft.data.plan import StepPlan
 from raysft.data.store import TokenStore
@@ -33,6 +29,7 @@ from raysft.train import failures, hooks
 from raysft.train.checkpoint import Attempt, Checkpoint, Writer, begin_attempt, read_attempts
 from raysft.train.group import Group, TorchGroup
 from raysft.train.loop import train
+from raysft.train.records import Records
 from raysft.train.state import Outcome, StepInfo, TrainState
 
 ISOLATION_TOLERANCE = 1e-4
@@ -161,7 +158,7 @@ def _run(place: _Place, attempt: Attempt, setup: _Setup) -> Outcome:
     """Hooks around the loop; whatever is raised in it is written down first."""
     job, recipe, group = place.job, place.recipe, place.group
     reached = setup.state.step
-    records = _Records(place, attempt)
+    records = Records(job.run, attempt.number, group.rank)
     writer = Writer(
         job.run, attempt, group, keep_last=recipe.checkpoint.keep_last, facts={"fingerprints": job.fingerprints}
     )
@@ -214,38 +211,6 @@ def _held_out_loss(place: _Place, engine: ZeroEngine, feed: Feed) -> float:
         total += sum(engine.eval_step(batch.micro_batches).values())
         units += place.group.sum(sum(batch.units.values()))
     return total / units
-
-
-class _Records:
-    """What an attempt leaves to be read: metrics (rank 0) and the ledger of consumed samples (each rank)."""
-
-    def __init__(self, place: _Place, attempt: Attempt) -> None:
-        name, rank = f"attempt-{attempt.number:04d}", place.group.rank
-        self._ledger = storage.LineFile(storage.join(place.job.run, "ledger", name, f"rank-{rank:05d}.jsonl"))
-        self._metrics = storage.LineFile(storage.join(place.job.run, "metrics", f"{name}.jsonl"))
-        self._is_writer = rank == 0
-        self._ledger.append({"rank": rank, "pid": os.getpid(), "host": socket.gethostname()})
-
-    def step(self, info: StepInfo) -> None:
-        """One optimizer step."""
-        self._ledger.append({"step": info.state.step, "samples": info.sample_ids})
-        if self._is_writer:
-            line = asdict(info)
-            del line["sample_ids"]
-            state = line.pop("state")
-            tokens_per_s = info.tokens / info.step_s
-            self._metrics.append({"kind": "step", **state, **line, "tokens_per_s": round(tokens_per_s, 1)})
-
-    def evaluation(self, step: int, loss: float) -> None:
-        """One held-out loss."""
-        if self._is_writer:
-            self._metrics.append({"kind": "eval", "step": step, "loss": loss, "perplexity": math.exp(min(loss, 700))})
-
-    def flush(self) -> None:
-        """Make it all readable (before a commit, so that the ledger is never behind the lineage)."""
-        self._ledger.flush()
-        if self._is_writer:
-            self._metrics.flush()
 
 
 def _resolved(job: Wire, recipe: Recipe) -> ResolvedRun:

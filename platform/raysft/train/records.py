@@ -1,0 +1,109 @@
+"""What an attempt leaves to be read: metrics (rank 0) and the ledger of consumed samples (each rank).
+
+    metrics/attempt-0001.jsonl              one line a step, one a held-out loss
+    ledger/attempt-0001/rank-00000.jsonl    a header, then the samples of each step, from the engine's tensors
+
+A step that was replayed after a failure stands in two attempts. Readers follow the lineage: of every step the
+attempt counts whose update is in the final model.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from raysft import storage
+from raysft.train.checkpoint import read_attempts
+from raysft.train.state import StepInfo
+
+
+class Records:
+    """Written by every rank of an attempt, each to its own files."""
+
+    def __init__(self, run: str, attempt: int, rank: int) -> None:
+        name = f"attempt-{attempt:04d}"
+        self._ledger = storage.LineFile(storage.join(run, "ledger", name, f"rank-{rank:05d}.jsonl"))
+        self._metrics = storage.LineFile(storage.join(run, "metrics", f"{name}.jsonl"))
+        self._is_writer = rank == 0
+        self._ledger.append({"rank": rank, "pid": os.getpid(), "host": socket.gethostname()})
+
+    def step(self, info: StepInfo) -> None:
+        """One optimizer step."""
+        self._ledger.append({"step": info.state.step, "samples": info.sample_ids})
+        if self._is_writer:
+            line = asdict(info)
+            del line["sample_ids"]
+            state = line.pop("state")
+            speed = round(info.tokens / info.step_s, 1)
+            self._metrics.append({"kind": "step", **line, "tokens_per_s": speed, **_totals(state)})
+
+    def evaluation(self, step: int, loss: float) -> None:
+        """One held-out loss, in nats per unit."""
+        if self._is_writer:
+            perplexity = math.exp(min(loss, 700.0))
+            self._metrics.append({"kind": "eval", "step": step, "loss": loss, "perplexity": perplexity})
+
+    def flush(self) -> None:
+        """Make it all readable (before a commit, so that the ledger is never behind the lineage)."""
+        self._ledger.flush()
+        if self._is_writer:
+            self._metrics.flush()
+
+
+def read_metrics(run: str) -> list[dict[str, Any]]:
+    """Metric lines of the final lineage, in order of steps."""
+    lines = []
+    for number, after, until in lineage_ranges(run):
+        location = storage.join(run, "metrics", f"attempt-{number:04d}.jsonl")
+        for line in _read(location):
+            is_first_eval = line["kind"] == "eval" and line["step"] == 0
+            if (after < line["step"] or is_first_eval) and (until is None or line["step"] <= until):
+                lines.append(line)
+    return lines
+
+
+def read_ledger(run: str) -> dict[int, list[int]]:
+    """{step: samples of that optimizer step, over all ranks} of the final lineage."""
+    ledger: dict[int, list[int]] = {}
+    for number, after, until in lineage_ranges(run):
+        root = storage.join(run, "ledger", f"attempt-{number:04d}")
+        for name in storage.list_names(root):
+            for line in _read(storage.join(root, name)):
+                if "step" in line and after < line["step"] and (until is None or line["step"] <= until):
+                    ledger.setdefault(line["step"], []).extend(line["samples"])
+    return dict(sorted(ledger.items()))
+
+
+def lineage_ranges(run: str) -> list[tuple[int, int, int | None]]:
+    """(attempt, after step, until step or None) of each attempt that the newest one descends from, oldest first."""
+    attempts = {attempt.number: attempt for attempt in read_attempts(run)}
+    ranges: list[tuple[int, int, int | None]] = []
+    current, until = (attempts[max(attempts)] if attempts else None), None
+    while current is not None:
+        parent = current.parent
+        ranges.insert(0, (current.number, parent.step if parent else 0, until))
+        until = parent.step if parent else None
+        current = attempts[parent.attempt] if parent else None
+    return ranges
+
+
+def _totals(state: dict[str, Any]) -> dict[str, Any]:
+    """State fields by names that do not clash with the step's own."""
+    return {
+        "step": state["step"],
+        "skipped_steps": state["skipped_steps"],
+        "total_tokens": state["tokens"],
+        "total_target_tokens": state["target_tokens"],
+    }
+
+
+def _read(location: str) -> Iterator[dict[str, Any]]:
+    if not storage.exists(location):
+        return
+    for line in storage.read_lines(location):
+        yield json.loads(line)

@@ -1,0 +1,238 @@
+"""Chat templates: Conversation -> text and the character spans of its answers. Pure.
+
+Owns the templates (built-in ones are in templates/), how they run, and how the answers' spans are found: by the
+template's generation blocks, or by marks put around the answers. Which spans are trained, and tokens, are
+chat.py.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from jinja2.ext import Extension, loopcontrols
+from jinja2.nodes import CallBlock
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from raysft.data.formats import Conversation, Message, Refusal
+from raysft.data.offsets import Span
+from raysft.errors import DataError
+
+BUILT_IN = ("chatml", "gemma", "llama3", "mistral", "qwen3", "zephyr")
+_FOLDER = Path(__file__).parent / "templates"
+
+# Unicode noncharacters: never part of text that is exchanged. They mark the trained spans while a template runs.
+_OPEN, _CLOSE = "\ufdd0", "\ufdd1"
+_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """A tokenizer's special tokens: by name (`bos_token`...), for templates, and all of their texts."""
+
+    named: tuple[tuple[str, str], ...] = ()
+    texts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Template:
+    """A chat template: its name, its Jinja text and the special tokens that it may write."""
+
+    name: str
+    text: str
+    special_tokens: SpecialTokens = SpecialTokens()
+
+    @property
+    def has_generation_blocks(self) -> bool:
+        return bool(_GENERATION.search(self.text))
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """The whole text of a conversation. `answers`: the span of each assistant turn's text and end-of-turn."""
+
+    text: str
+    answers: tuple[Span, ...]
+
+
+def resolve_template(
+    name: str, tokenizer_template: str | None, special_tokens: SpecialTokens = SpecialTokens()
+) -> Template:
+    """`tokenizer`: the tokenizer's own; a built-in name; or the path of a Jinja file. Compiled to check it."""
+    if name == "tokenizer":
+        if not tokenizer_template:
+            raise DataError(
+                "the tokenizer has no chat template of its own",
+                got="data.template: tokenizer",
+                expected="a tokenizer with a chat_template",
+                fix=f"set data.template to a built-in ({', '.join(BUILT_IN)}) or the path of a Jinja file",
+            )
+        template = Template(name, tokenizer_template, special_tokens)
+    elif name in BUILT_IN:
+        template = Template(name, (_FOLDER / f"{name}.jinja").read_text("utf-8"), special_tokens)
+    elif Path(name).expanduser().is_file():
+        template = Template(Path(name).name, Path(name).expanduser().read_text("utf-8"), special_tokens)
+    else:
+        near = difflib.get_close_matches(name, BUILT_IN, n=1)
+        raise DataError(
+            f"there is no chat template {name!r}",
+            got=name,
+            expected=f"`tokenizer`, one of {', '.join(BUILT_IN)}, or the path of a Jinja file",
+            fix=f"did you mean {near[0]!r}?" if near else "check the name or the path",
+        )
+    _compiled(template.text)
+    return template
+
+
+def render(conversation: Conversation, template: Template) -> Rendered | Refusal:
+    """The conversation's whole text and where its answers lie in it."""
+    texts = [text for message in conversation.messages for text in (message.role, message.content)]
+    if any(mark in text for text in texts for mark in (_OPEN, _CLOSE)):
+        return Refusal("reserved_character", "the text holds U+FDD0 or U+FDD1, which Unicode reserves")
+    try:
+        if template.has_generation_blocks:
+            return _unmark(_run(template, conversation, conversation.messages))
+        return _render_with_sentinels(template, conversation)
+    except (jinja2.TemplateError, TypeError) as error:
+        return Refusal("template_refused", f"{template.name}: {error}")
+
+
+def render_prompt(conversation: Conversation, template: Template) -> str:
+    """The text up to where the last answer begins: what the model sees before it generates."""
+    rendered = render(conversation, template)
+    if isinstance(rendered, Refusal):
+        raise DataError("a conversation cannot be rendered", got=rendered.detail, fix="use another template")
+    return rendered.text[: rendered.answers[-1][0]]
+
+
+class _GenerationBlocks(Extension):
+    """`{% generation %}...{% endgeneration %}`: puts marks around what the block writes."""
+
+    tags = {"generation"}  # noqa: RUF012  (jinja2 declares it so)
+
+    def parse(self, parser: Parser) -> CallBlock:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return CallBlock(self.call_method("mark"), [], [], body, lineno=line)
+
+    def mark(self, caller: Any) -> str:
+        return f"{_OPEN}{caller()}{_CLOSE}"
+
+
+def _raise_exception(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def _strftime_now(pattern: str) -> str:
+    """A fixed day, the one Llama 3.1's template falls back to: the same records must give the same tokens."""
+    return date(2024, 7, 26).strftime(pattern)
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+@lru_cache(maxsize=32)
+def _compiled(text: str) -> jinja2.Template:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlocks, loopcontrols]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    try:
+        return environment.from_string(text)
+    except jinja2.TemplateSyntaxError as error:
+        raise DataError(
+            "the chat template is not valid Jinja",
+            got=f"line {error.lineno}: {error.message}",
+            expected="a template as transformers accepts it",
+            fix=f"correct the template, or use a built-in: {', '.join(BUILT_IN)}",
+        ) from error
+
+
+def _run(template: Template, conversation: Conversation, messages: Sequence[Message]) -> str:
+    return _compiled(template.text).render(
+        messages=[_as_dict(message) for message in messages],
+        tools=list(conversation.tools) or None,
+        add_generation_prompt=False,
+        **dict(template.special_tokens.named),
+    )
+
+
+def _as_dict(message: Message) -> dict[str, Any]:
+    found: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        found["tool_calls"] = list(message.tool_calls)
+    if message.tool_call_id:
+        found["tool_call_id"] = message.tool_call_id
+    return found
+
+
+def _unmark(marked: str) -> Rendered:
+    """Take the marks out and note where they were."""
+    pieces = re.split(f"([{_OPEN}{_CLOSE}])", marked)
+    spans: list[Span] = []
+    start = length = 0
+    for piece in pieces:
+        if piece == _OPEN:
+            start = length
+        elif piece == _CLOSE:
+            spans.append((start, length))
+        else:
+            length += len(piece)
+    return Rendered("".join(piece for piece in pieces if piece not in (_OPEN, _CLOSE)), tuple(spans))
+
+
+def _render_with_sentinels(template: Template, conversation: Conversation) -> Rendered | Refusal:
+    """For a template without generation blocks: mark each answer's text, render again, see where it came out.
+
+    Marks go around the whole text first; a template that trims its turns changes that text, so then around
+    the text without outer white space. If neither leaves the plain text, the template rewrites turns.
+    """
+    plain = _run(template, conversation, conversation.messages)
+    if any(message.tool_calls for message in conversation.messages):
+        return Refusal("tool_calls_not_maskable", f"{template.name} has no generation blocks around its calls")
+    answers = [message for message in conversation.messages if message.role == "assistant" and message.content]
+    for trimmed in (False, True):
+        marked = [_with_marks(message, trimmed) for message in conversation.messages]
+        rendered = _unmark(_run(template, conversation, marked))
+        if rendered.text == plain and len(rendered.answers) == len(answers):
+            ends = [_after_special_token(plain, end, template.special_tokens) for _, end in rendered.answers]
+            starts = [start for start, _ in rendered.answers]
+            return Rendered(plain, tuple(zip(starts, ends, strict=True)))
+    raise DataError(
+        f"the template {template.name!r} cannot be masked: it rewrites or drops assistant turns",
+        got="a template without {% generation %} blocks whose answers cannot be found in its text",
+        expected="generation blocks, or a template that writes every answer as it is",
+        fix=f"set data.template to a built-in ({', '.join(BUILT_IN)}), or put {{% generation %}} blocks into it",
+    )
+
+
+def _with_marks(message: Message, trimmed: bool) -> Message:
+    if message.role != "assistant" or not message.content:
+        return message
+    core = message.content.strip() if trimmed else message.content
+    before, _, after = message.content.partition(core) if core else (message.content, "", "")
+    return Message(message.role, f"{before}{_OPEN}{core}{_CLOSE}{after}")
+
+
+def _after_special_token(text: str, end: int, special: SpecialTokens) -> int:
+    """The end of the special token that follows directly (the end of turn), or `end`."""
+    found = [token for token in special.texts if token and text.startswith(token, end)]
+    return end + len(max(found, key=len)) if found else end

@@ -1,0 +1,214 @@
+"""Tokenizers: loading, hashing, and training a byte-level BPE on a recipe's records.
+
+Owns what a tokenizer is to raysft (a fast one, with a chat template and special tokens). How text becomes
+tokens and masks is offsets.py and chat.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from raysft.data.formats import Refusal, check_columns, to_conversation
+from raysft.data.rendering import BUILT_IN, SpecialTokens, Template, render, resolve_template
+from raysft.data.sources import expand, read_all
+from raysft.errors import DataError, ModelError, RecipeError
+from raysft.recipe.schema import Recipe
+from raysft.storage import absolute, join
+
+logger = logging.getLogger(__name__)
+
+# What a tokenizer trained for a built-in template gets: (end of turn = eos, padding, begin of text, others).
+_SPECIAL_TOKENS: dict[str, tuple[str, str, str | None, tuple[str, ...]]] = {
+    "chatml": ("<|im_end|>", "<|endoftext|>", None, ("<|im_start|>",)),
+    "qwen3": ("<|im_end|>", "<|endoftext|>", None, ("<|im_start|>",)),
+    "llama3": (
+        "<|eot_id|>",
+        "<|finetune_right_pad_id|>",
+        "<|begin_of_text|>",
+        ("<|start_header_id|>", "<|end_header_id|>"),
+    ),
+    "mistral": (
+        "</s>",
+        "<pad>",
+        "<s>",
+        (
+            "[INST]",
+            "[/INST]",
+            "[SYSTEM_PROMPT]",
+            "[/SYSTEM_PROMPT]",
+            "[AVAILABLE_TOOLS]",
+            "[/AVAILABLE_TOOLS]",
+            "[TOOL_CALLS]",
+            "[TOOL_RESULTS]",
+            "[TOOL_CONTENT]",
+            "[/TOOL_RESULTS]",
+        ),
+    ),
+    "gemma": ("<end_of_turn>", "<pad>", "<bos>", ("<start_of_turn>",)),
+    "zephyr": ("</s>", "<unk>", "<s>", ("<|system|>", "<|user|>", "<|assistant|>")),
+}
+
+# Words with one leading space or sign, single digits, runs of punctuation with their line breaks, white space.
+_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def tokenizer_source(recipe: Recipe) -> str:
+    """Directory or hub id of the recipe's tokenizer; directories absolute (workers change directory)."""
+    source = recipe.model.tokenizer
+    if source is None:
+        if recipe.model.source == "random":
+            raise RecipeError(
+                "a model from random weights needs a tokenizer",
+                got="model.source: random, model.tokenizer: null",
+                expected="model.tokenizer: a directory or hub id",
+                fix="train one with `raysft tokenizer train`, or name an existing one",
+            )
+        source = recipe.model.source
+    if source.startswith("run://"):
+        return join(absolute(recipe.storage), "runs", source.removeprefix("run://"), "export", "merged")
+    return absolute(source) if Path(source).expanduser().exists() else source
+
+
+def load_tokenizer(
+    source: str, *, revision: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedTokenizerFast:
+    """Load a fast tokenizer from a directory or the hub. Raises ModelError."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(
+            f"cannot load a tokenizer from {source!r}",
+            got=(str(error).strip() or type(error).__name__).splitlines()[0],
+            expected="a directory with tokenizer.json, or a hub id this machine can reach or has cached",
+            fix="check model.tokenizer (and model.revision); train one with `raysft tokenizer train`",
+        ) from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ModelError(
+            f"the tokenizer {source!r} is a slow one",
+            got=type(tokenizer).__name__,
+            expected="a fast tokenizer: target masks need character offsets",
+            fix="convert it to a tokenizer.json (tokenizers library), or use the fast version",
+        )
+    return tokenizer
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
+    """sha256 of everything that turns text into ids, and of the chat template."""
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    content = json.dumps([backend.to_str(), chat_template(tokenizer)], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def chat_template(tokenizer: PreTrainedTokenizerFast) -> str | None:
+    """The tokenizer's own (default) template."""
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default")
+    return None if template is None else str(template)
+
+
+def template_for(name: str, tokenizer: PreTrainedTokenizerFast) -> Template:
+    """`data.template` resolved, with this tokenizer's special tokens."""
+    named = tuple(sorted((k, str(v)) for k, v in tokenizer.special_tokens_map.items() if isinstance(v, str)))
+    added = tokenizer.backend_tokenizer.get_added_tokens_decoder().values()
+    texts = {*tokenizer.all_special_tokens, *(token.content for token in added if token.special)}
+    return resolve_template(name, chat_template(tokenizer), SpecialTokens(named, tuple(sorted(texts))))
+
+
+def train_tokenizer(
+    files: Sequence[str],
+    *,
+    columns: Mapping[str, str],
+    format: str = "auto",
+    vocab_size: int,
+    template: str,
+    out: str,
+) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE on the records as `template` (a built-in) writes them; save it to `out`."""
+    if template not in BUILT_IN:
+        raise RecipeError(
+            "a tokenizer is trained for a built-in template",
+            got=f"template {template!r}",
+            expected=f"one of {', '.join(BUILT_IN)}",
+            fix="name one of them; data.template can still be changed later",
+        )
+    eos, pad, bos, others = _SPECIAL_TOKENS[template]
+    special = [token for token in (pad, bos, eos, *others) if token]
+    if vocab_size < 256 + len(special):
+        raise RecipeError(
+            "the vocabulary is too small for a byte-level tokenizer",
+            got=f"vocab_size {vocab_size}",
+            expected=f"at least {256 + len(special)}: 256 bytes and {len(special)} special tokens",
+            fix="raise --vocab-size; 4,000 to 32,000 is usual",
+        )
+    check_columns(columns, format)
+    resolved = resolve_template(template, None)
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_WORDS), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    backend.post_processor = processors.ByteLevel(trim_offsets=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=special,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator(_texts(files, columns, format, resolved, special), trainer)
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=backend,
+        eos_token=eos,
+        pad_token=pad,
+        bos_token=bos,
+        extra_special_tokens=list(others),
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.chat_template = resolved.text
+    tokenizer.save_pretrained(absolute(out))
+    return tokenizer
+
+
+def _texts(
+    files: Sequence[str], columns: Mapping[str, str], format: str, template: Template, special: Sequence[str]
+) -> Iterator[str]:
+    """The text between special tokens of every record that can be rendered."""
+    splitter = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))))
+    sources = expand(files)
+    used, refused = 0, Refusal("no_records", "there is no record")
+    for raw in read_all(sources):
+        read = raw.value
+        if not isinstance(read, Refusal):
+            location = sources[raw.sample_id >> 40].location
+            conversation = to_conversation(read, id=raw.sample_id, source=location, format=format, columns=columns)
+            read = conversation if isinstance(conversation, Refusal) else {}
+            rendered = conversation if isinstance(conversation, Refusal) else render(conversation, template)
+            if not isinstance(rendered, Refusal):
+                used += 1
+                yield from filter(None, splitter.split(rendered.text.encode(errors="replace").decode()))
+                continue
+            read = rendered
+        refused = read
+    if not used:
+        raise DataError(
+            "no record can train a tokenizer",
+            got=f"{refused.reason}: {refused.detail}",
+            expected="records of a known format",
+            fix="set data.format and data.columns as for training",
+        )

@@ -61,8 +61,8 @@ def trained_spans(
     spans = list(rendered.answers)
     wanted = [message.train is not False for message in turns]
     if len(spans) != len(turns):
-        if not all(wanted):
-            return Refusal("template_refused", "`train: false` needs one generation block per assistant turn")
+        if train_on == "last" or not all(wanted):
+            return Refusal("template_refused", "to choose turns, each needs a generation block of its own")
         wanted = [True] * len(spans)
     if train_on == "last":
         wanted[:-1] = [False] * len(wanted[:-1])

@@ -102,15 +102,16 @@ def render(conversation: Conversation, template: Template) -> Rendered | Refusal
         if template.has_generation_blocks:
             return _unmark(_run(template, conversation, conversation.messages))
         return _render_with_sentinels(template, conversation)
-    except (jinja2.TemplateError, TypeError) as error:
+    except (jinja2.TemplateError, TypeError, ValueError) as error:
         return Refusal("template_refused", f"{template.name}: {error}")
 
 
 def render_prompt(conversation: Conversation, template: Template) -> str:
     """The text up to where the last answer begins: what the model sees before it generates."""
     rendered = render(conversation, template)
-    if isinstance(rendered, Refusal):
-        raise DataError("a conversation cannot be rendered", got=rendered.detail, fix="use another template")
+    if isinstance(rendered, Refusal) or not rendered.answers:
+        detail = rendered.detail if isinstance(rendered, Refusal) else "no assistant turn in the text"
+        raise DataError("a conversation cannot be rendered", got=detail, fix="use another template")
     return rendered.text[: rendered.answers[-1][0]]
 
 

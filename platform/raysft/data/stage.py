@@ -87,6 +87,8 @@ def write_window(location: str, index: int, examples: pa.Table, max_tokens: int)
 
 def is_held_out(conversation: Conversation, share: float) -> bool:
     """By a hash of everything before the last answer: one prompt never lies on both sides."""
+    if share in (0, 1):
+        return share == 1
     prompt = [
         [message.role, message.content, message.tool_calls]
         for message in conversation.messages[: conversation.last_assistant]

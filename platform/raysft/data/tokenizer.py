@@ -17,8 +17,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from raysft.data.formats import Refusal, check_columns, to_conversation
-from raysft.data.rendering import BUILT_IN, SpecialTokens, Template, render, resolve_template
-from raysft.data.sources import expand, read_all
+from raysft.data.rendering import BUILT_IN, Rendered, SpecialTokens, Template, render, resolve_template
+from raysft.data.sources import RawRecord, expand, read_all
 from raysft.errors import DataError, ModelError, RecipeError
 from raysft.recipe.schema import Recipe
 from raysft.storage import absolute, join
@@ -124,6 +124,8 @@ def template_for(name: str, tokenizer: PreTrainedTokenizerFast) -> Template:
     """`data.template` resolved, with this tokenizer's special tokens."""
     named = tuple(sorted((k, str(v)) for k, v in tokenizer.special_tokens_map.items() if isinstance(v, str)))
     added = tokenizer.backend_tokenizer.get_added_tokens_decoder().values()
+    if name in BUILT_IN and (end := _SPECIAL_TOKENS[name][0]) not in tokenizer.get_vocab():
+        logger.warning("template %s ends turns with %s, which is not a token of this tokenizer", name, end)
     texts = {*tokenizer.all_special_tokens, *(token.content for token in added if token.special)}
     return resolve_template(name, chat_template(tokenizer), SpecialTokens(named, tuple(sorted(texts))))
 
@@ -190,21 +192,14 @@ def _texts(
 ) -> Iterator[str]:
     """The text between special tokens of every record that can be rendered."""
     splitter = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))))
-    sources = expand(files)
     used, refused = 0, Refusal("no_records", "there is no record")
-    for raw in read_all(sources):
-        read = raw.value
-        if not isinstance(read, Refusal):
-            location = sources[raw.sample_id >> 40].location
-            conversation = to_conversation(read, id=raw.sample_id, source=location, format=format, columns=columns)
-            read = conversation if isinstance(conversation, Refusal) else {}
-            rendered = conversation if isinstance(conversation, Refusal) else render(conversation, template)
-            if not isinstance(rendered, Refusal):
-                used += 1
-                yield from filter(None, splitter.split(rendered.text.encode(errors="replace").decode()))
-                continue
-            read = rendered
-        refused = read
+    for raw in read_all(expand(files)):
+        rendered = _rendered(raw, columns, format, template)
+        if isinstance(rendered, Refusal):
+            refused = rendered
+            continue
+        used += 1
+        yield from filter(None, splitter.split(rendered.text.encode(errors="replace").decode()))
     if not used:
         raise DataError(
             "no record can train a tokenizer",
@@ -212,3 +207,10 @@ def _texts(
             expected="records of a known format",
             fix="set data.format and data.columns as for training",
         )
+
+
+def _rendered(raw: RawRecord, columns: Mapping[str, str], format: str, template: Template) -> Rendered | Refusal:
+    if isinstance(raw.value, Refusal):
+        return raw.value
+    read = to_conversation(raw.value, id=raw.sample_id, source="", format=format, columns=columns)
+    return read if isinstance(read, Refusal) else render(read, template)

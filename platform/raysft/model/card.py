@@ -1,0 +1,137 @@
+"""The model card: Markdown with YAML front matter. Owns its words; writes no file.
+
+Tells what was trained on what with which result and how to load it. Nothing of the machine goes in: no
+environment, no absolute path, no storage URI.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+import yaml
+
+import raysft
+from raysft.recipe.schema import Recipe
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What the card tells of a run besides its recipe. Plain values."""
+
+    steps: int
+    """Optimizer steps of the exported weights."""
+    train_samples: int
+    """Samples of the training data."""
+    train_tokens: int
+    """Tokens trained on, over all epochs."""
+    train_target_tokens: int
+    """Those of them that were predicted."""
+    fingerprints: Mapping[str, str]
+    """{data, mathematics, execution} -> hash."""
+    before: Mapping[str, Any]
+    """Held-out `loss`, `perplexity`, `exact_match` before training; absent or None: not measured."""
+    after: Mapping[str, Any]
+    """The same after training."""
+
+
+def model_card(recipe: Recipe, facts: CardFacts, part: str) -> str:
+    """The card of one part of an export, `merged` or `adapter`."""
+    front = yaml.safe_dump(_front_matter(recipe, part), sort_keys=False).strip()
+    results = _results(facts)
+    sections = [
+        f"---\n{front}\n---",
+        f"# {recipe.name}",
+        _summary(recipe, part),
+        "## Results\n\n" + results if results else "",
+        "## How to load\n\n" + _loading(recipe, part),
+        "## Training\n\n" + _table(("", ""), _training(recipe, facts)),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _front_matter(recipe: Recipe, part: str) -> dict[str, Any]:
+    front: dict[str, Any] = {
+        "library_name": "peft" if part == "adapter" else "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["raysft", recipe.objective, recipe.method.kind],
+    }
+    if _is_hub_id(recipe.model.source):
+        front["base_model"] = recipe.model.source
+    return front
+
+
+def _summary(recipe: Recipe, part: str) -> str:
+    how = "LoRA" if recipe.method.kind == "lora" else "all parameters"
+    what = "The bare adapter of" if part == "adapter" else "The whole model of"
+    return f"{what} the raysft recipe `{recipe.name}`: {_base(recipe)}, fine-tuned ({recipe.objective}, {how})."
+
+
+def _base(recipe: Recipe) -> str:
+    source = recipe.model.source
+    if recipe.model.config is not None:
+        return f"random weights of type `{recipe.model.config.get('model_type')}`"
+    if source.startswith("run://") or _is_hub_id(source):
+        return f"`{source}`" + (f" at `{recipe.model.revision}`" if recipe.model.revision else "")
+    return f"`{Path(source).name}` (a local directory)"
+
+
+def _is_hub_id(source: str) -> bool:
+    """`owner/name` or `name`, as on the hub; not a path, a URI or fresh weights."""
+    is_path = source.startswith((".", "/", "~")) or "://" in source or Path(source).is_dir()
+    return not is_path and source != "random" and source.count("/") <= 1
+
+
+def _results(facts: CardFacts) -> str:
+    rows = []
+    for key, label, pattern in (
+        ("loss", "held-out loss (nats per target token)", "{:.4f}"),
+        ("perplexity", "held-out perplexity", "{:.4g}"),
+        ("exact_match", "exact match of greedy answers", "{:.1%}"),
+    ):
+        values = [facts.before.get(key), facts.after.get(key)]
+        if values != [None, None]:
+            rows.append((label, *("-" if value is None else pattern.format(value) for value in values)))
+    return _table(("held-out data", "before", "after"), rows) if rows else ""
+
+
+def _loading(recipe: Recipe, part: str) -> str:
+    load = 'model = AutoModelForCausalLM.from_pretrained(".")\ntokenizer = AutoTokenizer.from_pretrained(".")'
+    imports = "from transformers import AutoModelForCausalLM, AutoTokenizer"
+    if part == "adapter":
+        base = recipe.model.source if _is_hub_id(recipe.model.source) else "BASE_MODEL_DIRECTORY"
+        imports = "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM"
+        load = (
+            f'base = AutoModelForCausalLM.from_pretrained("{base}", dtype="float32")\n'
+            'model = PeftModel.from_pretrained(base, ".")'
+        )
+    return f"```python\n{imports}\n\n{load}\n```"
+
+
+def _training(recipe: Recipe, facts: CardFacts) -> list[tuple[str, ...]]:
+    optimizer, train, method = recipe.optimizer, recipe.train, recipe.method
+    lora = f"LoRA, rank {method.rank}, alpha {method.alpha:g}, on {', '.join(method.target_modules)}"
+    return [
+        ("recipe", f"`{recipe.name}`"),
+        ("base model", _base(recipe)),
+        ("method", lora if method.kind == "lora" else "full"),
+        ("data", f"{facts.train_samples:,} samples"),
+        ("trained on", f"{facts.train_tokens:,} tokens, {facts.train_target_tokens:,} of them predicted"),
+        ("steps", f"{facts.steps:,} of {train.rows_per_step} packed rows of {recipe.data.max_tokens:,} tokens"),
+        ("optimizer", f"AdamW, learning rate {optimizer.learning_rate:g}, {optimizer.schedule}"),
+        ("precision", train.precision),
+        ("seed", str(recipe.seed)),
+        *((f"{name} fingerprint", f"`{value}`") for name, value in sorted(facts.fingerprints.items())),
+        ("raysft", raysft.__version__),
+        ("torch", torch.__version__),
+        ("transformers", transformers.__version__),
+    ]
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -1,0 +1,220 @@
+"""Trained weights -> what others load: `merged/` for transformers, `adapter/` for peft, a card in each.
+
+    <out>/merged/       safetensors, config, generation config, tokenizer with its chat template, README.md
+    <out>/adapter/      LoRA only: the bare adapter, README.md
+    <out>/export.json   written last: every file with its size and sha256. No manifest, no export.
+
+Owns names, dtypes and the order of writing. Knows no checkpoint: weights come as (HF parameter name, tensor).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jinja2 import TemplateError
+from torch import Tensor, nn
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from raysft import storage
+from raysft.errors import CheckpointError, StorageError
+from raysft.model.card import CardFacts, model_card
+from raysft.model.load import load_model
+from raysft.model.methods import apply_method, merge, save_adapter
+from raysft.recipe.schema import Recipe
+
+MANIFEST = "export.json"
+FORMAT_VERSION = 1
+MAX_SHARD = "2GB"
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_PROBE = "raysft-answer"
+
+
+def export_run(
+    recipe: Recipe,
+    weights: Iterator[tuple[str, Tensor]],
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    out: str,
+    card: CardFacts,
+) -> list[str]:
+    """Write the export of a run to the directory or URI `out`. Returns the locations of its parts.
+
+    weights: each trained parameter of the recipe's model once, by HF name, fp32. tokenizer: with the chat
+    template the run was trained on. An intact export of the same run is left alone, `weights` unread.
+    The merged model has the dtype of train.precision; the adapter stays fp32.
+    Raises CheckpointError (weights do not fit the model), ModelError, StorageError.
+    """
+    parts = export_parts(recipe)
+    made_of = {name: card.fingerprints[name] for name in ("data", "mathematics")}
+    identity = {"format_version": FORMAT_VERSION, "parts": parts, "steps": card.steps, **made_of}
+    locations = [storage.join(out, part) for part in parts]
+    if read_manifest(out, identity) is not None:
+        return locations
+    module = apply_method(load_model(recipe, vocab_size=len(tokenizer)), recipe)
+    _set_weights(module, weights)
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=_staging_parent(out)) as staging:
+        if "adapter" in parts:
+            save_adapter(module, str(Path(staging, "adapter")))
+        if "merged" in parts:
+            _write_merged(module, tokenizer, Path(staging, "merged"), recipe)
+        for part in parts:  # peft has put an empty form there
+            Path(staging, part, "README.md").write_text(model_card(recipe, card, part), encoding="utf-8")
+        files = _describe_files(Path(staging))
+        storage.remove_tree(storage.join(out, MANIFEST))
+        for part in parts:
+            _publish(Path(staging, part), storage.join(out, part))
+    storage.write_json(storage.join(out, MANIFEST), {**identity, "files": files})
+    return locations
+
+
+def export_parts(recipe: Recipe) -> list[str]:
+    """`adapter` and `merged`, as far as the recipe wants them. A full method always gives `merged`."""
+    lora = recipe.method.kind == "lora"
+    wanted = {"adapter": lora and recipe.export.adapter, "merged": not lora or recipe.export.merged}
+    return [part for part, is_wanted in wanted.items() if is_wanted]
+
+
+def read_manifest(out: str, identity: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+    """The manifest of an intact export; None when it is absent, of another identity, or a file is damaged."""
+    location = storage.join(out, MANIFEST)
+    if not storage.exists(location):
+        return None
+    manifest: dict[str, Any] = storage.read_json(location)
+    if identity is not None and {k: v for k, v in manifest.items() if k != "files"} != dict(identity):
+        return None
+    for entry in manifest["files"]:
+        try:
+            data = storage.read_bytes(storage.join(out, entry["name"]))
+        except OSError:
+            return None
+        if len(data) != entry["bytes"] or hashlib.sha256(data).hexdigest() != entry["sha256"]:
+            return None
+    return manifest
+
+
+def _set_weights(module: nn.Module, weights: Iterator[tuple[str, Tensor]]) -> None:
+    """Every trained parameter once, by name and shape; anything else is an error."""
+    missing = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    known = set(missing)
+    with torch.no_grad():
+        for name, tensor in weights:
+            if name not in missing:
+                what = "is given twice" if name in known else "is no trained parameter of this model"
+                raise _does_not_fit(f"the weight {name} {what}", got=name, expected="each trained parameter once")
+            parameter = missing.pop(name)
+            if parameter.shape != tensor.shape:
+                raise _does_not_fit(
+                    f"the weight {name} has another shape",
+                    got=str(list(tensor.shape)),
+                    expected=str(list(parameter.shape)),
+                )
+            parameter.copy_(tensor)
+    if missing:
+        raise _does_not_fit(
+            f"{len(missing)} trained parameter(s) have no weight",
+            got=f"{len(known) - len(missing)} of {len(known)}; missing: {', '.join(sorted(missing)[:3])}",
+            expected="each trained parameter once",
+        )
+
+
+def _does_not_fit(what: str, *, got: str, expected: str) -> CheckpointError:
+    fix = "export with the recipe that made the checkpoint (model, method.rank, method.target_modules)"
+    return CheckpointError(what, got=got, expected=expected, fix=fix)
+
+
+def _write_merged(module: nn.Module, tokenizer: PreTrainedTokenizerFast, directory: Path, recipe: Recipe) -> None:
+    """A transformers directory. Takes the adapters out of `module`."""
+    model = merge(module)
+    nn.Module.to(model, _DTYPES[recipe.train.precision])  # transformers' own `to` is untyped
+    _set_generation(model, tokenizer, is_fresh=recipe.model.source == "random")
+    model.save_pretrained(directory, max_shard_size=MAX_SHARD)
+    tokenizer.save_pretrained(directory)
+
+
+def _set_generation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *, is_fresh: bool) -> None:
+    """Cache on; generation ends where the tokenizer's text or the template's assistant turn ends.
+
+    A fresh model's config carries its class's default token ids, which mean nothing to this tokenizer.
+    """
+    model.config.use_cache = True
+    previous = model.generation_config
+    if is_fresh or previous is None:
+        model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
+        known: list[int] = []
+        model.config.bos_token_id = tokenizer.bos_token_id
+        model.config.eos_token_id = tokenizer.eos_token_id
+        model.config.pad_token_id = tokenizer.pad_token_id
+    else:
+        stated = previous.eos_token_id
+        known = [] if stated is None else [stated] if isinstance(stated, int) else list(stated)
+    ends = {*known, tokenizer.eos_token_id, turn_end_id(tokenizer)} - {None}
+    model.generation_config.use_cache = True
+    model.generation_config.bos_token_id = tokenizer.bos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config.eos_token_id = sorted(ends) or None
+
+
+def turn_end_id(tokenizer: PreTrainedTokenizerFast) -> int | None:
+    """Id of the special token that the chat template writes after an assistant's answer, if there is one."""
+    if tokenizer.chat_template is None:
+        return None
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _PROBE}]
+    try:
+        text = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    except (TypeError, ValueError, TemplateError):  # the template wants more than these two turns
+        return None
+    _, found, rest = text.rpartition(_PROBE)
+    if not found:
+        return None
+    ids = tokenizer(rest, add_special_tokens=False)["input_ids"]
+    special = set(tokenizer.all_special_ids)
+    return next((int(i) for i in ids if i in special), None)
+
+
+def _staging_parent(out: str) -> str | None:
+    """Local exports are staged beside their place, so that a rename publishes them."""
+    if "://" in out:
+        return None
+    storage.check_writable(out)
+    return storage.absolute(out)
+
+
+def _publish(staged: Path, destination: str) -> None:
+    """Replace what is at the destination by the staged directory."""
+    try:
+        storage.remove_tree(destination)
+        if "://" not in destination:
+            os.replace(staged, storage.absolute(destination))
+            return
+    except OSError as error:
+        raise StorageError(
+            f"cannot publish the export to {destination}",
+            got=str(error),
+            expected="a directory this process may write to",
+            fix="check its permissions, or export to another place",
+        ) from error
+    for path in _files(staged):
+        storage.write_bytes(storage.join(destination, path.relative_to(staged).as_posix()), path.read_bytes())
+
+
+def _files(directory: Path) -> list[Path]:
+    return sorted(path for path in directory.rglob("*") if path.is_file())
+
+
+def _describe_files(staging: Path) -> list[dict[str, Any]]:
+    """[{name, bytes, sha256}], names relative to the export's directory."""
+    return [
+        {
+            "name": path.relative_to(staging).as_posix(),
+            "bytes": path.stat().st_size,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }
+        for path in _files(staging)
+    ]

@@ -1,0 +1,5 @@
+"""Settings of the whole test run."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"

@@ -1,0 +1,181 @@
+"""Stand-ins for what is slow or distributed: a group, an engine, a token store, a tokenizer, tiny recipes.
+
+They share no code with what they stand in for. Nothing here asserts; tests do.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from raysft.data.store import Row
+from raysft.engine.protocol import MicroBatch, StepResult
+from raysft.recipe.load import parse_recipe
+from raysft.recipe.schema import Recipe
+
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "tie_word_embeddings": False,
+}
+GEMMA2 = LLAMA | {
+    "model_type": "gemma2",
+    "head_dim": 8,
+    "final_logit_softcapping": 2.0,
+    "attn_logit_softcapping": 5.0,
+    "sliding_window": 64,
+}
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def recipe_content(**sections: Any) -> dict[str, Any]:
+    """A small valid recipe as a mapping; each section given is merged over it one level deep."""
+    content: dict[str, Any] = {
+        "name": "tiny",
+        "model": {"source": "random", "config": dict(LLAMA), "tokenizer": "somewhere"},
+        "data": {"train": "train.jsonl", "max_tokens": 64},
+        "train": {"precision": "fp32"},
+    }
+    for name, value in sections.items():
+        old = content.get(name)
+        content[name] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
+    return content
+
+
+def make_recipe(**sections: Any) -> Recipe:
+    """recipe_content, validated."""
+    return parse_recipe(recipe_content(**sections))
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level, no merges: 256 bytes and four special tokens; ChatML."""
+    vocab = {symbol: i for i, symbol in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    backend = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        eos_token="<|endoftext|>",
+        pad_token="<|pad|>",
+        extra_special_tokens=["<|im_start|>", "<|im_end|>"],
+    )
+    tokenizer.chat_template = CHATML
+    return tokenizer
+
+
+class FakeGroup:
+    """One rank of a group whose collectives are played by a script (by default: it is alone)."""
+
+    def __init__(self, rank: int = 0, size: int = 1, others_agree: bool = True) -> None:
+        self.rank, self.size = rank, size
+        self.others_agree = others_agree
+        self.barriers = 0
+
+    def barrier(self) -> None:
+        self.barriers += 1
+
+    def from_rank_0(self, value: int) -> int:
+        return value
+
+    def all_true(self, value: bool) -> bool:
+        return value and self.others_agree
+
+    def sum(self, value: float) -> float:
+        return value * self.size
+
+
+@dataclass
+class FakeBatch:
+    """A share of a global step without arrays."""
+
+    micro_batches: tuple[MicroBatch, ...] = ()
+    units: Mapping[str, float] = field(default_factory=lambda: {"nll": 4.0})
+
+
+@dataclass
+class FakeEngine:
+    """Loss falls as 1 / (step + 1); steps named in `skips` have gradients that are not finite."""
+
+    skips: frozenset[int] = frozenset()
+    calls: list[tuple[int, float]] = field(default_factory=list)
+
+    def train_step(
+        self, micro_batches: Sequence[MicroBatch], units: Mapping[str, float], *, step: int, learning_rate: float
+    ) -> StepResult:
+        self.calls.append((step, learning_rate))
+        skipped = step in self.skips
+        return StepResult(
+            terms={name: 1.0 / (step + 1) for name in units},
+            grad_norm=float("inf") if skipped else 1.0,
+            skipped=skipped,
+            units=dict(units),
+            tokens=10,
+            sample_ids=(2 * step, 2 * step + 1),
+        )
+
+    def eval_step(self, micro_batches: Sequence[MicroBatch]) -> dict[str, float]:
+        return {"nll": 1.0}
+
+    def state(self) -> Iterator[tuple[str, Tensor]]:
+        yield "adam_step", torch.zeros(())
+
+
+class FakeStore:
+    """A token store in memory: rows of random tokens in segments, the first half of each segment a prompt."""
+
+    def __init__(self, rows: Sequence[Sequence[int]], *, vocab_size: int = 260, seed: int = 0) -> None:
+        """rows: the segment lengths of every row. Sample ids count up from 100 through the rows."""
+        generator, next_id = np.random.default_rng(seed), 100
+        self.rows: list[Row] = []
+        for lengths in rows:
+            target = [np.arange(n) >= max(1, n // 2) for n in lengths]
+            self.rows.append(
+                Row(
+                    token_fields={
+                        "input_ids": generator.integers(0, vocab_size, sum(lengths)).astype(np.int32),
+                        "target": np.concatenate(target).astype(np.float32),
+                    },
+                    segment_fields={
+                        "length": np.array(lengths, np.int32),
+                        "sample_id": np.arange(next_id, next_id + len(lengths), dtype=np.int64),
+                        "atom": np.arange(len(lengths), dtype=np.int32),
+                    },
+                )
+            )
+            next_id += len(lengths)
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.rows)
+
+    @property
+    def sample_ids(self) -> list[int]:
+        return [int(i) for row in self.rows for i in row.segment_fields["sample_id"]]
+
+    def read_rows(self, indices: Sequence[int]) -> list[Row]:
+        return [self.rows[i] for i in indices]
+
+
+def recorder(log: list[Any]) -> Callable[[Any], None]:
+    """A callable that keeps copies of what it is called with."""
+
+    def record(value: Any) -> None:
+        log.append(copy.deepcopy(value))
+
+    return record

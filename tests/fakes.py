@@ -121,7 +121,7 @@ class FakeEngine:
         self.calls.append((step, learning_rate))
         skipped = step in self.skips
         return StepResult(
-            terms={name: 1.0 / (step + 1) for name in units},
+            terms=dict.fromkeys(units, 1.0 / (step + 1)),
             grad_norm=float("inf") if skipped else 1.0,
             skipped=skipped,
             units=dict(units),

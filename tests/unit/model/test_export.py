@@ -1,4 +1,4 @@
-"""Export: what is written loads in plain transformers and peft and computes the same; nothing torn, nothing doubled."""
+"""What is exported loads in plain transformers and peft and computes the same; nothing torn, nothing doubled."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from fakes import LLAMA, make_recipe, make_tokenizer
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from fakes import LLAMA, make_recipe, make_tokenizer
 from raysft.errors import CheckpointError
 from raysft.model.card import CardFacts
 from raysft.model.export import export_run, turn_end_id
@@ -237,9 +237,7 @@ def test_a_uri_takes_an_export(base: Path, tmp_path: Path) -> None:
     export_run(full_recipe(base), explode(), make_tokenizer(), out=out, card=FACTS)
 
 
-def test_a_parameter_without_weight_an_unknown_one_a_doubled_one_and_a_wrong_shape(
-    base: Path, tmp_path: Path
-) -> None:
+def test_missing_unknown_doubled_and_misshapen_weights_are_errors(base: Path, tmp_path: Path) -> None:
     _, weights = trained_full(base)
     wrong = {
         "model.norm.weight": weights[:-2] + weights[-1:],
@@ -284,6 +282,7 @@ def test_the_card_names_recipe_data_results_and_versions_but_nothing_of_the_mach
             torch.__version__,
         ):
             assert text in body, text
+        assert torch.__version__ in body
         assert "verysecret" not in card
         assert str(tmp_path) not in card
         assert str(base.parent) not in card

@@ -1,0 +1,68 @@
+"""An export directory -> model and tokenizer. Owns which directory that is and what is wrong with others."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from raysft import storage
+from raysft.data.tokenizer import load_tokenizer
+from raysft.errors import ModelError
+
+
+def load_exported(location: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """The model of an export, in its own dtype on CPU, and its tokenizer. Raises ModelError.
+
+    location: an export directory, its `merged/`, or any transformers directory with safetensors; a path or
+    a URI (which is copied to a temporary directory first).
+    """
+    directory = _model_directory(storage.absolute(location))
+    if "://" not in directory:
+        return _load(directory, location)
+    with tempfile.TemporaryDirectory(prefix="raysft-export-") as copy:
+        for name in storage.list_names(directory):
+            Path(copy, name).write_bytes(storage.read_bytes(storage.join(directory, name)))
+        return _load(copy, location)
+
+
+def _model_directory(location: str) -> str:
+    try:
+        names = storage.list_names(location)
+    except OSError as error:
+        raise _unusable(location, f"no directory ({error})", "name the export directory") from error
+    if "config.json" in names:
+        directory = location
+    elif "merged" in names:
+        directory = storage.join(location, "merged")
+        names = storage.list_names(directory)
+    elif not names:
+        raise _unusable(location, "no such directory, or an empty one", "check the path; `raysft export` makes one")
+    elif "adapter" in names or "adapter_config.json" in names:
+        raise _unusable(location, "a bare adapter", "set export.merged: true and run `raysft export` again")
+    else:
+        raise _unusable(location, f"no config.json; there are {', '.join(names[:5])}", "name the export directory")
+    if not any(name.endswith(".safetensors") for name in names):
+        raise _unusable(directory, "no *.safetensors: a model directory without weights", "export it again")
+    return directory
+
+
+def _load(directory: str, location: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    tokenizer = load_tokenizer(directory)
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(directory, use_safetensors=True, output_loading_info=True)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise _unusable(location, " ".join(str(error).split())[:300], "export it again") from error
+    if info["missing_keys"]:  # transformers fills them with random numbers
+        missing = sorted(info["missing_keys"])
+        raise _unusable(
+            location, f"{len(missing)} weight(s) are missing: {', '.join(missing[:3])}", "export it again"
+        )
+    return model, tokenizer
+
+
+def _unusable(location: str, got: str, fix: str) -> ModelError:
+    expected = "an export directory: `merged/` with config.json, *.safetensors and a tokenizer"
+    return ModelError(f"there is no model to evaluate at {location}", got=got, expected=expected, fix=fix)

@@ -1,0 +1,58 @@
+"""Held-out loss of a model in memory, exact by token. Owns the sum and its divisor; not what a target is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from raysft.data.feed import MicroBatch, collate
+from raysft.data.store import TokenStore
+from raysft.errors import DataError
+from raysft.model.loss import IGNORE, target_log_probs
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Sum of -log p over the target tokens / their number, in nats; never a mean of means."""
+
+    loss: float
+    perplexity: float
+    target_tokens: int
+
+
+def held_out_loss(model: PreTrainedModel, store: TokenStore, *, max_rows: int) -> HeldOut:
+    """Loss over the first max_rows rows of a token store, a row at a time, on the model's device.
+
+    Raises DataError when they hold no target token.
+    """
+    was_training = model.training
+    model.train(False)
+    nll, weight, target_tokens = 0.0, 0.0, 0
+    for index in range(min(max_rows, store.num_rows)):
+        batch = collate(store.read_rows([index]), index, packing=True)
+        nll += _nll(model, batch)
+        wanted = batch.labels != IGNORE
+        weight += float(batch.weights[wanted].sum(dtype="float64"))
+        target_tokens += int(wanted.sum())
+    model.train(was_training)
+    if not weight:
+        raise DataError(
+            "there is nothing to evaluate on",
+            got=f"{store.num_rows} held-out rows without a target token",
+            expected="at least one answer that is trained on",
+            fix="check data.eval or data.eval_fraction; `raysft preview` shows what is trained",
+        )
+    loss = nll / weight
+    return HeldOut(loss=loss, perplexity=math.exp(min(loss, 700.0)), target_tokens=target_tokens)
+
+
+@torch.no_grad()
+def _nll(model: PreTrainedModel, batch: MicroBatch) -> float:
+    """Weighted sum of -log p over the batch's targets, in float64."""
+    arrays = (batch.input_ids, batch.position_ids, batch.labels, batch.weights)
+    input_ids, position_ids, labels, weights = (torch.from_numpy(array).to(model.device) for array in arrays)
+    log_probs = target_log_probs(model, input_ids, position_ids, labels)  # [N]
+    return -float((log_probs.double() * weights[labels != IGNORE].double()).sum())

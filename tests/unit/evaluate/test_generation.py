@@ -1,0 +1,126 @@
+"""Greedy answers: batches answer as single prompts do, answers end where they should."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+from fakes import LLAMA, make_tokenizer
+from raysft.errors import ModelError
+from raysft.evaluate.generation import answer_prompts, exact_match, stop_ids
+
+PROMPTS = ["a", "a longer prompt", "xyz", "", "prompt number five", "p"]
+
+
+def make_model(seed: int = 0, **fields: Any) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
+    values = {k: v for k, v in LLAMA.items() if k != "model_type"}
+    config = LlamaConfig(**{**values, "vocab_size": 260, "initializer_range": 0.4, **fields})
+    return LlamaForCausalLM(config).eval()
+
+
+def greedy(model: PreTrainedModel, ids: list[int], steps: int, stops: set[int]) -> list[int]:
+    """One token at a time, the whole text anew for each: no cache, no padding, no generate()."""
+    new: list[int] = []
+    for _ in range(steps):
+        with torch.no_grad():
+            token = int(model(input_ids=torch.tensor([ids + new]), use_cache=False).logits[0, -1].argmax())
+        if token in stops:
+            break
+        new.append(token)
+    return new
+
+
+def test_batched_answers_are_those_of_each_prompt_alone() -> None:
+    model, tokenizer = make_model(), make_tokenizer()
+    prompts = [prompt for prompt in PROMPTS if prompt]
+    expected = []
+    for prompt in prompts:
+        ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        expected.append(tokenizer.decode(greedy(model, ids, 12, set(stop_ids(tokenizer)))))
+    assert len(set(expected)) > 2
+    for batch_size in (1, 2, 5):
+        answers = answer_prompts(model, tokenizer, prompts, max_new_tokens=12, batch_size=batch_size)
+        assert answers == expected
+
+
+def force(model: LlamaForCausalLM, tokens: list[int], prompt_tokens: int) -> None:
+    """Make the model say exactly these tokens after a prompt of this length."""
+    own = model.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        output = own(*args, **kwargs)
+        position = output.past_key_values.get_seq_length() - prompt_tokens
+        output.logits[:] = -10.0
+        output.logits[:, -1, tokens[min(position, len(tokens) - 1)]] = 10.0
+        return output
+
+    model.forward = forward  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("stop", ["<|im_end|>", "<|endoftext|>", "<|im_start|>", "<|pad|>"])
+def test_an_answer_ends_at_every_special_token_and_holds_none(stop: str) -> None:
+    model, tokenizer = make_model(), make_tokenizer()
+    text = tokenizer("yes")["input_ids"]
+    force(model, [*text, tokenizer.convert_tokens_to_ids(stop), *text], prompt_tokens=3)
+    assert answer_prompts(model, tokenizer, ["abc"], max_new_tokens=9, batch_size=1) == ["yes"]
+
+
+def test_an_answer_is_at_most_max_new_tokens_long() -> None:
+    model, tokenizer = make_model(), make_tokenizer()
+    force(model, tokenizer("n")["input_ids"], prompt_tokens=3)
+    assert answer_prompts(model, tokenizer, ["abc"], max_new_tokens=4, batch_size=1) == ["nnnn"]
+
+
+def test_the_models_own_sampling_and_penalties_are_off_and_come_back() -> None:
+    model, tokenizer = make_model(), make_tokenizer()
+    plain = answer_prompts(model, tokenizer, PROMPTS[:3], max_new_tokens=12, batch_size=3)
+    own = GenerationConfig(do_sample=True, temperature=5.0, repetition_penalty=3.0, max_length=5)
+    model.generation_config = own
+    model.train()
+    assert answer_prompts(model, tokenizer, PROMPTS[:3], max_new_tokens=12, batch_size=3) == plain
+    assert model.generation_config is own
+    assert model.training
+
+
+def test_special_tokens_in_the_prompt_are_special_and_none_is_added() -> None:
+    tokenizer, seen = make_tokenizer(), []
+
+    def spy(**kwargs: Any) -> torch.Tensor:
+        seen.append(kwargs["input_ids"].tolist())
+        return torch.cat([kwargs["input_ids"], torch.full((1, 1), tokenizer.eos_token_id)], dim=1)
+
+    model = make_model()
+    model.generate = spy  # type: ignore[method-assign]
+    answer_prompts(model, tokenizer, ["<|im_start|>a"], max_new_tokens=4, batch_size=1)
+    a = tokenizer("a")["input_ids"][0]
+    assert seen == [[[tokenizer.convert_tokens_to_ids("<|im_start|>"), a]]]
+
+
+def test_no_prompts_give_no_answers() -> None:
+    assert answer_prompts(make_model(), make_tokenizer(), [], max_new_tokens=4, batch_size=2) == []
+
+
+def test_a_prompt_longer_than_the_model_is_an_error_and_a_nearly_full_one_is_answered_shortly() -> None:
+    model, tokenizer = make_model(max_position_embeddings=16), make_tokenizer()
+    force(model, tokenizer("n")["input_ids"], prompt_tokens=14)
+    assert answer_prompts(model, tokenizer, ["a" * 14], max_new_tokens=9, batch_size=1) == ["nn"]
+    with pytest.raises(ModelError, match="too long") as caught:
+        answer_prompts(model, tokenizer, ["a" * 16], max_new_tokens=9, batch_size=1)
+    assert "16 tokens" in str(caught.value)
+
+
+def test_exact_match_leaves_white_space_aside_and_counts() -> None:
+    assert exact_match(["a\n", " b", "c", "d e"], ["a", "b", "x", "de"]) == 0.5
+    with pytest.raises(ValueError, match="zip"):
+        exact_match(["a"], ["a", "b"])
+
+
+def test_stop_ids_hold_special_added_tokens_only() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens(["<think>"])
+    texts = tokenizer.convert_ids_to_tokens(stop_ids(tokenizer))
+    assert sorted(texts) == ["<|endoftext|>", "<|im_end|>", "<|im_start|>", "<|pad|>"]

@@ -1,0 +1,141 @@
+"""Models and facts from recipes: what is read, what is refused, what is seeded."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from fakes import LLAMA, make_recipe
+from raysft.errors import ModelError
+from raysft.model.facts import model_location, read_facts
+from raysft.model.load import load_model
+from raysft.model.methods import apply_method, base_model, is_adapted, merge
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    fields = {k: v for k, v in LLAMA.items() if k != "model_type"}
+    LlamaForCausalLM(LlamaConfig(**fields, vocab_size=50)).to(torch.bfloat16).save_pretrained(tmp_path / "model-a")
+    return tmp_path / "model-a"
+
+
+def local(source: Path | str, **sections: object):
+    return make_recipe(model={"source": str(source), "config": None, "tokenizer": None}, **sections)
+
+
+def test_facts_come_from_the_config_alone(directory: Path) -> None:
+    (directory / "model.safetensors").unlink()
+    facts = read_facts(local(directory))
+    assert (facts.model_type, facts.num_layers, facts.hidden_size) == ("llama", 2, 32)
+    assert (facts.vocab_size, facts.max_tokens) == (50, 128)
+
+
+def test_gpt2_names_its_sizes_differently() -> None:
+    config = {"model_type": "gpt2", "n_embd": 24, "n_layer": 3, "n_head": 2, "n_positions": 99, "vocab_size": 11}
+    facts = read_facts(make_recipe(model={"source": "random", "config": config, "tokenizer": "t"}))
+    assert (facts.num_layers, facts.hidden_size, facts.vocab_size, facts.max_tokens) == (3, 24, 11, 99)
+
+
+def test_a_model_is_loaded_in_fp32_with_the_files_weights(directory: Path) -> None:
+    model = load_model(local(directory), vocab_size=50)
+    stored = load_file(directory / "model.safetensors")
+    assert model.dtype == torch.float32
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, stored[name].float()), name
+    assert model.config.use_cache is False
+
+
+def test_fresh_weights_follow_the_seed_and_leave_the_generator_alone() -> None:
+    state = torch.get_rng_state()
+    weights = [
+        load_model(make_recipe(seed=seed), vocab_size=70).get_parameter("lm_head.weight") for seed in (1, 1, 2)
+    ]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    assert weights[0].shape == (70, 32)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_missing_model_names_its_nearest_neighbour(directory: Path) -> None:
+    with pytest.raises(ModelError, match="cannot read the model") as caught:
+        read_facts(local(directory.parent / "model-b"))
+    assert "model-a" in str(caught.value)
+
+
+def test_a_directory_without_weights_is_an_error(directory: Path) -> None:
+    (directory / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="cannot load the model") as caught:
+        load_model(local(directory), vocab_size=50)
+    assert "safetensors" in str(caught.value)
+
+
+def test_pickled_weights_are_not_loaded(directory: Path) -> None:
+    (directory / "model.safetensors").unlink()
+    torch.save({"lm_head.weight": torch.zeros(2)}, directory / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="cannot load the model"):
+        load_model(local(directory), vocab_size=50)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_an_error(directory: Path) -> None:
+    with pytest.raises(ModelError, match="more tokens than the model"):
+        load_model(local(directory), vocab_size=51)
+
+
+@pytest.mark.parametrize("config", [{"model_type": "no-such"}, {"hidden_size": 3}])
+def test_a_config_that_is_none_is_an_error(config: dict[str, object]) -> None:
+    with pytest.raises(ModelError, match=r"model\.config is not"):
+        read_facts(make_recipe(model={"source": "random", "config": config, "tokenizer": "t"}))
+
+
+def test_another_run_is_a_model_source_once_it_is_exported(directory: Path, tmp_path: Path) -> None:
+    recipe = local("run://first", storage=str(tmp_path / "storage"))
+    with pytest.raises(ModelError, match="'first' has no exported model"):
+        model_location(recipe)
+    place = tmp_path / "storage/runs/first/export/merged"
+    shutil.copytree(directory, place)
+    assert model_location(recipe) == str(place)
+    assert read_facts(recipe).vocab_size == 50
+
+
+def test_full_trains_everything_and_lora_only_its_adapters(directory: Path) -> None:
+    full = apply_method(load_model(local(directory), vocab_size=50), local(directory))
+    assert all(p.requires_grad for p in full.parameters())
+    assert not is_adapted(full)
+    recipe = local(directory, method={"kind": "lora", "rank": 3, "target_modules": ["q_proj"]})
+    lora = apply_method(load_model(recipe, vocab_size=50), recipe)
+    shapes = {name: tuple(p.shape) for name, p in lora.named_parameters() if p.requires_grad}
+    assert sorted(shapes.values()) == [(3, 32)] * 2 + [(32, 3)] * 2
+    assert all("q_proj.lora_" in name for name in shapes)
+    assert is_adapted(lora)
+    assert isinstance(base_model(lora), LlamaForCausalLM)
+
+
+def test_all_linear_adapts_every_linear_layer_but_the_head(directory: Path) -> None:
+    recipe = local(directory, method={"kind": "lora"})
+    lora = apply_method(load_model(recipe, vocab_size=50), recipe)
+    adapted = {name.split(".lora_")[0].rsplit(".", 1)[-1] for name, p in lora.named_parameters() if p.requires_grad}
+    assert adapted == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+
+
+def test_targets_that_fit_no_layer_name_those_that_would(directory: Path) -> None:
+    recipe = local(directory, method={"kind": "lora", "target_modules": ["query"]})
+    with pytest.raises(ModelError, match="fits no layer") as caught:
+        apply_method(load_model(recipe, vocab_size=50), recipe)
+    assert "q_proj" in str(caught.value)
+
+
+def test_fresh_adapters_follow_the_seed_and_merging_them_changes_nothing(directory: Path) -> None:
+    recipe = local(directory, method={"kind": "lora"}, seed=5)
+    first, second = (apply_method(load_model(recipe, vocab_size=50), recipe) for _ in range(2))
+    for (name, a), (_, b) in zip(first.named_parameters(), second.named_parameters(), strict=True):
+        assert torch.equal(a, b), name
+    merged = merge(first)
+    stored = load_file(directory / "model.safetensors")
+    assert not is_adapted(merged)
+    for name, parameter in merged.named_parameters():
+        assert torch.equal(parameter, stored[name].float()), name

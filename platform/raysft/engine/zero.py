@@ -45,8 +45,9 @@ class ZeroEngine:
             model=module, optimizer=optimizer, config=deepspeed_config(run), dist_init_required=False
         )
         self._adam: torch.optim.Optimizer = optimizer
+        self._prime_adam()
         if restored is not None:
-            self._restore_optimizer(restored)
+            self._restore_adam(restored)
 
     def train_step(
         self, micro_batches: Sequence[MicroBatch], units: Mapping[str, float], *, step: int, learning_rate: float
@@ -91,18 +92,20 @@ class ZeroEngine:
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
         """See Engine."""
-        slots = list(self._adam.state.values())
-        yield "adam_step", slots[0]["step"].float().cpu() if slots else torch.zeros(())
+        yield "adam_step", next(iter(self._adam.state.values()))["step"].float().cpu()
         for name, parameter in self._trained.items():
-            weight = parameter.detach() if self._is_plain else safe_get_full_fp32_param(parameter)
-            yield f"weight:{name}", weight.cpu()
-            for moment in MOMENTS:
-                if not slots:  # every step so far was skipped
-                    yield f"{moment}:{name}", torch.zeros_like(weight, device="cpu")
-                elif self._is_plain:
+            if self._is_plain:
+                yield f"weight:{name}", parameter.detach().cpu()
+                for moment in MOMENTS:
                     yield f"{moment}:{name}", self._adam.state[parameter][moment].cpu()
-                else:
+            else:
+                yield f"weight:{name}", safe_get_full_fp32_param(parameter).cpu()
+                for moment in MOMENTS:
                     yield f"{moment}:{name}", safe_get_full_optimizer_state(parameter, moment).cpu()
+
+    def close(self) -> None:
+        """Free what DeepSpeed holds: hooks, buffers, groups."""
+        self._deepspeed.destroy()
 
     @property
     def _is_plain(self) -> bool:
@@ -137,7 +140,7 @@ class ZeroEngine:
             return norm
         zero = self._deepspeed.optimizer
         if self._bf16 and self._stage == 1:
-            local = torch.nn.utils.get_total_norm(zero.get_grads_for_norm()).double() ** 2
+            local = torch.nn.utils.get_total_norm(zero.get_grads_for_norm()[0]).double() ** 2
             if not math.isfinite(self._sum([float(local)])[0]):
                 zero.zero_grad()
                 return math.inf
@@ -146,23 +149,42 @@ class ZeroEngine:
         self._deepspeed.step()
         return math.inf if zero.overflow else float(self._deepspeed.get_global_grad_norm())
 
-    def _restore_optimizer(self, restored: Mapping[str, Tensor]) -> None:
-        """Adam moments, step count and fp32 masters. Order matters: state is primed and linked, then set."""
-        count = restored["adam_step"].float()
-        if self._is_plain:
-            for name, parameter in self._trained.items():
-                moments = {m: restored[f"{m}:{name}"].to(parameter.device).clone() for m in MOMENTS}
-                self._adam.state[parameter] = {"step": count.clone(), **moments}
-            return
+    def _prime_adam(self) -> None:
+        """Give every parameter its (zero) Adam state before the first step, and link it.
+
+        Moments can only be read and set where they exist. DeepSpeed links them after the first group's first
+        step, when further groups have none yet and then never get any (0.19.8, stage_1_and_2.py).
+        """
+        keys = list(self._trained.values()) if self._is_plain else self._flat_partitions()
+        for key in keys:
+            moments = {moment: torch.zeros_like(key, memory_format=torch.preserve_format) for moment in MOMENTS}
+            self._adam.state[key] = {"step": torch.zeros(()), **moments}
+        if 0 < self._stage < 3:
+            self._deepspeed.optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _flat_partitions(self) -> list[Tensor]:
+        """This rank's flat fp32 partitions, the keys of Adam's state. Names of DeepSpeed 0.19.8, tested."""
         zero = self._deepspeed.optimizer
-        for flat in _flat_partitions(zero, self._stage, self._bf16):
-            self._adam.state[flat] = {"step": count.clone(), **{m: torch.zeros_like(flat) for m in MOMENTS}}
-        if self._stage < 3:
-            zero._lazy_init_hp_params_optimizer_state()
+        if self._stage == 3:
+            flats: list[Tensor] = zero.fp32_partitioned_groups_flat
+        elif self._stage == 1 and self._bf16:
+            flats = zero.fp32_groups_flat_partition
+        else:
+            flats = zero.single_partition_of_fp32_groups
+        return flats
+
+    def _restore_adam(self, restored: Mapping[str, Tensor]) -> None:
+        """Moments, number of updates and (under ZeRO) fp32 masters from whole tensors."""
+        for slot in self._adam.state.values():
+            slot["step"] = restored["adam_step"].clone()
         for name, parameter in self._trained.items():
+            moments = {moment: restored[f"{moment}:{name}"].to(self._device) for moment in MOMENTS}
+            if self._is_plain:
+                self._adam.state[parameter].update({moment: value.clone() for moment, value in moments.items()})
+                continue
             safe_set_full_fp32_param(parameter, restored[f"weight:{name}"].to(self._device))
-            for moment in MOMENTS:
-                safe_set_full_optimizer_state(parameter, restored[f"{moment}:{name}"].to(self._device), moment)
+            for moment, value in moments.items():
+                safe_set_full_optimizer_state(parameter, value, moment)
 
 
 def _hf_name(name: str) -> str:
@@ -192,17 +214,6 @@ def _adamw(trained: Mapping[str, nn.Parameter], run: ResolvedRun) -> torch.optim
         betas=(section.beta1, section.beta2),
         eps=section.eps,
     )
-
-
-def _flat_partitions(zero: Any, stage: int, bf16: bool) -> list[Tensor]:
-    """This rank's flat fp32 partitions, the keys of Adam's state. Names of DeepSpeed 0.19.8, tested."""
-    if stage == 3:
-        flats: list[Tensor] = zero.fp32_partitioned_groups_flat
-    elif stage == 1 and bf16:
-        flats = zero.fp32_groups_flat_partition
-    else:
-        flats = zero.single_partition_of_fp32_groups
-    return list(flats)
 
 
 def _dropout_seed(seed: int, step: int, index: int) -> int:

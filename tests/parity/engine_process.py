@@ -1,0 +1,108 @@
+"""One rank of a long-lived process group that trains parity cells without Ray.
+
+Reads one JSON cell a line from stdin, writes one JSON result a line to the file named in RESULTS.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from raysft.data.feed import Feed, Share, StepBatch
+from raysft.data.plan import StepPlan
+from raysft.data.store import TokenStore
+from raysft.data.tokenizer import load_tokenizer
+from raysft.engine.zero import ZeroEngine
+from raysft.model.load import load_model
+from raysft.model.methods import apply_method
+from raysft.objectives.module import ObjectiveModule, make_objective
+from raysft.recipe.load import parse_recipe
+from raysft.recipe.resolve import ModelFacts, resolve
+from raysft.recipe.schema import Recipe
+from raysft.train.checkpoint import Writer, begin_attempt
+from raysft.train.group import TorchGroup
+from raysft.train.state import TrainState
+
+FACTS = ModelFacts("llama", 2, 64, 259, 256)
+
+
+def mean_of_means(batch: StepBatch, num_micro: int) -> StepBatch:
+    """The mutant: every micro-batch's mean counts alike, however many targets it has."""
+    micro = tuple(
+        dataclasses.replace(m, weights=m.weights / max(float(m.weights.sum()), 1.0)) for m in batch.micro_batches
+    )
+    return StepBatch(micro, {"nll": float(num_micro) / dist.get_world_size()})
+
+
+def build(recipe: Recipe, restored: dict[str, torch.Tensor] | None) -> ZeroEngine:
+    tokenizer = load_tokenizer(recipe.model.tokenizer)
+    model = load_model(recipe, vocab_size=len(tokenizer))
+    if recipe.train.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    module = ObjectiveModule(apply_method(model, recipe), make_objective(recipe))
+    return ZeroEngine(module, resolve(recipe, FACTS, None), torch.device("cpu"), restored)
+
+
+def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
+    recipe, group = parse_recipe(cell["recipe"]), TorchGroup(torch.device("cpu"))
+    run = resolve(recipe, FACTS, None)
+    store = TokenStore.open(cell["store"])
+    plan = StepPlan(store.num_rows, recipe.train.rows_per_step, recipe.seed)
+    share = Share(group.rank, run.num_replicas, recipe.train.micro_batch_rows, recipe.data.packing)
+    feed = Feed(store, plan, make_objective(recipe).units, share)
+    attempt, restored = begin_attempt(cell["run"], group) if cell.get("run") else (None, None)
+    engine = build(recipe, restored.tensors() if restored else None)
+    first = restored.state.step if restored else 0
+    result: dict[str, Any] = {"losses": [], "norms": [], "samples": [], "micro_targets": [], "first": first}
+    schedule_lr = recipe.optimizer.learning_rate
+    skipped = 0
+    for step in range(first, cell.get("until", 20)):
+        batch = feed.step(step)
+        if cell.get("mutant"):
+            batch = mean_of_means(batch, run.micro_steps * run.num_replicas)
+        if step == cell.get("poison"):  # on the last rank only: all must skip together
+            bad = np.float32("nan") if group.rank == group.size - 1 else np.float32(1)
+            batch = dataclasses.replace(
+                batch, micro_batches=tuple(dataclasses.replace(m, weights=m.weights * bad) for m in batch.micro_batches)
+            )
+        done = engine.train_step(batch.micro_batches, batch.units, step=step, learning_rate=schedule_lr)
+        skipped += done.skipped
+        result["losses"].append(done.loss)
+        result["norms"].append(done.grad_norm)
+        result["samples"].append(done.sample_ids)
+        result["micro_targets"].append([float(m.weights.sum()) for m in batch.micro_batches])
+    digest = hashlib.sha256()
+    for _, tensor in engine.state():
+        digest.update(np.ascontiguousarray(tensor.float().numpy()).tobytes())
+    result |= {"weights": digest.hexdigest(), "skipped": skipped}
+    if cell.get("save") and attempt is not None:
+        writer = Writer(cell["run"], attempt, group, keep_last=2, facts={})
+        writer.save(engine.state, TrainState(step=cell.get("until", 20)))
+    engine.close()
+    return result
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    with open(os.environ["RESULTS"], "w") as results:
+        for line in sys.stdin:
+            try:
+                answer = run_cell(json.loads(line))
+            except Exception as error:
+                import traceback
+
+                answer = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+            results.write(json.dumps(answer) + "\n")
+            results.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -100,7 +100,10 @@ def render(conversation: Conversation, template: Template) -> Rendered | Refusal
         return Refusal("reserved_character", "the text holds U+FDD0 or U+FDD1, which Unicode reserves")
     try:
         if template.has_generation_blocks:
-            return _unmark(_run(template, conversation, conversation.messages))
+            rendered = _unmark(_run(template, conversation, conversation.messages))
+            if rendered is None:
+                raise _cannot_be_masked(template, "generation blocks inside generation blocks")
+            return rendered
         return _render_with_sentinels(template, conversation)
     except (jinja2.TemplateError, TypeError, ValueError) as error:
         return Refusal("template_refused", f"{template.name}: {error}")
@@ -185,9 +188,12 @@ def _as_dict(message: Message) -> dict[str, Any]:
     return found
 
 
-def _unmark(marked: str) -> Rendered:
-    """Take the marks out and note where they were."""
+def _unmark(marked: str) -> Rendered | None:
+    """Take the marks out and note where they were. None: they do not come in pairs."""
     pieces = re.split(f"([{_OPEN}{_CLOSE}])", marked)
+    marks = pieces[1::2]
+    if marks != [_OPEN, _CLOSE] * (len(marks) // 2):
+        return None
     spans: list[Span] = []
     start = length = 0
     for piece in pieces:
@@ -197,7 +203,7 @@ def _unmark(marked: str) -> Rendered:
             spans.append((start, length))
         else:
             length += len(piece)
-    return Rendered("".join(piece for piece in pieces if piece not in (_OPEN, _CLOSE)), tuple(spans))
+    return Rendered("".join(pieces[::2]), tuple(spans))
 
 
 def _render_with_sentinels(template: Template, conversation: Conversation) -> Rendered | Refusal:
@@ -213,15 +219,19 @@ def _render_with_sentinels(template: Template, conversation: Conversation) -> Re
     for trimmed in (False, True):
         marked = [_with_marks(message, trimmed) for message in conversation.messages]
         rendered = _unmark(_run(template, conversation, marked))
-        if rendered.text == plain and len(rendered.answers) == len(answers):
+        if rendered and rendered.text == plain and len(rendered.answers) == len(answers):
             ends = [_after_special_token(plain, end, template.special_tokens) for _, end in rendered.answers]
             starts = [start for start, _ in rendered.answers]
             return Rendered(plain, tuple(zip(starts, ends, strict=True)))
-    raise DataError(
+    raise _cannot_be_masked(template, "no generation blocks, and answers that cannot be found in its text")
+
+
+def _cannot_be_masked(template: Template, got: str) -> DataError:
+    return DataError(
         f"the template {template.name!r} cannot be masked: it rewrites or drops assistant turns",
-        got="a template without {% generation %} blocks whose answers cannot be found in its text",
-        expected="generation blocks, or a template that writes every answer as it is",
-        fix=f"set data.template to a built-in ({', '.join(BUILT_IN)}), or put {{% generation %}} blocks into it",
+        got=got,
+        expected="one {% generation %} block around each answer, or a template that writes answers as they are",
+        fix=f"set data.template to a built-in ({', '.join(BUILT_IN)}), or put generation blocks into it",
     )
 
 

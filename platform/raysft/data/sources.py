@@ -105,11 +105,11 @@ def _expand_one(location: str) -> list[tuple[str, int]]:
         base, pattern = path, re.compile(".*")
     elif any(mark in path for mark in "*?["):
         base = path[: re.search(r"[*?\[]", path).start()].rpartition("/")[0]  # type: ignore[union-attr]
-        pattern = _glob(path)
+        pattern = _glob(path.lstrip("/"))
     else:
         raise _missing(location, fs, path)
     infos = fs.get_file_info(pafs.FileSelector(base, recursive=True, allow_not_found=True))
-    files = [i for i in infos if i.type == pafs.FileType.File and pattern.fullmatch(i.path)]
+    files = [i for i in infos if i.type == pafs.FileType.File and pattern.fullmatch(i.path.lstrip("/"))]
     usable = [i for i in files if i.path.endswith(tuple(_SUFFIXES)) and not i.base_name.startswith(".")]
     if not usable:
         others = ", ".join(sorted(i.base_name for i in files)[:5]) or "no file"

@@ -1,0 +1,153 @@
+"""prepare() on a small Ray cluster: cache, counts, identical bytes, the split, errors as they are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from raysft.data import prepare as prepare_module
+from raysft.data import sources, writer
+from raysft.data.prepare import prepare
+from raysft.data.store import TokenStore
+from raysft.data.tokenizer import train_tokenizer
+from raysft.errors import DataError
+from raysft.recipe.schema import DataSection, ModelSection, Recipe
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+RECORDS = [{"instruction": f"reverse {i % 150}", "output": f"answer {i}: " + "x " * (i % 40)} for i in range(600)]
+
+
+def lines(records: list[dict[str, str]]) -> str:
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    (folder / "a.jsonl").write_text(lines(RECORDS))
+    out = str(folder / "tok")
+    train_tokenizer([str(folder / "a.jsonl")], columns={}, vocab_size=400, template="chatml", out=out)
+    return out
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tokenizer: str):
+    (tmp_path / "a.jsonl").write_text(lines(RECORDS))
+
+    def make(storage: str = "store", **data: object) -> Recipe:
+        section = {"train": (str(tmp_path / "a.jsonl"),), "max_tokens": 128, **data}
+        return Recipe(
+            name="r",
+            storage=str(tmp_path / storage),
+            model=ModelSection(source="random", tokenizer=tokenizer),
+            data=DataSection(**section),
+        )
+
+    return make
+
+
+def sample_ids(location: str) -> list[int]:
+    store = TokenStore.open(location)
+    rows = store.read_rows(range(store.num_rows))
+    return sorted(int(i) for row in rows for i in row.segment_fields["sample_id"])
+
+
+def test_a_second_run_is_a_cache_hit(recipe, monkeypatch):
+    seen: list[tuple[str, int, int]] = []
+    first = prepare(recipe(), progress=lambda *state: seen.append(state))
+    assert first.eval is None
+    assert seen[-1][1] == seen[-1][2] > 0
+    assert [state[1] for state in seen] == sorted(state[1] for state in seen)
+    counts = first.train_manifest["counts"]
+    assert counts["records_read"] == counts["examples"] == 600
+    assert counts["straddles"] == 0
+    assert counts["tokens"] > counts["target_tokens"] == counts["target_tokens_by_role"]["assistant"] > 0
+    assert len(sample_ids(first.train)) == len(set(sample_ids(first.train))) == 600
+
+    monkeypatch.setattr(prepare_module, "_run", None)
+    assert prepare(recipe()) == first
+    monkeypatch.undo()
+    assert prepare(recipe(train_on="last")).train != first.train
+
+
+def test_the_same_bytes_however_the_work_is_cut(recipe, monkeypatch):
+    monkeypatch.setattr(writer, "WINDOW", 200)
+    whole = prepare(recipe("one", eval_fraction=0.2))
+    monkeypatch.setattr(prepare_module, "plan_reads", lambda files: sources.plan_reads(files, 1000))
+    cut = prepare(recipe("two", eval_fraction=0.2))
+    assert len(whole.train_manifest["parts"]) == 3
+    assert whole.train_manifest == cut.train_manifest
+    assert whole.eval_manifest == cut.eval_manifest
+    for one, two in ((whole.train, cut.train), (whole.eval, cut.eval)):
+        files = sorted(path.name for path in Path(one).iterdir())
+        assert files == sorted(path.name for path in Path(two).iterdir())
+        assert all((Path(one) / name).read_bytes() == (Path(two) / name).read_bytes() for name in files)
+
+
+def test_an_interrupted_store_is_made_again(recipe):
+    first = prepare(recipe())
+    before = {path.name: path.read_bytes() for path in Path(first.train).iterdir()}
+    (Path(first.train) / "manifest.json").unlink()
+    (Path(first.train) / "part-00000.parquet").write_bytes(b"torn")
+    assert prepare(recipe()) == first
+    assert {path.name: path.read_bytes() for path in Path(first.train).iterdir()} == before
+
+
+def test_the_split_is_disjoint_by_prompt(recipe):
+    found = prepare(recipe(eval_fraction=0.2))
+    train, held_out = sample_ids(found.train), sample_ids(found.eval)
+    assert not set(train) & set(held_out)
+    assert len(train) + len(held_out) == 600
+    prompt = {}
+    offset = 0
+    for record in RECORDS:
+        prompt[offset] = record["instruction"]
+        offset += len(json.dumps(record)) + 1
+    assert not {prompt[i] for i in train} & {prompt[i] for i in held_out}
+    listed = [json.loads(line) for line in (Path(found.eval) / "prompts.jsonl").read_text().splitlines()]
+    assert sorted(entry["sample_id"] for entry in listed) == held_out
+    assert all(prompt[entry["sample_id"]] in entry["prompt"] for entry in listed)
+    assert listed[0]["prompt"].endswith("<|im_start|>assistant\n")
+    assert listed[0]["answer"].startswith("answer ")
+
+
+def test_held_out_files(recipe, tmp_path):
+    (tmp_path / "held.jsonl").write_text(lines(RECORDS[:20]))
+    found = prepare(recipe(eval=(str(tmp_path / "held.jsonl"),)))
+    assert found.train_manifest["counts"]["examples"] == 600
+    assert found.eval_manifest["counts"]["examples"] == found.eval_manifest["prompts"] == 20
+    assert prepare(recipe()).train == found.train, "the training store does not depend on the held-out files"
+
+
+def test_bad_records_are_counted_or_fatal(recipe, tmp_path):
+    path = tmp_path / "bad.jsonl"
+    path.write_text(lines(RECORDS[:3]) + '{"instruction": \n' + lines(RECORDS[3:5]) + '{"messages": []}\n')
+    found = prepare(recipe(train=(str(path),)))
+    assert found.train_manifest["counts"]["refused"] == {"malformed_json": 1, "no_assistant_turn": 1}
+    assert found.train_manifest["counts"]["records_read"] == 7
+    assert found.train_manifest["refusals"]["malformed_json"][0]["where"] == f"{path}:4"
+    with pytest.raises(DataError, match=r"bad\.jsonl:4") as caught:
+        prepare(recipe(train=(str(path),), on_bad_record="fail"))
+    assert "malformed_json" in caught.value.got
+
+
+def test_nothing_left_says_why(recipe):
+    with pytest.raises(DataError, match="no sample is left of 600 records") as caught:
+        prepare(recipe(max_tokens=8))
+    assert "600 x over_long (first: " in caught.value.got
+    with pytest.raises(DataError, match="no sample is held out"):
+        prepare(recipe(eval_fraction=1e-9))
+
+
+def test_errors_of_tasks_arrive_as_they_are(recipe, tmp_path):
+    (tmp_path / "broken.json").write_text("[{")
+    with pytest.raises(DataError, match="not valid JSON") as caught:
+        prepare(recipe(train=(str(tmp_path / "broken.json"),)))
+    assert type(caught.value) is DataError
+    template = tmp_path / "own.jinja"
+    template.write_text("{% for m in messages %}{{ m.content | reverse }}{% endfor %}")
+    with pytest.raises(DataError, match="cannot be masked"):
+        prepare(recipe(template=str(template)))

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from raysft.data.chat import (
+    BUILT_IN,
+    Example,
+    SpecialTokens,
+    Template,
+    encode,
+    render,
+    render_prompt,
+    resolve_template,
+)
+from raysft.data.formats import Conversation, Message, Refusal
+from raysft.data.tokenizer import template_for
+from raysft.errors import DataError
+
+PLAIN = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+END = SpecialTokens(texts=("<|im_end|>", "<|im_start|>"))
+
+
+def conversation(*turns: str) -> Conversation:
+    roles = ("user", "assistant")
+    return Conversation(5, tuple(Message(roles[i % 2], turn) for i, turn in enumerate(turns)))
+
+
+def answers(talk: Conversation, template: Template) -> list[str]:
+    rendered = render(talk, template)
+    assert not isinstance(rendered, Refusal)
+    return [rendered.text[start:end] for start, end in rendered.answers]
+
+
+def test_without_generation_blocks_answers_are_found_by_marks():
+    template = Template("own", PLAIN, END)
+    assert answers(conversation("a", "b", "b", " \nb "), template) == ["b<|im_end|>", " \nb <|im_end|>"]
+
+
+def test_a_template_that_trims_is_maskable():
+    template = Template("own", PLAIN.replace("m.content", "m.content | trim"), END)
+    assert answers(conversation("a", "\n b\n", "c", "d"), template) == ["b<|im_end|>", "d<|im_end|>"]
+
+
+def test_marks_and_generation_blocks_agree(tokenizers):
+    built_in = resolve_template("chatml", None)
+    bare = Template("bare", built_in.text.replace("{%- generation -%}", "").replace("{%- endgeneration -%}", ""), END)
+    talk = conversation("hi", "\nhello", "你好", " 🙂 ok\n\n")
+    assert not bare.has_generation_blocks
+    assert render(talk, bare) == render(talk, built_in)
+    arguments = {"train_on": "all", "max_tokens": 999, "over_long": "drop"}
+    (ours,) = encode([talk], tokenizers["chatml"], built_in, **arguments)
+    (found,) = encode([talk], tokenizers["chatml"], bare, **arguments)
+    assert ours.target.tolist() == found.target.tolist()
+
+
+@pytest.mark.parametrize(("filter", "written"), [("upper", "BCD"), ("replace('b', '')", "cd")])
+def test_a_template_that_changes_letters_in_place_is_maskable(filter, written):
+    template = Template("own", PLAIN.replace("m.content", f"m.content | {filter}"), END)
+    assert answers(conversation("a", "bcd"), template) == [f"{written}<|im_end|>"]
+
+
+@pytest.mark.parametrize("filter", ["reverse", "truncate(1, true, '', 0)", "length"])
+def test_a_template_that_rewrites_answers_cannot_be_masked(filter):
+    template = Template("own", PLAIN.replace("m.content", f"m.content | {filter} | string"), END)
+    with pytest.raises(DataError, match="cannot be masked") as caught:
+        render(conversation("a", "bcd"), template)
+    assert "chatml" in str(caught.value), "the fix names the built-in templates"
+
+
+def test_nested_generation_blocks_cannot_be_masked():
+    source = "{% generation %}a{% generation %}b{% endgeneration %}{% endgeneration %}"
+    with pytest.raises(DataError, match="cannot be masked"):
+        render(conversation("a", "b"), Template("own", source))
+
+
+def test_a_template_that_drops_answers_cannot_be_masked():
+    template = Template("own", PLAIN.replace("m.content", "m.content if loop.last else ''"), END)
+    with pytest.raises(DataError, match="cannot be masked"):
+        render(conversation("a", "b", "c", "d"), template)
+
+
+def test_tool_calls_need_generation_blocks():
+    call = {"type": "function", "function": {"name": "f", "arguments": {}}}
+    talk = Conversation(1, (Message("user", "a"), Message("assistant", "", tool_calls=(call,))))
+    assert render(talk, Template("own", PLAIN, END)).reason == "tool_calls_not_maskable"
+
+
+def test_reserved_characters_are_refused():
+    assert render(conversation("a", "\ufdd0b"), resolve_template("chatml", None)).reason == "reserved_character"
+
+
+def test_lone_surrogates_are_refused(tokenizers):
+    (result,) = encode(
+        [conversation("a", "\ud800b")],
+        tokenizers["chatml"],
+        resolve_template("chatml", None),
+        train_on="all",
+        max_tokens=99,
+        over_long="drop",
+    )
+    assert result.reason == "invalid_unicode"
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_prompts_are_what_generation_would_see(name, tokenizers):
+    tokenizer: PreTrainedTokenizerFast = tokenizers[name]
+    template = template_for(name, tokenizer)
+    talk = conversation("hi", "one", "and?", "two")
+    plain = [{"role": message.role, "content": message.content} for message in talk.messages[:3]]
+    theirs = tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+    assert render_prompt(talk, template) == theirs
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_transformers_renders_our_templates_alike(name, tokenizers):
+    template = template_for("tokenizer", tokenizers[name])
+    talk = conversation("hi", "\n one ", "and?", "two\n")
+    plain = [{"role": message.role, "content": message.content} for message in talk.messages]
+    assert render(talk, template).text == tokenizers[name].apply_chat_template(plain, tokenize=False)
+
+
+def test_unknown_and_missing_templates(tmp_path):
+    with pytest.raises(DataError, match="did you mean 'llama3'"):
+        resolve_template("llama_3", None)
+    with pytest.raises(DataError, match="no chat template of its own"):
+        resolve_template("tokenizer", None)
+    broken = tmp_path / "broken.jinja"
+    broken.write_text("{% for m in messages %}")
+    with pytest.raises(DataError, match="not valid Jinja"):
+        resolve_template(str(broken), None)
+    own = tmp_path / "own.jinja"
+    own.write_text(PLAIN)
+    assert resolve_template(str(own), None).name == "own.jinja"
+
+
+def test_templates_cannot_reach_python():
+    talk = conversation("a", "b")
+    source = "{% generation %}{{ messages.__class__.__mro__ }}{% endgeneration %}"
+    assert render(talk, Template("own", source)).reason == "template_refused"
+    source = "{% generation %}{{ messages.append(1) }}{% endgeneration %}"
+    assert render(talk, Template("own", source)).reason == "template_refused"
+
+
+def test_the_date_is_fixed():
+    source = "{{ strftime_now('%Y') }}{% generation %}{{ messages[1].content }}{% endgeneration %}"
+    assert render(conversation("a", "b"), Template("own", source)).text == "2024b"
+
+
+def test_too_long(tokenizers):
+    tokenizer, template = tokenizers["chatml"], resolve_template("chatml", None)
+    talk = conversation("hi", "alpha beta " * 50)
+
+    def run(max_tokens: int, over_long: str) -> Example | Refusal:
+        return encode([talk], tokenizer, template, train_on="all", max_tokens=max_tokens, over_long=over_long)[0]
+
+    whole = run(9999, "drop")
+    assert run(40, "drop").reason == "over_long"
+    cut = run(40, "truncate")
+    assert cut.truncated
+    assert cut.input_ids.tolist() == whole.input_ids[:40].tolist()
+    assert cut.target.tolist() == whole.target[:40].tolist()
+    assert run(3, "truncate").reason == "no_target_tokens"
+
+
+def test_the_first_token_is_never_a_target(tokenizers):
+    source = "{% generation %}{{ messages[1].content }}{% endgeneration %}"
+    (result,) = encode(
+        [conversation("a", "alpha beta")],
+        tokenizers["chatml"],
+        Template("own", source),
+        train_on="all",
+        max_tokens=99,
+        over_long="drop",
+    )
+    assert result.target[0] == 0
+    assert result.target[1:].all()

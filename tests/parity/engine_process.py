@@ -70,7 +70,8 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
         if step == cell.get("poison"):  # on the last rank only: all must skip together
             bad = np.float32("nan") if group.rank == group.size - 1 else np.float32(1)
             batch = dataclasses.replace(
-                batch, micro_batches=tuple(dataclasses.replace(m, weights=m.weights * bad) for m in batch.micro_batches)
+                batch,
+                micro_batches=tuple(dataclasses.replace(m, weights=m.weights * bad) for m in batch.micro_batches),
             )
         done = engine.train_step(batch.micro_batches, batch.units, step=step, learning_rate=schedule_lr)
         skipped += done.skipped

@@ -37,7 +37,12 @@ class EngineProcesses:
             }
             log = open(directory / f"log-{size}-{rank}.txt", "w")  # noqa: SIM115 - lives as long as the process
             process = subprocess.Popen(
-                [sys.executable, str(SCRIPT)], stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, text=True
+                [sys.executable, str(SCRIPT)],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                text=True,
             )
             self._processes.append(process)
             self._results.append(results)
@@ -54,7 +59,9 @@ class EngineProcesses:
         answers = []
         for process, results in zip(self._processes, self._results, strict=True):
             while len(lines := results.read_text().split("\n")[:-1]) < self._count:
-                assert process.poll() is None, f"an engine process ended with {process.returncode}; see {results.parent}"
+                assert process.poll() is None, (
+                    f"an engine process ended with {process.returncode}; see {results.parent}"
+                )
                 assert time.monotonic() < deadline, f"no answer in {timeout_s} s"
                 time.sleep(0.02)
             answer = json.loads(lines[self._count - 1])

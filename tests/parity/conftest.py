@@ -1,0 +1,6 @@
+"""Lets the parity tests import their neighbours by name."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))

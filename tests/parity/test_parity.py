@@ -1,0 +1,179 @@
+"""One recipe gives one loss curve, whatever the split; and it is the curve of a bare PyTorch loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from material import CONFIG, make_samples, make_store, make_tokenizer, recipe_fields
+from processes import EngineProcesses
+from reference import fresh_model, run_reference, tokens_and_targets
+
+TOLERANCE = 1e-5
+LORA = {
+    "method__kind": "lora",
+    "method__rank": 4,
+    "method__alpha": 8.0,
+    "method__target_modules": ["q_proj", "v_proj"],
+}
+
+
+@dataclass
+class Bench:
+    """Processes and material shared by all cells of the session."""
+
+    groups: dict[int, EngineProcesses]
+    tokenizer: PreTrainedTokenizerFast
+    tokenizer_path: str
+    store: str
+    base: dict[str, Any]
+    """Result of 1 worker, ZeRO 0, micro-batch 1."""
+
+    def cell(self, workers: int = 1, **extra: Any) -> list[dict[str, Any]]:
+        plain = {key: extra.pop(key) for key in list(extra) if "__" not in key}
+        fields = recipe_fields(self.tokenizer_path, cluster__workers=workers, **extra)
+        return self.groups[workers].run({"recipe": fields, "store": self.store, **plain})
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    directory = tmp_path_factory.mktemp("parity")
+    tokenizer = make_tokenizer(directory / "tokenizer")
+    store = make_store(directory, tokenizer, make_samples())
+    groups = {size: EngineProcesses(size, directory) for size in (1, 2)}
+    try:
+        made = Bench(groups, tokenizer, str(directory / "tokenizer"), store, {})
+        made.base = made.cell()[0]
+        yield made
+    finally:
+        for group in groups.values():
+            group.close()
+
+
+def furthest(ours: list[float], theirs: list[float]) -> float:
+    assert len(ours) == len(theirs) > 0
+    return max(abs(a - b) / abs(b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_equals_a_bare_pytorch_loop(bench: Bench) -> None:
+    samples = [tokens_and_targets(bench.tokenizer, q, a) for q, a in make_samples()]
+    model = fresh_model(CONFIG, len(bench.tokenizer), seed=0)
+    losses, norms = run_reference(
+        model, samples, bench.base["samples"], learning_rate=3e-3, weight_decay=0.1, max_grad_norm=1.0
+    )
+    assert losses[-1] <= 0.8 * losses[0]
+    assert furthest(bench.base["losses"], losses) < TOLERANCE
+    assert furthest(bench.base["norms"], norms) < TOLERANCE
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+@pytest.mark.parametrize("micro", [1, 2, 4])
+def test_zero_workers_and_micro_batches(bench: Bench, zero: int, workers: int, micro: int) -> None:
+    results = bench.cell(workers, parallel__zero=zero, train__micro_batch_rows=micro)
+    assert furthest(results[0]["losses"], bench.base["losses"]) < TOLERANCE
+    assert furthest(results[0]["norms"], bench.base["norms"]) < TOLERANCE
+    seen = [sorted(sum(parts, [])) for parts in zip(*(r["samples"] for r in results), strict=True)]
+    assert seen == [sorted(step) for step in bench.base["samples"]]
+
+
+def test_the_data_tells_means_of_means_apart(bench: Bench) -> None:
+    """The cells above mean something only if target counts differ a lot, and if a wrong mean is noticed."""
+    one, two = bench.cell(2, train__micro_batch_rows=1)
+    for step in range(20):
+        micros = one["micro_targets"][step] + two["micro_targets"][step]
+        assert max(micros) >= 3 * min(m for m in micros if m), step
+    ranks = [(sum(a), sum(b)) for a, b in zip(one["micro_targets"], two["micro_targets"], strict=True)]
+    assert max(max(pair) / min(pair) for pair in ranks) >= 3
+    for workers in (1, 2):
+        mutant = bench.cell(workers, mutant=True)[0]
+        assert furthest(mutant["losses"], bench.base["losses"]) > 100 * TOLERANCE
+
+
+def test_gradient_checkpointing_and_unpacked_rows(bench: Bench) -> None:
+    for change in ({"train__gradient_checkpointing": True}, {"data__packing": False}):
+        result = bench.cell(2, parallel__zero=2, train__micro_batch_rows=2, **change)[0]
+        assert furthest(result["losses"], bench.base["losses"]) < TOLERANCE
+        assert furthest(result["norms"], bench.base["norms"]) < TOLERANCE
+
+
+def test_lora_equals_peft_alone(bench: Bench) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    base = bench.cell(1, **LORA)[0]
+    samples = [tokens_and_targets(bench.tokenizer, q, a) for q, a in make_samples()]
+    model = fresh_model(CONFIG, len(bench.tokenizer), seed=0)
+    torch.manual_seed(0)
+    adapted = get_peft_model(model, LoraConfig(r=4, lora_alpha=8.0, target_modules=["q_proj", "v_proj"]))
+    losses, norms = run_reference(
+        adapted, samples, base["samples"], learning_rate=3e-3, weight_decay=0.1, max_grad_norm=1.0
+    )
+    assert furthest(base["losses"], losses) < TOLERANCE
+    assert furthest(base["norms"], norms) < TOLERANCE
+    for workers, zero in ((2, 0), (2, 2), (2, 3), (1, 3)):
+        result = bench.cell(workers, parallel__zero=zero, train__micro_batch_rows=2, **LORA)[0]
+        assert furthest(result["losses"], base["losses"]) < TOLERANCE
+
+
+def test_dropout_is_the_same_over_workers(bench: Bench) -> None:
+    """Exact at equal micro-batch composition only: one generator seed per micro-batch of the global step."""
+    wet = LORA | {"method__dropout": 0.5, "train__micro_batch_rows": 2}
+    one, two = bench.cell(1, **wet)[0], bench.cell(2, parallel__zero=2, **wet)[0]
+    dry = bench.cell(1, **LORA)[0]
+    assert furthest(one["losses"], two["losses"]) < TOLERANCE
+    assert furthest(one["losses"], dry["losses"]) > 100 * TOLERANCE
+
+
+SAME = [(2, zero, precision) for zero in (0, 1, 2, 3) for precision in ("fp32", "bf16")]
+
+
+@pytest.mark.parametrize(("workers", "zero", "precision"), SAME)
+def test_resume_at_the_same_size_is_bit_identical(
+    bench: Bench, tmp_path: Path, workers: int, zero: int, precision: str
+) -> None:
+    cell = {"parallel__zero": zero, "train__precision": precision, "train__micro_batch_rows": 2}
+    whole = bench.cell(workers, until=12, **cell)[0]
+    first = bench.cell(workers, until=7, save=True, run=str(tmp_path), **cell)[0]
+    second = bench.cell(workers, until=12, run=str(tmp_path), **cell)[0]
+    assert second["first"] == 7
+    assert first["losses"] + second["losses"] == whole["losses"]
+    assert second["weights"] == whole["weights"]
+
+
+@pytest.mark.parametrize(
+    ("saved", "loaded"), [((2, 2), (1, 0)), ((1, 0), (2, 3)), ((2, 3), (1, 2)), ((1, 1), (2, 2)), ((2, 3), (2, 1))]
+)
+def test_resume_at_another_size_and_stage(
+    bench: Bench, tmp_path: Path, saved: tuple[int, int], loaded: tuple[int, int]
+) -> None:
+    bench.cell(saved[0], until=7, save=True, run=str(tmp_path), parallel__zero=saved[1])
+    second = bench.cell(loaded[0], run=str(tmp_path), parallel__zero=loaded[1])[0]
+    assert second["first"] == 7
+    assert furthest(second["losses"], bench.base["losses"][7:]) < TOLERANCE
+    assert furthest(second["norms"], bench.base["norms"][7:]) < TOLERANCE
+
+
+def test_lora_resumes(bench: Bench, tmp_path: Path) -> None:
+    whole = bench.cell(2, until=12, parallel__zero=3, **LORA)[0]
+    bench.cell(2, until=7, save=True, run=str(tmp_path), parallel__zero=3, **LORA)
+    second = bench.cell(2, until=12, run=str(tmp_path), parallel__zero=3, **LORA)[0]
+    assert second["weights"] == whole["weights"]
+
+
+@pytest.mark.parametrize(("zero", "precision"), [(z, p) for z in (0, 1, 2, 3) for p in ("fp32", "bf16")])
+def test_a_gradient_that_is_not_finite_is_skipped_on_all_ranks(bench: Bench, zero: int, precision: str) -> None:
+    """NaN on one rank only: no rank changes a weight in that step, and training goes on."""
+    results = bench.cell(2, parallel__zero=zero, train__precision=precision, poison=3, until=6)
+    clean = bench.cell(2, parallel__zero=zero, train__precision=precision, until=4)
+    before = bench.cell(2, parallel__zero=zero, train__precision=precision, until=3)
+    assert [r["skipped"] for r in results] == [1, 1]
+    assert results[0]["losses"][:3] == clean[0]["losses"][:3]
+    stopped = bench.cell(2, parallel__zero=zero, train__precision=precision, poison=3, until=4)
+    assert stopped[0]["weights"] == before[0]["weights"]
+    assert all(loss == loss for loss in results[0]["losses"][4:])  # NaN would differ from itself

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
@@ -52,14 +53,13 @@ def _model_directory(location: str) -> str:
 def _load(directory: str, location: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     tokenizer = load_tokenizer(directory)
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(directory, use_safetensors=True, output_loading_info=True)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(directory, use_safetensors=True, output_loading_info=True)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise _unusable(location, " ".join(str(error).split())[:300], "export it again") from error
-    if info["missing_keys"]:  # transformers fills them with random numbers
-        missing = sorted(info["missing_keys"])
-        raise _unusable(
-            location, f"{len(missing)} weight(s) are missing: {', '.join(missing[:3])}", "export it again"
-        )
+    model: PreTrainedModel = loaded[0]
+    missing = ", ".join(sorted(loaded[1]["missing_keys"])[:3])
+    if missing:  # transformers fills them with random numbers
+        raise _unusable(location, f"weights are missing: {missing}", "export it again")
     return model, tokenizer
 
 

@@ -1,0 +1,144 @@
+"""Line charts as inline SVG: scales, ticks, paths. Knows no run; colours are the page's CSS classes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import accumulate
+
+Point = tuple[float, float]
+
+MAX_POINTS = 1000
+"""Longer series are drawn by every n-th point."""
+_UNITS = ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k"))
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 14.0, 14.0, 40.0
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points in order of x. `style` is a CSS class: raw, smooth, plain (lines) or dots."""
+
+    label: str
+    points: Sequence[Point]
+    style: str
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Values from low to high at positions `start` to `end` of the drawing."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        """Position of a value."""
+        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+
+
+def line_chart(
+    series: Sequence[Series], *, x_label: str, y_label: str, width: int, height: int, y_from_zero: bool = False
+) -> str:
+    """One SVG element, x from 0. Points that are not finite are left out; without any, it says so."""
+    drawn = [Series(s.label, _thin([p for p in s.points if math.isfinite(p[1])]), s.style) for s in series]
+    everything = [point for s in drawn for point in s.points]
+    head = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(y_label)} by {escape(x_label)}">'
+    if not everything:
+        middle = f'<text class="tick" x="{width / 2:g}" y="{height / 2:g}" text-anchor="middle">no data</text>'
+        return f"{head}{middle}</svg>"
+    last_x, ys = max(1.0, *(x for x, _ in everything)), [y for _, y in everything] + [0.0] * y_from_zero
+    x_ticks = [tick for tick in nice_ticks(0, last_x, max(2, width // 100), whole=True) if tick <= last_x]
+    y_ticks = nice_ticks(min(ys), max(ys), max(3, height // 60))
+    x_axis = Axis(0, last_x, _LEFT, width - _RIGHT)
+    y_axis = Axis(y_ticks[0], y_ticks[-1], height - _BOTTOM, _TOP)
+    body = [*_grid(x_ticks, x_axis, y_ticks, y_axis), *_labels(x_label, y_label, x_axis, y_axis)]
+    body += [_draw(s, x_axis, y_axis) for s in drawn if s.points]
+    return f"{head}{''.join(body)}</svg>"
+
+
+def nice_ticks(low: float, high: float, wanted: int, *, whole: bool = False) -> list[float]:
+    """About `wanted` round numbers (1, 2, 2.5, 5 x 10^k apart) whose ends embrace low..high.
+
+    whole: integers at least 1 apart (for steps).
+    """
+    if not high > low:
+        pad = abs(low) * 0.5 or 0.5
+        low, high = (low, low + 1) if whole else (low - pad, high + pad)
+    rough = (high - low) / max(1, wanted)
+    power = 10.0 ** math.floor(math.log10(rough))
+    gap = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * (1 - 1e-9))
+    if whole:
+        gap = max(1.0, float(math.ceil(gap)))
+    first, last = math.floor(low / gap + 1e-9), math.ceil(high / gap - 1e-9)
+    return [index * gap for index in range(first, last + 1)]
+
+
+def tick_texts(ticks: Sequence[float]) -> list[str]:
+    """Ticks in one notation: `0 5e-4 1e-3`, `0.25 0.50`, `8 10`, `8k 10k`."""
+    largest, gap = max(abs(tick) for tick in ticks), ticks[1] - ticks[0]
+    if 0 < largest < 1e-2:
+        return [f"{mantissa:g}e{power}" if mantissa else "0" for mantissa, power in map(_scientific, ticks)]
+    unit, suffix = next(((unit, suffix) for least, unit, suffix in _UNITS if largest >= least), (1.0, ""))
+    decimals = next((d for d in range(9) if abs(round(gap / unit, d) - gap / unit) < 1e-9 * gap / unit), 9)
+    return [f"{tick / unit:.{decimals}f}{suffix}" if tick else "0" for tick in ticks]
+
+
+def smooth(points: Sequence[Point]) -> list[Point]:
+    """Mean over a window of 1/20 of the points around each, narrower towards the ends, so that nothing lags."""
+    finite = [point for point in points if math.isfinite(point[1])]
+    sums = list(accumulate((y for _, y in finite), initial=0.0))
+    reach, averaged = max(1, len(finite) // 40), []
+    for i, (x, _) in enumerate(finite):
+        half = min(reach, i, len(finite) - 1 - i)
+        averaged.append((x, (sums[i + half + 1] - sums[i - half]) / (2 * half + 1)))
+    return averaged
+
+
+def _scientific(value: float) -> tuple[float, int]:
+    mantissa, _, power = f"{value:.3e}".partition("e")
+    return float(mantissa), int(power)
+
+
+def _thin(points: Sequence[Point]) -> list[Point]:
+    stride = math.ceil(len(points) / MAX_POINTS) or 1
+    kept = list(points[::stride])
+    return kept if not kept or kept[-1] == points[-1] else [*kept, points[-1]]
+
+
+def _grid(x_ticks: Sequence[float], x_axis: Axis, y_ticks: Sequence[float], y_axis: Axis) -> list[str]:
+    parts = []
+    for tick, text in zip(y_ticks, tick_texts(y_ticks), strict=True):
+        y = y_axis(tick)
+        parts.append(f'<line class="grid" x1="{x_axis.start:g}" x2="{x_axis.end:g}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text class="tick" x="{x_axis.start - 8:g}" y="{y + 4:.1f}" text-anchor="end">{text}</text>')
+    for tick, text in zip(x_ticks, tick_texts(x_ticks), strict=True):
+        place = f'x="{x_axis(tick):.1f}" y="{y_axis.start + 17:g}"'
+        parts.append(f'<text class="tick" {place} text-anchor="middle">{text}</text>')
+    return parts
+
+
+def _labels(x_label: str, y_label: str, x_axis: Axis, y_axis: Axis) -> list[str]:
+    y = (y_axis.start + y_axis.end) / 2
+    return [
+        f'<text class="label" x="{(x_axis.start + x_axis.end) / 2:g}" y="{y_axis.start + 34:g}" '
+        f'text-anchor="middle">{escape(x_label)}</text>',
+        f'<text class="label" transform="translate(12 {y:g}) rotate(-90)" '
+        f'text-anchor="middle">{escape(y_label)}</text>',
+    ]
+
+
+def _draw(series: Series, x_axis: Axis, y_axis: Axis) -> str:
+    places = [(x_axis(x), y_axis(y)) for x, y in series.points]
+    if series.style == "dots":
+        title = [f"{escape(series.label)} at {x:g}: {y:.4g}" for x, y in series.points]
+        dots = [
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4"><title>{text}</title></circle>'
+            for (x, y), text in zip(places, title, strict=True)
+        ]
+        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        return f'<g class="dots"><polyline points="{line}"/>{"".join(dots)}</g>'
+    path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
+    return f'<path class="{escape(series.style)}" d="{path}"/>'

@@ -1,0 +1,166 @@
+"""report.html: one page that tells a run, with nothing to load from elsewhere. Owns what is told in which words.
+
+Input is plain data, so that the page can be made from a run directory alone. Everything is escaped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from statistics import median
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup
+
+from raysft.observe.charts import Point, Series, line_chart, smooth
+
+Fields = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class AttemptFacts:
+    """One start of the worker group."""
+
+    number: int
+    from_step: int
+    """Step of the checkpoint it started from; 0: from the beginning."""
+    to_step: int
+    """Last step it recorded."""
+    ended: str
+    """finished, or why it ended."""
+
+
+@dataclass(frozen=True)
+class ReportFacts:
+    """What the page tells."""
+
+    run: str
+    status: str
+    """finished, stopped or failed."""
+    ended_at: str
+    duration_s: float
+    """Wall time from the first attempt's start to the end."""
+    arithmetic: Sequence[str]
+    """ResolvedRun.describe() and Schedule.describe()."""
+    metrics: Sequence[Fields]
+    """Lines of the metrics file, of the final lineage: `kind` is step or eval."""
+    before: Fields | None
+    """Evaluation.to_json() of the untrained model: loss, perplexity, exact_match, num_prompts, samples."""
+    after: Fields | None
+    certificate: Sequence[str]
+    """What the data became: counts, refusals, masks."""
+    attempts: Sequence[AttemptFacts]
+    recipe_yaml: str
+    fingerprints: Mapping[str, str]
+    versions: Mapping[str, str]
+
+
+def render_report(facts: ReportFacts) -> str:
+    """The page as HTML text."""
+    before, after = facts.before or {}, facts.after or {}
+    return _template().render(
+        facts=facts,
+        duration=duration_text(facts.duration_s),
+        tiles=_tiles(facts, before, after),
+        charts={name: Markup(svg) for name, svg in _charts(facts.metrics).items()},
+        has_eval=any(line["kind"] == "eval" for line in facts.metrics),
+        results=_results(before, after),
+        samples=_samples(before, after),
+        num_prompts=after.get("num_prompts") or before.get("num_prompts") or 0,
+    )
+
+
+def duration_text(seconds: float) -> str:
+    """3 h 05 min, 4 min 07 s, 12.3 s."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+@lru_cache(maxsize=1)
+def _template() -> Template:
+    text = (resources.files("raysft.observe") / "templates" / "report.html").read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(text)
+
+
+def _points(metrics: Sequence[Fields], kind: str, field: str) -> list[Point]:
+    """(step, value) of each line that has a number there."""
+    lines = (line for line in metrics if line["kind"] == kind)
+    return [(float(line["step"]), float(line[field])) for line in lines if line.get(field) is not None]
+
+
+def _charts(metrics: Sequence[Fields]) -> dict[str, str]:
+    loss = _points(metrics, "step", "loss")
+    curves = [
+        Series("training loss", loss, "raw"),
+        Series("smoothed", smooth(loss), "smooth"),
+        Series("held-out loss", _points(metrics, "eval", "loss"), "dots"),
+    ]
+    charts = {"loss": line_chart(curves, x_label="step", y_label="loss, nats per token", width=1040, height=380)}
+    for field, label in (
+        ("learning_rate", "learning rate"),
+        ("grad_norm", "gradient norm"),
+        ("tokens_per_s", "tokens per second"),
+    ):
+        series = Series(label, _points(metrics, "step", field), "plain")
+        charts[field] = line_chart([series], x_label="step", y_label=label, width=340, height=230, y_from_zero=True)
+    return charts
+
+
+def _tiles(facts: ReportFacts, before: Fields, after: Fields) -> list[tuple[str, str, str]]:
+    """(label, value, remark) of the numbers on top."""
+    steps = [line for line in facts.metrics if line["kind"] == "step"]
+    tiles = []
+    for field, label in (("exact_match", "exact match"), ("loss", "held-out loss")):
+        if after.get(field) is not None:
+            was = f"before {_number(field, before.get(field))}" if before.get(field) is not None else ""
+            tiles.append((label, _number(field, after[field]), was))
+    if steps:
+        speed = median(float(line["tokens_per_s"]) for line in steps)
+        tokens = steps[-1].get("total_tokens")
+        tiles.append(("steps", f"{steps[-1]['step']:,}", f"{tokens:,} tokens" if tokens is not None else ""))
+        tiles.append(("tokens per second", f"{speed:,.0f}", "median step"))
+    return tiles
+
+
+def _results(before: Fields, after: Fields) -> list[tuple[str, str, str]]:
+    """(what, before, after) of everything that was measured at least once."""
+    rows = []
+    for field, label in (
+        ("loss", "held-out loss, nats per target token"),
+        ("perplexity", "held-out perplexity"),
+        ("exact_match", "exact match of greedy answers"),
+    ):
+        values = before.get(field), after.get(field)
+        if values != (None, None):
+            rows.append((label, _number(field, values[0]), _number(field, values[1])))
+    return rows
+
+
+def _number(field: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.1%}" if field == "exact_match" else f"{value:,.4f}" if value < 1000 else f"{value:,.0f}"
+
+
+def _samples(before: Fields, after: Fields) -> list[dict[str, Any]]:
+    """Sample prompts with both models' answers, matched by prompt."""
+    earlier = {sample["prompt"]: sample["answer"] for sample in before.get("samples", ())}
+    shown = after.get("samples") or before.get("samples", ())
+    return [
+        {
+            "prompt": sample["prompt"],
+            "reference": sample["reference"],
+            "before": earlier.get(sample["prompt"]),
+            "after": sample["answer"] if after.get("samples") else None,
+            "right": bool(after.get("samples")) and sample["answer"].strip() == sample["reference"].strip(),
+        }
+        for sample in shown
+    ]

@@ -1,0 +1,260 @@
+"""The report page: everything told, everything escaped, nothing fetched; scales and ticks of its charts."""
+
+from __future__ import annotations
+
+import math
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from raysft.observe.charts import MAX_POINTS, Series, line_chart, nice_ticks, smooth, tick_texts
+from raysft.observe.report import AttemptFacts, ReportFacts, duration_text, render_report
+
+EVIL = "<script>alert('x')</script>&\""
+
+
+def step_line(step: int, **fields: Any) -> dict[str, Any]:
+    line = {"kind": "step", "step": step, "loss": 3.0 / step, "grad_norm": 1.0 / step, "learning_rate": 1e-3}
+    line |= {"tokens_per_s": 1000.0 + step, "step_s": 0.1, "data_wait_s": 0.0, "skipped": False}
+    return line | {"total_tokens": 100 * step} | fields
+
+
+def make_facts(**fields: Any) -> ReportFacts:
+    metrics = [{"kind": "eval", "step": 0, "loss": 5.0, "perplexity": 148.4}]
+    metrics += [step_line(step) for step in range(1, 41)]
+    metrics += [{"kind": "eval", "step": 40, "loss": 0.5, "perplexity": 1.65}]
+    sample = {"prompt": "Reverse: abc", "reference": "cba"}
+    before = {"loss": 5.0, "perplexity": 148.4, "exact_match": 0.0, "num_prompts": 7}
+    after = {"loss": 0.5, "perplexity": 1.6487, "exact_match": 0.9125, "num_prompts": 7}
+    values: dict[str, Any] = {
+        "run": "my-run",
+        "status": "finished",
+        "ended_at": "2026-01-02 03:04 UTC",
+        "duration_s": 187.3,
+        "arithmetic": ["global step  8 rows x 64 tokens"],
+        "metrics": metrics,
+        "before": {**before, "samples": [{**sample, "answer": "zzz"}]},
+        "after": {**after, "samples": [{**sample, "answer": "cba"}]},
+        "certificate": ["refused 3 (malformed_json 2)"],
+        "attempts": [AttemptFacts(1, 0, 17, "SIGKILL"), AttemptFacts(2, 10, 40, "finished")],
+        "recipe_yaml": "name: my-run\n",
+        "fingerprints": {"data": "d1", "mathematics": "m2", "execution": "e3"},
+        "versions": {"raysft": "9.8.7"},
+    }
+    return ReportFacts(**(values | fields))
+
+
+class Page(HTMLParser):
+    """Collects tags and text; fails on a tag that is closed out of order."""
+
+    VOID = frozenset({"meta", "br", "line", "circle", "polyline", "path", "i"})
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def test_the_page_tells_everything() -> None:
+    page = Page(render_report(make_facts()))
+    assert page.open == []
+    for text in (
+        "my-run",
+        "finished",
+        "3 min 07 s",
+        "global step 8 rows x 64 tokens",
+        "5.0000",
+        "0.5000",
+        "1.6487",
+        "91.2%",
+        "Reverse: abc",
+        "zzz",
+        "refused 3 (malformed_json 2)",
+        "SIGKILL",
+        "name: my-run",
+        "d1",
+        "m2",
+        "e3",
+        "9.8.7",
+        "4,000 tokens",
+        "1 of 7 held-out prompts",
+    ):
+        assert text in page.text, text
+
+
+def test_nothing_is_fetched_and_no_script_runs() -> None:
+    html = render_report(make_facts())
+    page = Page(html)
+    assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
+    assert not {"src", "href", "xlink:href"} & {name for name, _ in page.attributes}
+    assert not re.search(r"https?://|@import|url\(", html)
+
+
+def test_everything_is_escaped() -> None:
+    sample = {"prompt": EVIL, "reference": EVIL, "answer": EVIL}
+    evaluation = {"loss": 1.0, "perplexity": 2.7, "exact_match": 0.5, "num_prompts": 1, "samples": [sample]}
+    html = render_report(
+        make_facts(
+            run=EVIL,
+            status=EVIL,
+            ended_at=EVIL,
+            arithmetic=[EVIL],
+            before=evaluation,
+            after=evaluation,
+            certificate=[EVIL],
+            attempts=[AttemptFacts(1, 0, 1, EVIL)],
+            recipe_yaml=EVIL,
+            fingerprints={EVIL: EVIL},
+            versions={EVIL: EVIL},
+        )
+    )
+    page = Page(html)
+    assert "script" not in page.tags
+    assert page.text.count("<script>alert('x')</script>&\"") >= 14
+
+
+def test_a_run_that_measured_nothing_has_a_page_too() -> None:
+    page = Page(render_report(make_facts(metrics=[], before=None, after=None, attempts=[], status="failed")))
+    assert "Nothing was held out." in page.text
+    assert page.text.count("no data") == 4
+
+
+def test_losses_that_are_not_finite_do_not_break_the_page() -> None:
+    lines = [step_line(1), step_line(2, loss=math.nan, grad_norm=math.inf), step_line(3)]
+    html = render_report(make_facts(metrics=lines))
+    assert "nan" not in html.split("<section>", 1)[1].lower().replace("tenant", "")
+    assert not re.search(r"\binf\b", html)
+
+
+def test_only_after_was_measured() -> None:
+    page = Page(render_report(make_facts(before=None)))
+    assert "0.5000" in page.text
+    assert "before 5.0" not in page.text
+
+
+def test_right_and_wrong_answers_are_marked() -> None:
+    after = {"exact_match": 0.5, "num_prompts": 2}
+    answers = [{"prompt": p, "reference": "r", "answer": a} for p, a in (("p1", " r\n"), ("p2", "x"))]
+    html = render_report(make_facts(before=None, after={**after, "samples": answers}))
+    assert html.count('class="text right"') == html.count('class="text wrong"') == 1
+
+
+def numbers(pattern: str, svg: str) -> list[tuple[float, float]]:
+    return [(float(x), float(y)) for x, y in re.findall(pattern, svg)]
+
+
+def test_points_lie_where_their_ticks_say() -> None:
+    points = [(0.0, 0.0), (5.0, 10.0), (10.0, 2.5)]
+    svg = line_chart([Series("s", points, "dots")], x_label="x", y_label="y", width=500, height=300)
+    dots = numbers(r'<circle cx="([\d.]+)" cy="([\d.]+)"', svg)
+    ticks = re.findall(r'<text class="tick" x="([\d.]+)" y="([\d.]+)" text-anchor="(\w+)">([^<]+)<', svg)
+    x_of = {float(text): float(x) for x, _, anchor, text in ticks if anchor == "middle"}
+    y_of = {float(text): float(y) - 4 for _, y, anchor, text in ticks if anchor == "end"}
+    for (x, y), (place_x, place_y) in zip(points, dots, strict=True):
+        assert place_x == pytest.approx(x_of[0] + (x_of[10] - x_of[0]) * x / 10, abs=0.2)
+        assert place_y == pytest.approx(y_of[0] + (y_of[10] - y_of[0]) * y / 10, abs=0.2)
+    assert y_of[10] < y_of[0]
+
+
+def test_every_point_lies_inside_the_drawing() -> None:
+    points = [(float(step), math.sin(step) * 1e-5 - 7) for step in range(1, 300)]
+    svg = line_chart([Series("s", points, "plain")], x_label="x", y_label="y", width=400, height=200)
+    (path,) = re.findall(r'<path class="plain" d="M([^"]+)"', svg)
+    for pair in path.split("L"):
+        x, y = map(float, pair.split())
+        assert 50 <= x <= 400
+        assert 0 <= y <= 170
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "wanted", "expected"),
+    [
+        (0, 10, 5, [0, 2, 4, 6, 8, 10]),
+        (0.13, 5.7, 6, [0, 1, 2, 3, 4, 5, 6]),
+        (0, 1e-3, 3, [0, 5e-4, 1e-3]),
+        (2.31, 2.39, 4, [2.3, 2.32, 2.34, 2.36, 2.38, 2.4]),
+        (-3, 4, 3, [-5, -2.5, 0, 2.5, 5]),
+    ],
+)
+def test_ticks_are_round_and_embrace_the_values(low: float, high: float, wanted: int, expected: list[float]) -> None:
+    assert nice_ticks(low, high, wanted) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("value", [0.0, 3.0, -2.0, 1e-9])
+def test_one_value_alone_has_ticks_around_it(value: float) -> None:
+    ticks = nice_ticks(value, value, 4)
+    assert ticks[0] < value < ticks[-1]
+
+
+def test_ticks_of_steps_are_whole() -> None:
+    assert all(tick == int(tick) for tick in nice_ticks(0, 3, 10, whole=True))
+    assert nice_ticks(0, 400, 4, whole=True) == [0, 100, 200, 300, 400]
+
+
+@pytest.mark.parametrize(
+    ("ticks", "texts"),
+    [
+        ([0, 5e-4, 1e-3], ["0", "5e-4", "1e-3"]),
+        ([0, 2.5e-5, 5e-5], ["0", "2.5e-5", "5e-5"]),
+        ([0, 0.25, 0.5], ["0", "0.25", "0.50"]),
+        ([2.3, 2.32, 2.34], ["2.30", "2.32", "2.34"]),
+        ([0, 5000, 10000], ["0", "5k", "10k"]),
+        ([0, 50, 100], ["0", "50", "100"]),
+        ([0, 2.5e6, 5e6], ["0", "2.5M", "5.0M"]),
+        ([-5, -2.5, 0], ["-5.0", "-2.5", "0"]),
+    ],
+)
+def test_ticks_are_written_in_one_notation(ticks: list[float], texts: list[str]) -> None:
+    assert tick_texts(ticks) == texts
+
+
+def test_smoothing_keeps_a_line_and_calms_noise() -> None:
+    line = [(float(i), 3.0 - 0.01 * i) for i in range(200)]
+    for (x, y), (a, b) in zip(line, smooth(line), strict=True):
+        assert (a, b) == pytest.approx((x, y))
+    noisy = [(float(i), (-1.0) ** i) for i in range(200)]
+    assert max(abs(y) for _, y in smooth(noisy)[20:-20]) < 0.15
+    assert smooth([(1.0, 2.0), (2.0, math.nan), (3.0, 2.0)]) == [(1.0, 2.0), (3.0, 2.0)]
+    assert smooth([]) == []
+
+
+def test_long_series_are_thinned_and_keep_their_end() -> None:
+    points = [(float(i), 1.0) for i in range(12345)]
+    svg = line_chart([Series("s", points, "plain")], x_label="x", y_label="y", width=500, height=200)
+    (path,) = re.findall(r'<path class="plain" d="M([^"]+)"', svg)
+    assert MAX_POINTS // 2 < len(path.split("L")) <= MAX_POINTS + 1
+    assert float(path.split("L")[-1].split()[0]) == pytest.approx(500 - 14)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.04, "0.0 s"), (59.9, "59.9 s"), (187.3, "3 min 07 s"), (3 * 3600 + 301, "3 h 05 min")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration_text(seconds) == text

@@ -91,6 +91,11 @@ def read_lines(location: str) -> Iterator[str]:
     return iter(complete.split("\n") if complete else [])
 
 
+def read_json_lines(location: str) -> Iterator[Any]:
+    """Values of a file of JSON lines."""
+    return (json.loads(line) for line in read_lines(location))
+
+
 def write_bytes(location: str, data: bytes) -> None:
     """Write atomically, replacing what is there; parent directories are made."""
     fs, path = filesystem(location)

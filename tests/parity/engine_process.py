@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+
 from raysft.data.feed import Feed, Share, StepBatch
 from raysft.data.plan import StepPlan
 from raysft.data.store import TokenStore

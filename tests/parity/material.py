@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
 from raysft.data.chat import Example, encode
 from raysft.data.formats import Conversation, Message
 from raysft.data.packing import pack
 from raysft.data.store import write_manifest, write_part
 from raysft.data.tokenizer import template_for
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 MAX_TOKENS = 128
 CONFIG = {

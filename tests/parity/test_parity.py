@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedTokenizerFast
-
 from material import CONFIG, make_samples, make_store, make_tokenizer, recipe_fields
 from processes import EngineProcesses
 from reference import fresh_model, run_reference, tokens_and_targets
+from transformers import PreTrainedTokenizerFast
 
 TOLERANCE = 1e-5
 LORA = {
@@ -79,7 +78,7 @@ def test_zero_workers_and_micro_batches(bench: Bench, zero: int, workers: int, m
     results = bench.cell(workers, parallel__zero=zero, train__micro_batch_rows=micro)
     assert furthest(results[0]["losses"], bench.base["losses"]) < TOLERANCE
     assert furthest(results[0]["norms"], bench.base["norms"]) < TOLERANCE
-    seen = [sorted(sum(parts, [])) for parts in zip(*(r["samples"] for r in results), strict=True)]
+    seen = [sorted(i for part in parts for i in part) for parts in zip(*(r["samples"] for r in results), strict=True)]
     assert seen == [sorted(step) for step in bench.base["samples"]]
 
 

@@ -12,7 +12,7 @@ from raysft.data import sources, writer
 from raysft.data.prepare import prepare
 from raysft.data.store import TokenStore
 from raysft.data.tokenizer import train_tokenizer
-from raysft.errors import DataError
+from raysft.errors import DataError, StorageError
 from raysft.recipe.schema import DataSection, ModelSection, Recipe
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -140,6 +140,15 @@ def test_nothing_left_says_why(recipe):
     assert "600 x over_long (first: " in caught.value.got
     with pytest.raises(DataError, match="no sample is held out"):
         prepare(recipe(eval_fraction=1e-9))
+    with pytest.raises(DataError, match="every sample is held out"):
+        prepare(recipe(eval_fraction=0.9999999))
+
+
+def test_a_storage_that_cannot_be_written_is_found_at_once(recipe, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(prepare_module, "_run", None)
+    with pytest.raises(StorageError, match="cannot write"):
+        prepare(recipe("file/store"))
 
 
 def test_errors_of_tasks_arrive_as_they_are(recipe, tmp_path):

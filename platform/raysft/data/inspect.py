@@ -13,7 +13,7 @@ import numpy as np
 from rich.text import Text
 from transformers import PreTrainedTokenizerFast
 
-from raysft.data.chat import encode, render, trained_spans
+from raysft.data.chat import Example, encode, render, trained_spans
 from raysft.data.formats import Conversation, Refusal, check_columns, to_conversation
 from raysft.data.offsets import locate, tokenize
 from raysft.data.rendering import Template
@@ -34,38 +34,25 @@ def preview(recipe: Recipe, num_samples: int, *, color: bool) -> Text:
     template = template_for(data.template, tokenizer)
     files = expand(data.train)
     text = Text()
-    targets = tokens = straddles = 0
+    shown: list[Example] = []
     for raw in islice(read_all(files), num_samples):
         text.append(f"--- {describe_line(raw.sample_id, files)} ", style="bold" if color else "")
-        read = _conversation(raw, recipe)
-        if isinstance(read, Refusal):
-            text.append(f"refused, {read.reason}: {read.detail}\n")
-            continue
-        (result,) = encode(
-            [read],
-            tokenizer,
-            template,
-            train_on=data.train_on,
-            max_tokens=data.max_tokens,
-            over_long=data.over_long,
-        )
+        conversation = _conversation(raw, recipe)
+        result = _encoded(conversation, tokenizer, template, recipe)
         if isinstance(result, Refusal):
             text.append(f"refused, {result.reason}: {result.detail}\n")
             continue
-        trained = int(np.count_nonzero(result.target))
-        targets, tokens, straddles = (
-            targets + trained,
-            tokens + len(result.input_ids),
-            straddles + result.straddles,
-        )
+        shown.append(result)
         cut = ", cut at data.max_tokens" if result.truncated else ""
-        text.append(f"{len(result.input_ids)} tokens, {trained} trained{cut}\n")
-        for piece, style in _pieces(read, tokenizer, template, recipe, num_tokens=len(result.input_ids)):
+        text.append(f"{len(result.input_ids)} tokens, {np.count_nonzero(result.target)} trained{cut}\n")
+        for piece, style in _pieces(conversation, tokenizer, template, recipe, num_tokens=len(result.input_ids)):
             marked = piece if color or style == _PLAIN else f"[[{piece}]]"
             text.append(marked, style=style if color else "")
         text.append("\n")
-    share = targets / tokens if tokens else 0.0
-    text.append(f"--- certificate: {targets} of {tokens} tokens trained ({share:.1%}), {straddles} straddle\n")
+    tokens = sum(len(example.input_ids) for example in shown)
+    targets = sum(int(np.count_nonzero(example.target)) for example in shown)
+    text.append(f"--- certificate: {targets} of {tokens} tokens trained ({targets / max(tokens, 1):.1%}), ")
+    text.append(f"{sum(example.straddles for example in shown)} straddle\n")
     return text
 
 
@@ -95,8 +82,24 @@ def _conversation(raw: RawRecord, recipe: Recipe) -> Conversation | Refusal:
     return to_conversation(raw.value, id=raw.sample_id, source="", format=data.format, columns=data.columns)
 
 
+def _encoded(
+    conversation: Conversation | Refusal, tokenizer: PreTrainedTokenizerFast, template: Template, recipe: Recipe
+) -> Example | Refusal:
+    if isinstance(conversation, Refusal):
+        return conversation
+    (result,) = encode(
+        [conversation],
+        tokenizer,
+        template,
+        train_on=recipe.data.train_on,
+        max_tokens=recipe.data.max_tokens,
+        over_long=recipe.data.over_long,
+    )
+    return result
+
+
 def _pieces(
-    conversation: Conversation,
+    conversation: Conversation | Refusal,
     tokenizer: PreTrainedTokenizerFast,
     template: Template,
     recipe: Recipe,
@@ -104,8 +107,8 @@ def _pieces(
     num_tokens: int,
 ) -> Iterator[tuple[str, str]]:
     """(text, style) of each run of tokens of the same kind."""
-    rendered = render(conversation, template)
-    if isinstance(rendered, Refusal):
+    rendered = conversation if isinstance(conversation, Refusal) else render(conversation, template)
+    if isinstance(conversation, Refusal) or isinstance(rendered, Refusal):
         return
     spans = trained_spans(conversation, rendered, recipe.data.train_on)
     if isinstance(spans, Refusal):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +37,7 @@ from raysft.data.tokenizer import load_tokenizer, template_for, tokenizer_hash, 
 from raysft.data.writer import WINDOW, StoreWriter
 from raysft.errors import ClusterError
 from raysft.recipe.schema import Recipe
-from raysft.storage import absolute, join
+from raysft.storage import absolute, check_writable, join
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ STAGE_VERSION = 1
 """Raise it when the same inputs would give other tokens or rows."""
 
 Progress = Callable[[str, int, int], None]
+"""Called with ("prepare", bytes of the input read so far, bytes of the input)."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,8 @@ def _make(
     """(location, manifest) of each side, from the cache or by one pass over the files they share."""
     found = {key: read_manifest(side.location) for key, side in sides.items()}
     if not all(found.values()):
+        for side in sides.values():
+            check_writable(side.location)
         _run(sides, stage, progress)
         found = {key: side.finish() for key, side in sides.items()}
     else:
@@ -183,6 +187,7 @@ def _encoded(tasks: list[ReadTask], stage: EncodeStage) -> Iterable[pa.Table]:
 
 
 def _encode_item(item: pa.Table, stage: EncodeStage) -> Iterator[pa.Table]:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one task, one CPU: that is what Ray counts
     (row,) = item.to_pylist()
     kind: Kind = row["kind"]
     file = SourceFile(row["index"], row["location"], kind, row["num_bytes"])

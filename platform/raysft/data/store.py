@@ -106,7 +106,7 @@ def read_manifest(location: str) -> dict[str, Any] | None:
     """The manifest, or None: then there is no store."""
     try:
         manifest: dict[str, Any] = read_json(join(location, _MANIFEST))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     if manifest.get("format_version") != FORMAT_VERSION:
         raise StorageError(

@@ -174,7 +174,7 @@ def train_tokenizer(
         show_progress=False,
     )
     backend.train_from_iterator(_texts(files, columns, format, resolved, special), trainer)
-    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,
         eos_token=eos,
         pad_token=pad,

@@ -132,12 +132,13 @@ class StoreWriter:
     def _nothing_left(self) -> DataError:
         first = {reason: f"{found[0]['where']}: {found[0]['detail']}" for reason, found in self._refusals.items()}
         reasons = [f"{count} x {reason} (first: {first[reason]})" for reason, count in self._refused.most_common()]
-        if self._is_eval and not reasons:
+        share = self.identity["inputs"]["held_out"]
+        if not self._counts["records_read"] and 0 < share < 1:
             return DataError(
-                "no sample is held out",
-                got=f"data.eval_fraction {self.identity['inputs']['held_out']} of few records",
-                expected="at least one held-out sample",
-                fix="raise data.eval_fraction, or name held-out files in data.eval",
+                "no sample is held out" if self._is_eval else "every sample is held out",
+                got=f"data.eval_fraction {share} of few prompts",
+                expected="at least one sample on each side",
+                fix="change data.eval_fraction, or name held-out files in data.eval",
             )
         return DataError(
             f"no sample is left of {self._counts['records_read']} records",

@@ -59,7 +59,7 @@ def _generate(
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (stops or [0])[0]
     input_ids = torch.tensor([[padding] * (width - len(p)) + p for p in prompts], device=model.device)  # [B, W]
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)  # [B, W]
-    plain = GenerationConfig(  # type: ignore[no-untyped-call]
+    plain = GenerationConfig(
         max_new_tokens=min(max_new_tokens, room),
         do_sample=False,
         use_cache=True,

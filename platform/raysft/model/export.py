@@ -57,8 +57,7 @@ def export_run(
     locations = [storage.join(out, part) for part in parts]
     if read_manifest(out, identity) is not None:
         return locations
-    module = apply_method(load_model(recipe, vocab_size=len(tokenizer)), recipe)
-    _set_weights(module, weights)
+    module = rebuild(recipe, weights, vocab_size=len(tokenizer))
     with tempfile.TemporaryDirectory(prefix=".export-", dir=_staging_parent(out)) as staging:
         if "adapter" in parts:
             save_adapter(module, str(Path(staging, "adapter")))
@@ -72,6 +71,13 @@ def export_run(
             _publish(Path(staging, part), storage.join(out, part))
     storage.write_json(storage.join(out, MANIFEST), {**identity, "files": files})
     return locations
+
+
+def rebuild(recipe: Recipe, weights: Iterator[tuple[str, Tensor]], *, vocab_size: int) -> nn.Module:
+    """The recipe's model (fp32, CPU) with trained weights, adapters still apart. Raises CheckpointError."""
+    module = apply_method(load_model(recipe, vocab_size=vocab_size), recipe)
+    _set_weights(module, weights)
+    return module
 
 
 def export_parts(recipe: Recipe) -> list[str]:
@@ -146,7 +152,7 @@ def _set_generation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, 
     model.config.use_cache = True
     previous = model.generation_config
     if is_fresh or previous is None:
-        model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
+        model.generation_config = GenerationConfig()
         known: list[int] = []
         model.config.bos_token_id = tokenizer.bos_token_id
         model.config.eos_token_id = tokenizer.eos_token_id

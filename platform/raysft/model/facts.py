@@ -38,7 +38,7 @@ def load_config(recipe: Recipe) -> PretrainedConfig:
         return _config_from_recipe(dict(model.config))
     location = model_location(recipe)
     try:
-        return AutoConfig.from_pretrained(
+        config: PretrainedConfig = AutoConfig.from_pretrained(
             location, revision=model.revision, trust_remote_code=model.trust_remote_code
         )
     except (OSError, ValueError, KeyError) as error:
@@ -48,6 +48,7 @@ def load_config(recipe: Recipe) -> PretrainedConfig:
             expected="a local directory with config.json, a hub id that is reachable, run://NAME or `random`",
             fix="check model.source" + _nearest_directory(location),
         ) from error
+    return config
 
 
 def read_facts(recipe: Recipe) -> ModelFacts:
@@ -66,7 +67,7 @@ def read_facts(recipe: Recipe) -> ModelFacts:
 def _config_from_recipe(fields: dict[str, Any]) -> PretrainedConfig:
     model_type = fields.pop("model_type", None)
     try:
-        return AutoConfig.for_model(model_type, **fields)
+        config: PretrainedConfig = AutoConfig.for_model(model_type, **fields)
     except (ValueError, TypeError, KeyError) as error:
         raise ModelError(
             "model.config is not a transformers config",
@@ -74,6 +75,7 @@ def _config_from_recipe(fields: dict[str, Any]) -> PretrainedConfig:
             expected="model_type (llama, qwen3, mistral, gpt2...) and that type's fields",
             fix="mend model.config",
         ) from error
+    return config
 
 
 def _first(fields: dict[str, Any], *names: str) -> int:

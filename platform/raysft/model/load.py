@@ -19,11 +19,10 @@ def load_model(recipe: Recipe, *, vocab_size: int) -> PreTrainedModel:
     """
     transformers_logging.disable_progress_bar()
     config = load_config(recipe)
-    if recipe.model.source == "random":
-        model = _fresh(recipe, config, vocab_size)
-    else:
-        model = _from_files(recipe)
-    embedding_rows = model.get_input_embeddings().weight.shape[0]
+    model = _fresh(recipe, config, vocab_size) if recipe.model.source == "random" else _from_files(recipe)
+    embedding = model.get_input_embeddings().weight
+    assert isinstance(embedding, torch.Tensor)
+    embedding_rows = embedding.shape[0]
     if vocab_size > embedding_rows:
         raise ModelError(
             "the tokenizer knows more tokens than the model",

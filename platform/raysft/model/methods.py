@@ -14,7 +14,9 @@ def apply_method(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
     """The model ready for training: its trained parameters require grad, the others do not."""
     match recipe.method.kind:
         case "full":
-            return model.requires_grad_(True)
+            for parameter in model.parameters():
+                parameter.requires_grad_(True)
+            return model
         case "lora":
             return _with_lora(model, recipe)
 
@@ -56,7 +58,7 @@ def _with_lora(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
         targets = "all-linear"
     config = LoraConfig(
         r=method.rank,
-        lora_alpha=method.alpha,
+        lora_alpha=method.alpha,  # type: ignore[arg-type]  # peft divides it by r, a float is fine
         lora_dropout=method.dropout,
         target_modules=targets,
         task_type="CAUSAL_LM",

@@ -129,3 +129,38 @@ def _fields_at(location: Sequence[str]) -> list[str]:
             return []
         section = annotation
     return list(section.model_fields)
+
+
+def with_absolute_paths(recipe: Recipe) -> Recipe:
+    """Every relative path made absolute from here: Ray's workers run in other directories.
+
+    A model source that is no local directory (a hub id, run://, random) stays as it is.
+    """
+    model, data = recipe.model, recipe.data
+    return recipe.model_copy(
+        update={
+            "storage": _absolute(recipe.storage),
+            "model": model.model_copy(
+                update={
+                    "source": _absolute_if_there(model.source),
+                    "tokenizer": model.tokenizer and _absolute_if_there(model.tokenizer),
+                }
+            ),
+            "data": data.model_copy(
+                update={
+                    "train": tuple(map(_absolute, data.train)),
+                    "eval": tuple(map(_absolute, data.eval)),
+                    "template": _absolute_if_there(data.template),
+                }
+            ),
+        }
+    )
+
+
+def _absolute(location: str) -> str:
+    return location if "://" in location else str(Path(location).expanduser().absolute())
+
+
+def _absolute_if_there(location: str) -> str:
+    looks_local = location.startswith((".", "/", "~")) or Path(location).exists()
+    return _absolute(location) if looks_local else location

@@ -9,7 +9,6 @@ attempt counts whose update is in the final model.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import socket
@@ -103,7 +102,4 @@ def _totals(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(location: str) -> Iterator[dict[str, Any]]:
-    if not storage.exists(location):
-        return
-    for line in storage.read_lines(location):
-        yield json.loads(line)
+    return storage.read_json_lines(location) if storage.exists(location) else iter(())

@@ -116,7 +116,8 @@ def _try_set_up(place: _Place, attempt: Attempt, restored: Checkpoint | None) ->
         records = [f for f in failures.read_failures(run) if f.attempt == attempt.number]
         return failures.as_outcome(records[0])
     assert setup is not None
-    engine = ZeroEngine(setup, _resolved(place.job, place.recipe), place.device, restored and restored.tensors())
+    tensors = restored.tensors() if restored else None
+    engine = ZeroEngine(setup, _resolved(place.job, place.recipe), place.device, tensors)
     state = restored.state if restored else TrainState()
     return _Setup(engine=engine, feed=_feed(place, train=True), eval_feed=_eval_feed(place), state=state)
 
@@ -125,7 +126,8 @@ def _build_module(place: _Place) -> ObjectiveModule:
     """The module to train, in fp32 on the device, its attention and head checked."""
     recipe = place.recipe
     tokenizer = load_tokenizer(place.job.tokenizer, trust_remote_code=recipe.model.trust_remote_code)
-    model = load_model(recipe, vocab_size=len(tokenizer)).to(place.device)
+    model = load_model(recipe, vocab_size=len(tokenizer))
+    torch.nn.Module.to(model, place.device)
     difference = check_isolation(model, len(tokenizer))
     if not difference <= ISOLATION_TOLERANCE:
         raise ModelError(

@@ -287,3 +287,24 @@ def test_straddling_tokens_are_exactly_those_over_a_border(tokenizers):
     assert tokenizer.decode([tokens.ids[place]]) == "\n\n"
     assert not target[place], "its first character belongs to the header"
     assert target[place + 1]
+
+
+@pytest.mark.parametrize("scheme", ["always", "first", "never"])
+def test_a_sentencepiece_like_tokenizer_keeps_the_law(scheme):
+    """Word pieces with `▁` for spaces and bytes for unknown characters (Llama 2, Mistral 7B, Gemma)."""
+    letters = [*"abcdefghijklmnopqrstuvwxyz▁:<|>_\n", *(f"<0x{byte:02X}>" for byte in range(256))]
+    merges = [("▁", "h"), ("\n", "\n"), ("l", "l"), (":", "\n")]
+    vocabulary = {token: index for index, token in enumerate(["<unk>", *letters, *(a + b for a, b in merges)])}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, byte_fallback=True, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    backend.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    for answer in ("hello", " hello 你🙂", "you: hello"):
+        _, result = encoded(talk("hi", answer), tokenizer, resolve_template("chatml", None))
+        trained = tokenizer.decode(result.input_ids[result.target > 0], skip_special_tokens=False)
+        assert result.straddles == 0
+        assert trained == answer + "<|im_end|>"
+    _, result = encoded(talk("hi", "\nhello"), tokenizer, resolve_template("chatml", None))
+    assert result.straddles == 1
+    assert tokenizer.decode(result.input_ids[result.target > 0]) == "hello<|im_end|>"

@@ -1,0 +1,90 @@
+"""The Ray cluster a run stands on: joining or starting it, its facts, tasks on it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import ray
+from ray.exceptions import RayTaskError
+
+from raysft.errors import ClusterError
+from raysft.recipe.resolve import ClusterFacts, NodeFacts
+from raysft.recipe.schema import ClusterSection
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+PASSED_ON = ("HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN", "AWS_REGION", "AWS_ENDPOINT_URL")
+"""Variables that workers get from the driver. Nothing else of its environment is copied."""
+
+
+@contextmanager
+def cluster() -> Iterator[ClusterFacts]:
+    """Join the cluster in RAY_ADDRESS, else start one on this machine for as long as the block lasts."""
+    if ray.is_initialized():
+        yield cluster_facts()
+        return
+    address = os.environ.get("RAY_ADDRESS")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        if address:
+            ray.init(address=address, log_to_driver=_wants_worker_logs(), logging_level=logging.WARNING)
+        else:
+            ray.init(
+                address="local",
+                num_cpus=os.cpu_count(),
+                include_dashboard=False,
+                log_to_driver=_wants_worker_logs(),
+                logging_level=logging.WARNING,
+            )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ClusterError(
+            f"cannot join the Ray cluster {address}" if address else "cannot start Ray on this machine",
+            got=" ".join(str(error).split())[:300],
+            expected="a running head node" if address else "free memory and /tmp to write to",
+            fix="check RAY_ADDRESS, or unset it to run on this machine" if address else "see /tmp/ray for its logs",
+        ) from error
+    try:
+        yield cluster_facts()
+    finally:
+        ray.shutdown()
+
+
+def cluster_facts() -> ClusterFacts:
+    """Total resources of the nodes that are alive."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return ClusterFacts(tuple(NodeFacts(cpus=node.get("CPU", 0), gpus=node.get("GPU", 0)) for node in nodes))
+
+
+def worker_environment(section: ClusterSection) -> dict[str, str]:
+    """Environment variables of training workers and of tasks that run a model."""
+    return {
+        "OMP_NUM_THREADS": str(section.cpus_per_worker),
+        "TOKENIZERS_PARALLELISM": "false",
+        "DS_ACCELERATOR": "cuda" if section.gpus_per_worker else "cpu",
+        **{name: os.environ[name] for name in PASSED_ON if name in os.environ},
+    }
+
+
+def run_task(section: ClusterSection, function: Callable[..., Result], *arguments: object) -> Result:
+    """Run a function once on the cluster with one worker's resources. Raises what it raised."""
+    task = ray.remote(function).options(
+        num_cpus=section.cpus_per_worker,
+        num_gpus=section.gpus_per_worker,
+        max_retries=2,
+        runtime_env={"env_vars": worker_environment(section)},
+    )
+    try:
+        result: Result = ray.get(task.remote(*arguments))
+    except RayTaskError as error:
+        raise error.cause from None
+    return result
+
+
+def _wants_worker_logs() -> bool:
+    return logging.getLogger("raysft").isEnabledFor(logging.DEBUG)

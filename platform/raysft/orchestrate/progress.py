@@ -1,0 +1,87 @@
+"""What a person sees while a run trains: a bar on a terminal, lines elsewhere. Reads the run's own records."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import threading
+from types import TracebackType
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from raysft import storage
+from raysft.train.checkpoint import read_attempts
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 0.5
+
+
+class TrainingProgress:
+    """Follows the metrics of the newest attempt in a thread, from __enter__ to __exit__."""
+
+    def __init__(self, run: str, total_steps: int) -> None:
+        self._run, self._total_steps = run, total_steps
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._attempt, self._num_seen, self._last_said = 0, 0, -1
+        self._bar = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[text]}"),
+            TimeRemainingColumn(),
+            disable=not sys.stderr.isatty(),
+        )
+        self._task = self._bar.add_task("training", total=total_steps, text="waiting for workers")
+
+    def __enter__(self) -> TrainingProgress:
+        self._attempt = max((attempt.number for attempt in read_attempts(self._run)), default=0)
+        self._bar.start()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join(timeout=10)
+        self._bar.stop()
+
+    def _follow(self) -> None:
+        while not self._ended.wait(POLL_S):
+            self._look()
+        self._look()
+
+    def _look(self) -> None:
+        """Show what is new. A record that cannot be read just now is read at the next look."""
+        try:
+            newest = max((a for a in read_attempts(self._run)), key=lambda a: a.number, default=None)
+            if newest is not None and newest.number > self._attempt:
+                if newest.number > 1:
+                    start = newest.parent.step if newest.parent else 0
+                    logger.info("attempt %d starts from step %d", newest.number, start)
+                self._attempt, self._num_seen = newest.number, 0
+            location = storage.join(self._run, "metrics", f"attempt-{self._attempt:04d}.jsonl")
+            lines = list(storage.read_lines(location)) if storage.exists(location) else []
+        except OSError as error:
+            logger.debug("cannot read the run's records yet: %s", error)
+            return
+        for line in lines[self._num_seen :]:
+            self._show(json.loads(line))
+        self._num_seen = len(lines)
+
+    def _show(self, line: dict[str, Any]) -> None:
+        if line["kind"] == "eval":
+            logger.info(
+                "step %d: held-out loss %.4f, perplexity %.2f", line["step"], line["loss"], line["perplexity"]
+            )
+            return
+        text = f"loss {line['loss']:.4f}  {line['tokens_per_s']:,.0f} tokens/s"
+        self._bar.update(self._task, completed=line["step"], text=text)
+        tenth = line["step"] * 10 // self._total_steps
+        if self._bar.disable and (tenth > self._last_said or line["step"] == 1):
+            self._last_said = tenth
+            logger.info("step %d/%d: %s", line["step"], self._total_steps, text)

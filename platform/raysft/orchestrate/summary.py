@@ -1,0 +1,99 @@
+"""A finished run told to others: the facts of its model card, its report page, lines for the terminal."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from datetime import UTC, datetime
+from typing import Any
+
+import yaml
+
+import raysft
+from raysft import storage
+from raysft.data.inspect import certificate
+from raysft.data.prepare import Prepared
+from raysft.model.card import CardFacts
+from raysft.observe.report import AttemptFacts, ReportFacts, render_report
+from raysft.recipe.schema import Recipe
+from raysft.train.failures import read_failures
+from raysft.train.records import lineage_ranges, read_metrics
+
+PACKAGES = ("torch", "transformers", "peft", "deepspeed", "ray")
+
+
+def card_facts(
+    run: str,
+    prepared: Prepared,
+    fingerprints: dict[str, str],
+    before: dict[str, Any] | None,
+    after: dict[str, Any] | None,
+) -> CardFacts:
+    """What the model card tells."""
+    steps = [line for line in read_metrics(run) if line["kind"] == "step"]
+    last = steps[-1]
+    return CardFacts(
+        steps=last["step"],
+        train_samples=prepared.train_manifest["counts"]["examples"],
+        train_tokens=last["total_tokens"],
+        train_target_tokens=int(last["total_target_tokens"]),
+        fingerprints=fingerprints,
+        before=before or {},
+        after=after or {},
+    )
+
+
+def write_report(
+    run: str, recipe: Recipe, arithmetic: list[str], prepared: Prepared, fingerprints: dict[str, str]
+) -> str:
+    """Write report.html; returns its location."""
+    metrics = read_metrics(run)
+    facts = ReportFacts(
+        run=recipe.name,
+        status="finished",
+        ended_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        duration_s=sum(line["step_s"] for line in metrics if line["kind"] == "step"),
+        arithmetic=arithmetic,
+        metrics=metrics,
+        before=_evaluation(run, "before"),
+        after=_evaluation(run, "after"),
+        certificate=certificate(prepared.train_manifest),
+        attempts=_attempts(run),
+        recipe_yaml=yaml.safe_dump(recipe.model_dump(mode="json", exclude_defaults=True), sort_keys=False),
+        fingerprints=fingerprints,
+        versions={"raysft": raysft.__version__, **{name: importlib.metadata.version(name) for name in PACKAGES}},
+    )
+    location = storage.join(run, "report.html")
+    storage.write_bytes(location, render_report(facts).encode())
+    return location
+
+
+def evaluation_line(evaluation: dict[str, Any]) -> str:
+    """`held-out loss 1.2345, perplexity 3.44, exact match 96.0% of 200 prompts`."""
+    parts = []
+    if evaluation["loss"] is not None:
+        parts.append(f"held-out loss {evaluation['loss']:.4f}, perplexity {evaluation['perplexity']:.2f}")
+    if evaluation["exact_match"] is not None:
+        parts.append(f"exact match {evaluation['exact_match']:.1%} of {evaluation['num_prompts']} prompts")
+    return ", ".join(parts)
+
+
+def _evaluation(run: str, when: str) -> dict[str, Any] | None:
+    location = storage.join(run, "evaluation", f"{when}.json")
+    if not storage.exists(location):
+        return None
+    evaluation: dict[str, Any] = storage.read_json(location)
+    return evaluation
+
+
+def _attempts(run: str) -> list[AttemptFacts]:
+    """Every attempt of the lineage, with the reason it ended."""
+    failures = {failure.attempt: failure.what for failure in reversed(read_failures(run))}
+    facts = []
+    ranges = lineage_ranges(run)
+    for number, after, _ in ranges:
+        location = storage.join(run, "metrics", f"attempt-{number:04d}.jsonl")
+        steps = [line["step"] for line in storage.read_json_lines(location)] if storage.exists(location) else []
+        is_last = number == ranges[-1][0]
+        ended = "finished" if is_last else failures.get(number, "lost (process or node died)")
+        facts.append(AttemptFacts(number, after, max(steps, default=after), ended))
+    return facts

@@ -1,0 +1,97 @@
+"""What a run does on the cluster besides training: export and evaluation. Plain functions, run as Ray tasks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from raysft import storage
+from raysft.data.tokenizer import load_tokenizer, template_for, tokenizer_source
+from raysft.errors import CheckpointError
+from raysft.evaluate.evaluation import evaluate_model
+from raysft.evaluate.exported import load_exported
+from raysft.model.card import CardFacts
+from raysft.model.export import export_run, rebuild
+from raysft.model.load import load_model
+from raysft.model.methods import merge
+from raysft.recipe.load import parse_recipe
+from raysft.recipe.schema import Recipe
+from raysft.train.checkpoint import Checkpoint, lineage, read_attempts, read_commits
+
+
+def evaluate_initial(fields: dict[str, Any], eval_store: str) -> dict[str, Any]:
+    """The model before training. Returns an Evaluation as JSON."""
+    recipe = parse_recipe(fields)
+    tokenizer = _tokenizer(recipe)
+    return _evaluate(recipe, load_model(recipe, vocab_size=len(tokenizer)), tokenizer, eval_store)
+
+
+def evaluate_trained(fields: dict[str, Any], eval_store: str, run: str) -> dict[str, Any]:
+    """The newest checkpoint of a run, adapters merged. Returns an Evaluation as JSON."""
+    recipe = parse_recipe(fields)
+    tokenizer = _tokenizer(recipe)
+    module = rebuild(recipe, newest_checkpoint(run).weights(), vocab_size=len(tokenizer))
+    return _evaluate(recipe, merge(module), tokenizer, eval_store)
+
+
+def evaluate_exported(fields: dict[str, Any], eval_store: str, export: str) -> dict[str, Any]:
+    """An exported model, loaded as anybody would. Returns an Evaluation as JSON."""
+    model, tokenizer = load_exported(export)
+    return _evaluate(parse_recipe(fields), model.float(), tokenizer, eval_store)
+
+
+def export(fields: dict[str, Any], run: str, card: dict[str, Any]) -> list[str]:
+    """Export the newest checkpoint of a run. Returns the directories written."""
+    recipe = parse_recipe(fields)
+    tokenizer = _tokenizer(recipe)
+    tokenizer.chat_template = template_for(recipe.data.template, tokenizer).text
+    weights = newest_checkpoint(run).weights()
+    return export_run(recipe, weights, tokenizer, out=storage.join(run, "export"), card=CardFacts(**card))
+
+
+def newest_checkpoint(run: str) -> Checkpoint:
+    """The newest commit of a run's lineage, checksums verified. Raises CheckpointError."""
+    commits = lineage(read_attempts(run), read_commits(run))
+    if not commits:
+        raise CheckpointError(
+            f"the run {run} has no checkpoint", expected="a run that has trained", fix="run `raysft train` first"
+        )
+    checkpoint = Checkpoint.open(run, commits[0])
+    problem = checkpoint.verify()
+    if problem:
+        raise CheckpointError(
+            f"the newest checkpoint of {run} is damaged",
+            got=problem,
+            expected="files with the checksums of their commit record",
+            fix="run `raysft train` again: it goes back to the checkpoint before",
+        )
+    return checkpoint
+
+
+def read_prompts(eval_store: str, count: int) -> list[dict[str, str]]:
+    """The first held-out prompts with their reference answers."""
+    location = storage.join(eval_store, "prompts.jsonl")
+    return list(storage.read_json_lines(location))[:count]
+
+
+def _evaluate(recipe: Recipe, model: Any, tokenizer: Any, eval_store: str) -> dict[str, Any]:
+    torch.set_num_threads(recipe.cluster.cpus_per_worker)
+    section = recipe.evaluate
+    if recipe.cluster.gpus_per_worker:
+        model = model.cuda()
+    return evaluate_model(
+        model,
+        tokenizer,
+        eval_store=eval_store,
+        prompts=read_prompts(eval_store, section.generate_prompts),
+        max_rows=section.max_rows,
+        max_new_tokens=section.max_new_tokens,
+    ).to_json()
+
+
+def _tokenizer(recipe: Recipe) -> Any:
+    model = recipe.model
+    return load_tokenizer(
+        tokenizer_source(recipe), revision=model.revision, trust_remote_code=model.trust_remote_code
+    )

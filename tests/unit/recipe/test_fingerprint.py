@@ -1,0 +1,117 @@
+"""Which change of a recipe refuses a resume: a property over every field."""
+
+from __future__ import annotations
+
+import types
+import typing
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+from pydantic import BaseModel
+
+from fakes import make_recipe
+from raysft.recipe.fingerprint import differences, digest, fingerprints, split_fields
+from raysft.recipe.load import parse_recipe
+from raysft.recipe.schema import Recipe
+
+# Written from ARCHITECTURE.md: how a run is carried out, watched and kept may change on resume.
+EXECUTION = {
+    "name",
+    "storage",
+    "model.trust_remote_code",
+    "model.attention",
+    "train.micro_batch_rows",
+    "train.gradient_checkpointing",
+}
+EXECUTION_SECTIONS = {"parallel", "cluster", "checkpoint", "evaluate", "export"}
+
+
+def fields(section: type[BaseModel], prefix: str = "") -> list[tuple[str, Any]]:
+    """(dotted name, annotation) of every leaf of the schema."""
+    found: list[tuple[str, Any]] = []
+    for name, info in section.model_fields.items():
+        annotation = info.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            found += fields(annotation, f"{prefix}{name}.")
+        else:
+            found.append((prefix + name, annotation))
+    return found
+
+
+ALL = dict(fields(Recipe))
+
+
+def other_value(name: str, annotation: Any, old: Any) -> Any:
+    """Some valid value that differs from `old`."""
+    if name == "objective":
+        pytest.skip("has one value only")
+    if get_origin(annotation) in (types.UnionType, typing.Union):
+        annotation = next(a for a in get_args(annotation) if a is not type(None))
+    if get_origin(annotation) is Literal:
+        return next(choice for choice in get_args(annotation) if choice != old)
+    if annotation is bool:
+        return not old
+    if annotation is int:
+        return 0 if name == "cluster.gpus_per_worker" and old else (old or 0) + 1
+    if annotation is float:
+        return old / 2 + 0.125
+    if annotation is str:
+        return f"{old or ''}x"
+    if name == "model.config":
+        return {**old, "hidden_size": 999}
+    if name == "data.columns":
+        return {"instruction": "question"}
+    return ["another"]
+
+
+def change(content: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
+    head, _, rest = name.partition(".")
+    return {**content, head: change(content[head], rest, value) if rest else value}
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name != "objective"])
+def test_every_field_belongs_to_one_hash(name: str) -> None:
+    old = make_recipe()
+    content = old.model_dump(mode="json")
+    value: Any = content
+    for key in name.split("."):
+        value = value[key]
+    new = parse_recipe(change(content, name, other_value(name, ALL[name], value)))
+    assert new != old
+    before, after = fingerprints(old, "data-hash"), fingerprints(new, "data-hash")
+    changed = {kind for kind in before if before[kind] != after[kind]}
+    if name in EXECUTION or name.split(".")[0] in EXECUTION_SECTIONS:
+        assert changed == {"execution"}
+    elif name == "data.on_bad_record":
+        assert "mathematics" not in changed
+    elif name.startswith("data.") and name != "data.packing":
+        assert changed == set()  # the data fingerprint speaks for them
+    else:
+        assert changed == {"mathematics"}
+
+
+def test_the_data_fingerprint_is_part_of_the_mathematics() -> None:
+    first, second = fingerprints(make_recipe(), "a"), fingerprints(make_recipe(), "b")
+    assert (first["data"], second["data"]) == ("a", "b")
+    assert first["mathematics"] != second["mathematics"]
+    assert first["execution"] == second["execution"]
+
+
+def test_a_default_spelled_out_changes_nothing() -> None:
+    plain, spelled = make_recipe(), make_recipe(method={"kind": "full", "rank": 16}, seed=0)
+    assert fingerprints(plain, "d") == fingerprints(spelled, "d")
+
+
+def test_a_digest_is_of_content_not_of_order() -> None:
+    assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1})
+    assert digest({"a": 1}) != digest({"a": 2})
+    assert digest([1, 2]) != digest([2, 1])
+    assert digest({"a": "é"}) == digest({"a": "\u00e9"})
+    assert len(digest(None)) == 16
+
+
+def test_differences_name_field_old_and_new() -> None:
+    old, _ = split_fields(make_recipe())
+    new, _ = split_fields(make_recipe(optimizer={"learning_rate": 0.5}, seed=3))
+    assert differences(old, new) == ["optimizer.learning_rate: 2e-05 -> 0.5", "seed: 0 -> 3"]
+    assert differences(old, old) == []

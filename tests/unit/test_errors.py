@@ -1,0 +1,46 @@
+"""Errors cross processes: each pickles with all it says."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+
+import pytest
+
+from raysft import errors
+from raysft.errors import PlatformError, RaysftError, UserError
+
+KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, RaysftError)]
+
+
+def test_the_tree_is_complete() -> None:
+    names = {kind.__name__ for kind in KINDS}
+    assert {"RecipeError", "DataError", "ModelError", "ClusterError", "StorageError", "ConflictError"} <= names
+    assert {"CheckpointError", "TrainingError"} <= names
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_an_error_survives_a_process_border(kind: type[RaysftError], protocol: int) -> None:
+    error = kind("it broke", got="a pipe", expected="none", fix="call a plumber")
+    for other in (pickle.loads(pickle.dumps(error, protocol)), copy.copy(error)):
+        assert type(other) is kind
+        assert (other.what, other.got, other.expected, other.fix) == ("it broke", "a pipe", "none", "call a plumber")
+        assert str(other) == str(error)
+
+
+def test_the_message_says_what_got_expected_and_fix_each_on_its_line() -> None:
+    text = str(RaysftError("it broke", got="a", expected="b", fix="c"))
+    assert text.splitlines() == ["it broke", "  got: a", "  expected: b", "  fix: c"]
+    assert str(RaysftError("it broke", fix="c")).splitlines() == ["it broke", "  fix: c"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_exit_codes_tell_the_user_from_the_platform(kind: type[RaysftError]) -> None:
+    if issubclass(kind, UserError):
+        assert kind.exit_code == 2
+    elif issubclass(kind, PlatformError) or kind is RaysftError:
+        assert kind.exit_code == 3
+    else:
+        pytest.fail(f"{kind.__name__} is on neither branch")

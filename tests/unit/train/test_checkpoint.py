@@ -1,0 +1,287 @@
+"""Checkpoints: lineage as a pure function, torn files, fences, one committer, retention, the choice at a resume."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from fakes import FakeGroup
+from raysft import storage
+from raysft.errors import CheckpointError
+from raysft.train.checkpoint import (
+    Attempt,
+    Checkpoint,
+    CommitId,
+    Writer,
+    begin_attempt,
+    commit_directory,
+    find_latest,
+    lineage,
+    read_attempts,
+    read_commits,
+)
+from raysft.train.state import TrainState
+
+
+def tensors(value: float) -> dict[str, Tensor]:
+    """A small state whose every number depends on `value`."""
+    generator = torch.Generator().manual_seed(int(value))
+    state = {"adam_step": torch.tensor(value)}
+    for kind in ("weight", "exp_avg", "exp_avg_sq"):
+        for name in ("a.weight", "b.bias"):
+            state[f"{kind}:{name}"] = torch.randn(5, 3, generator=generator)
+    return state
+
+
+def commit(run: str, attempt: Attempt, step: int, *, size: int = 2, keep_last: int = 99) -> None:
+    """What `size` ranks do to commit a step: rank 0 last, because a fake group has no barrier that waits."""
+
+    def state() -> Iterator[tuple[str, Tensor]]:
+        yield from tensors(step).items()
+
+    for rank in reversed(range(size)):
+        group = FakeGroup(rank, size)
+        Writer(run, attempt, group, keep_last=keep_last, facts={"who": "test"}).save(state, TrainState(step=step))
+        assert group.barriers == 2
+
+
+def chain(*steps: int, attempt: int = 1) -> list[CommitId]:
+    return [CommitId(attempt, step) for step in steps]
+
+
+A1 = Attempt(1, None)
+
+
+@pytest.mark.parametrize(
+    ("attempts", "commits", "expected"),
+    [
+        ([], [], []),
+        ([], chain(5), []),
+        ([A1], [], []),
+        ([A1], chain(5, 15, 10), chain(15, 10, 5)),
+        # attempt 2 went on from step 10 and has committed nothing yet
+        ([A1, Attempt(2, CommitId(1, 10))], chain(5, 10), chain(10, 5)),
+        # attempt 1 was fenced at step 10: what it wrote later is of no lineage, whenever it was written
+        (
+            [A1, Attempt(2, CommitId(1, 10))],
+            chain(5, 10, 15, 20) + chain(12, attempt=2),
+            chain(12, attempt=2) + chain(10, 5),
+        ),
+        # attempt 2 began anew, because nothing was intact: the older commits are gone from the lineage
+        ([A1, Attempt(2, None)], chain(5, 10) + chain(3, attempt=2), chain(3, attempt=2)),
+        # attempt 3 went on from attempt 1, passing attempt 2 over
+        (
+            [A1, Attempt(2, CommitId(1, 10)), Attempt(3, CommitId(1, 5))],
+            chain(5, 10) + chain(15, attempt=2) + chain(8, attempt=3),
+            chain(8, attempt=3) + chain(5),
+        ),
+        # three generations; the middle one branched off at 20 of its own
+        (
+            [A1, Attempt(2, CommitId(1, 10)), Attempt(3, CommitId(2, 20))],
+            chain(10) + chain(20, 30, attempt=2) + chain(25, attempt=3),
+            chain(25, attempt=3) + chain(20, attempt=2) + chain(10),
+        ),
+        # the parent commit was deleted by retention
+        ([A1, Attempt(2, CommitId(1, 10))], chain(20, attempt=2), chain(20, attempt=2)),
+    ],
+)
+def test_lineage(attempts: list[Attempt], commits: list[CommitId], expected: list[CommitId]) -> None:
+    for seed in range(3):
+        shuffled = list(commits)
+        random.Random(seed).shuffle(shuffled)
+        assert lineage(attempts, shuffled) == expected
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 10])
+def test_a_commit_is_read_whole_whatever_the_number_of_ranks(tmp_path: Path, size: int) -> None:
+    run = str(tmp_path)
+    attempt, restored = begin_attempt(run, FakeGroup())
+    assert (attempt, restored) == (A1, None)
+    commit(run, attempt, 7, size=size)
+    found = find_latest(run, FakeGroup())
+    assert found is not None
+    assert found.commit == CommitId(1, 7)
+    assert found.state == TrainState(step=7)
+    assert found.record["facts"] == {"who": "test"}
+    expected, read = tensors(7), found.tensors()
+    assert expected.keys() == read.keys()
+    assert all(torch.equal(expected[key], read[key]) for key in expected)
+    weights = dict(found.weights())
+    assert weights.keys() == {"a.weight", "b.bias"}
+    assert torch.equal(weights["b.bias"], expected["weight:b.bias"])
+
+
+def test_each_rank_holds_a_share_and_files_are_plain_safetensors(tmp_path: Path) -> None:
+    commit(str(tmp_path), begin_attempt(str(tmp_path), FakeGroup())[0], 1, size=3)
+    directory = Path(commit_directory(str(tmp_path), CommitId(1, 1)))
+    shares = [set(load_file(directory / f"rank-{rank:05d}.safetensors")) for rank in range(3)]
+    assert sum(map(len, shares)) == len(set().union(*shares)) == 7
+    assert min(map(len, shares)) == 2
+
+
+def test_an_attempt_goes_on_from_the_newest_commit(tmp_path: Path) -> None:
+    run = str(tmp_path)
+    first, _ = begin_attempt(run, FakeGroup())
+    commit(run, first, 5)
+    commit(run, first, 10)
+    second, restored = begin_attempt(run, FakeGroup())
+    assert second == Attempt(2, CommitId(1, 10))
+    assert restored is not None
+    assert restored.state.step == 10
+    assert read_attempts(run) == [first, second]
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 8
+    path.write_bytes(data)
+
+
+def cut_the_end(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+DAMAGES = {"bit flip": flip_a_bit, "truncation": cut_the_end, "missing": Path.unlink}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_torn_checkpoint_is_skipped_with_a_warning(
+    tmp_path: Path, damage: str, rank: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = str(tmp_path)
+    attempt, _ = begin_attempt(run, FakeGroup())
+    for step in (5, 10):
+        commit(run, attempt, step)
+    DAMAGES[damage](Path(commit_directory(run, CommitId(1, 10)), f"rank-{rank:05d}.safetensors"))
+    with caplog.at_level(logging.WARNING):
+        second, restored = begin_attempt(run, FakeGroup())
+    assert "skipping the checkpoint of step 10" in caplog.text
+    assert f"rank-{rank:05d}.safetensors" in caplog.text
+    assert restored is not None
+    assert restored.commit == second.parent == CommitId(1, 5)
+    commit(run, second, 7)  # the torn step 10 of attempt 1 never comes back
+    assert find_latest(run, FakeGroup()).commit == CommitId(2, 7)  # type: ignore[union-attr]
+
+
+def test_with_every_checkpoint_torn_a_run_begins_anew(tmp_path: Path) -> None:
+    run = str(tmp_path)
+    attempt, _ = begin_attempt(run, FakeGroup())
+    commit(run, attempt, 5, size=1)
+    flip_a_bit(Path(commit_directory(run, CommitId(1, 5)), "rank-00000.safetensors"))
+    assert begin_attempt(run, FakeGroup()) == (Attempt(2, None), None)
+
+
+def test_a_checkpoint_that_another_rank_finds_torn_is_not_used(tmp_path: Path) -> None:
+    run = str(tmp_path)
+    commit(run, begin_attempt(run, FakeGroup())[0], 5)
+    assert find_latest(run, FakeGroup(rank=0, size=2)) is not None
+    assert find_latest(run, FakeGroup(rank=0, size=2, others_agree=False)) is None
+
+
+def test_the_ranks_check_all_files_between_them(tmp_path: Path) -> None:
+    run = str(tmp_path)
+    commit(run, begin_attempt(run, FakeGroup())[0], 5, size=5)
+    cut_the_end(Path(commit_directory(run, CommitId(1, 5)), "rank-00003.safetensors"))
+    checkpoint = Checkpoint.open(run, CommitId(1, 5))
+    for size in (1, 2, 3, 7):
+        problems = [checkpoint.verify(rank, size) for rank in range(size)]
+        assert sum(problem is not None for problem in problems) == 1
+
+
+def test_files_without_a_commit_record_are_no_checkpoint(tmp_path: Path) -> None:
+    run = str(tmp_path)
+    attempt, _ = begin_attempt(run, FakeGroup())
+    commit(run, attempt, 5)
+    commit(run, attempt, 10)
+    Path(commit_directory(run, CommitId(1, 10)), "commit.json").unlink()
+    assert read_commits(run) == [CommitId(1, 5)]
+    assert begin_attempt(run, FakeGroup())[0].parent == CommitId(1, 5)
+
+
+def test_what_a_fenced_attempt_still_writes_is_never_loaded(tmp_path: Path) -> None:
+    run = str(tmp_path)
+    first, _ = begin_attempt(run, FakeGroup())
+    commit(run, first, 5)
+    second, _ = begin_attempt(run, FakeGroup())
+    commit(run, first, 10)  # the first group was only cut off, and is still at work
+    commit(run, first, 15)
+    assert find_latest(run, FakeGroup()).commit == CommitId(1, 5)  # type: ignore[union-attr]
+    commit(run, second, 8)
+    assert find_latest(run, FakeGroup()).commit == CommitId(2, 8)  # type: ignore[union-attr]
+    assert begin_attempt(run, FakeGroup())[0] == Attempt(3, CommitId(2, 8))
+
+
+def test_two_committers_of_one_step_are_an_error(tmp_path: Path) -> None:
+    run = str(tmp_path)
+    attempt, _ = begin_attempt(run, FakeGroup())
+    commit(run, attempt, 5, size=1)
+    with pytest.raises(CheckpointError, match="committed already") as caught:
+        commit(run, attempt, 5, size=1)
+    assert caught.value.fix
+
+
+def test_two_groups_that_start_at_once_are_two_attempts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = str(tmp_path)
+    own, groups = storage.create_exclusive, []
+
+    def overtaken(location: str, value: object) -> bool:
+        if not groups:
+            groups.append(True)
+            begin_attempt(run, FakeGroup())
+        return own(location, value)
+
+    monkeypatch.setattr(storage, "create_exclusive", overtaken)
+    attempt, _ = begin_attempt(run, FakeGroup())
+    assert attempt.number == 2
+    assert [a.number for a in read_attempts(run)] == [1, 2]
+
+
+@pytest.mark.parametrize("keep_last", [1, 2, 3])
+def test_older_commits_are_deleted(tmp_path: Path, keep_last: int) -> None:
+    run = str(tmp_path)
+    attempt, _ = begin_attempt(run, FakeGroup())
+    for step in range(1, 6):
+        commit(run, attempt, step, keep_last=keep_last)
+    assert sorted(c.step for c in read_commits(run)) == list(range(1, 6))[-keep_last:]
+    directories = storage.list_names(storage.join(run, "checkpoints", "attempt-0001"))
+    assert len(directories) == keep_last
+
+
+def test_retention_counts_over_attempts(tmp_path: Path) -> None:
+    run = str(tmp_path)
+    first, _ = begin_attempt(run, FakeGroup())
+    commit(run, first, 5, keep_last=2)
+    commit(run, first, 10, keep_last=2)
+    second, _ = begin_attempt(run, FakeGroup())
+    commit(run, second, 15, keep_last=2)
+    assert set(read_commits(run)) == {CommitId(1, 10), CommitId(2, 15)}
+    assert find_latest(run, FakeGroup()).commit == CommitId(2, 15)  # type: ignore[union-attr]
+
+
+def test_a_layout_of_another_version_is_refused_not_guessed(tmp_path: Path) -> None:
+    run = str(tmp_path)
+    commit(run, begin_attempt(run, FakeGroup())[0], 5)
+    place = storage.join(commit_directory(run, CommitId(1, 5)), "commit.json")
+    storage.write_json(place, {**storage.read_json(place), "layout_version": 99})
+    with pytest.raises(CheckpointError, match="another layout"):
+        begin_attempt(run, FakeGroup())
+
+
+def test_checkpoints_live_at_a_uri_too(tmp_path: Path) -> None:
+    run = f"memory://{tmp_path.name}/run"
+    first, _ = begin_attempt(run, FakeGroup())
+    commit(run, first, 5, keep_last=1)
+    commit(run, first, 10, keep_last=1)
+    second, restored = begin_attempt(run, FakeGroup())
+    assert second == Attempt(2, CommitId(1, 10))
+    assert restored is not None
+    assert torch.equal(restored.tensors()["weight:a.weight"], tensors(10)["weight:a.weight"])
+    assert read_commits(run) == [CommitId(1, 10)]

@@ -8,6 +8,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
 
 from raysft import storage
 from raysft.data.tokenizer import load_tokenizer
@@ -51,6 +52,7 @@ def _model_directory(location: str) -> str:
 
 
 def _load(directory: str, location: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    transformers_logging.disable_progress_bar()
     tokenizer = load_tokenizer(directory)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(directory, use_safetensors=True, output_loading_info=True)

@@ -15,6 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+import raysft
 from fakes import LLAMA, make_recipe, make_tokenizer
 from raysft.errors import CheckpointError
 from raysft.model.card import CardFacts
@@ -287,3 +288,36 @@ def test_the_card_names_recipe_data_results_and_versions_but_nothing_of_the_mach
         assert str(tmp_path) not in card
         assert str(base.parent) not in card
     assert "PeftModel.from_pretrained" in (out / "adapter/README.md").read_text()
+
+
+TURN_ENDS = {
+    "chatml": "<|im_end|>",
+    "qwen3": "<|im_end|>",
+    "llama3": "<|eot_id|>",
+    "mistral": "</s>",
+    "gemma": "<end_of_turn>",
+    "zephyr": "</s>",
+}
+
+
+@pytest.mark.parametrize("name", TURN_ENDS)
+def test_the_built_in_templates_end_a_turn_as_their_makers_say(name: str) -> None:
+    tokenizer = make_tokenizer()
+    others = [
+        "<s>",
+        "<|begin_of_text|>",
+        "<bos>",
+        "[INST]",
+        "[/INST]",
+        "<start_of_turn>",
+        "<|user|>",
+        "<|assistant|>",
+    ]
+    tokenizer.add_special_tokens(
+        {"extra_special_tokens": [*others, "<|start_header_id|>", "<|end_header_id|>", *set(TURN_ENDS.values())]}
+    )
+    templates = Path(raysft.__file__).parent / "data" / "templates"
+    tokenizer.chat_template = (templates / f"{name}.jinja").read_text(encoding="utf-8")
+    found = turn_end_id(tokenizer)
+    assert found is not None
+    assert tokenizer.convert_ids_to_tokens(found) == TURN_ENDS[name]

@@ -1,0 +1,104 @@
+"""A worker dies by SIGKILL between two commits: the run restarts by itself, and nothing shows in the result."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from raysft import storage
+from raysft.data.store import TokenStore
+from raysft.orchestrate.run import RunResult, run_training
+from raysft.orchestrate.tasks import newest_checkpoint
+from raysft.recipe.schema import Recipe
+from raysft.train.checkpoint import read_attempts
+from raysft.train.records import read_ledger
+from small import make_recipe
+
+EVERY = 12
+
+
+def recipe(directory: Path, name: str) -> Recipe:
+    return make_recipe(
+        directory,
+        count=900,
+        name=name,
+        train__epochs=2,
+        train__rows_per_step=16,
+        train__micro_batch_rows=4,
+        checkpoint__every_steps=EVERY,
+        method={"kind": "lora", "rank": 4, "dropout": 0.1},  # dropout: its seeds must survive the restart too
+    )
+
+
+def kill_between_commits(run: Path, killed: list[int]) -> None:
+    """SIGKILL rank 1 of the first attempt when the metrics show a step strictly between two commits."""
+    metrics, ledger = run / "metrics" / "attempt-0001.jsonl", run / "ledger" / "attempt-0001" / "rank-00001.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        lines = metrics.read_text().splitlines() if metrics.exists() else []
+        steps = [json.loads(line)["step"] for line in lines if line.endswith("}")]
+        if steps and EVERY + 2 <= steps[-1] < 2 * EVERY - 3:
+            pid = json.loads(ledger.read_text().splitlines()[0])["pid"]
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+            return
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def runs(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunResult, RunResult]:
+    directory = tmp_path_factory.mktemp("kill")
+    calm = run_training(recipe(directory, "calm"))
+    killed: list[int] = []
+    run = Path(calm.run).with_name("killed")
+    killer = threading.Thread(target=kill_between_commits, args=(run, killed))
+    killer.start()
+    disturbed = run_training(recipe(directory, "killed"))
+    killer.join()
+    assert len(killed) == 1, "the killer found no step between two commits"
+    return calm, disturbed
+
+
+def test_steps_were_replayed(runs: tuple[RunResult, RunResult]) -> None:
+    calm, disturbed = runs
+    assert len(read_attempts(calm.run)) == 1
+    first, second = read_attempts(disturbed.run)
+    assert second.parent is not None
+    assert second.parent.attempt == first.number
+    assert second.parent.step == EVERY
+    lines = storage.read_json_lines(storage.join(disturbed.run, "metrics", "attempt-0001.jsonl"))
+    reached = max(line["step"] for line in lines)
+    assert EVERY < reached < 2 * EVERY
+
+
+def test_final_weights_and_moments_are_bit_identical(runs: tuple[RunResult, RunResult]) -> None:
+    calm, disturbed = (newest_checkpoint(result.run).tensors() for result in runs)
+    assert calm.keys() == disturbed.keys()
+    assert len(calm) > 10
+    for name, tensor in calm.items():
+        assert torch.equal(tensor, disturbed[name]), name
+    assert any(name.startswith("exp_avg_sq:") and tensor.abs().max() > 0 for name, tensor in calm.items())
+
+
+def test_each_sample_was_consumed_once_per_epoch(runs: tuple[RunResult, RunResult]) -> None:
+    for result in runs:
+        ledger = read_ledger(result.run)
+        assert list(ledger) == list(range(1, result.steps + 1))
+        (store,) = Path(result.run).parents[1].glob("tokens/*/manifest.json")
+        opened = TokenStore.open(str(store.parent))
+        samples = {int(i) for row in opened.read_rows(range(opened.num_rows)) for i in row.segment_fields["sample_id"]}
+        assert len(samples) == 900
+        half = result.steps // 2
+        for steps in (range(1, half + 1), range(half + 1, result.steps + 1)):
+            counts = Counter(sample for step in steps for sample in ledger[step])
+            assert set(counts) == samples
+            assert set(counts.values()) == {1}
+    assert read_ledger(runs[0].run).keys() == read_ledger(runs[1].run).keys()

@@ -1,0 +1,41 @@
+# Everything a developer runs. Needs Python 3.11 and make; the rest is installed into .venv.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+READY := .venv/.installed
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: demo test check lint types format install constraints clean
+
+demo: $(READY)            ## train a small model end to end: data, training, evaluation, export, answers
+	$(BIN)/python jobs/demo.py
+
+test: $(READY)            ## all tests
+	$(BIN)/python -m pytest
+
+check: lint types test    ## what CI runs: format, lint, types, layer contract, tests
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+format: $(READY)          ## put the code into its format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+install: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet torch==2.13.0 -c constraints.txt
+	$(BIN)/pip install --quiet -c constraints.txt --editable '.[dev]'
+	touch $(READY)
+
+constraints: $(READY)     ## write the installed versions into constraints.txt
+	(head -1 constraints.txt; $(BIN)/pip freeze --exclude-editable | sed 's/+cpu//') > constraints.new
+	mv constraints.new constraints.txt
+
+clean:                    ## remove what was made here (not .venv)
+	rm -rf build runs .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,133 @@
+"""Training through Ray: the same curve as without, whatever the split; what a run leaves; running it again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from raysft.errors import ConflictError
+from raysft.orchestrate.run import RunResult, run_training
+from raysft.orchestrate.tasks import newest_checkpoint
+from raysft.recipe.schema import Recipe
+from raysft.train.records import read_ledger, read_metrics
+from small import make_recipe
+
+TOLERANCE = 1e-5
+STEPS = 20
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("train")
+
+
+def recipe(directory: Path, name: str, **changes: Any) -> Recipe:
+    fields = {"train__max_steps": STEPS, "parallel__zero": 0, "cluster__workers": 1, "train__micro_batch_rows": 1}
+    return make_recipe(directory, name=name, **(fields | changes))
+
+
+def losses(result: RunResult) -> list[float]:
+    return [line["loss"] for line in read_metrics(result.run) if line["kind"] == "step"]
+
+
+@pytest.fixture(scope="module")
+def base(ray_cluster: None, directory: Path) -> RunResult:
+    return run_training(recipe(directory, "base"))
+
+
+@pytest.fixture(scope="module")
+def lora_zero3(ray_cluster: None, directory: Path) -> RunResult:
+    """Everything at once: adapters, ZeRO 3, two workers, bf16, held-out data, generation."""
+    changes: dict[str, Any] = {
+        "method": {"kind": "lora", "rank": 4},
+        "parallel__zero": 3,
+        "cluster__workers": 2,
+        "train__precision": "bf16",
+        "train__gradient_checkpointing": True,
+        "data__eval_fraction": 0.2,
+        "evaluate": {"every_steps": 10, "generate_prompts": 4, "max_new_tokens": 8},
+    }
+    return run_training(recipe(directory, "lora", **changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"parallel__zero": 3, "cluster__workers": 2},
+        {"train__micro_batch_rows": 4, "parallel__zero": 2},
+    ],
+    ids=["two workers, ZeRO 3", "micro-batch 4, ZeRO 2"],
+)
+def test_one_curve_through_ray(base: RunResult, directory: Path, changes: dict[str, Any]) -> None:
+    name = "-".join(str(value) for value in changes.values())
+    other = losses(run_training(recipe(directory, f"split-{name}", **changes)))
+    mine = losses(base)
+    assert len(mine) == len(other) == STEPS
+    assert mine[-1] < 0.8 * mine[0]
+    assert max(abs(a - b) / a for a, b in zip(mine, other, strict=True)) < TOLERANCE
+
+
+def test_full_export_loads_in_plain_transformers(base: RunResult) -> None:
+    (export,) = base.exports
+    model = AutoModelForCausalLM.from_pretrained(export, use_safetensors=True)
+    weights = dict(newest_checkpoint(base.run).weights())
+    state = model.state_dict()
+    assert all(torch.equal(state[name], weight) for name, weight in weights.items())
+    tokenizer = AutoTokenizer.from_pretrained(export)
+    chat = tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False, add_generation_prompt=True)
+    assert chat.endswith("<|im_start|>assistant\n")
+
+
+def test_merged_and_adapter_out_of_zero_3_agree(lora_zero3: RunResult, base: RunResult, directory: Path) -> None:
+    from peft import PeftModel
+
+    adapter, merged = sorted(lora_zero3.exports)
+    model = AutoModelForCausalLM.from_pretrained(merged)
+    assert model.dtype == torch.bfloat16
+    torch.manual_seed(0)  # the recipe's seed: its `random` weights come back
+    initial = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32)
+    adapted = PeftModel.from_pretrained(initial, adapter).merge_and_unload()
+    ours, theirs = dict(model.named_parameters()), dict(adapted.named_parameters())
+    assert ours.keys() == theirs.keys()
+    for name, weight in theirs.items():
+        assert torch.equal(weight.to(torch.bfloat16), ours[name]), name
+    weights = dict(newest_checkpoint(lora_zero3.run).weights())
+    assert all(tensor.numel() > 0 for tensor in weights.values())
+    assert any("lora_B" in name and tensor.abs().max() > 0 for name, tensor in weights.items())
+
+
+def test_what_a_run_leaves(lora_zero3: RunResult) -> None:
+    run = Path(lora_zero3.run)
+    page = (run / "report.html").read_text()
+    assert "lora" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "https://" not in page
+    card = (Path(lora_zero3.exports[0]) / "README.md").read_text()
+    assert json.loads((run / "run.json").read_text())["fingerprints"]["data"][:12] in card
+    evals = [line["step"] for line in read_metrics(lora_zero3.run) if line["kind"] == "eval"]
+    assert evals == [0, 10, 20]
+    assert lora_zero3.before is not None
+    assert lora_zero3.after is not None
+    assert lora_zero3.after["loss"] < lora_zero3.before["loss"]
+    assert not list(run.rglob("*.bin")) + list(run.rglob("*.pt")) + list(run.rglob("*.pkl"))
+    assert len({step for step in read_ledger(lora_zero3.run)}) == STEPS
+    assert not (run / "ray").exists()
+
+
+def test_a_finished_run_changes_nothing(base: RunResult, directory: Path) -> None:
+    files = sorted(path for path in Path(base.run).rglob("*") if path.is_file())
+    before = [(path, path.stat().st_mtime_ns) for path in files]
+    again = run_training(recipe(directory, "base"))
+    assert again.was_finished
+    assert [(path, path.stat().st_mtime_ns) for path in files] == before
+
+
+def test_a_run_name_with_another_recipe_is_refused(base: RunResult, directory: Path) -> None:
+    with pytest.raises(ConflictError, match=r"exists with another recipe") as refused:
+        run_training(recipe(directory, "base", optimizer={"learning_rate": 1e-5}))
+    assert "optimizer.learning_rate: 0.003 -> 1e-05" in str(refused.value)

@@ -45,7 +45,9 @@ def main() -> int:
     new = ["raylet", "gradient", "platform"]
     chats = [[{"role": "user", "content": f"Reverse {word}"}] for word in new]
     prompts = [tokenizer.apply_chat_template(c, tokenize=False, add_generation_prompt=True) for c in chats]
-    for word, answer in zip(new, answer_prompts(model, tokenizer, prompts, max_new_tokens=16, batch_size=3), strict=True):
+    for word, answer in zip(
+        new, answer_prompts(model, tokenizer, prompts, max_new_tokens=16, batch_size=3), strict=True
+    ):
         print(f"Reverse {word}  ->  {answer}")
     assert result.before is not None and result.after is not None
     print(f"exact match  {result.before['exact_match']:.1%} before, {result.after['exact_match']:.1%} after")

@@ -94,7 +94,9 @@ def test_each_sample_was_consumed_once_per_epoch(runs: tuple[RunResult, RunResul
         assert list(ledger) == list(range(1, result.steps + 1))
         (store,) = Path(result.run).parents[1].glob("tokens/*/manifest.json")
         opened = TokenStore.open(str(store.parent))
-        samples = {int(i) for row in opened.read_rows(range(opened.num_rows)) for i in row.segment_fields["sample_id"]}
+        samples = {
+            int(i) for row in opened.read_rows(range(opened.num_rows)) for i in row.segment_fields["sample_id"]
+        }
         assert len(samples) == 900
         half = result.steps // 2
         for steps in (range(1, half + 1), range(half + 1, result.steps + 1)):

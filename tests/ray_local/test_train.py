@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from raysft.errors import ConflictError
 from raysft.orchestrate.run import RunResult, run_training
@@ -79,18 +79,21 @@ def test_full_export_loads_in_plain_transformers(base: RunResult) -> None:
     state = model.state_dict()
     assert all(torch.equal(state[name], weight) for name, weight in weights.items())
     tokenizer = AutoTokenizer.from_pretrained(export)
-    chat = tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False, add_generation_prompt=True)
+    chat = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "x"}], tokenize=False, add_generation_prompt=True
+    )
     assert chat.endswith("<|im_start|>assistant\n")
 
 
-def test_merged_and_adapter_out_of_zero_3_agree(lora_zero3: RunResult, base: RunResult, directory: Path) -> None:
+def test_merged_and_adapter_out_of_zero_3_agree(lora_zero3: RunResult, directory: Path) -> None:
     from peft import PeftModel
 
     adapter, merged = sorted(lora_zero3.exports)
     model = AutoModelForCausalLM.from_pretrained(merged)
     assert model.dtype == torch.bfloat16
     torch.manual_seed(0)  # the recipe's seed: its `random` weights come back
-    initial = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32)
+    fields = dict(recipe(directory, "lora").model.config or {}, vocab_size=model.config.vocab_size)
+    initial = AutoModelForCausalLM.from_config(AutoConfig.for_model(**fields), dtype=torch.float32)
     adapted = PeftModel.from_pretrained(initial, adapter).merge_and_unload()
     ours, theirs = dict(model.named_parameters()), dict(adapted.named_parameters())
     assert ours.keys() == theirs.keys()

@@ -20,11 +20,11 @@ class Hook(Protocol):
 GO_ON = (Decision.CONTINUE, "")
 
 
-def every(steps: int, act: Callable[[StepInfo], None]) -> Hook:
-    """Do something after each `steps` steps."""
+def every(steps: int, act: Callable[[StepInfo], None], *, and_at: int | None = None) -> Hook:
+    """Do something after each `steps` steps, and after step `and_at`."""
 
     def hook(info: StepInfo) -> tuple[Decision, str]:
-        if info.state.step % steps == 0:
+        if info.state.step % steps == 0 or info.state.step == and_at:
             act(info)
         return GO_ON
 

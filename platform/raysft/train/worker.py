@@ -180,8 +180,8 @@ def _run(place: _Place, attempt: Attempt, setup: _Setup) -> Outcome:
 
     steps = Schedule(job.total_steps, job.steps_per_epoch, recipe.optimizer)
     wanted = [hooks.every(1, follow), hooks.NonFiniteGuard(), hooks.checkpoint_every(recipe.checkpoint.every_steps)]
-    if recipe.evaluate.every_steps is not None:
-        wanted.insert(1, hooks.every(recipe.evaluate.every_steps, lambda info: held_out(info.state.step)))
+    often = recipe.evaluate.every_steps or job.total_steps
+    wanted.insert(1, hooks.every(often, lambda info: held_out(info.state.step), and_at=job.total_steps))
     try:
         if setup.state.step == 0:
             held_out(0)
@@ -194,8 +194,6 @@ def _run(place: _Place, attempt: Attempt, setup: _Setup) -> Outcome:
             learning_rate=steps.learning_rate,
             save=save,
         )
-        if outcome.status == "finished" and setup.state.step < job.total_steps:
-            held_out(outcome.step)
         records.flush()
     except Exception as error:  # process boundary: recorded, then raised for Ray Train
         failure = failures.describe_failure(

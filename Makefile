@@ -38,4 +38,4 @@ constraints: $(READY)     ## write the installed versions into constraints.txt
 	mv constraints.new constraints.txt
 
 clean:                    ## remove what was made here (not .venv)
-	rm -rf build runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build storage .pytest_cache .mypy_cache .ruff_cache

@@ -24,7 +24,7 @@ EXAMPLES = {
     "  RAY_ADDRESS=10.0.0.5:6379 raysft train recipe.yaml --set cluster.workers=8",
     "prepare": "  raysft prepare recipe.yaml --set data.max_tokens=2048",
     "preview": "  raysft preview recipe.yaml --num 3",
-    "evaluate": "  raysft evaluate recipe.yaml\n  raysft evaluate recipe.yaml --model runs/runs/my-run/export",
+    "evaluate": "  raysft evaluate recipe.yaml\n  raysft evaluate recipe.yaml --model storage/runs/my-run/export",
     "export": "  raysft export recipe.yaml",
     "schema": "  raysft schema > recipe.schema.json",
     "tokenizer": "  raysft tokenizer train gsm8k_train.jsonl --out tokenizer --vocab-size 16000 \\\n"

@@ -174,7 +174,7 @@ class Recipe(Section):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
         description="The run's name: its directory under storage. The same name resumes.",
     )
-    storage: str = Field("runs", description="Directory or URI for token stores and runs (shared by all nodes).")
+    storage: str = Field("storage", description="Directory or URI for token stores and runs (shared by all nodes).")
     seed: int = Field(0, ge=0, description="Seeds data order, fresh weights and dropout.")
     objective: Literal["sft"] = Field("sft", description="What is minimised.")
     model: ModelSection

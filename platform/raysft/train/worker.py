@@ -125,7 +125,10 @@ def _try_set_up(place: _Place, attempt: Attempt, restored: Checkpoint | None) ->
 def _build_module(place: _Place) -> ObjectiveModule:
     """The module to train, in fp32 on the device, its attention and head checked."""
     recipe = place.recipe
-    tokenizer = load_tokenizer(place.job.tokenizer, trust_remote_code=recipe.model.trust_remote_code)
+    section = recipe.model
+    tokenizer = load_tokenizer(
+        place.job.tokenizer, revision=section.revision, trust_remote_code=section.trust_remote_code
+    )
     model = load_model(recipe, vocab_size=len(tokenizer))
     torch.nn.Module.to(model, place.device)
     difference = check_isolation(model, len(tokenizer))

@@ -33,6 +33,7 @@ FORMAT_VERSION = 1
 MAX_SHARD = "2GB"
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_STAGING = ".export-"
 _PROBE = "raysft-answer"
 
 
@@ -58,7 +59,7 @@ def export_run(
     if read_manifest(out, identity) is not None:
         return locations
     module = rebuild(recipe, weights, vocab_size=len(tokenizer))
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=_staging_parent(out)) as staging:
+    with tempfile.TemporaryDirectory(prefix=_STAGING, dir=_staging_parent(out)) as staging:
         if "adapter" in parts:
             save_adapter(module, str(Path(staging, "adapter")))
         if "merged" in parts:
@@ -185,10 +186,13 @@ def turn_end_id(tokenizer: PreTrainedTokenizerFast) -> int | None:
 
 
 def _staging_parent(out: str) -> str | None:
-    """Local exports are staged beside their place, so that a rename publishes them."""
+    """Local exports are staged beside their place, so that a rename publishes them. Clears what a killed one left."""
     if "://" in out:
         return None
     storage.check_writable(out)
+    for name in storage.list_names(out):
+        if name.startswith(_STAGING):
+            storage.remove_tree(storage.join(out, name))
     return storage.absolute(out)
 
 

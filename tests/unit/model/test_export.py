@@ -227,6 +227,16 @@ def test_a_failure_leaves_no_export_behind(base: Path, tmp_path: Path) -> None:
     assert not out.exists() or not list(out.iterdir())
 
 
+def test_what_a_killed_export_left_is_cleared(base: Path, tmp_path: Path) -> None:
+    out = tmp_path / "e"
+    (out / ".export-dead/merged").mkdir(parents=True)
+    (out / "merged").mkdir()  # published, but its manifest was not written any more
+    (out / "merged/half.safetensors").write_text("")
+    export_run(full_recipe(base), iter(trained_full(base)[1]), make_tokenizer(), out=str(out), card=FACTS)
+    assert sorted(path.name for path in out.iterdir()) == ["export.json", "merged"]
+    assert not (out / "merged/half.safetensors").exists()
+
+
 def test_a_uri_takes_an_export(base: Path, tmp_path: Path) -> None:
     import fsspec
 

@@ -46,25 +46,32 @@ def head_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     return logits
 
 
-def check_isolation(model: PreTrainedModel, vocab_size: int) -> float:
+def check_isolation(model: PreTrainedModel, vocab_size: int, *, packing: bool = True) -> float:
     """Do segments in one row see each other, and is our head the model's own?
 
-    Compares the log-probabilities of two random segments packed in a row with those of transformers' own
-    forward on each alone. Returns the largest difference; the caller refuses when it is not small.
+    Compares the log-probabilities of two random segments, packed in a row (packing=False: each in its own),
+    with those of transformers' own forward on each alone. Returns the largest difference; the caller refuses
+    when it is not small.
     """
     generator = torch.Generator().manual_seed(0)
     device = next(model.parameters()).device
     segments = [torch.randint(0, vocab_size, (1, n), generator=generator).to(device) for n in (7, 12)]
-    ids = torch.cat(segments, dim=1)
-    positions = torch.cat([torch.arange(s.shape[1], device=device) for s in segments]).unsqueeze(0)
-    labels = torch.cat([torch.cat([s[:, 1:], torch.full_like(s[:, :1], IGNORE)], dim=1) for s in segments], dim=1)
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        packed = target_log_probs(model, ids, positions, labels)
-        alone = []
+        rows = [segments] if packing else [[segment] for segment in segments]
+        ours = torch.cat([_row_log_probs(model, row) for row in rows])
+        theirs = []
         for segment in segments:
             log_probs = model(input_ids=segment, use_cache=False).logits.float().log_softmax(-1)
-            alone.append(log_probs[0, :-1].gather(-1, segment[0, 1:, None]).squeeze(-1))
+            theirs.append(log_probs[0, :-1].gather(-1, segment[0, 1:, None]).squeeze(-1))
     model.train(was_training)
-    return float((packed - torch.cat(alone)).abs().max())
+    return float((ours - torch.cat(theirs)).abs().max())
+
+
+def _row_log_probs(model: PreTrainedModel, segments: list[Tensor]) -> Tensor:
+    """target_log_probs of segments [1, n] packed in one row, every token but each first a target."""
+    positions = torch.cat([torch.arange(s.shape[1], device=s.device) for s in segments]).unsqueeze(0)
+    ends = [torch.full_like(s[:, :1], IGNORE) for s in segments]
+    labels = torch.cat([part for s, end in zip(segments, ends, strict=True) for part in (s[:, 1:], end)], dim=1)
+    return target_log_probs(model, torch.cat(segments, dim=1), positions, labels)

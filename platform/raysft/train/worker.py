@@ -6,6 +6,8 @@ and raised: Ray Train restarts the group, and the next attempt decides whether t
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,9 +89,22 @@ def train_worker(wire: dict[str, Any]) -> dict[str, Any]:
     if place.group.from_rank_0(int(ended is not None)) and ended is not None:
         return ended.to_json()
     attempt, restored = begin_attempt(job.run, place.group)
-    setup = _try_set_up(place, attempt, restored)
+    with _recording(place, attempt, lambda: restored.state.step if restored else 0):
+        setup = _try_set_up(place, attempt, restored)
     outcome = setup if isinstance(setup, Outcome) else _run(place, attempt, setup)
     return outcome.to_json()
+
+
+@contextmanager
+def _recording(place: _Place, attempt: Attempt, step: Callable[[], int]) -> Iterator[None]:
+    """Write down what is raised inside, with the step that was reached; Ray Train gets it as it is."""
+    try:
+        yield
+    except Exception as error:  # process boundary
+        rank = place.group.rank
+        record = failures.describe_failure(error, attempt=attempt.number, rank=rank, step=step(), certain=False)
+        failures.write_failure(place.job.run, record)
+        raise
 
 
 def _hopeless(job: Wire) -> Outcome | None:
@@ -131,14 +146,13 @@ def _build_module(place: _Place) -> ObjectiveModule:
     )
     model = load_model(recipe, vocab_size=len(tokenizer))
     torch.nn.Module.to(model, place.device)
-    difference = check_isolation(model, len(tokenizer))
+    difference = check_isolation(model, len(tokenizer), packing=recipe.data.packing)
     if not difference <= ISOLATION_TOLERANCE:
         raise ModelError(
-            "this model does not keep packed samples apart, or its head is not the one raysft computes",
-            got=f"log-probabilities differ by {difference:.2g} between packed and alone",
-            expected=f"at most {ISOLATION_TOLERANCE:g}",
-            fix="set data.packing: false or another model.attention; report the model type "
-            f"({model.config.model_type})",
+            f"raysft does not compute what this model ({model.config.model_type}) computes by itself",
+            got=f"log-probabilities that differ by {difference:.2g}, data.packing = {recipe.data.packing}",
+            expected=f"at most {ISOLATION_TOLERANCE:g}: packed samples that do not see each other, the same head",
+            fix="set data.packing: false, or another model.attention; if it stays, report the model type",
         )
     if recipe.train.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -160,7 +174,7 @@ def _eval_feed(place: _Place) -> Feed | None:
 
 
 def _run(place: _Place, attempt: Attempt, setup: _Setup) -> Outcome:
-    """Hooks around the loop; whatever is raised in it is written down first."""
+    """The loop with its hooks."""
     job, recipe, group = place.job, place.recipe, place.group
     reached = setup.state.step
     records = Records(job.run, attempt.number, group.rank)
@@ -185,7 +199,7 @@ def _run(place: _Place, attempt: Attempt, setup: _Setup) -> Outcome:
     wanted = [hooks.every(1, follow), hooks.NonFiniteGuard(), hooks.checkpoint_every(recipe.checkpoint.every_steps)]
     often = recipe.evaluate.every_steps or job.total_steps
     wanted.insert(1, hooks.every(often, lambda info: held_out(info.state.step), and_at=job.total_steps))
-    try:
+    with _recording(place, attempt, lambda: reached):
         if setup.state.step == 0:
             held_out(0)
         outcome = train(
@@ -198,12 +212,6 @@ def _run(place: _Place, attempt: Attempt, setup: _Setup) -> Outcome:
             save=save,
         )
         records.flush()
-    except Exception as error:  # process boundary: recorded, then raised for Ray Train
-        failure = failures.describe_failure(
-            error, attempt=attempt.number, rank=group.rank, step=reached, certain=False
-        )
-        failures.write_failure(job.run, failure)
-        raise
     return outcome
 
 

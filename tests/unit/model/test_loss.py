@@ -113,6 +113,7 @@ def test_a_model_whose_segments_see_each_other_fails_the_check() -> None:
 
     model.model.forward = leaky
     assert check_isolation(model, V) > 1e-2
+    assert check_isolation(model, V, packing=False) < 1e-4
 
 
 def test_a_head_that_raysft_does_not_know_fails_the_check() -> None:

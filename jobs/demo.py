@@ -49,7 +49,8 @@ def main() -> int:
         new, answer_prompts(model, tokenizer, prompts, max_new_tokens=16, batch_size=3), strict=True
     ):
         print(f"Reverse {word}  ->  {answer}")
-    assert result.before is not None and result.after is not None
+    assert result.before is not None
+    assert result.after is not None
     print(f"exact match  {result.before['exact_match']:.1%} before, {result.after['exact_match']:.1%} after")
     print(f"run          {result.run}\nreport       {result.report}")
     return 0 if result.after["exact_match"] >= 0.9 else 1

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # small tensors: more threads only wait for each other
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

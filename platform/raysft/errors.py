@@ -27,16 +27,9 @@ class RaysftError(Exception):
         self.what, self.got, self.expected, self.fix = what, got, expected, fix
         super().__init__(what)
 
-    def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (type(self), self.what, self.got, self.expected, self.fix))
-
     def __str__(self) -> str:
         parts = [("", self.what), ("got: ", self.got), ("expected: ", self.expected), ("fix: ", self.fix)]
         return "\n  ".join(label + text for label, text in parts if text)
-
-
-def _rebuild(kind: type[RaysftError], what: str, got: str, expected: str, fix: str) -> RaysftError:
-    return kind(what, got=got, expected=expected, fix=fix)
 
 
 class UserError(RaysftError):

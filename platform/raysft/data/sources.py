@@ -1,8 +1,7 @@
 """Where records come from: paths and URIs -> files -> read tasks -> records. No Ray, no formats.
 
-A read task is an independent piece of a file; reading all tasks in order gives all records in order, whatever
-the size of the pieces. A sample id is `file index << 40 | position`, the position being the byte offset in
-JSON Lines and the record's index elsewhere: unique, stable, independent of the cluster.
+A read task is an independent piece of a file; all tasks in order give all records in order, whatever their size.
+A sample id is `file index << 40 | position`: the byte offset in JSON Lines, else the record's index; it is stable.
 """
 
 from __future__ import annotations

@@ -218,4 +218,4 @@ def _adamw(trained: Mapping[str, nn.Parameter], run: ResolvedRun) -> torch.optim
 
 def _dropout_seed(seed: int, step: int, index: int) -> int:
     """One generator seed per micro-batch of the run: no RNG state needs saving."""
-    return (seed * 1_000_003 + step) * 65_537 + index
+    return ((seed * 1_000_003 + step) * 65_537 + index) % 2**63

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PretrainedConfig
 
 from raysft import storage
@@ -19,8 +20,9 @@ def model_location(recipe: Recipe) -> str:
     """Directory or hub id of the model's files: `run://NAME` becomes that run's merged export."""
     source = recipe.model.source
     if source.startswith("run://"):
-        location = storage.join(storage.absolute(recipe.storage), "runs", source[6:], "export", "merged")
-        if not storage.exists(location):
+        export = storage.join(storage.absolute(recipe.storage), "runs", source[6:], "export")
+        location = storage.join(export, "merged")
+        if not (storage.exists(location) and storage.exists(storage.join(export, "export.json"))):
             raise ModelError(
                 f"the run {source[6:]!r} has no exported model",
                 got=f"nothing at {location}",
@@ -41,7 +43,7 @@ def load_config(recipe: Recipe) -> PretrainedConfig:
         config: PretrainedConfig = AutoConfig.from_pretrained(
             location, revision=model.revision, trust_remote_code=model.trust_remote_code
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         raise ModelError(
             f"cannot read the model {model.source!r}",
             got=" ".join(str(error).split())[:300],
@@ -68,7 +70,7 @@ def _config_from_recipe(fields: dict[str, Any]) -> PretrainedConfig:
     model_type = fields.pop("model_type", None)
     try:
         config: PretrainedConfig = AutoConfig.for_model(model_type, **fields)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
         raise ModelError(
             "model.config is not a transformers config",
             got=f"model_type = {model_type!r}: {str(error)[:200]}",

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -44,7 +48,7 @@ def _fresh(recipe: Recipe, config: PretrainedConfig, vocab_size: int) -> PreTrai
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
             config, dtype=torch.float32, attn_implementation=recipe.model.attention
         )
-    except (ValueError, ImportError) as error:
+    except (ValueError, ImportError, StrictDataclassError) as error:
         raise _cannot_load(recipe, error) from error
     finally:
         torch.set_rng_state(generator_state)
@@ -54,23 +58,36 @@ def _fresh(recipe: Recipe, config: PretrainedConfig, vocab_size: int) -> PreTrai
 def _from_files(recipe: Recipe) -> PreTrainedModel:
     section = recipe.model
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             model_location(recipe),
             revision=section.revision,
             trust_remote_code=section.trust_remote_code,
             attn_implementation=section.attention,
             dtype=torch.float32,
             use_safetensors=True,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise _cannot_load(recipe, error) from error
+    model: PreTrainedModel = loaded[0]
+    missing = sorted(loaded[1]["missing_keys"])
+    if missing:  # transformers fills them with random numbers
+        raise _cannot_load(recipe, f"{len(missing)} weights are missing: {', '.join(missing[:3])}")
     return model
 
 
-def _cannot_load(recipe: Recipe, error: Exception) -> ModelError:
+def _cannot_load(recipe: Recipe, error: Exception | str) -> ModelError:
+    got = " ".join(str(error).split())[:300]
+    if "attention" in got.lower() or "flash" in got.lower():
+        return ModelError(
+            f"the model {recipe.model.source!r} has no attention backend {recipe.model.attention!r}",
+            got=got,
+            expected="a backend that this model and this machine have",
+            fix="set model.attention: eager (every model has it)",
+        )
     return ModelError(
         f"cannot load the model {recipe.model.source!r}",
-        got=" ".join(str(error).split())[:300],
+        got=got,
         expected="a causal language model with safetensors weights (pickled weights are never loaded)",
         fix="check that the directory holds model.safetensors; convert .bin files with transformers first",
     )

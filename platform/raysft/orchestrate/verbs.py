@@ -1,4 +1,4 @@
-"""The steps of a run on their own: prepare, evaluate, export. Each starts or joins Ray and leaves the run as it is."""
+"""The steps of a run on their own: prepare, evaluate, export. Each starts or joins Ray and ends what it started."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ Strings = Annotated[tuple[str, ...], Strict(False)]
 class Section(BaseModel):
     """Base of every section: immutable, exact types, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
 class ModelSection(Section):
@@ -42,7 +42,7 @@ class DataSection(Section):
     """What it learns from, and how records become tokens."""
 
     train: Strings = Field(
-        description="Files, directories, globs or URIs (jsonl, json, parquet). One string or a list."
+        min_length=1, description="Files, directories, globs or URIs (jsonl, json, parquet). One string or a list."
     )
     eval: Strings = Field((), description="Held-out files. Empty: `eval_fraction` of the training data.")
     eval_fraction: float = Field(
@@ -175,7 +175,7 @@ class Recipe(Section):
         description="The run's name: its directory under storage. The same name resumes.",
     )
     storage: str = Field("storage", description="Directory or URI for token stores and runs (shared by all nodes).")
-    seed: int = Field(0, ge=0, description="Seeds data order, fresh weights and dropout.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Seeds data order, fresh weights and dropout.")
     objective: Literal["sft"] = Field("sft", description="What is minimised.")
     model: ModelSection
     data: DataSection

@@ -15,7 +15,9 @@ lineage of the newest attempt count, so what a superseded attempt still writes i
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +34,7 @@ from raysft.train.state import TrainState
 logger = logging.getLogger(__name__)
 
 LAYOUT_VERSION = 1
+_ATTEMPT, _STEP = re.compile(r"attempt-\d+"), re.compile(r"step-\d+")
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def commit_directory(run: str, commit: CommitId) -> str:
 
 def read_attempts(run: str) -> list[Attempt]:
     """All attempts of a run, oldest first."""
-    names = [n for n in storage.list_names(storage.join(run, "attempts")) if n.endswith(".json")]
+    names = [n for n in storage.list_names(storage.join(run, "attempts")) if n.startswith("attempt-")]
     attempts = []
     for name in names:
         record = storage.read_json(storage.join(run, "attempts", name))
@@ -75,8 +78,8 @@ def read_commits(run: str) -> list[CommitId]:
     """All committed checkpoints, in no order that matters."""
     root = storage.join(run, "checkpoints")
     commits = []
-    for attempt_name in storage.list_names(root):
-        for step_name in storage.list_names(storage.join(root, attempt_name)):
+    for attempt_name in filter(_ATTEMPT.fullmatch, storage.list_names(root)):
+        for step_name in filter(_STEP.fullmatch, storage.list_names(storage.join(root, attempt_name))):
             commit = CommitId(attempt=int(attempt_name[8:]), step=int(step_name[5:]))
             if storage.exists(storage.join(commit_directory(run, commit), "commit.json")):
                 commits.append(commit)
@@ -123,7 +126,11 @@ def _record_attempt(run: str, parent: CommitId | None) -> int:
 def find_latest(run: str, group: Group) -> Checkpoint | None:
     """The newest checkpoint of the lineage whose every file has its checksum. Torn ones are passed over."""
     for commit in lineage(read_attempts(run), read_commits(run)):
-        checkpoint = Checkpoint.open(run, commit)
+        try:
+            checkpoint = Checkpoint.open(run, commit)
+        except (OSError, ValueError) as error:  # the same bytes, so the same on every rank
+            logger.warning("skipping the checkpoint of step %d: its commit record: %s", commit.step, error)
+            continue
         problem = checkpoint.verify(group.rank, group.size)
         if problem:
             logger.warning("skipping the checkpoint of step %d: %s", commit.step, problem)
@@ -142,9 +149,12 @@ class Checkpoint:
 
     @staticmethod
     def open(run: str, commit: CommitId) -> Checkpoint:
-        """Read the commit record. Raises CheckpointError when its layout is unknown."""
+        """Read the commit record. Raises CheckpointError when its layout is unknown, OSError and ValueError
+        when it is damaged."""
         location = commit_directory(run, commit)
         record = storage.read_json(storage.join(location, "commit.json"))
+        if not isinstance(record, dict) or record.get("sha256") != _record_sum(record):
+            raise ValueError("it does not have its own checksum")
         if record["layout_version"] != LAYOUT_VERSION:
             raise CheckpointError(
                 f"the checkpoint {location} has another layout",
@@ -193,6 +203,12 @@ class Checkpoint:
                 yield name, tensor
 
 
+def _record_sum(record: Mapping[str, Any]) -> str:
+    """sha256 of a commit record without its own sum."""
+    content = {key: value for key, value in record.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 class Writer:
     """Commits the checkpoints of one attempt."""
 
@@ -228,6 +244,7 @@ class Writer:
             "files": [storage.read_json(storage.join(location, name)) for name in names],
             "facts": self._facts,
         }
+        record["sha256"] = _record_sum(record)
         if not storage.create_exclusive(storage.join(location, "commit.json"), record):
             raise CheckpointError(
                 f"step {state.step} of attempt {self._attempt.number} is committed already",

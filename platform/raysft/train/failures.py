@@ -44,7 +44,8 @@ def write_failure(run: str, record: FailureRecord) -> None:
 def read_failures(run: str) -> list[FailureRecord]:
     """All records of a run, by attempt and rank."""
     root = storage.join(run, "failures")
-    return [FailureRecord(**storage.read_json(storage.join(root, name))) for name in storage.list_names(root)]
+    names = [name for name in storage.list_names(root) if name.startswith("attempt-")]  # no temporary files
+    return [FailureRecord(**storage.read_json(storage.join(root, name))) for name in names]
 
 
 def verdict(failures: Sequence[FailureRecord], *, newest_attempt: int) -> Outcome | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from fakes import LLAMA, make_recipe
@@ -98,6 +98,9 @@ def test_another_run_is_a_model_source_once_it_is_exported(directory: Path, tmp_
         model_location(recipe)
     place = tmp_path / "storage/runs/first/export/merged"
     shutil.copytree(directory, place)
+    with pytest.raises(ModelError, match="'first' has no exported model"):
+        model_location(recipe)  # its manifest, written last, is not there yet
+    (place.parent / "export.json").write_text("{}")
     assert model_location(recipe) == str(place)
     assert read_facts(recipe).vocab_size == 50
 
@@ -139,3 +142,22 @@ def test_fresh_adapters_follow_the_seed_and_merging_them_changes_nothing(directo
     assert not is_adapted(merged)
     for name, parameter in merged.named_parameters():
         assert torch.equal(parameter, stored[name].float()), name
+
+
+def test_a_model_directory_with_a_tensor_missing_or_damaged_is_refused(directory: Path) -> None:
+    """transformers would fill the gap with random numbers and a warning."""
+    weights = load_file(directory / "model.safetensors")
+    del weights["model.norm.weight"]
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="cannot load") as refused:
+        load_model(local(directory), vocab_size=50)
+    assert "model.norm.weight" in refused.value.got
+    (directory / "model.safetensors").write_bytes(b"\x08" + b"\0" * 40)
+    with pytest.raises(ModelError, match="cannot load"):
+        load_model(local(directory), vocab_size=50)
+
+
+def test_a_config_with_a_wrong_type_is_refused() -> None:
+    config = {**LLAMA, "hidden_size": "x"}
+    with pytest.raises(ModelError, match="not a transformers config"):
+        load_model(make_recipe(model={"source": "random", "config": config, "tokenizer": "t"}), vocab_size=50)

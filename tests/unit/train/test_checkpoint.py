@@ -285,3 +285,23 @@ def test_checkpoints_live_at_a_uri_too(tmp_path: Path) -> None:
     assert restored is not None
     assert torch.equal(restored.tensors()["weight:a.weight"], tensors(10)["weight:a.weight"])
     assert read_commits(run) == [CommitId(1, 10)]
+
+
+@pytest.mark.parametrize("damage", [("{", "["), ('"step": 10', '"step": 11'), ("}\n", "")])
+def test_a_damaged_commit_record_counts_as_torn(tmp_path: Path, damage: tuple[str, str]) -> None:
+    run = str(tmp_path)
+    attempt, _ = begin_attempt(run, FakeGroup())
+    for step in (5, 10):
+        commit(run, attempt, step)
+    record = Path(commit_directory(run, CommitId(1, 10)), "commit.json")
+    assert damage[0] in record.read_text()
+    record.write_text(record.read_text().replace(*damage))
+    assert find_latest(run, FakeGroup()).commit == CommitId(1, 5)  # type: ignore[union-attr]
+
+
+def test_foreign_files_are_no_checkpoints(tmp_path: Path) -> None:
+    run = str(tmp_path)
+    commit(run, begin_attempt(run, FakeGroup())[0], 5)
+    for name in ("checkpoints/.DS_Store", "checkpoints/notes.txt", "attempts/.attempt-0009.json.x"):
+        (tmp_path / name).write_text("{")
+    assert find_latest(run, FakeGroup()).commit == CommitId(1, 5)  # type: ignore[union-attr]

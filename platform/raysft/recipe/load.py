@@ -19,10 +19,16 @@ class _Loader(yaml.SafeLoader):
     """SafeLoader that reads `1e-3` as a number, as YAML 1.2 does, and refuses a key given twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+        keys = [str(key.value) for key, _ in node.value]
+        twice = sorted({key for key in keys if keys.count(key) > 1})
         if twice:
-            raise RecipeError(f"the key {twice[0]!r} stands twice", got=str(node.start_mark), fix="keep one of them")
+            lines = [str(key.start_mark.line + 1) for key, _ in node.value if key.value == twice[0]]
+            raise RecipeError(
+                f"the key {twice[0]!r} stands twice",
+                got=f"lines {' and '.join(lines)}",
+                expected="every key once",
+                fix="keep one of them",
+            )
         mapping: dict[Any, Any] = super().construct_mapping(node, deep)
         return mapping
 
@@ -68,10 +74,16 @@ def parse_recipe(content: dict[str, Any]) -> Recipe:
         return Recipe.model_validate(content)
     except ValidationError as error:
         problems = [_describe(problem) for problem in error.errors()]
+        schema = "`raysft schema` prints every field with its type and meaning"
+        if len(problems) == 1:
+            what, got, expected, hint = problems[0]
+            fix = f"{hint} {schema}".strip()
+            raise RecipeError(f"the recipe is not valid: {what}", got=got, expected=expected, fix=fix) from None
         raise RecipeError(
-            "the recipe is not valid" if len(problems) > 1 else f"the recipe is not valid: {problems[0]}",
-            got="; ".join(problems) if len(problems) > 1 else "",
-            fix="`raysft schema` prints every field with its type and meaning",
+            f"the recipe is not valid in {len(problems)} places",
+            got="; ".join(_in_one_line(*problem) for problem in problems),
+            expected="fields as the schema has them",
+            fix=schema,
         ) from None
 
 
@@ -80,7 +92,10 @@ def _parse_yaml(text: str, where: str) -> Any:
         return yaml.load(text, Loader=_Loader)  # a SafeLoader
     except yaml.YAMLError as error:
         raise RecipeError(
-            f"{where} is not YAML", got=" ".join(str(error).split()), expected="YAML", fix="mend that line"
+            f"{where} is not YAML",
+            got=" ".join(str(error).replace('in "<unicode string>", ', "at ").split()),
+            expected="YAML: `key: value` lines, spaces for indentation",
+            fix="mend that line",
         ) from None
 
 
@@ -90,6 +105,7 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
     if not separator or not all(keys):
         raise RecipeError(
             f"cannot read the override {override!r}",
+            got="no `=`" if not separator else "an empty field name",
             expected="--set section.field=value",
             fix="for example --set optimizer.learning_rate=1e-4",
         )
@@ -107,18 +123,35 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
     node[keys[-1]] = _parse_yaml(text, f"--set {override}")
 
 
-def _describe(problem: Any) -> str:
-    """One pydantic problem in our words: where, what was got, what was expected."""
+def _describe(problem: Any) -> tuple[str, str, str, str]:
+    """One pydantic problem in our words: (what, got, expected, hint)."""
     location = [str(part) for part in problem["loc"]]
     dotted = ".".join(location)
     if problem["type"] == "extra_forbidden":
         known = _fields_at(location[:-1])
         close = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
-        hint = f"did you mean {'.'.join([*location[:-1], close[0]])}?" if close else f"known: {', '.join(known)}"
-        return f"unknown key {dotted}; {hint}"
+        if close:
+            return f"unknown key {dotted}", "", "", f"did you mean {'.'.join([*location[:-1], close[0]])}?"
+        return f"unknown key {dotted}", "", f"one of {', '.join(known)}", ""
     if problem["type"] == "missing":
-        return f"{dotted} is missing"
-    return f"{dotted}: {problem['msg'].lower()}, got {problem['input']!r}"
+        return f"{dotted} is missing", "nothing", f"a value for {dotted}", ""
+    expected = _EXPECTED.get(problem["type"]) or problem["msg"].removeprefix("Input should be ")
+    got = repr(problem["input"])
+    return f"{dotted} is wrong", got if len(got) <= 200 else got[:197] + "...", expected, ""
+
+
+_EXPECTED = {
+    "tuple_type": "a string or a list of strings",
+    "too_short": "at least one",
+    "dict_type": "a mapping",
+    "model_type": "a section with fields of its own",
+}
+"""pydantic's kinds of problems that speak of Python types, in the words of a recipe."""
+
+
+def _in_one_line(what: str, got: str, expected: str, hint: str) -> str:
+    parts = [("got ", got), ("expected ", expected), ("", hint)]
+    return ", ".join([what, *(label + text for label, text in parts if text)])
 
 
 def _fields_at(location: Sequence[str]) -> list[str]:

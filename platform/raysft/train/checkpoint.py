@@ -153,8 +153,8 @@ class Checkpoint:
         when it is damaged."""
         location = commit_directory(run, commit)
         record = storage.read_json(storage.join(location, "commit.json"))
-        if not isinstance(record, dict) or record.get("sha256") != _record_sum(record):
-            raise ValueError("it does not have its own checksum")
+        if not {"layout_version", "sha256"} <= set(record):
+            raise ValueError("it is no commit record")
         if record["layout_version"] != LAYOUT_VERSION:
             raise CheckpointError(
                 f"the checkpoint {location} has another layout",
@@ -162,6 +162,8 @@ class Checkpoint:
                 expected=f"version {LAYOUT_VERSION}",
                 fix="resume it with the raysft version that wrote it",
             )
+        if record["sha256"] != _record_sum(record):
+            raise ValueError("it does not have its own checksum")
         return Checkpoint(commit=commit, location=location, record=record)
 
     @property

@@ -11,7 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PretrainedConfig
 
 from raysft import storage
-from raysft.errors import ModelError
+from raysft.errors import ModelError, RecipeError
 from raysft.recipe.resolve import ModelFacts
 from raysft.recipe.schema import Recipe
 
@@ -38,6 +38,13 @@ def load_config(recipe: Recipe) -> PretrainedConfig:
     model = recipe.model
     if model.config is not None:
         return _config_from_recipe(dict(model.config))
+    if model.source == "random":
+        raise RecipeError(
+            "model.source: random needs model.config",
+            got="model.config: null",
+            expected="a transformers config with its model_type",
+            fix="add model.config, or name a model directory or hub id in model.source",
+        )
     location = model_location(recipe)
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(
@@ -46,7 +53,7 @@ def load_config(recipe: Recipe) -> PretrainedConfig:
     except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         raise ModelError(
             f"cannot read the model {model.source!r}",
-            got=" ".join(str(error).split())[:300],
+            got=_what_is_at(location) or " ".join(str(error).split())[:300],
             expected="a local directory with config.json, a hub id that is reachable, run://NAME or `random`",
             fix="check model.source" + _nearest_directory(location),
         ) from error
@@ -70,14 +77,29 @@ def _config_from_recipe(fields: dict[str, Any]) -> PretrainedConfig:
     model_type = fields.pop("model_type", None)
     try:
         config: PretrainedConfig = AutoConfig.for_model(model_type, **fields)
-    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
+    except (ValueError, TypeError, KeyError, ArithmeticError, StrictDataclassError) as error:
         raise ModelError(
             "model.config is not a transformers config",
-            got=f"model_type = {model_type!r}: {str(error)[:200]}",
+            got=f"model_type = {model_type!r}: {' '.join(str(error).split())[:200]}",
             expected="model_type (llama, qwen3, mistral, gpt2...) and that type's fields",
             fix="mend model.config",
         ) from error
+    _refuse_misspelt(config, fields)
     return config
+
+
+def _refuse_misspelt(config: PretrainedConfig, fields: dict[str, Any]) -> None:
+    """transformers keeps a field it does not know and ignores it: `hiden_size` would give another model."""
+    known = [*type(config)().to_dict(), *config.attribute_map]
+    for name in fields:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+        if name not in known and near:
+            raise RecipeError(
+                f"model.config has a field {name!r}, which a {config.model_type} model has not",
+                got=f"{name}: {fields[name]!r}",
+                expected=f"the fields of transformers' {type(config).__name__}",
+                fix=f"did you mean {near[0]}?",
+            )
 
 
 def _first(fields: dict[str, Any], *names: str) -> int:
@@ -92,9 +114,55 @@ def _first(fields: dict[str, Any], *names: str) -> int:
     )
 
 
+def check_weights(recipe: Recipe) -> None:
+    """Refuse a local model directory without safetensors before anything starts. Raises ModelError."""
+    location = model_location(recipe) if recipe.model.source != "random" else ""
+    if not os.path.isdir(location):
+        return  # fresh weights, or the hub, which is asked when the model is loaded
+    names = sorted(os.listdir(location))
+    if not any(name.endswith(".safetensors") for name in names):
+        pickled = [name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]
+        raise ModelError(
+            f"the model directory {location} has no weights that can be loaded",
+            got=f"only pickled weights: {', '.join(pickled)}" if pickled else f"only {', '.join(names[:8])}",
+            expected="model.safetensors (pickled weights are never loaded: they can run code)",
+            fix="convert the weights to safetensors first" if pickled else "name a directory with weights",
+        )
+
+
+def check_vocabulary(recipe: Recipe, model: ModelFacts, num_tokens: int) -> None:
+    """Refuse a tokenizer with more tokens than the model has embedding rows. Raises ModelError."""
+    config = recipe.model.config
+    if config is not None and "vocab_size" not in config:
+        return  # fresh weights get one row for every token
+    if num_tokens > model.vocab_size:
+        raise ModelError(
+            "the tokenizer knows more tokens than the model",
+            got=f"{num_tokens} tokens, {model.vocab_size} embedding rows",
+            expected="an embedding row for every token",
+            fix="use the model's own tokenizer (leave model.tokenizer out)"
+            if config is None
+            else f"set model.config.vocab_size to {num_tokens} or more, or leave it out",
+        )
+
+
+def _what_is_at(location: str) -> str:
+    """What is wrong with a location that was meant as a directory; "" where the library's words say more."""
+    if "://" in location:
+        return ""
+    if os.path.isdir(location):
+        if os.path.isfile(os.path.join(location, "config.json")):
+            return ""
+        return f"a directory without config.json: {', '.join(sorted(os.listdir(location))[:8]) or 'it is empty'}"
+    if os.path.exists(location):
+        return "a file, no directory"
+    online = "is not in the hub's cache and the hub cannot be reached"
+    return f"no such directory ({storage.absolute(location)}), and as a hub id it {online}"
+
+
 def _nearest_directory(location: str) -> str:
     parent = Path(location).parent
-    if "://" in location or not parent.is_dir():
+    if "://" in location or os.path.exists(location) or not parent.is_dir():
         return ""
     close = difflib.get_close_matches(Path(location).name, [path.name for path in parent.iterdir()], n=1)
     return f"; did you mean {parent / close[0]}?" if close else ""

@@ -48,7 +48,7 @@ def _fresh(recipe: Recipe, config: PretrainedConfig, vocab_size: int) -> PreTrai
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
             config, dtype=torch.float32, attn_implementation=recipe.model.attention
         )
-    except (ValueError, ImportError, StrictDataclassError) as error:
+    except (ValueError, ImportError, TypeError, RuntimeError, ArithmeticError, StrictDataclassError) as error:
         raise _cannot_load(recipe, error) from error
     finally:
         torch.set_rng_state(generator_state)

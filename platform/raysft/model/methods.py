@@ -14,7 +14,7 @@ def apply_method(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
     """The model ready for training: its trained parameters require grad, the others do not."""
     match recipe.method.kind:
         case "full":
-            for parameter in model.parameters():
+            for parameter in nn.Module.parameters(model):  # transformers types it as a tensor
                 parameter.requires_grad_(True)
             return model
         case "lora":

@@ -11,11 +11,12 @@ import json
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from raysft import __version__
-from raysft.errors import RaysftError
+from raysft.errors import RaysftError, RecipeError
 
 logger = logging.getLogger(__name__)
 
@@ -32,30 +33,41 @@ EXAMPLES = {
 }
 
 
+FORMATS = ("auto", "alpaca", "sharegpt", "messages")
+"""As data.format in a recipe."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit code; never a traceback unless --debug."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(
-        level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True
-    )  # other libraries: warnings only
-    logging.getLogger("raysft").setLevel(logging.DEBUG if options.debug else logging.INFO)
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    _quiet(options.debug)
     try:
         options.run(options)
-    except RaysftError as error:
-        if options.debug:
-            raise
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
+        sys.stdout.flush()
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; the same command goes on from the last checkpoint\n")
         return 130
-    except Exception as error:  # process boundary: a bug or the stack below, told in one line
+    except BrokenPipeError:  # `raysft schema | head`: whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:  # process boundary: everything becomes a message and an exit code
         if options.debug:
-            raise
+            traceback.print_exc()
+        if isinstance(error, RaysftError):
+            sys.stderr.write(f"error: {error}\n")
+            return error.exit_code
         sys.stderr.write(f"error: {type(error).__name__}: {error}\n  fix: run again with --debug and report it\n")
         return 3
     return 0
+
+
+def _quiet(debug: bool) -> None:
+    """Our own lines, and other libraries' warnings; with --debug all of it. Ray's loggers: orchestrate/cluster.py."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
+    logging.getLogger("raysft").setLevel(logging.DEBUG if debug else logging.INFO)
+    if not debug:  # read by these libraries when they are imported, which is later
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # also transformers' "Loading weights"
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # the driver's own; workers are told theirs
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -65,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     _recipe_verb(verbs, "train", "train, evaluate, export; resumes a run of the same name", _train)
     _recipe_verb(verbs, "prepare", "make the token store only", _prepare)
     preview = _recipe_verb(verbs, "preview", "show which tokens are trained, in colour", _preview)
-    preview.add_argument("--num", type=int, default=3, metavar="N", help="samples to show (default 3)")
+    preview.add_argument("--num", type=_positive, default=3, metavar="N", help="samples to show (default 3)")
     evaluate = _recipe_verb(verbs, "evaluate", "held-out loss, perplexity and greedy answers", _evaluate)
     evaluate.add_argument("--model", metavar="DIR", help="an exported model; default: the run's own export")
     _recipe_verb(verbs, "export", "write the newest checkpoint of a run as a model", _export)
@@ -100,10 +112,16 @@ def _tokenizer_train(actions: Any) -> None:
     parser.epilog = "example:\n" + EXAMPLES["tokenizer"]
     parser.add_argument("files", nargs="+", help="jsonl, json or parquet files")
     parser.add_argument("--out", required=True, metavar="DIR", help="where to write the tokenizer")
-    parser.add_argument("--vocab-size", type=int, default=16_000, metavar="N", help="tokens (default 16000)")
+    parser.add_argument("--vocab-size", type=_positive, default=16_000, metavar="N", help="tokens (default 16000)")
     parser.add_argument("--template", default="chatml", help="chat template to keep in it (default chatml)")
-    parser.add_argument("--format", default="auto", help="record format (default: detected)")
+    parser.add_argument("--format", default="auto", choices=FORMATS, help="record format (default: detected)")
     parser.add_argument("--column", action="append", default=[], metavar="NAME=FILE_NAME", help="column mapping")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from 1 on")
+    return int(text)
 
 
 def _texts(name: str) -> dict[str, Any]:
@@ -163,7 +181,17 @@ def _schema(options: argparse.Namespace) -> None:
 
 
 def _train_tokenizer(options: argparse.Namespace) -> None:
-    columns = dict(column.partition("=")[::2] for column in options.column)
+    columns = {}
+    for column in options.column:
+        name, _, file_name = column.partition("=")
+        if not (name and file_name):
+            raise RecipeError(
+                f"cannot read --column {column}",
+                got=column,
+                expected="the format's column name = the file's column name",
+                fix="for example --column instruction=question",
+            )
+        columns[name] = file_name
     tokenizer = _call("data.tokenizer:train_tokenizer")(
         options.files,
         columns=columns,

@@ -14,7 +14,7 @@ def apply_method(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
     """The model ready for training: its trained parameters require grad, the others do not."""
     match recipe.method.kind:
         case "full":
-            for parameter in nn.Module.parameters(model):  # transformers types it as a tensor
+            for parameter in model.parameters():
                 parameter.requires_grad_(True)
             return model
         case "lora":
@@ -23,7 +23,7 @@ def apply_method(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
 
 def base_model(module: nn.Module) -> PreTrainedModel:
     """The transformers model inside, adapters still in its layers."""
-    inner = module.get_base_model() if is_adapted(module) else module
+    inner = module.get_base_model() if is_adapted(module) else module  # type: ignore[operator]
     assert isinstance(inner, PreTrainedModel)
     return inner
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -19,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
+CONNECT_TIMEOUT_S = 10
+
 PASSED_ON = ("HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN", "AWS_REGION", "AWS_ENDPOINT_URL")
 """Variables that workers get from the driver. Nothing else of its environment is copied."""
 
@@ -30,6 +34,10 @@ def cluster() -> Iterator[ClusterFacts]:
         yield cluster_facts()
         return
     address = os.environ.get("RAY_ADDRESS")
+    if not _wants_worker_logs():
+        _quiet_ray()
+    if address:
+        _knock(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         if address:
@@ -43,16 +51,46 @@ def cluster() -> Iterator[ClusterFacts]:
                 logging_level=logging.WARNING,
             )
     except (ConnectionError, RuntimeError, ValueError) as error:
+        if address:
+            raise _cannot_join(address, error) from error
         raise ClusterError(
-            f"cannot join the Ray cluster {address}" if address else "cannot start Ray on this machine",
+            "cannot start Ray on this machine",
             got=" ".join(str(error).split())[:300],
-            expected="a running head node" if address else "free memory and /tmp to write to",
-            fix="check RAY_ADDRESS, or unset it to run on this machine" if address else "see /tmp/ray for its logs",
+            expected="free memory and /tmp to write to",
+            fix="see /tmp/ray for its logs",
         ) from error
     try:
         yield cluster_facts()
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Is anybody there? ray.init itself would ask for many minutes. Raises ClusterError."""
+    found = re.fullmatch(r"(?:ray://)?\[?([^/\]]+)\]?:(\d{1,5})", address)
+    if found is None:  # `auto`, `local`, other schemes: Ray knows them, or refuses them at once
+        return
+    try:
+        socket.create_connection((found[1], int(found[2])), timeout=CONNECT_TIMEOUT_S).close()
+    except (OSError, OverflowError) as error:
+        raise _cannot_join(address, error) from error
+
+
+def _cannot_join(address: str, error: Exception) -> ClusterError:
+    return ClusterError(
+        f"cannot join the Ray cluster {address}",
+        got=" ".join(str(error).split())[:300],
+        expected="a running head node at RAY_ADDRESS",
+        fix="check RAY_ADDRESS and that the head runs (`ray status`), or unset it to run on this machine",
+    )
+
+
+def _quiet_ray() -> None:
+    """Lines that tell a user of raysft nothing: hidden unless --debug."""
+    token = logging.getLogger("ray._private.authentication.authentication_token_setup")
+    token.addFilter(lambda record: "is enabled" not in record.getMessage())  # that it is off, one should know
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # "Progress bars disabled"
+    logging.getLogger("ray.data._internal.execution.streaming_executor").setLevel(logging.WARNING)  # "finished"
 
 
 def cluster_facts() -> ClusterFacts:

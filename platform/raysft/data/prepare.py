@@ -69,13 +69,11 @@ def prepare(recipe: Recipe, *, progress: Progress | None = None) -> Prepared:
         )
     data, model = recipe.data, recipe.model
     check_columns(data.columns, data.format)
+    template, common = _tokens_from(recipe)
     source = tokenizer_source(recipe)
-    tokenizer = load_tokenizer(source, revision=model.revision, trust_remote_code=model.trust_remote_code)
-    template = template_for(data.template, tokenizer)
     if data.eval and data.eval_fraction:
         logger.warning("data.eval_fraction is ignored: data.eval names held-out files")
     share = 0.0 if data.eval else data.eval_fraction
-    common = {"tokenizer": tokenizer_hash(tokenizer), "template": _template_hash(template)}
 
     def stage(held_out: float) -> EncodeStage:
         return EncodeStage(source, model.revision, model.trust_remote_code, template, data, held_out)
@@ -95,6 +93,23 @@ def prepare(recipe: Recipe, *, progress: Progress | None = None) -> Prepared:
         train_manifest=train[False][1],
         eval_manifest=held_out[1] if held_out else None,
     )
+
+
+def train_fingerprint(recipe: Recipe) -> str:
+    """The fingerprint of the recipe's training store, without making it and without Ray."""
+    share = 0.0 if recipe.data.eval else recipe.data.eval_fraction
+    common = {**_tokens_from(recipe)[1], "side": "train", "held_out": share}
+    return str(_side(recipe, expand(recipe.data.train), common).identity["fingerprint"])
+
+
+def _tokens_from(recipe: Recipe) -> tuple[Template, dict[str, str]]:
+    """The template, and the hashes of what turns conversations into tokens."""
+    model = recipe.model
+    tokenizer = load_tokenizer(
+        tokenizer_source(recipe), revision=model.revision, trust_remote_code=model.trust_remote_code
+    )
+    template = template_for(recipe.data.template, tokenizer)
+    return template, {"tokenizer": tokenizer_hash(tokenizer), "template": _template_hash(template)}
 
 
 def fingerprint(inputs: dict[str, Any]) -> str:

@@ -19,13 +19,21 @@ from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from raysft import errors, storage
 from raysft.data.inspect import certificate
-from raysft.data.prepare import Prepared, prepare
-from raysft.data.tokenizer import tokenizer_source
-from raysft.model.facts import read_facts
+from raysft.data.prepare import Prepared, prepare, train_fingerprint
+from raysft.data.tokenizer import load_tokenizer, tokenizer_source
+from raysft.model.facts import check_vocabulary, check_weights, read_facts
 from raysft.orchestrate import summary, tasks
 from raysft.orchestrate.cluster import cluster, run_task, worker_environment
 from raysft.orchestrate.progress import TrainingProgress
-from raysft.orchestrate.rundir import check_recipe, claim, read_result, run_location, write_result
+from raysft.orchestrate.rundir import (
+    check_data,
+    check_recipe,
+    claim,
+    has_same_data_fields,
+    read_result,
+    run_location,
+    write_result,
+)
 from raysft.recipe.load import with_absolute_paths
 from raysft.recipe.resolve import ClusterFacts, DataFacts, ResolvedRun, Schedule, resolve, schedule
 from raysft.recipe.schema import Recipe
@@ -72,10 +80,11 @@ def run_training(recipe: Recipe) -> RunResult:
     check_recipe(run, recipe)
     finished = read_result(run)
     if finished is not None:
+        if not has_same_data_fields(run, recipe):
+            check_data(run, recipe, train_fingerprint(with_absolute_paths(recipe)))
         return replace(_result(run, finished), was_finished=True)
+    _check_before_ray(recipe)
     storage.check_writable(run)
-    facts = read_facts(recipe)
-    resolve(recipe, facts, None)
     with cluster() as nodes:
         plan = _plan(recipe, run, nodes)
         before = _evaluate_once(plan, "before", tasks.evaluate_initial)
@@ -91,6 +100,17 @@ def run_training(recipe: Recipe) -> RunResult:
     result = {"steps": plan.schedule.total_steps, "before": before, "after": after, "exports": exports}
     write_result(run, {**result, "report": report, "finished_at": datetime.now(UTC).isoformat(timespec="seconds")})
     return _result(run, {**result, "report": report})
+
+
+def _check_before_ray(recipe: Recipe) -> None:
+    """What can be refused within seconds, and before the run's name is taken. Raises UserError."""
+    model, facts = recipe.model, read_facts(recipe)
+    resolve(recipe, facts, None)
+    check_weights(recipe)
+    tokenizer = load_tokenizer(
+        tokenizer_source(recipe), revision=model.revision, trust_remote_code=model.trust_remote_code
+    )
+    check_vocabulary(recipe, facts, len(tokenizer))
 
 
 def _result(run: str, record: dict[str, Any]) -> RunResult:
@@ -115,12 +135,12 @@ def _plan(recipe: Recipe, run: str, nodes: ClusterFacts) -> _Plan:
     logger.info("data         %s (%.1f s)", prepared.train, time.monotonic() - started)
     for line in certificate(prepared.train_manifest):
         logger.info("             %s", line)
-    fingerprints = claim(run, recipe, prepared.train_manifest["fingerprint"])
     counts = prepared.train_manifest["counts"]
     sizes = DataFacts(counts["rows"], counts["examples"], counts["tokens"], counts["target_tokens"])
     steps = schedule(resolved, sizes)
     for line in steps.describe():
         logger.info(line)
+    fingerprints = claim(run, recipe, prepared.train_manifest["fingerprint"])
     return _Plan(absolute, run, resolved, steps, prepared, fingerprints)
 
 

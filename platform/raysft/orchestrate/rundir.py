@@ -12,6 +12,7 @@ from raysft import storage
 from raysft.errors import ConflictError
 from raysft.recipe.fingerprint import differences, fingerprints, split_fields
 from raysft.recipe.schema import Recipe
+from raysft.train.checkpoint import read_commits
 
 
 def run_location(recipe: Recipe) -> str:
@@ -37,6 +38,21 @@ def check_recipe(run: str, recipe: Recipe) -> None:
         _refuse(run, differences(storage.read_json(location)["mathematics"], split_fields(recipe)[0]))
 
 
+def has_same_data_fields(run: str, recipe: Recipe) -> bool:
+    """Does run.json name the same training data in the same words?"""
+    return not _data_differences(storage.read_json(storage.join(run, "run.json")), recipe)
+
+
+def check_data(run: str, recipe: Recipe, data_fingerprint: str) -> None:
+    """Refuse other training data than the run's. Raises ConflictError."""
+    stored = storage.read_json(storage.join(run, "run.json"))
+    tokens = differences({"tokens": stored["fingerprints"]["data"]}, {"tokens": data_fingerprint})
+    if tokens:
+        _refuse(
+            run, _data_differences(stored, recipe) or ["the contents of data.train, the tokenizer or its template"]
+        )
+
+
 def claim(run: str, recipe: Recipe, data_fingerprint: str) -> dict[str, str]:
     """Create run.json, or check it when it is there. Returns the three fingerprints. Raises ConflictError."""
     mathematics = split_fields(recipe)[0]
@@ -44,11 +60,16 @@ def claim(run: str, recipe: Recipe, data_fingerprint: str) -> dict[str, str]:
     record = {"recipe": recipe.model_dump(mode="json"), "mathematics": mathematics, "fingerprints": prints}
     location = storage.join(run, "run.json")
     if not storage.create_exclusive(location, record):
-        stored = storage.read_json(location)
-        differ = differences(stored["mathematics"], mathematics)
-        differ += differences({"tokens": stored["fingerprints"]["data"]}, {"tokens": data_fingerprint})
-        _refuse(run, differ)
+        check_recipe(run, recipe)
+        check_data(run, recipe, data_fingerprint)
     return prints
+
+
+def _data_differences(stored: dict[str, Any], recipe: Recipe) -> list[str]:
+    """The fields that say what is trained on; held-out files and packing are told apart elsewhere."""
+    old, new = dict(stored["recipe"]["data"]), recipe.model_dump(mode="json")["data"]
+    found = differences({**old, "eval": None}, {**new, "eval": None})
+    return [f"data.{line}" for line in found]
 
 
 def _refuse(run: str, differ: list[str]) -> None:
@@ -57,5 +78,6 @@ def _refuse(run: str, differ: list[str]) -> None:
             f"the run {run} exists with another recipe",
             got="; ".join(differ),
             expected="the same mathematics: workers, micro-batches and logging may change, these may not",
-            fix="give this run another `name`, or delete that directory",
+            fix="give this run another `name`, or delete that directory"
+            + ("" if read_commits(run) else " (it holds no checkpoint yet)"),
         )

@@ -8,7 +8,7 @@ import torch
 
 from raysft import storage
 from raysft.data.tokenizer import load_tokenizer, template_for, tokenizer_source
-from raysft.errors import CheckpointError
+from raysft.errors import CheckpointError, UserError
 from raysft.evaluate.evaluation import evaluate_model
 from raysft.evaluate.exported import load_exported
 from raysft.model.card import CardFacts
@@ -51,11 +51,14 @@ def export(fields: dict[str, Any], run: str, card: dict[str, Any]) -> list[str]:
 
 
 def newest_checkpoint(run: str) -> Checkpoint:
-    """The newest commit of a run's lineage, checksums verified. Raises CheckpointError."""
+    """The newest commit of a run's lineage, checksums verified. Raises UserError, CheckpointError."""
     commits = lineage(read_attempts(run), read_commits(run))
     if not commits:
-        raise CheckpointError(
-            f"the run {run} has no checkpoint", expected="a run that has trained", fix="run `raysft train` first"
+        raise UserError(
+            f"the run {run} has no checkpoint",
+            got="a directory without a commit" if storage.exists(run) else "no such directory",
+            expected="a run that has trained",
+            fix="run `raysft train` first, or check `name` and `storage`",
         )
     checkpoint = Checkpoint.open(run, commits[0])
     problem = checkpoint.verify()

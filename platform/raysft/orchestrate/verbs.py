@@ -38,15 +38,25 @@ def evaluate(recipe: Recipe, model: str | None) -> dict[str, Any]:
     """Evaluate an exported model (default: the run's own) on the recipe's held-out data."""
     absolute = with_absolute_paths(recipe)
     export = storage.absolute(model) if model else storage.join(run_location(recipe), "export")
+    if not storage.exists(export):
+        raise UserError(
+            f"there is no model to evaluate at {export}",
+            got="no such directory",
+            expected="an export directory",
+            fix="check --model"
+            if model
+            else "run `raysft train` (or `raysft export`) first, or name one with --model",
+        )
+    if not (recipe.data.eval or recipe.data.eval_fraction):
+        raise UserError(
+            "there is no held-out data to evaluate on",
+            got="neither data.eval nor data.eval_fraction",
+            expected="one of them",
+            fix="set data.eval to files, or data.eval_fraction as it was in training",
+        )
     with cluster():
         prepared = prepare_store(absolute)
-        if prepared.eval is None:
-            raise UserError(
-                "there is no held-out data to evaluate on",
-                got="neither data.eval nor data.eval_fraction",
-                expected="one of them",
-                fix="set data.eval to files, or data.eval_fraction as it was in training",
-            )
+        assert prepared.eval is not None
         fields = absolute.model_dump(mode="json")
         return run_task(absolute.cluster, tasks.evaluate_exported, fields, prepared.eval, export)
 

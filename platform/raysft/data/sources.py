@@ -13,6 +13,7 @@ import io
 import json
 import logging
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal, cast
@@ -71,9 +72,6 @@ class RawRecord:
 
     sample_id: int
     value: dict[str, Any] | Refusal
-
-
-# --- which files ------------------------------------------------------------------------------------------
 
 
 def expand(locations: Sequence[str]) -> list[SourceFile]:
@@ -161,9 +159,6 @@ def content_hash(file: SourceFile) -> str:
     return digest.hexdigest()
 
 
-# --- read tasks -------------------------------------------------------------------------------------------
-
-
 def plan_reads(files: Iterable[SourceFile], range_bytes: int = RANGE_BYTES) -> list[ReadTask]:
     """Pieces of all files, in order."""
     tasks = []
@@ -181,15 +176,19 @@ def plan_reads(files: Iterable[SourceFile], range_bytes: int = RANGE_BYTES) -> l
 
 def read(task: ReadTask) -> Iterator[RawRecord]:
     """The task's records in order; a malformed one as a Refusal of reason `malformed_json`."""
-    base = task.file.index << _POSITION_BITS
-    if task.file.kind == "parquet":
-        records = _read_parquet(task)
-    elif task.file.kind == "json":
-        records = _read_json(task.file)
-    else:
-        records = ((offset, _parse(line)) for offset, line in _lines(task) if line.strip())
-    for position, value in records:
-        yield RawRecord(base | position, value)
+    base, file = task.file.index << _POSITION_BITS, task.file
+    try:
+        if file.kind == "parquet":
+            records = _read_parquet(task)
+        elif file.kind == "json":
+            records = _read_json(file)
+        else:
+            records = ((offset, _parse(line)) for offset, line in _lines(task) if line.strip())
+        for position, value in records:
+            yield RawRecord(base | position, value)
+    except (OSError, EOFError, zlib.error, pa.ArrowInvalid) as error:
+        what, expected = f"cannot read {file.location}", f"a whole {file.kind} file{' in gzip' * file.compressed}"
+        raise DataError(what, got=str(error), expected=expected, fix="make or fetch that file again") from error
 
 
 def read_all(files: Iterable[SourceFile]) -> Iterator[RawRecord]:
@@ -271,9 +270,6 @@ def _open_raw(file: SourceFile) -> BinaryIO:
 def _open(file: SourceFile) -> BinaryIO:
     raw = _open_raw(file)
     return cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if file.compressed else raw
-
-
-# --- sample ids -------------------------------------------------------------------------------------------
 
 
 def file_and_position(sample_id: int) -> tuple[int, int]:

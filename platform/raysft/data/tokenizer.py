@@ -19,9 +19,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from raysft.data.formats import Refusal, check_columns, to_conversation
 from raysft.data.rendering import BUILT_IN, Rendered, SpecialTokens, Template, render, resolve_template
 from raysft.data.sources import RawRecord, expand, read_all
-from raysft.errors import DataError, ModelError, RecipeError
+from raysft.errors import DataError, ModelError, RecipeError, StorageError
 from raysft.recipe.schema import Recipe
-from raysft.storage import absolute, join
+from raysft.storage import absolute, check_writable, join
 
 logger = logging.getLogger(__name__)
 
@@ -87,9 +87,11 @@ def load_tokenizer(
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:
+        there = Path(source).expanduser()
+        told = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(
             f"cannot load a tokenizer from {source!r}",
-            got=(str(error).strip() or type(error).__name__).splitlines()[0],
+            got=told if there.is_dir() else "a file" if there.exists() else f"no such directory; as a hub id: {told}",
             expected="a directory with tokenizer.json, or a hub id this machine can reach or has cached",
             fix="check model.tokenizer (and model.revision); train one with `raysft tokenizer train`",
         ) from error
@@ -157,6 +159,7 @@ def train_tokenizer(
             fix="raise --vocab-size; 4,000 to 32,000 is usual",
         )
     check_columns(columns, format)
+    _check_out(out)
     resolved = resolve_template(template, None)
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.Sequence(
@@ -185,6 +188,18 @@ def train_tokenizer(
     tokenizer.chat_template = resolved.text
     tokenizer.save_pretrained(absolute(out))
     return tokenizer
+
+
+def _check_out(out: str) -> None:
+    try:
+        check_writable(absolute(out))
+    except StorageError as error:
+        raise StorageError(
+            f"cannot write the tokenizer to {out}",
+            got=error.got,
+            expected="a directory that can be made or written",
+            fix="choose another --out",
+        ) from error
 
 
 def _texts(

@@ -53,7 +53,7 @@ def load_config(recipe: Recipe) -> PretrainedConfig:
     except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         raise ModelError(
             f"cannot read the model {model.source!r}",
-            got=_what_is_at(location) or " ".join(str(error).split())[:300],
+            got=_what_is_at(location, " ".join(str(error).split())[:200]),
             expected="a local directory with config.json, a hub id that is reachable, run://NAME or `random`",
             fix="check model.source" + _nearest_directory(location),
         ) from error
@@ -146,18 +146,15 @@ def check_vocabulary(recipe: Recipe, model: ModelFacts, num_tokens: int) -> None
         )
 
 
-def _what_is_at(location: str) -> str:
-    """What is wrong with a location that was meant as a directory; "" where the library's words say more."""
-    if "://" in location:
-        return ""
+def _what_is_at(location: str, told: str) -> str:
+    """What is wrong with a model's location; `told` is what transformers said of it."""
     if os.path.isdir(location):
         if os.path.isfile(os.path.join(location, "config.json")):
-            return ""
+            return told
         return f"a directory without config.json: {', '.join(sorted(os.listdir(location))[:8]) or 'it is empty'}"
     if os.path.exists(location):
         return "a file, no directory"
-    online = "is not in the hub's cache and the hub cannot be reached"
-    return f"no such directory ({storage.absolute(location)}), and as a hub id it {online}"
+    return f"no such directory; as a hub id: {told}"
 
 
 def _nearest_directory(location: str) -> str:

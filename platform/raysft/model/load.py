@@ -85,6 +85,8 @@ def _cannot_load(recipe: Recipe, error: Exception | str) -> ModelError:
             expected="a backend that this model and this machine have",
             fix="set model.attention: eager (every model has it)",
         )
+    if "ignore_mismatched_sizes" in got:  # transformers points to a table that it logs
+        got = "weights of other shapes than config.json says"
     return ModelError(
         f"cannot load the model {recipe.model.source!r}",
         got=got,

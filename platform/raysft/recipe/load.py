@@ -130,14 +130,12 @@ def _describe(problem: Any) -> tuple[str, str, str, str]:
     if problem["type"] == "extra_forbidden":
         known = _fields_at(location[:-1])
         close = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
-        if close:
-            return f"unknown key {dotted}", "", "", f"did you mean {'.'.join([*location[:-1], close[0]])}?"
-        return f"unknown key {dotted}", "", f"one of {', '.join(known)}", ""
+        hint = f"did you mean {'.'.join([*location[:-1], close[0]])}?" if close else ""
+        return f"unknown key {dotted}", _short(problem["input"]), f"one of {', '.join(known)}", hint
     if problem["type"] == "missing":
         return f"{dotted} is missing", "nothing", f"a value for {dotted}", ""
     expected = _EXPECTED.get(problem["type"]) or problem["msg"].removeprefix("Input should be ")
-    got = repr(problem["input"])
-    return f"{dotted} is wrong", got if len(got) <= 200 else got[:197] + "...", expected, ""
+    return f"{dotted} is wrong", _short(problem["input"]), expected, ""
 
 
 _EXPECTED = {
@@ -147,6 +145,11 @@ _EXPECTED = {
     "model_type": "a section with fields of its own",
 }
 """pydantic's kinds of problems that speak of Python types, in the words of a recipe."""
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else text[:97] + "..."
 
 
 def _in_one_line(what: str, got: str, expected: str, hint: str) -> str:

@@ -5,6 +5,7 @@ One call of every part of the house, with no download: see jobs/recipes/demo.yam
 
 import json
 import logging
+import os
 import random
 import shutil
 import sys
@@ -17,6 +18,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 def main() -> int:
     """Returns 0 when at least 90% of 200 unseen words are reversed exactly."""
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # before the imports below: they look at it
     from raysft.cli import main as raysft
     from raysft.data.tokenizer import train_tokenizer
     from raysft.evaluate.exported import load_exported

@@ -34,6 +34,8 @@ class EngineProcesses:
                 "DS_ACCELERATOR": "cpu",
                 "OMP_NUM_THREADS": "1",
                 "RESULTS": str(results),
+                "PATH": "/nonexistent",  # no compiler is needed: neither found,
+                "TORCH_EXTENSIONS_DIR": str(directory / "extensions"),  # nor used from an earlier build
             }
             log = open(directory / f"log-{size}-{rank}.txt", "w")  # noqa: SIM115 - lives as long as the process
             process = subprocess.Popen(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +23,7 @@ from raysft.train.records import read_metrics
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 STEPS = 8
+TOKEN = secrets.token_hex(32)
 
 
 def free_port() -> int:
@@ -31,13 +34,14 @@ def free_port() -> int:
 
 def environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return kept | {"RAY_USAGE_STATS_ENABLED": "0", "HF_HUB_OFFLINE": "1", "PATH": f"{BIN}:{os.environ['PATH']}"}
+    ours = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "HF_HUB_OFFLINE": "1"}
+    return kept | ours | {"PATH": f"{BIN}:{os.environ['PATH']}"}
 
 
 @pytest.fixture
 def job_server() -> Iterator[str]:
     """A head node in its own process group; its job server's address."""
-    port, dashboard = free_port(), free_port()
+    port, dashboard, agent = free_port(), free_port(), free_port()
     with tempfile.TemporaryDirectory(prefix="ray-head-", dir="/tmp") as scratch:
         command = [
             BIN / "ray",
@@ -49,6 +53,7 @@ def job_server() -> Iterator[str]:
             f"--temp-dir={scratch}",
         ]
         command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--include-dashboard=true"]
+        command += [f"--dashboard-agent-listen-port={agent}"]  # its fixed default clashes with other clusters here
         log = open(Path(scratch) / "head.log", "w")  # noqa: SIM115 - lives as long as the process
         head = subprocess.Popen(command, stdout=log, stderr=log, env=environment(), start_new_session=True)
         try:
@@ -71,6 +76,8 @@ def wait_for(url: str) -> None:
         try:
             urllib.request.urlopen(url, timeout=2).read()
             return
+        except urllib.error.HTTPError:
+            return  # it answers: 401, since Ray asks for its token
         except OSError:
             assert time.monotonic() < deadline, f"nothing answers at {url}"
             time.sleep(0.3)

@@ -41,6 +41,7 @@ class ZeroEngine:
         if restored is not None:
             _set_weights(self._trained, restored)
         optimizer = _adamw(self._trained, run)
+        _use_no_compiler()
         self._deepspeed, _, _, _ = deepspeed.initialize(
             model=module, optimizer=optimizer, config=deepspeed_config(run), dist_init_required=False
         )
@@ -185,6 +186,13 @@ class ZeroEngine:
             safe_set_full_fp32_param(parameter, restored[f"weight:{name}"].to(self._device))
             for moment, value in moments.items():
                 safe_set_full_optimizer_state(parameter, value, moment)
+
+
+def _use_no_compiler() -> None:
+    """Without this, DeepSpeed compiles a shared-memory all-reduce on CPU that only its inference uses: it would
+    need gcc and ninja, and a worker killed in mid-compilation would leave a lock that stops the next ones.
+    DeepSpeed keeps this dict for edits (deepspeed/ops/__init__.py)."""
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def _hf_name(name: str) -> str:

@@ -23,8 +23,9 @@ Result = TypeVar("Result")
 
 CONNECT_TIMEOUT_S = 10
 
-PASSED_ON = ("HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN", "AWS_REGION", "AWS_ENDPOINT_URL")
-"""Variables that workers get from the driver. Nothing else of its environment is copied."""
+PASSED_ON = ("HF_HOME", "HF_HUB_OFFLINE", "AWS_REGION", "AWS_ENDPOINT_URL")
+"""Variables that workers get from the driver. Nothing else of its environment is copied, and no secret: Ray shows a
+runtime environment in its dashboard and logs. Give nodes their credentials (HF_TOKEN, AWS keys) when they start."""
 
 
 @contextmanager

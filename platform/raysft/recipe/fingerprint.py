@@ -18,7 +18,6 @@ EXECUTION_FIELDS = (
     "storage",
     "model.trust_remote_code",
     "model.attention",
-    "data.on_bad_record",
     "train.micro_batch_rows",
     "train.gradient_checkpointing",
     "parallel",

@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test check lint types format install constraints clean
+.PHONY: bench-parity bench-gsm8k demo test check lint types format install constraints clean
 
 demo: $(READY)            ## train a small model end to end: data, training, evaluation, export, answers
 	$(BIN)/python jobs/demo.py
@@ -36,6 +36,12 @@ $(READY): pyproject.toml constraints.txt
 constraints: $(READY)     ## write the installed versions into constraints.txt
 	(head -1 constraints.txt; $(BIN)/pip freeze --exclude-editable | sed 's/+cpu//') > constraints.new
 	mv constraints.new constraints.txt
+
+bench-parity: $(READY)    ## how far every ZeRO stage, worker count and micro-batch is from the first
+	$(BIN)/python tests/benchmarks/parity_table.py
+
+bench-gsm8k: $(READY)     ## the real-data run: make bench-gsm8k DATA=gsm8k_train.jsonl
+	$(BIN)/python tests/benchmarks/held_out_windows.py $(DATA)
 
 clean:                    ## remove what was made here (not .venv)
 	rm -rf build storage .pytest_cache .mypy_cache .ruff_cache

@@ -59,6 +59,11 @@ def exists(location: str) -> bool:
 def list_names(location: str) -> list[str]:
     """Sorted names directly under a directory; [] when it does not exist."""
     fs, path = filesystem(location)
+    if isinstance(fs, pafs.LocalFileSystem):  # pyarrow's listing fails when a file vanishes while it looks
+        try:
+            return sorted(os.listdir(path))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
     infos = fs.get_file_info(pafs.FileSelector(path, allow_not_found=True))
     return sorted(info.base_name for info in infos)
 

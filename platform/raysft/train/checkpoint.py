@@ -124,19 +124,30 @@ def _record_attempt(run: str, parent: CommitId | None) -> int:
 
 
 def find_latest(run: str, group: Group) -> Checkpoint | None:
-    """The newest checkpoint of the lineage whose every file has its checksum. Torn ones are passed over."""
-    for commit in lineage(read_attempts(run), read_commits(run)):
-        try:
-            checkpoint = Checkpoint.open(run, commit)
-        except (OSError, ValueError) as error:  # the same bytes, so the same on every rank
-            logger.warning("skipping the checkpoint of step %d: its commit record: %s", commit.step, error)
-            continue
-        problem = checkpoint.verify(group.rank, group.size)
+    """The newest checkpoint of the lineage whose every file has its checksum. Torn ones are passed over.
+
+    Rank 0 lists and names the candidates, all ranks check their share of the files: two ranks that list at
+    different moments may see different directories, and must not part ways over it.
+    """
+    chain = lineage(read_attempts(run), read_commits(run)) if group.rank == 0 else []
+    for i in range(group.from_rank_0(len(chain))):
+        named = chain[i] if group.rank == 0 else CommitId(attempt=0, step=0)
+        commit = CommitId(group.from_rank_0(named.attempt), group.from_rank_0(named.step))
+        checkpoint, problem = _open_and_verify(run, commit, group)
         if problem:
             logger.warning("skipping the checkpoint of step %d: %s", commit.step, problem)
         if group.all_true(problem is None):
             return checkpoint
     return None
+
+
+def _open_and_verify(run: str, commit: CommitId, group: Group) -> tuple[Checkpoint | None, str | None]:
+    """(checkpoint, None), or (None or damaged, what is wrong with this rank's share of it)."""
+    try:
+        checkpoint = Checkpoint.open(run, commit)
+    except (OSError, ValueError) as error:
+        return None, f"its commit record: {error}"
+    return checkpoint, checkpoint.verify(group.rank, group.size)
 
 
 @dataclass(frozen=True)

@@ -86,8 +86,8 @@ def train_worker(wire: dict[str, Any]) -> dict[str, Any]:
     device = torch.device("cuda" if recipe.cluster.gpus_per_worker else "cpu")
     place = _Place(job, recipe, TorchGroup(device), device)
     ended = _hopeless(job)
-    if place.group.from_rank_0(int(ended is not None)) and ended is not None:
-        return ended.to_json()
+    if place.group.from_rank_0(int(ended is not None)):  # rank 0 decides, and its return value is the run's
+        return (ended or Outcome(status="failed", step=0, reason="rank 0 ended the run")).to_json()
     attempt, restored = begin_attempt(job.run, place.group)
     with _recording(place, attempt, lambda: restored.state.step if restored else 0):
         setup = _try_set_up(place, attempt, restored)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import random
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -305,3 +307,44 @@ def test_foreign_files_are_no_checkpoints(tmp_path: Path) -> None:
     for name in ("checkpoints/.DS_Store", "checkpoints/notes.txt", "attempts/.attempt-0009.json.x"):
         (tmp_path / name).write_text("{")
     assert find_latest(run, FakeGroup()).commit == CommitId(1, 5)  # type: ignore[union-attr]
+
+
+def test_ranks_follow_rank_0_whatever_they_see_themselves(tmp_path: Path) -> None:
+    """Rank 1 may list the directory earlier or later than rank 0 did."""
+
+    class Told(FakeGroup):
+        def __init__(self, *values: int) -> None:
+            super().__init__(rank=1, size=2)
+            self.values = list(values)
+
+        def from_rank_0(self, value: int) -> int:
+            return self.values.pop(0)
+
+    run = str(tmp_path)
+    attempt, _ = begin_attempt(run, FakeGroup())
+    for step in (5, 10):
+        commit(run, attempt, step)
+    assert find_latest(run, Told(0)) is None
+    assert find_latest(run, Told(1, 1, 5)).commit == CommitId(1, 5)  # type: ignore[union-attr]
+
+
+def test_listing_while_files_come_and_go(tmp_path: Path) -> None:
+    """Another rank writes and renames temporary files in the directory that this one lists."""
+    ended = threading.Event()
+
+    def write() -> None:
+        for i in itertools.count():
+            if ended.is_set():
+                return
+            storage.write_json(str(tmp_path / f"a{i % 7}.json"), i)
+
+    writers = [threading.Thread(target=write) for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    try:
+        for _ in range(3000):
+            storage.list_names(str(tmp_path))
+    finally:
+        ended.set()
+        for writer in writers:
+            writer.join()

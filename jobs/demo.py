@@ -13,7 +13,7 @@ from pathlib import Path
 
 HERE = Path("build/demo")
 NUM_SAMPLES = 40_000
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"  # capitals: no merge of the tokenizer (as in "user") falls on them
 
 
 def main() -> int:
@@ -44,7 +44,7 @@ def main() -> int:
     result = run_training(load_recipe(recipe))
 
     model, tokenizer = load_exported(result.exports[-1])
-    new = ["raylet", "gradient", "platform"]
+    new = ["RAYLET", "GRADIENT", "PLATFORM"]
     chats = [[{"role": "user", "content": f"Reverse {word}"}] for word in new]
     prompts = [tokenizer.apply_chat_template(c, tokenize=False, add_generation_prompt=True) for c in chats]
     for word, answer in zip(

@@ -7,7 +7,8 @@ from raysft.errors import ClusterError
 from raysft.recipe.schema import DataSection, ModelSection, Recipe
 
 
-def test_without_ray_it_says_so():
+def test_without_ray_it_says_so(monkeypatch):
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # other tests of the session may have started it
     recipe = Recipe(name="r", model=ModelSection(source="x"), data=DataSection(train=("x",)))
     with pytest.raises(ClusterError, match="Ray, which is not running"):
         prepare(recipe)

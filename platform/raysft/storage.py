@@ -68,15 +68,6 @@ def list_names(location: str) -> list[str]:
     return sorted(info.base_name for info in infos)
 
 
-def size_bytes(location: str) -> int:
-    """Size of a file. Raises FileNotFoundError."""
-    fs, path = filesystem(location)
-    info = fs.get_file_info(path)
-    if info.type == pafs.FileType.NotFound:
-        raise FileNotFoundError(location)
-    return int(info.size)
-
-
 def read_bytes(location: str) -> bytes:
     """The whole file. Raises FileNotFoundError."""
     fs, path = filesystem(location)

@@ -34,7 +34,6 @@ def test_what_was_written_is_read(root: str) -> None:
     storage.write_bytes(place, b"one")
     storage.write_bytes(place, b"second")
     assert storage.read_bytes(place) == b"second"
-    assert storage.size_bytes(place) == 6
     assert storage.exists(place)
     assert storage.exists(storage.join(root, "a"))
     assert storage.list_names(storage.join(root, "a")) == ["b.bin"]
@@ -44,7 +43,7 @@ def test_what_was_written_is_read(root: str) -> None:
 def test_json_and_what_is_missing(root: str) -> None:
     storage.write_json(storage.join(root, "x.json"), {"b": [1, None], "a": "é"})
     assert storage.read_json(storage.join(root, "x.json")) == {"a": "é", "b": [1, None]}
-    for read in (storage.read_bytes, storage.read_json, storage.size_bytes):
+    for read in (storage.read_bytes, storage.read_json):
         with pytest.raises(FileNotFoundError):
             read(storage.join(root, "nowhere"))
 

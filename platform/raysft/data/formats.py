@@ -15,8 +15,6 @@ from typing import Any
 
 from raysft.errors import DataError
 
-ROLES = ("system", "user", "assistant", "tool")
-
 _FIELDS = {
     "alpaca": ("instruction", "input", "output", "system", "history"),
     "sharegpt": ("conversations", "messages", "system", "tools"),

@@ -12,8 +12,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from raysft.data.chat import Example, encode
-from raysft.data.formats import Conversation, Message
 from raysft.data.packing import pack
+from raysft.data.records import Conversation, Message
 from raysft.data.store import write_manifest, write_part
 from raysft.data.tokenizer import template_for
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from raysft.data.formats import Conversation, Refusal
 from raysft.data.offsets import Span, locate, tokenize
+from raysft.data.records import Conversation, Refusal
 from raysft.data.rendering import (
     BUILT_IN,
     Rendered,

@@ -10,9 +10,9 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from raysft.data.records import Conversation, Message, Refusal
 from raysft.errors import DataError
 
 _FIELDS = {
@@ -38,41 +38,6 @@ _EXPECTED = (
     "alpaca {instruction, input, output}, sharegpt {conversations: [{from, value}]} or "
     "messages {messages: [{role, content}]}"
 )
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """Why a record became no example: `reason` is counted, `detail` explains this one."""
-
-    reason: str
-    detail: str
-
-
-@dataclass(frozen=True)
-class Message:
-    """One turn. `train` None: as `data.train_on` says; False: never a target."""
-
-    role: str
-    content: str
-    train: bool | None = None
-    tool_calls: tuple[dict[str, Any], ...] = ()
-    tool_call_id: str = ""
-
-
-@dataclass(frozen=True)
-class Conversation:
-    """What every format becomes. `tool_calls` and `tools` are in OpenAI's nested form."""
-
-    id: int
-    messages: tuple[Message, ...]
-    source: str = ""
-    tags: tuple[str, ...] = ()
-    tools: tuple[dict[str, Any], ...] = ()
-
-    @property
-    def last_assistant(self) -> int:
-        """Index of the last assistant turn."""
-        return max(i for i, message in enumerate(self.messages) if message.role == "assistant")
 
 
 class _RefusedError(Exception):

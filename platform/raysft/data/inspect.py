@@ -14,8 +14,9 @@ from rich.text import Text
 from transformers import PreTrainedTokenizerFast
 
 from raysft.data.chat import Example, encode, render, trained_spans
-from raysft.data.formats import Conversation, Refusal, check_columns, to_conversation
+from raysft.data.formats import check_columns, to_conversation
 from raysft.data.offsets import locate, tokenize
+from raysft.data.records import Conversation, Refusal
 from raysft.data.rendering import Template
 from raysft.data.sources import RawRecord, describe_line, expand, read_all
 from raysft.data.tokenizer import load_tokenizer, template_for, tokenizer_source

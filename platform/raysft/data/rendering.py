@@ -23,8 +23,8 @@ from jinja2.nodes import CallBlock
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from raysft.data.formats import Conversation, Message, Refusal
 from raysft.data.offsets import Span
+from raysft.data.records import Conversation, Message, Refusal
 from raysft.errors import DataError
 
 BUILT_IN = ("chatml", "gemma", "llama3", "mistral", "qwen3", "zephyr")

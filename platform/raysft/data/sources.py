@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
-from raysft.data.formats import Refusal
+from raysft.data.records import Refusal
 from raysft.errors import DataError
 from raysft.storage import absolute, filesystem
 

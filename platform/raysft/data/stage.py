@@ -18,8 +18,9 @@ import pyarrow as pa
 from transformers import PreTrainedTokenizerFast
 
 from raysft.data.chat import Example, encode
-from raysft.data.formats import Conversation, Refusal, to_conversation
+from raysft.data.formats import to_conversation
 from raysft.data.packing import pack
+from raysft.data.records import Conversation, Refusal
 from raysft.data.rendering import Template, render_prompt
 from raysft.data.sources import RawRecord, ReadTask, read
 from raysft.data.store import write_part

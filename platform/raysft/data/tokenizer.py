@@ -16,7 +16,8 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from raysft.data.formats import Refusal, check_columns, to_conversation
+from raysft.data.formats import check_columns, to_conversation
+from raysft.data.records import Refusal
 from raysft.data.rendering import BUILT_IN, Rendered, SpecialTokens, Template, render, resolve_template
 from raysft.data.sources import RawRecord, expand, read_all
 from raysft.errors import DataError, ModelError, RecipeError, StorageError

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from raysft.data.formats import Conversation, Refusal, check_columns, detect_format, to_conversation
+from raysft.data.formats import check_columns, detect_format, to_conversation
+from raysft.data.records import Conversation, Refusal
 from raysft.errors import DataError
 
 

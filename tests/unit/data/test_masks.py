@@ -10,8 +10,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from raysft.data.chat import Example, Template, encode, render, resolve_template, trained_spans
-from raysft.data.formats import Conversation, Message, Refusal
 from raysft.data.offsets import locate, tokenize
+from raysft.data.records import Conversation, Message, Refusal
 
 TEMPLATES = ("chatml", "gemma", "llama3", "mistral", "qwen3", "zephyr")
 END = {

@@ -13,7 +13,7 @@ from raysft.data.chat import (
     render_prompt,
     resolve_template,
 )
-from raysft.data.formats import Conversation, Message, Refusal
+from raysft.data.records import Conversation, Message, Refusal
 from raysft.data.tokenizer import template_for
 from raysft.errors import DataError
 

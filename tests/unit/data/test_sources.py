@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raysft.data.formats import Refusal
+from raysft.data.records import Refusal
 from raysft.data.sources import (
     content_hash,
     describe_line,

@@ -5,7 +5,7 @@ import json
 import pyarrow as pa
 import pytest
 
-from raysft.data.formats import Conversation, Message
+from raysft.data.records import Conversation, Message
 from raysft.data.sources import expand, plan_reads
 from raysft.data.stage import ENCODED, EncodeStage, encode_task, is_held_out, raised
 from raysft.data.tokenizer import template_for

@@ -1,0 +1,69 @@
+"""What a record is, whatever file and format it came from. Values only: no reading, no rules.
+
+A record becomes a Conversation or a Refusal: a value, because refusals are counted, not raised. Formats
+(formats.py) make conversations, rules (clean/) change or refuse them, chat.py turns them into tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a record became no example: `reason` is counted, `detail` explains this one."""
+
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn. `train` None: as `data.train_on` says; False: never a target.
+
+    A conversation of a single message of role `text` is plain text: no template, all of it is trained.
+    """
+
+    role: str
+    content: str
+    train: bool | None = None
+    tool_calls: tuple[dict[str, Any], ...] = ()
+    tool_call_id: str = ""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One of several answers to the same messages; a higher score is better."""
+
+    messages: tuple[Message, ...]
+    score: float
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What every format becomes. `tool_calls` and `tools` are in OpenAI's nested form.
+
+    `messages` is what supervised fine-tuning trains on; where a format has several answers, it ends in the
+    best of `candidates`, which hold only the answers.
+    """
+
+    id: int
+    messages: tuple[Message, ...]
+    source: str = ""
+    """Name of the entry of data.train or data.eval it came from."""
+    tags: tuple[str, ...] = ()
+    """What was done to it: `augmented:noise`, `masked:pii`..."""
+    tools: tuple[dict[str, Any], ...] = ()
+    candidates: tuple[Candidate, ...] = ()
+    label: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """Columns that describe the record (difficulty, category, language, a score), by name."""
+    weight: float = 1.0
+    """Weight of its target tokens in the loss."""
+
+    @property
+    def last_assistant(self) -> int:
+        """Index of the last assistant turn (of the text, in plain text)."""
+        return max(i for i, message in enumerate(self.messages) if message.role in ("assistant", "text"))

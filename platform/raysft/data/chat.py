@@ -1,7 +1,7 @@
 """Conversation -> token ids + target mask: rendered and tokenized ONCE, whole (the mask law). Pure.
 
-Owns which answers are trained and the step from their spans to a mask over tokens. Text and spans come from
-rendering.py, token positions from offsets.py.
+Owns which answers are trained, the step from their spans to a mask over tokens, and what becomes of a sample that is
+too long. Text and spans come from rendering.py, token positions from offsets.py.
 """
 
 from __future__ import annotations
@@ -23,10 +23,14 @@ from raysft.data.rendering import (
     render,
     render_prompt,
     resolve_template,
+    special_tokens_in,
 )
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+OverLong = Literal["drop", "truncate", "split"]
+_TRAINED = ("assistant", "text")
 
 __all__ = [
     "BUILT_IN",
@@ -38,29 +42,31 @@ __all__ = [
     "render",
     "render_prompt",
     "resolve_template",
+    "special_tokens_in",
     "trained_spans",
 ]
 
 
 @dataclass(frozen=True)
 class Example:
-    """One tokenized conversation. `target` holds a weight per token; 0: not trained."""
+    """One tokenized conversation, or the part of it from its token `start` on. `target` holds a weight per token;
+    0: not trained. `truncated`: tokens were lost."""
 
     sample_id: int
     input_ids: NDArray[np.int32]
     target: NDArray[np.float32]
     straddles: int
     truncated: bool
+    start: int = 0
 
 
 def trained_spans(
     conversation: Conversation, rendered: Rendered, train_on: Literal["all", "last"]
 ) -> list[Span] | Refusal:
     """Which of the answers' spans are trained: `train_on`, and `train: false` of a message."""
-    turns = [message for message in conversation.messages if message.role == "assistant"]
+    wanted = [message.train is not False for message in conversation.messages if message.role in _TRAINED]
     spans = list(rendered.answers)
-    wanted = [message.train is not False for message in turns]
-    if len(spans) != len(turns):
+    if len(spans) != len(wanted):
         if train_on == "last" or not all(wanted):
             return Refusal("template_refused", "to choose turns, each needs a generation block of its own")
         wanted = [True] * len(spans)
@@ -76,25 +82,36 @@ def encode(
     *,
     train_on: Literal["all", "last"],
     max_tokens: int,
-    over_long: Literal["drop", "truncate"],
-) -> list[Example | Refusal]:
-    """One Example or Refusal per conversation, in order."""
-    results: dict[int, Example | Refusal] = {}
-    texts: list[str] = []
-    waiting: list[tuple[int, list[Span]]] = []
-    for index, conversation in enumerate(conversations):
-        prepared = _text_and_spans(conversation, template, train_on)
-        if isinstance(prepared, Refusal):
-            results[index] = prepared
+    over_long: OverLong,
+) -> list[tuple[Example, ...] | Refusal]:
+    """The Examples of each conversation (one, or several where it is split), or a Refusal; in order."""
+    prepared = [_text_and_spans(conversation, template, train_on) for conversation in conversations]
+    ready = [found for found in prepared if not isinstance(found, Refusal)]
+    texts, spans = [text for text, _ in ready], [own for _, own in ready]
+    tokens = tokenize(tokenizer, texts)
+    target, straddles = locate(texts, tokens, spans)
+    target[tokens.bounds[:-1][np.diff(tokens.bounds) > 0]] = False  # nothing predicts a segment's first token
+    weights = target.astype(np.float32)
+    num_targets = np.diff(np.concatenate(([0], np.cumsum(target)))[tokens.bounds]).tolist()
+    num_straddles = np.diff(np.concatenate(([0], np.cumsum(straddles)))[tokens.bounds]).tolist()
+    bounds = tokens.bounds.tolist()
+    results: list[tuple[Example, ...] | Refusal] = []
+    place = 0
+    for conversation, found in zip(conversations, prepared, strict=True):
+        if isinstance(found, Refusal):
+            results.append(found)
+            continue
+        own = slice(bounds[place], bounds[place + 1])
+        whole = Example(conversation.id, tokens.ids[own], weights[own], num_straddles[place], truncated=False)
+        if not num_targets[place]:
+            results.append(Refusal("no_target_tokens", "no token is trained"))
+        elif own.stop - own.start <= max_tokens:
+            results.append((whole,))
         else:
-            texts.append(prepared[0])
-            waiting.append((index, prepared[1]))
-    for (index, spans), text, tokens in zip(waiting, texts, tokenize(tokenizer, texts), strict=True):
-        target, straddles = locate(text, tokens, spans)
-        results[index] = _example(
-            conversations[index].id, tokens.ids, target, straddles, limit=max_tokens, over_long=over_long
-        )
-    return [results[index] for index in range(len(conversations))]
+            context = 1 if conversation.messages[0].role == "text" else max_tokens // 2
+            results.append(_fit(whole, straddles[own], over_long, max_tokens, context))
+        place += 1
+    return results
 
 
 def _text_and_spans(
@@ -113,26 +130,39 @@ def _text_and_spans(
     return rendered.text, spans
 
 
-def _example(
-    sample_id: int,
-    ids: NDArray[np.int32],
-    target: NDArray[np.bool_],
-    straddles: NDArray[np.bool_],
-    *,
-    limit: int,
-    over_long: Literal["drop", "truncate"],
-) -> Example | Refusal:
-    truncated = len(ids) > limit
-    if truncated and over_long == "drop":
-        return Refusal("over_long", f"{len(ids)} tokens, at most {limit} fit a row")
-    ids, straddles, weights = ids[:limit], straddles[:limit], target[:limit].astype(np.float32)
-    weights[:1] = 0.0  # nothing predicts a segment's first token
-    if not weights.any():
-        return Refusal("no_target_tokens", "no token is trained" + (" before the cut" if truncated else ""))
-    return Example(sample_id, ids, weights, int(straddles.sum()), truncated)
+def _fit(
+    whole: Example, straddles: NDArray[np.bool_], over_long: OverLong, limit: int, context: int
+) -> tuple[Example, ...] | Refusal:
+    """What becomes of an example of more than `limit` tokens. A split's windows share `context` tokens."""
+    if over_long == "drop":
+        return Refusal("over_long", f"{len(whole.input_ids)} tokens, at most {limit} fit a row")
+    targets = np.flatnonzero(whole.target)
+    if over_long == "truncate":
+        # From the front as many as need be, but one token must stay before the first target: it is predicted.
+        start = min(len(whole.input_ids) - limit, int(targets[0]) - 1)
+        return (_part(whole, straddles, start, start + limit, new=start, truncated=True),)
+    windows: list[Example] = []
+    done = 0
+    while (first := int(np.searchsorted(targets, done))) < len(targets):
+        start = max(0, int(targets[first]) - context) if done or targets[first] >= limit else 0
+        windows.append(_part(whole, straddles, start, start + limit, new=max(done, start), truncated=False))
+        done = start + limit
+    return tuple(windows)
+
+
+def _part(
+    whole: Example, straddles: NDArray[np.bool_], start: int, stop: int, *, new: int, truncated: bool
+) -> Example:
+    """Tokens [start, stop), trained from `new` on."""
+    target = whole.target[start:stop].copy()
+    target[: new - start] = 0.0
+    num_straddles = int(straddles[new:stop].sum())
+    return Example(whole.sample_id, whole.input_ids[start:stop], target, num_straddles, truncated, start)
 
 
 def _encodable(text: str) -> bool:
+    if text.isascii():
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,21 +1,23 @@
-"""Token ids together with where each token begins and ends in the text. Owns exactness of these positions.
+"""Token ids together with where each token begins and ends in its text. Owns exactness of these positions.
 
-For byte-level tokenizers the positions are computed from the ids by a table of token bytes: the offsets that
-such tokenizers report may leave out leading white space (`trim_offsets`), which would move a target border.
-Where the tokens' bytes are not the text's bytes (a normalizer changed it), and for other tokenizers, the
-tokenizer's own character offsets are used.
+For byte-level tokenizers the positions are computed from the ids by a table of token byte lengths: the offsets that
+such tokenizers report may leave out leading white space (`trim_offsets`), which would move a target border, and cost
+more than the tokens. Where the tokens' bytes are not the text's bytes (a normalizer changed it), and for other
+tokenizers, the tokenizer's own character offsets are used. All of it is done for a batch of texts at once.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from itertools import chain
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer, decoders
+from tokenizers import Tokenizer, decoders, models
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -25,79 +27,180 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Tokens:
-    """One text's tokens. `starts`, `ends` count UTF-8 bytes when `in_bytes`, else characters."""
+    """The tokens of some texts, one text after the other: text i has the tokens bounds[i] to bounds[i + 1].
+
+    `starts` and `ends` are places on one line on which text i begins at bases[i]; they count UTF-8 bytes where
+    in_bytes[i], else characters.
+    """
 
     ids: NDArray[np.int32]
     starts: NDArray[np.int64]
     ends: NDArray[np.int64]
-    in_bytes: bool
+    bounds: NDArray[np.int64]
+    bases: NDArray[np.int64]
+    in_bytes: NDArray[np.bool_]
 
 
-def tokenize(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[Tokens]:
+@dataclass(frozen=True)
+class _ByteTable:
+    """The bytes of every token id. `proof`: of which texts the tokens' total length proves their bytes."""
+
+    pieces: list[bytes]
+    lengths: NDArray[np.int64]
+    proof: Literal["all", "ascii", "none"]
+
+
+def tokenize(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> Tokens:
     """Each text whole, without adding special tokens. Raises UnicodeEncodeError for lone surrogates."""
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
-    table = _token_bytes(tokenizer)
+    table = _byte_table(tokenizer)
+    run = backend.encode_batch if table is None else backend.encode_batch_fast
+    encodings = run(list(texts), add_special_tokens=False)
+    lists = [encoding.ids for encoding in encodings]
+    counts = np.fromiter(map(len, lists), np.int64, len(lists))
+    bounds = _running_total(counts)
+    ids = np.fromiter(chain.from_iterable(lists), np.int32, bounds[-1])
+    sizes = np.fromiter(map(_num_bytes, texts), np.int64, len(lists))
+    bases = _running_total(sizes + 1)[:-1]  # a place between two texts, so that no border belongs to both
     if table is None:
-        return [
-            _from_offsets(encoding.ids, encoding.offsets)
-            for encoding in backend.encode_batch(list(texts), add_special_tokens=False)
-        ]
-    fast = backend.encode_batch_fast(list(texts), add_special_tokens=False)
-    return [_from_bytes(encoding.ids, text, table, backend) for encoding, text in zip(fast, texts, strict=True)]
+        places, in_bytes = np.zeros(len(ids) + 1, np.int64), np.zeros(len(lists), np.bool_)
+    else:
+        places = _running_total(table.lengths[ids])
+        in_bytes = _tokens_are_the_text(texts, lists, table, np.diff(places[bounds]) == sizes)
+    shift = np.repeat(bases - places[bounds[:-1]], counts)
+    tokens = Tokens(ids, places[:-1] + shift, places[1:] + shift, bounds, bases, in_bytes)
+    others = np.flatnonzero(~in_bytes).tolist()
+    if table is not None and others:
+        encodings = backend.encode_batch([texts[index] for index in others], add_special_tokens=False)
+    for index, encoding in zip(others, encodings if others else (), strict=True):
+        pairs = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2) + bases[index]
+        own = slice(bounds[index], bounds[index + 1])
+        tokens.starts[own], tokens.ends[own] = pairs[:, 0], pairs[:, 1]
+    return tokens
 
 
-def locate(text: str, tokens: Tokens, spans: Sequence[Span]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """(target, straddles) per token, for disjoint character spans in order.
+def locate(
+    texts: Sequence[str], tokens: Tokens, spans: Sequence[Sequence[Span]]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(target, straddles) per token, for each text's disjoint character spans in order.
 
     A token is a target iff its first character lies in a span; it straddles iff a border lies inside it.
     """
+    borders: list[int] = []
+    bases, in_bytes = tokens.bases.tolist(), tokens.in_bytes.tolist()
+    for text, own, base, as_bytes in zip(texts, spans, bases, in_bytes, strict=True):
+        found = _borders(own)
+        if as_bytes and not text.isascii():
+            found = _byte_places(text, found)
+        borders += [base + border for border in found]
+    edges = np.asarray(borders, dtype=np.int64)
+    length = int(tokens.ends.max(initial=0)) + 1
+    edges = np.minimum(edges, length)
+    # passed[p]: borders at or before place p. A table of places is cheaper than a search for every token.
+    passed = np.repeat(np.arange(len(edges) + 1), np.diff(edges, prepend=0, append=length))
+    before = passed[tokens.starts]
+    last = np.maximum(tokens.ends - 1, tokens.starts)  # of a token without text: its only place
+    return before % 2 == 1, passed[last] > before
+
+
+def _borders(spans: Sequence[Span]) -> list[int]:
+    """Start, end, start, end...; spans that touch are one, empty ones none."""
     borders: list[int] = []
     for start, end in spans:
         if borders and start == borders[-1]:
             borders[-1] = end
         elif end > start:
             borders += (start, end)
-    if tokens.in_bytes and not text.isascii():
-        borders = [len(text[:border].encode()) for border in borders]
-    edges = np.asarray(borders, dtype=np.int64)
-    before = np.searchsorted(edges, tokens.starts, side="right")
-    return before % 2 == 1, np.searchsorted(edges, tokens.ends, side="left") > before
+    return borders
 
 
-def _from_offsets(ids: list[int], offsets: list[Span]) -> Tokens:
-    pairs = np.asarray(offsets, dtype=np.int64).reshape(-1, 2)
-    return Tokens(np.asarray(ids, dtype=np.int32), pairs[:, 0], pairs[:, 1], in_bytes=False)
+def _byte_places(text: str, places: Sequence[int]) -> list[int]:
+    found: list[int] = []
+    done = total = 0
+    for place in places:
+        total += len(text[done:place].encode())
+        done = place
+        found.append(total)
+    return found
 
 
-def _from_bytes(ids: list[int], text: str, table: list[bytes], backend: Tokenizer) -> Tokens:
-    pieces = [table[token] for token in ids]
-    if b"".join(pieces) != text.encode():
-        return _from_offsets(ids, backend.encode(text, add_special_tokens=False).offsets)
-    ends = np.cumsum(np.fromiter(map(len, pieces), dtype=np.int64, count=len(pieces)))
-    starts = np.concatenate((np.zeros(1, dtype=np.int64), ends[:-1])) if len(pieces) else ends
-    return Tokens(np.asarray(ids, dtype=np.int32), starts, ends, in_bytes=True)
+def _num_bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def _running_total(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """0 and the sum up to each value."""
+    total = np.zeros(len(values) + 1, np.int64)
+    np.cumsum(values, out=total[1:])
+    return total
+
+
+def _tokens_are_the_text(
+    texts: Sequence[str], lists: Sequence[list[int]], table: _ByteTable, same_length: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Of which texts the tokens' bytes, joined, are the text: by their length where that is proof, else compared."""
+    if table.proof == "all":
+        return same_length
+    found = same_length.copy()
+    for index in np.flatnonzero(same_length).tolist():
+        text = texts[index]
+        if table.proof == "none" or not text.isascii():
+            found[index] = b"".join(map(table.pieces.__getitem__, lists[index])) == text.encode()
+    return found
 
 
 @lru_cache(maxsize=8)
-def _token_bytes(tokenizer: PreTrainedTokenizerFast) -> list[bytes] | None:
-    """The bytes of every token id of a byte-level tokenizer; None for another kind."""
+def _byte_table(tokenizer: PreTrainedTokenizerFast) -> _ByteTable | None:
+    """None for a tokenizer that is not byte-level."""
     backend = tokenizer.backend_tokenizer
     if not isinstance(backend.decoder, decoders.ByteLevel):
         return None
     byte_of = _byte_of_character()
     vocabulary: dict[str, int] = backend.get_vocab(with_added_tokens=True)
-    table = [b""] * (max(vocabulary.values()) + 1)
+    pieces = [b""] * (max(vocabulary.values()) + 1)
     added = backend.get_added_tokens_decoder()
     for token, index in vocabulary.items():
         if index not in added:
             if not all(character in byte_of for character in token):
                 return None
-            table[index] = bytes(byte_of[character] for character in token)
+            pieces[index] = bytes(byte_of[character] for character in token)
     for index, special in added.items():
-        table[index] = special.content.encode()
-    return table
+        pieces[index] = special.content.encode()
+    proof = _proof(backend) if vocabulary.keys() >= byte_of.keys() else "none"
+    return _ByteTable(pieces, np.fromiter(map(len, pieces), np.int64, len(pieces)), proof)
+
+
+def _proof(backend: Tokenizer) -> Literal["all", "ascii", "none"]:
+    """For a vocabulary that has every byte: when equal length means equal bytes.
+
+    BPE joins neighbouring characters and ByteLevel writes a byte as a character, so with every byte in the vocabulary
+    the tokens are the text's bytes in order, with nothing added: an unknown token cannot occur, and prefix spaces
+    and affixes are excluded here. Bytes can only be lost: to a pre-tokenizer that removes what it splits at, or to an
+    added token that strips the space around it. So the sum of lengths is the text's length iff nothing was lost.
+    A normalizer may change letters and keep the length; Unicode normal forms leave ASCII as it is.
+    """
+    model = backend.model
+    if not isinstance(model, models.BPE) or model.continuing_subword_prefix or model.end_of_word_suffix:
+        return "none"
+    steps = _steps(backend.pre_tokenizer, "pretokenizers")
+    if any(step.get("add_prefix_space") for step in steps) or not any(s["type"] == "ByteLevel" for s in steps):
+        return "none"
+    if not all(step["type"] in ("ByteLevel", "Split", "Digits", "Punctuation", "WhitespaceSplit") for step in steps):
+        return "none"
+    if backend.normalizer is None:
+        return "all"
+    forms = {step["type"] for step in _steps(backend.normalizer, "normalizers")}
+    return "ascii" if forms <= {"NFC", "NFD", "NFKC", "NFKD"} else "none"
+
+
+def _steps(component: object, key: str) -> list[dict[str, object]]:
+    """A pre-tokenizer's or normalizer's own description; that of its parts where it is a sequence."""
+    if component is None:
+        return []
+    state = json.loads(component.__getstate__())  # type: ignore[arg-type]
+    return list(state[key]) if state["type"] == "Sequence" else [state]
 
 
 def _byte_of_character() -> dict[str, int]:

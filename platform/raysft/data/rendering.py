@@ -1,8 +1,8 @@
 """Chat templates: Conversation -> text and the character spans of its answers. Pure.
 
 Owns the templates (built-in ones are in templates/), how they run, and how the answers' spans are found: by the
-template's generation blocks, or by marks put around the answers. Which spans are trained, and tokens, are
-chat.py.
+template's generation blocks, or by marks put around the answers. Plain text has no template. Which spans are
+trained, and tokens, are chat.py.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
@@ -19,8 +19,9 @@ from typing import Any
 
 import jinja2
 from jinja2.ext import Extension, loopcontrols
-from jinja2.nodes import CallBlock
+from jinja2.nodes import Node, Output, Scope, TemplateData
 from jinja2.parser import Parser
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from raysft.data.offsets import Span
@@ -32,6 +33,7 @@ _FOLDER = Path(__file__).parent / "templates"
 
 # Unicode noncharacters: never part of text that is exchanged. They mark the trained spans while a template runs.
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
+_DICT_ATTRIBUTES = frozenset(dir(dict))
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -53,7 +55,7 @@ class Template:
 
     @property
     def has_generation_blocks(self) -> bool:
-        return bool(_GENERATION.search(self.text))
+        return _has_generation_blocks(self.text)
 
 
 @dataclass(frozen=True)
@@ -94,18 +96,21 @@ def resolve_template(
 
 
 def render(conversation: Conversation, template: Template) -> Rendered | Refusal:
-    """The conversation's whole text and where its answers lie in it."""
-    texts = [text for message in conversation.messages for text in (message.role, message.content)]
-    if any(mark in text for text in texts for mark in (_OPEN, _CLOSE)):
+    """The conversation's whole text and where its answers lie in it. Plain text is itself and the end of text."""
+    messages = conversation.messages
+    if _holds_marks(conversation):
         return Refusal("reserved_character", "the text holds U+FDD0 or U+FDD1, which Unicode reserves")
+    if len(messages) == 1 and messages[0].role == "text":
+        text = messages[0].content + dict(template.special_tokens.named).get("eos_token", "")
+        return Rendered(text, ((0, len(text)),))
     try:
         if template.has_generation_blocks:
-            rendered = _unmark(_run(template, conversation, conversation.messages))
+            rendered = _unmark(_run(template, conversation, messages))
             if rendered is None:
-                raise _cannot_be_masked(template, "generation blocks inside generation blocks")
+                return _cannot_be_masked(template, "generation blocks inside generation blocks")
             return rendered
         return _render_with_sentinels(template, conversation)
-    except (jinja2.TemplateError, TypeError, ValueError) as error:
+    except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RuntimeError) as error:
         return Refusal("template_refused", f"{template.name}: {error}")
 
 
@@ -118,18 +123,59 @@ def render_prompt(conversation: Conversation, template: Template) -> str:
     return rendered.text[: rendered.answers[-1][0]]
 
 
+@lru_cache(maxsize=128)
+def _special_pattern(specials: tuple[str, ...]) -> re.Pattern[str] | None:
+    texts = sorted(filter(None, specials), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, texts))) if texts else None
+
+
+def special_tokens_in(conversation: Conversation, specials: Sequence[str]) -> str | None:
+    """The first special token written in the conversation's own text: a tokenizer would read it as the control."""
+    pattern = _special_pattern(tuple(specials))
+    if pattern is None:
+        return None
+    for text in _own_texts(conversation):
+        if found := pattern.search(text):
+            return found[0]
+    return None
+
+
+def _own_texts(conversation: Conversation) -> Iterator[str]:
+    """Everything that a template may write of a conversation, but for its roles."""
+    for message in conversation.messages:
+        yield message.content
+        if message.tool_calls:
+            yield _tojson(message.tool_calls)
+        if message.tool_call_id:
+            yield message.tool_call_id
+    if conversation.tools:
+        yield _tojson(conversation.tools)
+
+
+def _holds_marks(conversation: Conversation) -> bool:
+    return any(_OPEN in text or _CLOSE in text for text in _own_texts(conversation))
+
+
 class _GenerationBlocks(Extension):
     """`{% generation %}...{% endgeneration %}`: puts marks around what the block writes."""
 
     tags = {"generation"}  # noqa: RUF012  (jinja2 declares it so)
 
-    def parse(self, parser: Parser) -> CallBlock:
+    def parse(self, parser: Parser) -> list[Node]:
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return CallBlock(self.call_method("mark"), [], [], body, lineno=line)
+        marks = [Output([TemplateData(mark)], lineno=line) for mark in (_OPEN, _CLOSE)]
+        return [marks[0], Scope(body, lineno=line), marks[1]]  # what a block sets ends with it, as in transformers
 
-    def mark(self, caller: Any) -> str:
-        return f"{_OPEN}{caller()}{_CLOSE}"
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """jinja2's sandbox, faster where templates spend their time: reading the keys of messages."""
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """What the sandbox finds for a dict's key, without the AttributeError that it raises and catches first."""
+        if type(obj) is dict and attribute not in _DICT_ATTRIBUTES:
+            return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
+        return super().getattr(obj, attribute)
 
 
 def _raise_exception(message: str) -> None:
@@ -153,9 +199,7 @@ def _tojson(
 
 @lru_cache(maxsize=32)
 def _compiled(text: str) -> jinja2.Template:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlocks, loopcontrols]
-    )
+    environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlocks, loopcontrols])
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now
@@ -170,13 +214,24 @@ def _compiled(text: str) -> jinja2.Template:
         ) from error
 
 
+@lru_cache(maxsize=32)
+def _has_generation_blocks(text: str) -> bool:
+    return bool(_GENERATION.search(text))
+
+
+@lru_cache(maxsize=32)
+def _constants(template: Template) -> dict[str, Any]:
+    """What a template sees beside its conversation. Asked of jinja2 once: it looks its globals up slowly."""
+    return {**_compiled(template.text).globals, **dict(template.special_tokens.named), "add_generation_prompt": False}
+
+
 def _run(template: Template, conversation: Conversation, messages: Sequence[Message]) -> str:
-    return _compiled(template.text).render(
-        messages=[_as_dict(message) for message in messages],
-        tools=list(conversation.tools) or None,
-        add_generation_prompt=False,
-        **dict(template.special_tokens.named),
-    )
+    compiled = _compiled(template.text)
+    variables = _constants(template).copy()
+    variables["messages"] = [_as_dict(message) for message in messages]
+    variables["tools"] = list(conversation.tools) or None
+    context = Context(compiled.environment, variables, compiled.name, compiled.blocks)
+    return "".join(compiled.root_render_func(context))
 
 
 def _as_dict(message: Message) -> dict[str, Any]:
@@ -190,20 +245,16 @@ def _as_dict(message: Message) -> dict[str, Any]:
 
 def _unmark(marked: str) -> Rendered | None:
     """Take the marks out and note where they were. None: they do not come in pairs."""
-    pieces = re.split(f"([{_OPEN}{_CLOSE}])", marked)
-    marks = pieces[1::2]
-    if marks != [_OPEN, _CLOSE] * (len(marks) // 2):
-        return None
-    spans: list[Span] = []
-    start = length = 0
-    for piece in pieces:
-        if piece == _OPEN:
-            start = length
-        elif piece == _CLOSE:
-            spans.append((start, length))
-        else:
-            length += len(piece)
-    return Rendered("".join(pieces[::2]), tuple(spans))
+    head, *rest = marked.split(_OPEN)
+    pieces, spans, length = [head], [], len(head)
+    for part in rest:
+        inside, closed, after = part.partition(_CLOSE)
+        if not closed or _CLOSE in after:
+            return None
+        spans.append((length, length + len(inside)))
+        length += len(inside) + len(after)
+        pieces += (inside, after)
+    return None if _CLOSE in head else Rendered("".join(pieces), tuple(spans))
 
 
 def _render_with_sentinels(template: Template, conversation: Conversation) -> Rendered | Refusal:
@@ -223,15 +274,14 @@ def _render_with_sentinels(template: Template, conversation: Conversation) -> Re
             ends = [_after_special_token(plain, end, template.special_tokens) for _, end in rendered.answers]
             starts = [start for start, _ in rendered.answers]
             return Rendered(plain, tuple(zip(starts, ends, strict=True)))
-    raise _cannot_be_masked(template, "no generation blocks, and answers that cannot be found in its text")
+    return _cannot_be_masked(template, "no generation blocks, and answers that cannot be found in its text")
 
 
-def _cannot_be_masked(template: Template, got: str) -> DataError:
-    return DataError(
-        f"the template {template.name!r} cannot be masked: it rewrites or drops assistant turns",
-        got=got,
-        expected="one {% generation %} block around each answer, or a template that writes answers as they are",
-        fix=f"set data.template to a built-in ({', '.join(BUILT_IN)}), or put generation blocks into it",
+def _cannot_be_masked(template: Template, got: str) -> Refusal:
+    return Refusal(
+        "cannot_be_masked",
+        f"the template {template.name!r} cannot be masked: it rewrites or drops assistant turns ({got}); set "
+        f"data.template to a built-in ({', '.join(BUILT_IN)}), or put a {{% generation %}} block around each answer",
     )
 
 

@@ -1,12 +1,31 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from raysft.data.formats import check_columns, detect_format, to_conversation
-from raysft.data.records import Conversation, Refusal
+from raysft.data.formats.readers import FIELDS
+from raysft.data.records import Candidate, Conversation, Message, Refusal
 from raysft.errors import DataError
+from raysft.recipe.schema import DataSection
+
+U, A = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+EXAMPLES = {
+    "alpaca": {"instruction": "q", "input": "", "output": "a"},
+    "unified": {"id": "7", "instruction": "q", "input": "i", "output": "a", "metadata": {"language": "en"}},
+    "sharegpt": {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
+    "messages": {"messages": [U, A]},
+    "preference": {"prompt": "q", "chosen": "a", "rejected": "b"},
+    "ranking": {"prompt": "q", "responses": ["b", "a"], "scores": [0.1, 0.9]},
+    "critique": {"question": "q", "noisy_answer": "n", "critique": "a"},
+    "labelled": {"text": "q", "label": "a"},
+    "text": {"text": "a"},
+}
+"""The best answer is `a` in each."""
 
 
 def read(record, format="auto", **columns):
@@ -70,6 +89,7 @@ def test_openai_messages():
             },
             {"role": "tool", "content": "r", "tool_call_id": "c1"},
             {"role": "assistant", "content": "a", "weight": 0},
+            {"role": "user", "content": "q3"},
             {"role": "assistant", "content": "b", "train": True},
         ]
     }
@@ -78,7 +98,7 @@ def test_openai_messages():
     assert found.messages[2].tool_calls[0]["id"] == "c1"
     assert found.messages[2].tool_calls[0]["function"]["arguments"] == {"x": 1}
     assert found.messages[3].tool_call_id == "c1"
-    assert [message.train for message in found.messages] == [None, None, None, None, False, True]
+    assert [message.train for message in found.messages] == [None, None, None, None, False, None, True]
 
 
 def test_columns_are_mapped_and_unmapped_ones_ignored():
@@ -90,7 +110,7 @@ def test_columns_are_mapped_and_unmapped_ones_ignored():
 @pytest.mark.parametrize(
     ("record", "reason"),
     [
-        ({"text": "x"}, "unknown_format"),
+        ({"text": 5}, "unknown_format"),
         ({}, "unknown_format"),
         ({"messages": []}, "no_assistant_turn"),
         ({"messages": [{"role": "user", "content": "q"}]}, "no_assistant_turn"),
@@ -138,19 +158,353 @@ def test_unknown_columns_name_the_nearest():
     check_columns({"instruction": "question", "output": "answer"})
 
 
-@pytest.mark.shared
+def test_every_format_has_an_example():
+    named = set(DataSection.model_fields["format"].annotation.__args__) - {"auto"}
+    assert named == set(EXAMPLES) == set(FIELDS)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("noise", [{}, {"id": 1, "source": "x", "difficulty": 0.5}])
+def test_each_example_is_detected_and_read_alike_by_name(name, noise):
+    record = {**EXAMPLES[name], **noise}
+    assert detect_format(record) == name
+    assert read(record) == read(record, format=name)
+    assert turns(record)[-1] == ("text" if name == "text" else "assistant", "a")
+
+
 @pytest.mark.parametrize(
-    ("name", "columns", "refused"),
+    ("record", "expected"),
     [
-        ("alpaca_en_demo.json", {}, 0),
-        ("alpaca_zh_demo.json", {}, 0),
-        ("glaive_toolcall_en_demo.json", {}, 0),
-        ("gsm8k_train.jsonl", {"instruction": "question", "output": "answer"}, 0),
-        ("c4_demo.jsonl", {}, 300),
+        ({"prompt": "q", "chosen": "a"}, None),
+        ({"prompt": "q", "rejected": "a"}, None),
+        ({"prompt": "q", "responses": "a"}, None),
+        ({"responses": ["a"], "scores": [1]}, None),
+        ({"question": "q", "answer": "a"}, None),
+        ({"prompt": "q", "completion": "a"}, None),
+        ({"instruction": "q", "input": ""}, None),
+        ({"noisy_answer": "n", "critique": "c"}, None),
+        ({"label": "a"}, None),
+        ({"messages": "text", "conversations": "text"}, None),
+        ({"metadata": {"language": "en"}}, None),
+        ({**EXAMPLES["alpaca"], "metadata": "not an object"}, "alpaca"),
+        ({**EXAMPLES["alpaca"], "text": "both", "label": 1}, "alpaca"),
+        ({**EXAMPLES["alpaca"], **EXAMPLES["preference"]}, "preference"),
+        ({**EXAMPLES["messages"], **EXAMPLES["preference"]}, "preference"),
+        ({**EXAMPLES["messages"], **EXAMPLES["text"]}, "messages"),
+        ({**EXAMPLES["sharegpt"], "answers": ["a"], "ranks": [1]}, "ranking"),
+        ({**EXAMPLES["critique"], "response": "a", "output": "b", "instruction": "i"}, "critique"),
+        ({"sentence1": "a", "sentence2": "b", "label": 0}, "labelled"),
+        ({"content": "a"}, "text"),
+        ({"text": "a", "label_text": "b"}, "text"),
     ],
 )
-def test_real_files(shared, name, columns, refused):
+def test_near_misses(record, expected):
+    found = detect_format(record)
+    assert (found if expected else found.reason) == (expected or "unknown_format")
+
+
+def test_unified_metadata():
+    found = read({**EXAMPLES["unified"], "metadata": {"difficulty": 3, "tags": ["x"], "none": None}, "n": True})
+    assert found.metadata == {"id": "7", "difficulty": 3, "n": True}
+    assert turns(EXAMPLES["unified"])[0] == ("user", "q\ni")
+
+
+def test_other_scalar_columns_describe_the_record():
+    record = {"question": "q", "answer": "a", "gender": "f", "score": 0.5, "n": 2, "list": [1], "none": None}
+    found = read(record, instruction="question", output="answer")
+    assert found.metadata == {"gender": "f", "score": 0.5, "n": 2}
+    assert read({**EXAMPLES["labelled"], "gender": "m"}).metadata == {"gender": "m"}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "a",
+        {"from": "gpt", "value": "a"},
+        {"role": "assistant", "content": "a"},
+        {"text": "a"},
+        [{"role": "assistant", "content": "a"}],
+    ],
+)
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        {"prompt": "q"},
+        {"question": "q"},
+        {"instruction": "q", "input": ""},
+        {"conversations": [{"from": "human", "value": "q"}]},
+        {"prompt": [U]},
+    ],
+)
+def test_preference(prompt, answer):
+    found = read({**prompt, "system": "s", "chosen": answer, "rejected": "b"})
+    assert turns({**prompt, "system": "s", "chosen": answer, "rejected": "b"}) == [
+        ("system", "s"),
+        ("user", "q"),
+        ("assistant", "a"),
+    ]
+    assert found.candidates == (
+        Candidate((Message("assistant", "a"),), 1.0),
+        Candidate((Message("assistant", "b"),), 0.0),
+    )
+
+
+def test_preference_of_whole_conversations():
+    start = [U, {"role": "assistant", "content": "one"}, {"role": "user", "content": "q2"}]
+    record = {"prompt": "q", "chosen": [*start, A], "rejected": [*start, {"role": "assistant", "content": "b"}]}
+    found = read(record)
+    assert [content for _, content in turns(record)] == ["q", "one", "q2", "a"]
+    assert [candidate.messages[0].content for candidate in found.candidates] == ["a", "b"]
+    record["rejected"] = [U, {"role": "assistant", "content": "other"}, {"role": "user", "content": "q3"}, A]
+    found = read(record)
+    assert [len(candidate.messages) for candidate in found.candidates] == [3, 3], "they part at the first answer"
+    same = read({"chosen": [U, A], "rejected": [U, A]})
+    assert [len(candidate.messages) for candidate in same.candidates] == [1, 1]
+    assert read({"chosen": [U, A], "rejected": [{"role": "user", "content": "?"}, A]}).reason == "role_order"
+
+
+@pytest.mark.parametrize(
+    ("columns", "scores", "best"),
+    [
+        ({"responses": ["b", "a", "c"], "scores": [0, 2, 2.0]}, [0, 2, 2], "a"),
+        ({"candidates": ["b", "a", "c"], "ranks": [2, 1, 3]}, [-2, -1, -3], "a"),
+        ({"answers": [{"text": "b", "score": 1}, {"content": "a", "score": 3}]}, [1, 3], "a"),
+        ({"answers": [{"text": "a", "rank": 0}, {"text": "b", "rank": 5}]}, [0, -5], "a"),
+        ({"responses": [{"role": "assistant", "content": "a", "score": 1}]}, [1], "a"),
+    ],
+)
+def test_ranking(columns, scores, best):
+    found = read({"question": "q", **columns})
+    assert [candidate.score for candidate in found.candidates] == scores
+    assert found.messages == (Message("user", "q"), Message("assistant", best))
+    assert Message("assistant", best) in found.candidates[scores.index(max(scores))].messages
+
+
+def test_critique():
+    (role, content), answer = turns({"instruction": "1+1?", "answer": "3", "critique": "wrong", "system": ""})
+    assert (role, answer) == ("user", ("assistant", "wrong"))
+    assert content == (
+        "Please critique whether the following solution to the question is correct.\n\n"
+        "Question:\n1+1?\n\nSolution:\n3"
+    )
+    assert "Solution:\nn" in turns({**EXAMPLES["critique"], "answer": "not this"})[0][1]
+
+
+@pytest.mark.parametrize(
+    ("columns", "label"),
+    [
+        ({"label": "x"}, "x"),
+        ({"label": 3}, "3"),
+        ({"label": 3.0}, "3"),
+        ({"label": True}, "true"),
+        ({"label": 1, "label_text": "positive"}, "positive"),
+    ],
+)
+def test_labels(columns, label):
+    found = read({"text": "t", "text2": "u", **columns})
+    assert found.label == label
+    assert [(m.role, m.content) for m in found.messages] == [("user", "t\nu"), ("assistant", label)]
+
+
+def test_plain_text():
+    found = read({"content": "some\ntext", "url": "u"})
+    assert found.messages == (Message("text", "some\ntext"),)
+    assert found.metadata == {"url": "u"}
+
+
+def said(*roles: str) -> dict[str, object]:
+    """A conversation of these roles; `call` is an assistant's call, `empty` and `muted` are assistant turns."""
+    call = {"role": "assistant", "tool_calls": [{"name": "f", "arguments": {}}]}
+    special = {
+        "call": call,
+        "empty": {"role": "assistant", "content": " \n"},
+        "muted": {"role": "assistant", "content": "", "train": False},
+    }
+    return {"messages": [special.get(role) or {"role": role, "content": "x"} for role in roles]}
+
+
+@pytest.mark.parametrize(
+    ("roles", "reason"),
+    [
+        ("assistant user assistant", "role_order"),
+        ("system assistant", "role_order"),
+        ("user user assistant", "role_order"),
+        ("user assistant assistant", "role_order"),
+        ("user call assistant", "role_order"),
+        ("user tool assistant", "role_order"),
+        ("user assistant tool assistant", "role_order"),
+        ("user call tool", "role_order"),
+        ("tool assistant", "role_order"),
+        ("user assistant user", "ends_in_user_turn"),
+        ("user assistant system", "role_order"),
+        ("user empty", "empty_answer"),
+        ("user empty user assistant", "empty_answer"),
+        ("system user", "no_assistant_turn"),
+    ],
+)
+def test_turns_out_of_order(roles, reason):
+    found = read(said(*roles.split()))
+    assert isinstance(found, Refusal)
+    assert found.reason == reason
+
+
+@pytest.mark.parametrize(
+    "roles",
+    [
+        "user assistant",
+        "system developer user assistant user assistant",
+        "user assistant system user assistant",
+        "user call tool assistant",
+        "user call tool tool call tool assistant",
+        "user call",
+        "user call tool user assistant",
+        "user muted user assistant",
+    ],
+)
+def test_turns_in_order(roles):
+    assert isinstance(read(said(*roles.split())), Conversation)
+
+
+def test_calls_in_a_row_are_one_turn():
+    def call(name):
+        return {"from": "function_call", "value": json.dumps({"name": name, "arguments": {}})}
+
+    human, result = {"from": "human", "value": "q"}, {"from": "observation", "value": "r"}
+    answer = {"from": "gpt", "value": "a"}
+    found = read({"conversations": [human, answer, call("f"), call("g"), result, result, call("h"), result, answer]})
+    assert [m.role for m in found.messages] == ["user", "assistant", "tool", "tool", "assistant", "tool", "assistant"]
+    names = [[c["function"]["name"] for c in m.tool_calls] for m in found.messages]
+    assert names == [[], ["f", "g"], [], [], ["h"], [], []]
+    assert found.messages[1].content == "a"
+    text_call = {"from": "gpt", "value": '<tool_call>{"name": "f"}</tool_call>'}
+    assert isinstance(
+        read({"conversations": [human, text_call, {"from": "tool", "value": "r"}, answer]}), Conversation
+    )
+
+
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        ({"instruction": "what is <image>?"}, "media_in_text_run"),
+        ({"images": ["x.png"]}, "media_in_text_run"),
+        ({"audio": {"path": "x"}}, "media_in_text_run"),
+        ({"videos": [], "output": "<video>"}, "media_in_text_run"),
+        ({"output": "a\0b"}, "nul_character"),
+        ({"videos": [], "images": None}, None),
+        ({"output": "<video> and <audio> are HTML; <images> is nothing"}, None),
+    ],
+)
+def test_media_and_nul(columns, reason):
+    found = read({**EXAMPLES["alpaca"], **columns})
+    assert (found.reason if isinstance(found, Refusal) else None) == reason
+    assert read({**EXAMPLES["preference"], "rejected": "\0"}).reason == "nul_character"
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ({**EXAMPLES["alpaca"], "history": 5}, "wrong_type"),
+        ({**EXAMPLES["preference"], "prompt": None}, "missing_column"),
+        ({**EXAMPLES["preference"], "chosen": 5}, "wrong_type"),
+        ({**EXAMPLES["preference"], "chosen": []}, "no_assistant_turn"),
+        ({**EXAMPLES["preference"], "chosen": ""}, "empty_answer"),
+        ({**EXAMPLES["ranking"], "scores": None}, "missing_column"),
+        ({**EXAMPLES["ranking"], "scores": [1]}, "wrong_type"),
+        ({**EXAMPLES["ranking"], "scores": [1, float("nan")]}, "wrong_type"),
+        ({**EXAMPLES["ranking"], "scores": [1, 10**400]}, "wrong_type"),
+        ({**EXAMPLES["ranking"], "scores": [1, True]}, "wrong_type"),
+        ({**EXAMPLES["ranking"], "responses": []}, "wrong_type"),
+        ({**EXAMPLES["critique"], "noisy_answer": None}, "wrong_type"),
+        ({**EXAMPLES["critique"], "critique": ""}, "empty_answer"),
+        ({**EXAMPLES["labelled"], "label": None}, "wrong_type"),
+        ({**EXAMPLES["labelled"], "label": 0.5}, "wrong_type"),
+        ({"text": " \n"}, "empty_answer"),
+    ],
+)
+def test_refusals_of_the_other_formats(record, reason):
+    found = read(record)
+    assert isinstance(found, Refusal), found
+    assert found.reason == reason
+
+
+def test_a_mapped_format_knows_its_own_names():
+    check_columns({"noisy_answer": "wrong", "critique": "why"}, "critique")
+    with pytest.raises(DataError, match="the format critique does not have"):
+        check_columns({"output": "a"}, "critique")
+    found = read({"q": "1", "bad": "2", "why": "3"}, question="q", noisy_answer="bad", critique="why")
+    assert found.messages[-1].content == "3"
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["", "a", "gpt", "tool", "\0", "[1]"]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["role", "from", "value", "content"]), inner)
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_mutated_records_are_read_or_refused(data):
+    """Any value at any place of any format's record: never an exception, whatever format is named."""
+    record = json.loads(json.dumps(data.draw(st.sampled_from(list(EXAMPLES.values())))))
+    keys = sorted({key for fields in FIELDS.values() for key in fields})
+    for _ in range(data.draw(st.integers(1, 3))):
+        record[data.draw(st.sampled_from(keys))] = data.draw(values)
+    turns = record.get("messages", record.get("conversations"))
+    if isinstance(turns, list) and turns and isinstance(turns[0], dict):
+        turns[0][data.draw(st.sampled_from(["role", "from", "value", "tool_calls", "weight"]))] = data.draw(values)
+    for format in ("auto", *EXAMPLES):
+        found = read(record, format=format)
+        if isinstance(found, Conversation):
+            assert found.messages[-1].role in ("assistant", "text")
+            assert all(isinstance(message.content, str) for message in found.messages)
+        else:
+            assert found.reason
+            assert found.detail
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("name", "columns", "count", "format"),
+    [
+        ("alpaca_en_demo.json", {}, 999, "alpaca"),
+        ("alpaca_zh_demo.json", {}, 1000, "alpaca"),
+        ("glaive_toolcall_en_demo.json", {}, 300, "sharegpt"),
+        ("dpo_en_demo.json", {}, 300, "preference"),
+        ("gsm8k_train.jsonl", {"instruction": "question", "output": "answer"}, 7473, "alpaca"),
+        ("c4_demo.jsonl", {}, 300, "text"),
+    ],
+)
+def test_real_files(shared, name, columns, count, format):
     text = (shared / name).read_text("utf-8")
     records = json.loads(text) if name.endswith(".json") else [json.loads(line) for line in text.splitlines()]
     results = [read(record, **columns) for record in records]
-    assert sum(isinstance(result, Refusal) for result in results) == refused
+    assert len(results) == count
+    assert [result for result in results if isinstance(result, Refusal)] == []
+    assert results == [read(record, format=format, **columns) for record in records]
+
+
+@pytest.mark.shared
+def test_real_tool_calls(shared):
+    records = json.loads((shared / "glaive_toolcall_en_demo.json").read_text("utf-8"))
+    said = Counter(turn["from"] for record in records for turn in record["conversations"])
+    results = [read(record) for record in records]
+    messages = [message for result in results for message in result.messages]
+    assert sum(len(message.tool_calls) for message in messages) == said["function_call"] == 211
+    assert sum(message.role == "tool" for message in messages) == said["observation"]
+    assert all(isinstance(c["function"]["arguments"], dict) for m in messages for c in m.tool_calls)
+    assert sum(bool(result.tools) for result in results) == sum(record["tools"] != "[]" for record in records)
+
+
+@pytest.mark.shared
+def test_real_preferences(shared):
+    records = json.loads((shared / "dpo_en_demo.json").read_text("utf-8"))
+    for record in records:
+        found = read(record)
+        best, worst = found.candidates
+        assert (best.score, worst.score) == (1.0, 0.0)
+        assert found.messages[-1].content == best.messages[0].content == record["chosen"]["value"]
+        assert worst.messages[0].content == record["rejected"]["value"]
+        assert len(found.messages) == len(record["conversations"]) + 1

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import json
+import unicodedata
+
 import numpy as np
 import pytest
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from raysft.data.offsets import locate, tokenize
@@ -13,21 +16,21 @@ TEXTS = ["", "plain ascii\n\n text", "你好，世界 🙂🏽", "<|im_start|>us
 @pytest.mark.parametrize("text", TEXTS)
 def test_byte_positions_are_exact(text, tokenizers):
     tokenizer = tokenizers["chatml"]
-    (tokens,) = tokenize(tokenizer, [text])
+    tokens = tokenize(tokenizer, [text])
     raw = text.encode()
-    assert tokens.in_bytes
+    assert tokens.in_bytes.all()
     assert tokens.ids.tolist() == tokenizer(text, add_special_tokens=False).input_ids
     pieces = [raw[a:b] for a, b in zip(tokens.starts, tokens.ends, strict=True)]
     assert b"".join(pieces) == raw
     assert all(tokens.starts[1:] == tokens.ends[:-1])
 
 
-def byte_level(normalizer=None, trim: bool = False) -> PreTrainedTokenizerFast:
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+def byte_level(normalizer=None, trim: bool = False, prefix: bool = False, without: str = ""):
+    alphabet = sorted(set(pre_tokenizers.ByteLevel.alphabet()) - set(without))
     merges = [("Ġ", "a"), ("b", "c")]
     vocabulary = {token: i for i, token in enumerate([*alphabet, *(a + b for a, b in merges)])}
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     backend.post_processor = processors.ByteLevel(trim_offsets=trim)
     if normalizer:
@@ -39,18 +42,18 @@ def test_trimmed_offsets_do_not_move_a_border():
     tokenizer = byte_level(trim=True)
     reported = tokenizer("x a", add_special_tokens=False, return_offsets_mapping=True).offset_mapping
     assert reported[1] == (2, 3), "this tokenizer reports offsets without the space"
-    (tokens,) = tokenize(tokenizer, ["x a"])
+    tokens = tokenize(tokenizer, ["x a"])
     assert tokens.starts.tolist() == [0, 1]
-    target, straddles = locate("x a", tokens, [(2, 3)])
+    target, straddles = locate(["x a"], tokens, [[(2, 3)]])
     assert target.tolist() == [False, False], "the token's first character is the space"
     assert straddles.tolist() == [False, True]
 
 
 def test_a_normalizer_falls_back_to_character_offsets():
     tokenizer = byte_level(normalizer=normalizers.NFC())
-    (tokens,) = tokenize(tokenizer, ["e\u0301bc"])
-    assert not tokens.in_bytes
-    target, straddles = locate("e\u0301bc", tokens, [(2, 4)])
+    tokens = tokenize(tokenizer, ["e\u0301bc"])
+    assert not tokens.in_bytes.any()
+    target, straddles = locate(["e\u0301bc"], tokens, [[(2, 4)]])
     assert tokenizer.decode(tokens.ids[target]) == "bc"
     assert not straddles.any()
 
@@ -59,16 +62,16 @@ def test_other_tokenizers_use_their_own_offsets():
     backend = Tokenizer(models.WordLevel({"ab": 0, "c": 1, "?": 2}, unk_token="?"))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"\s"), "removed")
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
-    (tokens,) = tokenize(tokenizer, ["ab c ab"])
-    target, _ = locate("ab c ab", tokens, [(3, 4)])
-    assert (tokens.in_bytes, target.tolist()) == (False, [False, True, False])
+    tokens = tokenize(tokenizer, ["ab c ab"])
+    target, _ = locate(["ab c ab"], tokens, [[(3, 4)]])
+    assert (tokens.in_bytes.tolist(), target.tolist()) == ([False], [False, True, False])
 
 
 def test_locate_against_brute_force():
     random = np.random.default_rng(0)
     text = "".join(random.choice(list("ab \n你🙂é"), 60))
     tokenizer = byte_level()
-    (tokens,) = tokenize(tokenizer, [text])
+    tokens = tokenize(tokenizer, [text])
     byte_of = np.cumsum([0] + [len(character.encode()) for character in text])
     for _ in range(200):
         borders = np.sort(random.choice(61, 4, replace=bool(random.integers(2))))
@@ -76,7 +79,84 @@ def test_locate_against_brute_force():
         inside = np.zeros(byte_of[-1] + 1, dtype=bool)
         for start, end in spans:
             inside[byte_of[start] : byte_of[end]] = True
-        target, straddles = locate(text, tokens, spans)
+        target, straddles = locate([text], tokens, [spans])
         assert target.tolist() == inside[tokens.starts].tolist()
         for start, end, found in zip(tokens.starts, tokens.ends, straddles, strict=True):
             assert found == (inside[start:end].any() and not inside[start:end].all())
+
+
+def expected_positions(tokenizer, text: str) -> list[tuple[int, int]]:
+    """Characters, as `encode` reports them; of a token that is a part of a character, the whole of it."""
+    return [tuple(pair) for pair in tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).offsets]
+
+
+def check_batch(tokenizer, texts, spans) -> None:
+    """A batch gives what the tokenizer's own offsets give, text by text and token by token."""
+    tokens = tokenize(tokenizer, texts)
+    target, straddles = locate(texts, tokens, spans)
+    assert len(tokens.bounds) == len(texts) + 1
+    for index, text in enumerate(texts):
+        own = slice(tokens.bounds[index], tokens.bounds[index + 1])
+        pairs = expected_positions(tokenizer, text)
+        assert tokens.ids[own].tolist() == tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+        character_of = [at for at, letter in enumerate(text) for _ in letter.encode()] + [len(text)]
+        starts = (tokens.starts[own] - tokens.bases[index]).tolist()
+        ends = (tokens.ends[own] - tokens.bases[index]).tolist()
+        if tokens.in_bytes[index]:
+            starts, ends = [character_of[s] for s in starts], [character_of[e - 1] + 1 for e in ends]
+        assert list(zip(starts, ends, strict=True)) == pairs
+        inside = [any(start <= at < end for start, end in spans[index]) for at in range(len(text))]
+        assert target[own].tolist() == [inside[start] for start, _ in pairs]
+        assert straddles[own].tolist() == [len(set(inside[start:end])) == 2 for start, end in pairs]
+
+
+def test_batches_of_random_texts(tokenizers):
+    random = np.random.default_rng(1)
+    letters = [*"ab \n:", "你", "🙂", "é", "<|im_end|>", "alpha beta", "\n\n"]
+    texts = ["".join(random.choice(letters, random.integers(1, 30))) for _ in range(200)]
+    texts[3:3] = ["", ""]
+    spans = []
+    for text in texts:
+        borders = np.sort(random.integers(0, len(text) + 1, 4)).tolist()
+        spans.append([(borders[0], borders[1]), (borders[2], borders[3])])
+    spans[0] = [(0, len(texts[0]))]
+    spans[1] = []
+    check_batch(tokenizers["chatml"], texts, spans)
+    check_batch(byte_level(normalizer=normalizers.Lowercase()), texts, spans)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", ["alpaca_en_demo.json", "alpaca_zh_demo.json"])
+def test_real_texts_give_the_offsets_of_encode(name, tokenizers, shared):
+    records = json.loads((shared / name).read_text("utf-8"))[:150]
+    texts = [f"<|im_start|>user\n{r['instruction']}{r['input']}<|im_end|>\n{r['output']}" for r in records]
+    check_batch(tokenizers["chatml"], texts, [[(3, len(text) // 2)] for text in texts])
+
+
+def test_bytes_that_were_lost_are_found_out():
+    """Where a text's bytes are not its tokens' bytes, whatever the reason, character offsets are used."""
+    lossy = byte_level(without="z")  # no token for z, and no unknown token: it vanishes
+    assert tokenize(lossy, ["xa", "xz"]).in_bytes.tolist() == [True, False]
+    assert tokenize(byte_level(prefix=True), ["xa", " xa"]).in_bytes.tolist() == [False, True]
+    stripping = byte_level()
+    stripping.backend_tokenizer.add_special_tokens([AddedToken("<s>", lstrip=True, normalized=False)])
+    assert tokenize(stripping, ["x<s>", "x <s>"]).in_bytes.tolist() == [True, False]
+    balanced = byte_level(prefix=True, without="z")  # a space more and a letter less: the length is the same
+    assert tokenize(balanced, ["xz"]).in_bytes.tolist() == [False]
+
+
+def test_a_normal_form_is_compared_byte_by_byte():
+    """Combining marks in another order have the same length: length is no proof beyond ASCII."""
+    tokenizer = byte_level(normalizer=normalizers.NFC())
+    reordered = "q\u0307\u0323"
+    assert len(unicodedata.normalize("NFC", reordered)) == len(reordered)
+    assert tokenize(tokenizer, ["abc", "é", reordered]).in_bytes.tolist() == [True, True, False]
+    upper = byte_level(normalizer=normalizers.Lowercase())
+    assert tokenize(upper, ["abc", "aBc"]).in_bytes.tolist() == [True, False]
+
+
+def test_no_texts(tokenizers):
+    tokens = tokenize(tokenizers["chatml"], [])
+    assert len(tokens.ids) == 0
+    target, straddles = locate([], tokens, [])
+    assert len(target) == len(straddles) == 0

@@ -5,13 +5,13 @@ from transformers import PreTrainedTokenizerFast
 
 from raysft.data.chat import (
     BUILT_IN,
-    Example,
     SpecialTokens,
     Template,
     encode,
     render,
     render_prompt,
     resolve_template,
+    special_tokens_in,
 )
 from raysft.data.records import Conversation, Message, Refusal
 from raysft.data.tokenizer import template_for
@@ -52,8 +52,8 @@ def test_marks_and_generation_blocks_agree(tokenizers):
     assert not bare.has_generation_blocks
     assert render(talk, bare) == render(talk, built_in)
     arguments = {"train_on": "all", "max_tokens": 999, "over_long": "drop"}
-    (ours,) = encode([talk], tokenizers["chatml"], built_in, **arguments)
-    (found,) = encode([talk], tokenizers["chatml"], bare, **arguments)
+    ((ours,),) = encode([talk], tokenizers["chatml"], built_in, **arguments)
+    ((found,),) = encode([talk], tokenizers["chatml"], bare, **arguments)
     assert ours.target.tolist() == found.target.tolist()
 
 
@@ -66,21 +66,21 @@ def test_a_template_that_changes_letters_in_place_is_maskable(filter, written):
 @pytest.mark.parametrize("filter", ["reverse", "truncate(1, true, '', 0)", "length"])
 def test_a_template_that_rewrites_answers_cannot_be_masked(filter):
     template = Template("own", PLAIN.replace("m.content", f"m.content | {filter} | string"), END)
-    with pytest.raises(DataError, match="cannot be masked") as caught:
-        render(conversation("a", "bcd"), template)
-    assert "chatml" in str(caught.value), "the fix names the built-in templates"
+    refused = render(conversation("a", "bcd"), template)
+    assert refused.reason == "cannot_be_masked"
+    for part in ("'own' cannot be masked", "chatml", "{% generation %}"):
+        assert part in refused.detail, "it says what to do"
 
 
 def test_nested_generation_blocks_cannot_be_masked():
     source = "{% generation %}a{% generation %}b{% endgeneration %}{% endgeneration %}"
-    with pytest.raises(DataError, match="cannot be masked"):
-        render(conversation("a", "b"), Template("own", source))
+    assert render(conversation("a", "b"), Template("own", source)).reason == "cannot_be_masked"
 
 
 def test_a_template_that_drops_answers_cannot_be_masked():
     template = Template("own", PLAIN.replace("m.content", "m.content if loop.last else ''"), END)
-    with pytest.raises(DataError, match="cannot be masked"):
-        render(conversation("a", "b", "c", "d"), template)
+    assert render(conversation("a", "b", "c", "d"), template).reason == "cannot_be_masked"
+    assert answers(conversation("a", "b"), template) == ["b<|im_end|>"], "another record of the template is fine"
 
 
 def test_tool_calls_need_generation_blocks():
@@ -150,25 +150,9 @@ def test_the_date_is_fixed():
     assert render(conversation("a", "b"), Template("own", source)).text == "2024b"
 
 
-def test_too_long(tokenizers):
-    tokenizer, template = tokenizers["chatml"], resolve_template("chatml", None)
-    talk = conversation("hi", "alpha beta " * 50)
-
-    def run(max_tokens: int, over_long: str) -> Example | Refusal:
-        return encode([talk], tokenizer, template, train_on="all", max_tokens=max_tokens, over_long=over_long)[0]
-
-    whole = run(9999, "drop")
-    assert run(40, "drop").reason == "over_long"
-    cut = run(40, "truncate")
-    assert cut.truncated
-    assert cut.input_ids.tolist() == whole.input_ids[:40].tolist()
-    assert cut.target.tolist() == whole.target[:40].tolist()
-    assert run(3, "truncate").reason == "no_target_tokens"
-
-
 def test_the_first_token_is_never_a_target(tokenizers):
     source = "{% generation %}{{ messages[1].content }}{% endgeneration %}"
-    (result,) = encode(
+    ((result,),) = encode(
         [conversation("a", "alpha beta")],
         tokenizers["chatml"],
         Template("own", source),
@@ -178,3 +162,55 @@ def test_the_first_token_is_never_a_target(tokenizers):
     )
     assert result.target[0] == 0
     assert result.target[1:].all()
+
+
+def test_a_generation_block_keeps_its_own_variables():
+    """As in transformers, what is set in a block is not seen after it."""
+    source = "{% set x = 'a' %}{% generation %}{% set x = 'b' %}{{ x }}{% endgeneration %}{{ x }}"
+    rendered = render(conversation("q", "a"), Template("own", source))
+    assert (rendered.text, rendered.answers) == ("ba", ((0, 1),))
+
+
+def test_templates_see_keys_and_methods_of_messages():
+    """The quick way to a message's keys finds what jinja2's own finds."""
+    source = (
+        "{% for m in messages %}{{ m.role }}{{ m['content'] }}{{ m.name is defined }}{{ m.get('x', 1) }}"
+        "{{ m.items() | length }}{{ 'role' in m }}{{ m.keys is callable }}{% endfor %}"
+        "{% generation %}{{ messages[1].content }}{% endgeneration %}"
+    )
+    assert render(conversation("q", "a"), Template("own", source)).text == (
+        "userqFalse12TrueTrue" + "assistantaFalse12TrueTrue" + "a"
+    )
+
+
+@pytest.mark.parametrize("expression", ["1 // 0", "messages[9].content", "tools.x.y", "'a' + 1"])
+def test_what_fails_in_a_template_is_a_refusal(expression):
+    source = "{{ " + expression + " }}{% generation %}{% endgeneration %}"
+    assert render(conversation("q", "a"), Template("own", source)).reason == "template_refused"
+
+
+def test_marks_in_tool_calls_are_refused():
+    call = {"type": "function", "function": {"name": "f", "arguments": {"x": "\ufdd0y\ufdd1"}}}
+    talk = Conversation(1, (Message("user", "a"), Message("assistant", "", tool_calls=(call,))))
+    assert render(talk, resolve_template("llama3", None)).reason == "reserved_character"
+
+
+@pytest.mark.parametrize("name", [*BUILT_IN, "tokenizer"])
+def test_plain_text_is_itself_and_the_end_of_text(name, tokenizers):
+    tokenizer = tokenizers["chatml" if name == "tokenizer" else name]
+    talk = Conversation(1, (Message("text", "alpha beta\n"),))
+    ((example,),) = encode(
+        [talk], tokenizer, template_for(name, tokenizer), train_on="last", max_tokens=99, over_long="drop"
+    )
+    assert tokenizer.decode(example.input_ids) == "alpha beta\n" + tokenizer.eos_token
+    assert example.target.tolist() == [0.0] + [1.0] * (len(example.input_ids) - 1)
+
+
+def test_special_tokens_in_the_own_text():
+    specials = ("<|im_end|>", "<|im_start|>", "<s>", "")
+    call = {"type": "function", "function": {"name": "f", "arguments": {"x": "<s>"}}}
+    assert special_tokens_in(conversation("a <|im_ end|>", "b <s"), specials) is None
+    assert special_tokens_in(conversation("a", "b<|im_start|>c<|im_end|>"), specials) == "<|im_start|>"
+    assert special_tokens_in(Conversation(1, (Message("assistant", "", tool_calls=(call,)),)), specials) == "<s>"
+    assert special_tokens_in(conversation("a", "b"), ()) is None
+    assert special_tokens_in(conversation("<s>[INST]", "b"), ("<s", "<s>")) == "<s>", "the longest"

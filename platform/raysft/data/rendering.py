@@ -1,39 +1,30 @@
 """Chat templates: Conversation -> text and the character spans of its answers. Pure.
 
-Owns the templates (built-in ones are in templates/), how they run, and how the answers' spans are found: by the
-template's generation blocks, or by marks put around the answers. Plain text has no template. Which spans are
-trained, and tokens, are chat.py.
+Owns the templates (built-in ones are in templates/) and how the answers' spans are found: by the template's
+generation blocks, or by marks put around the answers. Templates run in sandbox.py; plain text has none. Which spans
+are trained, and tokens, are chat.py.
 """
 
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from jinja2.ext import Extension, loopcontrols
-from jinja2.nodes import Node, Output, Scope, TemplateData
-from jinja2.parser import Parser
 from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from raysft.data.offsets import Span
 from raysft.data.records import Conversation, Message, Refusal
+from raysft.data.sandbox import CLOSE, OPEN, TEMPLATE_ERRORS, compile_template, to_json
 from raysft.errors import DataError
 
 BUILT_IN = ("chatml", "gemma", "llama3", "mistral", "qwen3", "zephyr")
 _FOLDER = Path(__file__).parent / "templates"
 
-# Unicode noncharacters: never part of text that is exchanged. They mark the trained spans while a template runs.
-_OPEN, _CLOSE = "\ufdd0", "\ufdd1"
-_DICT_ATTRIBUTES = frozenset(dir(dict))
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -91,26 +82,26 @@ def resolve_template(
             expected=f"`tokenizer`, one of {', '.join(BUILT_IN)}, or the path of a Jinja file",
             fix=f"did you mean {near[0]!r}?" if near else "check the name or the path",
         )
-    _compiled(template.text)
+    compile_template(template.text)
     return template
 
 
 def render(conversation: Conversation, template: Template) -> Rendered | Refusal:
     """The conversation's whole text and where its answers lie in it. Plain text is itself and the end of text."""
     messages = conversation.messages
-    if _holds_marks(conversation):
-        return Refusal("reserved_character", "the text holds U+FDD0 or U+FDD1, which Unicode reserves")
     if len(messages) == 1 and messages[0].role == "text":
         text = messages[0].content + dict(template.special_tokens.named).get("eos_token", "")
         return Rendered(text, ((0, len(text)),))
     try:
+        if _holds_marks(conversation):
+            return Refusal("reserved_character", "the text holds U+FDD0 or U+FDD1, which Unicode reserves")
         if template.has_generation_blocks:
             rendered = _unmark(_run(template, conversation, messages))
             if rendered is None:
                 return _cannot_be_masked(template, "generation blocks inside generation blocks")
             return rendered
         return _render_with_sentinels(template, conversation)
-    except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RuntimeError) as error:
+    except TEMPLATE_ERRORS as error:
         return Refusal("template_refused", f"{template.name}: {error}")
 
 
@@ -145,73 +136,15 @@ def _own_texts(conversation: Conversation) -> Iterator[str]:
     for message in conversation.messages:
         yield message.content
         if message.tool_calls:
-            yield _tojson(message.tool_calls)
+            yield to_json(message.tool_calls)
         if message.tool_call_id:
             yield message.tool_call_id
     if conversation.tools:
-        yield _tojson(conversation.tools)
+        yield to_json(conversation.tools)
 
 
 def _holds_marks(conversation: Conversation) -> bool:
-    return any(_OPEN in text or _CLOSE in text for text in _own_texts(conversation))
-
-
-class _GenerationBlocks(Extension):
-    """`{% generation %}...{% endgeneration %}`: puts marks around what the block writes."""
-
-    tags = {"generation"}  # noqa: RUF012  (jinja2 declares it so)
-
-    def parse(self, parser: Parser) -> list[Node]:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        marks = [Output([TemplateData(mark)], lineno=line) for mark in (_OPEN, _CLOSE)]
-        return [marks[0], Scope(body, lineno=line), marks[1]]  # what a block sets ends with it, as in transformers
-
-
-class _Environment(ImmutableSandboxedEnvironment):
-    """jinja2's sandbox, faster where templates spend their time: reading the keys of messages."""
-
-    def getattr(self, obj: Any, attribute: str) -> Any:
-        """What the sandbox finds for a dict's key, without the AttributeError that it raises and catches first."""
-        if type(obj) is dict and attribute not in _DICT_ATTRIBUTES:
-            return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
-        return super().getattr(obj, attribute)
-
-
-def _raise_exception(message: str) -> None:
-    raise jinja2.TemplateError(message)
-
-
-def _strftime_now(pattern: str) -> str:
-    """A fixed day, the one Llama 3.1's template falls back to: the same records must give the same tokens."""
-    return date(2024, 7, 26).strftime(pattern)
-
-
-def _tojson(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-@lru_cache(maxsize=32)
-def _compiled(text: str) -> jinja2.Template:
-    environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlocks, loopcontrols])
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
-    try:
-        return environment.from_string(text)
-    except jinja2.TemplateSyntaxError as error:
-        raise DataError(
-            "the chat template is not valid Jinja",
-            got=f"line {error.lineno}: {error.message}",
-            expected="a template as transformers accepts it",
-            fix=f"correct the template, or use a built-in: {', '.join(BUILT_IN)}",
-        ) from error
+    return any(OPEN in text or CLOSE in text for text in _own_texts(conversation))
 
 
 @lru_cache(maxsize=32)
@@ -222,11 +155,15 @@ def _has_generation_blocks(text: str) -> bool:
 @lru_cache(maxsize=32)
 def _constants(template: Template) -> dict[str, Any]:
     """What a template sees beside its conversation. Asked of jinja2 once: it looks its globals up slowly."""
-    return {**_compiled(template.text).globals, **dict(template.special_tokens.named), "add_generation_prompt": False}
+    return {
+        **compile_template(template.text).globals,
+        **dict(template.special_tokens.named),
+        "add_generation_prompt": False,
+    }
 
 
 def _run(template: Template, conversation: Conversation, messages: Sequence[Message]) -> str:
-    compiled = _compiled(template.text)
+    compiled = compile_template(template.text)
     variables = _constants(template).copy()
     variables["messages"] = [_as_dict(message) for message in messages]
     variables["tools"] = list(conversation.tools) or None
@@ -245,16 +182,16 @@ def _as_dict(message: Message) -> dict[str, Any]:
 
 def _unmark(marked: str) -> Rendered | None:
     """Take the marks out and note where they were. None: they do not come in pairs."""
-    head, *rest = marked.split(_OPEN)
+    head, *rest = marked.split(OPEN)
     pieces, spans, length = [head], [], len(head)
     for part in rest:
-        inside, closed, after = part.partition(_CLOSE)
-        if not closed or _CLOSE in after:
+        inside, closed, after = part.partition(CLOSE)
+        if not closed or CLOSE in after:
             return None
         spans.append((length, length + len(inside)))
         length += len(inside) + len(after)
         pieces += (inside, after)
-    return None if _CLOSE in head else Rendered("".join(pieces), tuple(spans))
+    return None if CLOSE in head else Rendered("".join(pieces), tuple(spans))
 
 
 def _render_with_sentinels(template: Template, conversation: Conversation) -> Rendered | Refusal:
@@ -290,7 +227,7 @@ def _with_marks(message: Message, trimmed: bool) -> Message:
         return message
     core = message.content.strip() if trimmed else message.content
     before, _, after = message.content.partition(core) if core else (message.content, "", "")
-    return Message(message.role, f"{before}{_OPEN}{core}{_CLOSE}{after}")
+    return Message(message.role, f"{before}{OPEN}{core}{CLOSE}{after}")
 
 
 def _after_special_token(text: str, end: int, special: SpecialTokens) -> int:

@@ -6,6 +6,8 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -120,6 +122,29 @@ def test_the_targets_are_the_trained_text(name, case, tokenizers):
         assert result == Refusal("template_refused", "gemma: Gemma has no turn of role system")
         return
     check_law(messages, expected_answers(name, messages), tokenizers[name], name)
+
+
+WORDS = ("alpha", "beta", ":", "7 + 35 = 42", "\n", "\n\n", " ", "gamma: delta", "x", ":\n", "naïve", "你好", "🙂")
+random_turns = st.lists(st.lists(st.sampled_from(WORDS), max_size=12).map("".join), min_size=2, max_size=7)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+@settings(max_examples=25, deadline=None)
+@given(turns=random_turns, system=st.none() | st.just("be: brief\n"))
+def test_random_conversations_keep_the_law(name, turns, system, tokenizers):
+    """Targets begin in what is trained and, with the straddling tokens beside them, are all of it."""
+    turns = turns[: len(turns) // 2 * 2]
+    messages = talk(*turns, system=None if name == "gemma" else system)
+    expected = expected_answers(name, messages)
+    if all(turn.isascii() for turn in turns):
+        check_law(messages, expected, tokenizers[name], name)
+        return
+    _, result = encoded(messages, tokenizers[name], resolve_template(name, None))
+    trained = tokenizers[name].decode(result.input_ids[result.target > 0], skip_special_tokens=False)
+    if result.straddles == 0:
+        assert trained == "".join(expected)
+    else:  # only line breaks are merged over the border of a header, and only at an answer's start
+        assert trained.replace("\n", "") == "".join(expected).replace("\n", "")
 
 
 @pytest.mark.parametrize("name", ["chatml", "gemma", "llama3", "qwen3", "zephyr"])

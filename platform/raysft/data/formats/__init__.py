@@ -9,7 +9,7 @@ conversation into tokens is chat.py.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from raysft.data.formats.readers import FIELDS, READERS
@@ -23,9 +23,11 @@ _EXPECTED = (
     "preference {prompt, chosen, rejected}, ranking {prompt, responses[], scores[]}, "
     "critique {question, noisy_answer, critique}, labelled {text, label}, text {text}"
 )
-_MEDIA = {
-    name: kind for kind in ("image", "video", "audio") for name in (kind, f"{kind}s")
-}  # column -> what it holds
+_READ = {name: frozenset(fields) for name, fields in FIELDS.items()}
+_RESPONSES = frozenset(("responses", "candidates", "answers"))
+_QUESTIONS = frozenset(("prompt", "question", "instruction"))
+_SCALARS = (str, int, float)  # a bool is an int
+_MEDIA = {name: kind for kind in ("image", "video", "audio") for name in (kind, f"{kind}s")}
 
 
 def check_columns(columns: Mapping[str, str], format: str = "auto") -> None:
@@ -65,9 +67,9 @@ def detect_format(record: Record) -> str | Refusal:
         found = "messages" if keyed_by_role or not turns else "sharegpt"
     else:
         found = "sharegpt" if isinstance(record.get("conversations"), list) else ""
-    asked = found or "prompt" in record or "question" in record or "instruction" in record
-    if asked and any(isinstance(record.get(name), list) for name in ("responses", "candidates", "answers")):
-        return "ranking"
+    if not _RESPONSES.isdisjoint(record) and any(isinstance(record.get(name), list) for name in _RESPONSES):
+        asked = found or not _QUESTIONS.isdisjoint(record)
+        found = "ranking" if asked else found
     if found:
         return found
     if "instruction" in record and "output" in record:
@@ -95,7 +97,8 @@ def to_conversation(
     except RefusedError as refused:
         return refused.refusal
     texts = [message.content for message in found.messages]
-    texts += [message.content for candidate in found.candidates for message in candidate.messages]
+    for candidate in found.candidates:
+        texts += [message.content for message in candidate.messages]
     refusal = _bad_text(record, texts) or _bad_turns(found.messages)
     if refusal is not None:
         return refusal
@@ -106,7 +109,7 @@ def to_conversation(
         tools=tools,
         candidates=found.candidates,
         label=found.label,
-        metadata=_metadata(record, FIELDS[name]),
+        metadata=_metadata(record, _READ[name]),
     )
 
 
@@ -129,7 +132,7 @@ def _bad_turns(messages: Sequence[Message]) -> Refusal | None:
     """Turns go user, assistant, user, assistant; tool turns stand between a call and the next assistant turn."""
     if len(messages) == 1 and messages[0].role == "text":
         return None if messages[0].content.strip() else Refusal("empty_answer", "the text is empty")
-    if not any(message.role == "assistant" for message in messages):
+    if "assistant" not in [message.role for message in messages]:
         roles = ", ".join(message.role for message in messages) or "none"
         return Refusal("no_assistant_turn", f"roles seen: {roles}; expected at least one assistant turn")
     last: Message | None = None
@@ -161,13 +164,9 @@ def _calls(message: Message | None) -> bool:
     return message is not None and bool(message.tool_calls or "<tool_call>" in message.content)
 
 
-def _metadata(record: Record, fields: Sequence[str]) -> dict[str, Any]:
+def _metadata(record: Record, fields: Set[str]) -> dict[str, Any]:
     """The scalar columns that the format does not read, and those in `metadata`."""
-    found = {
-        name: value
-        for name, value in record.items()
-        if name not in fields and isinstance(value, str | int | float | bool)
-    }
+    found = {k: v for k, v in record.items() if k not in fields and isinstance(v, _SCALARS)}
     if isinstance(inner := record.get("metadata"), dict):
-        found.update((k, v) for k, v in inner.items() if isinstance(v, str | int | float | bool))
+        found.update((k, v) for k, v in inner.items() if isinstance(v, _SCALARS))
     return found

@@ -25,6 +25,7 @@ from raysft.errors import DataError
 BUILT_IN = ("chatml", "gemma", "llama3", "mistral", "qwen3", "zephyr")
 _FOLDER = Path(__file__).parent / "templates"
 
+_MARKS = re.compile(f"([{OPEN}{CLOSE}])")
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -162,13 +163,14 @@ def _constants(template: Template) -> dict[str, Any]:
     }
 
 
-def _run(template: Template, conversation: Conversation, messages: Sequence[Message]) -> str:
+def _run(template: Template, conversation: Conversation, messages: Sequence[Message]) -> list[str]:
+    """What the template writes, in pieces."""
     compiled = compile_template(template.text)
     variables = _constants(template).copy()
     variables["messages"] = [_as_dict(message) for message in messages]
     variables["tools"] = list(conversation.tools) or None
     context = Context(compiled.environment, variables, compiled.name, compiled.blocks)
-    return "".join(compiled.root_render_func(context))
+    return list(compiled.root_render_func(context))
 
 
 def _as_dict(message: Message) -> dict[str, Any]:
@@ -180,18 +182,30 @@ def _as_dict(message: Message) -> dict[str, Any]:
     return found
 
 
-def _unmark(marked: str) -> Rendered | None:
-    """Take the marks out and note where they were. None: they do not come in pairs."""
-    head, *rest = marked.split(OPEN)
-    pieces, spans, length = [head], [], len(head)
-    for part in rest:
-        inside, closed, after = part.partition(CLOSE)
-        if not closed or CLOSE in after:
-            return None
-        spans.append((length, length + len(inside)))
-        length += len(inside) + len(after)
-        pieces += (inside, after)
-    return None if CLOSE in head else Rendered("".join(pieces), tuple(spans))
+def _unmark(written: Sequence[str]) -> Rendered | None:
+    """Take the marks out of what a template wrote and note where they were. None: they do not come in pairs.
+
+    Generation blocks mostly write their marks apart, so that the text is joined without them: a string that holds
+    one takes two bytes a character.
+    """
+    pieces: list[str] = []
+    spans: list[Span] = []
+    start, length = -1, 0
+    for piece in written:
+        for part in (piece,) if piece.isascii() or len(piece) == 1 else _MARKS.split(piece):
+            if part == OPEN:
+                if start >= 0:
+                    return None
+                start = length
+            elif part == CLOSE:
+                if start < 0:
+                    return None
+                spans.append((start, length))
+                start = -1
+            else:
+                pieces.append(part)
+                length += len(part)
+    return Rendered("".join(pieces), tuple(spans)) if start < 0 else None
 
 
 def _render_with_sentinels(template: Template, conversation: Conversation) -> Rendered | Refusal:
@@ -200,7 +214,7 @@ def _render_with_sentinels(template: Template, conversation: Conversation) -> Re
     Marks go around the whole text first; a template that trims its turns changes that text, so then around
     the text without outer white space. If neither leaves the plain text, the template rewrites turns.
     """
-    plain = _run(template, conversation, conversation.messages)
+    plain = "".join(_run(template, conversation, conversation.messages))
     if any(message.tool_calls for message in conversation.messages):
         return Refusal("tool_calls_not_maskable", f"{template.name} has no generation blocks around its calls")
     answers = [message for message in conversation.messages if message.role == "assistant" and message.content]

@@ -1,65 +1,55 @@
-"""Where records come from: paths and URIs -> files -> read tasks -> records. No Ray, no formats.
+"""Where records come from: sources of the recipe -> files -> read tasks -> records. No Ray, no formats.
 
 A read task is an independent piece of a file; all tasks in order give all records in order, whatever their size.
-A sample id is `file index << 40 | position`: the byte offset in JSON Lines, else the record's index; it is stable.
+A sample id is `file index << 40 | position`: a byte offset in files of lines, else the record's index; it is stable.
 """
 
 from __future__ import annotations
 
-import difflib
-import gzip
 import hashlib
-import io
-import json
 import logging
 import re
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, BinaryIO, Literal, cast
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import chain, count
+from pathlib import PurePosixPath
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from pyarrow import fs as pafs
-
+from raysft.data.listing import kind_of, list_files
+from raysft.data.readers import LINES, ranges, read_range
 from raysft.data.records import Refusal
+from raysft.data.remote import local_path, open_bytes, open_text_bytes, retried, without_query
 from raysft.errors import DataError
-from raysft.storage import absolute, filesystem
+from raysft.recipe.schema import SourceSection
+from raysft.storage import filesystem, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
 RANGE_BYTES = 32 << 20
 _POSITION_BITS = 40
-_SUFFIXES = {
-    ".jsonl": "jsonl",
-    ".jsonl.gz": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "json",
-    ".json.gz": "json",
-    ".parquet": "parquet",
-}
-_BOM = b"\xef\xbb\xbf"
-
-Kind = Literal["jsonl", "json", "parquet"]
+_PLANNERS = 16  # threads: planning waits for footers of remote files
+_SETTLED_S = 2.0  # a file younger than that may change again within the resolution of its time stamp
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One input file. `index` is its place in the sorted list."""
+    """One input file. `index` is its place in the list; the last three are what its records mean."""
 
     index: int
     location: str
-    kind: Kind
+    kind: str
     num_bytes: int
-
-    @property
-    def compressed(self) -> bool:
-        return self.location.endswith(".gz")
+    source: str = ""
+    format: str = "auto"
+    columns: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
 class ReadTask:
-    """A piece of a file: bytes [start, stop) of JSON Lines, row group `start` of Parquet, or all of it."""
+    """A piece of a file: bytes, row groups or record batches [start, stop); stop 0: to the end."""
 
     file: SourceFile
     start: int = 0
@@ -74,202 +64,144 @@ class RawRecord:
     value: dict[str, Any] | Refusal
 
 
-def expand(locations: Sequence[str]) -> list[SourceFile]:
-    """Files, directories, globs and URIs -> the sorted files. Raises DataError where there is none."""
-    found = [info for location in locations for info in _expand_one(location)]
-    unique = dict(sorted(found))
-    if len(unique) < len(found):
-        logger.warning("%d input files are listed more than once; each is read once", len(found) - len(unique))
-    files = []
-    for index, (location, num_bytes) in enumerate(unique.items()):
-        if num_bytes == 0:
-            raise DataError(
-                f"the file {location} is empty", got="0 bytes", expected="records", fix="remove or refill it"
+def expand(
+    sources: Sequence[str | SourceSection], *, format: str = "auto", columns: Mapping[str, str] | None = None
+) -> list[SourceFile]:
+    """The files of all sources, in the recipe's order and sorted within a source. Raises DataError for none.
+
+    A file that two sources list is read once, in the first; a source with a name of its own reads it again.
+    `format` and `columns` are for sources that state none.
+    """
+    sections = [SourceSection(path=(source,)) if isinstance(source, str) else source for source in sources]
+    files: list[SourceFile] = []
+    seen: set[str] = set()
+    repeated = 0
+    for section, name in zip(sections, source_names(sections), strict=True):
+        listed = [found for location in section.path for found in list_files(location)]
+        unique = dict(sorted(listed))
+        chosen = {k: v for k, v in unique.items() if section.name is not None or k not in seen}
+        repeated += len(listed) - len(chosen)
+        seen |= chosen.keys()
+        for location, num_bytes in chosen.items():
+            if num_bytes == 0:
+                raise DataError(
+                    f"the file {location} is empty", got="0 bytes", expected="records", fix="remove or refill it"
+                )
+            meaning = section.columns if section.columns is not None else columns or {}
+            files.append(
+                SourceFile(
+                    *(len(files), location, kind_of(location), num_bytes, name, section.format or format),
+                    columns=dict(meaning),
+                )
             )
-        files.append(SourceFile(index, location, _kind(location), num_bytes))
+    if repeated:
+        logger.warning("%d input files are listed more than once; each is read once", repeated)
     return files
 
 
-def _expand_one(location: str) -> list[tuple[str, int]]:
-    location = absolute(location)
-    fs, path = filesystem(location)
-    scheme = location.split("://", 1)[0] + "://" if "://" in location else ""
-    info = fs.get_file_info(path)
-    if info.type == pafs.FileType.File:
-        _kind(location)
-        return [(location, info.size)]
-    if info.type == pafs.FileType.Directory:
-        base, pattern = path, re.compile(".*")
-    elif any(mark in path for mark in "*?["):
-        base = path[: re.search(r"[*?\[]", path).start()].rpartition("/")[0]  # type: ignore[union-attr]
-        pattern = _glob(path.lstrip("/"))
-    else:
-        raise _missing(location, fs, path)
-    infos = fs.get_file_info(pafs.FileSelector(base, recursive=True, allow_not_found=True))
-    files = [i for i in infos if i.type == pafs.FileType.File and pattern.fullmatch(i.path.lstrip("/"))]
-    usable = [i for i in files if i.path.endswith(tuple(_SUFFIXES)) and not i.base_name.startswith(".")]
-    if not usable:
-        others = ", ".join(sorted(i.base_name for i in files)[:5]) or "no file"
-        raise DataError(
-            f"no input file in {location}",
-            got=others,
-            expected=f"files that end in {', '.join(_SUFFIXES)}",
-            fix="check data.train / data.eval",
-        )
-    return [(scheme + i.path, i.size) for i in usable]
+def source_names(sections: Sequence[SourceSection]) -> list[str]:
+    """Every source's name: its own, or that of its first path, with -2, -3... where it is taken."""
+    taken = Counter(section.name for section in sections if section.name is not None)
+    for name, num_sources in taken.items():
+        if num_sources > 1:
+            raise DataError(
+                f"{num_sources} sources have the name {name!r}",
+                got=", ".join(section.path[0] for section in sections if section.name == name),
+                expected="a name of its own for every source",
+                fix="rename one, or make them one source with several paths",
+            )
+    names = []
+    for section in sections:
+        if section.name is not None:
+            names.append(section.name)
+            continue
+        default = default_name(section.path[0])
+        numbered = chain([default], (f"{default}-{number}" for number in count(2)))
+        names.append(next(name for name in numbered if name not in taken))
+        taken[names[-1]] += 1
+    return names
 
 
-def _glob(pattern: str) -> re.Pattern[str]:
-    """`**/` any directories, `*` and `?` within one name, `[...]` a set."""
-    parts = re.split(r"(\*\*/|\*|\?|\[[^]]*\])", pattern)
-    known = {"**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]"}
-    return re.compile("".join(known.get(part, part if part.startswith("[") else re.escape(part)) for part in parts))
+def default_name(path: str) -> str:
+    """`data/gsm8k.jsonl.gz` -> gsm8k; of a directory or glob the last folder that is named."""
+    plain = without_query(path).rstrip("/")
+    parts = [part for part in plain.split("://")[-1].split("/") if not re.search(r"[*?\[]", part)]
+    last = parts[-1] if parts else plain
+    while PurePosixPath(last).suffix[1:].isalnum() and len(PurePosixPath(last).suffix) <= 8:
+        last = PurePosixPath(last).stem
+    return last or "data"
 
 
-def _kind(location: str) -> Kind:
-    for suffix in sorted(_SUFFIXES, key=len, reverse=True):
-        if location.endswith(suffix):
-            return cast(Kind, _SUFFIXES[suffix])
-    raise DataError(
-        f"cannot read {location}",
-        got=location.rpartition("/")[2],
-        expected=f"a file that ends in {', '.join(_SUFFIXES)}",
-        fix="convert it, or give it the suffix of what it is",
-    )
+def plan_reads(files: Iterable[SourceFile], range_bytes: int = RANGE_BYTES) -> list[ReadTask]:
+    """Pieces of all files, in order."""
+
+    def pieces(file: SourceFile) -> list[ReadTask]:
+        found = ranges(file.location, file.kind, file.num_bytes, range_bytes)
+        return [ReadTask(file, start, stop) for start, stop in found]
+
+    with ThreadPoolExecutor(_PLANNERS) as pool:
+        return [task for tasks in pool.map(pieces, files) for task in tasks]
 
 
-def _missing(location: str, fs: pafs.FileSystem, path: str) -> DataError:
-    parent, _, name = path.rpartition("/")
-    siblings = [i.base_name for i in fs.get_file_info(pafs.FileSelector(parent or "/", allow_not_found=True))]
-    near = difflib.get_close_matches(name, siblings, n=1)
-    return DataError(
-        f"there is no file {location}",
-        got=f"{len(siblings)} other names in {parent}" if siblings else f"nothing in {parent}",
-        expected="a file, a directory or a glob that matches something",
-        fix=f"did you mean {near[0]!r}?" if near else "check data.train / data.eval",
-    )
+def read(task: ReadTask) -> Iterator[RawRecord]:
+    """The task's records in order; a bad one as a Refusal. Raises DataError for a file that cannot be read on."""
+    base, file = task.file.index << _POSITION_BITS, task.file
+    for position, value in read_range(file.location, file.kind, task.start, task.stop):
+        yield RawRecord(base | position, value)
+
+
+def read_all(files: Iterable[SourceFile]) -> Iterator[RawRecord]:
+    """All records of all files, in this process. A file is planned when it is reached."""
+    for file in files:
+        for task in plan_reads([file]):
+            yield from read(task)
 
 
 def content_hash(file: SourceFile) -> str:
     """sha256 of the file's bytes."""
     digest = hashlib.sha256()
-    with _open_raw(file) as stream:
+    with open_bytes(file.location) as stream:
         while block := stream.read(1 << 22):
             digest.update(block)
     return digest.hexdigest()
 
 
-def plan_reads(files: Iterable[SourceFile], range_bytes: int = RANGE_BYTES) -> list[ReadTask]:
-    """Pieces of all files, in order."""
-    tasks = []
-    for file in files:
-        if file.kind == "parquet":
-            groups = _parquet(file).num_row_groups
-            tasks += [ReadTask(file, group, group + 1) for group in range(groups)]
-        elif file.kind == "json" or file.compressed:
-            tasks.append(ReadTask(file))
-        else:
-            starts = range(0, file.num_bytes, range_bytes)
-            tasks += [ReadTask(file, start, min(start + range_bytes, file.num_bytes)) for start in starts]
-    return tasks
+Mapper = Callable[[Callable[[SourceFile], str], Sequence[SourceFile]], Iterable[str]]
 
 
-def read(task: ReadTask) -> Iterator[RawRecord]:
-    """The task's records in order; a malformed one as a Refusal of reason `malformed_json`."""
-    base, file = task.file.index << _POSITION_BITS, task.file
+def content_hashes(files: Sequence[SourceFile], cache: str, map: Mapper = map) -> list[str]:
+    """content_hash of every file; one whose size and time are those in the JSON file `cache` is not read again.
+
+    `map` may work in parallel. The time has to be older than _SETTLED_S, else a later change could keep it.
+    """
     try:
-        if file.kind == "parquet":
-            records = _read_parquet(task)
-        elif file.kind == "json":
-            records = _read_json(file)
-        else:
-            records = ((offset, _parse(line)) for offset, line in _lines(task) if line.strip())
-        for position, value in records:
-            yield RawRecord(base | position, value)
-    except (OSError, EOFError, zlib.error, pa.ArrowInvalid) as error:
-        what, expected = f"cannot read {file.location}", f"a whole {file.kind} file{' in gzip' * file.compressed}"
-        raise DataError(what, got=str(error), expected=expected, fix="make or fetch that file again") from error
+        known = read_json(cache)
+        known = known if isinstance(known, dict) else {}
+    except (OSError, ValueError):
+        known = {}
+    now = time.time_ns()
+    keys = [_stamp(file) for file in files]
+    unknown = {file.location: file for file, key in zip(files, keys, strict=True) if known.get(key or "") is None}
+    found = dict(zip(unknown, map(content_hash, list(unknown.values())), strict=True))
+    hashes = [found.get(file.location) or known[key] for file, key in zip(files, keys, strict=True)]
+    fresh = {
+        key: digest
+        for key, digest in zip(keys, hashes, strict=True)
+        if key and key not in known and now - int(key.rpartition("@")[2]) > _SETTLED_S * 1e9
+    }
+    if fresh:
+        write_json(cache, {**known, **fresh})
+    return hashes
 
 
-def read_all(files: Iterable[SourceFile]) -> Iterator[RawRecord]:
-    """All records of all files, in this process."""
-    for task in plan_reads(files):
-        yield from read(task)
-
-
-def _lines(task: ReadTask) -> Iterator[tuple[int, bytes]]:
-    """(offset, line) of the lines whose first byte lies in the range."""
-    with _open(task.file) as stream:
-        position = task.start
-        if position:
-            stream.seek(position - 1)
-            position += len(stream.readline()) - 1
-        while task.file.compressed or position < task.stop:
-            line = stream.readline()
-            if not line:
-                return
-            yield position, line.removeprefix(_BOM) if position == 0 else line
-            position += len(line)
-
-
-def _read_json(file: SourceFile) -> Iterator[tuple[int, dict[str, Any] | Refusal]]:
-    """An array of objects, one object, or JSON Lines under the name .json."""
-    with _open(file) as stream:
-        data = stream.read().removeprefix(_BOM)
-    try:
-        whole = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        if data.lstrip()[:1] != b"{":
-            raise DataError(
-                f"{file.location} is not valid JSON",
-                got=str(error),
-                expected="an array of objects, or one object per line",
-                fix="correct the file at that place",
-            ) from error
-        lines = data.split(b"\n")
-        return ((index, _parse(line)) for index, line in enumerate(lines) if line.strip())
-    records = whole if isinstance(whole, list) else [whole]
-    return ((index, _checked(record)) for index, record in enumerate(records))
-
-
-def _read_parquet(task: ReadTask) -> Iterator[tuple[int, dict[str, Any] | Refusal]]:
-    parquet = _parquet(task.file)
-    first = sum(parquet.metadata.row_group(group).num_rows for group in range(task.start))
-    for batch in parquet.iter_batches(row_groups=[task.start]):
-        for record in batch.to_pylist():
-            yield first, record
-            first += 1
-
-
-def _parse(line: bytes) -> dict[str, Any] | Refusal:
-    try:
-        return _checked(json.loads(line))
-    except (ValueError, RecursionError) as error:
-        return Refusal("malformed_json", f"{error}: {line[:80].decode(errors='replace').strip()}")
-
-
-def _checked(value: Any) -> dict[str, Any] | Refusal:
-    return value if isinstance(value, dict) else Refusal("not_an_object", f"got a {type(value).__name__}")
-
-
-def _parquet(file: SourceFile) -> pq.ParquetFile:
+def _stamp(file: SourceFile) -> str | None:
+    """What changes with the file: `location:bytes@nanoseconds`. None where the storage tells no time."""
     fs, path = filesystem(file.location)
-    try:
-        return pq.ParquetFile(fs.open_input_file(path))
-    except pa.ArrowInvalid as error:
-        raise DataError(
-            f"{file.location} is not a Parquet file", got=str(error), expected="Parquet", fix="rewrite it"
-        ) from error
-
-
-def _open_raw(file: SourceFile) -> BinaryIO:
-    fs, path = filesystem(file.location)
-    return io.BufferedReader(fs.open_input_file(path), 1 << 20)
-
-
-def _open(file: SourceFile) -> BinaryIO:
-    raw = _open_raw(file)
-    return cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if file.compressed else raw
+    if local_path(file.location) is not None:
+        info = fs.get_file_info(path)
+    else:
+        info = retried(lambda: fs.get_file_info(path), file.location)
+    return f"{file.location}:{info.size}@{info.mtime_ns}" if info.mtime_ns else None
 
 
 def file_and_position(sample_id: int) -> tuple[int, int]:
@@ -278,18 +210,18 @@ def file_and_position(sample_id: int) -> tuple[int, int]:
 
 
 def describe_sample(sample_id: int, files: Sequence[SourceFile]) -> str:
-    """`file:offset` for JSON Lines, `file#record` elsewhere."""
+    """`file:offset` in files of lines, `file#record` elsewhere."""
     index, position = file_and_position(sample_id)
-    return f"{files[index].location}{':' if files[index].kind == 'jsonl' else '#'}{position}"
+    return f"{files[index].location}{':' if files[index].kind in LINES else '#'}{position}"
 
 
 def describe_line(sample_id: int, files: Sequence[SourceFile]) -> str:
-    """`file:line` (1-based) for JSON Lines, `file#record` elsewhere. Reads the file up to there."""
+    """`file:line` (1-based) in files of lines, `file#record` elsewhere. Reads the file up to there."""
     index, position = file_and_position(sample_id)
-    if files[index].kind != "jsonl":
+    if files[index].kind not in LINES:
         return describe_sample(sample_id, files)
     newlines = 0
-    with _open(files[index]) as stream:
+    with open_text_bytes(files[index].location) as stream:
         while position > 0 and (block := stream.read(min(position, 1 << 22))):
             newlines += block.count(b"\n")
             position -= len(block)

@@ -12,7 +12,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from raysft.errors import RecipeError
-from raysft.recipe.schema import Recipe
+from raysft.recipe.rules import Contamination, HarmfulWords, Rule, Synonyms
+from raysft.recipe.schema import Recipe, SourceSection
 
 
 class _Loader(yaml.SafeLoader):
@@ -184,13 +185,31 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
             ),
             "data": data.model_copy(
                 update={
-                    "train": tuple(map(_absolute, data.train)),
+                    "train": tuple(map(_absolute_source, data.train)),
                     "eval": tuple(map(_absolute, data.eval)),
                     "template": _absolute_if_there(data.template),
+                    "rules": tuple(map(_absolute_rule, data.rules)),
                 }
             ),
         }
     )
+
+
+def _absolute_source(source: str | SourceSection) -> str | SourceSection:
+    if isinstance(source, str):
+        return _absolute(source)
+    return source.model_copy(update={"path": tuple(map(_absolute, source.path))})
+
+
+def _absolute_rule(rule: Rule) -> Rule:
+    """A rule with its files' paths made absolute."""
+    if isinstance(rule, HarmfulWords):
+        return rule.model_copy(update={"lists": {name: _absolute(file) for name, file in rule.lists.items()}})
+    if isinstance(rule, Contamination):
+        return rule.model_copy(update={"files": tuple(map(_absolute, rule.files))})
+    if isinstance(rule, Synonyms):
+        return rule.model_copy(update={"table": _absolute(rule.table)})
+    return rule
 
 
 def _absolute(location: str) -> str:

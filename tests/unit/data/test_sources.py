@@ -3,6 +3,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
+from pathlib import Path
 
 import fsspec
 import pyarrow as pa
@@ -12,6 +14,8 @@ import pytest
 from raysft.data.records import Refusal
 from raysft.data.sources import (
     content_hash,
+    content_hashes,
+    default_name,
     describe_line,
     describe_sample,
     expand,
@@ -20,6 +24,7 @@ from raysft.data.sources import (
     read_all,
 )
 from raysft.errors import DataError
+from raysft.recipe.schema import SourceSection
 
 LINES = [{"n": i, "text": "你好🙂" * (i % 7) + "\n" * (i % 3)} for i in range(50)]
 
@@ -102,18 +107,12 @@ def test_malformed_lines_are_values(tmp_path):
         "malformed_json",
         "not_an_object",
         "not_an_object",
-        "malformed_json",
+        "invalid_utf8",
         "malformed_json",
         None,
     ]
     assert describe_line(found[1][0], files) == f"{path}:3"
     assert '{"a":' in found[1][1].detail
-
-
-def test_a_broken_json_array_names_the_place(tmp_path):
-    (tmp_path / "a.json").write_text('[{"a": 1},\n {"a": }]')
-    with pytest.raises(DataError, match=r"not valid JSON\n.*line 2"):
-        list(read_all(expand([str(tmp_path / "a.json")])))
 
 
 def test_a_file_that_is_no_parquet(tmp_path):
@@ -123,7 +122,7 @@ def test_a_file_that_is_no_parquet(tmp_path):
 
 
 def test_directories_globs_and_order(tmp_path):
-    for name in ("x/b.jsonl", "x/a.jsonl", "x/y/c.jsonl", "x/.hidden.jsonl", "x/notes.txt"):
+    for name in ("x/b.jsonl", "x/a.jsonl", "x/y/c.jsonl", "x/.hidden.jsonl", "x/README.md", "x/z/only.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("{}\n")
 
@@ -136,7 +135,9 @@ def test_directories_globs_and_order(tmp_path):
     assert names("x/*.jsonl") == ["x/a.jsonl", "x/b.jsonl"]
     assert names("x/[a].jsonl") == ["x/a.jsonl"]
     assert names("x/**/*.jsonl") == ["x/a.jsonl", "x/b.jsonl", "x/y/c.jsonl"]
-    assert names("x/b.jsonl", "x/*.jsonl") == ["x/a.jsonl", "x/b.jsonl"], "each file once"
+    assert names("x/b.jsonl", "x/*.jsonl") == ["x/b.jsonl", "x/a.jsonl"], "each file once, sources in order"
+    assert names("x/z") == ["x/z/only.txt"], "text is passed over only beside other data"
+    assert names("x/*.md") == ["x/README.md"]
 
 
 def test_relative_paths_become_absolute(tmp_path, monkeypatch):
@@ -163,13 +164,84 @@ def test_missing_empty_and_unsupported(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no input file"):
         expand([str(tmp_path / "empty")])
-    (tmp_path / "a.csv").write_text("a\n")
-    with pytest.raises(DataError, match=r"cannot read .*a\.csv"):
-        expand([str(tmp_path / "a.csv")])
+    for name in ("a.xlsx", "a.parquet.gz", "a.gz", "jsonl"):
+        (tmp_path / name).write_text("a\n")
+        with pytest.raises(DataError, match=f"cannot read .*{name}"):
+            expand([str(tmp_path / name)])
     (tmp_path / "zero.jsonl").write_text("")
     with pytest.raises(DataError, match=r"zero\.jsonl is empty"):
         expand([str(tmp_path / "zero.jsonl")])
 
 
+def test_each_source_has_its_name_format_and_columns(tmp_path, caplog):
+    for name in ("a/qa.jsonl", "b/qa.jsonl.gz", "c/part-1.json"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("{}\n")
+    own = SourceSection(path=(f"{tmp_path}/c", f"{tmp_path}/a"), name="own", format="alpaca", columns={})
+    sources = [f"{tmp_path}/a/qa.jsonl", f"{tmp_path}/b/*.gz", f"{tmp_path}/b/qa.jsonl.gz", own, f"{tmp_path}/a"]
+    files = expand(sources, format="text", columns={"text": "body"})
+    assert [(f.index, f.source, f.location.removeprefix(f"{tmp_path}/"), f.format, f.columns) for f in files] == [
+        (0, "qa", "a/qa.jsonl", "text", {"text": "body"}),
+        (1, "b", "b/qa.jsonl.gz", "text", {"text": "body"}),
+        (2, "own", "a/qa.jsonl", "alpaca", {}),
+        (3, "own", "c/part-1.json", "alpaca", {}),
+    ], "a named source reads a file again, another does not"
+    assert "2 input files are listed more than once" in caplog.text
+    twice = [SourceSection(path=(f"{tmp_path}/{folder}",), name="own") for folder in "ab"]
+    with pytest.raises(DataError, match="2 sources have the name 'own'"):
+        expand(twice)
+    same = expand(
+        [f"{tmp_path}/a/qa.jsonl", SourceSection(path=(f"{tmp_path}/c",), name="qa-2"), f"{tmp_path}/b/qa*"]
+    )
+    assert [file.source for file in same] == ["qa", "qa-2", "b"]
+    same = expand([f"{tmp_path}/a/qa.jsonl", SourceSection(path=(f"{tmp_path}/c",), name="qa"), f"{tmp_path}/b"])
+    assert [file.source for file in same] == ["qa-2", "qa", "b"], "a default name gives way"
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("data/gsm8k_train.jsonl.gz", "gsm8k_train"),
+        ("s3://bucket/v1.2/x.parquet?region=eu-west-1&scheme=http", "x"),
+        ("s3://bucket/*.jsonl", "bucket"),
+        ("/data/sets/**/part-?.json", "sets"),
+        ("/data/sets/", "sets"),
+    ],
+)
+def test_default_names(path, name):
+    assert default_name(path) == name
+
+
 def test_content_hash(jsonl):
     assert content_hash(expand([str(jsonl)])[0]) == hashlib.sha256(jsonl.read_bytes()).hexdigest()
+
+
+def test_hashes_are_kept_while_size_and_time_are(tmp_path):
+    paths = [tmp_path / name for name in ("a.jsonl", "b.jsonl", "young.jsonl")]
+    for path in paths:
+        path.write_text(f"{path.name:>20}\n")
+    for path in paths[:2]:
+        os.utime(path, ns=(10**18, 10**18))
+    read = []
+
+    def spy(function, files):
+        read.append([Path(file.location).name for file in files])
+        return map(function, files)
+
+    def run():
+        return content_hashes(expand([str(path) for path in paths]), str(tmp_path / "store" / "hashes.json"), spy)
+
+    def expected():
+        return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+
+    assert run() == expected()
+    assert run() == expected()
+    assert read == [["a.jsonl", "b.jsonl", "young.jsonl"], ["young.jsonl"]], "a file just written is not trusted"
+    paths[0].touch()
+    os.utime(paths[0], ns=(10**18, 10**18))
+    paths[1].write_text("x" * 20 + "\n")
+    os.utime(paths[1], ns=(10**18 + 1, 10**18 + 1))
+    assert run() == expected()
+    (tmp_path / "store" / "hashes.json").write_text("{torn")
+    assert run() == expected()
+    assert read[2:] == [["b.jsonl", "young.jsonl"], ["a.jsonl", "b.jsonl", "young.jsonl"]]

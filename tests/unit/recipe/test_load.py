@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from fakes import recipe_content
 from raysft.errors import RecipeError
-from raysft.recipe.load import load_recipe, parse_recipe
+from raysft.recipe.load import load_recipe, parse_recipe, with_absolute_paths
 
 TEXT = """
 name: tiny
@@ -173,3 +173,34 @@ def test_a_recipe_is_frozen(tmp_path: Path) -> None:
     recipe = load(tmp_path, TEXT)
     with pytest.raises(ValidationError, match="frozen"):
         recipe.train.epochs = 5
+
+
+def test_every_local_path_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = {
+        "train": [
+            "a.jsonl",
+            "s3://b/a.jsonl",
+            {"path": ["~/b", "hf://datasets/x/y", "/c"], "name": "own", "weight": 2},
+        ],
+        "eval": "e.jsonl",
+        "rules": [
+            {"rule": "harmful_words", "lists": {"war": "war.txt", "drugs": "gs://b/drugs.txt"}},
+            {"rule": "contamination", "files": ["mmlu/*.csv", "s3://b/c.jsonl"], "ngram": 8},
+            {"rule": "synonyms", "table": "../table.tsv"},
+            {"rule": "length"},
+        ],
+    }
+    recipe = with_absolute_paths(parse_recipe(recipe_content(data=data)))
+    there, home = str(tmp_path), str(Path.home())
+    strings, own = recipe.data.train[:2], recipe.data.sources[2]
+    assert strings == (f"{there}/a.jsonl", "s3://b/a.jsonl")
+    assert own.path == (f"{home}/b", "hf://datasets/x/y", "/c")
+    assert (own.name, own.weight) == ("own", 2)
+    assert recipe.data.eval == (f"{there}/e.jsonl",)
+    words, benchmark, synonyms, length = [rule.model_dump() for rule in recipe.data.rules]
+    assert words["lists"] == {"war": f"{there}/war.txt", "drugs": "gs://b/drugs.txt"}
+    assert (benchmark["files"], benchmark["ngram"]) == ((f"{there}/mmlu/*.csv", "s3://b/c.jsonl"), 8)
+    assert synonyms["table"] == f"{there}/../table.tsv"
+    assert length["rule"] == "length"
+    assert with_absolute_paths(recipe) == recipe

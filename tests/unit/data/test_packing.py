@@ -5,6 +5,8 @@ import time
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from raysft.data.packing import pack
 from raysft.errors import DataError
@@ -18,11 +20,20 @@ def check(lengths: np.ndarray, capacity: int) -> int:
     return len(rows)
 
 
-@pytest.mark.parametrize("seed", range(30))
-def test_random_lengths(seed):
-    random = np.random.default_rng(seed)
-    capacity = int(random.integers(1, 300))
-    lengths = random.integers(1, capacity + 1, int(random.integers(0, 400)))
+@st.composite
+def atoms(draw):
+    capacity = draw(st.integers(1, 300))
+    many = st.lists(st.integers(1, capacity), max_size=200)
+    repeated = st.lists(
+        st.sampled_from(draw(st.lists(st.integers(1, capacity), min_size=1, max_size=4))), max_size=200
+    )
+    return np.array(draw(many | repeated), dtype=np.int64), capacity
+
+
+@settings(max_examples=150, deadline=None)
+@given(atoms())
+def test_every_atom_once_and_no_row_too_long(case):
+    lengths, capacity = case
     rows = check(lengths, capacity)
     # Any two rows could not be one, or nearly so: no heuristic that fills greedily needs twice the bound.
     assert rows <= 2 * -(-int(lengths.sum()) // capacity) + 1
@@ -67,6 +78,24 @@ def test_close_to_the_lower_bound_on_gsm8k(shared, capacity):
     records = [json.loads(line) for line in (shared / "gsm8k_train.jsonl").read_text("utf-8").splitlines()]
     lengths = np.array([10 + len((r["question"] + r["answer"]).encode()) // 4 for r in records])
     assert check(lengths, capacity) <= 1.001 * -(-int(lengths.sum()) // capacity) + 1
+
+
+@pytest.mark.parametrize("capacity", [4096, 16_384])
+def test_windows_of_a_chat_mix_reach_the_bound(capacity):
+    """5% of the samples are long and hold a third of the tokens: the 200k-sample file of `make bench-packing`."""
+    random = np.random.default_rng(0)
+    lengths = random.lognormal(6.2, 0.9, 3 * 16_384)
+    tail = random.random(len(lengths)) < 0.05
+    lengths[tail] = random.lognormal(8.6, 0.7, tail.sum())
+    for window in np.split(np.clip(lengths, 8, capacity).astype(np.int64), 3):
+        assert check(window, capacity) <= 1.001 * -(-int(window.sum()) // capacity) + 1
+
+
+def test_atoms_of_one_length_are_taken_in_their_order():
+    rows = pack(np.array([3, 3, 4, 3, 4, 3, 3, 3]), 12)
+    taken = np.concatenate(rows).tolist()
+    assert [atom for atom in taken if atom in (2, 4)] == [2, 4]
+    assert [atom for atom in taken if atom not in (2, 4)] == [0, 1, 3, 5, 6, 7]
 
 
 def test_fast_enough_for_a_window_of_long_rows():

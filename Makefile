@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: bench-parity bench-gsm8k demo test check lint types format install constraints clean
+.PHONY: bench-parity bench-packing bench-gsm8k demo test check lint types format install constraints clean
 
 demo: $(READY)            ## train a small model end to end: data, training, evaluation, export, answers
 	$(BIN)/python jobs/demo.py
@@ -39,6 +39,9 @@ constraints: $(READY)     ## write the installed versions into constraints.txt
 
 bench-parity: $(READY)    ## how far every ZeRO stage, worker count and micro-batch is from the first
 	$(BIN)/python tests/benchmarks/parity_table.py
+
+bench-packing: $(READY)   ## packed rows over the bound, and how long replicas would wait for each other
+	$(BIN)/python tests/benchmarks/packing_balance.py $(DATA)
 
 bench-gsm8k: $(READY)     ## the real-data run: make bench-gsm8k DATA=gsm8k_train.jsonl
 	$(BIN)/python tests/benchmarks/held_out_windows.py $(DATA)

@@ -171,6 +171,10 @@ class FakeStore:
     def read_rows(self, indices: Sequence[int]) -> list[Row]:
         return [self.rows[i] for i in indices]
 
+    def row_sizes(self) -> tuple[np.ndarray, np.ndarray]:
+        lengths = [row.segment_fields["length"].astype(np.int64) for row in self.rows]
+        return np.array([sum(n) for n in lengths]), np.array([sum(n * n) for n in lengths])
+
 
 def recorder(log: list[Any]) -> Callable[[Any], None]:
     """A callable that keeps copies of what it is called with."""

@@ -60,6 +60,8 @@ OUTSIDE = {
     "raysft.observe": {"jinja2", "markupsafe"},
     "raysft.data.plan": {"numpy"},
     "raysft.data.feed": {"numpy"},
+    "raysft.data.balance": {"numpy"},
+    "raysft.data.mixture": {"numpy"},
     "raysft.data.packing": {"numpy"},
     "raysft.data.store": {"numpy", "pyarrow"},
     "raysft.train.loop": set(),

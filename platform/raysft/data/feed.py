@@ -1,19 +1,20 @@
 """Rows of a step -> the micro-batches of this replica. Numpy only.
 
-Chunk j of a step's rows (micro_batch_rows each, in plan order) goes to replica j % num_replicas as its
-micro-batch j // num_replicas. Where chunks run out, an empty micro-batch with weight zero takes the
-place, so that every replica runs the same number of forward and backward passes.
+balance.py says which rows of the step meet in which micro-batch of which replica. Where rows run out, an empty
+micro-batch with weight zero takes the place, so that every replica runs the same number of forward and backward
+passes.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from raysft.data.balance import Sync, assign, numbers
 from raysft.data.plan import StepPlan
+from raysft.data.rows import StepRows, StoredRows
 from raysft.data.store import Row, TokenStore
 
 IGNORE = -100
@@ -33,7 +34,7 @@ class MicroBatch:
     num_tokens: int
     """Real tokens, no padding."""
     index: int
-    """Number of this micro-batch within the global step: seeds its dropout."""
+    """Number of this micro-batch within the global step, whoever runs it: seeds its dropout."""
 
 
 @dataclass(frozen=True)
@@ -53,29 +54,33 @@ class Share:
     num_replicas: int
     micro_batch_rows: int
     packing: bool
+    sync: Sync
+    """When replicas wait for each other."""
+    token_flops: float
+    square_flops: float
+    """Predicted cost of a row: token_flops x tokens + square_flops x sum of squared segment lengths."""
 
 
 class Feed:
     """Micro-batches of a token store for one replica."""
 
     def __init__(self, store: TokenStore, plan: StepPlan, units: Units, share: Share) -> None:
-        self._store, self._plan, self._units, self._share = store, plan, units, share
+        self._rows, self._units, self._share = StoredRows(store, plan), units, share
 
     def step(self, step: int) -> StepBatch:
         """This replica's share of 0-based global step `step`."""
-        return self._batch(self._plan.rows(step))
+        return self._batch(self._rows.step(step))
 
     def first_rows(self, num_rows: int) -> list[StepBatch]:
         """The first rows of the store in order, in batches of a step's size: for held-out losses."""
-        rows, size = np.arange(min(num_rows, self._store.num_rows)), self._plan.rows_per_step
-        return [self._batch(rows[start : start + size]) for start in range(0, len(rows), size)]
+        return [self._batch(rows) for rows in self._rows.first(num_rows)]
 
-    def _batch(self, rows: np.ndarray) -> StepBatch:
+    def _batch(self, rows: StepRows) -> StepBatch:
         share = self._share
-        chunks = [rows[i : i + share.micro_batch_rows] for i in range(0, len(rows), share.micro_batch_rows)]
-        num_micro = math.ceil(len(chunks) / share.num_replicas)
-        indices = [micro * share.num_replicas + share.replica for micro in range(num_micro)]
-        mine = [self._store.read_rows(chunks[i].tolist()) if i < len(chunks) else [] for i in indices]
+        costs = share.token_flops * rows.tokens + share.square_flops * rows.squares
+        assigned = assign(costs, share.num_replicas, share.micro_batch_rows, share.sync)
+        indices = numbers(assigned)[share.replica].tolist()
+        mine = [rows.read(micro[micro >= 0].tolist()) for micro in assigned[share.replica]]
         totals: dict[str, float] = self._units({"target": np.zeros(0, dtype=np.float32)})
         for row in (row for chunk in mine for row in chunk):
             for term, count in self._units(row.token_fields).items():

@@ -49,7 +49,8 @@ def _fill(lengths: NDArray[np.integer], capacity: int) -> tuple[NDArray[np.int64
     placed: list[int] = []
     row_ends: list[int] = []
     while left:
-        space, closing = capacity, (left[-1],)
+        space = capacity
+        closing: tuple[int, ...] = (left[-1],)
         while closing:
             for length in closing:
                 count[length] -= 1

@@ -15,6 +15,11 @@ from raysft.errors import ModelError, RecipeError
 from raysft.recipe.resolve import ModelFacts
 from raysft.recipe.schema import Recipe
 
+_MLP_WITHOUT_GATE = frozenset(
+    {"gpt2", "gpt_neo", "gpt_neox", "gptj", "gpt_bigcode", "opt", "bloom", "falcon", "phi", "codegen", "starcoder2"}
+)
+"""Model types whose feed-forward layer is two matrices; all others count as three."""
+
 
 def model_location(recipe: Recipe) -> str:
     """Directory or hub id of the model's files: `run://NAME` becomes that run's merged export."""
@@ -70,7 +75,26 @@ def read_facts(recipe: Recipe) -> ModelFacts:
         hidden_size=_first(text, "hidden_size", "n_embd"),
         vocab_size=_first(text, "vocab_size"),
         max_tokens=text.get("max_position_embeddings") or text.get("n_positions"),
+        num_parameters=_weights_per_token(config.model_type, text),
+        attention_size=_head_size(text) * _first(text, "num_attention_heads", "n_head"),
     )
+
+
+def _head_size(text: dict[str, Any]) -> int:
+    size = text.get("head_dim")
+    return size or _first(text, "hidden_size", "n_embd") // _first(text, "num_attention_heads", "n_head")
+
+
+def _weights_per_token(model_type: str, text: dict[str, Any]) -> int:
+    """Weights of the matrices that each token is multiplied with: of a mixture, those of the experts it goes to."""
+    hidden, heads = _first(text, "hidden_size", "n_embd"), _first(text, "num_attention_heads", "n_head")
+    attention = 2 * hidden * _head_size(text) * (heads + (text.get("num_key_value_heads") or heads))
+    inner = text.get("intermediate_size") or text.get("n_inner") or text.get("ffn_dim") or 4 * hidden
+    if experts := text.get("num_experts_per_tok"):
+        inner = experts * (text.get("moe_intermediate_size") or inner)
+    mlp = hidden * inner * (2 if model_type in _MLP_WITHOUT_GATE else 3)
+    layers = _first(text, "num_hidden_layers", "n_layer")
+    return int(layers * (attention + mlp) + hidden * _first(text, "vocab_size"))
 
 
 def _config_from_recipe(fields: dict[str, Any]) -> PretrainedConfig:

@@ -1,0 +1,153 @@
+"""Every rule over several fields of one recipe, pure. What also needs the model or the cluster is in resolve.py."""
+
+from __future__ import annotations
+
+from raysft.errors import RecipeError
+from raysft.recipe.rules import WHOLE_DATA
+from raysft.recipe.schema import DataSection, Recipe
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raises RecipeError."""
+    for check in (_check_layout, _check_method, _check_data, _check_mixture, _check_stream):
+        check(recipe)
+
+
+def _check_layout(recipe: Recipe) -> None:
+    parallel, workers = recipe.parallel, recipe.cluster.workers
+    split = parallel.tensor * parallel.pipeline * parallel.sequence
+    if workers % split:
+        nearest = max(split, workers // split * split)
+        raise RecipeError(
+            "the workers do not divide into replicas",
+            got=f"cluster.workers = {workers}",
+            expected=f"a multiple of tensor x pipeline x sequence = {parallel.tensor} x {parallel.pipeline} x "
+            f"{parallel.sequence} = {split}",
+            fix=f"set cluster.workers to {nearest}",
+        )
+    if split > 1:
+        raise RecipeError(
+            "tensor, pipeline and sequence parallelism are not in this version",
+            got=f"tensor {parallel.tensor}, pipeline {parallel.pipeline}, sequence {parallel.sequence}",
+            expected="1, 1, 1",
+            fix="use parallel.zero (3 splits the model itself over the workers)",
+        )
+
+
+def _check_method(recipe: Recipe) -> None:
+    model = recipe.model
+    if (model.source == "random") != (model.config is not None):
+        raise RecipeError(
+            "model.source and model.config do not fit together",
+            got=f"source = {model.source!r}, config {'set' if model.config is not None else 'not set'}",
+            expected="`source: random` with a config, or another source without one",
+            fix="add model.config with its model_type, or remove it",
+        )
+    if model.source == "random" and model.tokenizer is None:
+        raise RecipeError(
+            "fresh weights need a tokenizer",
+            got="model.source = random, model.tokenizer not set",
+            expected="model.tokenizer: a directory",
+            fix="make one with `raysft tokenizer train`, then set model.tokenizer",
+        )
+
+
+def _check_data(recipe: Recipe) -> None:
+    data = recipe.data
+    if data.eval and data.eval_fraction:
+        raise RecipeError(
+            "held-out data is given twice",
+            got=f"data.eval and data.eval_fraction = {data.eval_fraction}",
+            expected="one of them",
+            fix="remove data.eval_fraction to use the files",
+        )
+    wants_eval = recipe.evaluate.every_steps is not None or recipe.evaluate.generate_prompts > 0
+    if wants_eval and not (data.eval or data.eval_fraction):
+        raise RecipeError(
+            "evaluation is asked for, but there is no held-out data",
+            got="evaluate.every_steps or evaluate.generate_prompts set",
+            expected="data.eval or data.eval_fraction",
+            fix="set data.eval_fraction: 0.02, or name files in data.eval",
+        )
+
+
+def _check_mixture(recipe: Recipe) -> None:
+    """Shares by weight, by temperature and by epochs exclude each other; an order needs a plan that keeps it."""
+    sources, mixture = recipe.data.sources, recipe.data.mixture
+    weighted = [source for source in sources if source.weight is not None]
+    if 0 < len(weighted) < len(sources):
+        raise RecipeError(
+            "only some sources have a weight",
+            got=f"{len(weighted)} of the {len(sources)} entries of data.train with a weight",
+            expected="a weight for each source, or for none",
+            fix="give every entry of data.train a weight",
+        )
+    given = {
+        "a weight of its sources": bool(weighted),
+        "data.mixture.temperature": mixture.temperature is not None,
+        "epochs of its sources": any(source.epochs != 1 for source in sources),
+    }
+    if sum(given.values()) > 1:
+        raise RecipeError(
+            "the size of each source is given in more than one way",
+            got=" and ".join(name for name, is_given in given.items() if is_given),
+            expected="weights, a temperature or epochs",
+            fix="keep one of them",
+        )
+    if mixture.descending and mixture.curriculum is None:
+        raise RecipeError(
+            "descending is the direction of a curriculum, and there is none",
+            got="data.mixture.descending = true",
+            expected="data.mixture.curriculum: length or a metadata column",
+            fix="set data.mixture.curriculum, or remove descending",
+        )
+    if mixture.curriculum is not None and recipe.data.order != "windowed":
+        raise RecipeError(
+            "a shuffle of all rows would undo the curriculum",
+            got=f"data.mixture.curriculum = {mixture.curriculum!r}, data.order = {recipe.data.order}",
+            expected="data.order: windowed",
+            fix="set data.order: windowed",
+        )
+
+
+def _check_stream(recipe: Recipe) -> None:
+    """A stream knows neither its length nor the records to come."""
+    if recipe.data.mode != "stream":
+        return
+    if unknown := _need_whole_data(recipe.data):
+        raise RecipeError(
+            "a stream cannot do what needs the whole data",
+            got=", ".join(unknown),
+            expected="rules that look at one record at a time, each source once and in order",
+            fix="remove them, or set data.mode: prepared",
+        )
+    for wrong, got, expected in (
+        (recipe.train.max_steps is None, "train.max_steps is not set", "train.max_steps"),
+        (recipe.data.order != "windowed", f"data.order = {recipe.data.order}", "data.order: windowed"),
+        (
+            recipe.data.eval_fraction > 0,
+            f"data.eval_fraction = {recipe.data.eval_fraction}",
+            "held-out files in data.eval",
+        ),
+    ):
+        if wrong:
+            raise RecipeError(
+                "data.mode: stream cannot go with these fields",
+                got=got,
+                expected=expected,
+                fix=f"give {expected}, or set data.mode: prepared",
+            )
+
+
+def _need_whole_data(data: DataSection) -> list[str]:
+    """What the recipe asks for, by name, that only the whole data can answer."""
+    mixture = data.mixture
+    wanted = {
+        "weight (data.train)": any(source.weight is not None for source in data.sources),
+        "epochs (data.train)": any(source.epochs != 1 for source in data.sources),
+        "data.mixture.temperature": mixture.temperature is not None,
+        "data.mixture.balance_by": mixture.balance_by is not None,
+        "data.mixture.curriculum": mixture.curriculum is not None,
+    }
+    rules = [f"rule {rule.rule}" for rule in data.rules if isinstance(rule, WHOLE_DATA)]
+    return [name for name, is_wanted in wanted.items() if is_wanted] + rules

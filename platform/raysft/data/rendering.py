@@ -154,19 +154,16 @@ def _has_generation_blocks(text: str) -> bool:
 
 
 @lru_cache(maxsize=32)
-def _constants(template: Template) -> dict[str, Any]:
-    """What a template sees beside its conversation. Asked of jinja2 once: it looks its globals up slowly."""
-    return {
-        **compile_template(template.text).globals,
-        **dict(template.special_tokens.named),
-        "add_generation_prompt": False,
-    }
+def _constants(text: str) -> dict[str, Any]:
+    """What every template sees. Asked of jinja2 once: it looks its globals up slowly."""
+    return {**compile_template(text).globals, "add_generation_prompt": False}
 
 
 def _run(template: Template, conversation: Conversation, messages: Sequence[Message]) -> list[str]:
     """What the template writes, in pieces."""
     compiled = compile_template(template.text)
-    variables = _constants(template).copy()
+    variables = _constants(template.text).copy()
+    variables.update(template.special_tokens.named)
     variables["messages"] = [_as_dict(message) for message in messages]
     variables["tools"] = list(conversation.tools) or None
     context = Context(compiled.environment, variables, compiled.name, compiled.blocks)

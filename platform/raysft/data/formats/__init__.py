@@ -49,9 +49,12 @@ def check_columns(columns: Mapping[str, str], format: str = "auto") -> None:
 
 def rename(record: Record, columns: Mapping[str, str]) -> dict[str, Any]:
     """The record under the format's names; a mapped file column gives up its own name."""
-    taken = set(columns.values())
-    renamed = {name: value for name, value in record.items() if name not in taken}
-    renamed.update({name: record[column] for name, column in columns.items() if column in record})
+    renamed = dict(record)
+    for column in columns.values():
+        renamed.pop(column, None)
+    for name, column in columns.items():
+        if column in record:
+            renamed[name] = record[column]
     return renamed
 
 

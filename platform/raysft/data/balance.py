@@ -91,7 +91,8 @@ def arrange(order: Indices, squares: NDArray[np.int64], rows_per_step: int, take
 
 def _integers(costs: NDArray[np.float64]) -> NDArray[np.int64]:
     """Costs in units of 2^-30 of the largest."""
-    return np.rint(costs / (costs.max() or 1.0) * 2**30).astype(np.int64)
+    largest = float(costs.max()) or 1.0
+    return np.rint(costs / largest * 2**30).astype(np.int64)
 
 
 def _snake(units: NDArray[np.int64], groups: int, size: int, *, turn: bool) -> Indices:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -25,11 +26,11 @@ def test_byte_positions_are_exact(text, tokenizers):
     assert all(tokens.starts[1:] == tokens.ends[:-1])
 
 
-def byte_level(normalizer=None, trim: bool = False, prefix: bool = False, without: str = ""):
+def byte_level(normalizer=None, trim: bool = False, prefix: bool = False, without: str = "", unknown=None):
     alphabet = sorted(set(pre_tokenizers.ByteLevel.alphabet()) - set(without))
     merges = [("Ġ", "a"), ("b", "c")]
     vocabulary = {token: i for i, token in enumerate([*alphabet, *(a + b for a, b in merges)])}
-    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, unk_token=unknown))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     backend.post_processor = processors.ByteLevel(trim_offsets=trim)
@@ -141,8 +142,15 @@ def test_bytes_that_were_lost_are_found_out():
     stripping = byte_level()
     stripping.backend_tokenizer.add_special_tokens([AddedToken("<s>", lstrip=True, normalized=False)])
     assert tokenize(stripping, ["x<s>", "x <s>"]).in_bytes.tolist() == [True, False]
-    balanced = byte_level(prefix=True, without="z")  # a space more and a letter less: the length is the same
-    assert tokenize(balanced, ["xz"]).in_bytes.tolist() == [False]
+
+
+def test_bytes_that_were_lost_and_others_added_are_found_out():
+    """The length is the same."""
+    unknown = byte_level(without="z", unknown="?")
+    assert tokenize(unknown, ["xa", "xz"]).in_bytes.tolist() == [True, False]
+    prefixing = byte_level(prefix=True)
+    prefixing.backend_tokenizer.add_special_tokens([AddedToken("<s>", lstrip=True, normalized=False)])
+    assert tokenize(prefixing, ["x <s>"]).in_bytes.tolist() == [False]
 
 
 def test_a_normal_form_is_compared_byte_by_byte():
@@ -160,3 +168,15 @@ def test_no_texts(tokenizers):
     assert len(tokens.ids) == 0
     target, straddles = locate([], tokens, [])
     assert len(target) == len(straddles) == 0
+
+
+def test_a_token_without_text_at_the_end_is_no_part_of_the_next_text():
+    """It stands where the next text's first span would begin if the texts had no place between them."""
+    texts = ["abc", "abc"]
+    places = np.array([0, 3, 4], np.int64), np.array([3, 3, 7], np.int64)
+    tokens = tokenize(byte_level(), texts)
+    assert tokens.bases.tolist() == [0, 4]
+    made = replace(tokens, ids=tokens.ids[:3], starts=places[0], ends=places[1])
+    target, straddles = locate(texts, made, [[], [(0, 3)]])
+    assert target.tolist() == [False, False, True]
+    assert not straddles.any()

@@ -5,7 +5,7 @@ Needs no Ray: a preview reads the first records itself, through the same functio
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby, islice
 from typing import Any
 
@@ -18,7 +18,7 @@ from raysft.data.formats import check_columns, to_conversation
 from raysft.data.offsets import locate, tokenize
 from raysft.data.records import Conversation, Refusal
 from raysft.data.rendering import Template
-from raysft.data.sources import RawRecord, describe_line, expand, read_all
+from raysft.data.sources import RawRecord, SourceFile, describe_line, expand, file_and_position, read_all
 from raysft.data.tokenizer import load_tokenizer, template_for, tokenizer_source
 from raysft.recipe.schema import Recipe
 
@@ -33,23 +33,26 @@ def preview(recipe: Recipe, num_samples: int, *, color: bool) -> Text:
         tokenizer_source(recipe), revision=model.revision, trust_remote_code=model.trust_remote_code
     )
     template = template_for(data.template, tokenizer)
-    files = expand(data.train)
+    files = expand(data.sources, format=data.format, columns=data.columns)
     text = Text()
     shown: list[Example] = []
     for raw in islice(read_all(files), num_samples):
         text.append(f"--- {describe_line(raw.sample_id, files)} ", style="bold" if color else "")
-        conversation = _conversation(raw, recipe)
+        conversation = _conversation(raw, files)
         result = _encoded(conversation, tokenizer, template, recipe)
         if isinstance(result, Refusal):
             text.append(f"refused, {result.reason}: {result.detail}\n")
             continue
-        shown.append(result)
-        cut = ", cut at data.max_tokens" if result.truncated else ""
-        text.append(f"{len(result.input_ids)} tokens, {np.count_nonzero(result.target)} trained{cut}\n")
-        for piece, style in _pieces(conversation, tokenizer, template, recipe, num_tokens=len(result.input_ids)):
-            marked = piece if color or style == _PLAIN else f"[[{piece}]]"
-            text.append(marked, style=style if color else "")
-        text.append("\n")
+        shown += result
+        for number, example in enumerate(result, 1):
+            cut = ", cut to data.max_tokens" if example.truncated else ""
+            part = f"part {number} of {len(result)}: " if len(result) > 1 else ""
+            num_trained = np.count_nonzero(example.target)
+            text.append(f"{part}{len(example.input_ids)} tokens, {num_trained} trained{cut}\n")
+            for piece, style in _pieces(conversation, tokenizer, template, recipe, example=example):
+                marked = piece if color or style == _PLAIN else f"[[{piece}]]"
+                text.append(marked, style=style if color else "")
+            text.append("\n")
     tokens = sum(len(example.input_ids) for example in shown)
     targets = sum(int(np.count_nonzero(example.target)) for example in shown)
     text.append(f"--- certificate: {targets} of {tokens} tokens trained ({targets / max(tokens, 1):.1%}), ")
@@ -76,16 +79,16 @@ def certificate(manifest: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _conversation(raw: RawRecord, recipe: Recipe) -> Conversation | Refusal:
+def _conversation(raw: RawRecord, files: Sequence[SourceFile]) -> Conversation | Refusal:
     if isinstance(raw.value, Refusal):
         return raw.value
-    data = recipe.data
-    return to_conversation(raw.value, id=raw.sample_id, source="", format=data.format, columns=data.columns)
+    file = files[file_and_position(raw.sample_id)[0]]
+    return to_conversation(raw.value, id=raw.sample_id, source=file.source, format=file.format, columns=file.columns)
 
 
 def _encoded(
     conversation: Conversation | Refusal, tokenizer: PreTrainedTokenizerFast, template: Template, recipe: Recipe
-) -> Example | Refusal:
+) -> tuple[Example, ...] | Refusal:
     if isinstance(conversation, Refusal):
         return conversation
     (result,) = encode(
@@ -105,20 +108,24 @@ def _pieces(
     template: Template,
     recipe: Recipe,
     *,
-    num_tokens: int,
+    example: Example,
 ) -> Iterator[tuple[str, str]]:
-    """(text, style) of each run of tokens of the same kind."""
+    """(text, style) of each run of the example's tokens of the same kind."""
     rendered = conversation if isinstance(conversation, Refusal) else render(conversation, template)
     if isinstance(conversation, Refusal) or isinstance(rendered, Refusal):
         return
     spans = trained_spans(conversation, rendered, recipe.data.train_on)
     if isinstance(spans, Refusal):
         return
-    (tokens,) = tokenize(tokenizer, [rendered.text])
-    target, straddles = locate(rendered.text, tokens, spans)
-    raw = rendered.text.encode() if tokens.in_bytes else rendered.text
-    kinds = [_STRADDLING if s else _TRAINED if t else _PLAIN for t, s in zip(target, straddles, strict=True)]
-    for style, run in groupby(range(min(num_tokens, len(kinds))), key=kinds.__getitem__):
+    tokens = tokenize(tokenizer, [rendered.text])
+    _, straddles = locate([rendered.text], tokens, [spans])
+    raw = rendered.text.encode() if tokens.in_bytes[0] else rendered.text
+    own = slice(example.start, example.start + len(example.input_ids))
+    kinds = [
+        _STRADDLING if straddling else _TRAINED if trained else _PLAIN
+        for trained, straddling in zip(example.target, straddles[own], strict=True)
+    ]
+    for style, run in groupby(range(len(kinds)), key=kinds.__getitem__):
         places = list(run)
-        piece = raw[tokens.starts[places[0]] : tokens.ends[places[-1]]]
+        piece = raw[tokens.starts[own][places[0]] : tokens.ends[own][places[-1]]]
         yield piece.decode(errors="replace") if isinstance(piece, bytes) else piece, style

@@ -67,3 +67,14 @@ def test_certificate():
         "f:9",
     ):
         assert part in text
+
+
+@pytest.mark.parametrize(("over_long", "parts"), [("truncate", 1), ("split", 2)])
+def test_preview_of_samples_that_are_too_long(recipe, tmp_path, over_long, parts):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": "alpha beta gamma: " * 30}))
+    data = recipe.data.model_copy(update={"over_long": over_long})
+    text = preview(recipe.model_copy(update={"data": data}), 1, color=False).plain
+    assert text.count(" tokens, ") == parts
+    assert text.count("[[") == parts
+    assert ("cut to data.max_tokens" in text) is (over_long == "truncate")
+    assert (f"part {parts} of {parts}: " in text) is (over_long == "split")

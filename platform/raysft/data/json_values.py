@@ -125,6 +125,9 @@ class _Cursor:
     def peek(self) -> bytes:
         """The next byte that is no white space; nothing at the end."""
         while True:
+            byte = self._data[self.at : self.at + 1]
+            if byte and byte not in b" \t\r\n":
+                return byte
             self.at = _SPACE.match(self._data, self.at).end()  # type: ignore[union-attr]
             if self.at < len(self._data):
                 return self._data[self.at : self.at + 1]

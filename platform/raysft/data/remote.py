@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeVar, cast
 
 import pyarrow as pa
-from pyarrow import fs as pafs
 
 from raysft.errors import RaysftError, StorageError
 from raysft.storage import filesystem
@@ -43,7 +42,7 @@ class Retry:
     attempts: int = 8
     first_wait_s: float = 0.5
     longest_wait_s: float = 30.0
-    answer_s: float = 120.0  # for a library that waits for ever
+    answer_s: float = 60.0  # for a library that waits for ever
 
 
 RETRY = Retry()
@@ -56,8 +55,10 @@ def without_query(location: str) -> str:
 
 def local_path(location: str) -> str | None:
     """The path of a local file; None: it is remote."""
-    fs, path = filesystem(location)
-    return path if isinstance(fs, pafs.LocalFileSystem) else None
+    if "://" in location and not location.startswith("file://"):
+        return None
+    path: str = filesystem(location)[1]
+    return path
 
 
 def open_bytes(location: str) -> BinaryIO:
@@ -145,6 +146,8 @@ class _RemoteFile(io.RawIOBase):
 
     def __init__(self, location: str) -> None:
         self._location, self._position = location, 0
+        # Made once: pyarrow cannot make another for S3 while a read of this process hangs.
+        self._fs, self._path = filesystem(location)
         self._file: Any = None
         self._size: int = retried(self._measure, location)
 
@@ -172,8 +175,7 @@ class _RemoteFile(io.RawIOBase):
         return True
 
     def _open(self) -> Any:
-        fs, path = filesystem(self._location)
-        return fs.open_input_file(path)
+        return self._fs.open_input_file(self._path)
 
     def _measure(self) -> int:
         self._file = self._open()

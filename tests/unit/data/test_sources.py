@@ -23,7 +23,7 @@ from raysft.data.sources import (
     read,
     read_all,
 )
-from raysft.errors import DataError
+from raysft.errors import DataError, StorageError
 from raysft.recipe.schema import SourceSection
 
 LINES = [{"n": i, "text": "你好🙂" * (i % 7) + "\n" * (i % 3)} for i in range(50)]
@@ -153,6 +153,14 @@ def test_uris(tmp_path):
         assert [raw.value for raw in read_all(expand([location]))] == [{"a": 1}, {"a": 2}], location
     (tmp_path / "a.jsonl").write_text('{"a": 3}\n')
     assert [raw.value for raw in read_all(expand([f"file://{tmp_path}/a.jsonl"]))] == [{"a": 3}]
+
+
+def test_hugging_face_hub_offline_says_what_to_do():
+    for path in ("squad/train.jsonl", "squad/*.jsonl"):
+        with pytest.raises(
+            StorageError, match=r"cannot read hf://(.|\n)*1 attempts(.|\n)*unset HF_HUB_OFFLINE, or fetch"
+        ):
+            expand([f"hf://datasets/rajpurkar/{path}"])
 
 
 def test_missing_empty_and_unsupported(tmp_path):

@@ -175,10 +175,10 @@ def content_hashes(files: Sequence[SourceFile], cache: str, map: Mapper = map) -
     `map` may work in parallel. The time has to be older than _SETTLED_S, else a later change could keep it.
     """
     try:
-        known = read_json(cache)
-        known = known if isinstance(known, dict) else {}
+        stored = read_json(cache)
     except (OSError, ValueError):
-        known = {}
+        stored = None
+    known = stored if isinstance(stored, dict) and all(isinstance(v, str) for v in stored.values()) else {}
     now = time.time_ns()
     keys = [_stamp(file) for file in files]
     unknown = {file.location: file for file, key in zip(files, keys, strict=True) if known.get(key or "") is None}

@@ -331,7 +331,7 @@ def test_real_files(shared_data):
 MUTABLE = {**{name: data for name, (data, _) in FILES.items()}, "a.jsonl.gz": gzip.compress(FILES["a.jsonl"][0])}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
     name=st.sampled_from(sorted(MUTABLE)),
     seed=st.integers(0, 2**32),

@@ -250,6 +250,7 @@ def test_hashes_are_kept_while_size_and_time_are(tmp_path):
     paths[1].write_text("x" * 20 + "\n")
     os.utime(paths[1], ns=(10**18 + 1, 10**18 + 1))
     assert run() == expected()
-    (tmp_path / "store" / "hashes.json").write_text("{torn")
-    assert run() == expected()
-    assert read[2:] == [["b.jsonl", "young.jsonl"], ["a.jsonl", "b.jsonl", "young.jsonl"]]
+    for content in ("{torn", "[]", '{"a": 1}'):
+        (tmp_path / "store" / "hashes.json").write_text(content)
+        assert run() == expected()
+    assert read[2:5] == [["b.jsonl", "young.jsonl"], *[["a.jsonl", "b.jsonl", "young.jsonl"]] * 2]

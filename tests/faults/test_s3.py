@@ -169,7 +169,7 @@ def test_a_stall_in_the_middle(proxy: Proxy) -> None:
     assert proxy.num_faults == 2
 
 
-@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("key", ["a.jsonl", "d.parquet"])
 def test_a_server_that_never_recovers_is_told(proxy: Proxy, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "RETRY", Retry(attempts=3, first_wait_s=0.01, answer_s=0.2))
     tasks = plan_reads(expand([f"s3://bucket/d/{key}"]), 300_000)

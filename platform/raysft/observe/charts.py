@@ -1,4 +1,4 @@
-"""Line charts as inline SVG: scales, ticks, paths. Knows no run; colours are the page's CSS classes."""
+"""Line and bar charts as inline SVG: scales, ticks, paths. Knows no run; colours are the page's CSS classes."""
 
 from __future__ import annotations
 
@@ -59,6 +59,41 @@ def line_chart(
     return f"{head}{''.join(body)}</svg>"
 
 
+def histogram(
+    counts: Sequence[float],
+    x_ticks: Sequence[tuple[float, str]],
+    *,
+    x_label: str,
+    y_label: str,
+    width: int,
+    height: int,
+    titles: Sequence[str],
+    mark: tuple[float, str] | None = None,
+) -> str:
+    """One SVG element: a bar per count, bar i from x = i to i + 1. `mark`: an upright line at x, with its name."""
+    x_axis = Axis(0, len(counts) or 1, _LEFT, width - _RIGHT)
+    y_ticks = [
+        tick for tick in nice_ticks(0, max(counts, default=0) or 1, max(3, height // 60), whole=True) if tick >= 0
+    ]
+    y_axis = Axis(0, y_ticks[-1], height - _BOTTOM, _TOP)
+    body = [*_grid([], x_axis, y_ticks, y_axis), *_labels(x_label, y_label, x_axis, y_axis)]
+    for index, (number, title) in enumerate(zip(counts, titles, strict=True)):
+        x, y = x_axis(index), y_axis(number)
+        place = f'x="{x + 0.75:.1f}" y="{y:.1f}"'
+        place += f' width="{x_axis(index + 1) - x - 1.5:.1f}" height="{y_axis.start - y:.1f}"'
+        body.append(f'<rect class="bar" {place} rx="2"><title>{escape(title)}</title></rect>')
+    for at, text in x_ticks:
+        place = f'x="{x_axis(at):.1f}" y="{y_axis.start + 17:g}"'
+        body.append(f'<text class="tick" {place} text-anchor="middle">{escape(text)}</text>')
+    if mark is not None:
+        x, anchor = x_axis(mark[0]), "end" if mark[0] > len(counts) / 2 else "start"
+        body.append(f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP:g}" y2="{y_axis.start:g}"/>')
+        place = f'x="{x + (-6 if anchor == "end" else 6):.1f}" y="{_TOP + 12:g}" text-anchor="{anchor}"'
+        body.append(f'<text class="mark" {place}>{escape(mark[1])}</text>')
+    label = f"{escape(y_label)} by {escape(x_label)}"
+    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{label}">{"".join(body)}</svg>'
+
+
 def nice_ticks(low: float, high: float, wanted: int, *, whole: bool = False) -> list[float]:
     """About `wanted` round numbers (1, 2, 2.5, 5 x 10^k apart) whose ends embrace low..high.
 
@@ -78,6 +113,8 @@ def nice_ticks(low: float, high: float, wanted: int, *, whole: bool = False) -> 
 
 def tick_texts(ticks: Sequence[float]) -> list[str]:
     """Ticks in one notation: `0 5e-4 1e-3`, `0.25 0.50`, `8 10`, `8k 10k`."""
+    if not ticks:
+        return []
     largest, gap = max(abs(tick) for tick in ticks), ticks[1] - ticks[0]
     if 0 < largest < 1e-2:
         return [f"{mantissa:g}e{power}" if mantissa else "0" for mantissa, power in map(_scientific, ticks)]

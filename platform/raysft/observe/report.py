@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib import resources
 from statistics import median
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from raysft.observe.charts import Point, Series, line_chart, smooth
+from raysft.observe.pages import page_template
 
 Fields = Mapping[str, Any]
 
@@ -61,7 +59,7 @@ class ReportFacts:
 def render_report(facts: ReportFacts) -> str:
     """The page as HTML text."""
     before, after = facts.before or {}, facts.after or {}
-    return _template().render(
+    return page_template("report.html").render(
         facts=facts,
         duration=duration_text(facts.duration_s),
         tiles=_tiles(facts, before, after),
@@ -81,13 +79,6 @@ def duration_text(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-@lru_cache(maxsize=1)
-def _template() -> Template:
-    text = (resources.files("raysft.observe") / "templates" / "report.html").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(text)
 
 
 def _points(metrics: Sequence[Fields], kind: str, field: str) -> list[Point]:

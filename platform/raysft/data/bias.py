@@ -17,6 +17,7 @@ MIN_GROUP = 30
 FOUR_FIFTHS = 0.8
 _MAX_LABELS = 10
 _MANY_TIMES = 10
+_UNEVEN = 1.5
 
 
 def bias_table(attributes: Mapping[str, Mapping[str, Any]], labels: Mapping[str, int]) -> list[dict[str, Any]]:
@@ -32,10 +33,11 @@ def advice(table: list[dict[str, Any]]) -> list[str]:
         judged = [group for group in entry["groups"] if group["judged"]]
         small = [group["group"] for group in entry["groups"] if not group["judged"]]
         factors = rebalancing(entry)
-        if judged and max(factors.values()) >= 1.5:
+        if max((factors[group["group"]] for group in judged), default=1) >= _UNEVEN:
             said = ", ".join(f"{name} x{factor:.1f}" for name, factor in factors.items())
+            column = entry["attribute"] if not entry["bands"] else "a column with these bands"
             lines.append(
-                f"groups of `{entry['attribute']}` differ in size: `data.mixture.balance_by: {entry['attribute']}` "
+                f"groups of `{entry['attribute']}` differ in size: `data.mixture.balance_by: {column}` "
                 f"repeats samples up to the largest group ({said}). It evens the sizes of groups, not their labels."
             )
         if max(factors.values(), default=1) > _MANY_TIMES:
@@ -57,6 +59,11 @@ def advice(table: list[dict[str, Any]]) -> list[str]:
                 "collect more"
             )
     return lines
+
+
+def is_banded(attribute: str) -> bool:
+    """Are its numbers compared in bands of ten? `data.mixture.balance_by` takes every number for itself."""
+    return attribute.casefold() == "age"
 
 
 def rebalancing(entry: Mapping[str, Any]) -> dict[str, float]:
@@ -94,6 +101,7 @@ def _attribute(name: str, groups: Mapping[str, Any], labels: list[str]) -> dict[
     disparity = [_disparity(measure, values, marks=labelled) for measure, values in measures.items()]
     return {
         "attribute": name,
+        "bands": is_banded(name),
         "labelled": labelled,
         "labels": labels if labelled else [],
         "groups": rows,

@@ -5,127 +5,181 @@ Needs no Ray: a preview reads the first records itself, through the same functio
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from itertools import groupby, islice
 from typing import Any
 
 import numpy as np
 from rich.text import Text
-from transformers import PreTrainedTokenizerFast
 
-from raysft.data.chat import Example, encode, render, trained_spans
-from raysft.data.formats import check_columns, to_conversation
-from raysft.data.offsets import locate, tokenize
-from raysft.data.records import Conversation, Refusal
-from raysft.data.rendering import Template
-from raysft.data.sources import RawRecord, SourceFile, describe_line, expand, file_and_position, read_all
-from raysft.data.tokenizer import load_tokenizer, template_for, tokenizer_source
+from raysft.data.packing import pack
+from raysft.data.sources import read_all
+from raysft.data.trace import Traced, TracedSample, Tracer
+from raysft.errors import DataError
 from raysft.recipe.schema import Recipe
 
-_TRAINED, _STRADDLING, _PLAIN = "bold green", "bold white on red", "dim"
+_STYLES = {
+    "trained": ("bold green", "bold green on grey23"),
+    "straddling": ("bold white on red", "bold white on dark_red"),
+    "plain": ("dim", "dim on grey23"),
+}
+"""Two shades of each kind of token take turns, so that the borders of tokens show."""
+_MAX_ROWS = 3
+_RULE = "---"
 
 
-def preview(recipe: Recipe, num_samples: int, *, color: bool) -> Text:
-    """The first samples as they are tokenized. Trained tokens in colour, or between [[ and ]] without it."""
-    data, model = recipe.data, recipe.model
-    check_columns(data.columns, data.format)
-    tokenizer = load_tokenizer(
-        tokenizer_source(recipe), revision=model.revision, trust_remote_code=model.trust_remote_code
+class _Page:
+    """The text that grows, with colours or without."""
+
+    def __init__(self, *, color: bool) -> None:
+        self.text = Text()
+        self._color = color
+
+    def heading(self, line: str) -> None:
+        self.text.append(f"{_RULE} {line}\n", style="bold" if self._color else "")
+
+    def line(self, line: str) -> None:
+        self.text.append(f"    {line}\n", style="yellow" if self._color else "")
+
+    def tokens(self, pieces: Sequence[tuple[str, str]]) -> None:
+        """Each token in a shade, or runs of trained tokens between [[ and ]]."""
+        if self._color:
+            for index, (piece, kind) in enumerate(pieces):
+                self.text.append(piece, style=_STYLES[kind][index % 2])
+        else:
+            for kind, run in groupby(pieces, key=lambda token: token[1]):
+                joined = "".join(piece for piece, _ in run)
+                self.text.append(joined if kind == "plain" else f"[[{joined}]]")
+        self.text.append("\n")
+
+
+def preview(recipe: Recipe, num_records: int, *, color: bool, packed: bool = False) -> Text:
+    """The first records as they become tokens: what is trained, what the rules changed, what is refused.
+
+    Trained tokens are in colour, or between [[ and ]] without it. `packed`: as the first rows that they would
+    fill if they were all the data. Raises DataError when there is no record.
+    """
+    tracer = Tracer(recipe)
+    page = _Page(color=color)
+    samples: list[TracedSample] = []
+    refused: Counter[str] = Counter()
+    findings: Counter[str] = Counter()
+    num_seen = 0
+    for num_seen, raw in enumerate(islice(read_all(tracer.files), num_records), 1):  # noqa: B007
+        seen = tracer.trace(raw)
+        findings.update(seen.findings)
+        refused.update(refusal.reason for refusal in seen.refusals)
+        samples += seen.samples
+        _tell(page, seen, packed=packed)
+    if not num_seen:
+        raise DataError(
+            "there is no record in data.train",
+            got="only blank lines or empty lists",
+            expected="records",
+            fix="check the files that data.train names",
+        )
+    if packed and samples:
+        _tell_rows(page, samples, recipe.data.max_tokens)
+    _sum_up(page, num_seen, samples, refused, findings)
+    return page.text
+
+
+def _tell(page: _Page, seen: Traced, *, packed: bool) -> None:
+    """A record's samples, and what happened to it. With `packed` its tokens are shown later."""
+    for refusal in seen.refusals:
+        page.heading(f"{seen.place} refused, {refusal.reason}: {refusal.detail}")
+    if not packed:
+        for sample in seen.samples:
+            page.heading(sample.name + sample.size)
+            page.tokens(sample.pieces)
+    told = [f"rules found: {_listed(seen.findings)}"] if seen.findings else []
+    told += [f"tags: {', '.join(seen.tags)}"] if seen.tags else []
+    if told and packed and not seen.refusals:
+        page.heading(seen.place)
+    for line in told:
+        page.line(line)
+
+
+def _tell_rows(page: _Page, samples: Sequence[TracedSample], max_tokens: int) -> None:
+    lengths = np.array([len(sample.example.input_ids) for sample in samples])
+    rows = pack(lengths, max_tokens)
+    for number, row in enumerate(rows[:_MAX_ROWS], 1):
+        page.heading(f"row {number} of {len(rows)}: {len(row)} segments, {lengths[row].sum()} of {max_tokens} tokens")
+        for place, index in enumerate(row, 1):
+            page.heading(f"segment {place}: {samples[index].name}{samples[index].size}")
+            page.tokens(samples[index].pieces)
+
+
+def _sum_up(
+    page: _Page,
+    num_seen: int,
+    samples: Sequence[TracedSample],
+    refused: Mapping[str, int],
+    findings: Mapping[str, int],
+) -> None:
+    tokens = sum(len(sample.example.input_ids) for sample in samples)
+    targets = sum(int(np.count_nonzero(sample.example.target)) for sample in samples)
+    straddles = sum(sample.example.straddles for sample in samples)
+    page.heading(
+        f"certificate: {targets} of {tokens} tokens trained ({targets / max(tokens, 1):.1%}), {straddles} straddle"
     )
-    template = template_for(data.template, tokenizer)
-    files = expand(data.sources, format=data.format, columns=data.columns)
-    text = Text()
-    shown: list[Example] = []
-    for raw in islice(read_all(files), num_samples):
-        text.append(f"--- {describe_line(raw.sample_id, files)} ", style="bold" if color else "")
-        conversation = _conversation(raw, files)
-        result = _encoded(conversation, tokenizer, template, recipe)
-        if isinstance(result, Refusal):
-            text.append(f"refused, {result.reason}: {result.detail}\n")
-            continue
-        shown += result
-        for number, example in enumerate(result, 1):
-            cut = ", cut to data.max_tokens" if example.truncated else ""
-            part = f"part {number} of {len(result)}: " if len(result) > 1 else ""
-            num_trained = np.count_nonzero(example.target)
-            text.append(f"{part}{len(example.input_ids)} tokens, {num_trained} trained{cut}\n")
-            for piece, style in _pieces(conversation, tokenizer, template, recipe, example=example):
-                marked = piece if color or style == _PLAIN else f"[[{piece}]]"
-                text.append(marked, style=style if color else "")
-            text.append("\n")
-    tokens = sum(len(example.input_ids) for example in shown)
-    targets = sum(int(np.count_nonzero(example.target)) for example in shown)
-    text.append(f"--- certificate: {targets} of {tokens} tokens trained ({targets / max(tokens, 1):.1%}), ")
-    text.append(f"{sum(example.straddles for example in shown)} straddle\n")
-    return text
+    page.line(
+        f"{num_seen} records, {len(samples)} samples"
+        + (f"; refused: {_listed(refused)}" if refused else "; none refused")
+    )
+    if findings:
+        page.line(f"rules found: {_listed(findings)}")
 
 
-def certificate(manifest: dict[str, Any]) -> list[str]:
-    """What a store's manifest says about its masks and about what was left out."""
-    counts = manifest["counts"]
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} x {number}" if number > 1 else name for name, number in sorted(counts.items()))
+
+
+def certificate(manifest: Mapping[str, Any]) -> list[str]:
+    """What a store's manifest says about its masks and about what was left out, one line each."""
+    counts, limit = manifest["counts"], manifest["max_tokens"]
     refused = sum(counts["refused"].values())
-    lines = [
-        f"{counts['examples']:,} samples of {counts['records_read']:,} records, {refused:,} refused",
-        f"{counts['rows']:,} rows of {manifest['max_tokens']:,} tokens, {counts['fill']:.2%} full",
+    lines = []
+    if manifest.get("sampled"):
+        lines.append(f"only the first {counts['records_read']:,} records of a stream are counted here")
+    lines.append(f"{counts['examples']:,} samples of {counts['records_read']:,} records, {refused:,} refused")
+    occurrences = counts.get("occurrences", counts["examples"])
+    if occurrences != counts["examples"]:
+        lines.append(f"{occurrences:,} samples in an epoch, with repeats")
+    if "rows" in counts:
+        lines.append(f"{counts['rows']:,} rows of {limit:,} tokens, {counts['fill']:.2%} full")
+    roles = counts.get("target_tokens_by_role", {})
+    by_role = f": {', '.join(f'{name} {n:,}' for name, n in roles.items())}" if roles else ""
+    lines.append(
         f"{counts['target_tokens']:,} of {counts['tokens']:,} tokens trained "
-        f"({counts['target_tokens'] / max(counts['tokens'], 1):.1%})",
-        f"{counts['straddles']:,} tokens straddle the border of a trained text",
-    ]
+        f"({_share(counts['target_tokens'], counts['tokens'])}){by_role}"
+    )
+    lines.append(f"{counts['straddles']:,} tokens straddle the border of a trained text")
     if counts["truncated"]:
-        lines.append(f"{counts['truncated']:,} samples cut at {manifest['max_tokens']:,} tokens")
+        lines.append(f"{counts['truncated']:,} samples cut at {limit:,} tokens")
+    sources = counts.get("sources", {})
+    if len(sources) > 1:
+        lines += [_source_line(name, source, counts["target_tokens"]) for name, source in sources.items()]
     for reason, count in counts["refused"].items():
         first = manifest["refusals"][reason][0]
         lines.append(f"refused {count:,} x {reason}; first: {first['where']}: {first['detail']}")
+    lines += [f"dropped {count:,} x {rule}" for rule, count in counts.get("dropped", {}).items()]
+    found = {**counts.get("findings", {}), **counts.get("selected", {})}
+    lines += [f"found {count:,} x {name}" for name, count in sorted(found.items()) if count]
+    if proof := manifest.get("proof"):
+        lines.append(f"unpacked again, all {proof['unpacked_samples']:,} samples are the same; masks {proof['masks']}")
     return lines
 
 
-def _conversation(raw: RawRecord, files: Sequence[SourceFile]) -> Conversation | Refusal:
-    if isinstance(raw.value, Refusal):
-        return raw.value
-    file = files[file_and_position(raw.sample_id)[0]]
-    return to_conversation(raw.value, id=raw.sample_id, source=file.source, format=file.format, columns=file.columns)
-
-
-def _encoded(
-    conversation: Conversation | Refusal, tokenizer: PreTrainedTokenizerFast, template: Template, recipe: Recipe
-) -> tuple[Example, ...] | Refusal:
-    if isinstance(conversation, Refusal):
-        return conversation
-    (result,) = encode(
-        [conversation],
-        tokenizer,
-        template,
-        train_on=recipe.data.train_on,
-        max_tokens=recipe.data.max_tokens,
-        over_long=recipe.data.over_long,
+def _source_line(name: str, source: Mapping[str, int], target_tokens: int) -> str:
+    cut = f", {source['truncated']:,} cut" if source["truncated"] else ""
+    part = _share(source["target_tokens"], target_tokens)
+    return (
+        f"source {name}: {source['samples']:,} samples of {source['records']:,} records "
+        f"({source['refused']:,} refused), {source['tokens']:,} tokens, {part} of the trained ones{cut}"
     )
-    return result
 
 
-def _pieces(
-    conversation: Conversation | Refusal,
-    tokenizer: PreTrainedTokenizerFast,
-    template: Template,
-    recipe: Recipe,
-    *,
-    example: Example,
-) -> Iterator[tuple[str, str]]:
-    """(text, style) of each run of the example's tokens of the same kind."""
-    rendered = conversation if isinstance(conversation, Refusal) else render(conversation, template)
-    if isinstance(conversation, Refusal) or isinstance(rendered, Refusal):
-        return
-    spans = trained_spans(conversation, rendered, recipe.data.train_on)
-    if isinstance(spans, Refusal):
-        return
-    tokens = tokenize(tokenizer, [rendered.text])
-    _, straddles = locate([rendered.text], tokens, [spans])
-    raw = rendered.text.encode() if tokens.in_bytes[0] else rendered.text
-    own = slice(example.start, example.start + len(example.input_ids))
-    kinds = [
-        _STRADDLING if straddling else _TRAINED if trained else _PLAIN
-        for trained, straddling in zip(example.target, straddles[own], strict=True)
-    ]
-    for style, run in groupby(range(len(kinds)), key=kinds.__getitem__):
-        places = list(run)
-        piece = raw[tokens.starts[own][places[0]] : tokens.ends[own][places[-1]]]
-        yield piece.decode(errors="replace") if isinstance(piece, bytes) else piece, style
+def _share(part: int, whole: int) -> str:
+    return f"{part / max(whole, 1):.1%}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from raysft.data.bias import is_banded
 from raysft.data.records import Conversation
 
 Facts = dict[str, Any]
@@ -187,8 +188,8 @@ def _new_group() -> dict[str, Any]:
 
 
 def _group(column: str, value: object) -> str:
-    """Ages in decades, everything else as it is."""
-    if column.casefold() == "age" and isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
+    """Numbers of banded attributes in decades, everything else as it is."""
+    if is_banded(column) and isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
         decade = int(value // 10 * 10)
         return f"{decade}-{decade + 9}"
     return _short(value)

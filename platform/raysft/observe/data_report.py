@@ -6,16 +6,18 @@ Everything is escaped. No text of a record is shown: only places, counts, labels
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from raysft.observe.charts import histogram
 from raysft.observe.pages import page_template
 
 Survey = Mapping[str, Any]
 
+_NUMBER = re.compile(r"<?[\d,.]+%?")
 _MOST = 12
 """Lines of a table before the rest is summed up."""
 _PII_NAMES = {
@@ -39,6 +41,7 @@ def render_data_report(survey: Survey) -> str:
     return page_template("data_report.html").render(
         survey=survey,
         tiles=_tiles(survey),
+        advice=[_with_code(line) for line in survey["advice"]],
         lengths=Markup(_length_chart(survey)),
         quality=Markup(_quality_chart(survey)),
         languages=bars(survey["languages"]),
@@ -70,7 +73,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     lines = []
     for row in rows:
         cells = [
-            cell.rjust(width) if cell[:1].isdigit() and index else cell.ljust(width)
+            cell.rjust(width) if index and _NUMBER.fullmatch(cell) else cell.ljust(width)
             for index, (cell, width) in enumerate(zip(row, widths, strict=False))
         ]
         lines.append("  ".join(cells).rstrip())
@@ -106,6 +109,11 @@ def share(part: float, whole: float) -> str:
     """`12.3%`, and `<0.1%` for what would read as none."""
     ratio = part / whole if whole else 0.0
     return "<0.1%" if 0 < ratio < 0.0005 else f"{ratio:.1%}"
+
+
+def _with_code(line: str) -> Markup:
+    """Text between backticks as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(line))))
 
 
 def _tiles(survey: Survey) -> list[tuple[str, str, str]]:

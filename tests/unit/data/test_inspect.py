@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
 
 from raysft.data.inspect import certificate, preview
+from raysft.errors import DataError
 from raysft.recipe.schema import DataSection, ModelSection, Recipe
 
 
@@ -35,12 +37,89 @@ def test_plain_preview_marks_trained_text(recipe):
     assert "a.jsonl:4" not in text
 
 
+def styled(text, *words):
+    """What stands in styles that hold all these words."""
+    return [text.plain[s.start : s.end] for s in text.spans if all(word in str(s.style).split() for word in words)]
+
+
 def test_coloured_preview(recipe):
     text = preview(recipe, 1, color=True)
     assert "[[" not in text.plain
-    trained = [text.plain[span.start : span.end] for span in text.spans if span.style == "bold green"]
-    straddling = [text.plain[span.start : span.end] for span in text.spans if span.style == "bold white on red"]
-    assert (trained, straddling) == (["yes 🙂<|im_end|>"], ["\n\n"])
+    assert "".join(styled(text, "green")) == "yes 🙂<|im_end|>"
+    assert styled(text, "white") == ["\n\n"], "straddling tokens are apart"
+
+
+def test_token_borders_show_as_alternating_shades(recipe, tokenizers):
+    text = preview(recipe, 1, color=True)
+    tokens = [s for s in text.spans if str(s.style).split()[-1] in ("grey23", "dark_red", "dim", "green", "red")]
+    shades = [str(span.style).split()[-1] in ("grey23", "dark_red") for span in tokens]
+    assert len(tokens) > 10
+    assert all(a != b for a, b in itertools.pairwise(shades))
+    pieces = [text.plain[span.start : span.end] for span in tokens]
+    rendered = "<|im_start|>user\n你好<|im_end|>\n<|im_start|>assistant\n\nyes 🙂<|im_end|>\n"
+    assert "".join(pieces) == rendered
+    ids = tokenizers["chatml"](rendered, add_special_tokens=False).input_ids
+    whole = [tokenizers["chatml"].decode([i]) for i in ids]
+    expected = [piece for piece in whole if piece.isascii()]
+    assert [p for p in pieces if p.isascii()] == expected, "one shade per token, save those that share a character"
+
+
+def with_data(recipe, lines, **fields):
+    path = recipe.data.train[0]
+    with open(path, "w", encoding="utf-8") as stream:
+        stream.write("\n".join(json.dumps(line, ensure_ascii=False) for line in lines))
+    data = DataSection.model_validate({"train": [path], "max_tokens": 64, **fields})
+    return recipe.model_copy(update={"data": data})
+
+
+def test_rules_run_and_tell_what_they_did(recipe):
+    lines = [
+        {"instruction": "mail?", "output": "to anna@example.org"},
+        {"instruction": "short?", "output": "no"},
+    ]
+    rules = [{"rule": "pii"}, {"rule": "length", "min_answer_chars": 3}]
+    text = preview(with_data(recipe, lines, rules=rules), 2, color=False).plain
+    assert "[[to <EMAIL><|im_end|>" in text
+    assert "anna@" not in text
+    assert "    rules found: pii.email\n" in text
+    assert "    tags: masked:pii\n" in text
+    assert "a.jsonl:2 refused, length:answer_too_short: 2 characters" in text
+    assert "refused: length:answer_too_short" in text.splitlines()[-2]
+    assert "rules found: length.answer_too_short, pii.email" in text.splitlines()[-1]
+
+
+def test_augmented_records_show_their_samples_and_held_out_ones_are_not_augmented(recipe):
+    rules = [{"rule": "expand", "templates": ["Please: {prompt}"]}]
+    lines = [{"instruction": "why", "output": "so"}]
+    text = preview(with_data(recipe, lines, rules=rules), 1, color=False).plain
+    assert "sample 2 of 2" in text
+    assert "Please: why" in text
+    text = preview(with_data(recipe, lines, rules=rules, eval_fraction=0.9999), 1, color=False).plain
+    assert "(held out)" in text
+    assert "Please" not in text
+
+
+def test_packed_rows_show_their_segments(recipe):
+    lines = [{"instruction": f"say {i}", "output": "7" * i} for i in range(1, 7)]
+    text = preview(with_data(recipe, lines), 6, color=False, packed=True).plain
+    rows = [line for line in text.splitlines() if line.startswith("--- row ")]
+    segments = [line for line in text.splitlines() if line.startswith("--- segment ")]
+    assert rows
+    assert len(segments) == sum(int(row.split(": ")[1].split()[0]) for row in rows) == 6
+    for row in rows:
+        used, limit = int(row.split(", ")[1].split()[0]), int(row.split()[-2])
+        assert used <= limit == 64
+    assert sum(int(s.rpartition(" tokens, ")[0].split()[-1]) for s in segments) == sum(
+        int(row.split(", ")[1].split()[0]) for row in rows
+    )
+
+
+def test_a_file_of_blank_lines_has_nothing_to_show(recipe):
+    with open(recipe.data.train[0], "w", encoding="utf-8") as stream:
+        stream.write("\n\n  \n")
+    with pytest.raises(DataError, match="no record") as raised:
+        preview(recipe, 3, color=False)
+    assert raised.value.exit_code == 2
 
 
 def test_certificate():
@@ -78,3 +157,58 @@ def test_preview_of_samples_that_are_too_long(recipe, tmp_path, over_long, parts
     assert text.count("[[") == parts
     assert ("cut to data.max_tokens" in text) is (over_long == "truncate")
     assert (f"part {parts} of {parts}: " in text) is (over_long == "split")
+
+
+MIXED = {
+    "max_tokens": 50,
+    "counts": {
+        "records_read": 30,
+        "examples": 20,
+        "occurrences": 26,
+        "rows": 2,
+        "fill": 0.5,
+        "tokens": 1000,
+        "target_tokens": 400,
+        "target_tokens_by_role": {"assistant": 300, "text": 100},
+        "straddles": 0,
+        "truncated": 0,
+        "refused": {},
+        "dropped": {"near_duplicates": 4},
+        "findings": {"pii.email": 9, "symbols": 0},
+        "selected": {"near_duplicates": 6},
+        "sources": {
+            "a": {"records": 20, "refused": 1, "samples": 15, "tokens": 700, "target_tokens": 300, "truncated": 2},
+            "b": {"records": 10, "refused": 0, "samples": 5, "tokens": 300, "target_tokens": 100, "truncated": 0},
+        },
+    },
+    "refusals": {},
+    "proof": {"unpacked_samples": 26, "masks": "00ff"},
+}
+
+
+def test_certificate_of_a_mixture():
+    lines = certificate(MIXED)
+    for line in (
+        "26 samples in an epoch, with repeats",
+        "400 of 1,000 tokens trained (40.0%): assistant 300, text 100",
+        "source a: 15 samples of 20 records (1 refused), 700 tokens, 75.0% of the trained ones, 2 cut",
+        "source b: 5 samples of 10 records (0 refused), 300 tokens, 25.0% of the trained ones",
+        "dropped 4 x near_duplicates",
+        "found 9 x pii.email",
+        "found 6 x near_duplicates",
+        "unpacked again, all 26 samples are the same; masks 00ff",
+    ):
+        assert line in lines
+    assert not any("symbols" in line or "stream" in line for line in lines)
+
+
+def test_certificate_of_one_source_names_no_source():
+    one = {**MIXED["counts"], "sources": {"a": MIXED["counts"]["sources"]["a"]}}
+    assert not any(line.startswith("source") for line in certificate({**MIXED, "counts": one}))
+
+
+def test_certificate_of_a_stream_says_that_it_is_a_sample():
+    counts = {name: value for name, value in MIXED["counts"].items() if name not in ("rows", "fill", "occurrences")}
+    lines = certificate({"max_tokens": 50, "sampled": True, "counts": counts, "refusals": {}})
+    assert lines[0] == "only the first 30 records of a stream are counted here"
+    assert not any("rows" in line for line in lines)

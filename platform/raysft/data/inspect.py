@@ -168,7 +168,7 @@ def certificate(manifest: Mapping[str, Any]) -> list[str]:
     found = {**counts.get("findings", {}), **counts.get("selected", {})}
     lines += [f"found {count:,} x {name}" for name, count in sorted(found.items()) if count]
     if proof := manifest.get("proof"):
-        lines.append(f"unpacked again, all {proof['unpacked_samples']:,} samples are the same; masks {proof['masks']}")
+        lines.append(f"unpacked again, all {proof['unpacked_samples']:,} samples are equal; masks {proof['masks']}")
     return lines
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from html.parser import HTMLParser
 from typing import Any
 
 import pytest
 
+from html_page import Page
 from raysft.observe.charts import MAX_POINTS, Series, line_chart, nice_ticks, smooth, tick_texts
 from raysft.observe.report import AttemptFacts, ReportFacts, duration_text, render_report
 
@@ -44,42 +44,6 @@ def make_facts(**fields: Any) -> ReportFacts:
         "versions": {"raysft": "9.8.7"},
     }
     return ReportFacts(**(values | fields))
-
-
-class Page(HTMLParser):
-    """Collects tags and text; fails on a tag that is closed out of order."""
-
-    VOID = frozenset({"meta", "br", "line", "circle", "polyline", "path", "i"})
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.words: list[str] = []
-        self.open: list[str] = []
-        self.feed(html)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += attrs
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += attrs
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in self.VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
 
 
 def test_the_page_tells_everything() -> None:

@@ -12,6 +12,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, Strict
 
 Strings = Annotated[tuple[str, ...], Strict(False)]
+PiiKind = Literal["email", "phone", "china_id", "us_ssn", "bank_card", "ip", "secret"]
+PiiKinds = Annotated[tuple[PiiKind, ...], Strict(False)]
+Templates = Annotated[tuple[Annotated[str, Field(pattern=r"\{prompt\}")], ...], Strict(False)]
 
 
 class Section(BaseModel):
@@ -21,7 +24,7 @@ class Section(BaseModel):
 
 
 class Normalise(Section):
-    """Unicode NFC, no control characters, line ends as \\n, no trailing or repeated blank space."""
+    """Unicode NFC, nothing invisible, line ends as \\n, no trailing blanks, at most two blank lines in a row."""
 
     rule: Literal["normalise"]
     action: Literal["fix", "report"] = Field("fix", description="Write the clean text, or only count.")
@@ -40,16 +43,16 @@ class Length(Section):
 
 
 class Language(Section):
-    """Identifies the language of all text; writes metadata `language` (ISO 639-1) and may keep only some."""
+    """Identifies the language; writes metadata `language` (ISO 639-1 or `und`) and may drop other languages."""
 
     rule: Literal["language"]
     action: Literal["drop", "report"] = Field("report", description="Refuse other languages, or only count.")
-    keep: Strings = Field((), description="ISO 639-1 codes to keep; empty: all.")
+    keep: Strings = Field((), description="ISO 639-1 codes to keep; empty: all. `und` is always kept.")
     min_confidence: float = Field(0.5, ge=0, le=1, description="Below it the language is `und` (undetermined).")
 
 
 class Repetition(Section):
-    """Share of text in repeated lines and repeated word n-grams (Gopher rules, Rae et al. 2021, A1.1)."""
+    """Share of an answer in repeated lines and repeated word n-grams (Gopher rules, Rae et al. 2021, A1.1)."""
 
     rule: Literal["repetition"]
     action: Literal["drop", "report"] = Field("drop", description="Refuse the record, or only count.")
@@ -60,7 +63,7 @@ class Repetition(Section):
 
 
 class Symbols(Section):
-    """Share of characters that are neither letters, marks, digits nor white space."""
+    """Share of a record's characters that are neither letters, marks, digits nor white space."""
 
     rule: Literal["symbols"]
     action: Literal["drop", "report"] = Field("drop", description="Refuse the record, or only count.")
@@ -72,7 +75,7 @@ class Quality(Section):
 
     rule: Literal["quality"]
     action: Literal["drop", "report"] = Field("drop", description="Refuse low scores, or only count.")
-    min_score: float = Field(0.3, ge=0, le=1, description="Lowest score that is kept.")
+    min_score: float = Field(0.6, ge=0, le=1, description="Lowest score that is kept.")
 
 
 class HarmfulWords(Section):
@@ -88,7 +91,7 @@ class Pii(Section):
 
     rule: Literal["pii"]
     action: Literal["drop", "fix", "report"] = Field("fix", description="Refuse the record, mask, or only count.")
-    kinds: Strings = Field(
+    kinds: PiiKinds = Field(
         ("email", "phone", "china_id", "us_ssn", "bank_card", "ip", "secret"),
         min_length=1,
         description="What to find.",
@@ -165,7 +168,7 @@ class Expand(Section):
     """Augmentation: the first user message written into each of several templates."""
 
     rule: Literal["expand"]
-    templates: Strings = Field(min_length=1, description="Texts with {prompt} in them.")
+    templates: Templates = Field(min_length=1, description="Texts with {prompt} in them.")
     copies: int = Field(1, ge=0, le=16, description="Copies beside the original; 0: change it in place.")
 
 
@@ -204,3 +207,6 @@ WholeDataRule = Annotated[
 Rule = Annotated[RecordRule | WholeDataRule, Field(discriminator="rule")]
 
 WHOLE_DATA = (ExactDuplicates, NearDuplicates, Leakage, Contamination, Conflicts)
+
+AUGMENTING = (Noise, Synonyms, Expand)
+"""Held-out records do not go through these."""

@@ -12,9 +12,9 @@ from raysft.data.clean.content import SPACELESS, rewrite, tagged
 from raysft.data.clean.words import Lexicon
 from raysft.data.records import Conversation
 
-# Words that typing errors happen in: not numbers, addresses, code or what has marks.
-_TYPED = re.compile(
-    rf"(?<!\S)[^\W\d_{SPACELESS}]{{3,}}(?=[\s.,;:!?)，。！？]|$)|(?<![\w])[{SPACELESS}]{{2,4}}|(?<=[{SPACELESS}])[{SPACELESS}]{{2,4}}"
+_TYPED = re.compile(  # words that typing errors happen in: not numbers, addresses, code or what has marks
+    rf"(?<!\S)[^\W\d_{SPACELESS}]{{3,}}(?=[，。！？]|[.,;:!?)]*(?:\s|$))"
+    rf"|(?<!\w)[{SPACELESS}]{{2,4}}|(?<=[{SPACELESS}])[{SPACELESS}]{{2,4}}"
 )
 
 

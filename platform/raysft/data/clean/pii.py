@@ -27,7 +27,7 @@ _NOT_A_DOMAIN = {"png", "jpg", "jpeg", "gif", "svg", "webp", "css", "js", "html"
 _DIGITS = re.compile(r"[0-9](?:[ ().\-/]{0,3}[0-9]){6}")
 """What a phone, an id or a card has at least: seven digits close together."""
 _PHONE = re.compile(
-    r"(?<![\w.,/=*^$€£¥-])[+(]{0,2}[0-9](?:[ ().\-]{0,3}[0-9]){6,16}(?![0-9A-Za-z]|[.,][0-9]|[ ]?[=*^%/])"
+    r"(?<![0-9A-Za-z_.,/=*^$€£¥-])[+(]{0,2}[0-9](?:[ ().\-]{0,3}[0-9]){6,16}(?![0-9A-Za-z]|[.,][0-9]|[ ]?[=*^%/])"
 )
 _CALLED = re.compile(
     r"(?:phone|tel|call|cell|mobile|fax|contact|dial|text|sms|whatsapp|wechat|reach|number is"
@@ -86,13 +86,13 @@ def _emails(text: str) -> Iterator[tuple[int, int]]:
 def _phones(text: str, regions: Sequence[str]) -> Iterator[tuple[int, int]]:
     """Numbers that are valid in a region or with a country code, and are written or named like a phone number."""
     for match in _PHONE.finditer(text):
-        around = text[max(0, match.start() - 1) : match.end() + 1]
+        before = max(0, match.start() - 1)
+        around = text[before : match.end() + 1]  # the library looks at the neighbours
         for region in regions or (None,):
-            hit = next(iter(PhoneNumberMatcher(around, region, leniency=Leniency.VALID)), None)
-            if hit is not None and (_written_like_a_phone(hit.raw_string) or _is_called_so(text, match.start())):
-                start = max(0, match.start() - 1) + hit.start
-                yield start, start + len(hit.raw_string)
-                break
+            for hit in PhoneNumberMatcher(around, region, leniency=Leniency.VALID):
+                start = before + hit.start
+                if _written_like_a_phone(hit.raw_string) or _is_called_so(text, start):
+                    yield start, start + len(hit.raw_string)
 
 
 def _written_like_a_phone(number: str) -> bool:

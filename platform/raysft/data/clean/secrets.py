@@ -23,7 +23,8 @@ _FORMS = [(mark, re.compile(rf"(?<![A-Za-z0-9_-]){form}(?![A-Za-z0-9_-])")) for 
 _SK = re.compile(r"(?<![A-Za-z0-9_-])sk-[A-Za-z0-9_-]{20,256}")  # OpenAI, Anthropic and others
 _PEM = re.compile(
     r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----"
-    r"(?:[A-Za-z0-9+/=\s\\:,.-]{0,20000}?-----END [A-Z ]{0,30}PRIVATE KEY-----|(?:\s*[A-Za-z0-9+/=]{16,})*)"
+    r"(?:[A-Za-z0-9+/=\s\\:,.-]{0,20000}?-----END [A-Z ]{0,30}PRIVATE KEY-----"
+    r"|(?:\s*[A-Za-z0-9+/=]{16,})*(?:\n[A-Za-z0-9+/=]+\s*\Z)?)"
 )
 _BEARER = re.compile(r"\bbearer\s+([A-Za-z0-9._~+/-]{16,}=*)", re.IGNORECASE)
 _ASSIGNED = re.compile(

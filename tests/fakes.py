@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from raysft.data.plan import Order, StepPlan
 from raysft.data.store import Row
 from raysft.engine.protocol import MicroBatch, StepResult
 from raysft.recipe.load import parse_recipe
@@ -106,6 +107,7 @@ class FakeBatch:
 
     micro_batches: tuple[MicroBatch, ...] = ()
     units: Mapping[str, float] = field(default_factory=lambda: {"nll": 4.0})
+    cursor: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -163,6 +165,13 @@ class FakeStore:
     @property
     def num_rows(self) -> int:
         return len(self.rows)
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        return (len(self.rows),)
+
+    def plan(self, rows_per_step: int, seed: int) -> StepPlan:
+        return StepPlan(Order(rows_per_step, seed), self.windows, self.row_sizes()[1])
 
     @property
     def sample_ids(self) -> list[int]:

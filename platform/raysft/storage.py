@@ -10,8 +10,9 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pyarrow import fs as pafs
 
@@ -103,6 +104,28 @@ def write_bytes(location: str, data: bytes) -> None:
         temporary = _write_temporary(Path(path), data)
         os.replace(temporary, path)
         _sync_directory(Path(path).parent)
+    except OSError as error:
+        raise _cannot_write(location, error) from error
+
+
+@contextmanager
+def write_stream(location: str) -> Iterator[BinaryIO]:
+    """A stream whose bytes appear at `location` when the block ends well (locally: only then)."""
+    fs, path = filesystem(location)
+    try:
+        if not isinstance(fs, pafs.LocalFileSystem):
+            with fs.open_output_stream(path) as stream:
+                yield stream
+            return
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=Path(path).parent, prefix=f".{Path(path).name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                yield file
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
     except OSError as error:
         raise _cannot_write(location, error) from error
 

@@ -17,7 +17,8 @@ import torch
 import torch.distributed as dist
 
 from raysft.data.feed import Feed, Share, StepBatch
-from raysft.data.plan import StepPlan
+from raysft.data.plan import Order
+from raysft.data.rows import StoredRows
 from raysft.data.store import TokenStore
 from raysft.data.tokenizer import load_tokenizer
 from raysft.engine.zero import ZeroEngine
@@ -31,7 +32,15 @@ from raysft.train.checkpoint import Writer, begin_attempt
 from raysft.train.group import TorchGroup
 from raysft.train.state import TrainState
 
-FACTS = ModelFacts("llama", 2, 64, 259, 256)
+FACTS = ModelFacts(
+    model_type="llama",
+    num_layers=2,
+    hidden_size=64,
+    vocab_size=259,
+    max_tokens=256,
+    num_parameters=100_000,
+    attention_size=64,
+)
 
 
 def mean_of_means(batch: StepBatch, num_micro: int) -> StepBatch:
@@ -39,7 +48,7 @@ def mean_of_means(batch: StepBatch, num_micro: int) -> StepBatch:
     micro = tuple(
         dataclasses.replace(m, weights=m.weights / max(float(m.weights.sum()), 1.0)) for m in batch.micro_batches
     )
-    return StepBatch(micro, {"nll": float(num_micro) / dist.get_world_size()})
+    return dataclasses.replace(batch, micro_batches=micro, units={"nll": float(num_micro) / dist.get_world_size()})
 
 
 def build(recipe: Recipe, restored: dict[str, torch.Tensor] | None) -> ZeroEngine:
@@ -55,9 +64,17 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
     recipe, group = parse_recipe(cell["recipe"]), TorchGroup(torch.device("cpu"))
     run = resolve(recipe, FACTS, None)
     store = TokenStore.open(cell["store"])
-    plan = StepPlan(store.num_rows, recipe.train.rows_per_step, recipe.seed)
-    share = Share(group.rank, run.num_replicas, recipe.train.micro_batch_rows, recipe.data.packing)
-    feed = Feed(store, plan, make_objective(recipe).units, share)
+    order = Order(recipe.train.rows_per_step, recipe.seed, recipe.data.order == "windowed")
+    share = Share(
+        replica=group.rank,
+        num_replicas=run.num_replicas,
+        micro_batch_rows=recipe.train.micro_batch_rows,
+        packing=recipe.data.packing,
+        sync=run.sync,
+        token_flops=run.token_flops,
+        square_flops=run.square_flops,
+    )
+    feed = Feed(StoredRows(store, order), make_objective(recipe).units, share)
     attempt, restored = begin_attempt(cell["run"], group) if cell.get("run") else (None, None)
     engine = build(recipe, restored.tensors() if restored else None)
     first = restored.state.step if restored else 0

@@ -11,11 +11,11 @@ import pyarrow as pa
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from raysft.data.chat import Example, encode
-from raysft.data.packing import pack
+from raysft.data.chat import encode
 from raysft.data.records import Conversation, Message
 from raysft.data.store import write_manifest, write_part
 from raysft.data.tokenizer import template_for
+from raysft.data.windows import pack_window
 
 MAX_TOKENS = 128
 CONFIG = {
@@ -59,7 +59,7 @@ def make_store(directory: Path, tokenizer: PreTrainedTokenizerFast, samples: lis
         Conversation(id=i, messages=(Message("user", q), Message("assistant", a)), source="made")
         for i, (q, a) in enumerate(samples)
     ]
-    examples = encode(
+    encoded = encode(
         conversations,
         tokenizer,
         template_for("chatml", tokenizer),
@@ -67,18 +67,19 @@ def make_store(directory: Path, tokenizer: PreTrainedTokenizerFast, samples: lis
         max_tokens=MAX_TOKENS,
         over_long="drop",
     )
-    assert all(isinstance(example, Example) for example in examples)
+    assert all(isinstance(found, tuple) for found in encoded)
+    examples = [example for found in encoded for example in found]
     table = pa.table(
         {
             "sample_id": pa.array([e.sample_id for e in examples], pa.int64()),
+            "weight": pa.array([1.0] * len(examples), pa.float32()),
             "input_ids": pa.array([e.input_ids for e in examples], pa.list_(pa.int32())),
-            "target": pa.array([e.target for e in examples], pa.list_(pa.float32())),
+            "target": pa.array([e.target.astype(np.uint8) for e in examples], pa.list_(pa.uint8())),
         }
     )
-    atoms = pack(np.array([len(e.input_ids) for e in examples]), MAX_TOKENS)
     location = str(directory / "store")
-    part = write_part(location, 0, table, atoms)
-    write_manifest(location, {"format_version": 1, "fingerprint": "made", "max_tokens": MAX_TOKENS, "parts": [part]})
+    part = write_part(location, 0, pack_window(table, MAX_TOKENS))
+    write_manifest(location, {"fingerprint": "made", "max_tokens": MAX_TOKENS, "parts": [part]})
     return location
 
 

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from raysft.data.balance import Sync, assign, numbers
-from raysft.data.plan import StepPlan
-from raysft.data.rows import StepRows, StoredRows
-from raysft.data.store import Row, TokenStore
+from raysft.data.rows import Rows, StepRows
+from raysft.data.store import Row
 
 IGNORE = -100
 
@@ -44,6 +43,8 @@ class StepBatch:
     micro_batches: tuple[MicroBatch, ...]
     units: dict[str, float]
     """{term: units of this replica's rows}. To be summed over the replicas before it divides."""
+    cursor: Mapping[str, int]
+    """Where the data goes on after this step; empty where that follows from the step's number."""
 
 
 @dataclass(frozen=True)
@@ -62,20 +63,17 @@ class Share:
 
 
 class Feed:
-    """Micro-batches of a token store for one replica."""
+    """Micro-batches for one replica."""
 
-    def __init__(self, store: TokenStore, plan: StepPlan, units: Units, share: Share) -> None:
-        self._rows, self._units, self._share = StoredRows(store, plan), units, share
+    def __init__(self, rows: Rows, units: Units, share: Share) -> None:
+        self._rows, self._units, self._share = rows, units, share
 
     def step(self, step: int) -> StepBatch:
         """This replica's share of 0-based global step `step`."""
-        return self._batch(self._rows.step(step))
+        return self.batch(self._rows.step(step))
 
-    def first_rows(self, num_rows: int) -> list[StepBatch]:
-        """The first rows of the store in order, in batches of a step's size: for held-out losses."""
-        return [self._batch(rows) for rows in self._rows.first(num_rows)]
-
-    def _batch(self, rows: StepRows) -> StepBatch:
+    def batch(self, rows: StepRows) -> StepBatch:
+        """This replica's share of some rows."""
         share = self._share
         costs = share.token_flops * rows.tokens + share.square_flops * rows.squares
         assigned = assign(costs, share.num_replicas, share.micro_batch_rows, share.sync)
@@ -90,6 +88,7 @@ class Feed:
                 collate(chunk, index, packing=share.packing) for chunk, index in zip(mine, indices, strict=True)
             ),
             units=totals,
+            cursor=rows.cursor,
         )
 
 

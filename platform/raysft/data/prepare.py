@@ -1,64 +1,58 @@
 """Recipe -> token stores, on Ray Data. Composes the stages; a finished store is a cache hit.
 
-Owns fingerprints, the cache, the split and the pass over the data: read tasks are encoded by stateless Ray Data
-tasks, and the driver hands the samples, in order, to the writers. Stores depend on the data alone, never on the
-cluster. What tasks do is stage.py, windows and manifests are writer.py, the layout on disk is store.py.
+    read tasks -> shards (shards.py) -> whole-data rules (select.py) -> the epoch's sequence (mixture.py)
+    -> windows, packed and written as parts (windows.py) -> manifest (manifest.py), last
+
+Every arrow runs on the cluster and leaves files: a killed prepare goes on with the shards that are finished, and
+two prepares of the same data do the work once. Stores depend on the data alone, never on the cluster.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import os
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
+import numpy as np
 import ray
-import ray.data
 
-from raysft.data.formats import check_columns
-from raysft.data.rendering import Template
-from raysft.data.sources import (
-    Kind,
-    ReadTask,
-    SourceFile,
-    content_hash,
-    expand,
-    file_and_position,
-    plan_reads,
-)
-from raysft.data.stage import EncodeStage, encode_task, raised
-from raysft.data.store import read_manifest
-from raysft.data.tokenizer import load_tokenizer, template_for, tokenizer_hash, tokenizer_source
-from raysft.data.writer import WINDOW, StoreWriter
-from raysft.errors import ClusterError
+from raysft import storage
+from raysft.data.distribute import Item, on_ray
+from raysft.data.identity import Side, describe_sides
+from raysft.data.lineage import check_compatible, chosen_fingerprint, record_version, store_location
+from raysft.data.manifest import Chosen, choose, make_manifest, write_prompts, write_rejects
+from raysft.data.sample import sample_manifest
+from raysft.data.select import Selection, select
+from raysft.data.shards import Summary, read_summaries, shard_path, write_shard
+from raysft.data.sources import ReadTask, SourceFile, describe_line, plan_reads
+from raysft.data.stage import EncodeStage
+from raysft.data.store import read_manifest, write_manifest
+from raysft.data.windows import WINDOW, write_window
+from raysft.errors import ClusterError, DataError
+from raysft.lease import lease
 from raysft.recipe.schema import Recipe
-from raysft.storage import absolute, check_writable, join
+from raysft.storage import check_writable, join
 
 logger = logging.getLogger(__name__)
 
-STAGE_VERSION = 1
-"""Raise it when the same inputs would give other tokens or rows."""
-
 Progress = Callable[[str, int, int], None]
-"""Called with ("prepare", bytes of the input read so far, bytes of the input)."""
+"""Called with (what is made: `shards` or `parts`, how many are done, how many there will be)."""
 
 
 @dataclass(frozen=True)
 class Prepared:
     """Where the stores are, and what they hold."""
 
-    train: str
+    train: str | None
+    """None in stream mode: then the training manifest tells of the first samples only."""
     eval: str | None
     train_manifest: dict[str, Any]
     eval_manifest: dict[str, Any] | None
 
 
-def prepare(recipe: Recipe, *, progress: Progress | None = None) -> Prepared:
+def prepare(recipe: Recipe, *, progress: Progress = lambda what, done, total: None) -> Prepared:
     """The recipe's token stores, made now or found. Ray must be initialised."""
     if not ray.is_initialized():
         raise ClusterError(
@@ -67,143 +61,158 @@ def prepare(recipe: Recipe, *, progress: Progress | None = None) -> Prepared:
             expected="a Ray cluster, local or joined",
             fix="call ray.init() before prepare()",
         )
-    data, model = recipe.data, recipe.model
-    check_columns(data.columns, data.format)
-    template, common = _tokens_from(recipe)
-    source = tokenizer_source(recipe)
-    if data.eval and data.eval_fraction:
-        logger.warning("data.eval_fraction is ignored: data.eval names held-out files")
-    share = 0.0 if data.eval else data.eval_fraction
-
-    def stage(held_out: float) -> EncodeStage:
-        return EncodeStage(source, model.revision, model.trust_remote_code, template, data, held_out)
-
-    files = expand(data.train)
-    sides = {False: _side(recipe, files, {**common, "side": "train", "held_out": share})}
-    if share:
-        sides[True] = _side(recipe, files, {**common, "side": "eval", "held_out": share})
-    train = _make(sides, stage(share), progress)
-    held_out = train.get(True)
-    if data.eval:
-        side = _side(recipe, expand(data.eval), {**common, "side": "eval", "held_out": 1.0})
-        held_out = _make({True: side}, stage(1.0), progress)[True]
+    sides = _with_versions(recipe, describe_sides(recipe))
+    streamed = recipe.data.mode == "stream"
+    manifests = _find_or_make(recipe, sides[1:] if streamed else sides, progress)
+    train = sample_manifest(sides[0]) if streamed else manifests["train"]
+    if not streamed:
+        record_version(recipe, train["fingerprint"])
     return Prepared(
-        train=train[False][0],
-        eval=held_out[0] if held_out else None,
-        train_manifest=train[False][1],
-        eval_manifest=held_out[1] if held_out else None,
+        train=None if streamed else sides[0].location,
+        eval=sides[1].location if len(sides) > 1 else None,
+        train_manifest=train,
+        eval_manifest=manifests.get("eval"),
     )
+
+
+def _find_or_make(recipe: Recipe, sides: Sequence[Side], progress: Progress) -> dict[str, dict[str, Any]]:
+    """The manifest of every side's store."""
+
+    def found() -> dict[str, dict[str, Any]]:
+        manifests = {side.name: read_manifest(side.location) for side in sides}
+        return {name: manifest for name, manifest in manifests.items() if manifest is not None}
+
+    def is_done() -> bool:
+        return len(found()) == len(sides)
+
+    if is_done():
+        for side in sides:
+            logger.info("token store %s: cache hit", side.location)
+        return found()
+    for side in sides:
+        check_writable(side.location)
+    work = join(storage.absolute(recipe.storage), "tokens", f"work-{sides[0].fingerprint[:16]}")
+    with lease(join(work, "lease"), done=is_done, waiting=_say_waiting) as ours:
+        if ours and not is_done():
+            _make(recipe, sides, work, progress)
+    storage.remove_tree(work)
+    return found()
 
 
 def train_fingerprint(recipe: Recipe) -> str:
     """The fingerprint of the recipe's training store, without making it and without Ray."""
-    share = 0.0 if recipe.data.eval else recipe.data.eval_fraction
-    common = {**_tokens_from(recipe)[1], "side": "train", "held_out": share}
-    return str(_side(recipe, expand(recipe.data.train), common).identity["fingerprint"])
+    return _with_versions(recipe, describe_sides(recipe))[0].fingerprint
 
 
-def _tokens_from(recipe: Recipe) -> tuple[Template, dict[str, str]]:
-    """The template, and the hashes of what turns conversations into tokens."""
-    model = recipe.model
-    tokenizer = load_tokenizer(
-        tokenizer_source(recipe), revision=model.revision, trust_remote_code=model.trust_remote_code
-    )
-    template = template_for(recipe.data.template, tokenizer)
-    return template, {"tokenizer": tokenizer_hash(tokenizer), "template": _template_hash(template)}
+def _with_versions(recipe: Recipe, sides: list[Side]) -> list[Side]:
+    """The sides, the training side after a rollback being the older store."""
+    train, *others = sides
+    fingerprint = chosen_fingerprint(recipe, train.fingerprint)
+    if fingerprint != train.fingerprint:
+        check_compatible(recipe, fingerprint, train.inputs)
+        logger.warning("data         rolled back to the store %s (`raysft data log`)", fingerprint[:16])
+        train = replace(train, fingerprint=fingerprint, location=store_location(recipe, fingerprint))
+    return [train, *others]
 
 
-def fingerprint(inputs: dict[str, Any]) -> str:
-    """sha256 of the canonical JSON of everything that changes tokens or rows."""
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+def _say_waiting(holder: str) -> None:
+    logger.info("the same data is being prepared by %s; waiting for it", holder)
 
 
-def _template_hash(template: Template) -> str:
-    content = json.dumps([template.text, template.special_tokens.named, template.special_tokens.texts])
-    return hashlib.sha256(content.encode()).hexdigest()
+@dataclass(frozen=True)
+class _Shards:
+    """The shards of one pass over some files."""
+
+    tasks: list[ReadTask]
+    locations: list[str]
+    summaries: list[Summary]
 
 
-def _side(recipe: Recipe, files: list[SourceFile], common: dict[str, Any]) -> StoreWriter:
-    data = recipe.data
-    inputs = {
-        **common,
-        "stage_version": STAGE_VERSION,
-        "window": WINDOW,
-        "files": [[file.kind, content_hash(file)] for file in files],
-        "format": data.format,
-        "columns": data.columns,
-        "train_on": data.train_on,
-        "max_tokens": data.max_tokens,
-        "over_long": data.over_long,
-        "on_bad_record": data.on_bad_record,
-    }
-    identity = fingerprint(inputs)
-    location = join(absolute(recipe.storage), "tokens", identity)
-    return StoreWriter(location, {"fingerprint": identity, "inputs": inputs}, files, data.max_tokens)
+def _make(recipe: Recipe, sides: Sequence[Side], work: str, progress: Progress) -> None:
+    """Write the stores that are missing. Held-out files come first: the rule `leakage` compares with them."""
+    passes: dict[str, _Shards] = {}
+    for side in sorted(sides, key=lambda side: side.name):  # eval, train
+        if side.shards not in passes:
+            passes[side.shards] = _write_shards(side, join(work, side.shards), recipe, progress)
+    for side in sides:
+        selection = Selection.none()
+        if side.name == "train":
+            others = [path for name, shards in passes.items() if name != side.shards for path in shards.locations]
+            ours = passes[side.shards].locations
+            selection = select(ours, others, recipe.data.rules, out=join(side.location, "duplicates"))
+        _write_store(recipe, side, passes[side.shards], selection, progress)
 
 
-def _make(
-    sides: dict[bool, StoreWriter], stage: EncodeStage, progress: Progress | None
-) -> dict[bool, tuple[str, dict[str, Any]]]:
-    """(location, manifest) of each side, from the cache or by one pass over the files they share."""
-    found = {key: read_manifest(side.location) for key, side in sides.items()}
-    if not all(found.values()):
-        for side in sides.values():
-            check_writable(side.location)
-        _run(sides, stage, progress)
-        found = {key: side.finish() for key, side in sides.items()}
-    else:
-        for side in sides.values():
-            logger.info("token store %s: cache hit", side.location)
-    return {key: (sides[key].location, manifest) for key, manifest in found.items() if manifest is not None}
+def _write_shards(side: Side, work: str, recipe: Recipe, progress: Progress) -> _Shards:
+    tasks = plan_reads(side.files)
+    done = read_summaries(work)
+    if done:
+        logger.info("going on with %d of %d finished shards", len(done), len(tasks))
+    items = [_task_item(index, task) for index, task in enumerate(tasks) if index not in done]
+    make = partial(_shard_item, work=work, files=side.files, stage=side.stage)
+    for index, summary in on_ray(make, items):
+        done[index] = summary
+        _refuse_malformed(summary, side, recipe)
+        progress("shards", len(done), len(tasks))
+    for summary in done.values():
+        _refuse_malformed(summary, side, recipe)
+    locations = [shard_path(work, index) for index in range(len(tasks))]
+    return _Shards(tasks, locations, [done[index] for index in range(len(tasks))])
 
 
-def _run(sides: dict[bool, StoreWriter], stage: EncodeStage, progress: Progress | None) -> None:
-    files = next(iter(sides.values())).files
-    starts = [sum(file.num_bytes for file in files[:index]) for index in range(len(files) + 1)]
-    for table in _encoded(plan_reads(files), stage):
-        failures = pc.drop_null(table.column("failure"))
-        if len(failures):
-            raise raised(failures[0].as_py())
-        if progress and len(table):
-            index, position = file_and_position(table.column("sample_id")[-1].as_py())
-            inside = position if files[index].kind == "jsonl" and not files[index].compressed else 0
-            progress("prepare", starts[index] + inside, starts[-1])
-        for held_out, side in sides.items():
-            rows = table.filter(pc.equal(table.column("held_out"), held_out))
-            side.add(rows, fail_on_bad_record=stage.data.on_bad_record == "fail")
-    if progress:
-        progress("prepare", starts[-1], starts[-1])
+def _task_item(index: int, task: ReadTask) -> Item:
+    return {"index": index, "file": task.file.index, "start": task.start, "stop": task.stop}
 
 
-def _encoded(tasks: list[ReadTask], stage: EncodeStage) -> Iterable[pa.Table]:
-    """The tables of all tasks, in order, on Ray Data."""
-    items = [
-        {
-            "index": task.file.index,
-            "location": task.file.location,
-            "kind": task.file.kind,
-            "num_bytes": task.file.num_bytes,
-            "start": task.start,
-            "stop": task.stop,
-        }
-        for task in tasks
+def _shard_item(item: Item, *, work: str, files: Sequence[SourceFile], stage: EncodeStage) -> tuple[int, Summary]:
+    task = ReadTask(files[item["file"]], item["start"], item["stop"])
+    return item["index"], write_shard(work, item["index"], task, stage)
+
+
+def _refuse_malformed(summary: Summary, side: Side, recipe: Recipe) -> None:
+    """Stop at a bad record when data.on_bad_record says so."""
+    if recipe.data.on_bad_record != "fail":
+        return
+    bad = [
+        (reject["sample_id"], reason, reject["detail"])
+        for counts in summary["sides"].values()
+        for reason, rejects in counts["first"].items()
+        for reject in rejects
+        if reject["malformed"]
     ]
-    dataset = ray.data.from_items(items, override_num_blocks=len(items))
-    context = dataset.context
-    context.execution_options.preserve_order = True
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    encode: Any = _encode_item  # Ray's annotation leaves out fn_args
-    encoded = dataset.map_batches(
-        encode, batch_size=1, batch_format="pyarrow", fn_args=(stage,), zero_copy_batch=True
-    )
-    tables: Iterable[pa.Table] = encoded.iter_batches(batch_size=None, batch_format="pyarrow")
-    return tables
+    if bad:
+        sample_id, reason, detail = min(bad)
+        raise DataError(
+            f"a bad record at {describe_line(sample_id, side.files)}",
+            got=f"{reason}: {detail}",
+            expected="only good records, because data.on_bad_record is `fail`",
+            fix="correct the record, or set data.on_bad_record: refuse to count and skip it",
+        )
 
 
-def _encode_item(item: pa.Table, stage: EncodeStage) -> Iterator[pa.Table]:
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one task, one CPU: that is what Ray counts
-    (row,) = item.to_pylist()
-    kind: Kind = row["kind"]
-    file = SourceFile(row["index"], row["location"], kind, row["num_bytes"])
-    yield from encode_task(ReadTask(file, row["start"], row["stop"]), stage)
+def _write_store(recipe: Recipe, side: Side, shards: _Shards, selection: Selection, progress: Progress) -> None:
+    """The side's sequence of samples -> parts, prompts, rejects, and last the manifest."""
+    if read_manifest(side.location) is not None:
+        return
+    chosen = choose(recipe, side, shards.locations, shards.tasks, shards.summaries, selection)
+    num_windows = -(-len(chosen.shards) // WINDOW)
+    items = [_window_item(index, chosen) for index in range(num_windows)]
+    write = partial(_part_item, location=side.location, shards=shards.locations, max_tokens=recipe.data.max_tokens)
+    parts: dict[int, dict[str, Any]] = {}
+    for index, part in on_ray(write, items):
+        parts[index] = part
+        progress("parts", len(parts), num_windows)
+    write_rejects(side, shards.locations, shards.summaries, selection)
+    num_prompts = write_prompts(side, chosen, shards.locations) if side.name == "eval" else 0
+    ordered = [parts[index] for index in range(num_windows)]
+    write_manifest(side.location, make_manifest(side, chosen, ordered, num_prompts=num_prompts))
+
+
+def _window_item(index: int, chosen: Chosen) -> Item:
+    window = slice(index * WINDOW, (index + 1) * WINDOW)
+    return {"index": index, "shards": chosen.shards[window].tobytes(), "rows": chosen.rows[window].tobytes()}
+
+
+def _part_item(item: Item, *, location: str, shards: Sequence[str], max_tokens: int) -> tuple[int, dict[str, Any]]:
+    samples = (np.frombuffer(item["shards"], np.int64), np.frombuffer(item["rows"], np.int64))
+    return item["index"], write_window(location, item["index"], shards, samples, max_tokens)

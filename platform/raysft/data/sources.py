@@ -28,7 +28,8 @@ from raysft.storage import filesystem, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
-RANGE_BYTES = 32 << 20
+MIN_RANGE_BYTES = 4 << 20
+MAX_TASKS = 10_000
 _POSITION_BITS = 40
 _PLANNERS = 16  # threads: planning waits for footers of remote files
 _SETTLED_S = 2.0  # a file younger than that may change again within the resolution of its time stamp
@@ -132,11 +133,13 @@ def default_name(path: str) -> str:
     return last or "data"
 
 
-def plan_reads(files: Iterable[SourceFile], range_bytes: int = RANGE_BYTES) -> list[ReadTask]:
-    """Pieces of all files, in order."""
+def plan_reads(files: Sequence[SourceFile], range_bytes: int | None = None) -> list[ReadTask]:
+    """Pieces of all files, in order: of 4 MiB (a few seconds of work), larger where there would be too many."""
+    total_bytes = sum(file.num_bytes for file in files)
+    size = range_bytes or max(MIN_RANGE_BYTES, total_bytes // MAX_TASKS)
 
     def pieces(file: SourceFile) -> list[ReadTask]:
-        found = ranges(file.location, file.kind, file.num_bytes, range_bytes)
+        found = ranges(file.location, file.kind, file.num_bytes, size)
         return [ReadTask(file, start, stop) for start, stop in found]
 
     with ThreadPoolExecutor(_PLANNERS) as pool:

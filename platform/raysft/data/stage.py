@@ -1,51 +1,57 @@
-"""What a Ray task of `prepare` does: one read task -> a table of encoded samples; one window -> one part.
+"""What happens to the records of one read task: read, formatted, put through the rules, rendered, tokenized.
 
-No Ray here, so the same functions run in a test or in this process. Nothing is raised for a bad record:
-refusals are rows with a reason. Even a RaysftError is a row (`failure`), which the driver raises as it is.
+No Ray here, so the same functions run in a test, in a Ray task or in this process. Nothing is raised for a bad
+record: it becomes a Reject. The order of samples is the order of records.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from raysft.data.chat import Example, encode
+from raysft.data.clean.cleaner import Cleaner
 from raysft.data.formats import to_conversation
-from raysft.data.packing import pack
+from raysft.data.keys import KeyMaker, key_maker
 from raysft.data.records import Conversation, Refusal
 from raysft.data.rendering import Template, render_prompt
-from raysft.data.sources import RawRecord, ReadTask, read
-from raysft.data.store import write_part
+from raysft.data.sources import RawRecord, ReadTask, SourceFile, read
+from raysft.data.store import lists
 from raysft.data.tokenizer import load_tokenizer
-from raysft.errors import DataError, ModelError, RaysftError, StorageError
+from raysft.errors import DataError
+from raysft.recipe.rules import AUGMENTING
 from raysft.recipe.schema import DataSection
 
-ENCODED = pa.schema(
-    [
-        ("sample_id", pa.int64()),
-        ("held_out", pa.bool_()),
-        ("input_ids", pa.list_(pa.int32())),
-        ("target", pa.list_(pa.float32())),
-        ("straddles", pa.int32()),
-        ("truncated", pa.bool_()),
-        ("prompt", pa.string()),  # held-out samples only
-        ("answer", pa.string()),
-        ("reason", pa.string()),  # null: an example
-        ("detail", pa.string()),
-        ("bad_record", pa.bool_()),  # refused as a record, before templates and lengths
-        ("failure", pa.string()),
-    ]
+SAMPLES = (
+    pa.field("sample_id", pa.int64()),
+    pa.field("held_out", pa.bool_()),
+    pa.field("input_ids", pa.list_(pa.int32())),
+    pa.field("target", pa.list_(pa.uint8())),  # 1: trained
+    pa.field("weight", pa.float32()),
+    pa.field("num_tokens", pa.int32()),
+    pa.field("num_targets", pa.int32()),
+    pa.field("straddles", pa.int32()),
+    pa.field("truncated", pa.bool_()),
+    pa.field("plain_text", pa.bool_()),
+    pa.field("group", pa.string()),  # the value of mixture.balance_by
+    pa.field("value", pa.float64()),  # of mixture.curriculum
+    pa.field("prompt", pa.string()),  # held-out samples only
+    pa.field("answer", pa.string()),
 )
+"""Columns of every sample; the keys that whole-data rules need come after them."""
+
 _BATCH = 256
-_ERRORS = {kind.__name__: kind for kind in (DataError, ModelError, StorageError)}
 
 
 @dataclass(frozen=True)
@@ -58,32 +64,54 @@ class EncodeStage:
     template: Template
     data: DataSection
     held_out: float
+    seed: int
 
 
-def encode_task(task: ReadTask, stage: EncodeStage) -> Iterator[pa.Table]:
-    """Tables of ENCODED, in the order of the records."""
-    try:
-        tokenizer = _tokenizer(stage.tokenizer, stage.revision, stage.trust_remote_code)
-        records = read(task)
-        while batch := list(islice(records, _BATCH)):
-            rows = _encode_batch(batch, task.file.location, tokenizer, stage)
-            yield pa.Table.from_pylist(rows, schema=ENCODED)
-    except RaysftError as error:
-        text = json.dumps([type(error).__name__, error.what, error.got, error.expected, error.fix])
-        yield pa.Table.from_pylist([{"failure": text}], schema=ENCODED)
+@dataclass(frozen=True)
+class Reject:
+    """A record that became no sample. `malformed`: refused as a record, before rules, templates and lengths."""
+
+    sample_id: int
+    source: str
+    held_out: bool
+    refusal: Refusal
+    malformed: bool
+    record: Any
 
 
-def raised(failure: str) -> RaysftError:
-    """The error that a task put into its table."""
-    kind, what, got, expected, fix = json.loads(failure)
-    return _ERRORS.get(kind, DataError)(what, got=got, expected=expected, fix=fix)
+@dataclass(frozen=True)
+class Batch:
+    """Some records of a task, encoded."""
+
+    samples: pa.Table
+    rejects: list[Reject]
+    findings: Counter[str]
+    """Hits of the rules by name, of training and held-out records together."""
+    num_records: Counter[tuple[str, bool]]
+    """Records read by (source, held out)."""
 
 
-def write_window(location: str, index: int, examples: pa.Table, max_tokens: int) -> dict[str, Any]:
-    """Pack one window of samples and write it as part `index`; returns the part's manifest entry."""
-    examples = examples.select(["sample_id", "input_ids", "target"]).combine_chunks()
-    lengths = examples.column("input_ids").combine_chunks().value_lengths().to_numpy()
-    return write_part(location, index, examples, pack(lengths, max_tokens))
+@dataclass(frozen=True)
+class _Tools:
+    """What a process makes once of a stage."""
+
+    tokenizer: PreTrainedTokenizerFast
+    cleaners: tuple[Cleaner, Cleaner]
+    """Of training records, and of held-out ones, which are not augmented."""
+    keys: KeyMaker
+
+
+def encode_task(task: ReadTask, stage: EncodeStage) -> Iterator[Batch]:
+    """The task's records in batches, in their order. Raises DataError for a file that cannot be read."""
+    tools = _tools(stage)
+    records = read(task)
+    while batch := list(islice(records, _BATCH)):
+        yield _encode_batch(batch, task, stage, tools)
+
+
+def schema(stage: EncodeStage) -> pa.Schema:
+    """The columns of a stage's samples."""
+    return pa.schema([*SAMPLES, *_tools(stage).keys.schema])
 
 
 def is_held_out(conversation: Conversation, share: float) -> bool:
@@ -94,59 +122,163 @@ def is_held_out(conversation: Conversation, share: float) -> bool:
         [message.role, message.content, message.tool_calls]
         for message in conversation.messages[: conversation.last_assistant]
     ]
+    if not prompt:  # plain text
+        prompt = [["text", conversation.messages[-1].content, ()]]
     digest = hashlib.sha256(json.dumps([prompt, conversation.tools], sort_keys=True).encode()).digest()
     return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
+def _tools(stage: EncodeStage) -> _Tools:
+    return _make_tools(
+        stage.tokenizer,
+        stage.revision,
+        stage.trust_remote_code,
+        stage.template.special_tokens.texts,
+        stage.data.model_dump_json(include={"rules"}),
+        stage.seed,
+    )
+
+
 @lru_cache(maxsize=2)
-def _tokenizer(source: str, revision: str | None, trust_remote_code: bool) -> PreTrainedTokenizerFast:
-    return load_tokenizer(source, revision=revision, trust_remote_code=trust_remote_code)
+def _make_tools(
+    tokenizer: str, revision: str | None, trust_remote_code: bool, specials: tuple[str, ...], rules: str, seed: int
+) -> _Tools:
+    parsed = DataSection.model_validate_json(f'{{"train": ["-"], {rules[1:]}').rules
+    plain = [rule for rule in parsed if not isinstance(rule, AUGMENTING)]
+    return _Tools(
+        tokenizer=load_tokenizer(tokenizer, revision=revision, trust_remote_code=trust_remote_code),
+        cleaners=(
+            Cleaner(parsed, seed=seed, special_tokens=specials),
+            Cleaner(plain, seed=seed, special_tokens=specials),
+        ),
+        keys=key_maker(parsed),
+    )
 
 
-def _encode_batch(
-    batch: list[RawRecord], source: str, tokenizer: PreTrainedTokenizerFast, stage: EncodeStage
-) -> list[dict[str, Any]]:
+def _encode_batch(batch: Sequence[RawRecord], task: ReadTask, stage: EncodeStage, tools: _Tools) -> Batch:
+    """Format, clean and encode some records of one task."""
+    file, whole = task.file, stage.held_out == 1
     conversations: list[Conversation] = []
-    rows: list[dict[str, Any]] = []
-    data = stage.data
+    sides: list[bool] = []
+    origins: list[Any] = []
+    rejects: list[Reject] = []
+    findings: Counter[str] = Counter()
+    num_records: Counter[tuple[str, bool]] = Counter()
     for raw in batch:
-        value: Conversation | Refusal = (
-            raw.value
-            if isinstance(raw.value, Refusal)
-            else to_conversation(raw.value, id=raw.sample_id, source=source, format=data.format, columns=data.columns)
-        )
+        value = _conversation(raw, file)
         if isinstance(value, Refusal):
-            refusal = {"reason": value.reason, "detail": _valid(value.detail), "bad_record": True}
-            rows.append({"sample_id": raw.sample_id, "held_out": stage.held_out == 1, **refusal})
-        else:
-            rows.append({"sample_id": raw.sample_id, "held_out": is_held_out(value, stage.held_out)})
-            conversations.append(value)
+            num_records[file.source, whole] += 1
+            rejects.append(Reject(raw.sample_id, file.source, whole, value, True, raw.value))
+            continue
+        held_out = is_held_out(value, stage.held_out)
+        num_records[file.source, held_out] += 1
+        cleaned = tools.cleaners[held_out].apply(value)
+        findings.update(cleaned.findings)
+        if cleaned.refusal is not None:
+            rejects.append(Reject(raw.sample_id, file.source, held_out, cleaned.refusal, False, raw.value))
+        conversations += cleaned.conversations
+        sides += [held_out] * len(cleaned.conversations)
+        origins += [raw.value] * len(cleaned.conversations)
     results = encode(
         conversations,
-        tokenizer,
+        tools.tokenizer,
         stage.template,
-        train_on=data.train_on,
-        max_tokens=data.max_tokens,
-        over_long=data.over_long,
+        train_on=stage.data.train_on,
+        max_tokens=stage.data.max_tokens,
+        over_long=stage.data.over_long,
     )
-    waiting = (row for row in rows if "reason" not in row)
-    for row, conversation, result in zip(waiting, conversations, results, strict=False):
-        row.update(_columns(result))
-        if row["held_out"] and isinstance(result, Example):
-            row["prompt"] = render_prompt(conversation, stage.template)
-            row["answer"] = _valid(conversation.messages[conversation.last_assistant].content)
-    return rows
+    kept: list[tuple[int, Example]] = []
+    for index, result in enumerate(results):
+        if isinstance(result, Refusal):
+            conversation = conversations[index]
+            rejects.append(Reject(conversation.id, conversation.source, sides[index], result, False, origins[index]))
+        else:
+            kept += [(index, example) for example in result]
+    samples = _table(kept, conversations, sides, stage, tools.keys)
+    return Batch(samples, rejects, findings, num_records)
 
 
-def _columns(result: Example | Refusal) -> dict[str, Any]:
-    if isinstance(result, Refusal):
-        return {"reason": result.reason, "detail": _valid(result.detail), "bad_record": False}
-    return {
-        "input_ids": result.input_ids,
-        "target": result.target,
-        "straddles": result.straddles,
-        "truncated": result.truncated,
+def _conversation(raw: RawRecord, file: SourceFile) -> Conversation | Refusal:
+    if isinstance(raw.value, Refusal):
+        return raw.value
+    return to_conversation(raw.value, id=raw.sample_id, source=file.source, format=file.format, columns=file.columns)
+
+
+def _table(
+    kept: Sequence[tuple[int, Example]],
+    conversations: Sequence[Conversation],
+    sides: Sequence[bool],
+    stage: EncodeStage,
+    keys: KeyMaker,
+) -> pa.Table:
+    """Columns of the examples that are left."""
+    examples = [example for _, example in kept]
+    owners = [conversations[index] for index, _ in kept]
+    held_out = [sides[index] for index, _ in kept]
+    ids, ends = _flat([example.input_ids for example in examples], np.int32)
+    target, _ = _flat([example.target for example in examples], np.float32)
+    sample_ids = np.fromiter((owner.id for owner in owners), np.int64, len(owners))
+    mask = (target != 0).astype(np.uint8)
+    mixture = stage.data.mixture
+    prompts = [
+        render_prompt(owner, stage.template) if out and owner.messages[-1].role != "text" else None
+        for owner, out in zip(owners, held_out, strict=True)
+    ]
+    answers = [
+        _valid(owner.messages[owner.last_assistant].content) if prompt is not None else None
+        for owner, prompt in zip(owners, prompts, strict=True)
+    ]
+    columns = {
+        "sample_id": pa.array(sample_ids),
+        "held_out": pa.array(held_out, pa.bool_()),
+        "input_ids": lists(pa.array(ids), ends),
+        "target": lists(pa.array(mask), ends),
+        "weight": pa.array([_weight(owner, mixture.weight_column) for owner in owners], pa.float32()),
+        "num_tokens": pa.array(np.diff(ends, prepend=0), pa.int32()),
+        "num_targets": pa.array(np.add.reduceat(mask, np.concatenate(([0], ends[:-1])), dtype=np.int32))
+        if len(ends)
+        else pa.array([], pa.int32()),
+        "straddles": pa.array([example.straddles for example in examples], pa.int32()),
+        "truncated": pa.array([example.truncated for example in examples], pa.bool_()),
+        "plain_text": pa.array([owner.messages[-1].role == "text" for owner in owners], pa.bool_()),
+        "group": pa.array([_group(owner, mixture.balance_by) for owner in owners], pa.string()),
+        "value": pa.array([_value(owner, mixture.curriculum) for owner in owners], pa.float64()),
+        "prompt": pa.array(prompts, pa.string()),
+        "answer": pa.array(answers, pa.string()),
+        **keys.columns(owners),
     }
+    return pa.table(columns, schema=pa.schema([*SAMPLES, *keys.schema]))
+
+
+def _flat(pieces: Sequence[NDArray[Any]], dtype: type) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """(all pieces in one array, where each ends)."""
+    lengths = np.fromiter(map(len, pieces), np.int64, len(pieces))
+    flat = np.concatenate(pieces) if len(pieces) else np.zeros(0, dtype)
+    return flat.astype(dtype, copy=False), np.cumsum(lengths)
+
+
+def _weight(conversation: Conversation, column: str | None) -> float:
+    if column is None:
+        return conversation.weight
+    value = conversation.metadata.get(column, 1.0)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise DataError(
+            f"data.mixture.weight_column: {column} holds no weight",
+            got=repr(value)[:80],
+            expected="a number from 0 on, in every record that has the column",
+            fix="correct that column, or leave weight_column out",
+        )
+    return conversation.weight * float(value)
+
+
+def _group(conversation: Conversation, column: str | None) -> str | None:
+    value = conversation.metadata.get(column) if column else None
+    return None if value is None else _valid(str(value))
+
+
+def _value(conversation: Conversation, column: str | None) -> float | None:
+    value = conversation.metadata.get(column) if column and column != "length" else None
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _valid(text: str) -> str:

@@ -23,7 +23,17 @@ from numpy.typing import NDArray
 from raysft.errors import StorageError
 from raysft.storage import filesystem, join, read_json, write_bytes, write_json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+TOKEN_FIELDS = ("input_ids", "target")
+_TYPES = {
+    "token.input_ids": "<i4",
+    "token.target": "u1",  # 1: trained
+    "segment.length": "<i4",
+    "segment.sample_id": "<i8",
+    "segment.weight": "<f4",
+    "segment.atom": "<i4",
+}
+"""Columns of bytes: Parquet's lists cost several times as much to write and to read."""
 _MANIFEST = "manifest.json"
 _ROWS_PER_GROUP = 32
 _CACHED_TOKENS = 16 << 20
@@ -54,6 +64,7 @@ class TokenStore:
         self._parts: dict[int, pq.ParquetFile] = {}
         self._max_groups = max(2, _CACHED_TOKENS // (_ROWS_PER_GROUP * int(manifest["max_tokens"])))
         self._groups: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
+        self._sizes: tuple[Array, Array] | None = None
 
     @classmethod
     def open(cls, location: str) -> TokenStore:
@@ -72,30 +83,43 @@ class TokenStore:
     def num_rows(self) -> int:
         return self._ends[-1] if self._ends else 0
 
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """Rows of each part: a part is a window."""
+        return tuple(part["rows"] for part in self.manifest["parts"])
+
     def read_rows(self, indices: Sequence[int]) -> list[Row]:
         """The rows of these indices, in their order."""
         return [self._row(int(index)) for index in indices]
+
+    def row_sizes(self) -> tuple[Array, Array]:
+        """(tokens, sum of squared segment lengths) of every row, int64 [num_rows] each."""
+        if self._sizes is None:
+            parts = [
+                self._part(index).read(columns=["row.tokens", "row.squares"]) for index in range(len(self._ends))
+            ]
+            sizes = pa.concat_tables(parts)
+            tokens, squares = (sizes.column(name).to_numpy() for name in ("row.tokens", "row.squares"))
+            self._sizes = tokens, squares
+        return self._sizes
 
     def _row(self, index: int) -> Row:
         if not 0 <= index < self.num_rows:
             raise IndexError(f"row {index} of a store of {self.num_rows} rows")
         part = bisect_right(self._ends, index)
         within = index - (self._ends[part - 1] if part else 0)
-        table = self._group(part, within // _ROWS_PER_GROUP)
-        fields: dict[str, dict[str, Array]] = {"token": {}, "segment": {}}
-        for name in table.column_names:
-            kind, _, field = name.partition(".")
-            values = table.column(name)[within % _ROWS_PER_GROUP].values
-            fields[kind][field] = values.to_numpy(zero_copy_only=False)
-        return Row(fields["token"], fields["segment"])
+        return row_at(self._group(part, within // _ROWS_PER_GROUP), within % _ROWS_PER_GROUP)
+
+    def _part(self, part: int) -> pq.ParquetFile:
+        if part not in self._parts:
+            fs, path = filesystem(join(self.location, self.manifest["parts"][part]["name"]))
+            self._parts[part] = pq.ParquetFile(fs.open_input_file(path))
+        return self._parts[part]
 
     def _group(self, part: int, group: int) -> pa.Table:
         key = (part, group)
         if key not in self._groups:
-            if part not in self._parts:
-                fs, path = filesystem(join(self.location, self.manifest["parts"][part]["name"]))
-                self._parts[part] = pq.ParquetFile(fs.open_input_file(path))
-            self._groups[key] = self._parts[part].read_row_group(group)
+            self._groups[key] = self._part(part).read_row_group(group)
             if len(self._groups) > self._max_groups:
                 self._groups.popitem(last=False)
         self._groups.move_to_end(key)
@@ -123,45 +147,95 @@ def write_manifest(location: str, manifest: Mapping[str, Any]) -> None:
     write_json(join(location, _MANIFEST), {"format_version": FORMAT_VERSION, **manifest})
 
 
-def write_part(location: str, index: int, examples: pa.Table, atoms: Sequence[NDArray[np.int64]]) -> dict[str, Any]:
-    """Write part `index`; returns its entry in the manifest.
-
-    `examples` has one line per atom (columns sample_id and the token fields as lists); `atoms` lists, for every
-    row, the lines in it. The bytes depend on the values alone.
-    """
-    table = _rows(examples, atoms)
+def write_part(location: str, index: int, rows: pa.Table) -> dict[str, Any]:
+    """Write part `index` (a table of pack_rows); returns its entry in the manifest. Bytes depend on values alone."""
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, row_group_size=_ROWS_PER_GROUP, compression="zstd")
+    pq.write_table(
+        rows, buffer, row_group_size=_ROWS_PER_GROUP, compression="lz4", use_dictionary=False, write_statistics=False
+    )
     name = f"part-{index:05d}.parquet"
     write_bytes(join(location, name), buffer.getvalue())
     return {
         "name": name,
-        "rows": table.num_rows,
+        "rows": rows.num_rows,
         "sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),
-        "tokens": len(table.column("token.input_ids").combine_chunks().values),
-        "target_tokens": int(np.count_nonzero(table.column("token.target").combine_chunks().values)),
+        "tokens": int(rows.column("row.tokens").to_numpy().sum()),
+        "target_tokens": int(np.count_nonzero(_flat_values(rows, "token.target"))),
     }
 
 
-def _rows(examples: pa.Table, atoms: Sequence[NDArray[np.int64]]) -> pa.Table:
+def pack_rows(samples: pa.Table, atoms: Sequence[NDArray[np.int64]]) -> pa.Table:
+    """Packed rows as a table: fields of tokens and segments as the bytes of their values, `row.*` as numbers.
+
+    `samples` has one line per atom (sample_id, weight, and the token fields as lists); `atoms` lists, for every
+    row, the lines in it.
+    """
     order = np.concatenate(atoms)
-    chosen = examples.take(pa.array(order)).combine_chunks()
     atoms_in_row = np.fromiter(map(len, atoms), dtype=np.int64, count=len(atoms))
     row_ends = np.cumsum(atoms_in_row)
-    lengths = chosen.column("input_ids").combine_chunks().value_lengths().to_numpy()
+    starts = row_ends - atoms_in_row
+    ends_there = np.cumsum(samples.column("input_ids").combine_chunks().value_lengths().to_numpy().astype(np.int64))
+    lengths = np.diff(ends_there, prepend=0)[order]
+    places = segment_places(ends_there[order] - lengths, lengths)
     token_ends = np.cumsum(lengths)[row_ends - 1]
-    columns: dict[str, pa.Array] = {}
-    for field in chosen.column_names:
-        if field != "sample_id":
-            flat = chosen.column(field).combine_chunks().flatten()
-            columns[f"token.{field}"] = _lists(flat, token_ends)
-    within = np.arange(len(order)) - np.repeat(row_ends - atoms_in_row, atoms_in_row)
-    columns["segment.length"] = _lists(pa.array(lengths, pa.int32()), row_ends)
-    columns["segment.sample_id"] = _lists(chosen.column("sample_id").combine_chunks(), row_ends)
-    columns["segment.atom"] = _lists(pa.array(within, pa.int32()), row_ends)
+    values = {f"token.{field}": (flat(samples.column(field))[places], token_ends) for field in TOKEN_FIELDS}
+    values["segment.length"] = lengths, row_ends
+    values["segment.sample_id"] = samples.column("sample_id").to_numpy()[order], row_ends
+    values["segment.weight"] = samples.column("weight").to_numpy()[order], row_ends
+    values["segment.atom"] = np.arange(len(order)) - np.repeat(starts, atoms_in_row), row_ends
+    columns = {name: _bytes(array.astype(_TYPES[name], copy=False), ends) for name, (array, ends) in values.items()}
+    columns["row.tokens"] = pa.array(np.add.reduceat(lengths, starts))
+    columns["row.squares"] = pa.array(np.add.reduceat(lengths**2, starts))
     return pa.table(columns)
 
 
-def _lists(flat: pa.Array, ends: NDArray[np.int64]) -> pa.Array:
+def unpack_rows(rows: pa.Table, order: NDArray[np.int64]) -> dict[str, Array]:
+    """The token fields of the samples that the rows were packed of, flat: order[i] is the line of segment i."""
+    lengths = _flat_values(rows, "segment.length").astype(np.int64)
+    back = np.argsort(order)
+    places = segment_places((np.cumsum(lengths) - lengths)[back], lengths[back])
+    return {field: _flat_values(rows, f"token.{field}")[places] for field in TOKEN_FIELDS}
+
+
+def segment_places(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Where the values of segments lie, one segment after the other: starts[0], starts[0] + 1, ..."""
+    shift = starts - (np.cumsum(lengths) - lengths)
+    places = np.arange(int(lengths.sum()), dtype=np.int32)
+    places += np.repeat(shift.astype(np.int32), lengths)
+    return places
+
+
+def row_at(rows: pa.Table, index: int) -> Row:
+    """Row `index` of a table of pack_rows; the mask becomes a weight per token."""
+    fields: dict[str, dict[str, Array]] = {"token": {}, "segment": {}}
+    for name, kind in _TYPES.items():
+        group, _, field = name.partition(".")
+        fields[group][field] = np.frombuffer(rows.column(name)[index].as_buffer(), dtype=kind)
+    weight = np.repeat(fields["segment"]["weight"], fields["segment"]["length"])
+    fields["token"]["target"] = fields["token"]["target"] * weight
+    return Row(fields["token"], fields["segment"])
+
+
+def flat(column: pa.ChunkedArray) -> Array:
+    """The values of a column of lists, one after the other."""
+    return column.combine_chunks().flatten().to_numpy()  # type: ignore[no-any-return]
+
+
+def _flat_values(rows: pa.Table, name: str) -> Array:
+    """The values of a column of bytes, of all rows one after the other."""
+    column = rows.column(name).combine_chunks()
+    offsets = np.frombuffer(column.buffers()[1], np.int32)[column.offset : column.offset + len(column) + 1]
+    return np.frombuffer(column.buffers()[2], np.uint8)[offsets[0] : offsets[-1]].view(_TYPES[name])
+
+
+def _bytes(values: Array, ends: NDArray[np.int64]) -> pa.Array:
+    """An array of binaries: values up to each end, in their machine form (little-endian)."""
+    offsets = np.concatenate((np.zeros(1, np.int32), (ends * values.itemsize).astype(np.int32)))
+    data = pa.py_buffer(np.ascontiguousarray(values))
+    return pa.Array.from_buffers(pa.binary(), len(ends), [None, pa.py_buffer(offsets), data])
+
+
+def lists(flat: pa.Array, ends: NDArray[np.int64]) -> pa.Array:
+    """An array of lists that end at `ends` of `flat`."""
     offsets = np.concatenate((np.zeros(1, dtype=np.int32), ends.astype(np.int32)))
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), flat)

@@ -9,7 +9,7 @@ import threading
 from types import TracebackType
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from raysft import storage
 from raysft.train.checkpoint import read_attempts
@@ -85,3 +85,33 @@ class TrainingProgress:
         if self._bar.disable and (tenth > self._last_said or line["step"] == 1):
             self._last_said = tenth
             logger.info("step %d/%d: %s", line["step"], self._total_steps, text)
+
+
+class PrepareProgress:
+    """A bar while data is prepared, on a terminal only. Called with (what, done, total), as prepare() does."""
+
+    def __init__(self) -> None:
+        self._bar = Progress(
+            TextColumn("preparing {task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            disable=not sys.stderr.isatty(),
+            transient=True,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> PrepareProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Show that `done` of `total` pieces are made."""
+        if what not in self._tasks:
+            self._tasks[what] = self._bar.add_task(what, total=total)
+        self._bar.update(self._tasks[what], completed=done, total=total)

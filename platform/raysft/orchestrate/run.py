@@ -24,7 +24,7 @@ from raysft.data.tokenizer import load_tokenizer, tokenizer_source
 from raysft.model.facts import check_vocabulary, check_weights, read_facts
 from raysft.orchestrate import summary, tasks
 from raysft.orchestrate.cluster import cluster, run_task, worker_environment
-from raysft.orchestrate.progress import TrainingProgress
+from raysft.orchestrate.progress import PrepareProgress, TrainingProgress
 from raysft.orchestrate.rundir import (
     check_data,
     check_recipe,
@@ -72,6 +72,8 @@ class _Plan:
     schedule: Schedule
     prepared: Prepared
     fingerprints: dict[str, str]
+    stream_cpus: int
+    """CPUs that a task of the stream reserves: 0 where training takes all there are."""
 
 
 def run_training(recipe: Recipe) -> RunResult:
@@ -131,17 +133,19 @@ def _plan(recipe: Recipe, run: str, nodes: ClusterFacts) -> _Plan:
     for line in resolved.describe():
         logger.info(line)
     started = time.monotonic()
-    prepared = prepare(absolute)
-    logger.info("data         %s (%.1f s)", prepared.train, time.monotonic() - started)
+    with PrepareProgress() as progress:
+        prepared = prepare(absolute, progress=progress)
+    logger.info("data         %s (%.1f s)", prepared.train or "streamed", time.monotonic() - started)
     for line in certificate(prepared.train_manifest):
         logger.info("             %s", line)
     counts = prepared.train_manifest["counts"]
-    sizes = DataFacts(counts["rows"], counts["examples"], counts["tokens"], counts["target_tokens"])
+    sizes = DataFacts(counts.get("rows"))
     steps = schedule(resolved, sizes)
     for line in steps.describe():
         logger.info(line)
     fingerprints = claim(run, recipe, prepared.train_manifest["fingerprint"])
-    return _Plan(absolute, run, resolved, steps, prepared, fingerprints)
+    spare = sum(node.cpus for node in nodes.nodes) - recipe.cluster.workers * recipe.cluster.cpus_per_worker
+    return _Plan(absolute, run, resolved, steps, prepared, fingerprints, stream_cpus=int(spare >= 1))
 
 
 def _evaluate_once(
@@ -173,10 +177,14 @@ def _train(plan: _Plan) -> None:
         num_replicas=plan.resolved.num_replicas,
         rows_per_micro_step=plan.resolved.rows_per_micro_step,
         micro_steps=plan.resolved.micro_steps,
+        sync=plan.resolved.sync,
+        token_flops=plan.resolved.token_flops,
+        square_flops=plan.resolved.square_flops,
         total_steps=plan.schedule.total_steps,
         steps_per_epoch=plan.schedule.steps_per_epoch,
         fingerprints=plan.fingerprints,
         first_attempt=first_attempt,
+        stream_cpus=plan.stream_cpus,
     )
     trainer = TorchTrainer(
         train_worker,

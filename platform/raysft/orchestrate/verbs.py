@@ -13,6 +13,7 @@ from raysft.data.prepare import prepare as prepare_store
 from raysft.errors import UserError
 from raysft.orchestrate import summary, tasks
 from raysft.orchestrate.cluster import cluster, run_task
+from raysft.orchestrate.progress import PrepareProgress
 from raysft.orchestrate.rundir import check_recipe, run_location
 from raysft.recipe.fingerprint import fingerprints
 from raysft.recipe.load import with_absolute_paths
@@ -24,8 +25,12 @@ logger = logging.getLogger(__name__)
 def prepare_data(recipe: Recipe) -> Prepared:
     """Make the recipe's token stores, or find them; says what they hold."""
     storage.check_writable(storage.absolute(recipe.storage))
-    with cluster():
-        prepared = prepare_store(with_absolute_paths(recipe))
+    with cluster(), PrepareProgress() as progress:
+        prepared = prepare_store(with_absolute_paths(recipe), progress=progress)
+    if prepared.train is None:
+        logger.info("store        none: data.mode is `stream`; of the first records:")
+        for line in certificate(prepared.train_manifest):
+            logger.info("             %s", line)
     for location, manifest in ((prepared.train, prepared.train_manifest), (prepared.eval, prepared.eval_manifest)):
         if location is not None and manifest is not None:
             logger.info("store        %s", location)

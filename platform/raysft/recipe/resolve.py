@@ -1,4 +1,4 @@
-"""All batch and parallel arithmetic and every cross-field rule, once, pure.
+"""All batch and parallel arithmetic, once, pure; what a recipe contradicts by itself is in checks.py.
 
 resolve(recipe, model, cluster) -> ResolvedRun   before any data is read
 schedule(run, data)             -> Schedule      once the token store is known
@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from raysft.errors import ClusterError, RecipeError
+from raysft.recipe.checks import check_recipe
 from raysft.recipe.schema import OptimizerSection, Recipe
 
 
@@ -24,6 +26,10 @@ class ModelFacts:
     vocab_size: int
     max_tokens: int | None
     """Longest sequence its positions allow; None: no limit stated."""
+    num_parameters: int
+    """Weights that every token is multiplied with: without the input embedding, with the output head."""
+    attention_size: int
+    """Attention heads x size of a head."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +51,8 @@ class ClusterFacts:
 class DataFacts:
     """Sizes of a training token store."""
 
-    num_rows: int
-    num_samples: int
-    num_tokens: int
-    num_target_tokens: int
+    num_rows: int | None
+    """None: streamed, so nobody knows yet."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,12 @@ class ResolvedRun:
     """Rows that all replicas hold in one forward pass."""
     micro_steps: int
     """Forward-backward passes of a full optimizer step."""
+    sync: Literal["step", "micro_batch"]
+    """When replicas wait for each other: see data/balance.py."""
+    token_flops: float
+    """Forward and backward of one token, without attention."""
+    square_flops: float
+    """Forward and backward of attention, per squared segment length."""
 
     def describe(self) -> list[str]:
         """The batch arithmetic in lines, for printing before anything starts."""
@@ -84,7 +94,8 @@ class Schedule:
     """Steps of the run and the learning rate of each."""
 
     total_steps: int
-    steps_per_epoch: int
+    steps_per_epoch: int | None
+    """None: streamed."""
     optimizer: OptimizerSection
 
     def learning_rate(self, step: int) -> float:
@@ -101,6 +112,8 @@ class Schedule:
 
     def describe(self) -> list[str]:
         """Length of the run in one line."""
+        if self.steps_per_epoch is None:
+            return [f"run          {self.total_steps} steps of a stream"]
         epochs = self.total_steps / self.steps_per_epoch
         return [f"run          {self.total_steps} steps = {epochs:.2f} epochs of {self.steps_per_epoch} steps"]
 
@@ -110,8 +123,7 @@ def resolve(recipe: Recipe, model: ModelFacts, cluster: ClusterFacts | None) -> 
 
     Raises RecipeError, ClusterError.
     """
-    for check in (_check_layout, _check_method, _check_data):
-        check(recipe)
+    check_recipe(recipe)
     _check_length(recipe, model)
     parallel, train = recipe.parallel, recipe.train
     num_replicas = recipe.cluster.workers // (parallel.tensor * parallel.pipeline * parallel.sequence)
@@ -131,14 +143,27 @@ def resolve(recipe: Recipe, model: ModelFacts, cluster: ClusterFacts | None) -> 
         num_replicas=num_replicas,
         rows_per_micro_step=rows_per_micro_step,
         micro_steps=math.ceil(train.rows_per_step / rows_per_micro_step),
+        sync="micro_batch" if parallel.zero >= 2 or parallel.pipeline > 1 else "step",
+        token_flops=_token_flops(recipe, model),
+        square_flops=_square_flops(model),
     )
+
+
+def _token_flops(recipe: Recipe, model: ModelFacts) -> float:
+    """6 per weight and token (Chowdhery et al. 2022, PaLM, appendix B); 4 where weights get no gradient."""
+    return (6.0 if recipe.method.kind == "full" else 4.0) * model.num_parameters
+
+
+def _square_flops(model: ModelFacts) -> float:
+    """PaLM, appendix B: 12 x layers x heads x head size x length per token; half of it under a causal mask."""
+    return 6.0 * model.num_layers * model.attention_size
 
 
 def schedule(run: ResolvedRun, data: DataFacts) -> Schedule:
     """The run's length from the size of its data. The last step of an epoch may be short."""
     train, optimizer = run.recipe.train, run.recipe.optimizer
-    steps_per_epoch = math.ceil(data.num_rows / train.rows_per_step)
-    total_steps = train.max_steps or train.epochs * steps_per_epoch
+    steps_per_epoch = None if data.num_rows is None else math.ceil(data.num_rows / train.rows_per_step)
+    total_steps = train.max_steps or train.epochs * (steps_per_epoch or 0)
     if optimizer.warmup_steps >= total_steps:
         raise RecipeError(
             "the warm-up is as long as the run",
@@ -167,64 +192,6 @@ def check_fits(recipe: Recipe, nodes: Sequence[NodeFacts]) -> None:
 def _workers_on(node: NodeFacts, cpus: int, gpus: int) -> int:
     by_gpu = math.floor(node.gpus / gpus) if gpus else math.inf
     return int(min(math.floor(node.cpus / cpus), by_gpu))
-
-
-def _check_layout(recipe: Recipe) -> None:
-    parallel, workers = recipe.parallel, recipe.cluster.workers
-    split = parallel.tensor * parallel.pipeline * parallel.sequence
-    if workers % split:
-        nearest = max(split, workers // split * split)
-        raise RecipeError(
-            "the workers do not divide into replicas",
-            got=f"cluster.workers = {workers}",
-            expected=f"a multiple of tensor x pipeline x sequence = {parallel.tensor} x {parallel.pipeline} x "
-            f"{parallel.sequence} = {split}",
-            fix=f"set cluster.workers to {nearest}",
-        )
-    if split > 1:
-        raise RecipeError(
-            "tensor, pipeline and sequence parallelism are not in this version",
-            got=f"tensor {parallel.tensor}, pipeline {parallel.pipeline}, sequence {parallel.sequence}",
-            expected="1, 1, 1",
-            fix="use parallel.zero (3 splits the model itself over the workers)",
-        )
-
-
-def _check_method(recipe: Recipe) -> None:
-    model = recipe.model
-    if (model.source == "random") != (model.config is not None):
-        raise RecipeError(
-            "model.source and model.config do not fit together",
-            got=f"source = {model.source!r}, config {'set' if model.config is not None else 'not set'}",
-            expected="`source: random` with a config, or another source without one",
-            fix="add model.config with its model_type, or remove it",
-        )
-    if model.source == "random" and model.tokenizer is None:
-        raise RecipeError(
-            "fresh weights need a tokenizer",
-            got="model.source = random, model.tokenizer not set",
-            expected="model.tokenizer: a directory",
-            fix="make one with `raysft tokenizer train`, then set model.tokenizer",
-        )
-
-
-def _check_data(recipe: Recipe) -> None:
-    data = recipe.data
-    if data.eval and data.eval_fraction:
-        raise RecipeError(
-            "held-out data is given twice",
-            got=f"data.eval and data.eval_fraction = {data.eval_fraction}",
-            expected="one of them",
-            fix="remove data.eval_fraction to use the files",
-        )
-    wants_eval = recipe.evaluate.every_steps is not None or recipe.evaluate.generate_prompts > 0
-    if wants_eval and not (data.eval or data.eval_fraction):
-        raise RecipeError(
-            "evaluation is asked for, but there is no held-out data",
-            got="evaluate.every_steps or evaluate.generate_prompts set",
-            expected="data.eval or data.eval_fraction",
-            fix="set data.eval_fraction: 0.02, or name files in data.eval",
-        )
 
 
 def _check_length(recipe: Recipe, model: ModelFacts) -> None:

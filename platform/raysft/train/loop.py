@@ -18,6 +18,8 @@ class Batch(Protocol):
     def micro_batches(self) -> Sequence[MicroBatch]: ...
     @property
     def units(self) -> Mapping[str, float]: ...
+    @property
+    def cursor(self) -> Mapping[str, int]: ...
 
 
 def train(
@@ -45,6 +47,7 @@ def train(
             skipped_steps=state.skipped_steps + result.skipped,
             tokens=state.tokens + result.tokens,
             target_tokens=state.target_tokens + sum(result.units.values()),
+            cursor=batch.cursor,
         )
         info = StepInfo(
             state=state,

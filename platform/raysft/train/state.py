@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
 
 
 @dataclass(frozen=True)
 class TrainState:
-    """Everything besides weights and moments that a checkpoint holds. The data position follows from `step`."""
+    """Everything besides weights and moments that a checkpoint holds."""
 
     step: int = 0
     """Optimizer steps done (skipped ones counted)."""
@@ -19,6 +20,8 @@ class TrainState:
     """Real tokens (no padding) trained on."""
     target_tokens: float = 0.0
     """Units of the loss trained on, over all its terms."""
+    cursor: Mapping[str, int] = field(default_factory=dict)
+    """Where the data goes on. Empty: that follows from `step`."""
 
     def to_json(self) -> dict[str, Any]:
         """As stored in a commit record."""

@@ -14,16 +14,21 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
+from raysft.data.balance import Sync
 from raysft.data.feed import Feed, Share
-from raysft.data.plan import StepPlan
+from raysft.data.identity import stream_source
+from raysft.data.rows import Rows, StepRows, StoredRows, row_order
 from raysft.data.store import TokenStore
+from raysft.data.stream import Cursor, StreamedRows
+from raysft.data.stream_server import serve
 from raysft.data.tokenizer import load_tokenizer
 from raysft.engine.zero import ZeroEngine
-from raysft.errors import ModelError
+from raysft.errors import DataError, ModelError
 from raysft.model.load import load_model
 from raysft.model.loss import check_isolation
 from raysft.model.methods import apply_method
 from raysft.objectives.module import ObjectiveModule, make_objective
+from raysft.recipe.fingerprint import digest
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.resolve import ResolvedRun, Schedule
 from raysft.recipe.schema import Recipe
@@ -45,16 +50,22 @@ class Wire:
     recipe: dict[str, Any]
     run: str
     tokenizer: str
-    train_store: str
+    train_store: str | None
+    """None: streamed."""
     eval_store: str | None
     num_replicas: int
     rows_per_micro_step: int
     micro_steps: int
+    sync: Sync
+    token_flops: float
+    square_flops: float
     total_steps: int
-    steps_per_epoch: int
+    steps_per_epoch: int | None
     fingerprints: dict[str, str]
     first_attempt: int
     """Failures of attempts before this one belong to earlier commands and are no reason to give up."""
+    stream_cpus: int
+    """CPUs that a task of the stream reserves."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +84,7 @@ class _Setup:
 
     engine: ZeroEngine
     feed: Feed
-    eval_feed: Feed | None
+    held_out: list[StepRows]
     state: TrainState
 
 
@@ -134,7 +145,8 @@ def _try_set_up(place: _Place, attempt: Attempt, restored: Checkpoint | None) ->
     tensors = restored.tensors() if restored else None
     engine = ZeroEngine(setup, _resolved(place.job, place.recipe), place.device, tensors)
     state = restored.state if restored else TrainState()
-    return _Setup(engine=engine, feed=_feed(place, train=True), eval_feed=_eval_feed(place), state=state)
+    feed = _feed(place, _train_rows(place, attempt, state))
+    return _Setup(engine=engine, feed=feed, held_out=_held_out(place), state=state)
 
 
 def _build_module(place: _Place) -> ObjectiveModule:
@@ -159,18 +171,45 @@ def _build_module(place: _Place) -> ObjectiveModule:
     return ObjectiveModule(apply_method(model, recipe), make_objective(recipe))
 
 
-def _feed(place: _Place, *, train: bool) -> Feed:
+def _feed(place: _Place, rows: Rows) -> Feed:
     job, recipe = place.job, place.recipe
-    location = job.train_store if train else job.eval_store
-    assert location is not None
-    store = TokenStore.open(location)
-    plan = StepPlan(store.num_rows, recipe.train.rows_per_step, recipe.seed)
-    share = Share(place.group.rank, job.num_replicas, recipe.train.micro_batch_rows, recipe.data.packing)
-    return Feed(store, plan, make_objective(recipe).units, share)
+    share = Share(
+        replica=place.group.rank,
+        num_replicas=job.num_replicas,
+        micro_batch_rows=recipe.train.micro_batch_rows,
+        packing=recipe.data.packing,
+        sync=job.sync,
+        token_flops=job.token_flops,
+        square_flops=job.square_flops,
+    )
+    return Feed(rows, make_objective(recipe).units, share)
 
 
-def _eval_feed(place: _Place) -> Feed | None:
-    return None if place.job.eval_store is None else _feed(place, train=False)
+def _train_rows(place: _Place, attempt: Attempt, state: TrainState) -> Rows:
+    """The rows of every step: from the store, or from the stream where the checkpoint left it."""
+    job, recipe = place.job, place.recipe
+    order = row_order(recipe)
+    if job.train_store is not None:
+        return StoredRows(TokenStore.open(job.train_store), order)
+    cursor = Cursor(**state.cursor)
+    source = stream_source(recipe, cpus_per_task=job.stream_cpus)
+    if source.fingerprint != job.fingerprints["data"]:
+        raise DataError(
+            "the streamed files have changed since the run began",
+            got=f"data fingerprint {source.fingerprint[:16]}",
+            expected=job.fingerprints["data"][:16],
+            fix="put the files back as they were, or start a run of another name",
+        )
+    name = f"raysft-stream-{digest(job.run)}-{attempt.number}"
+    return StreamedRows(serve(source, cursor, name), order, cursor)
+
+
+def _held_out(place: _Place) -> list[StepRows]:
+    """The rows of a held-out loss, in batches of a step's size."""
+    if place.job.eval_store is None:
+        return []
+    store = TokenStore.open(place.job.eval_store)
+    return StoredRows(store, row_order(place.recipe)).first(place.recipe.evaluate.max_rows)
 
 
 def _run(place: _Place, attempt: Attempt, setup: _Setup) -> Outcome:
@@ -187,8 +226,8 @@ def _run(place: _Place, attempt: Attempt, setup: _Setup) -> Outcome:
         writer.save(setup.engine.state, state)
 
     def held_out(step: int) -> None:
-        if setup.eval_feed is not None:
-            records.evaluation(step, _held_out_loss(place, setup.engine, setup.eval_feed))
+        if setup.held_out:
+            records.evaluation(step, _held_out_loss(place, setup))
 
     def follow(info: StepInfo) -> None:
         nonlocal reached
@@ -215,11 +254,11 @@ def _run(place: _Place, attempt: Attempt, setup: _Setup) -> Outcome:
     return outcome
 
 
-def _held_out_loss(place: _Place, engine: ZeroEngine, feed: Feed) -> float:
+def _held_out_loss(place: _Place, setup: _Setup) -> float:
     """Loss per unit over the first evaluate.max_rows held-out rows, over all ranks."""
     total, units = 0.0, 0.0
-    for batch in feed.first_rows(place.recipe.evaluate.max_rows):
-        total += sum(engine.eval_step(batch.micro_batches).values())
+    for batch in map(setup.feed.batch, setup.held_out):
+        total += sum(setup.engine.eval_step(batch.micro_batches).values())
         units += place.group.sum(sum(batch.units.values()))
     return total / units
 
@@ -231,4 +270,7 @@ def _resolved(job: Wire, recipe: Recipe) -> ResolvedRun:
         num_replicas=job.num_replicas,
         rows_per_micro_step=job.rows_per_micro_step,
         micro_steps=job.micro_steps,
+        sync=job.sync,
+        token_flops=job.token_flops,
+        square_flops=job.square_flops,
     )

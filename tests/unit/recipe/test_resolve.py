@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,8 +21,16 @@ from raysft.recipe.resolve import (
 )
 from raysft.recipe.schema import OptimizerSection
 
-MODEL = ModelFacts(model_type="llama", num_layers=2, hidden_size=32, vocab_size=260, max_tokens=128)
-DATA = DataFacts(num_rows=21, num_samples=60, num_tokens=1300, num_target_tokens=600)
+MODEL = ModelFacts(
+    model_type="llama",
+    num_layers=2,
+    hidden_size=32,
+    vocab_size=260,
+    max_tokens=128,
+    num_parameters=1000,
+    attention_size=48,
+)
+DATA = DataFacts(num_rows=21)
 
 
 def cluster(*nodes: tuple[float, float]) -> ClusterFacts:
@@ -180,5 +189,5 @@ def test_held_out_data_given_twice_or_not_at_all() -> None:
 def test_rows_longer_than_the_models_positions() -> None:
     assert "at most 128" in refuse(RecipeError, data={"max_tokens": 129})
     resolve(make_recipe(data={"max_tokens": 128}), MODEL, None)
-    endless = ModelFacts(model_type="x", num_layers=1, hidden_size=1, vocab_size=1, max_tokens=None)
+    endless = replace(MODEL, max_tokens=None)
     resolve(make_recipe(data={"max_tokens": 4096}), endless, None)

@@ -8,17 +8,24 @@ import numpy as np
 import pytest
 
 from fakes import FakeStore
+from raysft.data.balance import Sync
 from raysft.data.feed import IGNORE, Feed, MicroBatch, Share, StepBatch, collate
-from raysft.data.plan import StepPlan
+from raysft.data.plan import Order, StepPlan
+from raysft.data.rows import StoredRows
 from raysft.objectives.sft import units
 
 LENGTHS = [[9, 14, 5], [30], [3, 20], [12, 12], [2], [7, 7, 7], [25, 3], [16], [4, 4, 4, 4], [19], [11, 2]]
 
 
+def plan_of(num_rows: int, rows_per_step: int, seed: int) -> StepPlan:
+    """Of rows that all cost the same."""
+    return StepPlan(Order(rows_per_step, seed), (num_rows,), np.full(num_rows, 100))
+
+
 @pytest.mark.parametrize(("num_rows", "rows_per_step"), [(1, 1), (7, 3), (12, 4), (100, 8), (5, 9)])
 @pytest.mark.parametrize("seed", [0, 1, 12345])
 def test_each_row_comes_exactly_once_an_epoch(num_rows: int, rows_per_step: int, seed: int) -> None:
-    plan = StepPlan(num_rows, rows_per_step, seed)
+    plan = plan_of(num_rows, rows_per_step, seed)
     assert plan.steps_per_epoch == -(-num_rows // rows_per_step)
     for epoch in range(3):
         steps = range(epoch * plan.steps_per_epoch, (epoch + 1) * plan.steps_per_epoch)
@@ -30,36 +37,45 @@ def test_each_row_comes_exactly_once_an_epoch(num_rows: int, rows_per_step: int,
 
 
 def test_a_plan_is_a_function_of_seed_and_step_alone() -> None:
-    plan, again = StepPlan(50, 8, 3), StepPlan(50, 8, 3)
+    plan, again = plan_of(50, 8, 3), plan_of(50, 8, 3)
     forwards = [plan.rows(step).tolist() for step in range(20)]
     backwards = [again.rows(step).tolist() for step in reversed(range(20))]
     assert forwards == backwards[::-1]
 
 
 def test_epochs_and_seeds_have_orders_of_their_own() -> None:
-    orders = {(seed, epoch): tuple(StepPlan(40, 40, seed).rows(epoch)) for seed in range(20) for epoch in range(20)}
+    orders = {(seed, epoch): tuple(plan_of(40, 40, seed).rows(epoch)) for seed in range(20) for epoch in range(20)}
     assert len(set(orders.values())) == 400
     assert tuple(range(40)) not in orders.values()
 
 
 def test_the_order_is_pinned() -> None:
     """A change of this order breaks the resume of every run that is under way."""
-    assert StepPlan(8, 4, 0).rows(0).tolist() + StepPlan(8, 4, 0).rows(1).tolist() == [5, 7, 1, 4, 2, 0, 6, 3]
+    assert plan_of(8, 4, 0).rows(0).tolist() + plan_of(8, 4, 0).rows(1).tolist() == [5, 1, 2, 6, 7, 4, 0, 3]
 
 
 def test_every_row_stands_anywhere_equally_often() -> None:
-    plan = StepPlan(10, 10, 0)
+    plan = plan_of(10, 10, 0)
     first = Counter(int(plan.rows(epoch)[0]) for epoch in range(2000))
     assert len(first) == 10
     assert max(abs(count - 200) for count in first.values()) < 80  # 6 sigma
 
 
 def replicas(
-    store: FakeStore, step: int, *, num_replicas: int, micro: int, packing: bool = True, rows_per_step: int = 4
+    store: FakeStore,
+    step: int,
+    *,
+    num_replicas: int,
+    micro: int,
+    packing: bool = True,
+    rows_per_step: int = 4,
+    sync: Sync = "step",
 ) -> list[StepBatch]:
-    plan = StepPlan(store.num_rows, rows_per_step, 5)
+    order = Order(rows_per_step, 5)
     return [
-        Feed(store, plan, units, Share(replica, num_replicas, micro, packing)).step(step)  # type: ignore[arg-type]
+        Feed(StoredRows(store, order), units, Share(replica, num_replicas, micro, packing, sync, 1000.0, 3.0)).step(
+            step
+        )  # type: ignore[arg-type]
         for replica in range(num_replicas)
     ]
 
@@ -95,10 +111,13 @@ def reference(store: FakeStore, rows: list[int]) -> Counter[tuple[int, ...]]:
 @pytest.mark.parametrize("micro", [1, 2, 4])
 @pytest.mark.parametrize("packing", [True, False])
 @pytest.mark.parametrize("step", [0, 1, 2, 3])
-def test_the_replicas_together_hold_the_plans_step(num_replicas: int, micro: int, packing: bool, step: int) -> None:
+@pytest.mark.parametrize("sync", ["step", "micro_batch"])
+def test_the_replicas_together_hold_the_plans_step(
+    num_replicas: int, micro: int, packing: bool, step: int, sync: Sync
+) -> None:
     store = FakeStore(LENGTHS)
-    rows = StepPlan(len(LENGTHS), 4, 5).rows(step).tolist()
-    shares = replicas(store, step, num_replicas=num_replicas, micro=micro, packing=packing)
+    rows = store.plan(4, 5).rows(step).tolist()
+    shares = replicas(store, step, num_replicas=num_replicas, micro=micro, packing=packing, sync=sync)
     batches = [batch for share in shares for batch in share.micro_batches]
     ids = sorted(int(i) for batch in batches for i in batch.sample_ids)
     assert ids == sorted(int(i) for row in rows for i in store.rows[row].segment_fields["sample_id"])
@@ -107,6 +126,26 @@ def test_the_replicas_together_hold_the_plans_step(num_replicas: int, micro: int
     assert sum(share.units["nll"] for share in shares) == reference(store, rows).total()
     assert len({len(share.micro_batches) for share in shares}) == 1
     assert sorted(batch.index for batch in batches) == list(range(len(batches)))
+
+
+@pytest.mark.parametrize("sync", ["step", "micro_batch"])
+@pytest.mark.parametrize("micro", [1, 2, 3])
+def test_a_micro_batch_is_the_same_whoever_runs_it(sync: Sync, micro: int) -> None:
+    """Its number seeds its dropout, so the loss does not depend on the number of replicas."""
+    store, found = FakeStore(LENGTHS), []
+    for num_replicas in (1, 2, 3, 4):
+        shares = replicas(store, 0, num_replicas=num_replicas, micro=micro, rows_per_step=9, sync=sync)
+        batches = [batch for share in shares for batch in share.micro_batches if len(batch.sample_ids)]
+        found.append({batch.index: batch.sample_ids.tolist() for batch in batches})
+    assert all(f == found[0] for f in found)
+
+
+def test_replicas_get_equal_work() -> None:
+    store = FakeStore([[60]] * 2 + [[6] * 10] * 6)  # 60 tokens each; a long one costs 2.6 times a row of short ones
+    shares = replicas(store, 0, num_replicas=2, micro=1, rows_per_step=8)
+    assert [sum(len(b.sample_ids) == 1 for b in share.micro_batches) for share in shares] == [1, 1]
+    shares = replicas(store, 0, num_replicas=2, micro=1, rows_per_step=8, sync="micro_batch")
+    assert [[len(b.sample_ids) for b in share.micro_batches] for share in shares] == [[1, 10, 10, 10]] * 2
 
 
 @pytest.mark.parametrize("packing", [True, False])
@@ -171,8 +210,10 @@ def test_held_out_rows_come_in_order_and_at_most_as_many_as_asked(num_replicas: 
     for limit in (1, 4, 6, 99):
         ids: list[int] = []
         for replica in range(num_replicas):
-            feed = Feed(store, StepPlan(11, 4, 0), units, Share(replica, num_replicas, 2, True))  # type: ignore[arg-type]
-            for batch in feed.first_rows(limit):
+            feed = Feed(
+                StoredRows(store, Order(4, 0)), units, Share(replica, num_replicas, 2, True, "step", 1.0, 0.0)
+            )  # type: ignore[arg-type]
+            for batch in map(feed.batch, StoredRows(store, Order(4, 0)).first(limit)):
                 ids += [int(i) for micro in batch.micro_batches for i in micro.sample_ids]
         expected = [int(i) for row in store.rows[:limit] for i in row.segment_fields["sample_id"]]
         assert sorted(ids) == expected

@@ -1,0 +1,102 @@
+"""One function over many independent pieces, on Ray Data: spread over the nodes, retried when a node is lost.
+
+Stateless tasks of one CPU each: no actor pool that could hold every CPU while something else waits for one, so it
+runs on a cluster of any size. Results come in no order. Errors of ours arrive as they were raised.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+
+from raysft.errors import DataError, ModelError, PlatformError, RaysftError, RecipeError, StorageError
+
+logger = logging.getLogger(__name__)
+
+Item = dict[str, Any]
+"""A piece of work: numbers, strings and bytes by name."""
+
+_ERRORS = {kind.__name__: kind for kind in (DataError, ModelError, PlatformError, RecipeError, StorageError)}
+
+
+def on_ray(function: Callable[[Item], Any], items: Sequence[Item]) -> Iterator[Any]:
+    """function(item) of every item, as JSON values, as they are done. Raises what the function raised."""
+    by_node: Counter[str] = Counter()
+    for table in tables_on_ray(_Call(function), items, ordered=False):
+        by_node.update(table.column("node").to_pylist())
+        for text in table.column("result").to_pylist():
+            yield json.loads(text)
+    logger.debug("pieces of work by node: %s", json.dumps(by_node))
+
+
+def tables_on_ray(
+    function: Callable[[Item], Iterator[pa.Table]], items: Sequence[Item], *, ordered: bool, cpus: int = 1
+) -> Iterator[pa.Table]:
+    """The tables that function(item) yields; `ordered`: in the order of the items. Bounded by back-pressure.
+
+    cpus=0: one task at a time beside whatever holds the CPUs.
+    """
+    if not items:
+        return
+    dataset = ray.data.from_items(list(items), override_num_blocks=len(items))
+    context = dataset.context
+    context.execution_options.preserve_order = ordered
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    guarded: Any = _guarded  # Ray's annotation leaves out fn_args
+    results = dataset.map_batches(
+        guarded,
+        batch_size=1,
+        batch_format="pyarrow",
+        fn_args=(function,),
+        zero_copy_batch=True,
+        num_cpus=cpus,
+        concurrency=None if cpus else 1,
+    )
+    batches: Any = results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    for table in batches:
+        failures = [text for text in table.column("failure").to_pylist() if text] if len(table) else []
+        if failures:
+            raise _raised(failures[0])
+        yield table.drop_columns("failure")
+
+
+class _Call:
+    """A function's one result as a table."""
+
+    def __init__(self, function: Callable[[Item], Any]) -> None:
+        self._function = function
+
+    def __call__(self, item: Item) -> Iterator[pa.Table]:
+        node = ray.get_runtime_context().get_node_id()
+        yield pa.table({"result": [json.dumps(self._function(item))], "node": [node]})
+
+
+def _guarded(batch: pa.Table, function: Callable[[Item], Iterator[pa.Table]]) -> Iterator[pa.Table]:
+    """The tables of one item; an error of ours becomes a table, because Ray would wrap it."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one task, one CPU: that is what Ray counts
+    (item,) = batch.to_pylist()
+    shape: pa.Schema | None = None
+    try:
+        for table in function(item):
+            shape = table.schema
+            yield table.append_column("failure", pa.nulls(len(table), pa.string()))
+    except RaysftError as error:
+        text = json.dumps([type(error).__name__, error.what, error.got, error.expected, error.fix])
+        failed = pa.table({"failure": [text]})
+        for field in shape or ():
+            failed = failed.append_column(field, pa.nulls(1, field.type))
+        yield failed.select([*(shape.names if shape else ()), "failure"])
+
+
+def _raised(failure: str) -> RaysftError:
+    kind, what, got, expected, fix = json.loads(failure)
+    return _ERRORS.get(kind, PlatformError)(what, got=got, expected=expected, fix=fix)

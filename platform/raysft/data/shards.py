@@ -1,0 +1,179 @@
+"""Shards: what a read task leaves on storage, so that a killed prepare goes on where it was.
+
+    <work>/shard-00012.arrow           samples (stage.SAMPLES and the keys), in the order of the records
+    <work>/shard-00012.rejects.jsonl   refused records with their reasons; absent when there is none
+    <work>/shard-00012.json            the summary: written last, no summary, no shard
+
+Owns these files. What is in a sample is stage.py, which samples go into a store is prepare.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyarrow import fs as pafs
+
+from raysft.data.records import Refusal
+from raysft.data.sources import ReadTask
+from raysft.data.stage import Batch, EncodeStage, Reject, encode_task, schema
+from raysft.storage import filesystem, join, list_names, read_json, write_bytes, write_json, write_stream
+
+Summary = dict[str, Any]
+"""{samples, rejected, sides: {train | eval: {records, refused: {reason: n}, first: {reason: [reject]}}},
+sources: {name: {train | eval: {records, refused}}}, findings: {name: n}}."""
+
+SIDES = ("train", "eval")
+_FIRST_OF_A_REASON = 5
+_MAX_RECORD_CHARS = 100_000
+_PRIVATE = ("pii:",)
+"""Reasons whose records are not copied into the rejects file."""
+
+
+def write_shard(work: str, index: int, task: ReadTask, stage: EncodeStage) -> Summary:
+    """Encode a task into shard `index`. Atomic: the summary is written last."""
+    summary = new_summary()
+    rejects: list[str] = []
+    with write_stream(shard_path(work, index)) as stream, pa.ipc.new_file(stream, schema(stage)) as writer:
+        for batch in encode_task(task, stage):
+            count_batch(summary, batch)
+            rejects += [json.dumps(_reject(reject, task), ensure_ascii=False) + "\n" for reject in batch.rejects]
+            for piece in batch.samples.combine_chunks().to_batches():
+                writer.write_batch(piece)
+    if rejects:
+        write_bytes(rejects_path(shard_path(work, index)), "".join(rejects).encode(errors="replace"))
+    write_json(_path(work, index, "json"), summary)
+    return summary
+
+
+def read_summaries(work: str) -> dict[int, Summary]:
+    """Summaries of the shards that are finished, by index."""
+    names = [name for name in list_names(work) if name.startswith("shard-") and name.endswith(".json")]
+    return {int(name[6:-5]): read_json(join(work, name)) for name in names}
+
+
+def shard_path(work: str, index: int) -> str:
+    """Location of a shard's samples."""
+    return _path(work, index, "arrow")
+
+
+def rejects_path(location: str) -> str:
+    """Location of the refused records of the shard at `location`."""
+    return location.removesuffix(".arrow") + ".rejects.jsonl"
+
+
+def read_shard(location: str, columns: Sequence[str]) -> pa.Table:
+    """Some columns of a shard, whole."""
+    with _opened(location, columns) as reader:
+        return reader.read_all()
+
+
+def take_samples(
+    locations: Sequence[str], shards: NDArray[np.int64], rows: NDArray[np.int64], columns: Sequence[str]
+) -> pa.Table:
+    """Samples (shards[i], rows[i]) as a table, in that order. Reads each shard's batches that hold any, once."""
+    pieces: list[pa.Table] = []
+    found: list[NDArray[np.int64]] = []
+    for shard in np.unique(shards):
+        places = np.flatnonzero(shards == shard)
+        places = places[np.argsort(rows[places], kind="stable")]
+        with _opened(locations[shard], columns) as reader:
+            start = 0
+            for number in range(reader.num_record_batches):
+                if start > rows[places[-1]]:
+                    break
+                batch = reader.get_batch(number)
+                first, last = np.searchsorted(rows[places], (start, start + batch.num_rows))
+                if last > first:
+                    inside = rows[places[first:last]] - start
+                    pieces.append(pa.Table.from_batches([batch]).take(pa.array(inside)))
+                    found.append(places[first:last])
+                start += batch.num_rows
+    back = np.empty(len(rows), np.int64)
+    back[np.concatenate(found)] = np.arange(len(rows))
+    table = pa.concat_tables(pieces)
+    return table if np.array_equal(back, np.arange(len(rows))) else table.take(pa.array(back))
+
+
+def merge_summaries(summaries: Sequence[Summary]) -> Summary:
+    """Counts added up; the first examples of each reason kept."""
+    total = new_summary()
+    for summary in summaries:
+        total["samples"] += summary["samples"]
+        total["findings"].update(summary["findings"])
+        for side in SIDES:
+            ours, theirs = total["sides"][side], summary["sides"][side]
+            ours["records"] += theirs["records"]
+            ours["refused"].update(theirs["refused"])
+            for reason, rejects in theirs["first"].items():
+                known = ours["first"].setdefault(reason, [])
+                known += rejects[: _FIRST_OF_A_REASON - len(known)]
+        for name, sides in summary["sources"].items():
+            for side, counts in sides.items():
+                total["sources"].setdefault(name, {}).setdefault(side, Counter()).update(counts)
+    return total
+
+
+def new_summary() -> Summary:
+    """Nothing counted yet."""
+    sides = {side: {"records": 0, "refused": Counter(), "first": {}} for side in SIDES}
+    return {"samples": 0, "sides": sides, "sources": {}, "findings": Counter()}
+
+
+def count_batch(summary: Summary, batch: Batch) -> None:
+    """Add a batch to a summary."""
+    summary["samples"] += len(batch.samples)
+    summary["findings"].update(batch.findings)
+    for (source, held_out), count in batch.num_records.items():
+        summary["sides"][SIDES[held_out]]["records"] += count
+        _of_source(summary, source, held_out)["records"] += count
+    for reject in batch.rejects:
+        side = summary["sides"][SIDES[reject.held_out]]
+        side["refused"][reject.refusal.reason] += 1
+        _of_source(summary, reject.source, reject.held_out)["refused"] += 1
+        first = side["first"].setdefault(reject.refusal.reason, [])
+        if len(first) < _FIRST_OF_A_REASON:
+            detail = reject.refusal.detail.encode(errors="replace").decode()
+            first.append({"sample_id": reject.sample_id, "detail": detail, "malformed": reject.malformed})
+
+
+def _of_source(summary: Summary, source: str, held_out: bool) -> Counter[str]:
+    counts: Counter[str] = summary["sources"].setdefault(source, {}).setdefault(SIDES[held_out], Counter())
+    return counts
+
+
+def _reject(reject: Reject, task: ReadTask) -> dict[str, Any]:
+    """A line of the rejects file. Long records are cut; those refused for what they disclose are left out."""
+    record: Any = None
+    if not isinstance(reject.record, Refusal) and not reject.refusal.reason.startswith(_PRIVATE):
+        record = reject.record
+        if len(text := json.dumps(record, ensure_ascii=False, default=str)) > _MAX_RECORD_CHARS:
+            record = text[:_MAX_RECORD_CHARS]
+    return {
+        "file": task.file.location,
+        "sample_id": reject.sample_id,
+        "side": SIDES[reject.held_out],
+        "reason": reject.refusal.reason,
+        "detail": reject.refusal.detail,
+        "record": json.loads(json.dumps(record, default=str)),
+    }
+
+
+def _path(work: str, index: int, suffix: str) -> str:
+    return join(work, f"shard-{index:05d}.{suffix}")
+
+
+@contextmanager
+def _opened(location: str, columns: Sequence[str]) -> Iterator[pa.ipc.RecordBatchFileReader]:
+    """An Arrow file reader that decodes only some columns; local files are mapped, not read."""
+    fs, path = filesystem(location)
+    with pa.memory_map(path) if isinstance(fs, pafs.LocalFileSystem) else fs.open_input_file(path) as source:
+        names = pa.ipc.open_file(source).schema.names
+        wanted = pa.ipc.IpcReadOptions(included_fields=sorted(names.index(column) for column in columns))
+        yield pa.ipc.open_file(source, options=wanted)

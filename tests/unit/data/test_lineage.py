@@ -1,0 +1,78 @@
+"""Versions of data: a log that only grows, differences in words, a rollback that lasts until the data changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fakes import make_recipe
+from raysft.data.lineage import (
+    check_compatible,
+    chosen_fingerprint,
+    differing,
+    read_log,
+    record_version,
+    roll_back,
+    store_location,
+)
+from raysft.data.store import write_manifest
+from raysft.errors import UserError
+from raysft.recipe.schema import Recipe
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    return make_recipe(storage=str(tmp_path / "storage"))
+
+
+def make_store(recipe: Recipe, fingerprint: str, *, records: int = 10, **inputs: Any) -> None:
+    files = [["train", "jsonl", "auto", {}, f"hash-of-{fingerprint}"]]
+    everything = {"tokenizer": "t", "template": "c", "max_tokens": 64, "files": files, **inputs}
+    manifest = {"inputs": everything, "counts": {"records_read": records}, "parts": [], "max_tokens": 64}
+    write_manifest(store_location(recipe, fingerprint), manifest)
+    record_version(recipe, fingerprint)
+
+
+def test_each_change_is_a_version_with_a_parent(recipe: Recipe) -> None:
+    make_store(recipe, "aaa")
+    record_version(recipe, "aaa")  # prepared again: nothing new
+    make_store(recipe, "bbb", records=12, train_on="last")
+    first, second = read_log(recipe)
+    assert (first.number, first.parent, first.change) == (1, None, "first version")
+    assert (second.number, second.parent, second.fingerprint) == (2, 1, "bbb")
+    assert second.change == (
+        "file 0 of train: 'hash-of-aaa' -> 'hash-of-bbb'; records_read: 10 -> 12; train_on: None -> 'last'"
+    )
+    assert differing(recipe, "aaa", "aaa") == []
+
+
+def test_a_rollback_counts_until_the_data_changes_again(recipe: Recipe) -> None:
+    for name in ("aaa", "bbb", "ccc"):
+        make_store(recipe, name)
+    roll_back(recipe, 1)
+    assert chosen_fingerprint(recipe, "ccc") == "aaa"
+    assert chosen_fingerprint(recipe, "bbb") == "aaa"
+    assert chosen_fingerprint(recipe, "new") == "new", "data that nobody put aside"
+    record_version(recipe, "aaa")  # what a prepare does that found the older store
+    assert [version.is_rollback for version in read_log(recipe)] == [False, False, False, True]
+    make_store(recipe, "ddd")
+    assert chosen_fingerprint(recipe, "ddd") == "ddd"
+    roll_back(recipe, 3)
+    assert chosen_fingerprint(recipe, "ddd") == "ccc"
+
+
+def test_what_cannot_be_rolled_back_to_says_why(recipe: Recipe) -> None:
+    with pytest.raises(UserError, match="has no data version 1") as caught:
+        roll_back(recipe, 1)
+    assert "raysft prepare" in str(caught.value.expected)
+    make_store(recipe, "aaa")
+    make_store(recipe, "bbb", max_tokens=128)
+    (Path(store_location(recipe, "aaa")) / "manifest.json").unlink()
+    with pytest.raises(UserError, match="the store of version 1 is gone"):
+        roll_back(recipe, 1)
+    with pytest.raises(UserError, match="does not fit this recipe") as caught:
+        check_compatible(recipe, "bbb", {"tokenizer": "t", "template": "c", "max_tokens": 64})
+    assert "max_tokens" in str(caught.value.got)
+    check_compatible(recipe, "bbb", {"tokenizer": "t", "template": "c", "max_tokens": 128})

@@ -24,7 +24,13 @@ EXAMPLES = {
     "train": "  raysft train jobs/recipes/gsm8k.yaml --set data.train=gsm8k_train.jsonl\n"
     "  RAY_ADDRESS=10.0.0.5:6379 raysft train recipe.yaml --set cluster.workers=8",
     "prepare": "  raysft prepare recipe.yaml --set data.max_tokens=2048",
-    "preview": "  raysft preview recipe.yaml --num 3",
+    "preview": "  raysft preview recipe.yaml --num 3\n  raysft preview recipe.yaml --num 20 --packed",
+    "data": "  raysft data report recipe.yaml\n  raysft data log recipe.yaml",
+    "report": "  raysft data report recipe.yaml --out report.html\n"
+    "  raysft data report recipe.yaml --attribute gender --attribute region",
+    "log": "  raysft data log recipe.yaml",
+    "diff": "  raysft data diff recipe.yaml 1 2",
+    "rollback": "  raysft data rollback recipe.yaml 1",
     "evaluate": "  raysft evaluate recipe.yaml\n  raysft evaluate recipe.yaml --model storage/runs/my-run/export",
     "export": "  raysft export recipe.yaml",
     "schema": "  raysft schema > recipe.schema.json",
@@ -33,7 +39,10 @@ EXAMPLES = {
 }
 
 
-FORMATS = ("auto", "alpaca", "sharegpt", "messages")
+FORMATS = (
+    *("auto", "alpaca", "sharegpt", "messages", "unified"),
+    *("preference", "critique", "labelled", "ranking", "text"),
+)
 """As data.format in a recipe."""
 
 
@@ -77,7 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     _recipe_verb(verbs, "train", "train, evaluate, export; resumes a run of the same name", _train)
     _recipe_verb(verbs, "prepare", "make the token store only", _prepare)
     preview = _recipe_verb(verbs, "preview", "show which tokens are trained, in colour", _preview)
-    preview.add_argument("--num", type=_positive, default=3, metavar="N", help="samples to show (default 3)")
+    preview.add_argument("--num", type=_positive, default=3, metavar="N", help="records to show (default 3)")
+    preview.add_argument("--packed", action="store_true", help="show the rows that they are packed into")
     evaluate = _recipe_verb(verbs, "evaluate", "held-out loss, perplexity and greedy answers", _evaluate)
     evaluate.add_argument("--model", metavar="DIR", help="an exported model; default: the run's own export")
     _recipe_verb(verbs, "export", "write the newest checkpoint of a run as a model", _export)
@@ -86,6 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     tokenizer = verbs.add_parser("tokenizer", help="make a tokenizer", **_texts("tokenizer"))
     actions = tokenizer.add_subparsers(dest="action", required=True, metavar="ACTION")
     _tokenizer_train(actions)
+    data = verbs.add_parser("data", help="report on the data, and its versions", **_texts("data"))
+    _data_actions(data.add_subparsers(dest="action", required=True, metavar="ACTION"))
     return parser
 
 
@@ -105,6 +117,25 @@ def _recipe_verb(
         "--set", action="append", default=[], metavar="a.b=v", help="override a field; may be repeated"
     )
     return parser
+
+
+def _data_actions(actions: Any) -> None:
+    report = _recipe_verb(actions, "report", "lengths, languages, duplicates, personal data, groups", _data_report)
+    report.add_argument("--out", metavar="FILE.html", help="the page (default: in the recipe's storage)")
+    report.add_argument(
+        "--attribute",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="protected column to compare; may be repeated",
+    )
+    report.add_argument("--json", action="store_true", help="print the numbers as JSON instead of the summary")
+    _recipe_verb(actions, "log", "the versions that were prepared", _data_log)
+    diff = _recipe_verb(actions, "diff", "what differs between two versions", _data_diff)
+    diff.add_argument("first", type=_positive, metavar="A", help="number of a version")
+    diff.add_argument("second", type=_positive, metavar="B", help="number of another")
+    rollback = _recipe_verb(actions, "rollback", "use an older version until the data changes", _data_rollback)
+    rollback.add_argument("number", type=_positive, metavar="N", help="number of the version")
 
 
 def _tokenizer_train(actions: Any) -> None:
@@ -161,8 +192,39 @@ def _prepare(options: argparse.Namespace) -> None:
 def _preview(options: argparse.Namespace) -> None:
     color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     recipe = _call("recipe.load:with_absolute_paths")(_load(options))
-    text = _call("data.inspect:preview")(recipe, options.num, color=color)
+    text = _call("data.inspect:preview")(recipe, options.num, color=color, packed=options.packed)
     importlib.import_module("rich.console").Console(soft_wrap=True, highlight=False).print(text)
+
+
+def _data_report(options: argparse.Namespace) -> None:
+    report = _call("orchestrate.data_verbs:report")(
+        _load(options), attributes=tuple(options.attribute), out=options.out
+    )
+    if options.json:
+        sys.stdout.write(json.dumps(report.survey, indent=1, ensure_ascii=False) + "\n")
+    else:
+        bold = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+        sys.stdout.writelines(
+            f"\033[1m{line}\033[0m\n" if bold and not line.startswith(" ") else f"{line}\n" for line in report.lines
+        )
+    logger.info("page         %s", report.page)
+    logger.info("numbers      %s", report.numbers)
+
+
+def _data_log(options: argparse.Namespace) -> None:
+    _say(_call("orchestrate.data_verbs:log")(_load(options)))
+
+
+def _data_diff(options: argparse.Namespace) -> None:
+    _say(_call("orchestrate.data_verbs:diff")(_load(options), options.first, options.second))
+
+
+def _data_rollback(options: argparse.Namespace) -> None:
+    _say(_call("orchestrate.data_verbs:roll_back")(_load(options), options.number))
+
+
+def _say(lines: Sequence[str]) -> None:
+    sys.stdout.writelines(f"{line}\n" for line in lines)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -35,15 +35,20 @@ def advice(table: list[dict[str, Any]]) -> list[str]:
         factors = rebalancing(entry)
         if max((factors[group["group"]] for group in judged), default=1) >= _UNEVEN:
             said = ", ".join(f"{name} x{factor:.1f}" for name, factor in factors.items())
-            column = entry["attribute"] if not entry["bands"] else "a column with these bands"
-            lines.append(
-                f"groups of `{entry['attribute']}` differ in size: `data.mixture.balance_by: {column}` "
-                f"repeats samples up to the largest group ({said}). It evens the sizes of groups, not their labels."
+            how = (
+                "a column with these bands, named in `data.mixture.balance_by`,"
+                if entry["bands"]
+                else f"`data.mixture.balance_by: {entry['attribute']}`"
             )
-        if max(factors.values(), default=1) > _MANY_TIMES:
             lines.append(
-                f"a group of `{entry['attribute']}` would be repeated more than {_MANY_TIMES} times: "
-                "the model learns such records by heart; collect more of them instead"
+                f"groups of `{entry['attribute']}` differ in size: {how} repeats samples up to the largest group "
+                f"({said}). It evens the sizes of groups, not their labels"
+            )
+        rare = [name for name, factor in factors.items() if factor > _MANY_TIMES]
+        if rare:
+            lines.append(
+                f"`{entry['attribute']}`: balancing would repeat {', '.join(rare)} more than {_MANY_TIMES} times: "
+                "the model would learn these records by heart; collect more of them"
             )
         for measure in entry["disparity"]:
             if measure["marked"]:

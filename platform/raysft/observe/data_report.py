@@ -31,8 +31,8 @@ _PII_NAMES = {
 }
 _DUPLICATES = {
     "exact_duplicates": "exact duplicates",
-    "near_duplicates": "near duplicates",
-    "conflicts": "records with the prompt of another, but another answer",
+    "near_duplicates": "near duplicates of others",
+    "conflicts": "records whose prompt has different answers",
 }
 
 
@@ -139,7 +139,7 @@ def _tiles(survey: Survey) -> list[tuple[str, str, str]]:
 
 def _superfluous(survey: Survey) -> int:
     found = survey["duplicates"]
-    return int(max(found.get("near_duplicates", 0), found.get("exact_duplicates", 0)))
+    return int(found.get("exact_duplicates", 0) + found.get("near_duplicates", 0))
 
 
 def _length_chart(survey: Survey) -> str:

@@ -29,6 +29,11 @@ _DIGITS = re.compile(r"[0-9](?:[ ().\-/]{0,3}[0-9]){6}")
 _PHONE = re.compile(
     r"(?<![0-9A-Za-z_.,/=*^$€£¥-])[+(]{0,2}[0-9](?:[ ().\-]{0,3}[0-9]){6,16}(?![0-9A-Za-z]|[.,][0-9]|[ ]?[=*^%/])"
 )
+_PHONE_GROUPS = re.compile(
+    r"(?:1[-. ]?)?\([0-9]{3}\) ?[0-9]{3}[-. ][0-9]{4}|(?:1[-. ])?[0-9]{3}([-.])[0-9]{3}\1[0-9]{4}"  # US
+    r"|(?:86[- ])?1[3-9][0-9](?:[0-9]{8}|([- ])[0-9]{4}\2[0-9]{4})"  # China: mobile
+    r"|(?:0[0-9]{2,3}-|\(0[0-9]{2,3}\) ?)[0-9]{3,4}[- ]?[0-9]{4}"  # China: landline
+)
 _CALLED = re.compile(
     r"(?:phone|tel|call|cell|mobile|fax|contact|dial|text|sms|whatsapp|wechat|reach|number is"
     r"|电话|手机|联系|致电|拨打|传真|号码|热线|微信)\W{0,3}(?:\w+\W{1,3}){0,3}$",
@@ -52,9 +57,10 @@ _CARD_PREFIXES = (
 )
 """Issuer prefixes (ISO/IEC 7812) and lengths of the large networks."""
 _CARD_GROUPS = {(4, 4, 4, 4), (4, 4, 4, 4, 3), (4, 6, 5), (4, 6, 4), (6, 13), (4, 4, 4, 4, 2), (4, 4, 4, 4, 1)}
+_CARD_NAMED = re.compile("card|visa|卡", re.IGNORECASE)
 _V4 = re.compile(r"(?<![0-9A-Za-z_.])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![0-9A-Za-z_]|\.[0-9])")
 _NOT_V4 = re.compile(
-    r"(?:\bv|ver\.?|version|release|build|rev|section|sec\.|chapter|figure|fig\.|table|clause|article|step|§|[^/:]/"
+    r"(?:\bv|ver\.?|version[\W_]{0,5}|release|build|rev|section|sec\.|chapter|figure|fig\.|table|clause|article|step|§|[^/:]/"
     r"|版本|章|节|图|表)\s?$",
     re.IGNORECASE,
 )
@@ -96,13 +102,8 @@ def _phones(text: str, regions: Sequence[str]) -> Iterator[tuple[int, int]]:
 
 
 def _written_like_a_phone(number: str) -> bool:
-    """Plus, area code in brackets, dashes or dots between groups, or a bare Chinese mobile number."""
-    if number.startswith(("+", "(")) or re.fullmatch(r"1[3-9][0-9]{9}|0[0-9]{2,3}-[0-9]{7,8}", number):
-        return True
-    return (
-        re.fullmatch(r"(?:1[-. ])?[0-9]{3}([-.])[0-9]{3}\1[0-9]{4}|1[3-9][0-9]([- ])[0-9]{4}\2[0-9]{4}", number)
-        is not None
-    )
+    """With a country code, an area code in brackets, the groups of its country, or as a Chinese mobile number."""
+    return number.startswith(("+", "00")) or _PHONE_GROUPS.fullmatch(number) is not None
 
 
 def _is_called_so(text: str, start: int) -> bool:
@@ -141,6 +142,8 @@ def _cards(text: str) -> Iterator[tuple[int, int]]:
         ):
             continue
         known = any(len(number) in lengths and prefix.match(number) for prefix, lengths in _CARD_PREFIXES)
+        if len(number) == 13 and not _CARD_NAMED.search(text, max(0, match.start() - 30), match.start()):
+            continue  # not issued for decades, while products of 13 digits are common
         if known and len(set(number)) > 2 and luhn.is_valid(number):
             yield match.span()
 
@@ -149,7 +152,7 @@ def _ips(text: str) -> Iterator[tuple[int, int]]:
     """Addresses of hosts: not loopback, masks, `0.0.0.0`, versions or section numbers."""
     if text.count(".") >= 3:
         for match in _V4.finditer(text):
-            if _is_host(match[0]) and not _NOT_V4.search(text, max(0, match.start() - 10), match.start()):
+            if _is_host(match[0]) and not _NOT_V4.search(text, max(0, match.start() - 20), match.start()):
                 at_line_start = text[max(0, match.start() - 1) : match.start()] in ("", "\n")
                 small = all(int(part) < 30 for part in match[0].split("."))
                 if not (at_line_start and small and _HEADING.match(text, match.end())):
@@ -165,7 +168,9 @@ def _is_host(address: str) -> bool:
         parsed = ipaddress.ip_address(address)
     except ValueError:
         return False
-    return not (parsed.is_loopback or parsed.is_unspecified or parsed.is_multicast or address.startswith("255."))
+    return not (
+        parsed.is_loopback or parsed.is_unspecified or parsed.is_multicast or address.startswith(("0.", "255."))
+    )
 
 
 _FINDERS: dict[str, Callable[[str], Iterator[tuple[int, int]]]] = {

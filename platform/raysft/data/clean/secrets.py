@@ -27,6 +27,8 @@ _PEM = re.compile(
     r"|(?:\s*[A-Za-z0-9+/=]{16,})*(?:\n[A-Za-z0-9+/=]+\s*\Z)?)"
 )
 _BEARER = re.compile(r"\bbearer\s+([A-Za-z0-9._~+/-]{16,}=*)", re.IGNORECASE)
+_BASIC = re.compile(r"\bauthorization[\"']?\s*[:=]\s*[\"']?basic\s+([A-Za-z0-9+/]{8,}=*)", re.IGNORECASE)
+_IN_URL = re.compile(r"://([^\s:/@\"'<>]{1,64}:[^\s/@\"'<>]{3,64}@[A-Za-z0-9.-]+)")  # user:password@host, whole
 _ASSIGNED = re.compile(
     r"(?:password|passwd|passphrase|pwd|secret|token|(?:api|secret|access|private)[_ -]?key|密码|口令)"
     r"[\"']?\s{0,3}(?:[:=：]|是|is)\s{0,3}[\"'“]?([A-Za-z0-9+/_\-=!@#$%^&*~.]{8,256})(?![\w(\[{<])",
@@ -50,13 +52,19 @@ def secrets(text: str) -> Iterator[tuple[int, int]]:
     lowered = text.lower()
     if "bearer" in lowered:
         yield from (match.span(1) for match in _BEARER.finditer(text) if _is_random(match[1]))
+    if "basic" in lowered:
+        yield from (match.span(1) for match in _BASIC.finditer(text))
+    if "://" in text and "@" in text:
+        yield from (match.span(1) for match in _IN_URL.finditer(text))
     if any(mark in lowered for mark in _ASSIGNED_MARKS):
-        yield from (match.span(1) for match in _ASSIGNED.finditer(text) if _is_secret_value(match[1]))
+        for match in _ASSIGNED.finditer(text):
+            value = match[1].rstrip(".")  # the sentence's
+            if _is_secret_value(value):
+                yield match.start(1), match.start(1) + len(value)
 
 
 def _is_secret_value(value: str) -> bool:
     """A password (three kinds of characters) or a random key, and not the name of one."""
-    value = value.rstrip(".!")
     if len(value) < 8 or _PLACEHOLDER.search(value):
         return False
     symbols = re.search(r"[!@#$%^&*~+=]", value) is not None  # those that names of things do not have

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import unicodedata
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -175,3 +177,13 @@ def test_the_longest_special_token_is_found() -> None:
     assert pattern is not None
     assert pattern.findall("a <|im|>x <|im|> [INST] [inst]") == ["<|im|>x", "<|im|>", "[INST]"]
     assert special_token_pattern(["", ""]) is None
+
+
+@pytest.mark.shared
+def test_sums_that_repeat_words_are_no_loops(shared_data: Path) -> None:
+    lines = (shared_data / "gsm8k_train.jsonl").read_text("utf-8").splitlines()
+    answers = [json.loads(line)["answer"] for line in lines]
+    refused = sum(max(top_ngram(answer), duplicate_lines(answer)) > 0.3 for answer in answers)
+    assert refused < 0.002 * len(answers)
+    looping = [" ".join([*answer.split(), *answer.split()[-5:] * 20]) for answer in answers[:200]]
+    assert all(top_ngram(answer) > 0.3 for answer in looping)

@@ -187,7 +187,7 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
                 update={
                     "train": tuple(map(_absolute_source, data.train)),
                     "eval": tuple(map(_absolute, data.eval)),
-                    "template": _absolute_if_there(data.template),
+                    "template": data.template if Path(data.template).is_dir() else _absolute_if_there(data.template),
                     "rules": tuple(map(_absolute_rule, data.rules)),
                 }
             ),

@@ -204,3 +204,18 @@ def test_every_local_path_becomes_absolute(tmp_path: Path, monkeypatch: pytest.M
     assert synonyms["table"] == f"{there}/../table.tsv"
     assert length["rule"] == "length"
     assert with_absolute_paths(recipe) == recipe
+
+
+def test_a_folder_called_like_a_template_is_not_taken_for_one(tmp_path, monkeypatch):
+    """`raysft tokenizer train --out tokenizer` makes a folder of the name of the default template."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "own.jinja").write_text("x")
+    (tmp_path / "r.yaml").write_text(
+        "name: r\nmodel: {source: random, tokenizer: tokenizer, config: {model_type: a}}\ndata: {train: a.jsonl}\n"
+    )
+    recipe = with_absolute_paths(load_recipe("r.yaml"))
+    assert recipe.data.template == "tokenizer"
+    assert recipe.model.tokenizer == str(tmp_path / "tokenizer")
+    recipe = with_absolute_paths(load_recipe("r.yaml", ["data.template=own.jinja"]))
+    assert recipe.data.template == str(tmp_path / "own.jinja")

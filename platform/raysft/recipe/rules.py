@@ -58,7 +58,10 @@ class Repetition(Section):
     action: Literal["drop", "report"] = Field("drop", description="Refuse the record, or only count.")
     max_duplicate_lines: float = Field(0.3, ge=0, le=1, description="Largest share of characters in repeated lines.")
     max_top_ngram: float = Field(
-        0.3, ge=0, le=1, description="Largest share of characters in the most common word 3-gram that repeats."
+        0.3, ge=0, le=1, description="Largest share of characters in repeats of one word 3-gram."
+    )
+    max_duplicate_ngrams: float = Field(
+        0.3, ge=0, le=1, description="Largest share of characters in word 10-grams that stood before."
     )
 
 

@@ -18,14 +18,7 @@ from raysft.data.clean.content import Span, rewrite, tagged, texts
 from raysft.data.clean.language import UNDETERMINED, known_languages, language_of
 from raysft.data.clean.pii import find_pii
 from raysft.data.clean.quality import quality_components, quality_score
-from raysft.data.clean.text import (
-    duplicate_lines,
-    length_hits,
-    normalise,
-    special_token_pattern,
-    symbol_ratio,
-    top_ngram,
-)
+from raysft.data.clean.text import length_hits, normalise, repetition, special_token_pattern, symbol_ratio
 from raysft.data.clean.user_function import call, load_function, source_hash
 from raysft.data.clean.words import Lexicon, read_synonyms, read_word_list
 from raysft.data.records import Conversation, Refusal
@@ -179,14 +172,14 @@ def _normalise(rule: r.Normalise, one: Conversation, _: int) -> _Outcome:
 
 def _repetition_hits(one: Conversation, rule: r.Repetition) -> list[tuple[str, str]]:
     """Of the answers, each by itself: what is not trained may repeat."""
-    answers = [message.content for message in one.messages if message.role in ("assistant", "text")]
-    measures = (
-        ("duplicate_lines", duplicate_lines, rule.max_duplicate_lines),
-        ("top_ngram", top_ngram, rule.max_top_ngram),
-    )
+    answers = [repetition(message.content) for message in one.messages if message.role in ("assistant", "text")]
     hits = []
-    for kind, measure, most in measures:
-        share = max(map(measure, answers), default=0.0)
+    for kind, most in (
+        ("duplicate_lines", rule.max_duplicate_lines),
+        ("top_ngram", rule.max_top_ngram),
+        ("duplicate_ngrams", rule.max_duplicate_ngrams),
+    ):
+        share = max((shares[kind] for shares in answers), default=0.0)
         if share > most:
             hits.append((kind, f"{share:.3f} of the characters; at most {most}"))
     return hits

@@ -42,7 +42,7 @@ def identify(text: str) -> tuple[str, float]:
     """
     if not text.isascii():
         kana, han, hangul = (len(found.findall(text)) for found in (_KANA, _HAN, _HANGUL))
-        others = len(_LETTER.findall(text)) - kana - han - hangul
+        others = max(0, len(_LETTER.findall(text)) - kana - han - hangul)
         weight = kana + han + hangul
         if weight and weight * _LETTERS_PER_CHARACTER > others:
             share = weight * _LETTERS_PER_CHARACTER / (weight * _LETTERS_PER_CHARACTER + others)

@@ -60,7 +60,7 @@ _CARD_GROUPS = {(4, 4, 4, 4), (4, 4, 4, 4, 3), (4, 6, 5), (4, 6, 4), (6, 13), (4
 _CARD_NAMED = re.compile("card|visa|卡", re.IGNORECASE)
 _V4 = re.compile(r"(?<![0-9A-Za-z_.])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![0-9A-Za-z_]|\.[0-9])")
 _NOT_V4 = re.compile(
-    r"(?:\bv|ver\.?|version[\W_]{0,5}|release|build|rev|section|sec\.|chapter|figure|fig\.|table|clause|article|step|§|[^/:]/"
+    r"(?:\bv|ver\.?|version[\W_]{0,8}|release|build|rev|section|sec\.|chapter|figure|fig\.|table|clause|article|step|§|[^/:]/"
     r"|版本|章|节|图|表)\s?$",
     re.IGNORECASE,
 )

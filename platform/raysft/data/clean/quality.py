@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from raysft.data.clean.content import SPACELESS, answer_of, is_spaceless, prompt_of, units
-from raysft.data.clean.text import duplicate_lines, symbol_ratio, top_ngram
+from raysft.data.clean.text import repetition, symbol_ratio
 from raysft.data.records import Conversation
 
 _MAX_CHARS = 20_000
@@ -40,7 +40,7 @@ def quality_components(conversation: Conversation) -> dict[str, float]:
     - `length`: words, up to 8 (characters in scripts without spaces).
     - `diversity`: moving-average type-token ratio over 50 words (Covington & McFall 2010), full from 0.6.
     - `symbols`: 1 - the share of symbols beyond 10% (after Gopher's symbol ratio, Rae et al. 2021, A1.1).
-    - `repetition`: 1 - the larger of duplicate lines and top n-gram (Gopher, A1.1).
+    - `repetition`: 1 - the largest share of repeated lines and n-grams (Gopher, A1.1).
     - `complete`: ends like a sentence, a number or code (C4's terminal punctuation, Raffel et al. 2020, 2.2).
     - `shape`: words shaped like words, with case, digits and vowels where they belong: 0 at half of them, 1 from 90%
       (our own; Gopher asks for a letter in 80% of the words).
@@ -55,7 +55,7 @@ def quality_components(conversation: Conversation) -> dict[str, float]:
         "length": min(1.0, len(words) / _FULL_WORDS),
         "diversity": _diversity(words, 0.4 if is_spaceless(answer) else 0.6),
         "symbols": min(1.0, max(0.0, 1.1 - symbol_ratio(answer))) if answer else 0.0,
-        "repetition": 1 - max(duplicate_lines(answer), top_ngram(answer)),
+        "repetition": 1 - max(repetition(answer).values()),
         "complete": _complete(answer, cut=len(message.content) > _MAX_CHARS, num_words=len(words)),
         "shape": _shape(answer),
     }

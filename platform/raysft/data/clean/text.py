@@ -77,8 +77,28 @@ def _num_chars(messages: Sequence[Message]) -> int:
     return sum(len(m.content.strip()) + (len(str(m.tool_calls)) if m.tool_calls else 0) for m in messages)
 
 
-def duplicate_lines(text: str) -> float:
-    """Share of the characters in lines that stood before (Gopher's duplicate line character fraction)."""
+def repetition(text: str) -> dict[str, float]:
+    """Shares of characters that only repeat, after Gopher's rules (Rae et al. 2021, A1.1); all in linear time.
+
+    - `duplicate_lines`: in lines that stood before.
+    - `top_ngram`: in repeats of one 3-gram of words (5 characters of a script without spaces).
+    - `duplicate_ngrams`: in 10-grams (15 characters) that stood before: loops of whole sentences.
+
+    Gopher's top n-gram fraction, made for pages, refuses 2% of GSM8K's answers (two lines of sums). Here the first
+    occurrence is no repeat, as with lines, and twice is no pattern; that refuses 0.1%.
+    """
+    small, large = (5, 15) if is_spaceless(text) else (3, 10)
+    words = units(text.lower())
+    grams = _ngrams(words, small)
+    repeated = len(grams) - len(set(grams))
+    num_chars = sum(map(len, words))
+    top = _top(grams) / num_chars if repeated > 1 else 0.0
+    # A large one that comes again repeats this many small ones: most texts need no more work.
+    duplicate = _num_covered(words, large) / num_chars if repeated > large - small else 0.0
+    return {"duplicate_lines": _duplicate_lines(text), "top_ngram": min(1.0, top), "duplicate_ngrams": duplicate}
+
+
+def _duplicate_lines(text: str) -> float:
     if "\n" not in text:
         return 0.0
     lines = [line for line in map(str.strip, text.split("\n")) if line]
@@ -86,19 +106,27 @@ def duplicate_lines(text: str) -> float:
     return 1 - sum(map(len, set(lines))) / total if total else 0.0
 
 
-def top_ngram(text: str) -> float:
-    """Share of the characters of words in repeats of one n-gram: 3 words, or 5 characters of a script without spaces.
+def _ngrams(words: list[str], n: int) -> list[tuple[str, ...]]:
+    return list(zip(*(islice(words, start, None) for start in range(n)), strict=False))
 
-    Gopher's top n-gram character fraction, made for pages, refuses 2% of GSM8K's answers (two lines of sums). Here
-    the first occurrence is no repeat, as with lines, and twice is no pattern; that refuses 0.1%.
-    """
-    n = 5 if is_spaceless(text) else 3
-    words = units(text.lower())
-    grams = list(zip(*(islice(words, start, None) for start in range(n)), strict=False))
-    if len(set(grams)) > len(grams) - 2:
-        return 0.0
-    lengths = {gram: (count - 1) * sum(map(len, gram)) for gram, count in Counter(grams).items() if count > 2}
-    return min(1.0, max(lengths.values(), default=0) / sum(map(len, words)))
+
+def _top(grams: list[tuple[str, ...]]) -> int:
+    """Characters of the repeats of the n-gram that has most of them."""
+    seen: set[tuple[str, ...]] = set()
+    repeats = Counter([gram for gram in grams if gram in seen or seen.add(gram)])  # type: ignore[func-returns-value]
+    return max((sum(map(len, gram)) * count for gram, count in repeats.items() if count > 1), default=0)
+
+
+def _num_covered(words: list[str], n: int) -> int:
+    """Characters of the words inside n-grams that stood before."""
+    seen: set[tuple[str, ...]] = set()
+    num_chars = covered = 0
+    for start, gram in enumerate(_ngrams(words, n)):
+        if gram in seen:
+            num_chars += sum(map(len, words[max(start, covered) : start + n]))
+            covered = start + n
+        seen.add(gram)
+    return num_chars
 
 
 def symbol_ratio(text: str) -> float:

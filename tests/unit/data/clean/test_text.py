@@ -10,12 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raysft.data.clean.text import (
-    duplicate_lines,
     length_hits,
     normalise,
+    repetition,
     special_token_pattern,
     symbol_ratio,
-    top_ngram,
 )
 from raysft.data.records import Conversation, Message
 from raysft.recipe.rules import Length
@@ -100,6 +99,14 @@ def test_normalise_is_idempotent_and_keeps_what_can_be_seen(text: str, form: str
     assert letters(once) == +expected
 
 
+def duplicate_lines(text: str) -> float:
+    return repetition(text)["duplicate_lines"]
+
+
+def top_ngram(text: str) -> float:
+    return repetition(text)["top_ngram"]
+
+
 def talk(*contents: str, roles: tuple[str, ...] = ("user", "assistant")) -> Conversation:
     return Conversation(1, tuple(Message(roles[i % len(roles)], text) for i, text in enumerate(contents)))
 
@@ -153,9 +160,27 @@ def test_top_ngram() -> None:
     assert top_ngram("สวัสดี" * 20) > 0.3
 
 
-def test_top_ngram_takes_linear_time() -> None:
-    assert top_ngram("word " * 200_000) == 1
-    assert top_ngram(" ".join(map(str, range(200_000)))) == 0
+def test_loops_of_whole_sentences() -> None:
+    sentence = "The quick brown fox jumps over the lazy dog while nobody in the village looks at it. "
+    assert repetition(sentence)["duplicate_ngrams"] == 0
+    assert repetition(sentence * 4)["duplicate_ngrams"] == pytest.approx(0.75)
+    assert repetition("春天来了，公园里的花都开了，孩子们在草地上快乐地奔跑和唱歌。" * 5)[
+        "duplicate_ngrams"
+    ] == pytest.approx(0.8)
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=80), st.booleans())
+def test_duplicate_ngrams_cover_what_stood_before(letters: list[str], loop: bool) -> None:
+    words = letters * 3 if loop else letters
+    grams = [words[i : i + 10] for i in range(len(words) - 9)]
+    covered = {i + k for i, gram in enumerate(grams) if gram in grams[:i] for k in range(10)}
+    found = repetition(" ".join(words))["duplicate_ngrams"]
+    assert found == pytest.approx(len(covered) / max(1, len(words)))
+
+
+def test_repetition_takes_linear_time() -> None:
+    assert repetition("word " * 100_000)["top_ngram"] == 1
+    assert repetition(" ".join(map(str, range(100_000))))["duplicate_ngrams"] == 0
 
 
 @pytest.mark.parametrize(
@@ -183,7 +208,10 @@ def test_the_longest_special_token_is_found() -> None:
 def test_sums_that_repeat_words_are_no_loops(shared_data: Path) -> None:
     lines = (shared_data / "gsm8k_train.jsonl").read_text("utf-8").splitlines()
     answers = [json.loads(line)["answer"] for line in lines]
-    refused = sum(max(top_ngram(answer), duplicate_lines(answer)) > 0.3 for answer in answers)
+    refused = sum(max(repetition(answer).values()) > 0.3 for answer in answers)
     assert refused < 0.002 * len(answers)
-    looping = [" ".join([*answer.split(), *answer.split()[-5:] * 20]) for answer in answers[:200]]
-    assert all(top_ngram(answer) > 0.3 for answer in looping)
+    loops = [
+        f"{answer} {' '.join(answer.split()[-8:])}" + f" {' '.join(answer.split()[-8:])}" * 20
+        for answer in answers[:200]
+    ]
+    assert all(max(repetition(loop).values()) > 0.3 for loop in loops)

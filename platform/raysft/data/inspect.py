@@ -164,9 +164,11 @@ def certificate(manifest: Mapping[str, Any]) -> list[str]:
     for reason, count in counts["refused"].items():
         first = manifest["refusals"][reason][0]
         lines.append(f"refused {count:,} x {reason}; first: {first['where']}: {first['detail']}")
-    lines += [f"dropped {count:,} x {rule}" for rule, count in counts.get("dropped", {}).items()]
-    found = {**counts.get("findings", {}), **counts.get("selected", {})}
-    lines += [f"found {count:,} x {name}" for name, count in sorted(found.items()) if count]
+    dropped = counts.get("dropped", {})
+    reported = {rule: n for rule, n in counts.get("selected", {}).items() if n != dropped.get(rule)}
+    for what, found in (("dropped", dropped), ("found", {**counts.get("findings", {}), **reported})):
+        listed = ", ".join(f"{name} {n:,}" for name, n in sorted(found.items()) if n)
+        lines += [f"{what} by rules: {listed}"] if listed else []
     if proof := manifest.get("proof"):
         lines.append(f"unpacked again, all {proof['unpacked_samples']:,} samples are equal; masks {proof['masks']}")
     return lines

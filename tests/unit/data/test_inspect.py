@@ -173,9 +173,9 @@ MIXED = {
         "straddles": 0,
         "truncated": 0,
         "refused": {},
-        "dropped": {"near_duplicates": 4},
+        "dropped": {"near_duplicates": 4, "exact_duplicates": 3},
         "findings": {"pii.email": 9, "symbols": 0},
-        "selected": {"near_duplicates": 6},
+        "selected": {"near_duplicates": 6, "exact_duplicates": 3, "conflicts": 0},
         "sources": {
             "a": {"records": 20, "refused": 1, "samples": 15, "tokens": 700, "target_tokens": 300, "truncated": 2},
             "b": {"records": 10, "refused": 0, "samples": 5, "tokens": 300, "target_tokens": 100, "truncated": 0},
@@ -193,9 +193,8 @@ def test_certificate_of_a_mixture():
         "400 of 1,000 tokens trained (40.0%): assistant 300, text 100",
         "source a: 15 samples of 20 records (1 refused), 700 tokens, 75.0% of the trained ones, 2 cut",
         "source b: 5 samples of 10 records (0 refused), 300 tokens, 25.0% of the trained ones",
-        "dropped 4 x near_duplicates",
-        "found 9 x pii.email",
-        "found 6 x near_duplicates",
+        "dropped by rules: exact_duplicates 3, near_duplicates 4",
+        "found by rules: near_duplicates 6, pii.email 9",
         "unpacked again, all 26 samples are equal; masks 00ff",
     ):
         assert line in lines

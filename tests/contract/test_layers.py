@@ -20,7 +20,8 @@ SEES = {
     "raysft.errors": set(),
     "raysft.storage": {"errors"},
     "raysft.recipe": {"errors"},
-    "raysft.data": {"recipe", "storage", "errors"},
+    "raysft.lease": {"storage", "errors"},
+    "raysft.data": {"recipe", "lease", "storage", "errors"},
     "raysft.model": {"recipe", "storage", "errors"},
     "raysft.objectives": {"model", "recipe", "errors"},
     "raysft.engine": {"objectives", "model", "recipe", "errors"},
@@ -43,7 +44,7 @@ DOORWAYS = {
     "peft": {"raysft.model.methods"},
     "optuna": set(),
     "ray": {
-        *("raysft.data.sources", "raysft.data.prepare", "raysft.data.writer"),
+        *("raysft.data.distribute", "raysft.data.prepare", "raysft.data.stream_server"),
         *("raysft.train.worker", "raysft.orchestrate"),
     },
     "jinja2": {"raysft.data", "raysft.observe", "raysft.model.export"},

@@ -54,7 +54,7 @@ def main(folder: str, storage: str, what: str) -> None:
             "name": "nodes",
             "storage": storage,
             "model": {"source": "random", "config": {"model_type": "llama"}, "tokenizer": f"{folder}/tokenizer"},
-            "data": {"train": f"{folder}/data.jsonl", "max_tokens": 256, "rules": [{"rule": "exact_duplicates"}]},
+            "data": {"train": f"{folder}/data.jsonl", "max_tokens": 1024, "rules": [{"rule": "exact_duplicates"}]},
         }
     )
     at_kill: list[int] = []

@@ -344,18 +344,15 @@ def test_a_preview_tells_of_records_that_will_be_refused(capsys, recipe: Path, t
     assert f"{path}:2 refused, no_assistant_turn: roles seen: user" in ran.out
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("{% for m in messages %}{{ m.content | reverse }}{% endfor %}", ("cannot be masked", "{% generation %}")),
-        ("{% for m in messages %}{{ m.content ", ("not valid Jinja", "line 1")),
-    ],
-)
-def test_a_template_that_cannot_be_used(
-    capsys, recipe: Path, tmp_path: Path, text: str, words: tuple[str, ...]
-) -> None:
-    (tmp_path / "own.jinja").write_text(text)
-    assert_refused(raysft(capsys, "preview", recipe, *overrides(f"data.template={tmp_path}/own.jinja")), *words)
+def test_a_template_that_cannot_be_used(capsys, recipe: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.jinja"
+    own.write_text("{% for m in messages %}{{ m.content ")
+    preview = ("preview", recipe, *overrides(f"data.template={own}"))
+    assert_refused(raysft(capsys, *preview), "not valid Jinja", "line 1")
+    own.write_text("{% for m in messages %}{{ m.content | reverse }}{% endfor %}")
+    ran = raysft(capsys, *preview)
+    assert "refused, cannot_be_masked" in ran.out
+    assert "{% generation %}" in ran.out
 
 
 def test_a_template_that_nobody_knows(capsys, recipe: Path) -> None:

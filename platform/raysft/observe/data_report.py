@@ -202,6 +202,7 @@ def _sections(survey: Survey) -> Iterator[tuple[str, list[list[str]]]]:
         ],
     )
     yield "findings of the recipe's rules", [[name, f"{n:,}"] for name, n in survey["findings"]]
+    yield "findings of other rules, reported only", [[name, f"{n:,}"] for name, n in survey["found"]]
     yield "labels", _counted(survey["labels"], sum(n for _, n in survey["labels"]))
     for name, values in survey["groups"].items():
         if len(values) > 1:

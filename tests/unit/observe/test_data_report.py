@@ -159,6 +159,7 @@ def test_the_summary_tells_the_same() -> None:
         "longest",
         "e-mail addresses",
         "exact duplicates",
+        "symbols.ratio",
         "first: a.jsonl:3",
         "good  0.50  male 0.5 / female 1  BELOW FOUR FIFTHS",
         "(too few to judge)",

@@ -6,6 +6,7 @@ runs on a cluster of any size. Results come in no order. Errors of ours arrive a
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -83,6 +84,7 @@ class _Call:
 def _guarded(batch: pa.Table, function: Callable[[Item], Iterator[pa.Table]]) -> Iterator[pa.Table]:
     """The tables of one item; an error of ours becomes a table, because Ray would wrap it."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one task, one CPU: that is what Ray counts
+    gc.freeze()  # what is imported by now never goes; collections need not look at it
     (item,) = batch.to_pylist()
     shape: pa.Schema | None = None
     try:

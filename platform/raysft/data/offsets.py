@@ -63,12 +63,14 @@ def tokenize(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> Tokens
     bounds = _running_total(counts)
     ids = np.fromiter(chain.from_iterable(lists), np.int32, bounds[-1])
     sizes = np.fromiter(map(_num_bytes, texts), np.int64, len(lists))
-    bases = _running_total(sizes + 1)[:-1]  # a place between two texts, so that no border belongs to both
     if table is None:
         places, in_bytes = np.zeros(len(ids) + 1, np.int64), np.zeros(len(lists), np.bool_)
     else:
         places = _running_total(table.lengths[ids])
         in_bytes = _tokens_are_the_text(texts, lists, table, np.diff(places[bounds]) == sizes)
+        if in_bytes.all() and table.lengths[ids].all():  # no gaps, and no token without text between two texts
+            return Tokens(ids, places[:-1], places[1:], bounds, places[bounds[:-1]], in_bytes)
+    bases = _running_total(sizes + 1)[:-1]  # a place between two texts, so that no border belongs to both
     shift = np.repeat(bases - places[bounds[:-1]], counts)
     tokens = Tokens(ids, places[:-1] + shift, places[1:] + shift, bounds, bases, in_bytes)
     others = np.flatnonzero(~in_bytes).tolist()
@@ -96,6 +98,8 @@ def locate(
             found = _byte_places(text, found)
         borders += [base + border for border in found]
     edges = np.asarray(borders, dtype=np.int64)
+    if np.array_equal(tokens.starts[1:], tokens.ends[:-1]) and np.all(tokens.ends > tokens.starts):
+        return _locate_in_line(tokens, edges)
     length = int(tokens.ends.max(initial=0)) + 1
     edges = np.minimum(edges, length)
     # passed[p]: borders at or before place p. A table of places is cheaper than a search for every token.
@@ -103,6 +107,17 @@ def locate(
     before = passed[tokens.starts]
     last = np.maximum(tokens.ends - 1, tokens.starts)  # of a token without text: its only place
     return before % 2 == 1, passed[last] > before
+
+
+def _locate_in_line(tokens: Tokens, edges: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """locate() where the tokens follow each other without a gap: a search for each border, not for each token."""
+    first = np.searchsorted(tokens.starts, edges)  # the first token at or after the border
+    turns = np.zeros(len(tokens.ids) + 1, np.uint8)
+    np.bitwise_xor.at(turns, first, 1)
+    straddles = np.zeros(len(tokens.ids), np.bool_)
+    before = first[first > 0] - 1
+    straddles[before[tokens.ends[before] > edges[first > 0]]] = True
+    return np.bitwise_xor.accumulate(turns)[:-1].view(np.bool_), straddles
 
 
 def _borders(spans: Sequence[Span]) -> list[int]:

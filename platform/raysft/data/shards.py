@@ -91,14 +91,19 @@ def take_samples(
                 batch = reader.get_batch(number)
                 first, last = np.searchsorted(rows[places], (start, start + batch.num_rows))
                 if last > first:
-                    inside = rows[places[first:last]] - start
-                    pieces.append(pa.Table.from_batches([batch]).take(pa.array(inside)))
+                    pieces.append(_some_rows(pa.Table.from_batches([batch]), rows[places[first:last]] - start))
                     found.append(places[first:last])
                 start += batch.num_rows
     back = np.empty(len(rows), np.int64)
     back[np.concatenate(found)] = np.arange(len(rows))
     table = pa.concat_tables(pieces)
     return table if np.array_equal(back, np.arange(len(rows))) else table.take(pa.array(back))
+
+
+def _some_rows(table: pa.Table, rows: NDArray[np.int64]) -> pa.Table:
+    """Rows in ascending order; a run of rows is not copied."""
+    is_run = rows[-1] - rows[0] + 1 == len(rows) and np.all(np.diff(rows) == 1)
+    return table.slice(rows[0], len(rows)) if is_run else table.take(pa.array(rows))
 
 
 def merge_summaries(summaries: Sequence[Summary]) -> Summary:

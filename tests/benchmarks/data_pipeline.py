@@ -213,9 +213,8 @@ def main() -> None:
         per_cpu = {kind: slopes[kind]["tokens"] / slopes[kind]["cpu_s"] for kind in ("raw", "ours")}
         bare = slopes["raw"]["tokens"] / slopes["raw"]["bare_cpu_s"]
         print(f"round {number + 1}: raw {per_cpu['raw']:,.0f} tokens per CPU-second, ours {per_cpu['ours']:,.0f}")
-        print(
-            f"  ours / raw per CPU-second: {per_cpu['ours'] / per_cpu['raw']:.3f} (ids not read: {per_cpu['ours'] / bare:.3f})"
-        )
+        ours_to_raw = per_cpu["ours"] / per_cpu["raw"]
+        print(f"  ours / raw per CPU-second: {ours_to_raw:.3f} (ids not read: {per_cpu['ours'] / bare:.3f})")
         if "peer" in rate:
             print(f"  wall: ours {rate['ours']:,.0f} tokens/s, peer {rate['peer']:,.0f}")
             print(f"  ours / peer: {rate['ours'] / rate['peer']:.2f}", flush=True)

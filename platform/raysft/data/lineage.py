@@ -73,6 +73,13 @@ def roll_back(recipe: Recipe, number: int) -> Version:
             fix="choose another version (`raysft data log`), or restore the files it was made of",
         )
     aside = {version.fingerprint for version in versions} - {wanted.fingerprint}
+    if versions[-1].fingerprint == wanted.fingerprint:
+        raise UserError(
+            f"version {number} is the one that counts already",
+            got=f"a rollback to version {number}",
+            expected="an older version",
+            fix="see `raysft data log`",
+        )
     return _append(recipe, versions, f"rolled back to version {number}", wanted.fingerprint, tuple(sorted(aside)))
 
 

@@ -24,8 +24,6 @@ WINDOW = 16_384
 COLUMNS = ("sample_id", "weight", "input_ids", "target")
 """What packing needs of a sample."""
 
-_MASKS_SHOWN = 64
-
 
 def pack_window(samples: pa.Table, max_tokens: int) -> pa.Table:
     """The packed rows (store.pack_rows) of one window, proven to be its samples: unpacked, they are the same."""
@@ -52,6 +50,6 @@ def write_window(
 ) -> dict[str, Any]:
     """Pack the samples (shard, row) of window `index` and write them as a part; returns its manifest entry."""
     table = take_samples(shards, *samples, COLUMNS)
-    masks = hashlib.sha256(flat(table.column("target").slice(0, _MASKS_SHOWN)).tobytes()).hexdigest()
+    masks = hashlib.sha256(np.ascontiguousarray(flat(table.column("target")))).hexdigest()
     part = write_part(location, index, pack_window(table, max_tokens))
     return {**part, "samples": len(table), "masks": masks}

@@ -29,6 +29,10 @@ EXECUTION_FIELDS = (
 """Fields that do not change the mathematics of a run. Packing is mathematics: with it off, rounding differs."""
 
 
+_ROW_FIELDS = ("data.packing", "data.order")
+"""Fields of the data that change the steps and not the tokens."""
+
+
 def digest(value: Any) -> str:
     """sha256 of canonical JSON, 16 hexadecimal digits."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -45,7 +49,7 @@ def split_fields(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
     mathematics = {
         name: value
         for name, value in leaves.items()
-        if name not in execution and (not name.startswith("data.") or name == "data.packing")
+        if name not in execution and (not name.startswith("data.") or name in _ROW_FIELDS)
     }
     return mathematics, execution
 

@@ -1,10 +1,10 @@
 """Keys of one conversation, by which whole-data rules compare records without their texts. Pure.
 
-    exact      hash of the whole text, without case and white space
-    prompt     hash of everything before the last answer (of all of a plain text)
+    exact      hash of the whole text and the tools, without case and white space
+    prompt     hash of the tools and everything before the last answer (of all of a plain text)
     answer     hash of the last answer
     signature  MinHash of the text's shingles (Broder 1997, "On the resemblance and containment of documents")
-    contaminated  does it share a word n-gram with a benchmark?
+    contaminated  does it share a word n-gram with a benchmark? (ngrams.py)
 
 Only the keys that the recipe's rules compare are made. What follows from them is select.py.
 """
@@ -12,8 +12,9 @@ Only the keys that the recipe's rules compare are made. What follows from them i
 from __future__ import annotations
 
 import hashlib
+import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +22,9 @@ import numpy as np
 import pyarrow as pa
 from rensa import RMinHash
 
+from raysft.data.ngrams import UNSPACED, Benchmarks, read_benchmarks, stable_hash
 from raysft.data.records import Conversation
-from raysft.data.sources import expand, read_all
+from raysft.data.sources import expand
 from raysft.recipe.rules import (
     WHOLE_DATA,
     Conflicts,
@@ -35,8 +37,7 @@ from raysft.recipe.rules import (
 from raysft.storage import read_bytes
 
 _SEED = 1
-_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
-"""Scripts written without spaces: Thai, Lao, Burmese, Khmer, Japanese, Chinese."""
+_WORDS = re.compile(f"[{UNSPACED}]|[^\\s{UNSPACED}]+")
 
 
 @dataclass(frozen=True)
@@ -46,42 +47,36 @@ class KeyMaker:
     exact: bool
     prompt: bool
     near: NearDuplicates | None
-    ngrams: frozenset[int] | None
-    ngram: int
+    benchmarks: Benchmarks | None
 
     @property
     def schema(self) -> list[pa.Field]:
         """The columns, none when no rule compares records."""
-        wanted = {
-            "exact": (self.exact, pa.int64()),
-            "prompt_key": (self.prompt, pa.int64()),
-            "answer_key": (self.prompt, pa.int64()),
-            "signature": (self.near is not None, pa.binary()),
-            "contaminated": (self.ngrams is not None, pa.bool_()),
-        }
-        return [pa.field(name, kind) for name, (is_wanted, kind) in wanted.items() if is_wanted]
+        fields = []
+        if self.exact:
+            fields.append(pa.field("exact", pa.int64()))
+        if self.prompt:
+            fields += [pa.field("prompt_key", pa.int64()), pa.field("answer_key", pa.int64())]
+        if self.near is not None:
+            fields.append(pa.field("signature", pa.binary(4 * self.near.num_hashes)))
+        if self.benchmarks is not None:
+            fields.append(pa.field("contaminated", pa.bool_()))
+        return fields
 
     def columns(self, conversations: Sequence[Conversation]) -> dict[str, pa.Array]:
         """The key columns of some conversations."""
-        makers: dict[str, Any] = {
-            "exact": lambda talk: _hash("\n".join(_turns(talk))),
-            "prompt_key": prompt_key,
-            "answer_key": lambda talk: _hash(_turns(talk)[-1]),
-            "signature": self._signature,
-            "contaminated": self._is_contaminated,
-        }
-        return {
-            field.name: pa.array([makers[field.name](talk) for talk in conversations], field.type)
-            for field in self.schema
-        }
-
-    def _signature(self, conversation: Conversation) -> bytes:
-        assert self.near is not None
-        return signature(_text(conversation), self.near)
-
-    def _is_contaminated(self, conversation: Conversation) -> bool:
-        assert self.ngrams is not None
-        return not self.ngrams.isdisjoint(_ngram_hashes(_text(conversation), self.ngram))
+        values: dict[str, Any] = {}
+        if self.exact or self.prompt:
+            turns = [_turns(talk) for talk in conversations]
+            values["exact"] = [stable_hash("\n".join(own)) for own in turns]
+            # A plain text is its own prompt; the first turn is the tools.
+            values["prompt_key"] = [stable_hash("\n".join(own[:-1] if len(own) > 2 else own)) for own in turns]
+            values["answer_key"] = [stable_hash(own[-1]) for own in turns]
+        if self.near is not None:
+            values["signature"] = [signature(_text(talk), self.near) for talk in conversations]
+        if self.benchmarks is not None:
+            values["contaminated"] = self.benchmarks.share([_text(talk) for talk in conversations])
+        return {field.name: pa.array(values[field.name], field.type) for field in self.schema}
 
 
 def key_maker(rules: Sequence[Rule]) -> KeyMaker:
@@ -92,8 +87,7 @@ def key_maker(rules: Sequence[Rule]) -> KeyMaker:
         exact=any(isinstance(rule, ExactDuplicates) for rule in rules),
         prompt=any(isinstance(rule, Leakage | Conflicts) for rule in rules),
         near=near,
-        ngrams=_benchmark_ngrams(against) if against else None,
-        ngram=against.ngram if against else 0,
+        benchmarks=read_benchmarks(against.files, against.ngram) if against else None,
     )
 
 
@@ -104,14 +98,9 @@ def keys_hash(rules: Sequence[Rule]) -> list[Any]:
         if isinstance(rule, WHOLE_DATA):
             files = expand(rule.files) if isinstance(rule, Contamination) else []
             contents = [hashlib.sha256(read_bytes(file.location)).hexdigest() for file in files]
-            found.append([rule.model_dump(mode="json"), contents])
+            sketch = [RMinHash.ALGORITHM_VERSION] if isinstance(rule, NearDuplicates) else []
+            found.append([rule.model_dump(mode="json"), contents, *sketch])
     return found
-
-
-def prompt_key(conversation: Conversation) -> int:
-    """Hash of everything before the last answer; of the whole of a plain text."""
-    turns = _turns(conversation)
-    return _hash("\n".join(turns[:-1] or turns))
 
 
 def signature(text: str, rule: NearDuplicates) -> bytes:
@@ -122,58 +111,24 @@ def signature(text: str, rule: NearDuplicates) -> bytes:
 
 
 def shingles(text: str, ngram: int) -> list[str]:
-    """Word n-grams, without case; of text without spaces, character n-grams; of a shorter text, the text."""
-    words = _words(text)
+    """Word n-grams, without case; in scripts without spaces a character is a word; a shorter text is one shingle."""
+    text = text.casefold()
+    words = text.split() if text.isascii() else _WORDS.findall(text)
     if len(words) < ngram:
         return [" ".join(words)]
     return [" ".join(words[start : start + ngram]) for start in range(len(words) - ngram + 1)]
 
 
-def _words(text: str) -> list[str]:
-    text = text.casefold()
-    words = text.split()
-    if text.isascii():
-        return words
-    joined = "".join(words)
-    return list(joined) if 2 * len(_UNSPACED.findall(joined)) > len(joined) else words
-
-
 def _turns(conversation: Conversation) -> list[str]:
-    """Each turn's role and text, without case and with single spaces."""
-    found = []
+    """The tools, then each turn's role and text, without case and with single spaces."""
+    found = [json.dumps(conversation.tools, sort_keys=True) if conversation.tools else ""]
     for message in conversation.messages:
-        text = f"{message.content} {list(message.tool_calls)}" if message.tool_calls else message.content
-        found.append(f"{message.role}: {' '.join(text.casefold().split())}")
+        calls = json.dumps(message.tool_calls, sort_keys=True) if message.tool_calls else ""
+        found.append(f"{message.role}: {' '.join(message.content.casefold().split())}{calls}")
     return found
 
 
 def _text(conversation: Conversation) -> str:
-    return "\n".join(message.content for message in conversation.messages)
-
-
-def _hash(text: str) -> int:
-    digest = hashlib.blake2b(text.encode(errors="replace"), digest_size=8).digest()
-    return int.from_bytes(digest, "little", signed=True)
-
-
-def _ngram_hashes(text: str, ngram: int) -> Iterator[int]:
-    return (_hash(shingle) for shingle in shingles(text, ngram))
-
-
-def _benchmark_ngrams(rule: Contamination) -> frozenset[int]:
-    """Hashes of the n-grams of every text of every record of the benchmark files."""
-    found: set[int] = set()
-    for raw in read_all(expand(rule.files)):
-        if isinstance(raw.value, dict):
-            for text in _strings(raw.value):
-                if text.strip():
-                    found.update(_ngram_hashes(text, rule.ngram))
-    return frozenset(found)
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from _strings(inner)
+    texts = [message.content for message in conversation.messages]
+    texts += [json.dumps(message.tool_calls) for message in conversation.messages if message.tool_calls]
+    return "\n".join(texts)

@@ -7,6 +7,7 @@ the order of the records stays. So the decision depends on the data alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from raysft.data.near import near_duplicates
+from raysft.data.near import Lines, near_duplicates
 from raysft.data.shards import read_shard
 from raysft.recipe.rules import (
     WHOLE_DATA,
@@ -30,8 +31,8 @@ from raysft.storage import join, write_stream
 
 _CLUSTERS_SHOWN = 20
 _MEMBERS_SHOWN = 5
+_READERS = 8  # threads: shards may be remote
 
-Lines = NDArray[np.int64]
 DROPPED = pa.schema(
     [
         ("shard", pa.int32()),
@@ -61,14 +62,16 @@ class Selection:
 
 @dataclass
 class _Samples:
-    """The training samples of all shards, a line each; `alive`: no rule dropped it yet."""
+    """All samples of the shards, a line each, in the order of the records."""
 
     shards: Sequence[str]
-    shard: Lines
-    row: Lines
+    starts: Lines
+    """Shard i holds the lines [starts[i], starts[i + 1])."""
     id: Lines
+    """Of the record: samples made of one record share it."""
     keys: dict[str, NDArray[Any]]
     alive: NDArray[np.bool_]
+    """Training samples that no rule dropped yet."""
     held_out_prompts: Lines
 
 
@@ -85,27 +88,16 @@ def select(train_shards: Sequence[str], eval_shards: Sequence[str], rules: Seque
         hit, like = _hits(rule, samples, out)
         counts[rule.rule] = counts.get(rule.rule, 0) + len(hit)
         if isinstance(rule, ExactDuplicates | NearDuplicates):
-            found = _shown(rule.rule, samples, hit, like)
-            clusters += found
+            clusters += _shown(rule.rule, samples, hit, like)
         if rule.action == "drop":
             samples.alive[hit] = False
-            pieces.append(
-                pa.table(
-                    {
-                        "shard": pa.array(samples.shard[hit], pa.int32()),
-                        "row": pa.array(samples.row[hit], pa.int32()),
-                        "reason": pa.array([rule.rule] * len(hit), pa.string()),
-                        "like": pa.array(np.where(like < 0, -1, samples.id[like])),
-                    },
-                    schema=DROPPED,
-                )
-            )
+            pieces.append(_dropped(rule, samples, hit, like))
     dropped = pa.concat_tables(pieces).sort_by([("shard", "ascending"), ("row", "ascending")])
     return Selection(dropped, counts, clusters)
 
 
 def _read(train_shards: Sequence[str], eval_shards: Sequence[str], rules: Sequence[Rule]) -> _Samples:
-    """The keys of all samples; those of held-out ones only for `leakage`."""
+    """The keys of all samples; those of held-out files only for `leakage`."""
     names = []
     if any(isinstance(rule, ExactDuplicates) for rule in rules):
         names.append("exact")
@@ -113,25 +105,23 @@ def _read(train_shards: Sequence[str], eval_shards: Sequence[str], rules: Sequen
         names += ["prompt_key", "answer_key"]
     if any(isinstance(rule, Contamination) for rule in rules):
         names.append("contaminated")
-    tables = [read_shard(location, ["sample_id", "held_out", *names]) for location in train_shards]
+    others = eval_shards if any(isinstance(rule, Leakage) for rule in rules) else []
+    columns = ["sample_id", "held_out", *names]
+    with ThreadPoolExecutor(_READERS) as pool:
+        tables = list(pool.map(lambda path: read_shard(path, columns), train_shards))
+        prompts = [t.column("prompt_key") for t in pool.map(lambda path: read_shard(path, ["prompt_key"]), others)]
     whole = pa.concat_tables(tables)
-    sizes = [len(table) for table in tables]
-    shard = np.repeat(np.arange(len(sizes)), sizes)
-    row = np.concatenate([np.arange(size) for size in sizes]).astype(np.int64)
-    held_out = whole.column("held_out").to_numpy(zero_copy_only=False).astype(bool)
-    keys = {name: whole.column(name).to_numpy(zero_copy_only=False) for name in names}
-    prompts = [keys["prompt_key"][held_out]] if "prompt_key" in keys else []
-    if any(isinstance(rule, Leakage) for rule in rules):
-        prompts += [read_shard(location, ["prompt_key"]).column("prompt_key").to_numpy() for location in eval_shards]
-    mine = ~held_out
+    held_out = whole.column("held_out").to_numpy().astype(bool)
+    keys = {name: whole.column(name).to_numpy() for name in names}
+    if "prompt_key" in keys:
+        prompts.append(pa.chunked_array([keys["prompt_key"][held_out]]))
     return _Samples(
         shards=train_shards,
-        shard=shard[mine],
-        row=row[mine],
-        id=whole.column("sample_id").to_numpy()[mine],
-        keys={name: values[mine] for name, values in keys.items()},
-        alive=np.ones(int(mine.sum()), np.bool_),
-        held_out_prompts=np.concatenate(prompts) if prompts else np.zeros(0, np.int64),
+        starts=np.cumsum([0, *map(len, tables)]),
+        id=whole.column("sample_id").to_numpy(),
+        keys=keys,
+        alive=~held_out,
+        held_out_prompts=np.concatenate([np.zeros(0, np.int64), *(column.to_numpy() for column in prompts)]),
     )
 
 
@@ -140,9 +130,12 @@ def _hits(rule: Rule, samples: _Samples, out: str) -> tuple[Lines, Lines]:
     left = np.flatnonzero(samples.alive)
     match rule:
         case ExactDuplicates():
-            return _repeats(left, samples.keys["exact"][left])
+            return _of_others(samples, *_repeats(left, samples.keys["exact"][left]))
         case NearDuplicates():
-            return _near(rule, samples, out)
+            found = near_duplicates(samples.shards, samples.starts, samples.alive, rule, out)
+            hit, like = _of_others(samples, *found)
+            _keep_clusters(join(out, "clusters.parquet"), samples.id[hit], samples.id[like])
+            return hit, like
         case Leakage():
             hit = left[np.isin(samples.keys["prompt_key"][left], samples.held_out_prompts)]
             return hit, np.full(len(hit), -1)
@@ -152,6 +145,12 @@ def _hits(rule: Rule, samples: _Samples, out: str) -> tuple[Lines, Lines]:
         case Conflicts():
             return _contradictions(rule, left, samples)
     raise AssertionError(f"{rule.rule} is no whole-data rule")
+
+
+def _of_others(samples: _Samples, hit: Lines, like: Lines) -> tuple[Lines, Lines]:
+    """Without the samples that are like one of their own record: its augmented copies, the parts of a split one."""
+    others = samples.id[hit] != samples.id[like]
+    return hit[others], like[others]
 
 
 def _repeats(lines: Lines, keys: Lines) -> tuple[Lines, Lines]:
@@ -173,29 +172,21 @@ def _contradictions(rule: Conflicts, left: Lines, samples: _Samples) -> tuple[Li
     return left[hit], like[hit]
 
 
-def _near(rule: NearDuplicates, samples: _Samples, out: str) -> tuple[Lines, Lines]:
-    """Near duplicates among the living; all their clusters are written to clusters.parquet."""
-    bounds = np.searchsorted(samples.shard, np.arange(len(samples.shards) + 1))
-    alive = []
-    for number, location in enumerate(samples.shards):
-        mine = slice(bounds[number], bounds[number + 1])
-        mask = np.zeros(len(read_shard(location, ["sample_id"])), np.bool_)
-        mask[samples.row[mine][samples.alive[mine]]] = True
-        alive.append(mask)
-    found = near_duplicates(samples.shards, alive, rule, out)
+def _dropped(rule: Rule, samples: _Samples, hit: Lines, like: Lines) -> pa.Table:
+    shard = np.searchsorted(samples.starts, hit, side="right") - 1
+    columns = {
+        "shard": pa.array(shard, pa.int32()),
+        "row": pa.array(hit - samples.starts[shard], pa.int32()),
+        "reason": pa.repeat(rule.rule, len(hit)),
+        "like": pa.array(np.where(like < 0, -1, samples.id[like])),
+    }
+    return pa.table(columns, schema=DROPPED)
 
-    def line_of(places: NDArray[np.int64]) -> Lines:
-        lines = np.empty(len(places), np.int64)
-        for number in np.unique(places[:, 0]).tolist():
-            own, start = places[:, 0] == number, bounds[number]
-            lines[own] = start + np.searchsorted(samples.row[start : bounds[number + 1]], places[own, 1])
-        return lines
 
-    hit, like = line_of(found[:, :2]), line_of(found[:, 2:])
-    table = pa.table({"sample_id": samples.id[hit], "cluster": samples.id[like]})
-    with write_stream(join(out, "clusters.parquet")) as stream:
-        pq.write_table(table, stream)
-    return hit, like
+def _keep_clusters(location: str, ids: Lines, clusters: Lines) -> None:
+    """Every near duplicate with the record it is like, for whoever wants to look at all of them."""
+    with write_stream(location) as stream:
+        pq.write_table(pa.table({"sample_id": ids, "cluster": clusters}), stream)
 
 
 def _shown(rule: str, samples: _Samples, hit: Lines, like: Lines) -> list[dict[str, Any]]:

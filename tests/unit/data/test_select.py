@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -27,7 +28,13 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     def here(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
         return (function(item) for item in reversed(items))  # in no order
 
+    def tables(
+        function: Callable[[Any], Iterator[pa.Table]], items: Sequence[Any], *, ordered: bool
+    ) -> Iterator[pa.Table]:
+        return (table for item in reversed(items) for table in function(item))
+
     monkeypatch.setattr(near, "on_ray", here)
+    monkeypatch.setattr(near, "tables_on_ray", tables)
 
 
 def write(
@@ -35,8 +42,9 @@ def write(
 ) -> str:
     folder.mkdir(exist_ok=True)
     maker = key_maker(rules)
+    ids = more.get("ids", range(first_id, first_id + len(talks)))
     conversations = [
-        Conversation(first_id + i, (Message("user", q), Message("assistant", a))) for i, (q, a) in enumerate(talks)
+        Conversation(i, (Message("user", q), Message("assistant", a))) for i, (q, a) in zip(ids, talks, strict=True)
     ]
     columns = {
         "sample_id": pa.array([c.id for c in conversations], pa.int64()),
@@ -53,7 +61,7 @@ def run(folder: Path, talks: list[tuple[str, str]], rules: list[Rule], pieces: i
     size = -(-len(talks) // pieces)
     shards = []
     for number, start in enumerate(range(0, len(talks), size)):
-        own = {name: values[start : start + size] for name, values in more.items() if name == "held_out"}
+        own = {name: values[start : start + size] for name, values in more.items() if name in ("held_out", "ids")}
         shards.append(write(folder, f"{pieces}-{number}", talks[start : start + size], start, rules, **own))
     return select(shards, more.get("eval_shards", []), rules, out=str(folder / "out"))
 
@@ -111,16 +119,65 @@ def test_rules_see_what_the_ones_before_left(tmp_path: Path) -> None:
     assert gone(found) == {0: ("contamination", -1), 2: ("exact_duplicates", 0), 3: ("exact_duplicates", 1)}
 
 
-def test_bands_find_what_is_similar_and_little_else() -> None:
-    for threshold in (0.5, 0.7, 0.8, 0.9):
-        bands, rows = choose_bands(threshold, 128)
-        assert bands * rows <= 128
+def test_samples_of_one_record_are_not_each_other_s_duplicates(tmp_path: Path) -> None:
+    """The parts of a split record have all of its keys; augmented copies are meant to be alike."""
+    text = " ".join(f"word{i}" for i in range(80))
+    talks = [(text, "a"), (text, "a"), (text + " more", "a"), (text, "a"), (text, "a"), (text + " more", "a")]
+    ids = [7, 7, 7, 9, 9, 9]
+    assert gone(run(tmp_path, talks, [EXACT], ids=ids)) == {
+        **{3: ("exact_duplicates", 7), 4: ("exact_duplicates", 7), 5: ("exact_duplicates", 7)}
+    }
+    found = run(tmp_path, talks, [NEAR], 2, ids=ids)
+    assert sorted(gone(found, 3)) == [3, 4, 5]
+    assert found.clusters == [{"rule": "near_duplicates", "size": 4, "members": [7, 9, 9, 9]}]
 
-        def found(similarity: float, bands: int = bands, rows: int = rows) -> float:
-            return 1 - (1 - similarity**rows) ** bands
 
-        assert found(min(1.0, threshold + 0.1)) > 0.85
-        assert found(threshold - 0.2) < 0.2
+def test_held_out_samples_are_no_one_s_first(tmp_path: Path) -> None:
+    text = " ".join(f"word{i}" for i in range(80))
+    talks = [(text, "a"), (text, "a"), (text, "a")]
+    found = run(tmp_path, talks, [NEAR, EXACT], 3, held_out=[True, False, False])
+    assert gone(found, 1) == {2: ("near_duplicates", 1)}
+
+
+@pytest.mark.parametrize("num_hashes", [64, 128, 256])
+def test_bands_find_pairs_at_the_threshold(num_hashes: int) -> None:
+    """By drawing signatures whose places are equal with the chance `similarity`; longer bands would miss more."""
+    draw = np.random.default_rng(0)
+    for threshold in (0.3, 0.5, 0.8, 0.95):
+        rule = NearDuplicates(rule="near_duplicates", threshold=threshold, num_hashes=num_hashes)
+        bands, rows = choose_bands(rule)
+        equal = draw.random((4000, num_hashes)) < threshold
+
+        def found(bands: int, rows: int, equal: Any = equal) -> float:
+            shape = (len(equal), bands, rows)
+            return float(equal[:, : bands * rows].reshape(shape).all(axis=2).any(axis=1).mean())
+
+        assert found(bands, rows) > 0.935
+        assert found(num_hashes // (rows + 1), rows + 1) < 0.965
+    assert choose_bands(NearDuplicates(rule="near_duplicates", threshold=1.0)) == (1, 128)
+    assert choose_bands(NearDuplicates(rule="near_duplicates", threshold=0.05, num_hashes=16)) == (16, 1)
+
+
+def test_clusters_are_connected_components() -> None:
+    """Reference: a search from every line, in Python; chains, stars and loops in a shuffled order."""
+    draw = random.Random(5)
+    for size, count in ((2, 1), (10, 4), (300, 150), (300, 290), (2000, 1900)):
+        pairs = [sorted(draw.sample(range(size), 2)) for _ in range(count)]
+        pairs += [[i, i + 1] for i in range(size // 3)]
+        draw.shuffle(pairs)
+        neighbours: dict[int, set[int]] = {}
+        for a, b in pairs:
+            neighbours.setdefault(a, set()).add(b)
+            neighbours.setdefault(b, set()).add(a)
+        expected: dict[int, int] = {}
+        for line in sorted(neighbours):
+            todo = [] if line in expected else [line]
+            while todo:
+                if (one := todo.pop()) not in expected:
+                    expected[one] = line
+                    todo += neighbours[one]
+        lines, roots = near._join(np.array(pairs, np.int64).reshape(-1, 2))
+        assert dict(zip(lines.tolist(), roots.tolist(), strict=True)) == {a: b for a, b in expected.items() if a != b}
 
 
 def edited(words: list[str], count: int, draw: random.Random) -> list[str]:

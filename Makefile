@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: bench-parity bench-packing bench-gsm8k demo test check lint types format install constraints clean
+.PHONY: bench-parity bench-packing bench-gsm8k bench-data bench-memory bench-kills demo test check lint types format install constraints clean
 
 demo: $(READY)            ## train a small model end to end: data, training, evaluation, export, answers
 	$(BIN)/python jobs/demo.py
@@ -45,6 +45,18 @@ bench-packing: $(READY)   ## packed rows over the bound, and how long replicas w
 
 bench-gsm8k: $(READY)     ## the real-data run: make bench-gsm8k DATA=gsm8k_train.jsonl
 	$(BIN)/python tests/benchmarks/held_out_windows.py $(DATA)
+
+bench-data: $(READY)      ## rate of the data pipeline: make bench-data DATA=gsm8k_train.jsonl
+	$(BIN)/pip install --quiet --no-deps --upgrade --target build/peers trl==1.16.0 datasets==5.2.0 dill==0.4.1 \
+		multiprocess==0.70.19 xxhash accelerate
+	$(BIN)/python tests/benchmarks/data_pipeline.py $(DATA) --peers build/peers
+
+bench-memory: $(READY)    ## memory of prepare and of a stream for ten times the data: make bench-memory DATA=...
+	$(BIN)/python tests/benchmarks/data_memory.py $(DATA) --mode prepared
+	$(BIN)/python tests/benchmarks/data_memory.py $(DATA) --mode stream
+
+bench-kills: $(READY)     ## exactly once over five kills, prepared and streamed
+	$(BIN)/python tests/benchmarks/data_kills.py
 
 clean:                    ## remove what was made here (not .venv)
 	rm -rf build storage .pytest_cache .mypy_cache .ruff_cache

@@ -29,7 +29,7 @@ from raysft.data.shards import Summary, read_summaries, shard_path, write_shard
 from raysft.data.sources import ReadTask, SourceFile, describe_line, plan_reads
 from raysft.data.stage import EncodeStage
 from raysft.data.store import read_manifest, write_manifest
-from raysft.data.windows import WINDOW, write_window
+from raysft.data.windows import CURRICULUM_WINDOW, WINDOW, write_window
 from raysft.errors import ClusterError, DataError
 from raysft.lease import lease
 from raysft.recipe.schema import Recipe
@@ -195,8 +195,9 @@ def _write_store(recipe: Recipe, side: Side, shards: _Shards, selection: Selecti
     if read_manifest(side.location) is not None:
         return
     chosen = choose(recipe, side, shards.locations, shards.tasks, shards.summaries, selection)
-    num_windows = -(-len(chosen.shards) // WINDOW)
-    items = [_window_item(index, chosen) for index in range(num_windows)]
+    size = WINDOW if recipe.data.mixture.curriculum is None else CURRICULUM_WINDOW
+    num_windows = -(-len(chosen.shards) // size)
+    items = [_window_item(index, chosen, size) for index in range(num_windows)]
     write = partial(_part_item, location=side.location, shards=shards.locations, max_tokens=recipe.data.max_tokens)
     parts: dict[int, dict[str, Any]] = {}
     for index, part in on_ray(write, items):
@@ -208,8 +209,8 @@ def _write_store(recipe: Recipe, side: Side, shards: _Shards, selection: Selecti
     write_manifest(side.location, make_manifest(side, chosen, ordered, num_prompts=num_prompts))
 
 
-def _window_item(index: int, chosen: Chosen) -> Item:
-    window = slice(index * WINDOW, (index + 1) * WINDOW)
+def _window_item(index: int, chosen: Chosen, size: int) -> Item:
+    window = slice(index * size, (index + 1) * size)
     return {"index": index, "shards": chosen.shards[window].tobytes(), "rows": chosen.rows[window].tobytes()}
 
 

@@ -20,6 +20,8 @@ from raysft.data.store import flat, pack_rows, unpack_rows, write_part
 from raysft.errors import PlatformError
 
 WINDOW = 16_384
+CURRICULUM_WINDOW = 1_024
+"""Smaller: inside a window the order is the packer's."""
 
 COLUMNS = ("sample_id", "weight", "input_ids", "target")
 """What packing needs of a sample."""

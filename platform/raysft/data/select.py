@@ -106,23 +106,27 @@ def _read(train_shards: Sequence[str], eval_shards: Sequence[str], rules: Sequen
     if any(isinstance(rule, Contamination) for rule in rules):
         names.append("contaminated")
     others = eval_shards if any(isinstance(rule, Leakage) for rule in rules) else []
-    columns = ["sample_id", "held_out", *names]
     with ThreadPoolExecutor(_READERS) as pool:
-        tables = list(pool.map(lambda path: read_shard(path, columns), train_shards))
-        prompts = [t.column("prompt_key") for t in pool.map(lambda path: read_shard(path, ["prompt_key"]), others)]
-    whole = pa.concat_tables(tables)
-    held_out = whole.column("held_out").to_numpy().astype(bool)
-    keys = {name: whole.column(name).to_numpy() for name in names}
+        tables = list(pool.map(lambda path: _columns(path, ["sample_id", "held_out", *names]), train_shards))
+        prompts = [table["prompt_key"] for table in pool.map(lambda path: _columns(path, ["prompt_key"]), others)]
+    keys = {name: np.concatenate([table.pop(name) for table in tables]) for name in names}
+    held_out = np.concatenate([table["held_out"] for table in tables])
     if "prompt_key" in keys:
-        prompts.append(pa.chunked_array([keys["prompt_key"][held_out]]))
+        prompts.append(keys["prompt_key"][held_out])
     return _Samples(
         shards=train_shards,
-        starts=np.cumsum([0, *map(len, tables)]),
-        id=whole.column("sample_id").to_numpy(),
+        starts=np.cumsum([0, *(len(table["held_out"]) for table in tables)]),
+        id=np.concatenate([table["sample_id"] for table in tables]),
         keys=keys,
         alive=~held_out,
-        held_out_prompts=np.concatenate([np.zeros(0, np.int64), *(column.to_numpy() for column in prompts)]),
+        held_out_prompts=np.concatenate([np.zeros(0, np.int64), *prompts]),
     )
+
+
+def _columns(location: str, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Columns of a shard as copies: a view would keep the whole file mapped."""
+    table = read_shard(location, names)
+    return {name: np.array(table.column(name).to_numpy(), copy=True) for name in names}
 
 
 def _hits(rule: Rule, samples: _Samples, out: str) -> tuple[Lines, Lines]:

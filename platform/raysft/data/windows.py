@@ -52,6 +52,6 @@ def write_window(
 ) -> dict[str, Any]:
     """Pack the samples (shard, row) of window `index` and write them as a part; returns its manifest entry."""
     table = take_samples(shards, *samples, COLUMNS)
-    masks = hashlib.sha256(np.ascontiguousarray(flat(table.column("target")))).hexdigest()
+    masks = hashlib.sha256(flat(table.column("target")).tobytes()).hexdigest()
     part = write_part(location, index, pack_window(table, max_tokens))
     return {**part, "samples": len(table), "masks": masks}

@@ -9,7 +9,7 @@ from raysft.recipe.schema import DataSection, Recipe
 
 def check_recipe(recipe: Recipe) -> None:
     """Raises RecipeError."""
-    for check in (_check_layout, _check_method, _check_data, _check_mixture, _check_stream):
+    for check in (_check_layout, _check_method, _check_data, _check_rules, _check_mixture, _check_stream):
         check(recipe)
 
 
@@ -68,6 +68,18 @@ def _check_data(recipe: Recipe) -> None:
             got="evaluate.every_steps or evaluate.generate_prompts set",
             expected="data.eval or data.eval_fraction",
             fix="set data.eval_fraction: 0.02, or name files in data.eval",
+        )
+
+
+def _check_rules(recipe: Recipe) -> None:
+    """A sample has one key of each kind, so a rule that compares them can stand once."""
+    names = [rule.rule for rule in recipe.data.rules if isinstance(rule, WHOLE_DATA)]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise RecipeError(
+            "a rule that compares records stands twice in data.rules",
+            got=", ".join(repeated),
+            expected="each of them once",
+            fix="keep one; `contamination` takes several files",
         )
 
 

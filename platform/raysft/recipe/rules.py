@@ -139,7 +139,7 @@ class Contamination(Section):
     rule: Literal["contamination"]
     action: Literal["drop", "report"] = Field("drop", description="Refuse the training record, or only count.")
     files: Strings = Field(min_length=1, description="Benchmark files: all text of each record counts.")
-    ngram: int = Field(13, ge=3, description="Words of an n-gram; shorter benchmark texts count as a whole.")
+    ngram: int = Field(13, ge=3, description="Words of an n-gram; shorter texts of 8 words on count whole.")
 
 
 class Conflicts(Section):

@@ -81,3 +81,9 @@ def test_a_stream_needs_a_length_windows_and_held_out_files() -> None:
     rules = [{"rule": "normalise"}, {"rule": "length"}, {"rule": "noise"}]
     allowed = {**STREAM, "eval": "held.jsonl", "rules": rules, "mixture": {"weight_column": "weight"}}
     check_recipe(make_recipe(data=allowed, train={"max_steps": 5}))
+
+
+def test_a_rule_that_compares_records_stands_once() -> None:
+    twice = [{"rule": "contamination", "files": [name]} for name in ("a.jsonl", "b.jsonl")]
+    assert "got: contamination" in refuse(data={"rules": twice})
+    check_recipe(make_recipe(data={"rules": [twice[0], {"rule": "normalise"}, {"rule": "normalise"}]}))

@@ -63,7 +63,7 @@ def list_names(location: str) -> list[str]:
     if isinstance(fs, pafs.LocalFileSystem):  # pyarrow's listing fails when a file vanishes while it looks
         try:
             return sorted(os.listdir(path))
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             return []
     infos = fs.get_file_info(pafs.FileSelector(path, allow_not_found=True))
     return sorted(info.base_name for info in infos)

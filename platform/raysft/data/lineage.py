@@ -38,7 +38,10 @@ class Version:
 def read_log(recipe: Recipe) -> list[Version]:
     """All versions, oldest first."""
     folder = _folder(recipe)
-    names = [name for name in list_names(folder) if name.startswith("version-")]
+    try:
+        names = [name for name in list_names(folder) if name.startswith("version-")]
+    except NotADirectoryError:  # storage lies below a file: who writes there says so
+        return []
     records = [read_json(join(folder, name)) for name in names]
     return [Version(**{**record, "instead_of": tuple(record["instead_of"])}) for record in records]
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from fakes import LLAMA, FakeStore, make_tokenizer
-from raysft.data.store import Row, write_manifest, write_part
+from raysft.data.store import Row, pack_rows, write_manifest, write_part
 from raysft.errors import DataError, ModelError, StorageError
 from raysft.evaluate.evaluation import Evaluation, evaluate_model
 from raysft.evaluate.exported import load_exported
@@ -79,11 +79,12 @@ def write_store(location: Path, store: FakeStore) -> None:
     for row in store.rows:
         borders = np.cumsum(row.segment_fields["length"])[:-1]
         lines["sample_id"] += row.segment_fields["sample_id"].tolist()
-        for field in ("input_ids", "target"):
-            lines[field] += [piece.tolist() for piece in np.split(row.token_fields[field], borders)]
+        for field, kind in (("input_ids", np.int32), ("target", np.uint8)):
+            lines[field] += [piece.astype(kind) for piece in np.split(row.token_fields[field], borders)]
         atoms.append(np.arange(next_line, next_line + len(borders) + 1))
         next_line += len(borders) + 1
-    part = write_part(str(location), 0, pa.table(lines), atoms)
+    table = pa.table({**lines, "weight": [1.0] * next_line})
+    part = write_part(str(location), 0, pack_rows(table, atoms))
     write_manifest(str(location), {"parts": [part], "max_tokens": 64})
 
 

@@ -113,6 +113,7 @@ def _side(recipe: Recipe, name: str, files: list[SourceFile], template: Template
         data,
         held_out,
         recipe.seed,
+        json.dumps([rules_hash(data.rules), keys_hash(data.rules)]),
     )
     location = join(absolute(recipe.storage), "tokens", fingerprint)
     return Side(name, location, fingerprint, whole, files, stage, "held-out" if held_out == 1 else "all")

@@ -11,7 +11,6 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -65,6 +64,8 @@ class EncodeStage:
     data: DataSection
     held_out: float
     seed: int
+    rules_digest: str = ""
+    """Of the rules and the files that they read: a process that knows other ones reads them again."""
 
 
 @dataclass(frozen=True)
@@ -129,30 +130,35 @@ def is_held_out(conversation: Conversation, share: float) -> bool:
 
 
 def _tools(stage: EncodeStage) -> _Tools:
-    return _make_tools(
+    key = (
         stage.tokenizer,
         stage.revision,
-        stage.trust_remote_code,
-        stage.template.special_tokens.texts,
-        stage.data.model_dump_json(include={"rules"}),
+        stage.template,
+        stage.data.model_dump_json(),
         stage.seed,
+        stage.rules_digest,
     )
+    if key not in _MADE:
+        _MADE.clear()
+        _MADE[key] = _make_tools(stage)
+    return _MADE[key]
 
 
-@lru_cache(maxsize=2)
-def _make_tools(
-    tokenizer: str, revision: str | None, trust_remote_code: bool, specials: tuple[str, ...], rules: str, seed: int
-) -> _Tools:
-    parsed = DataSection.model_validate_json(f'{{"train": ["-"], {rules[1:]}').rules
-    plain = [rule for rule in parsed if not isinstance(rule, AUGMENTING)]
+def _make_tools(stage: EncodeStage) -> _Tools:
+    specials, rules = stage.template.special_tokens.texts, stage.data.rules
+    plain = [rule for rule in rules if not isinstance(rule, AUGMENTING)]
     return _Tools(
-        tokenizer=load_tokenizer(tokenizer, revision=revision, trust_remote_code=trust_remote_code),
+        tokenizer=load_tokenizer(stage.tokenizer, revision=stage.revision, trust_remote_code=stage.trust_remote_code),
         cleaners=(
-            Cleaner(parsed, seed=seed, special_tokens=specials),
-            Cleaner(plain, seed=seed, special_tokens=specials),
+            Cleaner(rules, seed=stage.seed, special_tokens=specials),
+            Cleaner(plain, seed=stage.seed, special_tokens=specials),
         ),
-        keys=key_maker(parsed),
+        keys=key_maker(rules),
     )
+
+
+_MADE: dict[tuple[Any, ...], _Tools] = {}
+"""The tools of the newest stage: a process works on one store at a time."""
 
 
 def _encode_batch(batch: Sequence[RawRecord], task: ReadTask, stage: EncodeStage, tools: _Tools) -> Batch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,18 @@ def test_held_out_samples_carry_prompt_and_answer_and_are_not_augmented(make_sta
     (batch,) = encoded(path, make_stage(path, rules=rules))
     assert len(batch.samples) == 2, "the original and its copy"
     assert len(set(batch.samples.column("sample_id").to_pylist())) == 1
+
+
+def test_a_word_list_that_changed_is_read_again(make_stage, tmp_path):
+    path, words = tmp_path / "a.jsonl", tmp_path / "words.txt"
+    path.write_text('{"instruction": "q", "output": "good bad"}\n')
+    rules = [{"rule": "harmful_words", "lists": {"x": str(words)}}]
+    found = []
+    for digest, word in (("1", "good"), ("2", "other"), ("3", "bad")):
+        words.write_text(word + "\n")
+        (batch,) = encoded(path, replace(make_stage(path, rules=rules), rules_digest=digest))
+        found.append(len(batch.samples))
+    assert found == [0, 1, 0]
 
 
 def test_columns_of_the_mixture(make_stage, tmp_path):

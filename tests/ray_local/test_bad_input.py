@@ -145,7 +145,7 @@ def test_data_without_one_usable_record(capsys, recipe: Path, tmp_path: Path) ->
 def test_files_that_break_inside_a_task(capsys, recipe: Path, tmp_path: Path) -> None:
     (tmp_path / "no.jsonl.gz").write_bytes(b"no")
     ran = prepare(capsys, recipe, tmp_path, json_lines(GOOD), f"data.train={tmp_path / 'no.jsonl.gz'}")
-    assert_refused(ran, "cannot read", "no.jsonl.gz", "in gzip")
+    assert_refused(ran, "cannot read", "no.jsonl.gz", "Not a gzipped file")
     (tmp_path / "own.jinja").write_text("{% for m in messages %}{{ m.content | reverse }}{% endfor %}")
     ran = prepare(capsys, recipe, tmp_path, json_lines(GOOD), f"data.template={tmp_path / 'own.jinja'}")
     assert_refused(ran, "'own.jinja' cannot be masked", "generation")

@@ -127,13 +127,17 @@ def _is_random(recipe: Recipe) -> bool:
 
 
 def _listed(recipe: Recipe, files: list[SourceFile]) -> list[Any]:
-    """Each file with what its bytes are: by a hash of all of them, of both ends in stream mode."""
+    """Each file with what its bytes are: by a hash of all of them, of both ends in stream mode.
+
+    Its source is a number: the same data under another name gives the same tokens.
+    """
     if recipe.data.mode == "stream":
         hashes = [_ends_hash(file) for file in files]
     else:
         hashes = content_hashes(files, join(absolute(recipe.storage), "tokens", "hashes.json"))
+    sources = list(dict.fromkeys(file.source for file in files))
     return [
-        [file.source, file.kind, file.format, dict(file.columns), digest]
+        [sources.index(file.source), file.kind, file.format, dict(file.columns), digest]
         for file, digest in zip(files, hashes, strict=True)
     ]
 

@@ -145,7 +145,9 @@ def _folder(recipe: Recipe) -> str:
 def _flat(inputs: dict[str, Any]) -> dict[str, Any]:
     """Inputs by name; files and rules one by one, so that what changed shows as itself."""
     flat = {name: value for name, value in inputs.items() if name not in ("files", "rules", "whole_data_rules")}
-    flat |= {f"file {index} of {entry[0]}": entry[-1][:12] for index, entry in enumerate(inputs.get("files", []))}
+    flat |= {
+        f"file {index} (source {entry[0]})": entry[-1][:12] for index, entry in enumerate(inputs.get("files", []))
+    }
     rules = [*inputs.get("rules", []), *(rule for rule, _ in inputs.get("whole_data_rules", []))]
     flat |= {f"rule {rule['rule']}": {k: v for k, v in rule.items() if k != "rule" and v} for rule in rules}
     return flat

@@ -28,7 +28,7 @@ def recipe(tmp_path: Path) -> Recipe:
 
 
 def make_store(recipe: Recipe, fingerprint: str, *, records: int = 10, **inputs: Any) -> None:
-    files = [["train", "jsonl", "auto", {}, f"hash-of-{fingerprint}"]]
+    files = [[0, "jsonl", "auto", {}, f"hash-of-{fingerprint}"]]
     everything = {"tokenizer": "t", "template": "c", "max_tokens": 64, "files": files, **inputs}
     manifest = {"inputs": everything, "counts": {"records_read": records}, "parts": [], "max_tokens": 64}
     write_manifest(store_location(recipe, fingerprint), manifest)
@@ -43,7 +43,7 @@ def test_each_change_is_a_version_with_a_parent(recipe: Recipe) -> None:
     assert (first.number, first.parent, first.change) == (1, None, "first version")
     assert (second.number, second.parent, second.fingerprint) == (2, 1, "bbb")
     assert second.change == (
-        "file 0 of train: 'hash-of-aaa' -> 'hash-of-bbb'; records_read: 10 -> 12; train_on: None -> 'last'"
+        "file 0 (source 0): 'hash-of-aaa' -> 'hash-of-bbb'; records_read: 10 -> 12; train_on: None -> 'last'"
     )
     assert differing(recipe, "aaa", "aaa") == []
 

@@ -17,8 +17,8 @@ def prints(tokenizers: Any, tmp_path: Path):
     """(train, eval or None) fingerprints of a recipe with some other fields."""
     tokenizers["chatml"].save_pretrained(tmp_path / "tok")
     record = json.dumps({"instruction": "q", "output": "a"}) + "\n"
-    for name in ("a.jsonl", "b.jsonl", "held.jsonl"):
-        (tmp_path / name).write_text(record * (1 + len(name)))
+    for count, name in enumerate(("a.jsonl", "b.jsonl", "held.jsonl"), 3):
+        (tmp_path / name).write_text(record * count)
 
     def make(seed: int = 0, **data: Any) -> tuple[str, str | None]:
         fields = {"train": str(tmp_path / "a.jsonl"), "template": "chatml", **data}

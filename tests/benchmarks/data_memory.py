@@ -127,7 +127,7 @@ def main() -> None:
         print(
             f"{path.stat().st_size / 1e6:,.0f} MB: peak {found['peak_mib']:,.0f} MiB", json.dumps(found), flush=True
         )
-        shutil.rmtree(storage)
+        shutil.rmtree(storage, ignore_errors=True)
         path.unlink()
     print(f"{options.mode}: ten times the data, {peaks[1] / peaks[0]:.3f} times the memory")
     shutil.rmtree(folder)

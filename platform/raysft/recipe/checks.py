@@ -25,13 +25,6 @@ def _check_layout(recipe: Recipe) -> None:
             f"{parallel.sequence} = {split}",
             fix=f"set cluster.workers to {nearest}",
         )
-    if split > 1:
-        raise RecipeError(
-            "tensor, pipeline and sequence parallelism are not in this version",
-            got=f"tensor {parallel.tensor}, pipeline {parallel.pipeline}, sequence {parallel.sequence}",
-            expected="1, 1, 1",
-            fix="use parallel.zero (3 splits the model itself over the workers)",
-        )
 
 
 def _check_method(recipe: Recipe) -> None:

@@ -13,6 +13,7 @@ from typing import Literal
 
 from raysft.errors import ClusterError, RecipeError
 from raysft.recipe.checks import check_recipe
+from raysft.recipe.layout import Layout
 from raysft.recipe.schema import OptimizerSection, Recipe
 
 
@@ -73,6 +74,12 @@ class ResolvedRun:
     """Forward and backward of one token, without attention."""
     square_flops: float
     """Forward and backward of attention, per squared segment length."""
+
+    @property
+    def layout(self) -> Layout:
+        """The grid of workers."""
+        parallel = self.recipe.parallel
+        return Layout(parallel.pipeline, self.num_replicas, parallel.sequence, parallel.tensor)
 
     def describe(self) -> list[str]:
         """The batch arithmetic in lines, for printing before anything starts."""

@@ -173,8 +173,9 @@ def _build_module(place: _Place) -> ObjectiveModule:
 
 def _feed(place: _Place, rows: Rows) -> Feed:
     job, recipe = place.job, place.recipe
+    layout = _resolved(job, recipe).layout
     share = Share(
-        replica=place.group.rank,
+        replica=layout.coordinate(place.group.rank).replica,
         num_replicas=job.num_replicas,
         micro_batch_rows=recipe.train.micro_batch_rows,
         packing=recipe.data.packing,

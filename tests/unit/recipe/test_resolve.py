@@ -136,11 +136,6 @@ def test_a_world_size_that_is_no_multiple_of_the_split(split: dict[str, int]) ->
     assert f"= {math.prod(split.values())}" in message
 
 
-def test_splits_that_this_version_lacks_are_refused_by_name() -> None:
-    message = refuse(RecipeError, cluster={"workers": 4}, parallel={"tensor": 2})
-    assert "tensor 2" in message
-
-
 @pytest.mark.parametrize(
     ("nodes", "want", "fits"),
     [

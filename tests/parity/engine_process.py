@@ -25,8 +25,9 @@ from raysft.engine.zero import ZeroEngine
 from raysft.model.load import load_model
 from raysft.model.methods import apply_method
 from raysft.objectives.module import ObjectiveModule, make_objective
+from raysft.recipe.facts import ModelFacts
 from raysft.recipe.load import parse_recipe
-from raysft.recipe.resolve import ModelFacts, resolve
+from raysft.recipe.resolve import resolve
 from raysft.recipe.schema import Recipe
 from raysft.train.checkpoint import Writer, begin_attempt
 from raysft.train.group import TorchGroup
@@ -40,6 +41,8 @@ FACTS = ModelFacts(
     max_tokens=256,
     num_parameters=100_000,
     attention_size=64,
+    num_heads=4,
+    num_kv_heads=2,
 )
 
 

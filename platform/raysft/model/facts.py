@@ -12,7 +12,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 from raysft import storage
 from raysft.errors import ModelError, RecipeError
-from raysft.recipe.resolve import ModelFacts
+from raysft.recipe.facts import ModelFacts
 from raysft.recipe.schema import Recipe
 
 _MLP_WITHOUT_GATE = frozenset(
@@ -77,6 +77,8 @@ def read_facts(recipe: Recipe) -> ModelFacts:
         max_tokens=text.get("max_position_embeddings") or text.get("n_positions"),
         num_parameters=_weights_per_token(config.model_type, text),
         attention_size=_head_size(text) * _first(text, "num_attention_heads", "n_head"),
+        num_heads=_first(text, "num_attention_heads", "n_head"),
+        num_kv_heads=text.get("num_key_value_heads") or _first(text, "num_attention_heads", "n_head"),
     )
 
 

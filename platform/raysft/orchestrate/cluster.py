@@ -14,7 +14,7 @@ import ray
 from ray.exceptions import RayTaskError
 
 from raysft.errors import ClusterError
-from raysft.recipe.resolve import ClusterFacts, NodeFacts
+from raysft.recipe.facts import ClusterFacts, NodeFacts
 from raysft.recipe.schema import ClusterSection
 
 logger = logging.getLogger(__name__)

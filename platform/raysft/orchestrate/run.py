@@ -34,8 +34,9 @@ from raysft.orchestrate.rundir import (
     run_location,
     write_result,
 )
+from raysft.recipe.facts import ClusterFacts, DataFacts
 from raysft.recipe.load import with_absolute_paths
-from raysft.recipe.resolve import ClusterFacts, DataFacts, ResolvedRun, Schedule, resolve, schedule
+from raysft.recipe.resolve import ResolvedRun, Schedule, resolve, schedule
 from raysft.recipe.schema import Recipe
 from raysft.train.checkpoint import read_attempts
 from raysft.train.worker import Wire, train_worker

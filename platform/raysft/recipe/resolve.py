@@ -13,47 +13,9 @@ from typing import Literal
 
 from raysft.errors import ClusterError, RecipeError
 from raysft.recipe.checks import check_recipe
+from raysft.recipe.facts import ClusterFacts, DataFacts, ModelFacts, NodeFacts
 from raysft.recipe.layout import Layout
 from raysft.recipe.schema import OptimizerSection, Recipe
-
-
-@dataclass(frozen=True)
-class ModelFacts:
-    """What the arithmetic needs to know of a model; read from config.json by model/facts.py."""
-
-    model_type: str
-    num_layers: int
-    hidden_size: int
-    vocab_size: int
-    max_tokens: int | None
-    """Longest sequence its positions allow; None: no limit stated."""
-    num_parameters: int
-    """Weights that every token is multiplied with: without the input embedding, with the output head."""
-    attention_size: int
-    """Attention heads x size of a head."""
-
-
-@dataclass(frozen=True)
-class NodeFacts:
-    """One Ray node's total resources."""
-
-    cpus: float
-    gpus: float
-
-
-@dataclass(frozen=True)
-class ClusterFacts:
-    """The nodes that are alive."""
-
-    nodes: tuple[NodeFacts, ...]
-
-
-@dataclass(frozen=True)
-class DataFacts:
-    """Sizes of a training token store."""
-
-    num_rows: int | None
-    """None: streamed, so nobody knows yet."""
 
 
 @dataclass(frozen=True)

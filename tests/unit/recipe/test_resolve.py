@@ -10,15 +10,8 @@ import pytest
 
 from fakes import make_recipe
 from raysft.errors import ClusterError, RecipeError, UserError
-from raysft.recipe.resolve import (
-    ClusterFacts,
-    DataFacts,
-    ModelFacts,
-    NodeFacts,
-    Schedule,
-    resolve,
-    schedule,
-)
+from raysft.recipe.facts import ClusterFacts, DataFacts, ModelFacts, NodeFacts
+from raysft.recipe.resolve import Schedule, resolve, schedule
 from raysft.recipe.schema import OptimizerSection
 
 MODEL = ModelFacts(
@@ -29,6 +22,8 @@ MODEL = ModelFacts(
     max_tokens=128,
     num_parameters=1000,
     attention_size=48,
+    num_heads=6,
+    num_kv_heads=6,
 )
 DATA = DataFacts(num_rows=21)
 

@@ -47,6 +47,7 @@ DOORWAYS = {
         *("raysft.data.distribute", "raysft.data.prepare", "raysft.data.stream_server"),
         *("raysft.train.worker", "raysft.orchestrate"),
     },
+    "tiktoken": {"raysft.data.bytepair"},
     "jinja2": {"raysft.data", "raysft.observe", "raysft.model.export"},
     "pickle": set(),
     "mlflow": set(),

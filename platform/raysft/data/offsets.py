@@ -12,12 +12,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models
+
+from raysft.data.bytepair import byte_of_character, byte_pairs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -56,31 +57,52 @@ def tokenize(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> Tokens
     backend.no_truncation()
     backend.no_padding()
     table = _byte_table(tokenizer)
-    run = backend.encode_batch if table is None else backend.encode_batch_fast
-    encodings = run(list(texts), add_special_tokens=False)
-    lists = [encoding.ids for encoding in encodings]
-    counts = np.fromiter(map(len, lists), np.int64, len(lists))
-    bounds = _running_total(counts)
-    ids = np.fromiter(chain.from_iterable(lists), np.int32, bounds[-1])
-    sizes = np.fromiter(map(_num_bytes, texts), np.int64, len(lists))
+    sizes = np.fromiter(map(_num_bytes, texts), np.int64, len(texts))
     if table is None:
-        places, in_bytes = np.zeros(len(ids) + 1, np.int64), np.zeros(len(lists), np.bool_)
+        encodings = backend.encode_batch(list(texts), add_special_tokens=False)
+        ids, bounds = _joined([np.asarray(encoding.ids, np.int32) for encoding in encodings])
+        places, in_bytes = np.zeros(len(ids) + 1, np.int64), np.zeros(len(texts), np.bool_)
     else:
+        ids, bounds, proven = _ids(tokenizer, texts)
         places = _running_total(table.lengths[ids])
-        in_bytes = _tokens_are_the_text(texts, lists, table, np.diff(places[bounds]) == sizes)
+        same_length = np.diff(places[bounds]) == sizes
+        in_bytes = proven | _tokens_are_the_text(texts, ids, bounds, table, same_length & ~proven)
         if in_bytes.all() and table.lengths[ids].all():  # no gaps, and no token without text between two texts
             return Tokens(ids, places[:-1], places[1:], bounds, places[bounds[:-1]], in_bytes)
+        rest = [texts[index] for index in np.flatnonzero(~in_bytes).tolist()]
+        encodings = backend.encode_batch(rest, add_special_tokens=False) if rest else []
     bases = _running_total(sizes + 1)[:-1]  # a place between two texts, so that no border belongs to both
-    shift = np.repeat(bases - places[bounds[:-1]], counts)
+    shift = np.repeat(bases - places[bounds[:-1]], np.diff(bounds))
     tokens = Tokens(ids, places[:-1] + shift, places[1:] + shift, bounds, bases, in_bytes)
-    others = np.flatnonzero(~in_bytes).tolist()
-    if table is not None and others:
-        encodings = backend.encode_batch([texts[index] for index in others], add_special_tokens=False)
-    for index, encoding in zip(others, encodings if others else (), strict=True):
+    for index, encoding in zip(np.flatnonzero(~in_bytes).tolist(), encodings, strict=True):
         pairs = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2) + bases[index]
         own = slice(bounds[index], bounds[index + 1])
         tokens.starts[own], tokens.ends[own] = pairs[:, 0], pairs[:, 1]
     return tokens
+
+
+def _ids(
+    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]
+) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.bool_]]:
+    """Ids one text after the other, their bounds, and of which texts the tokens' bytes are proven to be the text."""
+    fast = byte_pairs(tokenizer)
+    found = [fast.encode(text) for text in texts] if fast else [None] * len(texts)
+    proven = np.fromiter((ids is not None for ids in found), np.bool_, len(texts))
+    if proven.all():
+        counts = np.fromiter(map(len, found), np.int64, len(texts)) // 4  # type: ignore[arg-type]
+        return np.frombuffer(b"".join(found), np.int32), _running_total(counts), proven  # type: ignore[arg-type]
+    rest = [text for text, ids in zip(texts, found, strict=True) if ids is None]
+    others = iter(tokenizer.backend_tokenizer.encode_batch_fast(rest, add_special_tokens=False))
+    arrays = [
+        np.asarray(next(others).ids, np.int32) if ids is None else np.frombuffer(ids, np.int32) for ids in found
+    ]
+    return *_joined(arrays), proven
+
+
+def _joined(arrays: Sequence[NDArray[np.int32]]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """The arrays one after the other, and where each begins."""
+    bounds = _running_total(np.fromiter(map(len, arrays), np.int64, len(arrays)))
+    return (np.concatenate(arrays) if arrays else np.zeros(0, np.int32)), bounds
 
 
 def locate(
@@ -153,7 +175,11 @@ def _running_total(values: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _tokens_are_the_text(
-    texts: Sequence[str], lists: Sequence[list[int]], table: _ByteTable, same_length: NDArray[np.bool_]
+    texts: Sequence[str],
+    ids: NDArray[np.int32],
+    bounds: NDArray[np.int64],
+    table: _ByteTable,
+    same_length: NDArray[np.bool_],
 ) -> NDArray[np.bool_]:
     """Of which texts the tokens' bytes, joined, are the text: by their length where that is proof, else compared."""
     if table.proof == "all":
@@ -162,7 +188,8 @@ def _tokens_are_the_text(
     for index in np.flatnonzero(same_length).tolist():
         text = texts[index]
         if table.proof == "none" or not text.isascii():
-            found[index] = b"".join(map(table.pieces.__getitem__, lists[index])) == text.encode()
+            own = ids[bounds[index] : bounds[index + 1]].tolist()
+            found[index] = b"".join(map(table.pieces.__getitem__, own)) == text.encode()
     return found
 
 
@@ -172,7 +199,7 @@ def _byte_table(tokenizer: PreTrainedTokenizerFast) -> _ByteTable | None:
     backend = tokenizer.backend_tokenizer
     if not isinstance(backend.decoder, decoders.ByteLevel):
         return None
-    byte_of = _byte_of_character()
+    byte_of = byte_of_character()
     vocabulary: dict[str, int] = backend.get_vocab(with_added_tokens=True)
     pieces = [b""] * (max(vocabulary.values()) + 1)
     added = backend.get_added_tokens_decoder()
@@ -216,11 +243,3 @@ def _steps(component: object, key: str) -> list[dict[str, object]]:
         return []
     state = json.loads(component.__getstate__())  # type: ignore[arg-type]
     return list(state[key]) if state["type"] == "Sequence" else [state]
-
-
-def _byte_of_character() -> dict[str, int]:
-    """GPT-2's visible character for every byte, reversed: printable Latin-1 stands for itself, the rest is
-    shifted to 256 and up (Radford et al. 2019, the byte-level BPE of GPT-2)."""
-    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = [byte for byte in range(256) if byte not in set(visible)]
-    return {chr(b): b for b in visible} | {chr(256 + i): b for i, b in enumerate(hidden)}

@@ -71,32 +71,32 @@ def read_facts(recipe: Recipe) -> ModelFacts:
     text = config.get_text_config().to_dict()
     return ModelFacts(
         model_type=config.model_type,
-        num_layers=_first(text, "num_hidden_layers", "n_layer"),
-        hidden_size=_first(text, "hidden_size", "n_embd"),
-        vocab_size=_first(text, "vocab_size"),
+        num_layers=first_size(text, "num_hidden_layers", "n_layer"),
+        hidden_size=first_size(text, "hidden_size", "n_embd"),
+        vocab_size=first_size(text, "vocab_size"),
         max_tokens=text.get("max_position_embeddings") or text.get("n_positions"),
         num_parameters=_weights_per_token(config.model_type, text),
-        attention_size=_head_size(text) * _first(text, "num_attention_heads", "n_head"),
-        num_heads=_first(text, "num_attention_heads", "n_head"),
-        num_kv_heads=text.get("num_key_value_heads") or _first(text, "num_attention_heads", "n_head"),
+        attention_size=_head_size(text) * first_size(text, "num_attention_heads", "n_head"),
+        num_heads=first_size(text, "num_attention_heads", "n_head"),
+        num_kv_heads=text.get("num_key_value_heads") or first_size(text, "num_attention_heads", "n_head"),
     )
 
 
 def _head_size(text: dict[str, Any]) -> int:
     size = text.get("head_dim")
-    return size or _first(text, "hidden_size", "n_embd") // _first(text, "num_attention_heads", "n_head")
+    return size or first_size(text, "hidden_size", "n_embd") // first_size(text, "num_attention_heads", "n_head")
 
 
 def _weights_per_token(model_type: str, text: dict[str, Any]) -> int:
     """Weights of the matrices that each token is multiplied with: of a mixture, those of the experts it goes to."""
-    hidden, heads = _first(text, "hidden_size", "n_embd"), _first(text, "num_attention_heads", "n_head")
+    hidden, heads = first_size(text, "hidden_size", "n_embd"), first_size(text, "num_attention_heads", "n_head")
     attention = 2 * hidden * _head_size(text) * (heads + (text.get("num_key_value_heads") or heads))
     inner = text.get("intermediate_size") or text.get("n_inner") or text.get("ffn_dim") or 4 * hidden
     if experts := text.get("num_experts_per_tok"):
         inner = experts * (text.get("moe_intermediate_size") or inner)
     mlp = hidden * inner * (2 if model_type in _MLP_WITHOUT_GATE else 3)
-    layers = _first(text, "num_hidden_layers", "n_layer")
-    return int(layers * (attention + mlp) + hidden * _first(text, "vocab_size"))
+    layers = first_size(text, "num_hidden_layers", "n_layer")
+    return int(layers * (attention + mlp) + hidden * first_size(text, "vocab_size"))
 
 
 def _config_from_recipe(fields: dict[str, Any]) -> PretrainedConfig:
@@ -128,7 +128,8 @@ def _refuse_misspelt(config: PretrainedConfig, fields: dict[str, Any]) -> None:
             )
 
 
-def _first(fields: dict[str, Any], *names: str) -> int:
+def first_size(fields: dict[str, Any], *names: str) -> int:
+    """The first of these fields that is a number. Raises ModelError."""
     for name in names:
         if isinstance(fields.get(name), int):
             return int(fields[name])

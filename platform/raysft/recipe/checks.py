@@ -9,22 +9,8 @@ from raysft.recipe.schema import DataSection, Recipe
 
 def check_recipe(recipe: Recipe) -> None:
     """Raises RecipeError."""
-    for check in (_check_layout, _check_method, _check_data, _check_rules, _check_mixture, _check_stream):
+    for check in (_check_method, _check_data, _check_rules, _check_mixture, _check_stream):
         check(recipe)
-
-
-def _check_layout(recipe: Recipe) -> None:
-    parallel, workers = recipe.parallel, recipe.cluster.workers
-    split = parallel.tensor * parallel.pipeline * parallel.sequence
-    if workers % split:
-        nearest = max(split, workers // split * split)
-        raise RecipeError(
-            "the workers do not divide into replicas",
-            got=f"cluster.workers = {workers}",
-            expected=f"a multiple of tensor x pipeline x sequence = {parallel.tensor} x {parallel.pipeline} x "
-            f"{parallel.sequence} = {split}",
-            fix=f"set cluster.workers to {nearest}",
-        )
 
 
 def _check_method(recipe: Recipe) -> None:

@@ -15,6 +15,7 @@ from raysft.errors import ClusterError, RecipeError
 from raysft.recipe.checks import check_recipe
 from raysft.recipe.facts import ClusterFacts, DataFacts, ModelFacts, NodeFacts
 from raysft.recipe.layout import Layout
+from raysft.recipe.matrix import cell_of, check_layout, verdict
 from raysft.recipe.schema import OptimizerSection, Recipe
 
 
@@ -49,12 +50,15 @@ class ResolvedRun:
         rows = f"{train.rows_per_step} rows x {data.max_tokens:,} tokens"
         split = f"{self.num_replicas} replicas x {train.micro_batch_rows} rows x {self.micro_steps} micro-steps"
         spare = self.rows_per_micro_step * self.micro_steps - train.rows_per_step
+        cell = cell_of(self.recipe)
+        untested = f"untested     no test trains {cell.words}: compare its first losses with one worker"
         return [
             f"workers      {self.num_workers} = {self.num_replicas} replicas x tensor {parallel.tensor} "
             f"x pipeline {parallel.pipeline} x sequence {parallel.sequence}, ZeRO {parallel.zero}, "
             f"{train.precision}",
             f"global step  {rows} = at most {train.rows_per_step * data.max_tokens:,} tokens",
             f"split        {split}" + (f" ({spare} of them empty)" if spare else ""),
+            *([untested] if verdict(cell).status == "untested" else []),
         ]
 
 
@@ -93,16 +97,10 @@ def resolve(recipe: Recipe, model: ModelFacts, cluster: ClusterFacts | None) -> 
     Raises RecipeError, ClusterError.
     """
     check_recipe(recipe)
+    check_layout(recipe, model)
     _check_length(recipe, model)
     parallel, train = recipe.parallel, recipe.train
     num_replicas = recipe.cluster.workers // (parallel.tensor * parallel.pipeline * parallel.sequence)
-    if num_replicas > train.rows_per_step:
-        raise RecipeError(
-            "there are more replicas than rows in a step",
-            got=f"{num_replicas} replicas, train.rows_per_step = {train.rows_per_step}",
-            expected="at least one row for every replica",
-            fix=f"set train.rows_per_step to {num_replicas} or more, or cluster.workers lower",
-        )
     if cluster is not None:
         check_fits(recipe, cluster.nodes)
     rows_per_micro_step = num_replicas * train.micro_batch_rows

@@ -1,9 +1,10 @@
 """Token ids together with where each token begins and ends in its text. Owns exactness of these positions.
 
-For byte-level tokenizers the positions are computed from the ids by a table of token byte lengths: the offsets that
-such tokenizers report may leave out leading white space (`trim_offsets`), which would move a target border, and cost
-more than the tokens. Where the tokens' bytes are not the text's bytes (a normalizer changed it), and for other
-tokenizers, the tokenizer's own character offsets are used. All of it is done for a batch of texts at once.
+Where tokens are pieces of the text (byte-level tokenizers, and those that write blanks as marks), the positions are
+computed from the ids by a table of token byte lengths: the offsets that tokenizers report may leave out leading white
+space (`trim_offsets`), which would move a target border, and cost more than the tokens. Where the tokens' bytes are
+not the text's bytes (a normalizer changed it), and for other tokenizers, their own character offsets are used. All of
+it is done for a batch of texts at once.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -60,7 +62,7 @@ def tokenize(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> Tokens
     sizes = np.fromiter(map(_num_bytes, texts), np.int64, len(texts))
     if table is None:
         encodings = backend.encode_batch(list(texts), add_special_tokens=False)
-        ids, bounds = _joined([np.asarray(encoding.ids, np.int32) for encoding in encodings])
+        ids, bounds = _joined([encoding.ids for encoding in encodings])
         places, in_bytes = np.zeros(len(ids) + 1, np.int64), np.zeros(len(texts), np.bool_)
     else:
         ids, bounds, proven = _ids(tokenizer, texts)
@@ -92,17 +94,17 @@ def _ids(
         counts = np.fromiter(map(len, found), np.int64, len(texts)) // 4  # type: ignore[arg-type]
         return np.frombuffer(b"".join(found), np.int32), _running_total(counts), proven  # type: ignore[arg-type]
     rest = [text for text, ids in zip(texts, found, strict=True) if ids is None]
-    others = iter(tokenizer.backend_tokenizer.encode_batch_fast(rest, add_special_tokens=False))
-    arrays = [
-        np.asarray(next(others).ids, np.int32) if ids is None else np.frombuffer(ids, np.int32) for ids in found
-    ]
-    return *_joined(arrays), proven
+    encodings = tokenizer.backend_tokenizer.encode_batch_fast(rest, add_special_tokens=False)
+    if not proven.any():
+        return *_joined([encoding.ids for encoding in encodings]), proven
+    others = iter(encodings)
+    return *_joined([next(others).ids if own is None else memoryview(own).cast("i") for own in found]), proven
 
 
-def _joined(arrays: Sequence[NDArray[np.int32]]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """The arrays one after the other, and where each begins."""
-    bounds = _running_total(np.fromiter(map(len, arrays), np.int64, len(arrays)))
-    return (np.concatenate(arrays) if arrays else np.zeros(0, np.int32)), bounds
+def _joined(lists: Sequence[Sequence[int]]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """The ids one text after the other, and where each begins."""
+    bounds = _running_total(np.fromiter(map(len, lists), np.int64, len(lists)))
+    return np.fromiter(chain.from_iterable(lists), np.int32, bounds[-1]), bounds
 
 
 def locate(
@@ -195,23 +197,65 @@ def _tokens_are_the_text(
 
 @lru_cache(maxsize=8)
 def _byte_table(tokenizer: PreTrainedTokenizerFast) -> _ByteTable | None:
-    """None for a tokenizer that is not byte-level."""
+    """None for a tokenizer whose tokens are not pieces of the text."""
     backend = tokenizer.backend_tokenizer
-    if not isinstance(backend.decoder, decoders.ByteLevel):
-        return None
-    byte_of = byte_of_character()
     vocabulary: dict[str, int] = backend.get_vocab(with_added_tokens=True)
-    pieces = [b""] * (max(vocabulary.values()) + 1)
     added = backend.get_added_tokens_decoder()
-    for token, index in vocabulary.items():
-        if index not in added:
-            if not all(character in byte_of for character in token):
-                return None
-            pieces[index] = bytes(byte_of[character] for character in token)
-    for index, special in added.items():
-        pieces[index] = special.content.encode()
-    proof = _proof(backend) if vocabulary.keys() >= byte_of.keys() else "none"
-    return _ByteTable(pieces, np.fromiter(map(len, pieces), np.int64, len(pieces)), proof)
+    own = {token: index for token, index in vocabulary.items() if index not in added}
+    if isinstance(backend.decoder, decoders.ByteLevel):
+        byte_of = byte_of_character()
+        if not set(chain.from_iterable(own)) <= byte_of.keys():
+            return None
+        known = {index: bytes(byte_of[character] for character in token) for token, index in own.items()}
+        proof = _proof(backend) if vocabulary.keys() >= byte_of.keys() else "none"
+    elif _writes_blanks_as_marks(backend):
+        known = {index: _marked_piece(token) for token, index in own.items()}
+        proof = "all" if _keeps_letters(backend) else "none"
+    else:
+        return None
+    known |= {index: token.content.encode() for index, token in added.items()}
+    pieces = [known.get(index, b"") for index in range(max(known) + 1)]
+    lengths = np.fromiter(map(len, pieces), np.int64, len(pieces))
+    if proof == "all" and (unknown := _unknown(backend)) is not None:
+        lengths[unknown] = -(1 << 40)  # stands for any letters: no text with it has the sum of its tokens' lengths
+    return _ByteTable(pieces, lengths, proof)
+
+
+_MARK = "\u2581"
+"""SentencePiece's blank (Kudo & Richardson 2018, arXiv:1808.06226)."""
+
+
+def _writes_blanks_as_marks(backend: Tokenizer) -> bool:
+    """Are the tokens pieces of the text with marks for blanks (Llama 2, Gemma, T5)? Not where a blank is put before
+    every stretch of text: then hardly any text is its tokens."""
+    steps = [*_steps(backend.normalizer, "normalizers"), *_steps(backend.pre_tokenizer, "pretokenizers")]
+    marks = [step for step in steps if step["type"] == "Metaspace" or step.get("content") == _MARK]
+    prepends = any(step["type"] == "Prepend" or step.get("prepend_scheme") == "always" for step in steps)
+    return bool(marks) and not prepends
+
+
+def _keeps_letters(backend: Tokenizer) -> bool:
+    """Does nothing but a blank before the whole text, or an unknown token, change the length of a text's tokens?"""
+    changes = _steps(backend.normalizer, "normalizers")
+    only_marks = all(step["type"] == "Replace" and step["pattern"] == {"String": " "} for step in changes)
+    cuts = _steps(backend.pre_tokenizer, "pretokenizers")
+    removed = any(step["type"] not in ("Metaspace", "Split") or step.get("behavior") == "Removed" for step in cuts)
+    return only_marks and not removed and isinstance(backend.model, models.BPE | models.Unigram)
+
+
+def _unknown(backend: Tokenizer) -> int | None:
+    """The id that stands for letters which the vocabulary lacks."""
+    if isinstance(backend.model, models.BPE):
+        return backend.token_to_id(backend.model.unk_token) if backend.model.unk_token else None
+    unknown: int | None = json.loads(backend.to_str())["model"]["unk_id"]
+    return unknown
+
+
+def _marked_piece(token: str) -> bytes:
+    """The text of a token; `<0x0A>` is the byte 10 of a character that the vocabulary lacks."""
+    if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+        return bytes([int(token[3:5], 16)])
+    return token.replace(_MARK, " ").encode()
 
 
 def _proof(backend: Tokenizer) -> Literal["all", "ascii", "none"]:

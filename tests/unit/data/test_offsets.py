@@ -179,3 +179,58 @@ def test_a_token_without_text_at_the_end_is_no_part_of_the_next_text():
     target, straddles = locate(texts, made, [[], [(0, 3)]])
     assert target.tolist() == [False, False, True]
     assert not straddles.any()
+
+
+def marked(model, scheme: str = "first", llama: bool = False):
+    """Blanks as marks: by a Metaspace pre-tokenizer (T5, Llama 2 as converted today) or a normalizer (Gemma)."""
+    backend = Tokenizer(model)
+    backend.add_special_tokens(["<|im_end|>"])
+    backend.decoder = decoders.Metaspace(prepend_scheme=scheme)
+    if llama:
+        backend.normalizer = normalizers.Replace(" ", "\u2581")
+        backend.decoder = decoders.Sequence(
+            [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
+        )
+    else:
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+UNIGRAM = [
+    ("<unk>", 0.0),
+    *((piece, -float(n)) for n, piece in enumerate(["\u2581", "a", "b", "ab", "\u2581ab", "你"], 2)),
+]
+BYTES = {f"<0x{byte:02X}>": byte for byte in range(256)}
+LETTERS = {piece: 256 + n for n, piece in enumerate(["\u2581", "a", "b", "你", "\u2581a", "ab"])}
+
+
+@pytest.mark.parametrize("kind", ["unigram", "unigram always", "bytes"])
+def test_blanks_written_as_marks(kind: str) -> None:
+    if kind == "bytes":
+        merges = [("\u2581", "a"), ("a", "b")]
+        tokenizer = marked(models.BPE(vocab=BYTES | LETTERS, merges=merges, byte_fallback=True), llama=True)
+    else:
+        tokenizer = marked(models.Unigram(UNIGRAM, unk_id=0), "always" if kind.endswith("always") else "first")
+    random = np.random.default_rng(2)
+    letters = ["a", "b", " ", "ab", "你", "<|im_end|>", *([] if kind == "bytes" else ["\u2581", "é"])]
+    texts = ["<|im_end|>" + "".join(random.choice(letters, random.integers(0, 12))) for _ in range(150)]
+    texts += ["ab ab", "a", "<unk>", "<|im_end|>ab ab"]
+    spans = []
+    for text in texts:
+        borders = np.sort(random.choice(len(text) + 1, 2, replace=False)).tolist()
+        spans.append([tuple(borders)])
+    check_batch(tokenizer, texts, spans)
+    by_table = tokenize(tokenizer, texts).in_bytes
+    assert by_table[-1] == (kind != "unigram always"), "else the table is never used"
+    assert kind == "bytes" or not by_table[-2], "an unknown token stands for any letters"
+
+
+def test_marks_and_bytes_in_the_text_itself() -> None:
+    """A mark in the text is no blank, and a byte token's place lies inside its character."""
+    merges = [("a", "b")]
+    tokenizer = marked(models.BPE(vocab=BYTES | LETTERS, merges=merges, byte_fallback=True), llama=True)
+    tokens = tokenize(tokenizer, ["a\u2581b", "a é b"])
+    assert tokens.in_bytes.tolist() == [False, True]
+    target, straddles = locate(["a\u2581b", "a é b"], tokens, [[], [(2, 3)]])
+    assert target[tokens.bounds[1] :].tolist() == [False, False, True, True, False, False]
+    assert not straddles.any()

@@ -1,0 +1,90 @@
+"""Whole fp32 weights and Adam moments of the parameters this rank trains, in and out of a DeepSpeed engine.
+
+Private names of DeepSpeed 0.19.8 are used here; tests/parity would notice a change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from deepspeed.utils import (
+    safe_get_full_fp32_param,
+    safe_get_full_optimizer_state,
+    safe_set_full_fp32_param,
+    safe_set_full_optimizer_state,
+)
+from torch import Tensor, nn
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class AdamState:
+    """Collective over the replicas that hold the same parameters: each method at the same point."""
+
+    def __init__(
+        self, engine: Any, adam: torch.optim.Optimizer, trained: Mapping[str, nn.Parameter], stage: int, *, bf16: bool
+    ) -> None:
+        """engine: DeepSpeed's, whose optimizer wraps `adam`. stage: of ZeRO, as DeepSpeed runs it."""
+        self._engine, self._adam, self._trained = engine, adam, trained
+        self._stage, self._bf16 = stage, bf16
+        self._prime()
+
+    @property
+    def is_plain(self) -> bool:
+        """fp32 ZeRO 0: DeepSpeed leaves the torch optimizer as it is."""
+        return self._stage == 0
+
+    def num_updates(self) -> Tensor:
+        """Updates made: [] float32 on CPU."""
+        step: Tensor = next(iter(self._adam.state.values()))["step"]
+        return step.float().cpu()
+
+    def read(self, name: str) -> Iterator[tuple[str, Tensor]]:
+        """(`<kind>:<name>`, whole fp32 tensor on CPU) for weight and moments of one parameter."""
+        parameter = self._trained[name]
+        if self.is_plain:
+            yield f"weight:{name}", parameter.detach().cpu()
+            for moment in MOMENTS:
+                yield f"{moment}:{name}", self._adam.state[parameter][moment].cpu()
+        else:
+            yield f"weight:{name}", safe_get_full_fp32_param(parameter).cpu()
+            for moment in MOMENTS:
+                yield f"{moment}:{name}", safe_get_full_optimizer_state(parameter, moment).cpu()
+
+    def restore(self, restored: Mapping[str, Tensor]) -> None:
+        """Moments, number of updates and (under ZeRO) fp32 masters from whole tensors."""
+        for slot in self._adam.state.values():
+            slot["step"] = restored["adam_step"].clone()
+        for name, parameter in self._trained.items():
+            moments = {moment: restored[f"{moment}:{name}"].to(parameter.device) for moment in MOMENTS}
+            if self.is_plain:
+                self._adam.state[parameter].update({moment: value.clone() for moment, value in moments.items()})
+                continue
+            safe_set_full_fp32_param(parameter, restored[f"weight:{name}"].to(parameter.device))
+            for moment, value in moments.items():
+                safe_set_full_optimizer_state(parameter, value, moment)
+
+    def _prime(self) -> None:
+        """Give every parameter its (zero) Adam state before the first step, and link it.
+
+        Moments can only be read and set where they exist. DeepSpeed links them after the first group's first
+        step, when further groups have none yet and then never get any (0.19.8, stage_1_and_2.py).
+        """
+        for key in self._trained.values() if self.is_plain else self._flat_partitions():
+            moments = {moment: torch.zeros_like(key, memory_format=torch.preserve_format) for moment in MOMENTS}
+            self._adam.state[key] = {"step": torch.zeros(()), **moments}
+        if 0 < self._stage < 3:
+            self._engine.optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _flat_partitions(self) -> list[Tensor]:
+        """This rank's flat fp32 partitions, the keys of Adam's state."""
+        zero = self._engine.optimizer
+        if self._stage == 3:
+            flats: list[Tensor] = zero.fp32_partitioned_groups_flat
+        elif self._stage == 1 and self._bf16:
+            flats = zero.fp32_groups_flat_partition
+        else:
+            flats = zero.single_partition_of_fp32_groups
+        return flats

@@ -1,12 +1,14 @@
 """How near the data pipeline comes to the tokenizer's own rate, and how far it is ahead of the usual path.
 
     python tests/benchmarks/data_pipeline.py gsm8k_train.jsonl [more.jsonl] [--megabytes 200] [--peers FOLDER]
+                                             [--tokenizer unigram]
 
 Real records (Alpaca, or GSM8K's question and answer) are repeated up to a small and a large size. Every rate is a
 slope between the two sizes, so start-up does not count:
 
 raw       encode_batch_fast over the same rendered texts, one thread: tokens per CPU-second; with the ids read into
-          Python, which everybody who uses them must do, and without
+          Python, which everybody who uses them must do, and without. For tokenizers that are not byte-level
+          (--tokenizer unigram: SentencePiece's, with marks for blanks): encode_batch
 ours      `prepare` on Ray Data, all of it (read, render, tokenize, mask, pack, write): tokens per CPU-second of all
           processes of the cluster, and per second of wall time
 peer      datasets.map(num_proc=2) with the chat template and the tokenizer, then TRL's pack_dataset: wall time.
@@ -102,18 +104,20 @@ def ours(path: str, tokenizer: str, storage: str) -> dict[str, float]:
 
 
 def raw(path: str, tokenizer: str, storage: str) -> dict[str, float]:
-    """encode_batch_fast over the texts that prepare renders, in batches of 256, one thread."""
+    """The bare tokenizer over the texts that prepare renders, in batches of 256, one thread."""
+    from tokenizers import decoders
     from transformers import AutoTokenizer
 
     loaded = AutoTokenizer.from_pretrained(tokenizer)
     backend = loaded.backend_tokenizer
+    run = backend.encode_batch_fast if isinstance(backend.decoder, decoders.ByteLevel) else backend.encode_batch
     found = {"wall_s": 0.0, "cpu_s": 0.0, "bare_cpu_s": 0.0, "tokens": 0}
     with open(path, encoding="utf-8") as stream:
         while lines := stream.readlines(1 << 20):
             texts = [_rendered(json.loads(line)) for line in lines]
             for start in range(0, len(texts), 256):
                 started, before = time.perf_counter(), time.process_time()
-                encodings = backend.encode_batch_fast(texts[start : start + 256], add_special_tokens=False)
+                encodings = run(texts[start : start + 256], add_special_tokens=False)
                 bare = time.process_time()
                 found["tokens"] += sum(len(encoding.ids) for encoding in encodings)
                 del encodings
@@ -173,6 +177,25 @@ def measure(what: str, path: Path, tokenizer: Path, peers: str | None) -> dict[s
     return found
 
 
+def train_unigram(path: str, out: str) -> None:
+    """A Unigram tokenizer with marks for blanks, as T5 and XLM-R have."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.Unigram())
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    backend.decoder = decoders.Metaspace(prepend_scheme="first")
+    special = ["<unk>", "<|im_start|>", "<|im_end|>"]
+    trainer = trainers.UnigramTrainer(
+        vocab_size=16_000, special_tokens=special, unk_token="<unk>", show_progress=False
+    )
+    with open(path, encoding="utf-8") as stream:
+        backend.train_from_iterator([_rendered(json.loads(line)) for line in stream][:20_000], trainer)
+    PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<|im_end|>", unk_token="<unk>", extra_special_tokens=["<|im_start|>"]
+    ).save_pretrained(out)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("data", nargs="+", type=Path)
@@ -180,6 +203,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=Path("build/bench-data"))
     parser.add_argument("--peers")
+    parser.add_argument("--tokenizer", choices=["byte-level", "unigram"], default="byte-level")
     options = parser.parse_args()
     from raysft.data.tokenizer import train_tokenizer
 
@@ -192,7 +216,10 @@ def main() -> None:
     if not tokenizer.exists():
         make_file(folder / "some.jsonl", options.data, sum(p.stat().st_size for p in options.data) / 1e6 * 1.5)
         files = [str(folder / "some.jsonl")]
-        train_tokenizer(files, columns={}, vocab_size=16_000, template="chatml", out=str(tokenizer))
+        if options.tokenizer == "unigram":
+            train_unigram(files[0], str(tokenizer))
+        else:
+            train_tokenizer(files, columns={}, vocab_size=16_000, template="chatml", out=str(tokenizer))
     kinds = ["raw", "ours", *(["peer"] if options.peers else [])]
     for number in range(options.rounds):
         slopes: dict[str, dict[str, float]] = {}

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from raysft.data.plan import Order, StepPlan
 from raysft.data.store import Row
-from raysft.engine.protocol import MicroBatch, StepResult
+from raysft.engine.protocol import MicroBatch, StepCosts, StepResult
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.schema import Recipe
 
@@ -108,6 +108,7 @@ class FakeBatch:
     micro_batches: tuple[MicroBatch, ...] = ()
     units: Mapping[str, float] = field(default_factory=lambda: {"nll": 4.0})
     cursor: Mapping[str, int] = field(default_factory=dict)
+    flops: float = 1e9
 
 
 @dataclass
@@ -118,7 +119,13 @@ class FakeEngine:
     calls: list[tuple[int, float]] = field(default_factory=list)
 
     def train_step(
-        self, micro_batches: Sequence[MicroBatch], units: Mapping[str, float], *, step: int, learning_rate: float
+        self,
+        micro_batches: Sequence[MicroBatch],
+        units: Mapping[str, float],
+        *,
+        step: int,
+        learning_rate: float,
+        data_wait_s: float = 0.0,
     ) -> StepResult:
         self.calls.append((step, learning_rate))
         skipped = step in self.skips
@@ -129,6 +136,7 @@ class FakeEngine:
             units=dict(units),
             tokens=10,
             sample_ids=(2 * step, 2 * step + 1),
+            costs=StepCosts(data_wait_s, forward_backward_s=0.25, peak_bytes=2**30),
         )
 
     def eval_step(self, micro_batches: Sequence[MicroBatch]) -> dict[str, float]:

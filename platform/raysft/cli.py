@@ -83,7 +83,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="raysft", description="Fine-tune language models on Ray clusters.")
     parser.add_argument("--version", action="version", version=f"raysft {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    _recipe_verb(verbs, "train", "train, evaluate, export; resumes a run of the same name", _train)
+    train = _recipe_verb(verbs, "train", "train, evaluate, export; resumes a run of the same name", _train)
+    train.add_argument(
+        "--profile", type=_positive, default=0, metavar="N", help="trace N steps with torch's profiler (rank 0)"
+    )
     _recipe_verb(verbs, "prepare", "make the token store only", _prepare)
     preview = _recipe_verb(verbs, "preview", "show which tokens are trained, in colour", _preview)
     preview.add_argument("--num", type=_positive, default=3, metavar="N", help="records to show (default 3)")
@@ -176,13 +179,15 @@ def _load(options: argparse.Namespace) -> Any:
 
 def _train(options: argparse.Namespace) -> None:
     recipe = _load(options)
-    result = _call("orchestrate.run:run_training")(recipe)
+    result = _call("orchestrate.run:run_training")(recipe, profile_steps=options.profile)
     if result.was_finished:
         logger.info("the run %s is finished already (%d steps); nothing was changed", recipe.name, result.steps)
     logger.info("run          %s", result.run)
     for export in result.exports:
         logger.info("export       %s", export)
     logger.info("report       %s", result.report)
+    for trace in result.profiles:
+        logger.info("profile      %s (open it in chrome://tracing or ui.perfetto.dev)", trace)
 
 
 def _prepare(options: argparse.Namespace) -> None:

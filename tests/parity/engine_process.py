@@ -16,12 +16,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from raysft.data.feed import Feed, Share, StepBatch
+from raysft.data.feed import Feed, Share, StepBatch, largest_micro_batch
 from raysft.data.plan import Order
 from raysft.data.rows import StoredRows
 from raysft.data.store import TokenStore
 from raysft.data.tokenizer import load_tokenizer
 from raysft.engine.zero import ZeroEngine
+from raysft.model.isolation import use_fast_paths
 from raysft.model.load import load_model
 from raysft.model.methods import apply_method
 from raysft.objectives.module import ObjectiveModule, make_objective
@@ -31,6 +32,7 @@ from raysft.recipe.resolve import resolve
 from raysft.recipe.schema import Recipe
 from raysft.train.checkpoint import Writer, begin_attempt
 from raysft.train.group import TorchGroup
+from raysft.train.probe import Largest, fit
 from raysft.train.state import TrainState
 
 FACTS = ModelFacts(
@@ -57,6 +59,7 @@ def mean_of_means(batch: StepBatch, num_micro: int) -> StepBatch:
 def build(recipe: Recipe, restored: dict[str, torch.Tensor] | None) -> ZeroEngine:
     tokenizer = load_tokenizer(recipe.model.tokenizer)
     model = load_model(recipe, vocab_size=len(tokenizer))
+    use_fast_paths(model, len(tokenizer), packing=recipe.data.packing)
     if recipe.train.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     module = ObjectiveModule(apply_method(model, recipe), make_objective(recipe))
@@ -80,6 +83,9 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
     feed = Feed(StoredRows(store, order), make_objective(recipe).units, share)
     attempt, restored = begin_attempt(cell["run"], group) if cell.get("run") else (None, None)
     engine = build(recipe, restored.tensors() if restored else None)
+    if cell.get("probe"):
+        largest = Largest(lambda n: largest_micro_batch(n, 256), recipe.train.micro_batch_rows, ("nll",), False, "")
+        fit(lambda rows: engine, largest, group, torch.device("cpu"))
     first = restored.state.step if restored else 0
     result: dict[str, Any] = {"losses": [], "norms": [], "samples": [], "micro_targets": [], "first": first}
     schedule_lr = recipe.optimizer.learning_rate

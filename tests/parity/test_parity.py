@@ -102,6 +102,15 @@ def test_gradient_checkpointing_and_unpacked_rows(bench: Bench) -> None:
         assert furthest(result["norms"], bench.base["norms"]) < TOLERANCE
 
 
+@pytest.mark.parametrize(("zero", "precision"), [(0, "fp32"), (1, "fp32"), (2, "fp32"), (3, "fp32"), (1, "bf16")])
+def test_the_probe_leaves_no_trace(bench: Bench, zero: int, precision: str) -> None:
+    fields = {"parallel__zero": zero, "train__precision": precision}
+    plain, probed = (bench.cell(2, until=3, probe=probe, **fields) for probe in (False, True))
+    for name in ("losses", "norms", "weights"):
+        assert [rank[name] for rank in probed] == [rank[name] for rank in plain]
+    assert plain[0]["skipped"] == 0
+
+
 def test_lora_equals_peft_alone(bench: Bench) -> None:
     from peft import LoraConfig, get_peft_model
 

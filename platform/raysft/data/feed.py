@@ -45,6 +45,8 @@ class StepBatch:
     """{term: units of this replica's rows}. To be summed over the replicas before it divides."""
     cursor: Mapping[str, int]
     """Where the data goes on after this step; empty where that follows from the step's number."""
+    flops: float
+    """Predicted work of the whole global step, over all replicas."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ class Feed:
             ),
             units=totals,
             cursor=rows.cursor,
+            flops=float(costs.sum()),
         )
 
 
@@ -120,6 +123,21 @@ def collate(rows: Sequence[Row], index: int, *, packing: bool) -> MicroBatch:
         sample_ids=np.concatenate([row.segment_fields["sample_id"] for row in rows]).astype(np.int64),
         num_tokens=sum(row.num_tokens for row in rows),
         index=index,
+    )
+
+
+def largest_micro_batch(rows: int, tokens: int) -> MicroBatch:
+    """Full rows of one segment each, every token a target: nothing that a packed store holds needs more memory."""
+    position_ids = np.tile(np.arange(tokens, dtype=np.int64), (rows, 1))
+    labels = np.where(position_ids < tokens - 1, 0, IGNORE)
+    return MicroBatch(
+        input_ids=np.zeros_like(position_ids),
+        position_ids=position_ids,
+        labels=labels,
+        weights=(labels != IGNORE).astype(np.float32),
+        sample_ids=np.zeros(0, np.int64),
+        num_tokens=rows * tokens,
+        index=0,
     )
 
 

@@ -30,6 +30,18 @@ class MicroBatch(Protocol):
 
 
 @dataclass(frozen=True)
+class StepCosts:
+    """Where the time and the memory of a step went, the same on every rank."""
+
+    data_wait_s: float
+    """Of the rank that came to the update last: the others waited for it."""
+    forward_backward_s: float
+    """Of the same rank; with the communication inside the passes."""
+    peak_bytes: int
+    """Largest over the ranks: CUDA allocator's peak since the start, or the process's peak resident set."""
+
+
+@dataclass(frozen=True)
 class StepResult:
     """What an optimizer step did, the same on every rank except `sample_ids`."""
 
@@ -45,6 +57,7 @@ class StepResult:
     """Real tokens (no padding) of the global step."""
     sample_ids: tuple[int, ...]
     """Samples in the tensors this rank's forward passes consumed."""
+    costs: StepCosts
 
     @property
     def loss(self) -> float:
@@ -56,9 +69,18 @@ class Engine(Protocol):
     """Collective: every rank calls each method at the same point with its own share."""
 
     def train_step(
-        self, micro_batches: Sequence[MicroBatch], units: Mapping[str, float], *, step: int, learning_rate: float
+        self,
+        micro_batches: Sequence[MicroBatch],
+        units: Mapping[str, float],
+        *,
+        step: int,
+        learning_rate: float,
+        data_wait_s: float = 0.0,
     ) -> StepResult:
-        """All micro-batches of a global step, then one update. units: THIS rank's; the engine sums them."""
+        """All micro-batches of a global step, then one update. units: THIS rank's; the engine sums them.
+
+        data_wait_s: time this rank waited for the micro-batches; only reported, with the step's other costs.
+        """
 
     def eval_step(self, micro_batches: Sequence[MicroBatch]) -> dict[str, float]:
         """{term: sum over all ranks' micro-batches}; changes nothing."""

@@ -39,7 +39,8 @@ from raysft.recipe.load import with_absolute_paths
 from raysft.recipe.resolve import ResolvedRun, Schedule, resolve, schedule
 from raysft.recipe.schema import Recipe
 from raysft.train.checkpoint import read_attempts
-from raysft.train.worker import Wire, train_worker
+from raysft.train.job import Wire
+from raysft.train.worker import train_worker
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,8 @@ class RunResult:
     after: dict[str, Any] | None
     exports: tuple[str, ...]
     report: str
+    profiles: tuple[str, ...] = ()
+    """Traces that --profile left."""
     was_finished: bool = False
     """It had finished before this command; nothing was changed."""
 
@@ -77,8 +80,11 @@ class _Plan:
     """CPUs that a task of the stream reserves: 0 where training takes all there are."""
 
 
-def run_training(recipe: Recipe) -> RunResult:
-    """Bring the run that a recipe names to its end. Raises RaysftError."""
+def run_training(recipe: Recipe, *, profile_steps: int = 0) -> RunResult:
+    """Bring the run that a recipe names to its end. Raises RaysftError.
+
+    profile_steps: steps of rank 0 that a torch profiler traces into the run's `profile` directory.
+    """
     run = run_location(recipe)
     check_recipe(run, recipe)
     finished = read_result(run)
@@ -91,7 +97,7 @@ def run_training(recipe: Recipe) -> RunResult:
     with cluster() as nodes:
         plan = _plan(recipe, run, nodes)
         before = _evaluate_once(plan, "before", tasks.evaluate_initial)
-        _train(plan)
+        _train(plan, profile_steps)
         after = _evaluate_once(plan, "after", tasks.evaluate_trained, run)
         card = summary.card_facts(plan.run, plan.prepared, plan.fingerprints, before, after)
         fields = plan.recipe.model_dump(mode="json")
@@ -124,6 +130,9 @@ def _result(run: str, record: dict[str, Any]) -> RunResult:
         after=record["after"],
         exports=tuple(record["exports"]),
         report=record["report"],
+        profiles=tuple(
+            storage.join(run, "profile", name) for name in storage.list_names(storage.join(run, "profile"))
+        ),
     )
 
 
@@ -165,7 +174,7 @@ def _evaluate_once(
     return evaluation
 
 
-def _train(plan: _Plan) -> None:
+def _train(plan: _Plan, profile_steps: int) -> None:
     """Ray Train from the newest commit to the last step. Raises what the workers returned as their outcome."""
     recipe, wanted = plan.recipe, plan.recipe.cluster
     first_attempt = max((attempt.number for attempt in read_attempts(plan.run)), default=0) + 1
@@ -176,8 +185,6 @@ def _train(plan: _Plan) -> None:
         train_store=plan.prepared.train,
         eval_store=plan.prepared.eval,
         num_replicas=plan.resolved.num_replicas,
-        rows_per_micro_step=plan.resolved.rows_per_micro_step,
-        micro_steps=plan.resolved.micro_steps,
         sync=plan.resolved.sync,
         token_flops=plan.resolved.token_flops,
         square_flops=plan.resolved.square_flops,
@@ -186,6 +193,8 @@ def _train(plan: _Plan) -> None:
         fingerprints=plan.fingerprints,
         first_attempt=first_attempt,
         stream_cpus=plan.stream_cpus,
+        memory_plan="memory for them; see `raysft plan`",
+        profile_steps=profile_steps,
     )
     trainer = TorchTrainer(
         train_worker,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from raysft.errors import ClusterError, RecipeError
@@ -27,16 +27,22 @@ class ResolvedRun:
     num_workers: int
     num_replicas: int
     """Data-parallel replicas: workers / (tensor x pipeline x sequence)."""
-    rows_per_micro_step: int
-    """Rows that all replicas hold in one forward pass."""
-    micro_steps: int
-    """Forward-backward passes of a full optimizer step."""
     sync: Literal["step", "micro_batch"]
     """When replicas wait for each other: see data/balance.py."""
     token_flops: float
     """Forward and backward of one token, without attention."""
     square_flops: float
     """Forward and backward of attention, per squared segment length."""
+
+    @property
+    def rows_per_micro_step(self) -> int:
+        """Rows that all replicas hold in one forward pass."""
+        return self.num_replicas * self.recipe.train.micro_batch_rows
+
+    @property
+    def micro_steps(self) -> int:
+        """Forward-backward passes of a full optimizer step."""
+        return math.ceil(self.recipe.train.rows_per_step / self.rows_per_micro_step)
 
     @property
     def layout(self) -> Layout:
@@ -99,21 +105,24 @@ def resolve(recipe: Recipe, model: ModelFacts, cluster: ClusterFacts | None) -> 
     check_recipe(recipe)
     check_layout(recipe, model)
     _check_length(recipe, model)
-    parallel, train = recipe.parallel, recipe.train
+    parallel = recipe.parallel
     num_replicas = recipe.cluster.workers // (parallel.tensor * parallel.pipeline * parallel.sequence)
     if cluster is not None:
         check_fits(recipe, cluster.nodes)
-    rows_per_micro_step = num_replicas * train.micro_batch_rows
     return ResolvedRun(
         recipe=recipe,
         num_workers=recipe.cluster.workers,
         num_replicas=num_replicas,
-        rows_per_micro_step=rows_per_micro_step,
-        micro_steps=math.ceil(train.rows_per_step / rows_per_micro_step),
         sync="micro_batch" if parallel.zero >= 2 or parallel.pipeline > 1 else "step",
         token_flops=_token_flops(recipe, model),
         square_flops=_square_flops(model),
     )
+
+
+def with_micro_batch_rows(run: ResolvedRun, rows: int) -> ResolvedRun:
+    """The same run with other forward passes. The global step stays."""
+    train = run.recipe.train.model_copy(update={"micro_batch_rows": rows})
+    return replace(run, recipe=run.recipe.model_copy(update={"train": train}))
 
 
 def _token_flops(recipe: Recipe, model: ModelFacts) -> float:

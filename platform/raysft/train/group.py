@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Protocol
 
 import torch
@@ -18,6 +19,7 @@ class Group(Protocol):
     def barrier(self) -> None: ...
     def from_rank_0(self, value: int) -> int: ...
     def all_true(self, value: bool) -> bool: ...
+    def all_true_within(self, value: bool, timeout_s: float) -> bool: ...
     def sum(self, value: float) -> float: ...
 
 
@@ -51,6 +53,16 @@ class TorchGroup:
         """Do all ranks say True?"""
         tensor = torch.tensor([int(value)], dtype=torch.int64, device=self._device)
         dist.all_reduce(tensor, op=dist.ReduceOp.MIN)
+        return bool(tensor.item())
+
+    def all_true_within(self, value: bool, timeout_s: float) -> bool:
+        """As all_true, apart from all other communication. Raises RuntimeError when a rank does not come in time."""
+        apart = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+        tensor = torch.tensor([int(value)], dtype=torch.int64)
+        try:
+            dist.all_reduce(tensor, op=dist.ReduceOp.MIN, group=apart)
+        finally:
+            dist.destroy_process_group(apart)
         return bool(tensor.item())
 
     def sum(self, value: float) -> float:

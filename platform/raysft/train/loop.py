@@ -20,6 +20,8 @@ class Batch(Protocol):
     def units(self) -> Mapping[str, float]: ...
     @property
     def cursor(self) -> Mapping[str, int]: ...
+    @property
+    def flops(self) -> float: ...
 
 
 def train(
@@ -41,7 +43,13 @@ def train(
         batch = batches(state.step)
         fetched = time.perf_counter()
         rate = learning_rate(state.step)
-        result = engine.train_step(batch.micro_batches, batch.units, step=state.step, learning_rate=rate)
+        result = engine.train_step(
+            batch.micro_batches,
+            batch.units,
+            step=state.step,
+            learning_rate=rate,
+            data_wait_s=fetched - started,
+        )
         state = TrainState(
             step=state.step + 1,
             skipped_steps=state.skipped_steps + result.skipped,
@@ -56,8 +64,12 @@ def train(
             skipped=result.skipped,
             learning_rate=rate,
             step_s=time.perf_counter() - started,
-            data_wait_s=fetched - started,
+            data_wait_s=result.costs.data_wait_s,
+            forward_backward_s=result.costs.forward_backward_s,
+            peak_bytes=result.costs.peak_bytes,
+            flops=batch.flops,
             tokens=result.tokens,
+            target_tokens=sum(result.units.values()),
             sample_ids=result.sample_ids,
         )
         decision, reason = _strongest([hook(info) for hook in hooks])

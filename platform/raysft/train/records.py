@@ -1,6 +1,6 @@
 """What an attempt leaves to be read: metrics (rank 0) and the ledger of consumed samples (each rank).
 
-    metrics/attempt-0001.jsonl              one line a step, one a held-out loss
+    metrics/attempt-0001.jsonl              how it began, one line a step, one a held-out loss
     ledger/attempt-0001/rank-00000.jsonl    a header, then the samples of each step, from the engine's tensors
 
 A step that was replayed after a failure stands in two attempts. Readers follow the lineage: of every step the
@@ -12,13 +12,29 @@ from __future__ import annotations
 import math
 import os
 import socket
+import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from raysft import storage
 from raysft.train.checkpoint import read_attempts
 from raysft.train.state import StepInfo
+
+
+@dataclass(frozen=True)
+class StartFacts:
+    """How an attempt begins; `step` is the one it goes on from."""
+
+    step: int
+    micro_batch_rows: int
+    """Rows of a forward pass: the recipe's, or fewer where those did not fit into memory."""
+    probe_s: float
+    """Time of the first passes, at the largest rows that can come."""
+    peak_flops: float
+    """FLOP/s of all workers together at their best, for the MFU."""
+    peak_basis: str
+    """Where that figure comes from."""
 
 
 class Records:
@@ -29,7 +45,14 @@ class Records:
         self._ledger = storage.LineFile(storage.join(run, "ledger", name, f"rank-{rank:05d}.jsonl"))
         self._metrics = storage.LineFile(storage.join(run, "metrics", f"{name}.jsonl"))
         self._is_writer = rank == 0
+        self._peak_flops = math.nan
         self._ledger.append({"rank": rank, "pid": os.getpid(), "host": socket.gethostname()})
+
+    def start(self, facts: StartFacts) -> None:
+        """Before the first step."""
+        self._peak_flops = facts.peak_flops
+        if self._is_writer:
+            self._metrics.append({"kind": "start", **asdict(facts)})
 
     def step(self, info: StepInfo) -> None:
         """One optimizer step."""
@@ -38,8 +61,8 @@ class Records:
             line = asdict(info)
             del line["sample_ids"]
             state = line.pop("state")
-            speed = round(info.tokens / info.step_s, 1)
-            self._metrics.append({"kind": "step", **line, "tokens_per_s": speed, **_totals(state)})
+            rates = _rates(info, self._peak_flops)
+            self._metrics.append({"kind": "step", "at": time.time(), **line, **rates, **_totals(state)})
 
     def evaluation(self, step: int, loss: float) -> None:
         """One held-out loss, in nats per unit."""
@@ -60,8 +83,8 @@ def read_metrics(run: str) -> list[dict[str, Any]]:
     for number, after, until in lineage_ranges(run):
         location = storage.join(run, "metrics", f"attempt-{number:04d}.jsonl")
         for line in _read(location):
-            is_first_eval = line["kind"] == "eval" and line["step"] == 0
-            if (after < line["step"] or is_first_eval) and (until is None or line["step"] <= until):
+            is_first = line["kind"] == "start" or (line["kind"] == "eval" and line["step"] == 0)
+            if (after < line["step"] or is_first) and (until is None or line["step"] <= until):
                 lines.append(line)
     return lines
 
@@ -89,6 +112,18 @@ def lineage_ranges(run: str) -> list[tuple[int, int, int | None]]:
         until = parent.step if parent else None
         current = attempts[parent.attempt] if parent else None
     return ranges
+
+
+def _rates(info: StepInfo, peak_flops: float) -> dict[str, float | None]:
+    """Speed, use of the hardware and where the time went. MFU: Chowdhery et al. 2022, PaLM, appendix B."""
+    mfu = info.flops / info.step_s / peak_flops
+    return {
+        "tokens_per_s": round(info.tokens / info.step_s, 1),
+        "target_tokens_per_s": round(info.target_tokens / info.step_s, 1),
+        "mfu": None if math.isnan(mfu) else round(mfu, 4),
+        "data_wait_share": round(info.data_wait_s / info.step_s, 4),
+        "update_s": max(0.0, info.step_s - info.data_wait_s - info.forward_backward_s),
+    }
 
 
 def _totals(state: dict[str, Any]) -> dict[str, Any]:

@@ -41,8 +41,17 @@ class StepInfo:
     step_s: float
     """Wall time of the step, data wait included."""
     data_wait_s: float
+    """Of the rank that the others waited for."""
+    forward_backward_s: float
+    """Of the same rank. What is left of step_s: optimizer and communication after the backward."""
+    peak_bytes: int
+    """Peak memory so far, largest over the ranks."""
+    flops: float
+    """Predicted work of the global step, forward and backward (recipe/resolve.py): of the rows trained."""
     tokens: int
     """Real tokens of the global step."""
+    target_tokens: float
+    """Units of the loss of the global step, over all its terms."""
     sample_ids: tuple[int, ...]
     """Samples that this rank's forward passes consumed."""
 

@@ -6,16 +6,16 @@ and raised: Ray Train restarts the group, and the next attempt decides whether t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from transformers.utils import logging as transformers_logging
 
-from raysft.data.balance import Sync
-from raysft.data.feed import Feed, Share
+from raysft.data.feed import Feed, Share, largest_micro_batch
 from raysft.data.identity import stream_source
 from raysft.data.rows import Rows, StepRows, StoredRows, row_order
 from raysft.data.store import TokenStore
@@ -24,58 +24,24 @@ from raysft.data.stream_server import serve
 from raysft.data.tokenizer import load_tokenizer
 from raysft.engine.zero import ZeroEngine
 from raysft.errors import DataError, ModelError
+from raysft.model.isolation import use_fast_paths
 from raysft.model.load import load_model
-from raysft.model.loss import check_isolation
 from raysft.model.methods import apply_method
 from raysft.objectives.module import ObjectiveModule, make_objective
 from raysft.recipe.fingerprint import digest
 from raysft.recipe.load import parse_recipe
-from raysft.recipe.resolve import ResolvedRun, Schedule
-from raysft.recipe.schema import Recipe
+from raysft.recipe.resolve import Schedule, with_micro_batch_rows
 from raysft.train import failures, hooks
 from raysft.train.checkpoint import Attempt, Checkpoint, Writer, begin_attempt, read_attempts
-from raysft.train.group import Group, TorchGroup
+from raysft.train.group import TorchGroup
+from raysft.train.job import Place, Wire
 from raysft.train.loop import train
-from raysft.train.records import Records
+from raysft.train.peak import peak_flops
+from raysft.train.prefetch import Prefetch
+from raysft.train.probe import Largest, Probed, fit
+from raysft.train.profile import Profile
+from raysft.train.records import Records, StartFacts
 from raysft.train.state import Outcome, StepInfo, TrainState
-
-ISOLATION_TOLERANCE = 1e-4
-"""Largest difference of fp32 log-probabilities between a packed and an unpacked segment."""
-
-
-@dataclass(frozen=True)
-class Wire:
-    """What the driver sends to every worker; plain values only."""
-
-    recipe: dict[str, Any]
-    run: str
-    tokenizer: str
-    train_store: str | None
-    """None: streamed."""
-    eval_store: str | None
-    num_replicas: int
-    rows_per_micro_step: int
-    micro_steps: int
-    sync: Sync
-    token_flops: float
-    square_flops: float
-    total_steps: int
-    steps_per_epoch: int | None
-    fingerprints: dict[str, str]
-    first_attempt: int
-    """Failures of attempts before this one belong to earlier commands and are no reason to give up."""
-    stream_cpus: int
-    """CPUs that a task of the stream reserves."""
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where this process stands."""
-
-    job: Wire
-    recipe: Recipe
-    group: Group
-    device: torch.device
 
 
 @dataclass(frozen=True)
@@ -86,6 +52,7 @@ class _Setup:
     feed: Feed
     held_out: list[StepRows]
     state: TrainState
+    probed: Probed
 
 
 def train_worker(wire: dict[str, Any]) -> dict[str, Any]:
@@ -95,7 +62,7 @@ def train_worker(wire: dict[str, Any]) -> dict[str, Any]:
     transformers_logging.set_verbosity_error()
     torch.set_num_threads(recipe.cluster.cpus_per_worker)
     device = torch.device("cuda" if recipe.cluster.gpus_per_worker else "cpu")
-    place = _Place(job, recipe, TorchGroup(device), device)
+    place = Place(job, recipe, TorchGroup(device), device)
     ended = _hopeless(job)
     if place.group.from_rank_0(int(ended is not None)):  # rank 0 decides, and its return value is the run's
         return (ended or Outcome(status="failed", step=0, reason="rank 0 ended the run")).to_json()
@@ -107,7 +74,7 @@ def train_worker(wire: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _recording(place: _Place, attempt: Attempt, step: Callable[[], int]) -> Iterator[None]:
+def _recording(place: Place, attempt: Attempt, step: Callable[[], int]) -> Iterator[None]:
     """Write down what is raised inside, with the step that was reached; Ray Train gets it as it is."""
     try:
         yield
@@ -127,29 +94,54 @@ def _hopeless(job: Wire) -> Outcome | None:
     return failures.verdict(own, newest_attempt=attempts[-1].number)
 
 
-def _try_set_up(place: _Place, attempt: Attempt, restored: Checkpoint | None) -> _Setup | Outcome:
+def _try_set_up(place: Place, attempt: Attempt, restored: Checkpoint | None) -> _Setup | Outcome:
     """Set up, or the Outcome that all ranks agree on when any of them cannot."""
-    run, group, setup = place.job.run, place.group, None
-    try:
-        module = _build_module(place)
-    except Exception as error:  # process boundary: becomes an Outcome on every rank
-        step = restored.state.step if restored else 0
-        record = failures.describe_failure(error, attempt=attempt.number, rank=group.rank, step=step, certain=True)
-        failures.write_failure(run, record)
-    else:
-        setup = module
-    if not group.all_true(setup is not None):
-        records = [f for f in failures.read_failures(run) if f.attempt == attempt.number]
-        return failures.as_outcome(records[0])
-    assert setup is not None
-    tensors = restored.tensors() if restored else None
-    engine = ZeroEngine(setup, _resolved(place.job, place.recipe), place.device, tensors)
+    run, group = place.job.run, place.group
     state = restored.state if restored else TrainState()
-    feed = _feed(place, _train_rows(place, attempt, state))
-    return _Setup(engine=engine, feed=feed, held_out=_held_out(place), state=state)
+
+    def write_down(error: Exception) -> None:
+        where = {"attempt": attempt.number, "rank": group.rank, "step": state.step}
+        failures.write_failure(run, failures.describe_failure(error, **where, certain=True))
+
+    modules = []
+    try:
+        modules.append(_build_module(place))
+    except Exception as error:  # process boundary: becomes an Outcome on every rank
+        write_down(error)
+    if group.all_true(bool(modules)):
+        try:
+            engine, probed = _probed_engine(place, modules, restored.tensors() if restored else None)
+        except ModelError as error:  # on every rank
+            write_down(error)
+        else:
+            feed = _feed(place, _train_rows(place, attempt, state), probed.micro_batch_rows)
+            return _Setup(engine=engine, feed=feed, held_out=_held_out(place), state=state, probed=probed)
+    group.barrier()
+    records = [f for f in failures.read_failures(run) if f.attempt == attempt.number]
+    return failures.as_outcome(records[0])
 
 
-def _build_module(place: _Place) -> ObjectiveModule:
+def _probed_engine(
+    place: Place, modules: list[ObjectiveModule], restored: Mapping[str, torch.Tensor] | None
+) -> tuple[ZeroEngine, Probed]:
+    """The engine, and how it ran the largest rows. modules: the first to build it from. ModelError: on all ranks."""
+    recipe, run = place.recipe, place.resolved
+    wanted = Largest(
+        micro_batch=lambda rows: largest_micro_batch(rows, recipe.data.max_tokens),
+        rows=recipe.train.micro_batch_rows,
+        terms=tuple(make_objective(recipe).units({"target": np.zeros(0, np.float32)})),
+        may_halve=recipe.parallel.auto_micro_batch,
+        plan=place.job.memory_plan,
+    )
+
+    def build(rows: int) -> ZeroEngine:
+        module = modules.pop() if modules else _build_module(place)
+        return ZeroEngine(module, with_micro_batch_rows(run, rows), place.device, restored)
+
+    return fit(build, wanted, place.group, place.device)
+
+
+def _build_module(place: Place) -> ObjectiveModule:
     """The module to train, in fp32 on the device, its attention and head checked."""
     recipe = place.recipe
     section = recipe.model
@@ -158,26 +150,19 @@ def _build_module(place: _Place) -> ObjectiveModule:
     )
     model = load_model(recipe, vocab_size=len(tokenizer))
     torch.nn.Module.to(model, place.device)
-    difference = check_isolation(model, len(tokenizer), packing=recipe.data.packing)
-    if not difference <= ISOLATION_TOLERANCE:
-        raise ModelError(
-            f"raysft does not compute what this model ({model.config.model_type}) computes by itself",
-            got=f"log-probabilities that differ by {difference:.2g}, data.packing = {recipe.data.packing}",
-            expected=f"at most {ISOLATION_TOLERANCE:g}: packed samples that do not see each other, the same head",
-            fix="set data.packing: false, or another model.attention; if it stays, report the model type",
-        )
+    use_fast_paths(model, len(tokenizer), packing=recipe.data.packing)
     if recipe.train.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return ObjectiveModule(apply_method(model, recipe), make_objective(recipe))
 
 
-def _feed(place: _Place, rows: Rows) -> Feed:
+def _feed(place: Place, rows: Rows, micro_batch_rows: int) -> Feed:
     job, recipe = place.job, place.recipe
-    layout = _resolved(job, recipe).layout
+    layout = place.resolved.layout
     share = Share(
         replica=layout.coordinate(place.group.rank).replica,
         num_replicas=job.num_replicas,
-        micro_batch_rows=recipe.train.micro_batch_rows,
+        micro_batch_rows=micro_batch_rows,
         packing=recipe.data.packing,
         sync=job.sync,
         token_flops=job.token_flops,
@@ -186,7 +171,7 @@ def _feed(place: _Place, rows: Rows) -> Feed:
     return Feed(rows, make_objective(recipe).units, share)
 
 
-def _train_rows(place: _Place, attempt: Attempt, state: TrainState) -> Rows:
+def _train_rows(place: Place, attempt: Attempt, state: TrainState) -> Rows:
     """The rows of every step: from the store, or from the stream where the checkpoint left it."""
     job, recipe = place.job, place.recipe
     order = row_order(recipe)
@@ -205,7 +190,7 @@ def _train_rows(place: _Place, attempt: Attempt, state: TrainState) -> Rows:
     return StreamedRows(serve(source, cursor, name), order, cursor)
 
 
-def _held_out(place: _Place) -> list[StepRows]:
+def _held_out(place: Place) -> list[StepRows]:
     """The rows of a held-out loss, in batches of a step's size."""
     if place.job.eval_store is None:
         return []
@@ -213,11 +198,12 @@ def _held_out(place: _Place) -> list[StepRows]:
     return StoredRows(store, row_order(place.recipe)).first(place.recipe.evaluate.max_rows)
 
 
-def _run(place: _Place, attempt: Attempt, setup: _Setup) -> Outcome:
+def _run(place: Place, attempt: Attempt, setup: _Setup) -> Outcome:
     """The loop with its hooks."""
     job, recipe, group = place.job, place.recipe, place.group
     reached = setup.state.step
     records = Records(job.run, attempt.number, group.rank)
+    records.start(_start_facts(place, setup))
     writer = Writer(
         job.run, attempt, group, keep_last=recipe.checkpoint.keep_last, facts={"fingerprints": job.fingerprints}
     )
@@ -239,13 +225,18 @@ def _run(place: _Place, attempt: Attempt, setup: _Setup) -> Outcome:
     wanted = [hooks.every(1, follow), hooks.NonFiniteGuard(), hooks.checkpoint_every(recipe.checkpoint.every_steps)]
     often = recipe.evaluate.every_steps or job.total_steps
     wanted.insert(1, hooks.every(often, lambda info: held_out(info.state.step), and_at=job.total_steps))
-    with _recording(place, attempt, lambda: reached):
+    profile = Profile(job.run, attempt.number, job.profile_steps) if job.profile_steps and group.rank == 0 else None
+    with (
+        _recording(place, attempt, lambda: reached),
+        closing(Prefetch(setup.feed.step, job.total_steps)) as batches,
+        closing(profile) if profile else nullcontext(),
+    ):
         if setup.state.step == 0:
             held_out(0)
         outcome = train(
             setup.engine,
-            setup.feed.step,
-            wanted,
+            batches,
+            [*wanted, profile] if profile else wanted,
             setup.state,
             total_steps=job.total_steps,
             learning_rate=steps.learning_rate,
@@ -255,23 +246,22 @@ def _run(place: _Place, attempt: Attempt, setup: _Setup) -> Outcome:
     return outcome
 
 
-def _held_out_loss(place: _Place, setup: _Setup) -> float:
+def _start_facts(place: Place, setup: _Setup) -> StartFacts:
+    dtype = torch.bfloat16 if place.recipe.train.precision == "bf16" else torch.float32
+    flops, basis = peak_flops(place.device, dtype)
+    return StartFacts(
+        step=setup.state.step,
+        micro_batch_rows=setup.probed.micro_batch_rows,
+        probe_s=setup.probed.probe_s,
+        peak_flops=place.group.sum(flops),
+        peak_basis=basis,
+    )
+
+
+def _held_out_loss(place: Place, setup: _Setup) -> float:
     """Loss per unit over the first evaluate.max_rows held-out rows, over all ranks."""
     total, units = 0.0, 0.0
     for batch in map(setup.feed.batch, setup.held_out):
         total += sum(setup.engine.eval_step(batch.micro_batches).values())
         units += place.group.sum(sum(batch.units.values()))
     return total / units
-
-
-def _resolved(job: Wire, recipe: Recipe) -> ResolvedRun:
-    return ResolvedRun(
-        recipe=recipe,
-        num_workers=recipe.cluster.workers,
-        num_replicas=job.num_replicas,
-        rows_per_micro_step=job.rows_per_micro_step,
-        micro_steps=job.micro_steps,
-        sync=job.sync,
-        token_flops=job.token_flops,
-        square_flops=job.square_flops,
-    )

@@ -39,7 +39,11 @@ def info(step: int, *, skipped: bool = False) -> StepInfo:
         learning_rate=0.1,
         step_s=0.1,
         data_wait_s=0.0,
+        forward_backward_s=0.1,
+        peak_bytes=1,
+        flops=1.0,
         tokens=1,
+        target_tokens=1.0,
         sample_ids=(),
     )
 

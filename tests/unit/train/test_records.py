@@ -31,7 +31,11 @@ def take(run: str, attempt: int, steps: range, *, ranks: int = 2) -> None:
                     learning_rate=0.1,
                     step_s=0.5,
                     data_wait_s=0.1,
+                    forward_backward_s=0.3,
+                    peak_bytes=2**20,
+                    flops=1e9,
                     tokens=100,
+                    target_tokens=40.0,
                     sample_ids=(1000 * attempt + 10 * step + rank,),
                 )
             )

@@ -1,0 +1,54 @@
+"""What a step cost on each rank, and the one vector in which all ranks tell each other about a step."""
+
+from __future__ import annotations
+
+import resource
+import time
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from raysft.engine.protocol import StepCosts
+
+
+class StepWatch:
+    """Made when a step starts. On a GPU the passes are timed there: the host only queues them."""
+
+    def __init__(self, device: torch.device, data_wait_s: float) -> None:
+        self._device, self._data_wait_s = device, data_wait_s
+        self._started, self._ended = time.perf_counter(), 0.0
+        self._events = [torch.Event(device, enable_timing=True) for _ in range(2)] if device.type == "cuda" else []
+        if self._events:
+            self._events[0].record()
+
+    def backward_ended(self) -> None:
+        """All forward and backward passes are done (on a GPU: queued)."""
+        self._ended = time.perf_counter()
+        if self._events:
+            self._events[1].record()
+
+    def gather(self, told: Tensor) -> tuple[np.ndarray, StepCosts]:
+        """What every rank tells, float64 [ranks, len(told)], and the costs of the step. Collective; waits for it."""
+        mine = torch.cat([told, told.new_tensor([self._data_wait_s, self._passes_s(), peak_bytes(self._device)])])
+        everyone = mine.new_empty(dist.get_world_size() * len(mine))
+        dist.all_gather_into_tensor(everyone, mine)
+        ranks = everyone.reshape(-1, len(mine)).cpu().numpy()
+        waits, passes, peaks = ranks[:, -3:].T
+        last = int((waits + passes).argmax())
+        costs = StepCosts(float(waits[last]), float(passes[last]), peak_bytes=int(peaks.max()))
+        return ranks[:, :-3], costs
+
+    def _passes_s(self) -> float:
+        if not self._events:
+            return self._ended - self._started
+        self._events[1].synchronize()  # the update has waited for it already
+        return float(self._events[0].elapsed_time(self._events[1])) / 1000
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Peak of the CUDA allocator, or of the process's resident set where there is no GPU (Linux counts in KiB)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,62 @@
+"""What a worker is given: the driver's wire, and the place of this process among the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from raysft.recipe.resolve import ResolvedRun
+from raysft.recipe.schema import Recipe
+from raysft.train.group import Group
+
+
+@dataclass(frozen=True)
+class Wire:
+    """What the driver sends to every worker; plain values only."""
+
+    recipe: dict[str, Any]
+    run: str
+    tokenizer: str
+    train_store: str | None
+    """None: streamed."""
+    eval_store: str | None
+    num_replicas: int
+    sync: Literal["step", "micro_batch"]
+    token_flops: float
+    square_flops: float
+    total_steps: int
+    steps_per_epoch: int | None
+    fingerprints: dict[str, str]
+    first_attempt: int
+    """Failures of attempts before this one belong to earlier commands and are no reason to give up."""
+    stream_cpus: int
+    """CPUs that a task of the stream reserves."""
+    memory_plan: str
+    """What the planner expects a worker to need, for the error when it needs more."""
+    profile_steps: int
+    """Steps to trace; 0: none."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this process stands."""
+
+    job: Wire
+    recipe: Recipe
+    group: Group
+    device: torch.device
+
+    @property
+    def resolved(self) -> ResolvedRun:
+        """The run as the driver resolved it."""
+        job = self.job
+        return ResolvedRun(
+            recipe=self.recipe,
+            num_workers=self.recipe.cluster.workers,
+            num_replicas=job.num_replicas,
+            sync=job.sync,
+            token_flops=job.token_flops,
+            square_flops=job.square_flops,
+        )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from raysft.data.store import Row
 from raysft.engine.protocol import MicroBatch, StepCosts, StepResult
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.schema import Recipe
+from raysft.train.state import StepInfo, TrainState
 
 LLAMA = {
     "model_type": "llama",
@@ -97,6 +98,9 @@ class FakeGroup:
     def all_true(self, value: bool) -> bool:
         return value and self.others_agree
 
+    def all_true_within(self, value: bool, timeout_s: float) -> bool:
+        return value and self.others_agree
+
     def sum(self, value: float) -> float:
         return value * self.size
 
@@ -144,6 +148,26 @@ class FakeEngine:
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
         yield "adam_step", torch.zeros(())
+
+
+def step_info(step: int, **changes: Any) -> StepInfo:
+    """What hooks and records get after step `step`."""
+    plain = StepInfo(
+        state=TrainState(step=step),
+        loss=1.0,
+        grad_norm=1.0,
+        skipped=False,
+        learning_rate=0.1,
+        step_s=0.1,
+        data_wait_s=0.0,
+        forward_backward_s=0.1,
+        peak_bytes=1,
+        flops=1.0,
+        tokens=1,
+        target_tokens=1.0,
+        sample_ids=(),
+    )
+    return replace(plain, **changes)
 
 
 class FakeStore:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 
 import pytest
 
-from fakes import FakeBatch, FakeEngine, recorder
+from fakes import FakeBatch, FakeEngine, recorder, step_info
 from raysft.train.hooks import GO_ON, Hook, NonFiniteGuard, checkpoint_every, every
 from raysft.train.loop import train
 from raysft.train.state import Decision, Outcome, StepInfo, TrainState
@@ -28,24 +27,6 @@ def run(
         save=saved.append,
     )
     return outcome, saved
-
-
-def info(step: int, *, skipped: bool = False) -> StepInfo:
-    return StepInfo(
-        state=TrainState(step=step),
-        loss=1.0,
-        grad_norm=math.inf if skipped else 1.0,
-        skipped=skipped,
-        learning_rate=0.1,
-        step_s=0.1,
-        data_wait_s=0.0,
-        forward_backward_s=0.1,
-        peak_bytes=1,
-        flops=1.0,
-        tokens=1,
-        target_tokens=1.0,
-        sample_ids=(),
-    )
 
 
 def test_every_step_is_taken_once_with_its_rate_and_the_end_is_saved() -> None:
@@ -116,7 +97,7 @@ def test_the_strongest_decision_wins_in_any_order() -> None:
 def test_every_acts_on_multiples_only() -> None:
     seen: list[StepInfo] = []
     hook = every(4, recorder(seen))
-    assert [hook(info(step)) for step in range(1, 10)] == [GO_ON] * 9
+    assert [hook(step_info(step)) for step in range(1, 10)] == [GO_ON] * 9
     assert [i.state.step for i in seen] == [4, 8]
 
 

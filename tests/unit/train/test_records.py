@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from fakes import step_info
 from raysft import storage
 from raysft.train.checkpoint import CommitId, attempt_path
-from raysft.train.records import Records, lineage_ranges, read_ledger, read_metrics
-from raysft.train.state import StepInfo, TrainState
+from raysft.train.records import Records, StartFacts, lineage_ranges, read_ledger, read_metrics
+from raysft.train.state import TrainState
 
 
 def begin(run: str, number: int, parent: CommitId | None) -> None:
@@ -23,19 +24,12 @@ def take(run: str, attempt: int, steps: range, *, ranks: int = 2) -> None:
         records = Records(run, attempt, rank)
         for step in steps:
             records.step(
-                StepInfo(
+                step_info(
+                    step,
                     state=TrainState(step=step, tokens=100 * step),
                     loss=float(attempt),
-                    grad_norm=1.0,
-                    skipped=False,
-                    learning_rate=0.1,
                     step_s=0.5,
-                    data_wait_s=0.1,
-                    forward_backward_s=0.3,
-                    peak_bytes=2**20,
-                    flops=1e9,
                     tokens=100,
-                    target_tokens=40.0,
                     sample_ids=(1000 * attempt + 10 * step + rank,),
                 )
             )
@@ -52,6 +46,25 @@ def test_one_attempt_is_read_as_written(tmp_path: Path) -> None:
     assert lines[0]["perplexity"] == pytest.approx(7.389056)
     assert (lines[1]["tokens_per_s"], lines[1]["total_tokens"]) == (200.0, 100)
     assert read_ledger(run) == {step: [1000 + 10 * step, 1001 + 10 * step] for step in (1, 2, 3)}
+
+
+def test_a_step_tells_its_speed_and_where_its_time_went(tmp_path: Path) -> None:
+    run = str(tmp_path)
+    begin(run, 1, None)
+    begin(run, 2, CommitId(1, 1))
+    take(run, 1, range(1, 3), ranks=1)
+    records = Records(run, 2, 0)
+    records.start(StartFacts(step=1, micro_batch_rows=2, probe_s=1.5, peak_flops=8e9, peak_basis="data sheet"))
+    costs = {"step_s": 0.5, "data_wait_s": 0.1, "forward_backward_s": 0.3, "peak_bytes": 2**20, "flops": 1e9}
+    records.step(step_info(2, **costs, tokens=100, target_tokens=40.0))
+    first, start, line = read_metrics(run)
+    assert (first["mfu"], first["tokens_per_s"]) == (None, 200.0)  # nobody said what the peak is
+    assert (start["kind"], start["step"], start["micro_batch_rows"], start["probe_s"]) == ("start", 1, 2, 1.5)
+    assert (line["tokens_per_s"], line["target_tokens_per_s"]) == (200.0, 80.0)
+    assert line["mfu"] == 0.25  # 1e9 FLOP in 0.5 s, of 8e9 a second
+    assert line["data_wait_share"] == pytest.approx(0.2)
+    assert line["data_wait_s"] + line["forward_backward_s"] + line["update_s"] == pytest.approx(0.5)
+    assert line["peak_bytes"] == 2**20
 
 
 def test_replayed_steps_count_once(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from raysft.data.feed import MicroBatch, collate
 from raysft.data.store import TokenStore
 from raysft.errors import DataError
-from raysft.model.loss import IGNORE, target_log_probs
+from raysft.model.loss import IGNORE, hidden_states, output_head, target_log_probs
 
 
 @dataclass(frozen=True)
@@ -54,5 +54,6 @@ def _nll(model: PreTrainedModel, batch: MicroBatch) -> float:
     """Weighted sum of -log p over the batch's targets, in float64."""
     arrays = (batch.input_ids, batch.position_ids, batch.labels, batch.weights)
     input_ids, position_ids, labels, weights = (torch.from_numpy(array).to(model.device) for array in arrays)
-    log_probs = target_log_probs(model, input_ids, position_ids, labels)  # [N]
+    hidden = hidden_states(model, input_ids, position_ids)  # [B, T, D]
+    log_probs = target_log_probs(hidden, output_head(model), labels)  # [N]
     return -float((log_probs.double() * weights[labels != IGNORE].double()).sum())

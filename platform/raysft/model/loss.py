@@ -1,77 +1,90 @@
-"""The loss primitive: log-probabilities of the target tokens, the LM head computed only at them.
+"""The loss primitives: log-probabilities of the target tokens, the LM head computed only at them, in chunks.
 
-Shapes: B rows, T tokens a row, D hidden size, V vocabulary, N targets in the micro-batch.
+Shapes: B rows, T tokens a row, D hidden size, V vocabulary, N targets in the micro-batch. All of it runs inside
+the wrapped module's forward: under ZeRO-3 the head's weight is empty outside.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+
+from raysft.model.attention import segment_arguments
+from raysft.model.head import LogitShape, LossHead, logit_shape
 
 IGNORE = -100
 """Label of a position that predicts nothing."""
 
+CHUNK_TARGETS = 256
+"""Targets whose logits exist at a time where the head is not a LossHead."""
 
-def target_log_probs(model: PreTrainedModel, input_ids: Tensor, position_ids: Tensor, labels: Tensor) -> Tensor:
-    """log p(label | its segment so far) at every position whose label is not IGNORE, row by row.
 
-    input_ids, position_ids, labels: [B, T] int64; labels[b, t] is the token to predict AT position t.
-    Positions restart at 0 where a segment starts: transformers reads the segments from that, as long as
-    no 2-D attention mask is passed. Returns [N] float32.
+@dataclass(frozen=True)
+class OutputHead:
+    """The LM head and what the model does to its output."""
 
-    Must run inside the wrapped module's forward: under ZeRO-3 the head's weight is empty outside it.
+    module: nn.Module
+    shape: LogitShape
+
+
+def output_head(model: PreTrainedModel) -> OutputHead:
+    """The head of a model, adapters and all."""
+    module = model.get_output_embeddings()
+    assert isinstance(module, nn.Module)
+    return OutputHead(module, logit_shape(model.config))
+
+
+def hidden_states(model: PreTrainedModel, input_ids: Tensor, position_ids: Tensor) -> Tensor:
+    """What the head reads: [B, T, D].
+
+    input_ids, position_ids: [B, T] int64. Positions restart at 0 where a segment starts (padding is one of its
+    own): segment attention and flash attention get the borders as arguments, transformers' other backends find
+    them in the positions, as long as no 2-D attention mask is passed.
     """
-    hidden = model.base_model(input_ids=input_ids, position_ids=position_ids, use_cache=False)[0]  # [B, T, D]
-    wanted = labels != IGNORE  # [B, T]
-    logits = head_logits(model, hidden[wanted])  # [N, V]
-    normaliser = torch.logsumexp(logits, dim=-1)  # [N]
-    chosen = logits.gather(-1, labels[wanted].unsqueeze(-1)).squeeze(-1)  # [N]
-    return chosen - normaliser
+    segments = segment_arguments(model, position_ids)
+    hidden: Tensor = model.base_model(input_ids=input_ids, position_ids=position_ids, use_cache=False, **segments)[0]
+    return hidden
 
 
-def head_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """LM head on hidden states [N, D] -> float32 logits [N, V], with the model's own scale and soft cap."""
-    head = model.get_output_embeddings()
-    assert isinstance(head, nn.Module)
-    logits: Tensor = head(hidden).float()
-    config = model.config.get_text_config().to_dict()
-    if config.get("logit_scale"):  # Cohere
-        logits = logits * config["logit_scale"]
-    if config.get("logits_scaling"):  # Granite
-        logits = logits / config["logits_scaling"]
-    if config.get("final_logit_softcapping"):  # Gemma 2: cap * tanh(x / cap), arXiv:2408.00118
-        cap = config["final_logit_softcapping"]
-        logits = cap * torch.tanh(logits / cap)
-    return logits
+def weighted_nll(hidden: Tensor, head: OutputHead, labels: Tensor, weights: Tensor) -> Tensor:
+    """Sum over the targets of weight * -log p(label | its segment so far): [] float32.
 
-
-def check_isolation(model: PreTrainedModel, vocab_size: int, *, packing: bool = True) -> float:
-    """Do segments in one row see each other, and is our head the model's own?
-
-    Compares the log-probabilities of two random segments, packed in a row (packing=False: each in its own),
-    with those of transformers' own forward on each alone. Returns the largest difference; the caller refuses
-    when it is not small.
+    hidden [B, T, D]; labels [B, T] int64, the token to predict AT a position or IGNORE; weights [B, T].
+    The fast case of target_log_probs: a LossHead makes the gradients while it makes the sum.
     """
-    generator = torch.Generator().manual_seed(0)
-    device = next(model.parameters()).device
-    segments = [torch.randint(0, vocab_size, (1, n), generator=generator).to(device) for n in (7, 12)]
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
-        rows = [segments] if packing else [[segment] for segment in segments]
-        ours = torch.cat([_row_log_probs(model, row) for row in rows])
-        theirs = []
-        for segment in segments:
-            log_probs = model(input_ids=segment, use_cache=False).logits.float().log_softmax(-1)
-            theirs.append(log_probs[0, :-1].gather(-1, segment[0, 1:, None]).squeeze(-1))
-    model.train(was_training)
-    return float((ours - torch.cat(theirs)).abs().max())
+    wanted = labels != IGNORE
+    if isinstance(head.module, LossHead):
+        nll: Tensor = head.module(hidden[wanted], labels[wanted], weights[wanted], head.shape)
+        return nll
+    return -(target_log_probs(hidden, head, labels) * weights[wanted]).sum()
 
 
-def _row_log_probs(model: PreTrainedModel, segments: list[Tensor]) -> Tensor:
-    """target_log_probs of segments [1, n] packed in one row, every token but each first a target."""
-    positions = torch.cat([torch.arange(s.shape[1], device=s.device) for s in segments]).unsqueeze(0)
-    ends = [torch.full_like(s[:, :1], IGNORE) for s in segments]
-    labels = torch.cat([part for s, end in zip(segments, ends, strict=True) for part in (s[:, 1:], end)], dim=1)
-    return target_log_probs(model, torch.cat(segments, dim=1), positions, labels)
+def target_log_probs(hidden: Tensor, head: OutputHead, labels: Tensor) -> Tensor:
+    """log p(label | its segment so far) at every position whose label is not IGNORE, row by row: [N] float32.
+
+    hidden [B, T, D], labels [B, T]. A chunk's logits are made again in backward and never kept.
+    """
+    wanted = labels != IGNORE
+    targets, chosen = hidden[wanted], labels[wanted]  # [N, D], [N]
+    if not len(chosen):  # the head runs all the same: every rank gathers its weight
+        return _log_probs(head, targets, chosen)
+    chunks = zip(torch.split(targets, CHUNK_TARGETS), torch.split(chosen, CHUNK_TARGETS), strict=True)
+    if not torch.is_grad_enabled():
+        return torch.cat([_log_probs(head, *chunk) for chunk in chunks])
+    return torch.cat([checkpoint(_log_probs, head, *chunk, use_reentrant=False) for chunk in chunks])
+
+
+def _log_probs(head: OutputHead, hidden: Tensor, labels: Tensor) -> Tensor:
+    """[C, D], [C] -> [C] float32."""
+    raw = head.module(hidden)  # [C, V]
+    logits = raw.to(torch.promote_types(raw.dtype, torch.float32))
+    logits = logits * head.shape.scale if head.shape.scale != 1.0 else logits
+    if head.shape.cap is not None:
+        logits = head.shape.cap * torch.tanh(logits / head.shape.cap)
+    chosen = logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+    log_probs: Tensor = chosen - torch.logsumexp(logits, dim=-1)
+    return log_probs

@@ -5,16 +5,20 @@ Owns the choice of the objective. Its forward returns sums, never means: whoever
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor, nn
 
-from raysft.model.loss import IGNORE, target_log_probs
+from raysft.model.head import LossHead
+from raysft.model.loss import OutputHead, hidden_states, output_head
 from raysft.model.methods import base_model
 from raysft.objectives import sft
 from raysft.recipe.schema import Recipe
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,8 @@ class Objective:
     """What is minimised. `units` runs on the host before the forward, `loss_sums` inside it."""
 
     units: Callable[[Mapping[str, np.ndarray]], dict[str, float]]
-    loss_sums: Callable[[Tensor, Tensor], dict[str, Tensor]]
+    loss_sums: Callable[[Tensor, OutputHead, Tensor, Tensor], dict[str, Tensor]]
+    """(hidden [B, T, D], head, labels [B, T], weights [B, T]) -> {term: sum}."""
 
 
 def make_objective(recipe: Recipe) -> Objective:
@@ -37,10 +42,14 @@ class ObjectiveModule(nn.Module):
 
     def __init__(self, model: nn.Module, objective: Objective) -> None:
         super().__init__()
+        head = output_head(base_model(model)).module
+        if not isinstance(head, LossHead):
+            logger.warning("the loss of an LM head of type %s is computed twice (slower)", type(head).__name__)
         self.model = model
         self.objective = objective
 
     def forward(self, input_ids: Tensor, position_ids: Tensor, labels: Tensor, weights: Tensor) -> dict[str, Tensor]:
         """Loss sums of one micro-batch."""
-        log_probs = target_log_probs(base_model(self.model), input_ids, position_ids, labels)
-        return self.objective.loss_sums(log_probs, weights[labels != IGNORE])
+        model = base_model(self.model)
+        hidden = hidden_states(model, input_ids, position_ids)
+        return self.objective.loss_sums(hidden, output_head(model), labels, weights)

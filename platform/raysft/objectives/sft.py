@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor
 
+from raysft.model.loss import OutputHead, weighted_nll
+
 TERM = "nll"
 """The one term of this objective; its unit is a (weighted) target token."""
 
@@ -16,6 +18,6 @@ def units(token_fields: Mapping[str, np.ndarray]) -> dict[str, float]:
     return {TERM: float(token_fields["target"].sum(dtype=np.float64))}
 
 
-def loss_sums(log_probs: Tensor, weights: Tensor) -> dict[str, Tensor]:
-    """{term: sum over targets}. log_probs, weights: [N] -> scalars."""
-    return {TERM: -(log_probs * weights).sum()}
+def loss_sums(hidden: Tensor, head: OutputHead, labels: Tensor, weights: Tensor) -> dict[str, Tensor]:
+    """{term: sum over targets}. hidden [B, T, D], labels and weights [B, T] -> scalars."""
+    return {TERM: weighted_nll(hidden, head, labels, weights)}

@@ -1,4 +1,4 @@
-"""target_log_probs against transformers' own forward on padded rows, and the start-up check that can fail."""
+"""The loss against transformers' own forward and F.cross_entropy on full logits, and what it may allocate."""
 
 from __future__ import annotations
 
@@ -6,134 +6,188 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import PreTrainedModel
 
-from fakes import GEMMA2, LLAMA
-from raysft.model.loss import IGNORE, check_isolation, target_log_probs
+from families import FAMILIES, LLAMA, TIED, V, make_model
+from raysft.model import head as head_module
+from raysft.model.head import LogitShape, LossHead, chunk_targets, install_loss_head
+from raysft.model.loss import IGNORE, OutputHead, hidden_states, output_head, target_log_probs, weighted_nll
 
-V = 97
-COHERE = {k: v for k, v in LLAMA.items() if k != "tie_word_embeddings"} | {
-    "model_type": "cohere",
-    "logit_scale": 0.25,
-}
-GRANITE = LLAMA | {"model_type": "granite", "logits_scaling": 4.0}
-GPT2 = {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
-QWEN3 = LLAMA | {"model_type": "qwen3", "head_dim": 8}
-FAMILIES = {"llama": LLAMA, "gemma2": GEMMA2, "cohere": COHERE, "granite": GRANITE, "gpt2": GPT2, "qwen3": QWEN3}
-CASES = [(family, attention) for family in FAMILIES for attention in ("sdpa", "eager")]
-CASES.remove(("gemma2", "sdpa"))  # refused by transformers: its attention has a soft cap
+SHAPES = {"plain": LogitShape(), "scaled": LogitShape(scale=0.25), "capped": LogitShape(scale=3.0, cap=2.0)}
 
 
-def make_model(fields: dict[str, Any], attention: str = "sdpa") -> PreTrainedModel:
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head_module, "chunk_targets", lambda vocab_size, weight: 3)
+    monkeypatch.setattr("raysft.model.loss.CHUNK_TARGETS", 4)
+
+
+def batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(ids, positions, labels, weights): one segment a row, some positions not labelled."""
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(1, V, (2, 8), generator=generator)
+    labels = torch.cat([ids[:, 1:], torch.full((2, 1), IGNORE)], dim=1)
+    labels[0, :3] = IGNORE
+    return ids, torch.arange(8).expand(2, 8), labels, torch.rand(2, 8, generator=generator) + 0.5
+
+
+def expected_sum(model: PreTrainedModel) -> Tensor:
+    """Weighted sum of F.cross_entropy on transformers' own full logits."""
+    ids, _, labels, weights = batch()
+    logits = model(input_ids=ids, use_cache=False).logits
+    each = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none", ignore_index=IGNORE)
+    return (each * weights.flatten()).sum()
+
+
+def gradients(model: nn.Module, loss: Tensor) -> dict[str, Tensor | None]:
+    """Gradients of a loss, which are then taken away."""
+    loss.backward()
+    found = {name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    return found
+
+
+def differences(ours: dict[str, Tensor | None], theirs: dict[str, Tensor | None]) -> float:
+    assert {k for k, v in ours.items() if v is not None} == {k for k, v in theirs.items() if v is not None}
+    return max(float((ours[k] - v).norm() / v.norm()) for k, v in theirs.items() if v is not None)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.usefixtures("small_chunks")
+def test_loss_and_all_gradients_are_those_of_cross_entropy(family: str, fused: bool) -> None:
+    """fp64: chunked in the forward pass (fused), or checkpointed chunks; upstream gradient 0.5."""
+    model = make_model(FAMILIES[family]).double()
+    expected = expected_sum(model)
+    theirs = gradients(model, expected * 0.5)
+    if fused:
+        install_loss_head(model)
+    ids, positions, labels, weights = batch()
+    head = output_head(model)
+    assert isinstance(head.module, LossHead) == fused
+    found = weighted_nll(hidden_states(model, ids, positions), head, labels, weights)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    assert differences(gradients(model, found * 0.5), theirs) < 1e-10
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.usefixtures("small_chunks")
+def test_bias_scale_and_soft_cap(shape: str) -> None:
+    """Against autograd on whole logits, the formula written out here; fp64."""
     torch.manual_seed(0)
-    fields = dict(fields) | {"vocab_size": V, "initializer_range": 0.2, "pad_token_id": 0}
-    config = AutoConfig.for_model(fields.pop("model_type"), **fields)
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
-    return model.eval()
-
-
-def alone(model: PreTrainedModel, segment: Tensor) -> Tensor:
-    """log p of each token but the first, the segment by itself, padded on the right under an attention mask."""
-    padded = torch.cat([segment, torch.zeros(5, dtype=torch.long)])[None]
-    mask = torch.cat([torch.ones(len(segment)), torch.zeros(5)])[None].long()
-    logits = model(input_ids=padded, attention_mask=mask, use_cache=False).logits[0].double()
-    return torch.stack([logits[t - 1].log_softmax(-1)[segment[t]] for t in range(1, len(segment))])
-
-
-def packed(rows: list[list[Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Segments side by side in rows, padded; every token but a segment's first is a target."""
-    width = max(sum(map(len, row)) for row in rows)
-    ids, positions = torch.zeros(len(rows), width, dtype=torch.long), torch.zeros(len(rows), width, dtype=torch.long)
-    labels = torch.full((len(rows), width), IGNORE)
-    for b, row in enumerate(rows):
-        start = 0
-        for segment in row:
-            end = start + len(segment)
-            ids[b, start:end], positions[b, start:end] = segment, torch.arange(len(segment))
-            labels[b, start : end - 1] = segment[1:]
-            start = end
-        positions[b, start:] = torch.arange(width - start)
-    return ids, positions, labels
-
-
-@pytest.mark.parametrize(("family", "attention"), CASES)
-def test_packed_rows_give_the_log_probabilities_of_each_segment_alone(family: str, attention: str) -> None:
-    model = make_model(FAMILIES[family], attention)
-    generator = torch.Generator().manual_seed(7)
-    rows = [
-        [torch.randint(1, V, (n,), generator=generator) for n in lengths] for lengths in ([5, 9, 2], [11], [3, 3])
-    ]
-    with torch.no_grad():
-        found = target_log_probs(model, *packed(rows))
-        expected = torch.cat([alone(model, segment) for row in rows for segment in row])
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found.double(), expected, atol=2e-5, rtol=2e-5)
+    head, scale, cap = LossHead(4, 11).double(), SHAPES[shape].scale, SHAPES[shape].cap
+    hidden, weights = torch.randn(7, 4).double().requires_grad_(), torch.rand(7).double()
+    labels = torch.randint(0, 11, (7,))
+    logits = scale * (hidden @ head.weight.T + head.bias)
+    logits = logits if cap is None else cap * torch.tanh(logits / cap)
+    expected = (nn.functional.cross_entropy(logits, labels, reduction="none") * weights).sum()
+    leaves = (hidden, head.weight, head.bias)
+    theirs = torch.autograd.grad(expected, leaves)
+    found = head(hidden, labels, weights, SHAPES[shape])
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    for ours, other in zip(torch.autograd.grad(found, leaves), theirs, strict=True):
+        torch.testing.assert_close(ours, other, rtol=1e-10, atol=1e-12)
 
 
 def test_only_labelled_positions_are_answered_row_by_row() -> None:
     model = make_model(LLAMA)
     ids = torch.arange(1, 13).reshape(2, 6)
-    positions = torch.arange(6).expand(2, 6)
     labels = torch.full((2, 6), IGNORE)
     labels[1, 1], labels[0, 4], labels[1, 5] = 33, 44, 55
     with torch.no_grad():
-        found = target_log_probs(model, ids, positions, labels)
+        hidden = hidden_states(model, ids, torch.arange(6).expand(2, 6))
+        found = target_log_probs(hidden, output_head(model), labels)
         log_probs = model(input_ids=ids).logits.log_softmax(-1)
     expected = torch.stack([log_probs[0, 4, 44], log_probs[1, 1, 33], log_probs[1, 5, 55]])
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_gradients_are_those_of_cross_entropy() -> None:
-    model = make_model(LLAMA)
-    ids = torch.randint(1, V, (2, 8), generator=torch.Generator().manual_seed(1))
-    labels = torch.cat([ids[:, 1:], torch.full((2, 1), IGNORE)], dim=1)
-    labels[0, :3] = IGNORE
-    (-target_log_probs(model, ids, torch.arange(8).expand(2, 8), labels).sum()).backward()
-    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    model.zero_grad()
-    logits = model(input_ids=ids).logits
-    torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum").backward()
-    for name, parameter in model.named_parameters():
-        torch.testing.assert_close(found[name], parameter.grad, atol=1e-4, rtol=1e-3)
+def linear_head(vocab_size: int, *, width: int = 16, dtype: torch.dtype = torch.float32) -> OutputHead:
+    torch.manual_seed(0)
+    return OutputHead(LossHead(width, vocab_size, bias=False, dtype=dtype), LogitShape())
 
 
-@pytest.mark.parametrize(("family", "attention"), CASES)
-def test_models_that_keep_segments_apart_pass_the_check(family: str, attention: str) -> None:
-    assert check_isolation(make_model(FAMILIES[family], attention), V) < 1e-4
+def test_a_row_without_targets_has_loss_zero_and_gradients() -> None:
+    """Its rank runs forward and backward with the others, and its gradients are added to theirs."""
+    head, hidden = linear_head(V), torch.randn(1, 4, 16, requires_grad=True)
+    for module in (head.module, nn.Linear(16, V)):
+        loss = weighted_nll(hidden, OutputHead(module, head.shape), torch.full((1, 4), IGNORE), torch.ones(1, 4))
+        loss.backward()
+        assert float(loss.detach()) == 0.0
+        assert hidden.grad is not None
+        assert all(p.grad is not None and not p.grad.any() for p in module.parameters())
 
 
-def test_a_model_whose_segments_see_each_other_fails_the_check() -> None:
-    model = make_model(LLAMA)
-    body = model.model.forward
-
-    def leaky(*, input_ids: Tensor, **others: Any) -> Any:
-        """A mask of ones turns transformers' detection of packed segments off."""
-        return body(input_ids=input_ids, **{**others, "attention_mask": torch.ones_like(input_ids)})
-
-    model.model.forward = leaky
-    assert check_isolation(model, V) > 1e-2
-    assert check_isolation(model, V, packing=False) < 1e-4
-
-
-def test_a_head_that_raysft_does_not_know_fails_the_check() -> None:
-    model = make_model(GEMMA2, "eager")
-    model.config.final_logit_softcapping = None  # now both agree: no cap
-    assert check_isolation(model, V) < 1e-4
-    plain = model.forward
-
-    def scaled(*args: Any, **kwargs: Any) -> Any:
-        output = plain(*args, **kwargs)
-        output.logits = output.logits * 1.5
-        return output
-
-    model.forward = scaled  # type: ignore[method-assign]
-    assert check_isolation(model, V) > 1e-2
+@pytest.mark.usefixtures("small_chunks")
+def test_bf16_sums_the_gradient_of_the_weight_in_fp32() -> None:
+    """33 chunks: a sum in bf16 would be off by 2% and more."""
+    half = linear_head(V, dtype=torch.bfloat16)
+    hidden = torch.randn(1, 99, 16).bfloat16()
+    labels = torch.randint(0, V, (1, 99))
+    exact = linear_head(V).module
+    exact.weight.data.copy_(half.module.weight)  # type: ignore[union-attr]
+    weighted_nll(hidden, half, labels, torch.ones(1, 99)).backward()
+    logits = exact(hidden.float()[0])
+    nn.functional.cross_entropy(logits, labels[0], reduction="sum").backward()
+    found, expected = half.module.weight.grad, exact.weight.grad
+    assert found.dtype == torch.bfloat16  # type: ignore[union-attr]
+    assert float((found.float() - expected).norm() / expected.norm()) < 5e-3  # type: ignore[union-attr,operator]
 
 
-def test_the_check_leaves_the_mode_and_the_generator_alone() -> None:
-    model = make_model(LLAMA).train()
-    state = torch.get_rng_state()
-    check_isolation(model, V)
-    assert model.training
-    assert torch.equal(torch.get_rng_state(), state)
+class Allocated(TorchDispatchMode):
+    """Numbers of elements of the tensors that operations make, views aside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        known = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        result = func(*args, **(kwargs or {}))
+        new = (t for t in tree_leaves(result) if isinstance(t, Tensor))
+        self.made += [t.numel() for t in new if t.untyped_storage().data_ptr() not in known]
+        return result
+
+
+@pytest.mark.parametrize(("frozen", "copies"), [(False, 1), (True, 0)])
+def test_memory_is_one_chunk_and_one_gradient(frozen: bool, copies: int) -> None:
+    """No [N, V] ever; the weight's gradient exists once, and never where it is frozen (LoRA)."""
+    vocab_size, targets = 40_000, 512
+    head = linear_head(vocab_size)
+    head.module.requires_grad_(not frozen)
+    hidden = torch.randn(1, targets, 16, requires_grad=True)
+    labels = torch.randint(0, vocab_size, (1, targets))
+    chunk = chunk_targets(vocab_size, torch.empty(0)) * vocab_size
+    assert chunk <= 2**22 < targets * vocab_size
+    with Allocated() as allocated:
+        loss = weighted_nll(hidden, head, labels, torch.ones(1, targets))
+        (loss * 0.1).backward()
+    assert max(allocated.made) <= chunk
+    assert sum(n == vocab_size * 16 for n in allocated.made) == copies
+
+
+def test_an_adapted_head_is_right(small_chunks: None) -> None:
+    """LoRA in the head itself: the path that knows nothing of its weights."""
+    from peft import LoraConfig, get_peft_model
+
+    model = make_model(LLAMA).double()
+    install_loss_head(model)
+    adapted = get_peft_model(model, LoraConfig(r=4, target_modules=["lm_head"], init_lora_weights=False)).double()
+    assert not isinstance(output_head(model).module, LossHead)
+    expected = expected_sum(model)
+    theirs = gradients(adapted, expected)
+    ids, positions, labels, weights = batch()
+    found = weighted_nll(hidden_states(model, ids, positions), output_head(model), labels, weights)
+    assert differences(gradients(adapted, found), theirs) < 1e-10
+
+
+def test_names_and_ties_stay() -> None:
+    for fields in (LLAMA, TIED):
+        model = make_model(fields)
+        before = {name: p.data_ptr() for name, p in model.state_dict(keep_vars=True).items()}
+        install_loss_head(model)
+        assert {name: p.data_ptr() for name, p in model.state_dict(keep_vars=True).items()} == before
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight  # type: ignore[union-attr]

@@ -1,0 +1,196 @@
+"""The LM head as a loss: chunks of targets, gradients computed in the forward pass.
+
+Owns the head module that does it and its chunk size; not which positions are targets (loss.py).
+Algorithm: Liger-Kernel's fused linear cross entropy (arXiv:2410.10989), in plain torch.
+
+Shapes: N targets, D hidden size, V vocabulary, C targets of a chunk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from transformers import PretrainedConfig, PreTrainedModel
+
+
+@dataclass(frozen=True)
+class LogitShape:
+    """What a model does to the head's raw output: y = cap * tanh(scale * x / cap), or scale * x without a cap."""
+
+    scale: float = 1.0
+    """Cohere's logit_scale, 1 / Granite's logits_scaling."""
+    cap: float | None = None
+    """Gemma 2's final_logit_softcapping (arXiv:2408.00118)."""
+
+    def apply_(self, raw: Tensor) -> Tensor:
+        """Raw output -> logits, in place."""
+        if self.scale != 1.0:
+            raw.mul_(self.scale)
+        if self.cap is not None:
+            raw.div_(self.cap).tanh_().mul_(self.cap)
+        return raw
+
+
+def logit_shape(config: PretrainedConfig) -> LogitShape:
+    """Scale and soft cap of a model type, where raysft knows them; check_isolation finds the others."""
+    fields = vars(config.get_text_config())
+    scale = float(fields.get("logit_scale") or 1.0) / float(fields.get("logits_scaling") or 1.0)
+    return LogitShape(scale, fields.get("final_logit_softcapping") or None)
+
+
+class LossHead(nn.Linear):
+    """A linear LM head that can also answer with the loss.
+
+    The loss is computed inside this module's own forward because ZeRO-3 gathers a module's weights around
+    exactly that; outside it the weight is empty.
+    """
+
+    def forward(
+        self,
+        hidden: Tensor,
+        labels: Tensor | None = None,
+        weights: Tensor | None = None,
+        shape: LogitShape | None = None,
+    ) -> Tensor:
+        """hidden [..., D] -> raw logits [..., V]; or, with labels [N] and weights [N]: sum of weight * -log p, []."""
+        if labels is None:
+            return super().forward(hidden)
+        assert weights is not None
+        assert shape is not None
+        nll: Tensor = _WeightedNll.apply(
+            hidden, self.weight, self.bias, labels, weights, shape, torch.is_grad_enabled()
+        )  # type: ignore[no-untyped-call]
+        return nll
+
+
+def install_loss_head(model: PreTrainedModel) -> None:
+    """Make the model's LM head a LossHead with the same parameters. A head of another kind stays as it is."""
+    head = model.get_output_embeddings()
+    if type(head) is not nn.Linear or head._forward_hooks or head._forward_pre_hooks:
+        return
+    fused = LossHead(head.in_features, head.out_features, bias=head.bias is not None, device="meta")
+    fused.weight, fused.bias = head.weight, head.bias
+    model.set_output_embeddings(fused)
+    assert model.get_output_embeddings() is fused
+
+
+def chunk_targets(vocab_size: int, weight: Tensor) -> int:
+    """Targets of a chunk. Measured (docs/decisions/008): on a CPU in fp32 the speed is flat from 32 up, so that
+    16 MiB of logits decide; elsewhere the accumulation of the weight's gradient asks for larger chunks."""
+    if weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.float64):
+        return min(max(2**22 // vocab_size, 32), 256)
+    return min(max(2**26 // vocab_size, 256), 1024)
+
+
+class _WeightedNll(torch.autograd.Function):
+    """sum_i weights[i] * -log softmax(shape(hidden W^T + b))[i, labels[i]].
+
+    The sum is linear in the upstream gradient, a scalar: all gradients are made in forward while a chunk's
+    probabilities are there, and only scaled in backward. No more than a chunk's logits [C, V] ever exist.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        weights: Tensor,
+        shape: LogitShape,
+        with_gradients: bool,
+    ) -> Tensor:
+        exact = torch.promote_types(hidden.dtype, torch.float32)
+        weights = weights.to(exact)
+        wanted = [with_gradients and needed for needed in ctx.needs_input_grad[:3]]
+        gradients = _Gradients.empty(hidden, weight, bias, wanted)
+        total = torch.zeros((), dtype=exact, device=hidden.device)
+        size = chunk_targets(weight.shape[0], weight)
+        for start in range(0, hidden.shape[0], size):
+            part = slice(start, start + size)
+            total += gradients.add_chunk(part, weight, bias, labels[part], weights[part], shape)
+        ctx.gradients = gradients.finished()
+        return total
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = ctx.gradients
+        assert gradients is not None, "the gradients of this loss were used: a second backward needs a second forward"
+        ctx.gradients = None  # autograd keeps a gradient without a copy when nobody else holds it
+        return *(g if g is None else g.mul_(upstream.to(g.dtype)) for g in gradients), None, None, None, None
+
+
+@dataclass
+class _Gradients:
+    """Gradients of the sum so far; None where none is wanted. The weight's is summed in fp32 or more."""
+
+    hidden: Tensor
+    grad_hidden: Tensor | None
+    grad_weight: Tensor | None
+    grad_bias: Tensor | None
+    dtype: torch.dtype
+    """Of the weight."""
+
+    @classmethod
+    def empty(cls, hidden: Tensor, weight: Tensor, bias: Tensor | None, wanted: list[bool]) -> _Gradients:
+        exact = torch.promote_types(weight.dtype, torch.float32)
+        hidden = hidden.detach()
+        return cls(
+            hidden,
+            torch.empty_like(hidden) if wanted[0] else None,
+            torch.empty_like(weight, dtype=exact) if wanted[1] else None,
+            torch.zeros_like(bias, dtype=exact) if wanted[2] and bias is not None else None,
+            weight.dtype,
+        )
+
+    def add_chunk(
+        self, part: slice, weight: Tensor, bias: Tensor | None, labels: Tensor, weights: Tensor, shape: LogitShape
+    ) -> Tensor:
+        """A chunk's weighted sum; its gradients are added."""
+        hidden, index = self.hidden[part], labels.unsqueeze(-1)
+        exact = weights.dtype
+        logits = shape.apply_(nn.functional.linear(hidden, weight, bias).to(exact))  # [C, V]
+        chosen = logits.gather(-1, index).squeeze(-1)
+        largest, where = logits.max(-1, keepdim=True)
+        slope = None if shape.cap is None else 1 - (logits / shape.cap) ** 2
+        probs = torch.softmax(logits, -1, out=logits)  # row by row: in place is safe
+        normaliser = (largest - probs.gather(-1, where).log()).squeeze(-1)  # the largest is never < 1 / V
+        nll = ((normaliser - chosen) * weights).sum()
+        probs.scatter_add_(-1, index, torch.full_like(index, -1, dtype=exact))
+        if slope is not None:
+            probs.mul_(slope)
+        factor = weights * shape.scale  # [C]: cheaper on [C, D] than on [C, V]
+        errors = probs.to(weight.dtype)
+        if self.grad_hidden is not None:
+            self.grad_hidden[part] = (errors @ weight) * factor.to(weight.dtype).unsqueeze(-1)
+        if self.grad_weight is not None:
+            self._add_weight(errors, hidden * factor.to(hidden.dtype).unsqueeze(-1), first=part.start == 0)
+        if self.grad_bias is not None:
+            self.grad_bias += (probs.T @ factor).to(self.grad_bias.dtype)
+        return nll
+
+    def _add_weight(self, errors: Tensor, hidden: Tensor, *, first: bool) -> None:
+        """grad_weight (+)= errors^T hidden; [C, V], [C, D] -> [V, D]."""
+        assert self.grad_weight is not None
+        if errors.dtype == self.grad_weight.dtype:
+            beta = 0 if first else 1  # 0: what empty memory holds is not read
+            torch.addmm(self.grad_weight, errors.T, hidden, beta=beta, out=self.grad_weight)
+        elif first:
+            self.grad_weight.copy_(errors.T @ hidden)
+        else:
+            self.grad_weight.add_(errors.T @ hidden)
+
+    def finished(self) -> tuple[Tensor | None, ...]:
+        """In the dtypes of what they are gradients of. Without a target they are zero."""
+        if self.grad_weight is not None and not self.hidden.shape[0]:
+            self.grad_weight.zero_()
+        grad_weight, self.grad_weight = self.grad_weight, None
+        if grad_weight is not None:
+            grad_weight = grad_weight.to(self.dtype)
+        grad_bias = None if self.grad_bias is None else self.grad_bias.to(self.dtype)
+        return self.grad_hidden, grad_weight, grad_bias

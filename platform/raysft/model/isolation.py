@@ -1,0 +1,98 @@
+"""Is what raysft computes what the model computes? The start-up check, and the fast paths that must pass it."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from raysft.errors import ModelError
+from raysft.model.attention import SEGMENTS, use_segment_attention
+from raysft.model.head import install_loss_head
+from raysft.model.loss import IGNORE, hidden_states, output_head, target_log_probs, weighted_nll
+
+logger = logging.getLogger(__name__)
+
+TOLERANCE = 1e-4
+"""Largest difference of fp32 log-probabilities between a packed and an unpacked segment."""
+
+
+def use_fast_paths(model: PreTrainedModel, vocab_size: int, *, packing: bool = True) -> None:
+    """The loss in the head and segment attention, where the model allows them and check_isolation agrees.
+
+    Raises ModelError when the model does not even pass with transformers' own attention.
+    """
+    install_loss_head(model)
+    if use_segment_attention(model):
+        try:
+            difference = check_isolation(model, vocab_size, packing=packing)
+        except ModelError as error:
+            reason = error.got
+        else:
+            if difference <= TOLERANCE:
+                return
+            reason = f"log-probabilities differ by {difference:.2g}"
+        logger.warning("segment attention is not right for %s (%s): sdpa", model.config.model_type, reason)
+        model.set_attn_implementation("sdpa")
+    difference = check_isolation(model, vocab_size, packing=packing)
+    if not difference <= TOLERANCE:
+        raise ModelError(
+            f"raysft does not compute what this model ({model.config.model_type}) computes by itself",
+            got=f"log-probabilities that differ by {difference:.2g}, data.packing = {packing}",
+            expected=f"at most {TOLERANCE:g}: packed samples that do not see each other, the same head",
+            fix="set data.packing: false, or another model.attention; if it stays, report the model type",
+        )
+
+
+def check_isolation(model: PreTrainedModel, vocab_size: int, *, packing: bool = True) -> float:
+    """Do segments in one row see each other, and is our head the model's own?
+
+    Compares log-probabilities of two random segments, packed in a row (packing=False: each in its own), through
+    the attention and the loss that training uses, with those of transformers' own forward on each alone. Returns
+    the largest difference of a token's log-probability, and of the loss per token.
+    """
+    generator = torch.Generator().manual_seed(0)
+    device = next(model.parameters()).device
+    segments = [torch.randint(0, vocab_size, (1, n), generator=generator).to(device) for n in (7, 12)]
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        rows = [segments] if packing else [[segment] for segment in segments]
+        answers = [_row(model, row) for row in rows]
+        ours, sums = torch.cat([a for a, _ in answers]), torch.stack([b for _, b in answers])
+        theirs = _alone(model, segments)
+    model.train(was_training)
+    weights = torch.cat([_weights(ours[: s.shape[1] - 1]) for s in segments])
+    fused = (sums.sum() + (theirs * weights).sum()) / weights.sum()
+    return float(torch.maximum((ours - theirs).abs().max(), fused.abs()))
+
+
+def _alone(model: PreTrainedModel, segments: list[Tensor]) -> Tensor:
+    """Log-probabilities of each segment's tokens but its first by transformers' own attention and head."""
+    ours = model.config._attn_implementation
+    if ours == SEGMENTS:
+        model.set_attn_implementation("sdpa")
+    found = []
+    for segment in segments:
+        log_probs = model(input_ids=segment, use_cache=False).logits.float().log_softmax(-1)
+        found.append(log_probs[0, :-1].gather(-1, segment[0, 1:, None]).squeeze(-1))
+    if ours == SEGMENTS:
+        model.set_attn_implementation(ours)
+    return torch.cat(found)
+
+
+def _weights(like: Tensor) -> Tensor:
+    """Different weights for the targets of a segment: [n]."""
+    return torch.linspace(0.5, 1.5, len(like), device=like.device)
+
+
+def _row(model: PreTrainedModel, segments: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """(log-probabilities, weighted sum) of segments [1, n] in one row, every token but each first a target."""
+    positions = torch.cat([torch.arange(s.shape[1], device=s.device) for s in segments]).unsqueeze(0)
+    ends = [torch.full_like(s[:, :1], IGNORE) for s in segments]
+    labels = torch.cat([part for s, end in zip(segments, ends, strict=True) for part in (s[:, 1:], end)], dim=1)
+    weights = torch.cat([part for s in segments for part in (_weights(s[0, 1:]), torch.zeros(1, device=s.device))])
+    hidden, head = hidden_states(model, torch.cat(segments, dim=1), positions), output_head(model)
+    return target_log_probs(hidden, head, labels), weighted_nll(hidden, head, labels, weights[None])

@@ -53,7 +53,7 @@ def use_segment_attention(model: PreTrainedModel) -> bool:
         return False
     if model._supports_attention_backend and model._supports_flash_attn:
         model.set_attn_implementation(SEGMENTS)
-    used = model.config._attn_implementation == SEGMENTS
+    used: bool = model.config._attn_implementation == SEGMENTS
     device = next(model.parameters()).device.type
     kernel = "torch's varlen kernel in bf16" if device == "cuda" else "one causal SDPA per segment"
     if used:
@@ -111,7 +111,7 @@ def _one_by_one(
         lengths[start // width].append(end - start)
     outputs = []
     for q, k, v, sizes in zip(query.unbind(), key.unbind(), value.unbind(), lengths, strict=True):  # [H, T, E]
-        parts = zip(q.split(sizes, 1), k.split(sizes, 1), v.split(sizes, 1), strict=True)
+        parts = zip(*(torch.split(x, sizes, 1) for x in (q, k, v)), strict=True)
         answers = [
             scaled_dot_product_attention(
                 a[None],

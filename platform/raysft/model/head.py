@@ -42,6 +42,21 @@ def logit_shape(config: PretrainedConfig) -> LogitShape:
     return LogitShape(scale, fields.get("final_logit_softcapping") or None)
 
 
+@dataclass(frozen=True)
+class Targets:
+    """What a LossHead answers with the loss of."""
+
+    labels: Tensor
+    """[N] int64."""
+    weights: Tensor
+    """[N] float."""
+    shape: LogitShape
+
+    def part(self, start: int, stop: int) -> Targets:
+        """Some of them."""
+        return Targets(self.labels[start:stop], self.weights[start:stop], self.shape)
+
+
 class LossHead(nn.Linear):
     """A linear LM head that can also answer with the loss.
 
@@ -49,21 +64,11 @@ class LossHead(nn.Linear):
     exactly that; outside it the weight is empty.
     """
 
-    def forward(
-        self,
-        hidden: Tensor,
-        labels: Tensor | None = None,
-        weights: Tensor | None = None,
-        shape: LogitShape | None = None,
-    ) -> Tensor:
-        """hidden [..., D] -> raw logits [..., V]; or, with labels [N] and weights [N]: sum of weight * -log p, []."""
-        if labels is None:
+    def forward(self, hidden: Tensor, targets: Targets | None = None) -> Tensor:
+        """hidden [..., D] -> raw logits [..., V]; or, with N targets, hidden [N, D] -> sum of weight * -log p, []."""
+        if targets is None:
             return super().forward(hidden)
-        assert weights is not None
-        assert shape is not None
-        nll: Tensor = _WeightedNll.apply(
-            hidden, self.weight, self.bias, labels, weights, shape, torch.is_grad_enabled()
-        )  # type: ignore[no-untyped-call]
+        nll: Tensor = _WeightedNll.apply(hidden, self.weight, self.bias, targets, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
         return nll
 
 
@@ -95,46 +100,36 @@ class _WeightedNll(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        labels: Tensor,
-        weights: Tensor,
-        shape: LogitShape,
-        with_gradients: bool,
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Targets, with_gradients: bool
     ) -> Tensor:
-        exact = torch.promote_types(hidden.dtype, torch.float32)
-        weights = weights.to(exact)
         wanted = [with_gradients and needed for needed in ctx.needs_input_grad[:3]]
         gradients = _Gradients.empty(hidden, weight, bias, wanted)
+        exact = torch.promote_types(hidden.dtype, torch.float32)
         total = torch.zeros((), dtype=exact, device=hidden.device)
         size = chunk_targets(weight.shape[0], weight)
         for start in range(0, hidden.shape[0], size):
-            part = slice(start, start + size)
-            total += gradients.add_chunk(part, weight, bias, labels[part], weights[part], shape)
-        ctx.gradients = gradients.finished()
+            total += gradients.add_chunk(start, weight, bias, targets.part(start, start + size))
+        ctx.gradients = gradients.finished(weight.dtype)
         return total
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         gradients = ctx.gradients
         assert gradients is not None, "the gradients of this loss were used: a second backward needs a second forward"
         ctx.gradients = None  # autograd keeps a gradient without a copy when nobody else holds it
-        return *(g if g is None else g.mul_(upstream.to(g.dtype)) for g in gradients), None, None, None, None
+        return *(g if g is None else g.mul_(upstream).to(dtype) for g, dtype in gradients), None, None
 
 
 @dataclass
 class _Gradients:
-    """Gradients of the sum so far; None where none is wanted. The weight's is summed in fp32 or more."""
+    """Gradients of the sum so far, None where none is wanted; in fp32 or more, so that neither the sum over the
+    chunks nor a factor (a target's weight, the upstream gradient) is rounded to half precision."""
 
     hidden: Tensor
     grad_hidden: Tensor | None
     grad_weight: Tensor | None
     grad_bias: Tensor | None
-    dtype: torch.dtype
-    """Of the weight."""
 
     @classmethod
     def empty(cls, hidden: Tensor, weight: Tensor, bias: Tensor | None, wanted: list[bool]) -> _Gradients:
@@ -142,18 +137,17 @@ class _Gradients:
         hidden = hidden.detach()
         return cls(
             hidden,
-            torch.empty_like(hidden) if wanted[0] else None,
+            torch.empty_like(hidden, dtype=exact) if wanted[0] else None,
             torch.empty_like(weight, dtype=exact) if wanted[1] else None,
             torch.zeros_like(bias, dtype=exact) if wanted[2] and bias is not None else None,
-            weight.dtype,
         )
 
-    def add_chunk(
-        self, part: slice, weight: Tensor, bias: Tensor | None, labels: Tensor, weights: Tensor, shape: LogitShape
-    ) -> Tensor:
-        """A chunk's weighted sum; its gradients are added."""
-        hidden, index = self.hidden[part], labels.unsqueeze(-1)
-        exact = weights.dtype
+    def add_chunk(self, start: int, weight: Tensor, bias: Tensor | None, targets: Targets) -> Tensor:
+        """The weighted sum of the targets from `start` on; its gradients are added."""
+        part, index, shape = slice(start, start + len(targets.labels)), targets.labels.unsqueeze(-1), targets.shape
+        hidden = self.hidden[part]
+        exact = torch.promote_types(hidden.dtype, torch.float32)
+        weights = targets.weights.to(exact)
         logits = shape.apply_(nn.functional.linear(hidden, weight, bias).to(exact))  # [C, V]
         chosen = logits.gather(-1, index).squeeze(-1)
         largest, where = logits.max(-1, keepdim=True)
@@ -167,11 +161,11 @@ class _Gradients:
         factor = weights * shape.scale  # [C]: cheaper on [C, D] than on [C, V]
         errors = probs.to(weight.dtype)
         if self.grad_hidden is not None:
-            self.grad_hidden[part] = (errors @ weight) * factor.to(weight.dtype).unsqueeze(-1)
+            self.grad_hidden[part] = (errors @ weight) * factor.unsqueeze(-1)
         if self.grad_weight is not None:
-            self._add_weight(errors, hidden * factor.to(hidden.dtype).unsqueeze(-1), first=part.start == 0)
+            self._add_weight(errors, (hidden * factor.unsqueeze(-1)).to(weight.dtype), first=start == 0)
         if self.grad_bias is not None:
-            self.grad_bias += (probs.T @ factor).to(self.grad_bias.dtype)
+            self.grad_bias += probs.T @ factor
         return nll
 
     def _add_weight(self, errors: Tensor, hidden: Tensor, *, first: bool) -> None:
@@ -185,12 +179,8 @@ class _Gradients:
         else:
             self.grad_weight.add_(errors.T @ hidden)
 
-    def finished(self) -> tuple[Tensor | None, ...]:
-        """In the dtypes of what they are gradients of. Without a target they are zero."""
+    def finished(self, dtype: torch.dtype) -> tuple[tuple[Tensor | None, torch.dtype], ...]:
+        """(gradient, dtype of what it is a gradient of); without a target zero."""
         if self.grad_weight is not None and not self.hidden.shape[0]:
             self.grad_weight.zero_()
-        grad_weight, self.grad_weight = self.grad_weight, None
-        if grad_weight is not None:
-            grad_weight = grad_weight.to(self.dtype)
-        grad_bias = None if self.grad_bias is None else self.grad_bias.to(self.dtype)
-        return self.grad_hidden, grad_weight, grad_bias
+        return (self.grad_hidden, self.hidden.dtype), (self.grad_weight, dtype), (self.grad_bias, dtype)

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from raysft.model.attention import segment_arguments
-from raysft.model.head import LogitShape, LossHead, logit_shape
+from raysft.model.head import LogitShape, LossHead, Targets, logit_shape
 
 IGNORE = -100
 """Label of a position that predicts nothing."""
@@ -58,7 +58,7 @@ def weighted_nll(hidden: Tensor, head: OutputHead, labels: Tensor, weights: Tens
     """
     wanted = labels != IGNORE
     if isinstance(head.module, LossHead):
-        nll: Tensor = head.module(hidden[wanted], labels[wanted], weights[wanted], head.shape)
+        nll: Tensor = head.module(hidden[wanted], Targets(labels[wanted], weights[wanted], head.shape))
         return nll
     return -(target_log_probs(hidden, head, labels) * weights[wanted]).sum()
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from families import FAMILIES, LLAMA, TIED, V, make_model
 from raysft.model import head as head_module
-from raysft.model.head import LogitShape, LossHead, chunk_targets, install_loss_head
+from raysft.model.head import LogitShape, LossHead, Targets, chunk_targets, install_loss_head
 from raysft.model.loss import IGNORE, OutputHead, hidden_states, output_head, target_log_probs, weighted_nll
 
 SHAPES = {"plain": LogitShape(), "scaled": LogitShape(scale=0.25), "capped": LogitShape(scale=3.0, cap=2.0)}
@@ -86,7 +86,7 @@ def test_bias_scale_and_soft_cap(shape: str) -> None:
     expected = (nn.functional.cross_entropy(logits, labels, reduction="none") * weights).sum()
     leaves = (hidden, head.weight, head.bias)
     theirs = torch.autograd.grad(expected, leaves)
-    found = head(hidden, labels, weights, SHAPES[shape])
+    found = head(hidden, Targets(labels, weights, SHAPES[shape]))
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
     for ours, other in zip(torch.autograd.grad(found, leaves), theirs, strict=True):
         torch.testing.assert_close(ours, other, rtol=1e-10, atol=1e-12)
@@ -122,19 +122,21 @@ def test_a_row_without_targets_has_loss_zero_and_gradients() -> None:
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_bf16_sums_the_gradient_of_the_weight_in_fp32() -> None:
-    """33 chunks: a sum in bf16 would be off by 2% and more."""
+def test_bf16_rounds_neither_the_sum_over_chunks_nor_the_factors() -> None:
+    """33 chunks, weights 0.3, upstream 0.1: a sum in bf16 would be off by 2%, each factor by 0.1% or more."""
     half = linear_head(V, dtype=torch.bfloat16)
-    hidden = torch.randn(1, 99, 16).bfloat16()
-    labels = torch.randint(0, V, (1, 99))
-    exact = linear_head(V).module
-    exact.weight.data.copy_(half.module.weight)  # type: ignore[union-attr]
-    weighted_nll(hidden, half, labels, torch.ones(1, 99)).backward()
-    logits = exact(hidden.float()[0])
-    nn.functional.cross_entropy(logits, labels[0], reduction="sum").backward()
-    found, expected = half.module.weight.grad, exact.weight.grad
-    assert found.dtype == torch.bfloat16  # type: ignore[union-attr]
-    assert float((found.float() - expected).norm() / expected.norm()) < 5e-3  # type: ignore[union-attr,operator]
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(1, 99, 16, generator=generator).bfloat16().requires_grad_()
+    labels = torch.randint(0, V, (1, 99), generator=generator)
+    (weighted_nll(hidden, half, labels, torch.full((1, 99), 0.3)) * 0.1).backward()
+    wide, weight = hidden.detach().float().requires_grad_(), half.module.weight.detach().float().requires_grad_()
+    logits = (wide[0] @ weight.T).bfloat16().float()  # what a plain loss in bf16 sees, too
+    (nn.functional.cross_entropy(logits, labels[0], reduction="sum") * 0.3 * 0.1).backward()
+    for found, expected in ((hidden.grad, wide.grad), (half.module.weight.grad, weight.grad)):
+        assert found.dtype == torch.bfloat16
+        assert float((found.float() - expected).norm() / expected.norm()) < 4e-3
+        scale = float((found.float() * expected).sum() / (expected * expected).sum())
+        assert scale == pytest.approx(1, abs=4e-4)
 
 
 class Allocated(TorchDispatchMode):

@@ -122,7 +122,11 @@ def write_stream(location: str) -> Iterator[BinaryIO]:
         try:
             with os.fdopen(handle, "wb") as file:
                 yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
             os.replace(temporary, path)
+            _sync_directory(Path(path).parent)
         except BaseException:
             os.unlink(temporary)
             raise

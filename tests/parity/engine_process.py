@@ -30,10 +30,11 @@ from raysft.recipe.facts import ModelFacts
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.resolve import resolve
 from raysft.recipe.schema import Recipe
-from raysft.train.checkpoint import Writer, begin_attempt
+from raysft.train.checkpoint import begin_attempt
 from raysft.train.group import TorchGroup
 from raysft.train.probe import Largest, fit
 from raysft.train.state import TrainState
+from raysft.train.writer import Retention, Writer
 
 FACTS = ModelFacts(
     model_type="llama",
@@ -111,8 +112,9 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
         digest.update(np.ascontiguousarray(tensor.float().numpy()).tobytes())
     result |= {"weights": digest.hexdigest(), "skipped": skipped}
     if cell.get("save") and attempt is not None:
-        writer = Writer(cell["run"], attempt, group, keep_last=2, facts={})
+        writer = Writer(cell["run"], attempt, group, retention=Retention(2), facts={})
         writer.save(engine.state, TrainState(step=cell.get("until", 20)))
+        writer.finish()
     engine.close()
     return result
 

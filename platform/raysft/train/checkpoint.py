@@ -1,4 +1,4 @@
-"""Checkpoints: layout, checksums, atomic commit, lineage, retention. Owns no tensor and no policy.
+"""Checkpoints: layout, checksums, lineage, the choice at a resume. writer.py makes them. Owns no policy.
 
     checkpoints/attempt-0002/step-00000040/rank-00000.safetensors   written first, by each rank
     checkpoints/attempt-0002/step-00000040/rank-00000.json          its size and sha256
@@ -18,12 +18,11 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from safetensors.torch import load as load_safetensors
-from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from raysft import storage
@@ -216,60 +215,13 @@ class Checkpoint:
                 yield name, tensor
 
 
+def commit_record(state: TrainState, files: list[dict[str, Any]], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of commit.json."""
+    record = {"layout_version": LAYOUT_VERSION, "state": state.to_json(), "files": files, "facts": dict(facts)}
+    return record | {"sha256": _record_sum(record)}
+
+
 def _record_sum(record: Mapping[str, Any]) -> str:
     """sha256 of a commit record without its own sum."""
     content = {key: value for key, value in record.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-class Writer:
-    """Commits the checkpoints of one attempt."""
-
-    def __init__(self, run: str, attempt: Attempt, group: Group, *, keep_last: int, facts: Mapping[str, Any]) -> None:
-        self._run, self._attempt, self._group = run, attempt, group
-        self._keep_last, self._facts = keep_last, dict(facts)
-
-    def save(self, tensors: Callable[[], Iterator[tuple[str, Tensor]]], state: TrainState) -> None:
-        """Write this rank's share of the tensors, then (rank 0, all files being there) the commit record."""
-        commit = CommitId(attempt=self._attempt.number, step=state.step)
-        location = commit_directory(self._run, commit)
-        data = save_safetensors(self._share(tensors()))
-        name = f"rank-{self._group.rank:05d}"
-        storage.write_bytes(storage.join(location, f"{name}.safetensors"), data)
-        entry = {"name": f"{name}.safetensors", "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        storage.write_json(storage.join(location, f"{name}.json"), entry)
-        self._group.barrier()
-        if self._group.rank == 0:
-            self._commit(location, state)
-            self._retain()
-        self._group.barrier()
-
-    def _share(self, tensors: Iterator[tuple[str, Tensor]]) -> dict[str, Tensor]:
-        """Every size-th tensor; all ranks walk the whole iterator because gathering is collective."""
-        size, rank = self._group.size, self._group.rank
-        return {key: tensor.contiguous() for i, (key, tensor) in enumerate(tensors) if i % size == rank}
-
-    def _commit(self, location: str, state: TrainState) -> None:
-        names = [f"rank-{rank:05d}.json" for rank in range(self._group.size)]
-        record = {
-            "layout_version": LAYOUT_VERSION,
-            "state": state.to_json(),
-            "files": [storage.read_json(storage.join(location, name)) for name in names],
-            "facts": self._facts,
-        }
-        record["sha256"] = _record_sum(record)
-        if not storage.create_exclusive(storage.join(location, "commit.json"), record):
-            raise CheckpointError(
-                f"step {state.step} of attempt {self._attempt.number} is committed already",
-                got=location,
-                expected="one writer for each attempt",
-                fix="end the other process that trains this run",
-            )
-
-    def _retain(self) -> None:
-        """Delete what is older than the last commits of the lineage: the record first, then the files."""
-        chain = lineage(read_attempts(self._run), read_commits(self._run))
-        for commit in chain[self._keep_last :]:
-            directory = commit_directory(self._run, commit)
-            storage.remove_tree(storage.join(directory, "commit.json"))
-            storage.remove_tree(directory)

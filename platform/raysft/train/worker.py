@@ -32,7 +32,7 @@ from raysft.recipe.fingerprint import digest
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.resolve import Schedule, with_micro_batch_rows
 from raysft.train import failures, hooks
-from raysft.train.checkpoint import Attempt, Checkpoint, Writer, begin_attempt, read_attempts
+from raysft.train.checkpoint import Attempt, Checkpoint, begin_attempt, read_attempts
 from raysft.train.group import TorchGroup
 from raysft.train.job import Place, Wire
 from raysft.train.loop import train
@@ -42,6 +42,7 @@ from raysft.train.probe import Largest, Probed, fit
 from raysft.train.profile import Profile
 from raysft.train.records import Records, StartFacts
 from raysft.train.state import Outcome, StepInfo, TrainState
+from raysft.train.writer import Retention, Writer
 
 
 @dataclass(frozen=True)
@@ -204,17 +205,19 @@ def _run(place: Place, attempt: Attempt, setup: _Setup) -> Outcome:
     reached = setup.state.step
     records = Records(job.run, attempt.number, group.rank)
     records.start(_start_facts(place, setup))
-    writer = Writer(
-        job.run, attempt, group, keep_last=recipe.checkpoint.keep_last, facts={"fingerprints": job.fingerprints}
-    )
+    keep = recipe.checkpoint
+    retention = Retention(keep.keep_last, keep.keep_every_steps, keep.keep_best)
+    writer = Writer(job.run, attempt, group, retention=retention, facts={"fingerprints": job.fingerprints})
+    losses: dict[int, float] = {}
 
     def save(state: TrainState) -> None:
         records.flush()
-        writer.save(setup.engine.state, state)
+        writer.save(setup.engine.state, state, losses.get(state.step))
 
     def held_out(step: int) -> None:
         if setup.held_out:
-            records.evaluation(step, _held_out_loss(place, setup))
+            losses[step] = _held_out_loss(place, setup)
+            records.evaluation(step, losses[step])
 
     def follow(info: StepInfo) -> None:
         nonlocal reached
@@ -228,6 +231,7 @@ def _run(place: Place, attempt: Attempt, setup: _Setup) -> Outcome:
     profile = Profile(job.run, attempt.number, job.profile_steps) if job.profile_steps and group.rank == 0 else None
     with (
         _recording(place, attempt, lambda: reached),
+        closing(writer),
         closing(Prefetch(setup.feed.step, job.total_steps)) as batches,
         closing(profile) if profile else nullcontext(),
     ):
@@ -242,6 +246,7 @@ def _run(place: Place, attempt: Attempt, setup: _Setup) -> Outcome:
             learning_rate=steps.learning_rate,
             save=save,
         )
+        writer.finish()
         records.flush()
     return outcome
 

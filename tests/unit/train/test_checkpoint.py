@@ -21,7 +21,6 @@ from raysft.train.checkpoint import (
     Attempt,
     Checkpoint,
     CommitId,
-    Writer,
     begin_attempt,
     commit_directory,
     find_latest,
@@ -30,6 +29,7 @@ from raysft.train.checkpoint import (
     read_commits,
 )
 from raysft.train.state import TrainState
+from raysft.train.writer import Retention, Writer
 
 
 def tensors(value: float) -> dict[str, Tensor]:
@@ -43,15 +43,19 @@ def tensors(value: float) -> dict[str, Tensor]:
 
 
 def commit(run: str, attempt: Attempt, step: int, *, size: int = 2, keep_last: int = 99) -> None:
-    """What `size` ranks do to commit a step: rank 0 last, because a fake group has no barrier that waits."""
+    """What `size` ranks do to commit a step."""
 
     def state() -> Iterator[tuple[str, Tensor]]:
         yield from tensors(step).items()
 
-    for rank in reversed(range(size)):
-        group = FakeGroup(rank, size)
-        Writer(run, attempt, group, keep_last=keep_last, facts={"who": "test"}).save(state, TrainState(step=step))
-        assert group.barriers == 2
+    writers = []
+    for rank in range(size):
+        retention = Retention(keep_last)
+        writer = Writer(run, attempt, FakeGroup(rank, size), retention=retention, facts={"who": "test"}, patience_s=9)
+        writer.save(state, TrainState(step=step))
+        writers.append(writer)
+    for writer in writers:
+        writer.finish()
 
 
 def chain(*steps: int, attempt: int = 1) -> list[CommitId]:
@@ -111,7 +115,7 @@ def test_a_commit_is_read_whole_whatever_the_number_of_ranks(tmp_path: Path, siz
     assert found is not None
     assert found.commit == CommitId(1, 7)
     assert found.state == TrainState(step=7)
-    assert found.record["facts"] == {"who": "test"}
+    assert found.record["facts"] == {"who": "test", "eval_loss": None}
     expected, read = tensors(7), found.tensors()
     assert expected.keys() == read.keys()
     assert all(torch.equal(expected[key], read[key]) for key in expected)

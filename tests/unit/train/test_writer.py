@@ -1,0 +1,155 @@
+"""Commits behind the training: the copy is of the moment, one save at a time, storage that fails, what is kept."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from fakes import FakeGroup
+from raysft import storage
+from raysft.errors import CheckpointError, StorageError
+from raysft.train import writer as writing
+from raysft.train.checkpoint import Attempt, CommitId, begin_attempt, find_latest, read_commits
+from raysft.train.state import TrainState
+from raysft.train.writer import Retention, Writer, write_tensors
+
+
+def make_writer(run: str, group: FakeGroup | None = None, patience_s: float = 5.0, last: int = 9) -> Writer:
+    attempt, _ = begin_attempt(run, FakeGroup())
+    return Writer(run, attempt, group or FakeGroup(), retention=Retention(last), facts={}, patience_s=patience_s)
+
+
+class Gate:
+    """Holds back every write of tensors until it is opened."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.open, self.entered = threading.Event(), threading.Event()
+
+        def held(location: str, tensors: dict[str, Tensor]) -> dict[str, object]:
+            self.entered.set()
+            assert self.open.wait(10)
+            return write_tensors(location, tensors)
+
+        monkeypatch.setattr(writing, "write_tensors", held)
+
+
+def test_training_goes_on_while_a_save_is_written_and_does_not_change_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, weight, gate = str(tmp_path), torch.ones(3), Gate(monkeypatch)
+
+    def state() -> Iterator[tuple[str, Tensor]]:
+        yield "weight:a", weight
+
+    writer = make_writer(run)
+    writer.save(state, TrainState(step=1))
+    assert gate.entered.wait(5)
+    weight += 1  # the next step, while the file is being written
+    assert read_commits(run) == []
+    gate.open.set()
+    writer.save(state, TrainState(step=2))  # waits for the first
+    assert CommitId(1, 1) in read_commits(run)
+    writer.finish()
+    for step, value in ((1, 1.0), (2, 2.0)):
+        path = tmp_path / "checkpoints" / "attempt-0001" / f"step-{step:08d}" / "rank-00000.safetensors"
+        assert load_file(path)["weight:a"].tolist() == [value] * 3
+
+
+def test_storage_that_fails_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failures = iter([True, True, False])
+
+    def flaky(location: str, tensors: dict[str, Tensor]) -> dict[str, object]:
+        if next(failures):
+            raise StorageError("cannot write", got="HTTP 500", expected="", fix="")
+        return write_tensors(location, tensors)
+
+    monkeypatch.setattr(writing, "write_tensors", flaky)
+    writer = make_writer(str(tmp_path), patience_s=2.0)
+    writer.save(lambda: iter([("weight:a", torch.ones(2))]), TrainState(step=3))
+    writer.finish()
+    assert read_commits(str(tmp_path)) == [CommitId(1, 3)]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_storage_that_stays_away_ends_the_save_on_every_rank(tmp_path: Path, rank: int) -> None:
+    """Rank 1 cannot write: rank 0 never commits; both raise. The commit before stays the newest."""
+    run = str(tmp_path)
+    first = make_writer(run)
+    first.save(lambda: iter([("weight:a", torch.ones(2))]), TrainState(step=1))
+    first.finish()
+    second = make_writer(run, FakeGroup(rank, 2, others_agree=rank == 0), patience_s=0.3)
+    if rank == 1:
+        (tmp_path / "checkpoints" / "attempt-0002").write_text("a file where a directory should be")
+    second.save(lambda: iter([("weight:a", torch.ones(2)), ("weight:b", torch.ones(2))]), TrainState(step=2))
+    with pytest.raises(StorageError if rank else CheckpointError):
+        second.finish()
+    if rank == 1:
+        (tmp_path / "checkpoints" / "attempt-0002").unlink()
+    found = find_latest(run, FakeGroup())
+    assert found is not None
+    assert found.commit == CommitId(1, 1)
+
+
+def test_another_ranks_failure_is_raised_here_too(tmp_path: Path) -> None:
+    writer = make_writer(str(tmp_path), FakeGroup(others_agree=False))
+    writer.save(lambda: iter([("weight:a", torch.ones(2))]), TrainState(step=1))
+    with pytest.raises(StorageError, match="another rank"):
+        writer.finish()
+
+
+def test_a_superseded_writer_cannot_commit_twice(tmp_path: Path) -> None:
+    run = str(tmp_path)
+    attempt, _ = begin_attempt(run, FakeGroup())
+    writers = [Writer(run, attempt, FakeGroup(), retention=Retention(9), facts={}, patience_s=1) for _ in range(2)]
+    for writer in writers:
+        writer.save(lambda: iter([("weight:a", torch.ones(2))]), TrainState(step=1))
+    ends = []
+    for writer in writers:
+        try:
+            writer.finish()
+            ends.append("committed")
+        except CheckpointError as error:
+            ends.append(error.what)
+    assert sorted(ends) == ["committed", "step 1 of attempt 1 is committed already"]
+
+
+def test_what_is_kept() -> None:
+    losses = {50: 3.0, 40: 1.0, 30: 2.0, 20: None, 10: 1.0}
+    chain = [(CommitId(1, step), loss) for step, loss in losses.items()]
+
+    def kept(retention: Retention) -> set[int]:
+        return {commit.step for commit in retention.keeps(chain)}
+
+    assert kept(Retention(2)) == {50, 40}
+    assert kept(Retention(1, every_steps=20)) == {50, 40, 20}
+    assert kept(Retention(1, best=True)) == {50, 40}, "of equal losses the newer"
+    assert kept(Retention(1, 30, True)) == {50, 40, 30}
+    assert Retention(1, best=True).keeps([(CommitId(1, 5), None)]) == {CommitId(1, 5)}
+
+
+def test_the_best_commit_outlives_newer_ones(tmp_path: Path) -> None:
+    run, attempt = str(tmp_path), Attempt(1, None)
+    begin_attempt(run, FakeGroup())
+    writer = Writer(run, attempt, FakeGroup(), retention=Retention(1, best=True), facts={})
+    for step, loss in ((1, 2.0), (2, 0.5), (3, 1.0), (4, None)):
+        writer.save(lambda: iter([("weight:a", torch.ones(2))]), TrainState(step=step), loss)
+    writer.finish()
+    assert {commit.step for commit in read_commits(run)} == {2, 4}
+
+
+@pytest.mark.parametrize("shapes", [[], [()], [(3,), (0, 4), (2, 5)], [(7, 3, 2)]])
+def test_a_file_is_what_safetensors_reads(tmp_path: Path, shapes: list[tuple[int, ...]]) -> None:
+    tensors = {f"weight:Größe {i}": torch.randn(shape) for i, shape in enumerate(shapes)}
+    location = str(tmp_path / "some.safetensors")
+    entry = write_tensors(location, tensors)
+    found = load_file(location)
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[key], tensor) for key, tensor in tensors.items())
+    assert entry["bytes"] == (tmp_path / "some.safetensors").stat().st_size
+    assert storage.list_names(str(tmp_path)) == ["some.safetensors"]

@@ -32,10 +32,14 @@ SEES = {
     "raysft.train.worker": {"train", "engine", "objectives", "model", "data", "recipe", "storage", "errors"},
     "raysft.evaluate": {"recipe", "model", "data", "storage", "errors"},
     "raysft.observe": {"recipe", "model", "data", "storage", "errors"},
+    "raysft.planner": {"recipe", "errors"},
     "raysft.orchestrate": {
-        *("train", "engine", "objectives", "model", "data", "recipe", "storage", "errors", "evaluate", "observe"),
+        *("train", "engine", "objectives", "model", "data", "recipe", "storage", "errors"),
+        *("evaluate", "observe", "planner"),
     },
-    "raysft.cli": {"orchestrate", "data", "recipe", "storage", "errors", "evaluate", "model", "observe"},
+    "raysft.cli": {
+        *("orchestrate", "data", "recipe", "storage", "errors", "evaluate", "model", "observe", "planner"),
+    },
 }
 
 # One library, one doorway. A library that stands here is imported below these modules only.
@@ -58,6 +62,7 @@ DOORWAYS = {
 OUTSIDE = {
     "raysft.errors": set(),
     "raysft.recipe": {"pydantic", "yaml"},
+    "raysft.planner": set(),
     "raysft.storage": {"pyarrow", "fsspec"},
     "raysft.observe": {"jinja2", "markupsafe"},
     "raysft.data.plan": {"numpy"},
@@ -163,6 +168,8 @@ def test_imports_point_down() -> None:
         ("raysft.train.loop", "from raysft.engine.zero import ZeroEngine"),
         ("raysft.train.checkpoint", "from raysft.data.store import TokenStore"),
         ("raysft.evaluate.heldout", "from raysft.train.hooks import every"),
+        ("raysft.planner.memory", "from raysft.engine.ds_config import deepspeed_config"),
+        ("raysft.train.worker", "from raysft.planner.memory import predict"),
         ("raysft.observe.report", "from raysft.orchestrate.run import run"),
         ("raysft.train.worker", "from raysft.orchestrate.run import run"),
         ("raysft.engine.zero", "def f():\n    from raysft.train.loop import train"),

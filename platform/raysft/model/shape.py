@@ -76,6 +76,10 @@ _KINDS = {
 }
 
 
+_DROPOUT = ("resid_pdrop", "hidden_dropout", "dropout")
+"""transformers' names of the dropout before the residual."""
+
+
 def read_shape(recipe: Recipe) -> ModelShape:
     """The modules of the model that a recipe names. Raises ModelError."""
     config = load_config(recipe)
@@ -112,6 +116,7 @@ def read_shape(recipe: Recipe) -> ModelShape:
         is_gated=kind.gated,
         fused_qkv=len(kind.qkv) == 1,
         parallel=model_type == "gpt_neox" and bool(text.get("use_parallel_residual", True)),
+        dropout=float(next((text[name] for name in _DROPOUT if text.get(name)), 0.0)),
         tied=kind.tied if tied is None else bool(tied),
     )
 

@@ -73,6 +73,8 @@ class ModelShape:
     fused_qkv: bool
     parallel: bool
     """Attention and MLP read the same residual (GPT-NeoX)."""
+    dropout: float
+    """Of what attention and MLP add to the residual."""
     tied: bool
     """Input embedding and output head share their weight."""
 

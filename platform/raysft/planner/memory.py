@@ -1,0 +1,211 @@
+"""Predicted peak memory of every pipeline stage's ranks, by class.
+
+Owns how parameters fall on stages and shards, and what exists only for a while: a chunk of logits, buckets, gathered
+weights. Model states are in states.py, what autograd keeps in activations.py.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from raysft.planner.activations import FLOAT32, Attention, Pass, Training, layer_bytes, outer_bytes
+from raysft.planner.states import Basis, States, basis, model_states
+from raysft.recipe.facts import ModelShape
+from raysft.recipe.schema import Recipe
+
+REDUCE_BUCKET = 500_000_000
+"""Elements of DeepSpeed's reduce_bucket_size, which it allocates whole under ZeRO 1 to 3."""
+
+MAX_LIVE_PARAMETERS = 1_000_000_000
+"""DeepSpeed's stage3_max_live_parameters and stage3_max_reuse_distance: gathered weights kept at a time."""
+
+
+@dataclass(frozen=True)
+class RankMemory:
+    """Bytes at the peak of a step on a rank of one stage."""
+
+    stage: int
+    states: States
+    activations: int
+    logits: int
+    """One chunk of logits and the gradients of the head."""
+    buffers: int
+    """Gradient buckets, gathered weights."""
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.states.total + self.activations + self.logits + self.buffers
+
+    @property
+    def classes(self) -> dict[str, int]:
+        """Bytes by name."""
+        states = self.states
+        return {
+            "parameters": states.parameters,
+            "masters": states.masters,
+            "gradients": states.gradients,
+            "optimizer": states.optimizer,
+            "activations": self.activations,
+            "logits": self.logits,
+            "buffers": self.buffers,
+        }
+
+
+def predict(recipe: Recipe, shape: ModelShape, *, is_gpu: bool) -> RankMemory:
+    """The fullest rank. Its layout must be one that the matrix allows."""
+    return max(stages(recipe, shape, is_gpu=is_gpu), key=lambda rank: rank.total)
+
+
+def stages(recipe: Recipe, shape: ModelShape, *, is_gpu: bool) -> list[RankMemory]:
+    """A rank of each pipeline stage; all ranks of a stage hold the same."""
+    return [_rank(recipe, shape, stage, is_gpu=is_gpu) for stage in range(recipe.parallel.pipeline)]
+
+
+def bytes_basis(recipe: Recipe) -> Basis:
+    """The bytes a parameter that the prediction counts with."""
+    return basis(recipe.train.precision, recipe.parallel.zero)
+
+
+def stage_layers(num_layers: int, pipeline: int, stage: int) -> int:
+    """Layers of a stage when they are dealt out evenly, the first stages one more."""
+    return num_layers // pipeline + (stage < num_layers % pipeline)
+
+
+def stage_parameters(recipe: Recipe, shape: ModelShape, stage: int) -> tuple[int, int]:
+    """(parameters, trained parameters) of a rank of one stage; tensor parallelism splits linear layers only."""
+    parallel, method = recipe.parallel, recipe.method
+    first, last = stage == 0, stage == parallel.pipeline - 1
+    split = sum(linear.num_parameters for linear in shape.linears) / parallel.tensor
+    layers = stage_layers(shape.num_layers, parallel.pipeline, stage)
+    whole = layers * round(split + shape.norm_parameters) + first * shape.embedding_parameters
+    whole += last * shape.head_parameters
+    if last and not first and shape.tied:  # both ends of the pipeline hold the shared weight
+        whole += shape.hidden_size * shape.vocab_size
+    if method.kind == "full":
+        return whole, whole
+    adapters = layers * adapter_parameters(recipe, shape)
+    return whole + adapters, adapters
+
+
+def adapter_parameters(recipe: Recipe, shape: ModelShape) -> int:
+    """LoRA weights of one layer: rank x (inputs + outputs) of each adapted linear layer (arXiv:2106.09685)."""
+    parallel = recipe.parallel.tensor
+    total = 0
+    for linear in shape.linears:
+        if linear.name in adapted_names(recipe, shape):
+            inputs = linear.inputs // (parallel if linear.split == "row" else 1)
+            outputs = linear.outputs // (parallel if linear.split == "column" else 1)
+            total += recipe.method.rank * (inputs + outputs)
+    return total
+
+
+def adapted_names(recipe: Recipe, shape: ModelShape) -> frozenset[str]:
+    """Linear layers with an adapter. peft takes a target as the end of a module's name; it adapts no experts."""
+    if recipe.method.kind == "full":
+        return frozenset()
+    targets = recipe.method.target_modules
+    return frozenset(
+        linear.name
+        for linear in shape.linears
+        if linear.copies == 1
+        and (targets == ("all-linear",) or any(linear.name == t or linear.name.endswith(f".{t}") for t in targets))
+    )
+
+
+def attention_kind(recipe: Recipe, *, is_gpu: bool) -> Attention:
+    """How attention is computed: see model/attention.py."""
+    if recipe.model.attention == "eager":
+        return "scores"
+    return "varlen" if is_gpu else "segments"
+
+
+def forward_pass(recipe: Recipe, *, is_gpu: bool) -> Pass:
+    """One micro-batch on one rank. Rows are padded to a multiple of the sequence-parallel ranks."""
+    parallel, length = recipe.parallel, recipe.data.max_tokens
+    return Pass(
+        rows=recipe.train.micro_batch_rows,
+        row_tokens=math.ceil(length / parallel.sequence),
+        whole_row_tokens=length,
+        working=2 if recipe.train.precision == "bf16" else 4,
+        attention=attention_kind(recipe, is_gpu=is_gpu),
+        tensor=parallel.tensor,
+    )
+
+
+def chunk_targets(vocab_size: int, *, is_small: bool) -> int:
+    """Targets whose logits exist at a time: model/head.py's rule; is_small: fp32 on a CPU."""
+    if is_small:
+        return min(max(2**22 // vocab_size, 32), 256)
+    return min(max(2**26 // vocab_size, 256), 1024)
+
+
+def _rank(recipe: Recipe, shape: ModelShape, stage: int, *, is_gpu: bool) -> RankMemory:
+    parallel = recipe.parallel
+    parameters, trained = stage_parameters(recipe, shape, stage)
+    ranks = recipe.cluster.workers // (parallel.tensor * parallel.pipeline)  # replicas x sequence
+    zero = 1 if recipe.train.precision == "bf16" and parallel.zero == 0 else parallel.zero
+    return RankMemory(
+        stage=stage,
+        states=model_states(parameters, trained, ranks, zero, bytes_basis(recipe)),
+        activations=_activations(recipe, shape, stage, is_gpu=is_gpu),
+        logits=_logits(recipe, shape, is_gpu=is_gpu) if stage == parallel.pipeline - 1 else 0,
+        buffers=_buffers(recipe, (parameters, trained), ranks, zero),
+    )
+
+
+def saved_activations(recipe: Recipe, shape: ModelShape, stage: int, *, is_gpu: bool) -> int:
+    """What autograd keeps on a rank of one stage after the forward pass of one micro-batch, up to the head."""
+    parallel, run = recipe.parallel, forward_pass(recipe, is_gpu=is_gpu)
+    layers = stage_layers(shape.num_layers, parallel.pipeline, stage)
+    if recipe.train.gradient_checkpointing:  # every layer keeps its input only
+        kept = layers * run.tokens * shape.hidden_size * run.working
+    else:
+        kept = layers * layer_bytes(shape, _training(recipe, shape), run)
+    embedding, final = outer_bytes(shape, _training(recipe, shape), run)
+    return kept + embedding + (final if stage == parallel.pipeline - 1 else 0)
+
+
+def _training(recipe: Recipe, shape: ModelShape) -> Training:
+    return Training(recipe.method.kind == "full", adapted_names(recipe, shape), recipe.method.rank)
+
+
+def _activations(recipe: Recipe, shape: ModelShape, stage: int, *, is_gpu: bool) -> int:
+    """Of all micro-batches in flight: 1F1B holds min(stages - stage, micro-steps) (Narayanan et al. 2021)."""
+    run = forward_pass(recipe, is_gpu=is_gpu)
+    in_flight = min(recipe.parallel.pipeline - stage, micro_steps(recipe))
+    kept = in_flight * saved_activations(recipe, shape, stage, is_gpu=is_gpu)
+    if recipe.train.gradient_checkpointing:  # and one layer at a time is whole again
+        kept += layer_bytes(shape, _training(recipe, shape), run)
+    return kept
+
+
+def micro_steps(recipe: Recipe) -> int:
+    """Forward passes of a replica in one step."""
+    parallel = recipe.parallel
+    replicas = recipe.cluster.workers // (parallel.tensor * parallel.pipeline * parallel.sequence)
+    return math.ceil(recipe.train.rows_per_step / (replicas * recipe.train.micro_batch_rows))
+
+
+def _logits(recipe: Recipe, shape: ModelShape, *, is_gpu: bool) -> int:
+    """The fused head: a chunk's logits; the hidden states, those of the targets and their gradients; that of the
+    weight, in fp32."""
+    run = forward_pass(recipe, is_gpu=is_gpu)
+    chunk = min(chunk_targets(shape.vocab_size, is_small=not is_gpu and run.working == FLOAT32), run.tokens)
+    copies = 1 if run.working == FLOAT32 else 2  # the raw output, and the errors in the working precision
+    logits = chunk * shape.vocab_size * (FLOAT32 + copies * run.working)
+    hidden = run.tokens * shape.hidden_size * run.working
+    weight = shape.hidden_size * shape.vocab_size * FLOAT32 if recipe.method.kind == "full" else 0
+    return logits + 3 * hidden + weight
+
+
+def _buffers(recipe: Recipe, counts: tuple[int, int], ranks: int, zero: int) -> int:
+    """counts: parameters and trained ones of the rank."""
+    parameters, trained = counts
+    working = 2 if recipe.train.precision == "bf16" else 4
+    if recipe.parallel.pipeline > 1 or zero == 0 or (zero == 1 and working == 2):
+        # gradients are flattened into buckets of fp32 as they are reduced
+        return 0 if ranks == 1 else FLOAT32 * min(trained, REDUCE_BUCKET)
+    gathered = working * min(parameters, MAX_LIVE_PARAMETERS) if zero == 3 and ranks > 1 else 0
+    return REDUCE_BUCKET * working + gathered

@@ -22,6 +22,7 @@ from raysft.data.rows import StoredRows
 from raysft.data.store import TokenStore
 from raysft.data.tokenizer import load_tokenizer
 from raysft.engine.zero import ZeroEngine
+from raysft.model import head, isolation
 from raysft.model.isolation import use_fast_paths
 from raysft.model.load import load_model
 from raysft.model.methods import apply_method
@@ -67,7 +68,18 @@ def build(recipe: Recipe, restored: dict[str, torch.Tensor] | None) -> ZeroEngin
     return ZeroEngine(module, resolve(recipe, FACTS, None), torch.device("cpu"), restored)
 
 
+CHUNK_TARGETS, INSTALL = head.chunk_targets, head.install_loss_head
+
+
+def switch_loss(cell: dict[str, Any]) -> None:
+    """A cell may ask for tiny chunks, or for a head that is left as it is."""
+    chunk = cell.get("loss_chunk")
+    head.chunk_targets = CHUNK_TARGETS if chunk is None else lambda vocab_size, weight: chunk
+    isolation.install_loss_head = (lambda model: None) if cell.get("plain_head") else INSTALL
+
+
 def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
+    switch_loss(cell)
     recipe, group = parse_recipe(cell["recipe"]), TorchGroup(torch.device("cpu"))
     run = resolve(recipe, FACTS, None)
     store = TokenStore.open(cell["store"])

@@ -111,6 +111,24 @@ def test_the_probe_leaves_no_trace(bench: Bench, zero: int, precision: str) -> N
     assert plain[0]["skipped"] == 0
 
 
+UNTIED = dict(CONFIG) | {"tie_word_embeddings": False}
+
+
+@pytest.mark.parametrize(("workers", "zero"), [(1, 0), (2, 3)])
+def test_loss_in_chunks_and_attention_within_segments(bench: Bench, workers: int, zero: int) -> None:
+    """Tiny chunks, a head that knows no loss, transformers' own attention with a mask: one curve; also untied."""
+    masked = [{"model__attention": "eager"}] if workers == 1 else []
+    for change in ({"loss_chunk": 7}, {"plain_head": True}, *masked):
+        result = bench.cell(workers, parallel__zero=zero, train__micro_batch_rows=2, **change)[0]
+        assert furthest(result["losses"], bench.base["losses"]) < TOLERANCE
+        assert furthest(result["norms"], bench.base["norms"]) < TOLERANCE
+    untied = {"parallel__zero": zero, "model__config": UNTIED}
+    plain = bench.cell(1, plain_head=True, **(untied | {"parallel__zero": 0}))[0]
+    fused = bench.cell(workers, loss_chunk=7, **untied)[0]
+    assert furthest(fused["losses"], plain["losses"]) < TOLERANCE
+    assert furthest(fused["norms"], plain["norms"]) < TOLERANCE
+
+
 def test_lora_equals_peft_alone(bench: Bench) -> None:
     from peft import LoraConfig, get_peft_model
 

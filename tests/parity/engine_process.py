@@ -21,15 +21,17 @@ from raysft.data.plan import Order
 from raysft.data.rows import StoredRows
 from raysft.data.store import TokenStore
 from raysft.data.tokenizer import load_tokenizer
+from raysft.engine.make import make_engine
+from raysft.engine.pipeline import PipelineEngine
 from raysft.engine.zero import ZeroEngine
 from raysft.model import head, isolation
+from raysft.model.facts import read_facts
 from raysft.model.isolation import use_fast_paths
 from raysft.model.load import load_model
 from raysft.model.methods import apply_method
 from raysft.objectives.module import ObjectiveModule, make_objective
-from raysft.recipe.facts import ModelFacts
 from raysft.recipe.load import parse_recipe
-from raysft.recipe.resolve import resolve
+from raysft.recipe.resolve import ResolvedRun, resolve
 from raysft.recipe.schema import Recipe
 from raysft.train.checkpoint import begin_attempt
 from raysft.train.group import TorchGroup
@@ -37,35 +39,23 @@ from raysft.train.probe import Largest, fit
 from raysft.train.state import TrainState
 from raysft.train.writer import Retention, Writer
 
-FACTS = ModelFacts(
-    model_type="llama",
-    num_layers=2,
-    hidden_size=64,
-    vocab_size=259,
-    max_tokens=256,
-    num_parameters=100_000,
-    attention_size=64,
-    num_heads=4,
-    num_kv_heads=2,
-)
 
-
-def mean_of_means(batch: StepBatch, num_micro: int) -> StepBatch:
+def mean_of_means(batch: StepBatch, run: ResolvedRun) -> StepBatch:
     """The mutant: every micro-batch's mean counts alike, however many targets it has."""
     micro = tuple(
         dataclasses.replace(m, weights=m.weights / max(float(m.weights.sum()), 1.0)) for m in batch.micro_batches
     )
-    return dataclasses.replace(batch, micro_batches=micro, units={"nll": float(num_micro) / dist.get_world_size()})
+    return dataclasses.replace(batch, micro_batches=micro, units={"nll": float(run.micro_steps)})
 
 
-def build(recipe: Recipe, restored: dict[str, torch.Tensor] | None) -> ZeroEngine:
+def build(recipe: Recipe, restored: dict[str, torch.Tensor] | None) -> ZeroEngine | PipelineEngine:
     tokenizer = load_tokenizer(recipe.model.tokenizer)
     model = load_model(recipe, vocab_size=len(tokenizer))
     use_fast_paths(model, len(tokenizer), packing=recipe.data.packing)
     if recipe.train.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     module = ObjectiveModule(apply_method(model, recipe), make_objective(recipe))
-    return ZeroEngine(module, resolve(recipe, FACTS, None), torch.device("cpu"), restored)
+    return make_engine(module, resolve(recipe, read_facts(recipe), None), torch.device("cpu"), restored)
 
 
 CHUNK_TARGETS, INSTALL = head.chunk_targets, head.install_loss_head
@@ -81,11 +71,11 @@ def switch_loss(cell: dict[str, Any]) -> None:
 def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
     switch_loss(cell)
     recipe, group = parse_recipe(cell["recipe"]), TorchGroup(torch.device("cpu"))
-    run = resolve(recipe, FACTS, None)
+    run = resolve(recipe, read_facts(recipe), None)
     store = TokenStore.open(cell["store"])
     order = Order(recipe.train.rows_per_step, recipe.seed, recipe.data.order == "windowed")
     share = Share(
-        replica=group.rank,
+        replica=run.layout.coordinate(group.rank).replica,
         num_replicas=run.num_replicas,
         micro_batch_rows=recipe.train.micro_batch_rows,
         packing=recipe.data.packing,
@@ -106,7 +96,7 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
     for step in range(first, cell.get("until", 20)):
         batch = feed.step(step)
         if cell.get("mutant"):
-            batch = mean_of_means(batch, run.micro_steps * run.num_replicas)
+            batch = mean_of_means(batch, run)
         if step == cell.get("poison"):  # on the last rank only: all must skip together
             bad = np.float32("nan") if group.rank == group.size - 1 else np.float32(1)
             batch = dataclasses.replace(

@@ -1,0 +1,62 @@
+"""A pipeline stage as DeepSpeed calls it: hidden states in, hidden states or the loss out.
+
+Only hidden states travel between stages. Each rank of a replica has the replica's micro-batches, and looks up
+positions and labels by the number of its forward pass: 1F1B runs them in order on every stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from raysft.model.stages import Stage
+from raysft.objectives.module import Objective
+
+
+@dataclass(frozen=True)
+class Work:
+    """The micro-batches of one global step, or of one evaluation."""
+
+    tensors: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]]
+    """input_ids, position_ids, labels, weights of each micro-batch, [B, T]; B and T may differ."""
+    terms: Sequence[str]
+    scale: Tensor
+    """[terms] float64: what each term's sum is multiplied by before backward."""
+    seeds: Sequence[int] = ()
+    """Of the dropout of each micro-batch on this stage; empty: none."""
+
+
+class Passes(nn.Module):
+    """forward(hidden) -> hidden [B, T, D], or on the last stage the scaled loss of the micro-batch, []."""
+
+    def __init__(self, stage: Stage, objective: Objective) -> None:
+        super().__init__()
+        self.stage, self._objective = stage, objective
+        self._work: Work | None = None
+        self._done = 0
+        self.sums = torch.zeros(0)
+        """[terms] float64 of the micro-batches so far; zero where the loss is not computed."""
+
+    def begin(self, work: Work) -> None:
+        """The next forward pass is of the first of these micro-batches."""
+        self._work, self._done = work, 0
+        self.sums = torch.zeros_like(work.scale)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """hidden [B, T, D] from the stage before; the first stage does not look at it."""
+        work, number = self._work, self._done
+        assert work is not None
+        self._done += 1
+        input_ids, position_ids, labels, weights = work.tensors[number]
+        if work.seeds:
+            torch.manual_seed(work.seeds[number])
+        answer: Tensor = self.stage(hidden if self.stage.embedding is None else input_ids, position_ids)
+        if self.stage.head is None:
+            return answer
+        found = self._objective.loss_sums(answer, self.stage.head, labels, weights)
+        sums = torch.stack([found[term] for term in work.terms])
+        self.sums += sums.detach()
+        return (sums * work.scale.to(sums.dtype)).sum()

@@ -1,0 +1,243 @@
+"""Pipeline stages with data parallelism on DeepSpeed as an Engine: ZeRO 0 and 1, fp32 and bf16.
+
+DeepSpeed's pipeline engine runs its 1F1B schedule of forward and backward passes (PipeDream, arXiv:1806.03377) and
+moves hidden states and their gradients. The rest is done here after the passes, once for the step: sum of tied
+gradients, their mean over replicas, the norm, and one decision of all ranks to update or not.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import replace
+from itertools import repeat
+from typing import Any
+
+import deepspeed
+import numpy as np
+import torch
+import torch.distributed as dist
+from deepspeed.pipe import PipelineModule
+from deepspeed.runtime.pipe import schedule
+from deepspeed.runtime.pipe.topology import PipeDataParallelTopology
+from torch import Tensor, nn
+
+from raysft.engine.adam import MOMENTS, AdamState
+from raysft.engine.ds_config import deepspeed_config, effective_stage
+from raysft.engine.parameters import adamw, dropout_seed, hf_name, set_weights, tensors, use_no_compiler
+from raysft.engine.passes import Passes, Work
+from raysft.engine.protocol import MicroBatch, StepResult
+from raysft.engine.watch import StepWatch
+from raysft.errors import ModelError
+from raysft.model.methods import base_model
+from raysft.model.stages import Stage, stage_layers
+from raysft.objectives.module import ObjectiveModule
+from raysft.recipe.layout import Layout
+from raysft.recipe.resolve import ResolvedRun
+
+_STAGE_SEEDS = 2**40
+"""Distance of the dropout seeds of two stages."""
+
+
+class PipelineEngine:
+    """Engine on deepspeed.PipelineModule. torch.distributed must be initialised. Takes the module apart."""
+
+    def __init__(
+        self,
+        module: ObjectiveModule,
+        run: ResolvedRun,
+        device: torch.device,
+        restored: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self._zero, self._bf16 = effective_stage(run), run.recipe.train.precision == "bf16"
+        self._max_grad_norm, self._seed = run.recipe.optimizer.max_grad_norm, run.recipe.seed
+        self._layout, self._device = run.layout, device
+        self._place = self._layout.coordinate(dist.get_rank())
+        self._terms = sorted(module.objective.units({"target": np.zeros(0, np.float32)}))
+        names = {p: hf_name(name) for name, p in module.named_parameters() if p.requires_grad}
+        self._shapes = {name: p.shape for p, name in names.items()}  # of all stages
+        model = base_model(module.model)
+        layers = stage_layers(model, self._layout.stages)[self._place.stage]
+        self._passes = Passes(Stage(model, layers), module.objective)
+        self._trained = {names[p]: p for p in self._passes.parameters() if p.requires_grad}
+        _check_trained(self._trained, layers)
+        if restored is not None:
+            set_weights(self._trained, restored)
+        self._adam: torch.optim.Optimizer = adamw(self._trained, run)
+        self._deepspeed = self._initialize(run)
+        self._state = AdamState(self._deepspeed, self._adam, self._trained, self._zero, bf16=self._bf16)
+        if restored is not None:
+            self._state.restore(restored)
+
+    def train_step(
+        self,
+        micro_batches: Sequence[MicroBatch],
+        units: Mapping[str, float],
+        *,
+        step: int,
+        learning_rate: float,
+        data_wait_s: float = 0.0,
+    ) -> StepResult:
+        """See Engine. DeepSpeed averages gradients over replicas, therefore their number in the scale."""
+        watch = StepWatch(self._device, data_wait_s)
+        is_first = self._place.stage == 0
+        totals = self._all_reduced([units[term] * is_first for term in self._terms])  # [terms] float64
+        for group in self._adam.param_groups:
+            group["lr"] = learning_rate
+        seeds = [
+            dropout_seed(self._seed, step, batch.index) + self._place.stage * _STAGE_SEEDS for batch in micro_batches
+        ]
+        self._passes.begin(
+            Work(
+                [tensors(b, self._device) for b in micro_batches], self._terms, self._layout.replicas / totals, seeds
+            )
+        )
+        self._deepspeed.train()
+        self._run(_TrainPasses(len(micro_batches), self._layout.stages, self._place.stage))
+        watch.backward_ended()
+        grad_norm = self._update()
+        tokens = sum(batch.num_tokens for batch in micro_batches) * is_first
+        ranks, costs = watch.gather(torch.cat([totals, self._passes.sums, totals.new_tensor([tokens])]))
+        told, local = ranks[0], ranks[:, len(self._terms) :].sum(axis=0)
+        return StepResult(
+            terms={term: float(local[i] / told[i]) for i, term in enumerate(self._terms)},
+            units={term: float(told[i]) for i, term in enumerate(self._terms)},
+            tokens=int(local[-1]),
+            grad_norm=grad_norm,
+            skipped=not math.isfinite(grad_norm),
+            sample_ids=tuple(int(i) for batch in micro_batches for i in batch.sample_ids) if is_first else (),
+            costs=costs,
+        )
+
+    def eval_step(self, micro_batches: Sequence[MicroBatch]) -> dict[str, float]:
+        """See Engine."""
+        ones = torch.ones(len(self._terms), dtype=torch.float64, device=self._device)
+        self._passes.begin(Work([tensors(b, self._device) for b in micro_batches], self._terms, ones))
+        self._deepspeed.eval()
+        with torch.no_grad():
+            self._run(schedule.InferenceSchedule(len(micro_batches), self._layout.stages, self._place.stage))
+        return dict(zip(self._terms, self._all_reduced(self._passes.sums.tolist()).tolist(), strict=True))
+
+    def state(self) -> Iterator[tuple[str, Tensor]]:
+        """See Engine. The first stage that has a tensor sends it to the others."""
+        yield "adam_step", self._state.num_updates()
+        group = self._deepspeed.grid.get_pipe_parallel_group()
+        for name, holders in self._holders.items():
+            source = self._layout.rank(replace(self._place, stage=holders[0]))
+            is_mine = source == dist.get_rank()
+            mine = list(self._state.read(name)) if is_mine else []
+            for i, kind in enumerate(("weight", *MOMENTS)):
+                tensor = (
+                    mine[i][1].to(self._device) if is_mine else torch.empty(self._shapes[name], device=self._device)
+                )
+                dist.broadcast(tensor, source, group=group)
+                yield f"{kind}:{name}", tensor.cpu()
+
+    def close(self) -> None:
+        """Free what DeepSpeed holds: hooks, buffers, groups."""
+        self._deepspeed.destroy()
+
+    def _initialize(self, run: ResolvedRun) -> Any:
+        """DeepSpeed's engine around the stage of this rank; the others' places are left empty."""
+        use_no_compiler()
+        deepspeed.init_distributed(dist_init_required=False)  # takes the groups of torch.distributed as they are
+        layers: list[nn.Module] = [nn.Identity() for _ in range(self._layout.stages)]
+        layers[self._place.stage] = self._passes
+        topology = PipeDataParallelTopology(self._layout.stages, self._layout.replicas)
+        with redirect_stdout(io.StringIO()):  # it prints its layout
+            pipeline = PipelineModule(layers, topology=topology, partition_method="uniform", dynamic_shape=True)
+        self._holders = self._find_holders(pipeline)
+        self._tied = [name for name, holders in self._holders.items() if len(holders) > 1 and name in self._trained]
+        self._tied_group = _ends_group(self._layout)
+        for name in self._tied:
+            is_copy = self._place.stage != self._holders[name][0]
+            self._trained[name].ds_pipe_replicated = is_copy  # type: ignore[attr-defined]
+        config = deepspeed_config(run)
+        if self._zero == 0:
+            config["gradient_clipping"] = 0.0  # DeepSpeed's would count tied parameters twice
+        engine, _, _, _ = deepspeed.initialize(
+            model=pipeline, optimizer=self._adam, config=config, dist_init_required=False
+        )
+        engine.set_dataiterator(repeat((torch.zeros(1), torch.zeros(1))))  # the stages look up their own
+        return engine
+
+    def _find_holders(self, pipeline: PipelineModule) -> dict[str, list[int]]:
+        """{name of a trained parameter: stages that hold it}, in the order of the whole model."""
+        held = torch.tensor([name in self._trained for name in self._shapes], dtype=torch.uint8, device=self._device)
+        everyone = [torch.zeros_like(held) for _ in range(self._layout.stages)]
+        dist.all_gather(everyone, held, group=pipeline.mpu().get_pipe_parallel_group())
+        table = torch.stack(everyone).cpu()  # [stages, names]
+        return {name: table[:, i].nonzero().flatten().tolist() for i, name in enumerate(self._shapes)}
+
+    def _run(self, passes: schedule.PipeSchedule) -> None:
+        """What train_batch and eval_batch do, without their update and their means."""
+        engine = self._deepspeed
+        engine.total_loss, engine.total_additional_losses, engine._compute_loss = None, None, True
+        engine._exec_schedule(passes)
+
+    def _update(self) -> float:
+        """One optimizer update, or none when the gradients are not finite. Returns their norm.
+
+        As in the ZeRO engine only fp32 ZeRO 1 decides by itself, over all stages and replicas.
+        """
+        engine, zero = self._deepspeed, self._deepspeed.optimizer
+        for name in self._tied:
+            gradient = vars(self._trained[name])["_hp_grad"] if self._bf16 else self._trained[name].grad
+            dist.all_reduce(gradient, group=self._tied_group)
+        engine._exec_reduce_grads()
+        if self._zero == 1 and not self._bf16:
+            engine._exec_optimizer_step()
+            return math.inf if zero.overflow else float(zero._global_grad_norm)
+        norm = self._norm(zero.get_grads_for_norm()[0] if self._bf16 else self._owned_gradients())
+        if not math.isfinite(norm):
+            (zero if self._bf16 else engine).zero_grad()
+            return math.inf
+        if not self._bf16:
+            torch.nn.utils.clip_grads_with_norm_(self._trained.values(), self._max_grad_norm, torch.tensor(norm))
+        engine._exec_optimizer_step()
+        return norm
+
+    def _owned_gradients(self) -> list[Tensor]:
+        """Each gradient of the model on one stage only."""
+        owned = [p for name, p in self._trained.items() if self._holders[name][0] == self._place.stage]
+        return [p.grad for p in owned if p.grad is not None]
+
+    def _norm(self, gradients: list[Tensor]) -> float:
+        """L2 norm over all stages: the same on every rank."""
+        local = float(torch.nn.utils.get_total_norm(gradients)) ** 2 / self._layout.replicas
+        return math.sqrt(float(self._all_reduced([local])[0]))
+
+    def _all_reduced(self, values: list[float]) -> Tensor:
+        """Sum over all ranks, float64, on the device."""
+        total = torch.tensor(values, dtype=torch.float64, device=self._device)
+        dist.all_reduce(total)
+        return total
+
+
+class _TrainPasses(schedule.TrainSchedule):  # type: ignore[misc]
+    """1F1B without what follows the passes."""
+
+    def steps(self) -> Iterator[list[Any]]:
+        """Commands of each moment."""
+        after = (schedule.ReduceTiedGrads, schedule.ReduceGrads, schedule.OptimizerStep)
+        for commands in super().steps():
+            yield [command for command in commands if not isinstance(command, after)]
+
+
+def _ends_group(layout: Layout) -> Any:
+    """First and last stage of this rank's replica. Every rank makes every group."""
+    ends = [[ranks[0], ranks[-1]] for ranks in layout.groups("stage")]
+    groups = [(ranks, dist.new_group(ranks)) for ranks in ends]
+    return next((group for ranks, group in groups if dist.get_rank() in ranks), None)
+
+
+def _check_trained(trained: Mapping[str, nn.Parameter], layers: range) -> None:
+    if not trained:
+        raise ModelError(
+            "a pipeline stage has nothing to train",
+            got=f"decoder layers {layers.start} to {layers.stop - 1} are frozen",
+            expected="a trained parameter on every stage",
+            fix="set parallel.pipeline: 1, or train a parameter in every layer",
+        )

@@ -33,7 +33,8 @@ def lease(
 ) -> Iterator[bool]:
     """Hold the lease inside the block (yields True), or yield False as soon as done() is true.
 
-    Waits for another holder for as long as it shows signs of life; `waiting` is told once who that is.
+    Waits for another holder for as long as it shows signs of life; at the first of them `waiting` is told who that is,
+    and may raise to wait no longer.
     """
     number = _acquire(location, done, waiting)
     if number is None:
@@ -62,13 +63,15 @@ def _acquire(location: str, done: Callable[[], bool], waiting: Callable[[str], N
                 return number + 1
             continue
         count = str(_read(storage.join(location, _beat_name(number))))
+        is_alive = holder is not None and _is_here(holder)
         if (number, count) != (newest, seen):
+            is_alive = is_alive or number == newest
             newest, seen, since = number, count, time.monotonic()
         elif time.monotonic() - since > TTL_S:
             if storage.create_exclusive(storage.join(location, _lease_name(number + 1)), _myself()):
                 return number + 1
             continue
-        if not told and holder is not None:
+        if is_alive and holder is not None and not told:
             waiting(f"process {holder['pid']} on {holder['host']}")
             told = True
         time.sleep(0.5)
@@ -103,8 +106,16 @@ def _myself() -> dict[str, Any]:
 
 def _is_gone(holder: dict[str, Any]) -> bool:
     """Was it a process of this very machine that does not run any more?"""
-    here = holder.get("host") == platform.node() and holder.get("boot") == _boot() and bool(_boot())
-    return here and _started(holder["pid"]) != holder["started"]
+    return _was_here(holder) and _started(holder["pid"]) != holder["started"]
+
+
+def _is_here(holder: dict[str, Any]) -> bool:
+    """Is it a running process of this very machine?"""
+    return _was_here(holder) and _started(holder["pid"]) == holder["started"]
+
+
+def _was_here(holder: dict[str, Any]) -> bool:
+    return holder.get("host") == platform.node() and holder.get("boot") == _boot() and bool(_boot())
 
 
 def _boot() -> str:

@@ -34,7 +34,7 @@ SEES = {
     "raysft.observe": {"recipe", "model", "data", "storage", "errors"},
     "raysft.planner": {"recipe", "errors"},
     "raysft.orchestrate": {
-        *("train", "engine", "objectives", "model", "data", "recipe", "storage", "errors"),
+        *("train", "engine", "objectives", "model", "data", "recipe", "lease", "storage", "errors"),
         *("evaluate", "observe", "planner"),
     },
     "raysft.cli": {

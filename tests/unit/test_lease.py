@@ -88,3 +88,25 @@ def _beat_for(path: Path, seconds: float) -> None:
         path.write_text(str(count))
         count += 1
         time.sleep(0.3)
+
+
+def test_who_waits_may_give_up_at_the_first_sign_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A holder on another machine has to beat first: what is only written down may be dead."""
+    monkeypatch.setattr(module, "TTL_S", 1.5)
+    (tmp_path / "lease-0001.json").write_text(
+        json.dumps({"host": "elsewhere", "boot": "x", "pid": 7, "started": "1"})
+    )
+    (tmp_path / "lease-0001.beat").write_text("7")
+
+    def refuse(holder: str) -> None:
+        raise RuntimeError(holder)
+
+    beats = threading.Thread(target=_beat_for, args=(tmp_path / "lease-0001.beat", 1.0))
+    beats.start()
+    started = time.monotonic()
+    with pytest.raises(RuntimeError, match="process 7 on elsewhere"), lease(str(tmp_path), waiting=refuse):
+        pytest.fail("two holders")
+    assert time.monotonic() - started < 2
+    beats.join()
+    with lease(str(tmp_path), waiting=refuse) as ours:  # now it is silent
+        assert ours

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from ray.train.torch import TorchConfig
@@ -21,6 +22,7 @@ from raysft import errors, storage
 from raysft.data.inspect import certificate
 from raysft.data.prepare import Prepared, prepare, train_fingerprint
 from raysft.data.tokenizer import load_tokenizer, tokenizer_source
+from raysft.lease import lease
 from raysft.model.facts import check_vocabulary, check_weights, read_facts
 from raysft.orchestrate import summary, tasks
 from raysft.orchestrate.cluster import cluster, run_task, worker_environment
@@ -94,7 +96,8 @@ def run_training(recipe: Recipe, *, profile_steps: int = 0) -> RunResult:
         return replace(_result(run, finished), was_finished=True)
     _check_before_ray(recipe)
     storage.check_writable(run)
-    with cluster() as nodes:
+    driver = storage.join(run, "driver")
+    with lease(driver, waiting=partial(_refuse_second, run)), cluster() as nodes:
         plan = _plan(recipe, run, nodes)
         before = _evaluate_once(plan, "before", tasks.evaluate_initial)
         _train(plan, profile_steps)
@@ -105,10 +108,20 @@ def run_training(recipe: Recipe, *, profile_steps: int = 0) -> RunResult:
     report = summary.write_report(
         run, recipe, [*plan.resolved.describe(), *plan.schedule.describe()], plan.prepared, plan.fingerprints
     )
-    storage.remove_tree(storage.join(run, "ray"))
+    for leftover in ("ray", "driver"):
+        storage.remove_tree(storage.join(run, leftover))
     result = {"steps": plan.schedule.total_steps, "before": before, "after": after, "exports": exports}
     write_result(run, {**result, "report": report, "finished_at": datetime.now(UTC).isoformat(timespec="seconds")})
     return _result(run, {**result, "report": report})
+
+
+def _refuse_second(run: str, holder: str) -> None:
+    raise errors.ConflictError(
+        f"another command drives the run {run}",
+        got=f"{holder}, which is alive",
+        expected="one driver for each run",
+        fix="wait for it, or end it: the next command goes on from the last checkpoint; or give this run another name",
+    )
 
 
 def _check_before_ray(recipe: Recipe) -> None:

@@ -33,8 +33,8 @@ def lease(
 ) -> Iterator[bool]:
     """Hold the lease inside the block (yields True), or yield False as soon as done() is true.
 
-    Waits for another holder for as long as it shows signs of life; at the first of them `waiting` is told who that is,
-    and may raise to wait no longer.
+    Waits for another holder for as long as it shows signs of life; at the first of them `waiting` is told who that
+    is, and may raise to wait no longer.
     """
     number = _acquire(location, done, waiting)
     if number is None:

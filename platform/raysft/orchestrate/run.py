@@ -120,7 +120,7 @@ def _refuse_second(run: str, holder: str) -> None:
         f"another command drives the run {run}",
         got=f"{holder}, which is alive",
         expected="one driver for each run",
-        fix="wait for it, or end it: the next command goes on from the last checkpoint; or give this run another name",
+        fix="wait for it, or end it (the next command goes on from the last checkpoint), or choose another name",
     )
 
 

@@ -1,6 +1,6 @@
 """A decoder cut into pipeline stages: consecutive layers that still run in the model's own forward.
 
-Owns the table of shapes that can be cut and the balance of the stages; the engine wraps and connects them.
+Owns the table of shapes that can be cut; the engine wraps and connects them.
 
 A stage is the transformers model itself with its other layers taken out, fed with hidden states. So rotary
 positions, masks of sliding and full layers, segment borders and gradient checkpointing are made on every stage
@@ -12,9 +12,7 @@ Shapes: B rows, T tokens a row, D hidden size.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +21,7 @@ from transformers import PreTrainedModel
 from raysft.errors import ModelError
 from raysft.model.attention import segment_arguments
 from raysft.model.loss import OutputHead, output_head
+from raysft.recipe.balance import balance
 
 
 @dataclass(frozen=True)
@@ -117,25 +116,6 @@ def stage_layers(model: PreTrainedModel, num_stages: int) -> list[range]:
         )
     costs[-1] += _num_weights(output_head(model).module)
     return balance(costs, num_stages)
-
-
-def balance(costs: Sequence[float], num_stages: int) -> list[range]:
-    """Consecutive parts, none of them empty, whose largest sum is the smallest possible.
-
-    Where that leaves a choice the first parts are short: first stages hold the activations of most micro-batches.
-    """
-    best: dict[int, tuple[float, tuple[int, ...]]] = {0: (0.0, (0,))}  # items taken -> (largest sum, borders)
-    for left in reversed(range(num_stages)):
-        best = {
-            stop: min(
-                (max(largest, sum(costs[start:stop])), (*borders, stop))
-                for start, (largest, borders) in best.items()
-                if start < stop
-            )
-            for stop in range(min(best) + 1, len(costs) - left + 1)
-        }
-    borders = best[len(costs)][1]
-    return [range(start, stop) for start, stop in pairwise(borders)]
 
 
 def _find(model: PreTrainedModel) -> tuple[_Shape, PreTrainedModel]:

@@ -12,7 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from raysft.errors import ModelError
 from raysft.model.isolation import use_fast_paths
 from raysft.model.methods import base_model
-from raysft.model.stages import SHAPES, Stage, balance, stage_layers
+from raysft.model.stages import SHAPES, Stage, stage_layers
+from raysft.recipe.balance import balance
 
 SMALL = {
     "vocab_size": 50,

@@ -1,0 +1,139 @@
+"""Every layout that a cluster could run, what it needs and how fast it would be; the best of them.
+
+Only layouts that the matrix allows. Ranked: those that fit before those that do not, then by predicted time.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import product
+
+from raysft.errors import ClusterError
+from raysft.planner.devices import GIB, Cluster
+from raysft.planner.memory import RankMemory, bytes_basis, predict
+from raysft.planner.speed import StepTime, step_time
+from raysft.recipe.facts import ModelFacts, ModelShape
+from raysft.recipe.matrix import Status, cell_of, changes, misfits, verdict, with_layout
+from raysft.recipe.schema import Recipe
+
+HEADROOM = 0.05
+"""Share of the memory left free: fragments, kernels' workspaces, the largest temporary of backward."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One layout of a recipe on a cluster."""
+
+    recipe: Recipe
+    memory: RankMemory
+    time: StepTime
+    status: Status
+    fits: bool
+
+    @property
+    def words(self) -> str:
+        """`ZeRO 1, tensor 2 x pipeline 2 x sequence 1 x replicas 2`."""
+        parallel = self.recipe.parallel
+        axes = f"tensor {parallel.tensor} x pipeline {parallel.pipeline} x sequence {parallel.sequence}"
+        return f"ZeRO {parallel.zero}, {axes} x replicas {replicas(self.recipe)}" + (
+            ", gradient checkpointing" if self.recipe.train.gradient_checkpointing else ""
+        )
+
+
+def replicas(recipe: Recipe) -> int:
+    """Data-parallel replicas."""
+    parallel = recipe.parallel
+    return recipe.cluster.workers // (parallel.tensor * parallel.pipeline * parallel.sequence)
+
+
+def weigh(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> Candidate:
+    """Memory and time of a recipe in its own layout."""
+    memory = predict(recipe, shape, is_gpu=cluster.device.is_gpu)
+    return Candidate(
+        recipe=recipe,
+        memory=memory,
+        time=step_time(recipe, shape, cluster),
+        status=verdict(cell_of(recipe)).status,
+        fits=memory.total <= cluster.device.memory_bytes * (1 - HEADROOM),
+    )
+
+
+def rank(recipe: Recipe, model: ModelFacts, shape: ModelShape, cluster: Cluster) -> list[Candidate]:
+    """All layouts of this many workers, the best first. Those that checkpoint activations only where it is needed."""
+    workers, found = recipe.cluster.workers, []
+    powers = [2**n for n in range(workers.bit_length()) if workers % 2**n == 0]
+    sizes = sorted({*powers, recipe.parallel.tensor, recipe.parallel.pipeline, recipe.parallel.sequence})
+    for tensor, pipeline, sequence, zero in product(sizes, sizes, sizes, range(4)):
+        if workers % (tensor * pipeline * sequence) or tensor > cluster.devices_per_node:
+            continue
+        wanted = with_layout(recipe, zero, (tensor, pipeline, sequence), workers, recipe.train.rows_per_step)
+        if next(misfits(wanted, model), None) is not None:
+            continue
+        if recipe.train.precision == "bf16" and zero == 0 and not pipeline > 1:
+            continue  # runs as ZeRO 1
+        candidate = weigh(wanted, shape, cluster)
+        found.append(candidate)
+        if not candidate.fits and not recipe.train.gradient_checkpointing:
+            found.append(weigh(_checkpointed(wanted), shape, cluster))
+    return sorted(found, key=_order)
+
+
+def best(recipe: Recipe, model: ModelFacts, shape: ModelShape, cluster: Cluster) -> Candidate:
+    """The fastest layout that fits and that a test trains. Changes `parallel` only. Raises ClusterError."""
+    candidates = rank(recipe, model, shape, cluster)
+    own = recipe.train.gradient_checkpointing
+    for candidate in candidates:
+        as_written = candidate.recipe.train.gradient_checkpointing == own
+        if candidate.fits and candidate.status == "tested" and as_written:
+            return candidate
+    raise does_not_fit(min(candidates, key=lambda c: c.memory.total), candidates, cluster)
+
+
+def check_memory(recipe: Recipe, model: ModelFacts, shape: ModelShape, cluster: Cluster) -> Candidate:
+    """The recipe's own layout; refused with the breakdown when it cannot fit. Raises ClusterError."""
+    own = weigh(recipe, shape, cluster)
+    if own.fits:
+        return own
+    raise does_not_fit(own, rank(recipe, model, shape, cluster), cluster)
+
+
+def does_not_fit(own: Candidate, candidates: list[Candidate], cluster: Cluster) -> ClusterError:
+    """What is too large, by class, and the fastest layout that would fit."""
+    fitting = [candidate for candidate in candidates if candidate.fits]
+    fitting.sort(key=lambda candidate: candidate.status != "tested")
+    if fitting:
+        fix = f"{_all_changes(own.recipe, fitting[0].recipe)} ({fitting[0].memory.total / GIB:.1f} GiB a worker)"
+    else:
+        fix = "use more or larger devices, method.kind: lora, smaller train.micro_batch_rows or data.max_tokens"
+    room = cluster.device.memory_bytes * (1 - HEADROOM)
+    return ClusterError(
+        "a worker needs more memory than its device has",
+        got=f"{own.memory.total / GIB:.1f} GiB with {own.words}: {breakdown(own.memory)} "
+        f"[{bytes_basis(own.recipe).name}]",
+        expected=f"at most {room / GIB:.1f} GiB of a {cluster.device.name}",
+        fix=fix,
+    )
+
+
+def breakdown(memory: RankMemory) -> str:
+    """`parameters 15.0, gradients 3.7, ... GiB`."""
+    parts = [f"{name} {size / GIB:.1f}" for name, size in memory.classes.items() if size >= GIB / 20]
+    return ", ".join(parts) + " GiB"
+
+
+def _all_changes(old: Recipe, new: Recipe) -> str:
+    told = changes(old, new) if old.parallel != new.parallel else "set"
+    if old.train.gradient_checkpointing != new.train.gradient_checkpointing:
+        told += (" and " if told != "set" else " ") + "train.gradient_checkpointing to true"
+    return told
+
+
+def _checkpointed(recipe: Recipe) -> Recipe:
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"gradient_checkpointing": True})})
+
+
+def _order(candidate: Candidate) -> tuple[bool, float, float]:
+    """Of equally fast ones, the one that needs less memory."""
+    time = candidate.time.total_s
+    return not candidate.fits, round(math.log(time), 2), candidate.memory.total

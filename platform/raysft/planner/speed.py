@@ -1,0 +1,123 @@
+"""Predicted time of a step and MFU: a roofline with two measured-elsewhere constants, for ranking layouts.
+
+Compute, communication that nothing hides, the optimizer's passes over memory, the bubble. Model FLOPs as PaLM counts
+them (arXiv:2204.02311, appendix B): recomputation is no use, so it lowers the MFU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from raysft.planner.comm import Traffic, bubble, traffic
+from raysft.planner.devices import Cluster
+from raysft.planner.memory import micro_steps, stage_layers, stage_parameters
+from raysft.recipe.facts import ModelShape
+from raysft.recipe.schema import Recipe
+
+COMPUTE_EFFICIENCY = 0.55
+"""Share of the peak that the kernels of a large decoder reach: Megatron's 54% (arXiv:2205.05198, table 5)."""
+
+LINK_EFFICIENCY = 0.75
+"""Share of a link's rate that large collectives reach."""
+
+SMALL = 1024
+"""Tokens of a micro-batch below which matrices no longer fill the device: efficiency x tokens / SMALL."""
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Seconds of one optimizer step at full rows."""
+
+    compute_s: float
+    """Of the slowest stage, bubble excluded."""
+    communication_s: float
+    """Not hidden behind compute."""
+    optimizer_s: float
+    bubble: float
+    """Share of the pipelined part that a stage waits."""
+    tokens: int
+    """Of the global step."""
+    model_flops: float
+    """Of the global step."""
+    peak_flops: float
+    """Of all devices."""
+
+    @property
+    def total_s(self) -> float:
+        """The step."""
+        return self.compute_s / (1 - self.bubble) + self.communication_s + self.optimizer_s
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Of all devices."""
+        return self.tokens / self.total_s
+
+    @property
+    def mfu(self) -> float:
+        """Model FLOPs over what the devices could have done."""
+        return self.model_flops / (self.total_s * self.peak_flops)
+
+    @property
+    def communication_share(self) -> float:
+        """Of the step."""
+        return self.communication_s / self.total_s
+
+
+def step_time(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> StepTime:
+    """Predict one step of a recipe in its layout."""
+    parallel, train, device = recipe.parallel, recipe.train, cluster.device
+    workers, length = recipe.cluster.workers, recipe.data.max_tokens
+    tokens = train.rows_per_step * length
+    flops = tokens * flops_per_token(recipe, shape)
+    work = flops * (4 / 3 if train.gradient_checkpointing else 1)
+    if recipe.method.kind == "lora" and train.gradient_checkpointing:
+        work = flops * 3 / 2  # forward again on top of forward and half a backward
+    even = shape.num_layers / parallel.pipeline
+    slowest = stage_layers(shape.num_layers, parallel.pipeline, 0) / even
+    small = min(1.0, train.micro_batch_rows * length / parallel.sequence / SMALL)
+    peak = device.peak_flops / (1 if train.precision == "bf16" or not device.is_gpu else 2)  # fp32 runs as TF32
+    compute = work / workers / (peak * COMPUTE_EFFICIENCY * small) * slowest
+    sent = traffic(recipe, shape)
+    _, trained = stage_parameters(recipe, shape, 0)
+    ranks = workers // (parallel.tensor * parallel.pipeline) if parallel.zero else 1
+    return StepTime(
+        compute_s=compute,
+        communication_s=_exposed(recipe, sent, cluster, compute),
+        optimizer_s=28 * trained / ranks / device.memory_rate,  # reads and writes masters, moments and gradients
+        bubble=bubble(parallel.pipeline, micro_steps(recipe)),
+        tokens=tokens,
+        model_flops=flops,
+        peak_flops=device.peak_flops * workers,
+    )
+
+
+def flops_per_token(recipe: Recipe, shape: ModelShape) -> float:
+    """6 for each weight that a token meets (4 where it is frozen), and causal attention over the whole row."""
+    met = sum(linear.inputs * linear.outputs * linear.active for linear in shape.linears) * shape.num_layers
+    met += shape.hidden_size * shape.vocab_size
+    attention = 6 * shape.num_layers * shape.num_heads * shape.head_size * recipe.data.max_tokens
+    return (6 if recipe.method.kind == "full" else 4) * met + attention
+
+
+def _exposed(recipe: Recipe, sent: Traffic, cluster: Cluster, compute_s: float) -> float:
+    """Seconds. Groups of neighbours (tensor, then sequence) stay on a node as long as they fit on it.
+
+    raysft runs DeepSpeed without overlap_comm; only ZeRO 3's gathering of weights is prefetched.
+    """
+    parallel, per_node = recipe.parallel, cluster.devices_per_node
+
+    def seconds(sent_bytes: int, span: int) -> float:
+        device = cluster.device
+        rate = device.node_rate if span <= per_node else device.network_rate
+        return sent_bytes / (rate * LINK_EFFICIENCY)
+
+    inner = parallel.tensor * parallel.sequence
+    replicas = recipe.cluster.workers // (parallel.pipeline * inner)
+    gathered = seconds(sent.weights, inner * replicas)
+    return (
+        seconds(sent.tensor, parallel.tensor)
+        + seconds(sent.sequence, inner)
+        + seconds(sent.gradients, inner * replicas)
+        + seconds(sent.pipeline, recipe.cluster.workers)
+        + max(0.0, gathered - compute_s)
+    )

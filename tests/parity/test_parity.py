@@ -2,62 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from material import CONFIG, make_samples, make_store, make_tokenizer, recipe_fields
-from processes import EngineProcesses
+from bench import LORA, TOLERANCE, Bench, furthest
+from material import CONFIG, make_samples
 from reference import fresh_model, run_reference, tokens_and_targets
-from transformers import PreTrainedTokenizerFast
-
-TOLERANCE = 1e-5
-LORA = {
-    "method__kind": "lora",
-    "method__rank": 4,
-    "method__alpha": 8.0,
-    "method__target_modules": ["q_proj", "v_proj"],
-}
-
-
-@dataclass
-class Bench:
-    """Processes and material shared by all cells of the session."""
-
-    groups: dict[int, EngineProcesses]
-    tokenizer: PreTrainedTokenizerFast
-    tokenizer_path: str
-    store: str
-    base: dict[str, Any]
-    """Result of 1 worker, ZeRO 0, micro-batch 1."""
-
-    def cell(self, workers: int = 1, **extra: Any) -> list[dict[str, Any]]:
-        plain = {key: extra.pop(key) for key in list(extra) if "__" not in key}
-        fields = recipe_fields(self.tokenizer_path, cluster__workers=workers, **extra)
-        return self.groups[workers].run({"recipe": fields, "store": self.store, **plain})
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    directory = tmp_path_factory.mktemp("parity")
-    tokenizer = make_tokenizer(directory / "tokenizer")
-    store = make_store(directory, tokenizer, make_samples())
-    groups = {size: EngineProcesses(size, directory) for size in (1, 2)}
-    try:
-        made = Bench(groups, tokenizer, str(directory / "tokenizer"), store, {})
-        made.base = made.cell()[0]
-        yield made
-    finally:
-        for group in groups.values():
-            group.close()
-
-
-def furthest(ours: list[float], theirs: list[float]) -> float:
-    assert len(ours) == len(theirs) > 0
-    return max(abs(a - b) / abs(b) for a, b in zip(ours, theirs, strict=True))
 
 
 def test_equals_a_bare_pytorch_loop(bench: Bench) -> None:

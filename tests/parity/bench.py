@@ -1,0 +1,54 @@
+"""What all parity tests share: processes, material, and the curve that every split must follow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from material import make_samples, make_store, make_tokenizer, recipe_fields
+from processes import EngineProcesses
+from transformers import PreTrainedTokenizerFast
+
+TOLERANCE = 1e-5
+LORA = {
+    "method__kind": "lora",
+    "method__rank": 4,
+    "method__alpha": 8.0,
+    "method__target_modules": ["q_proj", "v_proj"],
+}
+
+
+@dataclass
+class Bench:
+    """Processes (started when first asked for) and material of all cells of the session."""
+
+    directory: Path
+    tokenizer: PreTrainedTokenizerFast
+    store: str
+    base: dict[str, Any] = field(default_factory=dict)
+    """Result of 1 worker, ZeRO 0, micro-batch 1."""
+    groups: dict[int, EngineProcesses] = field(default_factory=dict)
+
+    @staticmethod
+    def make(directory: Path) -> Bench:
+        tokenizer = make_tokenizer(directory / "tokenizer")
+        return Bench(directory, tokenizer, make_store(directory, tokenizer, make_samples()))
+
+    def cell(self, workers: int = 1, **extra: Any) -> list[dict[str, Any]]:
+        """The answer of each rank. `section__field`: of the recipe; the others are of the cell."""
+        if workers not in self.groups:
+            self.groups[workers] = EngineProcesses(workers, self.directory)
+        plain = {key: extra.pop(key) for key in list(extra) if "__" not in key}
+        fields = recipe_fields(str(self.directory / "tokenizer"), cluster__workers=workers, **extra)
+        return self.groups[workers].run({"recipe": fields, "store": self.store, **plain})
+
+    def close(self) -> None:
+        for group in self.groups.values():
+            group.close()
+
+
+def furthest(ours: list[float], theirs: list[float]) -> float:
+    """Largest relative difference."""
+    assert len(ours) == len(theirs) > 0
+    return max(abs(a - b) / abs(b) for a, b in zip(ours, theirs, strict=True))

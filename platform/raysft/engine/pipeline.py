@@ -22,6 +22,7 @@ import torch.distributed as dist
 from deepspeed.pipe import PipelineModule
 from deepspeed.runtime.pipe import schedule
 from deepspeed.runtime.pipe.topology import PipeDataParallelTopology
+from deepspeed.utils import groups
 from torch import Tensor, nn
 
 from raysft.engine.adam import MOMENTS, AdamState
@@ -60,9 +61,10 @@ class PipelineEngine:
         self._shapes = {name: p.shape for p, name in names.items()}  # of all stages
         model = base_model(module.model)
         layers = stage_layers(model, self._layout.stages)[self._place.stage]
-        self._passes = Passes(Stage(model, layers), module.objective)
+        self._passes = Passes(Stage(model, layers).to(device), module.objective)
         self._trained = {names[p]: p for p in self._passes.parameters() if p.requires_grad}
-        _check_trained(self._trained, layers)
+        self._holders = self._find_holders()
+        self._check_trained()
         if restored is not None:
             set_weights(self._trained, restored)
         self._adam: torch.optim.Optimizer = adamw(self._trained, run)
@@ -82,8 +84,8 @@ class PipelineEngine:
     ) -> StepResult:
         """See Engine. DeepSpeed averages gradients over replicas, therefore their number in the scale."""
         watch = StepWatch(self._device, data_wait_s)
-        is_first = self._place.stage == 0
-        totals = self._all_reduced([units[term] * is_first for term in self._terms])  # [terms] float64
+        leads = self._place.leads
+        totals = self._all_reduced([units[term] * leads for term in self._terms])  # [terms] float64
         for group in self._adam.param_groups:
             group["lr"] = learning_rate
         seeds = [
@@ -98,7 +100,7 @@ class PipelineEngine:
         self._run(_TrainPasses(len(micro_batches), self._layout.stages, self._place.stage))
         watch.backward_ended()
         grad_norm = self._update()
-        tokens = sum(batch.num_tokens for batch in micro_batches) * is_first
+        tokens = sum(batch.num_tokens for batch in micro_batches) * leads
         ranks, costs = watch.gather(torch.cat([totals, self._passes.sums, totals.new_tensor([tokens])]))
         told, local = ranks[0], ranks[:, len(self._terms) :].sum(axis=0)
         return StepResult(
@@ -107,7 +109,7 @@ class PipelineEngine:
             tokens=int(local[-1]),
             grad_norm=grad_norm,
             skipped=not math.isfinite(grad_norm),
-            sample_ids=tuple(int(i) for batch in micro_batches for i in batch.sample_ids) if is_first else (),
+            sample_ids=tuple(int(i) for batch in micro_batches for i in batch.sample_ids) if leads else (),
             costs=costs,
         )
 
@@ -136,8 +138,9 @@ class PipelineEngine:
                 yield f"{kind}:{name}", tensor.cpu()
 
     def close(self) -> None:
-        """Free what DeepSpeed holds: hooks, buffers, groups."""
+        """Free what DeepSpeed holds: hooks, buffers, and the grid that it keeps for the next engine."""
         self._deepspeed.destroy()
+        groups.mpu = None
 
     def _initialize(self, run: ResolvedRun) -> Any:
         """DeepSpeed's engine around the stage of this rank; the others' places are left empty."""
@@ -148,7 +151,6 @@ class PipelineEngine:
         topology = PipeDataParallelTopology(self._layout.stages, self._layout.replicas)
         with redirect_stdout(io.StringIO()):  # it prints its layout
             pipeline = PipelineModule(layers, topology=topology, partition_method="uniform", dynamic_shape=True)
-        self._holders = self._find_holders(pipeline)
         self._tied = [name for name, holders in self._holders.items() if len(holders) > 1 and name in self._trained]
         self._tied_group = _ends_group(self._layout)
         for name in self._tied:
@@ -163,13 +165,24 @@ class PipelineEngine:
         engine.set_dataiterator(repeat((torch.zeros(1), torch.zeros(1))))  # the stages look up their own
         return engine
 
-    def _find_holders(self, pipeline: PipelineModule) -> dict[str, list[int]]:
+    def _find_holders(self) -> dict[str, list[int]]:
         """{name of a trained parameter: stages that hold it}, in the order of the whole model."""
         held = torch.tensor([name in self._trained for name in self._shapes], dtype=torch.uint8, device=self._device)
-        everyone = [torch.zeros_like(held) for _ in range(self._layout.stages)]
-        dist.all_gather(everyone, held, group=pipeline.mpu().get_pipe_parallel_group())
-        table = torch.stack(everyone).cpu()  # [stages, names]
+        everyone = [torch.zeros_like(held) for _ in range(self._layout.size)]
+        dist.all_gather(everyone, held)
+        table = torch.stack(everyone[:: self._layout.replicas]).cpu()  # [stages, names]: a column of the grid
         return {name: table[:, i].nonzero().flatten().tolist() for i, name in enumerate(self._shapes)}
+
+    def _check_trained(self) -> None:
+        """Raises ModelError, on every rank."""
+        busy = {stage for holders in self._holders.values() for stage in holders}
+        if idle := sorted(set(range(self._layout.stages)) - busy):
+            raise ModelError(
+                "a pipeline stage has nothing to train",
+                got=f"frozen: all layers of stage {', '.join(map(str, idle))} of {self._layout.stages}",
+                expected="a trained parameter on every stage",
+                fix="set parallel.pipeline: 1, or train a parameter of every layer",
+            )
 
     def _run(self, passes: schedule.PipeSchedule) -> None:
         """What train_batch and eval_batch do, without their update and their means."""
@@ -229,15 +242,5 @@ class _TrainPasses(schedule.TrainSchedule):  # type: ignore[misc]
 def _ends_group(layout: Layout) -> Any:
     """First and last stage of this rank's replica. Every rank makes every group."""
     ends = [[ranks[0], ranks[-1]] for ranks in layout.groups("stage")]
-    groups = [(ranks, dist.new_group(ranks)) for ranks in ends]
-    return next((group for ranks, group in groups if dist.get_rank() in ranks), None)
-
-
-def _check_trained(trained: Mapping[str, nn.Parameter], layers: range) -> None:
-    if not trained:
-        raise ModelError(
-            "a pipeline stage has nothing to train",
-            got=f"decoder layers {layers.start} to {layers.stop - 1} are frozen",
-            expected="a trained parameter on every stage",
-            fix="set parallel.pipeline: 1, or train a parameter in every layer",
-        )
+    made = [(ranks, dist.new_group(ranks)) for ranks in ends]
+    return next((group for ranks, group in made if dist.get_rank() in ranks), None)

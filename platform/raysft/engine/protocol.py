@@ -56,7 +56,7 @@ class StepResult:
     tokens: int
     """Real tokens (no padding) of the global step."""
     sample_ids: tuple[int, ...]
-    """Samples in the tensors this rank's forward passes consumed."""
+    """Samples in the tensors this rank's forward passes consumed; empty where another rank of the replica tells."""
     costs: StepCosts
 
     @property

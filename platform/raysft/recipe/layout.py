@@ -19,6 +19,11 @@ class Coordinate:
     sequence: int
     tensor: int
 
+    @property
+    def leads(self) -> bool:
+        """The one rank of its replica that counts what all of its ranks know."""
+        return self.stage == self.sequence == self.tensor == 0
+
 
 @dataclass(frozen=True)
 class Layout:

@@ -22,7 +22,7 @@ from raysft.data.store import TokenStore
 from raysft.data.stream import Cursor, StreamedRows
 from raysft.data.stream_server import serve
 from raysft.data.tokenizer import load_tokenizer
-from raysft.engine.zero import ZeroEngine
+from raysft.engine.make import make_engine
 from raysft.errors import DataError, ModelError
 from raysft.model.isolation import use_fast_paths
 from raysft.model.load import load_model
@@ -38,7 +38,7 @@ from raysft.train.job import Place, Wire
 from raysft.train.loop import train
 from raysft.train.peak import peak_flops
 from raysft.train.prefetch import Prefetch
-from raysft.train.probe import Largest, Probed, fit
+from raysft.train.probe import Closable, Largest, Probed, fit
 from raysft.train.profile import Profile
 from raysft.train.records import Records, StartFacts
 from raysft.train.state import Outcome, StepInfo, TrainState
@@ -49,7 +49,7 @@ from raysft.train.writer import Retention, Writer
 class _Setup:
     """Everything the loop needs, built before its first step."""
 
-    engine: ZeroEngine
+    engine: Closable
     feed: Feed
     held_out: list[StepRows]
     state: TrainState
@@ -124,7 +124,7 @@ def _try_set_up(place: Place, attempt: Attempt, restored: Checkpoint | None) -> 
 
 def _probed_engine(
     place: Place, modules: list[ObjectiveModule], restored: Mapping[str, torch.Tensor] | None
-) -> tuple[ZeroEngine, Probed]:
+) -> tuple[Closable, Probed]:
     """The engine, and how it ran the largest rows. modules: the first to build it from. ModelError: on all ranks."""
     recipe, run = place.recipe, place.resolved
     wanted = Largest(
@@ -135,22 +135,23 @@ def _probed_engine(
         plan=place.job.memory_plan,
     )
 
-    def build(rows: int) -> ZeroEngine:
+    def build(rows: int) -> Closable:
         module = modules.pop() if modules else _build_module(place)
-        return ZeroEngine(module, with_micro_batch_rows(run, rows), place.device, restored)
+        return make_engine(module, with_micro_batch_rows(run, rows), place.device, restored)
 
     return fit(build, wanted, place.group, place.device)
 
 
 def _build_module(place: Place) -> ObjectiveModule:
-    """The module to train, in fp32 on the device, its attention and head checked."""
+    """The module to train, in fp32, attention and head checked. On the device, unless a pipeline cuts it first."""
     recipe = place.recipe
     section = recipe.model
     tokenizer = load_tokenizer(
         place.job.tokenizer, revision=section.revision, trust_remote_code=section.trust_remote_code
     )
     model = load_model(recipe, vocab_size=len(tokenizer))
-    torch.nn.Module.to(model, place.device)
+    if recipe.parallel.pipeline == 1 or recipe.model.attention not in ("sdpa", "eager"):  # others need the device
+        torch.nn.Module.to(model, place.device)
     use_fast_paths(model, len(tokenizer), packing=recipe.data.packing)
     if recipe.train.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -266,7 +267,8 @@ def _start_facts(place: Place, setup: _Setup) -> StartFacts:
 def _held_out_loss(place: Place, setup: _Setup) -> float:
     """Loss per unit over the first evaluate.max_rows held-out rows, over all ranks."""
     total, units = 0.0, 0.0
+    leads = place.resolved.layout.coordinate(place.group.rank).leads  # the ranks of a replica have the same rows
     for batch in map(setup.feed.batch, setup.held_out):
         total += sum(setup.engine.eval_step(batch.micro_batches).values())
-        units += place.group.sum(sum(batch.units.values()))
+        units += place.group.sum(leads * sum(batch.units.values()))
     return total / units

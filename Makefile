@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: bench-parity bench-packing bench-gsm8k bench-data bench-memory bench-kills demo test check lint types format install constraints clean
+.PHONY: bench-train bench-parity bench-packing bench-gsm8k bench-data bench-memory bench-kills demo test check lint types format install constraints clean
 
 demo: $(READY)            ## train a small model end to end: data, training, evaluation, export, answers
 	$(BIN)/python jobs/demo.py
@@ -50,6 +50,11 @@ bench-data: $(READY)      ## rate of the data pipeline: make bench-data DATA=gsm
 	$(BIN)/pip install --quiet --no-deps --upgrade --target build/peers trl==1.16.0 datasets==5.2.0 dill==0.4.1 \
 		multiprocess==0.70.19 xxhash accelerate
 	$(BIN)/python tests/benchmarks/data_pipeline.py $(DATA) --peers build/peers
+
+bench-train: $(READY)     ## training speed against TRL, transformers and a bare loop: make bench-train DATA=gsm8k_train.jsonl
+	$(BIN)/pip install --quiet --no-deps --upgrade --target build/peers trl==1.16.0 datasets==5.2.0 dill==0.4.1 \
+		multiprocess==0.70.19 xxhash accelerate
+	$(BIN)/python tests/benchmarks/train_speed.py $(DATA) --peers build/peers
 
 bench-memory: $(READY)    ## memory of prepare and of a stream for ten times the data: make bench-memory DATA=...
 	$(BIN)/python tests/benchmarks/data_memory.py $(DATA) --mode prepared

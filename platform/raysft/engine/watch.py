@@ -33,7 +33,7 @@ class StepWatch:
         """What every rank tells, float64 [ranks, len(told)], and the costs of the step. Collective; waits for it."""
         mine = torch.cat([told, told.new_tensor([self._data_wait_s, self._passes_s(), peak_bytes(self._device)])])
         everyone = mine.new_empty(dist.get_world_size() * len(mine))
-        dist.all_gather_into_tensor(everyone, mine)
+        dist.all_gather_single(everyone, mine)
         ranks = everyone.reshape(-1, len(mine)).cpu().numpy()
         waits, passes, peaks = ranks[:, -3:].T
         last = int((waits + passes).argmax())

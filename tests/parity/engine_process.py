@@ -10,11 +10,13 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from safetensors.torch import save_file
 
 from raysft.data.feed import Feed, Share, StepBatch, largest_micro_batch
 from raysft.data.plan import Order
@@ -48,6 +50,16 @@ def mean_of_means(batch: StepBatch, run: ResolvedRun) -> StepBatch:
     return dataclasses.replace(batch, micro_batches=micro, units={"nll": float(run.micro_steps)})
 
 
+def scale_each_stage(engine: PipelineEngine, num_micro: int) -> None:
+    """The mutant: every stage divides what it gets back by the number of micro-batches (DeepSpeed before 0.19.3)."""
+
+    def on_output(module: torch.nn.Module, given: object, output: torch.Tensor) -> None:
+        if output.requires_grad and output.ndim:
+            output.register_hook(lambda gradient: gradient / num_micro)
+
+    engine._passes.register_forward_hook(on_output)
+
+
 def build(recipe: Recipe, restored: dict[str, torch.Tensor] | None) -> ZeroEngine | PipelineEngine:
     tokenizer = load_tokenizer(recipe.model.tokenizer)
     model = load_model(recipe, vocab_size=len(tokenizer))
@@ -66,6 +78,13 @@ def switch_loss(cell: dict[str, Any]) -> None:
     chunk = cell.get("loss_chunk")
     head.chunk_targets = CHUNK_TARGETS if chunk is None else lambda vocab_size, weight: chunk
     isolation.install_loss_head = (lambda model: None) if cell.get("plain_head") else INSTALL
+
+
+def digest(tensors: Iterable[torch.Tensor]) -> str:
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(np.ascontiguousarray(tensor.numpy()).tobytes())
+    return found.hexdigest()
 
 
 def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
@@ -89,13 +108,15 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
     if cell.get("probe"):
         largest = Largest(lambda n: largest_micro_batch(n, 256), recipe.train.micro_batch_rows, ("nll",), False, "")
         fit(lambda rows: engine, largest, group, torch.device("cpu"))
+    if cell.get("mutant") == "scale_each_stage":
+        scale_each_stage(engine, run.micro_steps)
     first = restored.state.step if restored else 0
     result: dict[str, Any] = {"losses": [], "norms": [], "samples": [], "micro_targets": [], "first": first}
     schedule_lr = recipe.optimizer.learning_rate
     skipped = 0
     for step in range(first, cell.get("until", 20)):
         batch = feed.step(step)
-        if cell.get("mutant"):
+        if cell.get("mutant") == "mean_of_means":
             batch = mean_of_means(batch, run)
         if step == cell.get("poison"):  # on the last rank only: all must skip together
             bad = np.float32("nan") if group.rank == group.size - 1 else np.float32(1)
@@ -109,10 +130,13 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
         result["norms"].append(done.grad_norm)
         result["samples"].append(done.sample_ids)
         result["micro_targets"].append([float(m.weights.sum()) for m in batch.micro_batches])
-    digest = hashlib.sha256()
-    for _, tensor in engine.state():
-        digest.update(np.ascontiguousarray(tensor.float().numpy()).tobytes())
-    result |= {"weights": digest.hexdigest(), "skipped": skipped}
+    state = {name: tensor.float() for name, tensor in engine.state()}
+    result |= {"weights": digest(state.values()), "skipped": skipped}
+    result["held_out"] = engine.eval_step(feed.step(0).micro_batches)["nll"]
+    if isinstance(engine, PipelineEngine):
+        result["tied"] = {name: digest([engine._trained[name].detach().float()]) for name in engine._tied}
+    if cell.get("weights_to") and group.rank == 0:
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, cell["weights_to"])
     if cell.get("save") and attempt is not None:
         writer = Writer(cell["run"], attempt, group, retention=Retention(2), facts={})
         writer.save(engine.state, TrainState(step=cell.get("until", 20)))

@@ -42,7 +42,7 @@ def test_the_data_tells_means_of_means_apart(bench: Bench) -> None:
     ranks = [(sum(a), sum(b)) for a, b in zip(one["micro_targets"], two["micro_targets"], strict=True)]
     assert max(max(pair) / min(pair) for pair in ranks) >= 3
     for workers in (1, 2):
-        mutant = bench.cell(workers, mutant=True)[0]
+        mutant = bench.cell(workers, mutant="mean_of_means")[0]
         assert furthest(mutant["losses"], bench.base["losses"]) > 100 * TOLERANCE
 
 

@@ -24,6 +24,11 @@ PRECISIONS = ("fp32", "bf16")
 NEEDS_WHOLE_MODEL = frozenset({"dpo", "distill", "reward", "contrastive"})
 """Objectives that need more than the loss of the last pipeline stage: pooled states, a reference, a teacher."""
 
+CUT_INTO_STAGES = frozenset(
+    ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "opt")
+)
+"""Model types that a pipeline takes: those in model/stages.py."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -84,7 +89,12 @@ _REFUSED = (
     _Refusal(
         lambda cell: cell.pipeline and cell.sequence,
         "sequence parallelism changes activations inside a layer, and DeepSpeed's pipeline sends whole rows",
-        "pipeline with tensor parallelism, or sequence parallelism with ZeRO",
+        "a pipeline with data parallelism, or sequence parallelism with ZeRO",
+    ),
+    _Refusal(
+        lambda cell: cell.pipeline and cell.tensor,
+        "the pipeline engine does not shard the layers of its stages",
+        "a longer pipeline, or tensor parallelism with ZeRO",
     ),
     _Refusal(
         lambda cell: cell.tensor and cell.zero == 3,
@@ -112,6 +122,14 @@ _TESTED = (
     _Tested(
         lambda cell: cell.parallel == "data" and cell.method == "lora" and cell.precision == "fp32",
         (_PARITY + "test_lora_equals_peft_alone",),
+    ),
+    _Tested(
+        lambda cell: cell.parallel == "pipeline" and cell.precision == "fp32",
+        ("tests/parity/test_pipeline.py::test_stages_and_replicas",),
+    ),
+    _Tested(
+        lambda cell: cell.parallel == "pipeline" and cell.method == "full" and cell.precision == "bf16",
+        ("tests/parity/test_pipeline.py::test_bf16_resumes_bit_identically",),
     ),
 )
 """Every one that holds counts. tests/unit/recipe/test_matrix.py checks that these tests exist."""
@@ -170,6 +188,12 @@ def misfits(recipe: Recipe, model: ModelFacts) -> Iterator[Misfit]:
     found = verdict(cell_of(recipe))
     if found.status == "refused":
         yield Misfit(f"this combination cannot run: {found.why}", _axes(recipe), found.instead)
+    if parallel.pipeline > 1 and model.model_type not in CUT_INTO_STAGES:
+        yield Misfit(
+            "this model type cannot be cut into pipeline stages",
+            f"parallel.pipeline = {parallel.pipeline}, model type {model.model_type}",
+            f"one of {', '.join(sorted(CUT_INTO_STAGES))}",
+        )
     if parallel.pipeline > model.num_layers:
         yield Misfit(
             "there are more pipeline stages than layers",

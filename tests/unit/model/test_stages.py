@@ -14,6 +14,7 @@ from raysft.model.isolation import use_fast_paths
 from raysft.model.methods import base_model
 from raysft.model.stages import SHAPES, Stage, stage_layers
 from raysft.recipe.balance import balance
+from raysft.recipe.matrix import CUT_INTO_STAGES
 
 SMALL = {
     "vocab_size": 50,
@@ -140,6 +141,7 @@ def test_balance(costs: list[float], stages: int, expected: list[int]) -> None:
 
 
 def test_what_cannot_be_cut_is_refused() -> None:
+    assert set(SHAPES) == CUT_INTO_STAGES  # so that most of it is refused before any model is loaded
     with pytest.raises(ModelError, match="llama, mistral"):
         stage_layers(tiny("phi3", pad_token_id=0), 2)
     with pytest.raises(ModelError, match=r"set parallel\.pipeline to 4"):

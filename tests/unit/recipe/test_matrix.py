@@ -55,7 +55,8 @@ def refuse(recipe: Recipe, model: ModelFacts = LLAMA_8B) -> RecipeError:
     [
         ({"zero": 2, "pipeline": 2}, "gradients of all its micro-batches", "set parallel.zero to 1 "),
         ({"zero": 3, "tensor": 2}, "AutoTP", "set parallel.zero to 2 "),
-        ({"zero": 1, "pipeline": 2, "sequence": 2}, "whole rows", "set parallel.pipeline to 1 "),
+        ({"zero": 1, "pipeline": 2, "sequence": 2}, "whole rows", "set parallel.sequence to 1 "),
+        ({"zero": 1, "pipeline": 2, "tensor": 2}, "does not shard the layers", "set parallel."),
         ({"zero": 1, "tensor": 3}, "do not divide into replicas", "set parallel.tensor to 4 "),
         ({"zero": 1, "workers": 6, "tensor": 3}, "do not divide over tensor", "set parallel.tensor to 2 "),
         ({"zero": 1, "workers": 16, "tensor": 16}, "heads of keys", "set parallel.tensor to 8 "),
@@ -78,6 +79,12 @@ def test_what_cannot_run_is_refused_with_the_nearest_layout_that_can(
     assert fix in error.fix
 
 
+def test_a_model_that_cannot_be_cut_is_refused_in_a_pipeline() -> None:
+    error = refuse(recipe_with(zero=1, pipeline=2), replace(LLAMA_8B, model_type="phi3"))
+    assert "gpt_neox" in error.expected
+    assert error.fix.startswith("set parallel.pipeline to 1 ")
+
+
 def test_an_objective_that_needs_the_whole_model_is_refused_in_a_pipeline() -> None:
     cell = matrix.Cell("full", "distill", "bf16", 1, pipeline=True, tensor=False, sequence=False)
     assert "whole sequences on one rank" in matrix.verdict(cell).why
@@ -92,7 +99,7 @@ def test_the_nearest_layout_always_runs_and_is_as_near_as_any() -> None:
     legal = []
     for zero, tensor, pipeline, sequence in grid:
         runs = 12 % (tensor * pipeline * sequence) == 0 and pipeline <= 3 and 2 % (tensor * sequence) == 0
-        runs &= not (pipeline > 1 and (zero >= 2 or sequence > 1)) and not (tensor > 1 and zero == 3)
+        runs &= not (pipeline > 1 and (zero >= 2 or sequence > 1 or tensor > 1)) and not (tensor > 1 and zero == 3)
         legal += [(zero, tensor, pipeline, sequence)] * runs
     for place in grid:
         zero, tensor, pipeline, sequence = place

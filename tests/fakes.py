@@ -33,6 +33,16 @@ LLAMA = {
     "max_position_embeddings": 128,
     "tie_word_embeddings": False,
 }
+LLAMA_8B = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "max_position_embeddings": 8192,
+}
 GEMMA2 = LLAMA | {
     "model_type": "gemma2",
     "head_dim": 8,
@@ -63,6 +73,14 @@ def recipe_content(**sections: Any) -> dict[str, Any]:
 def make_recipe(**sections: Any) -> Recipe:
     """recipe_content, validated."""
     return parse_recipe(recipe_content(**sections))
+
+
+def recipe_8b(workers: int = 8, **sections: Any) -> Recipe:
+    """An 8B Llama in bf16, 64 rows of 4,096 tokens a step."""
+    data = {"max_tokens": 4096} | sections.pop("data", {})
+    train = {"precision": "bf16", "rows_per_step": 64} | sections.pop("train", {})
+    cluster = {"workers": workers} | sections.pop("cluster", {})
+    return make_recipe(model={"config": LLAMA_8B}, data=data, train=train, cluster=cluster, **sections)
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:

@@ -24,6 +24,9 @@ EXAMPLES = {
     "train": "  raysft train jobs/recipes/gsm8k.yaml --set data.train=gsm8k_train.jsonl\n"
     "  RAY_ADDRESS=10.0.0.5:6379 raysft train recipe.yaml --set cluster.workers=8",
     "prepare": "  raysft prepare recipe.yaml --set data.max_tokens=2048",
+    "plan": "  raysft plan recipe.yaml --cluster 8xH100-80G\n"
+    "  raysft plan recipe.yaml --cluster 2x8xA100-80G --json\n"
+    "  raysft plan --matrix",
     "preview": "  raysft preview recipe.yaml --num 3\n  raysft preview recipe.yaml --num 20 --packed",
     "data": "  raysft data report recipe.yaml\n  raysft data log recipe.yaml",
     "report": "  raysft data report recipe.yaml --out report.html\n"
@@ -88,6 +91,10 @@ def _parser() -> argparse.ArgumentParser:
         "--profile", type=_positive, default=0, metavar="N", help="trace N steps with torch's profiler (rank 0)"
     )
     _recipe_verb(verbs, "prepare", "make the token store only", _prepare)
+    plan = _recipe_verb(verbs, "plan", "which layouts fit a cluster, and how fast they would be", _plan, nargs="?")
+    plan.add_argument("--cluster", metavar="8xH100-80G,...", help="nodes (default: CPU workers on this machine)")
+    plan.add_argument("--matrix", action="store_true", help="which methods, precisions and layouts go together")
+    plan.add_argument("--json", action="store_true", help="print all numbers, in bytes and seconds")
     preview = _recipe_verb(verbs, "preview", "show which tokens are trained, in colour", _preview)
     preview.add_argument("--num", type=_positive, default=3, metavar="N", help="records to show (default 3)")
     preview.add_argument("--packed", action="store_true", help="show the rows that they are packed into")
@@ -112,10 +119,10 @@ def _verb(verbs: Any, name: str, text: str, run: Callable[[argparse.Namespace], 
 
 
 def _recipe_verb(
-    verbs: Any, name: str, text: str, run: Callable[[argparse.Namespace], None]
+    verbs: Any, name: str, text: str, run: Callable[[argparse.Namespace], None], *, nargs: str | None = None
 ) -> argparse.ArgumentParser:
     parser = _verb(verbs, name, text, run)
-    parser.add_argument("recipe", help="a recipe file (YAML)")
+    parser.add_argument("recipe", nargs=nargs, help="a recipe file (YAML)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="a.b=v", help="override a field; may be repeated"
     )
@@ -192,6 +199,18 @@ def _train(options: argparse.Namespace) -> None:
 
 def _prepare(options: argparse.Namespace) -> None:
     _call("orchestrate.verbs:prepare_data")(_load(options))
+
+
+def _plan(options: argparse.Namespace) -> None:
+    if options.matrix:
+        _say(_call("orchestrate.plan:matrix")())
+        return
+    if options.recipe is None:
+        raise RecipeError(
+            "what is to be planned?", got="no recipe", expected="a recipe, or --matrix", fix="raysft plan recipe.yaml"
+        )
+    told = _call("orchestrate.plan:plan")(_load(options), options.cluster, as_json=options.json)
+    _say([json.dumps(told, indent=1)] if options.json else told)
 
 
 def _preview(options: argparse.Namespace) -> None:

@@ -97,7 +97,17 @@ def _quiet_ray() -> None:
 def cluster_facts() -> ClusterFacts:
     """Total resources of the nodes that are alive."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return ClusterFacts(tuple(NodeFacts(cpus=node.get("CPU", 0), gpus=node.get("GPU", 0)) for node in nodes))
+    return ClusterFacts(tuple(map(_node_facts, nodes)))
+
+
+def _node_facts(resources: dict[str, float]) -> NodeFacts:
+    kinds = [name.removeprefix("accelerator_type:") for name in resources if name.startswith("accelerator_type:")]
+    return NodeFacts(
+        cpus=resources.get("CPU", 0),
+        gpus=resources.get("GPU", 0),
+        memory_bytes=resources.get("memory", 0),
+        accelerator=kinds[0] if kinds else None,
+    )
 
 
 def worker_environment(section: ClusterSection) -> dict[str, str]:

@@ -26,6 +26,7 @@ from raysft.lease import lease
 from raysft.model.facts import check_vocabulary, check_weights, read_facts
 from raysft.orchestrate import summary, tasks
 from raysft.orchestrate.cluster import cluster, run_task, worker_environment
+from raysft.orchestrate.plan import choose_layout
 from raysft.orchestrate.progress import PrepareProgress, TrainingProgress
 from raysft.orchestrate.rundir import (
     check_data,
@@ -80,6 +81,8 @@ class _Plan:
     fingerprints: dict[str, str]
     stream_cpus: int
     """CPUs that a task of the stream reserves: 0 where training takes all there are."""
+    memory: str
+    """The planner's breakdown."""
 
 
 def run_training(recipe: Recipe, *, profile_steps: int = 0) -> RunResult:
@@ -151,9 +154,10 @@ def _result(run: str, record: dict[str, Any]) -> RunResult:
 
 def _plan(recipe: Recipe, run: str, nodes: ClusterFacts) -> _Plan:
     """Everything that is known before the first worker starts, said aloud."""
-    absolute = with_absolute_paths(recipe)
+    choice = choose_layout(with_absolute_paths(recipe), nodes)
+    absolute = choice.recipe
     resolved = resolve(absolute, read_facts(absolute), nodes)
-    for line in resolved.describe():
+    for line in [*resolved.describe(), *choice.lines]:
         logger.info(line)
     started = time.monotonic()
     with PrepareProgress() as progress:
@@ -168,7 +172,7 @@ def _plan(recipe: Recipe, run: str, nodes: ClusterFacts) -> _Plan:
         logger.info(line)
     fingerprints = claim(run, recipe, prepared.train_manifest["fingerprint"])
     spare = sum(node.cpus for node in nodes.nodes) - recipe.cluster.workers * recipe.cluster.cpus_per_worker
-    return _Plan(absolute, run, resolved, steps, prepared, fingerprints, stream_cpus=int(spare >= 1))
+    return _Plan(absolute, run, resolved, steps, prepared, fingerprints, int(spare >= 1), choice.memory)
 
 
 def _evaluate_once(
@@ -206,7 +210,7 @@ def _train(plan: _Plan, profile_steps: int) -> None:
         fingerprints=plan.fingerprints,
         first_attempt=first_attempt,
         stream_cpus=plan.stream_cpus,
-        memory_plan="memory for them; see `raysft plan`",
+        memory_plan=plan.memory,
         profile_steps=profile_steps,
     )
     trainer = TorchTrainer(

@@ -55,7 +55,7 @@ def traffic(recipe: Recipe, shape: ModelShape) -> Traffic:
     parallel, run = recipe.parallel, forward_pass(recipe, is_gpu=True)
     steps = micro_steps(recipe)
     passes = steps * (3 if recipe.train.gradient_checkpointing else 2)  # forward, perhaps again, backward
-    layers = stage_layers(shape.num_layers, parallel.pipeline, 0)
+    layers = stage_layers(shape, parallel.pipeline)[0]
     parameters, trained = stage_parameters(recipe, shape, 0)
     ranks = recipe.cluster.workers // (parallel.tensor * parallel.pipeline)
     gradients, weights = zero_elements(parameters, trained, ranks, parallel.zero, steps)

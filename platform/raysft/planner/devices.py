@@ -72,14 +72,14 @@ def cpu(memory_gib: float) -> Device:
     return Device(f"CPU-{memory_gib:g}G", int(memory_gib * GIB), 50e9, 10e9, 5e9, 1.25e9)
 
 
-def find_device(name: str) -> Device:
-    """`H100-80G`; `H100`, where there is one of that name; `CPU-16G`. Raises ClusterError."""
+def find_device(name: str, *, largest: bool = False) -> Device:
+    """`H100-80G`; `A100`, the smallest (or largest) of that name; `CPU-16G`. Raises ClusterError."""
     wanted = name.upper()
     if found := re.fullmatch(r"CPU-(\d+)G", wanted):
         return cpu(int(found[1]))
     matches = [d for d in _DEVICES if d.name == wanted or d.name.split("-")[0] == wanted]
     if matches:
-        return min(matches, key=lambda device: device.memory_bytes)
+        return (max if largest else min)(matches, key=lambda device: device.memory_bytes)
     names = [device.name for device in _DEVICES]
     close = difflib.get_close_matches(wanted, names, n=1, cutoff=0.4)
     raise ClusterError(
@@ -114,7 +114,7 @@ def cluster_of(nodes: tuple[NodeFacts, ...], gpus_per_worker: int) -> Cluster | 
     if not gpus_per_worker or not with_gpus or len(with_gpus) < sum(node.gpus >= 1 for node in nodes):
         return None
     try:
-        devices = [find_device(node.accelerator or "") for node in with_gpus]
+        devices = [find_device(node.accelerator or "", largest=True) for node in with_gpus]
     except ClusterError:
         return None
     device = min(devices, key=lambda d: (d.memory_bytes, d.peak_flops))

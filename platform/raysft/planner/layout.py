@@ -6,7 +6,7 @@ Only layouts that the matrix allows. Ranked: those that fit before those that do
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from raysft.errors import ClusterError
@@ -62,16 +62,15 @@ def weigh(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> Candidate:
 def rank(recipe: Recipe, model: ModelFacts, shape: ModelShape, cluster: Cluster) -> list[Candidate]:
     """All layouts of this many workers, the best first. Those that checkpoint activations only where it is needed."""
     workers, found = recipe.cluster.workers, []
-    powers = [2**n for n in range(workers.bit_length()) if workers % 2**n == 0]
-    sizes = sorted({*powers, recipe.parallel.tensor, recipe.parallel.pipeline, recipe.parallel.sequence})
+    sizes = [n for n in range(1, workers + 1) if workers % n == 0]
     for tensor, pipeline, sequence, zero in product(sizes, sizes, sizes, range(4)):
         if workers % (tensor * pipeline * sequence) or tensor > cluster.devices_per_node:
             continue
         wanted = with_layout(recipe, zero, (tensor, pipeline, sequence), workers, recipe.train.rows_per_step)
         if next(misfits(wanted, model), None) is not None:
             continue
-        if recipe.train.precision == "bf16" and zero == 0 and not pipeline > 1:
-            continue  # runs as ZeRO 1
+        if _is_repeated(wanted, zero) and wanted.parallel != recipe.parallel:
+            continue
         candidate = weigh(wanted, shape, cluster)
         found.append(candidate)
         if not candidate.fits and not recipe.train.gradient_checkpointing:
@@ -80,22 +79,42 @@ def rank(recipe: Recipe, model: ModelFacts, shape: ModelShape, cluster: Cluster)
 
 
 def best(recipe: Recipe, model: ModelFacts, shape: ModelShape, cluster: Cluster) -> Candidate:
-    """The fastest layout that fits and that a test trains. Changes `parallel` only. Raises ClusterError."""
+    """The fastest layout that fits, those that a test trains first. Changes `parallel` only. Raises ClusterError."""
     candidates = rank(recipe, model, shape, cluster)
     own = recipe.train.gradient_checkpointing
-    for candidate in candidates:
-        as_written = candidate.recipe.train.gradient_checkpointing == own
-        if candidate.fits and candidate.status == "tested" and as_written:
-            return candidate
-    raise does_not_fit(min(candidates, key=lambda c: c.memory.total), candidates, cluster)
+    fitting = [c for c in candidates if c.fits and c.recipe.train.gradient_checkpointing == own]
+    if not fitting:
+        raise does_not_fit(min(candidates, key=lambda c: c.memory.total), candidates, cluster)
+    return min(fitting, key=lambda candidate: candidate.status != "tested")  # min keeps the order of equals
 
 
-def check_memory(recipe: Recipe, model: ModelFacts, shape: ModelShape, cluster: Cluster) -> Candidate:
-    """The recipe's own layout; refused with the breakdown when it cannot fit. Raises ClusterError."""
-    own = weigh(recipe, shape, cluster)
-    if own.fits:
-        return own
-    raise does_not_fit(own, rank(recipe, model, shape, cluster), cluster)
+def check_memory(own: Candidate, model: ModelFacts, shape: ModelShape, cluster: Cluster) -> None:
+    """Refuse a layout that needs more than a device has, with the breakdown. Raises ClusterError."""
+    if own.memory.total > cluster.device.memory_bytes:
+        raise does_not_fit(own, rank(own.recipe, model, shape, cluster), cluster)
+
+
+def enough(
+    recipe: Recipe, model: ModelFacts, shape: ModelShape, cluster: Cluster
+) -> tuple[Cluster, Candidate] | None:
+    """The smallest doubling of a cluster on which the recipe fits, and the best layout there; None: not up to 64."""
+    count = cluster.num_devices
+    for _ in range(6):
+        count *= 2
+        larger = replace(cluster, num_devices=count, devices_per_node=min(count, max(8, cluster.devices_per_node)))
+        rows = max(recipe.train.rows_per_step, count)
+        wider = with_layout(recipe, recipe.parallel.zero, (1, 1, 1), count, rows)
+        if fitting := [candidate for candidate in rank(wider, model, shape, larger) if candidate.fits]:
+            return larger, fitting[0]
+    return None
+
+
+def place(recipe: Recipe, ranked: list[Candidate]) -> int | None:
+    """Where a recipe's own layout stands among the ranked."""
+    for number, candidate in enumerate(ranked):
+        if candidate.recipe.parallel == recipe.parallel and candidate.recipe.train == recipe.train:
+            return number
+    return None
 
 
 def does_not_fit(own: Candidate, candidates: list[Candidate], cluster: Cluster) -> ClusterError:
@@ -125,8 +144,15 @@ def breakdown(memory: RankMemory) -> str:
 def _all_changes(old: Recipe, new: Recipe) -> str:
     told = changes(old, new) if old.parallel != new.parallel else "set"
     if old.train.gradient_checkpointing != new.train.gradient_checkpointing:
-        told += (" and " if told != "set" else " ") + "train.gradient_checkpointing to true"
+        told += (" and" if told != "set" else "") + " train.gradient_checkpointing to true"
     return told
+
+
+def _is_repeated(recipe: Recipe, zero: int) -> bool:
+    """bf16 with ZeRO 0 runs as ZeRO 1, and one rank has nothing to partition weights over."""
+    parallel = recipe.parallel
+    ranks = recipe.cluster.workers // (parallel.tensor * parallel.pipeline)
+    return (recipe.train.precision == "bf16" and zero == 0) or (zero == 3 and ranks == 1)
 
 
 def _checkpointed(recipe: Recipe) -> Recipe:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 from raysft.planner.activations import FLOAT32, Attention, Pass, Training, layer_bytes, outer_bytes
 from raysft.planner.states import Basis, States, basis, model_states
+from raysft.recipe.balance import balance
 from raysft.recipe.facts import ModelShape
 from raysft.recipe.schema import Recipe
 
@@ -68,9 +70,12 @@ def bytes_basis(recipe: Recipe) -> Basis:
     return basis(recipe.train.precision, recipe.parallel.zero)
 
 
-def stage_layers(num_layers: int, pipeline: int, stage: int) -> int:
-    """Layers of a stage when they are dealt out evenly, the first stages one more."""
-    return num_layers // pipeline + (stage < num_layers % pipeline)
+@cache
+def stage_layers(shape: ModelShape, pipeline: int) -> tuple[int, ...]:
+    """Layers of each stage, balanced as model/stages.py does: weights a token meets, the head with the last layer."""
+    costs = [float(sum(linear.num_parameters for linear in shape.linears))] * shape.num_layers
+    costs[-1] += shape.hidden_size * shape.vocab_size
+    return tuple(len(part) for part in balance(costs, pipeline))
 
 
 def stage_parameters(recipe: Recipe, shape: ModelShape, stage: int) -> tuple[int, int]:
@@ -78,7 +83,7 @@ def stage_parameters(recipe: Recipe, shape: ModelShape, stage: int) -> tuple[int
     parallel, method = recipe.parallel, recipe.method
     first, last = stage == 0, stage == parallel.pipeline - 1
     split = sum(linear.num_parameters for linear in shape.linears) / parallel.tensor
-    layers = stage_layers(shape.num_layers, parallel.pipeline, stage)
+    layers = stage_layers(shape, parallel.pipeline)[stage]
     whole = layers * round(split + shape.norm_parameters) + first * shape.embedding_parameters
     whole += last * shape.head_parameters
     if last and not first and shape.tied:  # both ends of the pipeline hold the shared weight
@@ -158,7 +163,7 @@ def _rank(recipe: Recipe, shape: ModelShape, stage: int, *, is_gpu: bool) -> Ran
 def saved_activations(recipe: Recipe, shape: ModelShape, stage: int, *, is_gpu: bool) -> int:
     """What autograd keeps on a rank of one stage after the forward pass of one micro-batch, up to the head."""
     parallel, run = recipe.parallel, forward_pass(recipe, is_gpu=is_gpu)
-    layers = stage_layers(shape.num_layers, parallel.pipeline, stage)
+    layers = stage_layers(shape, parallel.pipeline)[stage]
     if recipe.train.gradient_checkpointing:  # every layer keeps its input only
         kept = layers * run.tokens * shape.hidden_size * run.working
     else:
@@ -178,7 +183,9 @@ def _activations(recipe: Recipe, shape: ModelShape, stage: int, *, is_gpu: bool)
     kept = in_flight * saved_activations(recipe, shape, stage, is_gpu=is_gpu)
     if recipe.train.gradient_checkpointing:  # and one layer at a time is whole again
         kept += layer_bytes(shape, _training(recipe, shape), run)
-    return kept
+    inner = max(linear.inputs * linear.active for linear in shape.linears if linear.split == "row")
+    widest = (3 if shape.is_gated else 2) * inner // run.tensor + shape.hidden_size
+    return kept + run.tokens * widest * run.working  # gradients inside the layer that backward has reached
 
 
 def micro_steps(recipe: Recipe) -> int:

@@ -4,13 +4,29 @@ from __future__ import annotations
 
 from raysft.errors import RecipeError
 from raysft.recipe.rules import WHOLE_DATA
-from raysft.recipe.schema import DataSection, Recipe
+from raysft.recipe.schema import DataSection, ParallelSection, Recipe
+
+AUTOMATIC = ("zero", "tensor", "pipeline", "sequence")
+"""Fields that parallel.auto chooses."""
 
 
 def check_recipe(recipe: Recipe) -> None:
     """Raises RecipeError."""
-    for check in (_check_method, _check_data, _check_rules, _check_mixture, _check_stream):
+    for check in (_check_auto, _check_method, _check_data, _check_rules, _check_mixture, _check_stream):
         check(recipe)
+
+
+def _check_auto(recipe: Recipe) -> None:
+    """What is chosen cannot be given."""
+    parallel, default = recipe.parallel.model_dump(), ParallelSection().model_dump()
+    given = [f"{name}: {parallel[name]}" for name in AUTOMATIC if parallel[name] != default[name]]
+    if recipe.parallel.auto and given:
+        raise RecipeError(
+            "the layout is given and left open at once",
+            got=f"parallel.auto: true and {', '.join(given)}",
+            expected="one of them",
+            fix="remove parallel.auto, or the fields that it chooses",
+        )
 
 
 def _check_method(recipe: Recipe) -> None:

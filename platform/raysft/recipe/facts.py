@@ -111,6 +111,8 @@ class NodeFacts:
 
     cpus: float
     gpus: float
+    memory_bytes: float = 0
+    """Host memory that Ray has for tasks and workers."""
     accelerator: str | None = None
     """Ray's name of its GPUs (`H100`); None: it has none, or Ray does not know it."""
 

@@ -183,6 +183,9 @@ class ParallelSection(Section):
     tensor: int = Field(1, ge=1, description="Tensor-parallel size.")
     pipeline: int = Field(1, ge=1, description="Pipeline stages.")
     sequence: int = Field(1, ge=1, description="Sequence-parallel (Ulysses) size.")
+    auto: bool = Field(
+        False, description="Choose zero, tensor, pipeline and sequence: the fastest that fits (`raysft plan`)."
+    )
     auto_micro_batch: bool = Field(
         False, description="Halve train.micro_batch_rows until the largest rows fit into memory; same global step."
     )

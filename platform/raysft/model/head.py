@@ -84,10 +84,13 @@ def install_loss_head(model: PreTrainedModel) -> None:
 
 
 def chunk_targets(vocab_size: int, weight: Tensor) -> int:
-    """Targets of a chunk. Measured (docs/decisions/008): on a CPU in fp32 the speed is flat from 32 up, so that
-    16 MiB of logits decide; elsewhere the accumulation of the weight's gradient asks for larger chunks."""
+    """Targets of a chunk: as many as fit into 64 MiB of fp32 logits on a CPU, into 256 MiB elsewhere.
+
+    Each chunk reads and writes the whole gradient of the weight, so that small chunks cost time (decision 008);
+    in half precision more, which a CPU also pays.
+    """
     if weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.float64):
-        return min(max(2**22 // vocab_size, 32), 256)
+        return min(max(2**24 // vocab_size, 32), 1024)
     return min(max(2**26 // vocab_size, 256), 1024)
 
 

@@ -10,8 +10,8 @@ raysft-2  `raysft train`, 2 workers with 1 thread each             plain     the
 All train the same fresh 19M-parameter Llama (16k vocabulary, tied) in fp32 on the same samples, rows of 1,024, about
 4,096 tokens a step, AdamW. Each repeat runs them one after the other, each in a fresh process: a step to warm up,
 then STEPS steps on the clock. Printed: median and range over the repeats. On a shared machine only the ratios, taken
-within a repeat, mean anything; what records and hooks cost is also measured inside raysft, as the share of time
-outside its steps. BENCH_THREADS=1 gives every loop one thread: where others use the machine, two threads wait for each
+within a repeat, mean anything; what records and hooks cost is also measured in raysft, as the share of time
+outside its steps. BENCH_THREADS=1 gives every loop one thread: on a busy machine two threads wait for each
 other. CPU-seconds are those of the process and all its descendants (Ray's own included).
 """
 

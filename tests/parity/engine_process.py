@@ -70,6 +70,19 @@ def build(recipe: Recipe, restored: dict[str, torch.Tensor] | None) -> ZeroEngin
     return make_engine(module, resolve(recipe, read_facts(recipe), None), torch.device("cpu"), restored)
 
 
+def with_room(engine: ZeroEngine | PipelineEngine, rows: int | None) -> ZeroEngine | PipelineEngine:
+    """Passes of more rows fail as an allocation does, on every rank."""
+    train_step = engine.train_step
+
+    def limited(micro_batches: Any, *arguments: Any, **more: Any) -> Any:
+        if rows is not None and max(len(batch.input_ids) for batch in micro_batches) > rows:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return train_step(micro_batches, *arguments, **more)
+
+    engine.train_step = limited  # type: ignore[method-assign]
+    return engine
+
+
 CHUNK_TARGETS, INSTALL = head.chunk_targets, head.install_loss_head
 
 
@@ -93,21 +106,31 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
     run = resolve(recipe, read_facts(recipe), None)
     store = TokenStore.open(cell["store"])
     order = Order(recipe.train.rows_per_step, recipe.seed, recipe.data.order == "windowed")
-    share = Share(
-        replica=run.layout.coordinate(group.rank).replica,
-        num_replicas=run.num_replicas,
-        micro_batch_rows=recipe.train.micro_batch_rows,
-        packing=recipe.data.packing,
-        sync=run.sync,
-        token_flops=run.token_flops,
-        square_flops=run.square_flops,
-    )
-    feed = Feed(StoredRows(store, order), make_objective(recipe).units, share)
+
+    def feed_of(micro_batch_rows: int) -> Feed:
+        share = Share(
+            replica=run.layout.coordinate(group.rank).replica,
+            num_replicas=run.num_replicas,
+            micro_batch_rows=micro_batch_rows,
+            packing=recipe.data.packing,
+            sync=run.sync,
+            token_flops=run.token_flops,
+            square_flops=run.square_flops,
+        )
+        return Feed(StoredRows(store, order), make_objective(recipe).units, share)
+
+    feed = feed_of(recipe.train.micro_batch_rows)
     attempt, restored = begin_attempt(cell["run"], group) if cell.get("run") else (None, None)
-    engine = build(recipe, restored.tensors() if restored else None)
+    tensors = restored.tensors() if restored else None
     if cell.get("probe"):
-        largest = Largest(lambda n: largest_micro_batch(n, 256), recipe.train.micro_batch_rows, ("nll",), False, "")
-        fit(lambda rows: engine, largest, group, torch.device("cpu"))
+        largest = Largest(
+            lambda n: [largest_micro_batch(n, 256)] * 2, recipe.train.micro_batch_rows, ("nll",), True, ""
+        )
+        cpu = torch.device("cpu")
+        engine, probed = fit(lambda rows: with_room(build(recipe, tensors), cell.get("room")), largest, group, cpu)
+        feed = feed_of(probed.micro_batch_rows)
+    else:
+        engine = build(recipe, tensors)
     if cell.get("mutant") == "scale_each_stage":
         scale_each_stage(engine, run.micro_steps)
     first = restored.state.step if restored else 0

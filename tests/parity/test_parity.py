@@ -53,9 +53,12 @@ def test_gradient_checkpointing_and_unpacked_rows(bench: Bench) -> None:
         assert furthest(result["norms"], bench.base["norms"]) < TOLERANCE
 
 
-@pytest.mark.parametrize(("zero", "precision"), [(0, "fp32"), (1, "fp32"), (2, "fp32"), (3, "fp32"), (1, "bf16")])
-def test_the_probe_leaves_no_trace(bench: Bench, zero: int, precision: str) -> None:
-    fields = {"parallel__zero": zero, "train__precision": precision}
+@pytest.mark.parametrize(
+    ("zero", "precision", "stages"),
+    [(0, "fp32", 1), (1, "fp32", 1), (2, "fp32", 1), (3, "fp32", 1), (1, "bf16", 1), (1, "fp32", 2)],
+)
+def test_the_probe_leaves_no_trace(bench: Bench, zero: int, precision: str, stages: int) -> None:
+    fields = {"parallel__zero": zero, "train__precision": precision, "parallel__pipeline": stages}
     plain, probed = (bench.cell(2, until=3, probe=probe, **fields) for probe in (False, True))
     for name in ("losses", "norms", "weights"):
         assert [rank[name] for rank in probed] == [rank[name] for rank in plain]
@@ -78,6 +81,13 @@ def test_loss_in_chunks_and_attention_within_segments(bench: Bench, workers: int
     fused = bench.cell(workers, loss_chunk=7, **untied)[0]
     assert furthest(fused["losses"], plain["losses"]) < TOLERANCE
     assert furthest(fused["norms"], plain["norms"]) < TOLERANCE
+
+
+def test_rows_that_do_not_fit_are_halved_and_the_curve_stays(bench: Bench) -> None:
+    plain = bench.cell(2, until=5, train__micro_batch_rows=1)
+    halved = bench.cell(2, until=5, train__micro_batch_rows=4, probe=True, room=1)
+    for name in ("losses", "norms", "weights", "micro_targets"):
+        assert [rank[name] for rank in halved] == [rank[name] for rank in plain]
 
 
 def test_lora_equals_peft_alone(bench: Bench) -> None:
@@ -140,6 +150,18 @@ def test_lora_resumes(bench: Bench, tmp_path: Path) -> None:
     whole = bench.cell(2, until=12, parallel__zero=3, **LORA)[0]
     bench.cell(2, until=7, save=True, run=str(tmp_path), parallel__zero=3, **LORA)
     second = bench.cell(2, until=12, run=str(tmp_path), parallel__zero=3, **LORA)[0]
+    assert second["weights"] == whole["weights"]
+
+
+@pytest.mark.parametrize("zero", [1, 2, 3])
+def test_lora_in_bf16_resumes_bit_identically(bench: Bench, tmp_path: Path, zero: int) -> None:
+    cell = LORA | {"train__precision": "bf16", "parallel__zero": zero}
+    whole = bench.cell(2, until=6, **cell)[0]
+    exact = bench.cell(2, until=6, **LORA)[0]
+    assert furthest(whole["losses"], exact["losses"]) < 1e-3  # what bf16 leaves of the fp32 curve
+    bench.cell(2, until=3, save=True, run=str(tmp_path), **cell)
+    second = bench.cell(2, until=6, run=str(tmp_path), **cell)[0]
+    assert second["first"] == 3
     assert second["weights"] == whole["weights"]
 
 

@@ -37,7 +37,7 @@ def losses(result: RunResult) -> list[float]:
 
 @pytest.fixture(scope="module")
 def base(ray_cluster: None, directory: Path) -> RunResult:
-    return run_training(recipe(directory, "base"))
+    return run_training(recipe(directory, "base"), profile_steps=2)
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,22 @@ def lora_zero3(ray_cluster: None, directory: Path) -> RunResult:
         "evaluate": {"every_steps": 10, "generate_prompts": 4, "max_new_tokens": 8},
     }
     return run_training(recipe(directory, "lora", **changes))
+
+
+def test_every_step_tells_its_cost_and_the_trace_lies_in_the_run(base: RunResult) -> None:
+    start, *lines = [line for line in read_metrics(base.run) if line["kind"] != "eval"]
+    assert (start["kind"], start["micro_batch_rows"]) == ("start", 1)
+    assert start["probe_s"] > 0
+    assert start["peak_flops"] > 1e9
+    for line in lines:
+        whole = line["data_wait_s"] + line["forward_backward_s"] + line["update_s"]
+        assert whole == pytest.approx(line["step_s"], rel=1e-6)
+        assert 0 < line["mfu"] == pytest.approx(line["flops"] / line["step_s"] / start["peak_flops"], abs=1e-4)
+        assert line["target_tokens_per_s"] < line["tokens_per_s"]
+        assert line["peak_bytes"] > 2**27  # torch alone
+    (trace,) = base.profiles
+    assert trace.startswith(base.run)
+    assert any(event.get("name") == "aten::mm" for event in json.loads(Path(trace).read_text())["traceEvents"])
 
 
 @pytest.mark.parametrize(

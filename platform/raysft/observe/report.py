@@ -117,7 +117,32 @@ def _tiles(facts: ReportFacts, before: Fields, after: Fields) -> list[tuple[str,
         speed = median(float(line["tokens_per_s"]) for line in steps)
         tokens = steps[-1].get("total_tokens")
         tiles.append(("steps", f"{steps[-1]['step']:,}", f"{tokens:,} tokens" if tokens is not None else ""))
-        tiles.append(("tokens per second", f"{speed:,.0f}", "median step"))
+        tiles.append(("tokens per second", f"{speed:,.0f}", _cost_remark(steps)))
+        tiles += _hardware_tiles(facts.metrics, steps)
+    return tiles
+
+
+def _cost_remark(steps: Sequence[Fields]) -> str:
+    """Where the median step's time went."""
+    if any("forward_backward_s" not in line for line in steps):
+        return "median step"
+    waits, passes, updates = (
+        median(float(line[name]) / float(line["step_s"]) for line in steps)
+        for name in ("data_wait_s", "forward_backward_s", "update_s")
+    )
+    return f"median step: {passes:.0%} passes, {updates:.0%} update, {waits:.1%} waiting for data"
+
+
+def _hardware_tiles(metrics: Sequence[Fields], steps: Sequence[Fields]) -> list[tuple[str, str, str]]:
+    """MFU and peak memory, where the run has recorded them."""
+    starts = [line for line in metrics if line["kind"] == "start"]
+    shares = [float(line["mfu"]) for line in steps if line.get("mfu") is not None]
+    tiles = []
+    if starts and shares:
+        tiles.append(("model FLOPs utilisation", f"{median(shares):.1%}", f"of the {starts[-1]['peak_basis']}"))
+    if peaks := [int(line["peak_bytes"]) for line in steps if line.get("peak_bytes")]:
+        rows = f"{starts[-1]['micro_batch_rows']} rows a forward pass" if starts else ""
+        tiles.append(("peak memory of a worker", f"{max(peaks) / 2**30:.2f} GiB", rows))
     return tiles
 
 

@@ -79,7 +79,15 @@ class TrainingProgress:
                 "step %d: held-out loss %.4f, perplexity %.2f", line["step"], line["loss"], line["perplexity"]
             )
             return
-        text = f"loss {line['loss']:.4f}  {line['tokens_per_s']:,.0f} tokens/s"
+        if line["kind"] == "start":
+            logger.info(
+                "probed %d rows of the greatest length in a forward pass: %.1f s",
+                line["micro_batch_rows"],
+                line["probe_s"],
+            )
+            return
+        mfu = "" if line["mfu"] is None else f"  MFU {line['mfu']:.0%}"
+        text = f"loss {line['loss']:.4f}  {line['tokens_per_s']:,.0f} tokens/s{mfu}"
         self._bar.update(self._task, completed=line["step"], text=text)
         tenth = line["step"] * 10 // self._total_steps
         if self._bar.disable and (tenth > self._last_said or line["step"] == 1):

@@ -39,8 +39,8 @@ E = TypeVar("E", bound=Closable)
 class Largest:
     """What can come at most. The passes are made of it."""
 
-    micro_batch: Callable[[int], MicroBatch]
-    """As many rows as asked for, all of the greatest length, every token a target."""
+    micro_batches: Callable[[int], Sequence[MicroBatch]]
+    """Rows of a forward pass -> as many passes as are in memory at once, full rows, every token a target."""
     rows: int
     """Of one forward pass, as the recipe has it."""
     terms: Sequence[str]
@@ -84,11 +84,11 @@ def fit(build: Callable[[int], E], largest: Largest, group: Group, device: torch
 
 
 def _pass(engine: Engine, largest: Largest, rows: int) -> str:
-    """Two passes (the second meets the gradients of the first), no update. Returns what memory ran out with."""
-    batch = largest.micro_batch(rows)
+    """Forward and backward passes, no update. Returns what memory ran out with."""
+    micro_batches = largest.micro_batches(rows)
     generator_state = torch.get_rng_state()
     try:
-        engine.train_step([batch, batch], dict.fromkeys(largest.terms, math.nan), step=0, learning_rate=0.0)
+        engine.train_step(micro_batches, dict.fromkeys(largest.terms, math.nan), step=0, learning_rate=0.0)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

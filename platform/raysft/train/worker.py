@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from transformers.utils import logging as transformers_logging
 
-from raysft.data.feed import Feed, Share, largest_micro_batch
+from raysft.data.feed import Feed, MicroBatch, Share, largest_micro_batch
 from raysft.data.identity import stream_source
 from raysft.data.rows import Rows, StepRows, StoredRows, row_order
 from raysft.data.store import TokenStore
@@ -127,8 +127,13 @@ def _probed_engine(
 ) -> tuple[Closable, Probed]:
     """The engine, and how it ran the largest rows. modules: the first to build it from. ModelError: on all ranks."""
     recipe, run = place.recipe, place.resolved
+
+    def largest(rows: int) -> list[MicroBatch]:  # the second pass meets the first's gradients; a stage holds several
+        passes = min(with_micro_batch_rows(run, rows).micro_steps, max(2, recipe.parallel.pipeline))
+        return [largest_micro_batch(rows, recipe.data.max_tokens)] * passes
+
     wanted = Largest(
-        micro_batch=lambda rows: largest_micro_batch(rows, recipe.data.max_tokens),
+        micro_batches=largest,
         rows=recipe.train.micro_batch_rows,
         terms=tuple(make_objective(recipe).units({"target": np.zeros(0, np.float32)})),
         may_halve=recipe.parallel.auto_micro_batch,

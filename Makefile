@@ -4,13 +4,16 @@ BIN := .venv/bin
 READY := .venv/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: bench-train bench-parity bench-packing bench-gsm8k bench-data bench-memory bench-kills demo test check lint types format install constraints clean
+.PHONY: parity-full bench-train bench-parity bench-packing bench-gsm8k bench-data bench-memory bench-kills demo test check lint types format install constraints clean
 
 demo: $(READY)            ## train a small model end to end: data, training, evaluation, export, answers
 	$(BIN)/python jobs/demo.py
 
 test: $(READY)            ## all tests
 	$(BIN)/python -m pytest
+
+parity-full: $(READY)     ## every model shape in 2 and 4 pipeline stages, and what else CI has no time for
+	$(BIN)/python -m pytest -m full tests/parity
 
 check: lint types test    ## what CI runs: format, lint, types, layer contract, tests
 

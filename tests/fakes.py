@@ -148,6 +148,7 @@ class FakeEngine:
         step: int,
         learning_rate: float,
         data_wait_s: float = 0.0,
+        notice: int = 0,
     ) -> StepResult:
         self.calls.append((step, learning_rate))
         skipped = step in self.skips
@@ -158,7 +159,7 @@ class FakeEngine:
             units=dict(units),
             tokens=10,
             sample_ids=(2 * step, 2 * step + 1),
-            costs=StepCosts(data_wait_s, forward_backward_s=0.25, peak_bytes=2**30),
+            costs=StepCosts(data_wait_s, forward_backward_s=0.25, peak_bytes=2**30, notice=notice),
         )
 
     def eval_step(self, micro_batches: Sequence[MicroBatch]) -> dict[str, float]:
@@ -184,6 +185,7 @@ def step_info(step: int, **changes: Any) -> StepInfo:
         tokens=1,
         target_tokens=1.0,
         sample_ids=(),
+        notice=0,
     )
     return replace(plain, **changes)
 

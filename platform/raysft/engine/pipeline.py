@@ -81,9 +81,10 @@ class PipelineEngine:
         step: int,
         learning_rate: float,
         data_wait_s: float = 0.0,
+        notice: int = 0,
     ) -> StepResult:
         """See Engine. DeepSpeed averages gradients over replicas, therefore their number in the scale."""
-        watch = StepWatch(self._device, data_wait_s)
+        watch = StepWatch(self._device, data_wait_s, notice)
         leads = self._place.leads
         totals = self._all_reduced([units[term] * leads for term in self._terms])  # [terms] float64
         for group in self._adam.param_groups:

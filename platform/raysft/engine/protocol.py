@@ -39,6 +39,8 @@ class StepCosts:
     """Of the same rank; with the communication inside the passes."""
     peak_bytes: int
     """Largest over the ranks: CUDA allocator's peak since the start, or the process's peak resident set."""
+    notice: int
+    """Largest notice that a rank was given from outside (train/notice.py)."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,12 @@ class Engine(Protocol):
         step: int,
         learning_rate: float,
         data_wait_s: float = 0.0,
+        notice: int = 0,
     ) -> StepResult:
         """All micro-batches of a global step, then one update. units: THIS rank's; the engine sums them.
 
-        data_wait_s: time this rank waited for the micro-batches; only reported, with the step's other costs.
+        data_wait_s: time this rank waited for the micro-batches; notice: what it was told from outside. Both are only
+        passed on to all ranks, with the step's other costs.
         """
 
     def eval_step(self, micro_batches: Sequence[MicroBatch]) -> dict[str, float]:

@@ -16,8 +16,8 @@ from raysft.engine.protocol import StepCosts
 class StepWatch:
     """Made when a step starts. On a GPU the passes are timed there: the host only queues them."""
 
-    def __init__(self, device: torch.device, data_wait_s: float) -> None:
-        self._device, self._data_wait_s = device, data_wait_s
+    def __init__(self, device: torch.device, data_wait_s: float, notice: int) -> None:
+        self._device, self._data_wait_s, self._notice = device, data_wait_s, notice
         self._started, self._ended = time.perf_counter(), 0.0
         self._events = [torch.Event(device, enable_timing=True) for _ in range(2)] if device.type == "cuda" else []
         if self._events:
@@ -31,14 +31,19 @@ class StepWatch:
 
     def gather(self, told: Tensor) -> tuple[np.ndarray, StepCosts]:
         """What every rank tells, float64 [ranks, len(told)], and the costs of the step. Collective; waits for it."""
-        mine = torch.cat([told, told.new_tensor([self._data_wait_s, self._passes_s(), peak_bytes(self._device)])])
+        costs = [self._data_wait_s, self._passes_s(), peak_bytes(self._device), self._notice]
+        mine = torch.cat([told, told.new_tensor(costs)])
         everyone = mine.new_empty(dist.get_world_size() * len(mine))
         dist.all_gather_single(everyone, mine)
         ranks = everyone.reshape(-1, len(mine)).cpu().numpy()
-        waits, passes, peaks = ranks[:, -3:].T
+        waits, passes, peaks, notices = ranks[:, -4:].T
         last = int((waits + passes).argmax())
-        costs = StepCosts(float(waits[last]), float(passes[last]), peak_bytes=int(peaks.max()))
-        return ranks[:, :-3], costs
+        return ranks[:, :-4], StepCosts(
+            data_wait_s=float(waits[last]),
+            forward_backward_s=float(passes[last]),
+            peak_bytes=int(peaks.max()),
+            notice=int(notices.max()),
+        )
 
     def _passes_s(self) -> float:
         if not self._events:

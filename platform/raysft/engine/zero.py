@@ -59,9 +59,10 @@ class ZeroEngine:
         step: int,
         learning_rate: float,
         data_wait_s: float = 0.0,
+        notice: int = 0,
     ) -> StepResult:
         """See Engine."""
-        watch = StepWatch(self._device, data_wait_s)
+        watch = StepWatch(self._device, data_wait_s, notice)
         names = sorted(units)
         totals = self._all_reduced([units[name] for name in names])  # [terms] float64
         for group in self._adam.param_groups:

@@ -20,6 +20,7 @@ EXECUTION_FIELDS = (
     "model.attention",
     "train.micro_batch_rows",
     "train.gradient_checkpointing",
+    "train.spike_factor",
     "parallel",
     "cluster",
     "checkpoint",

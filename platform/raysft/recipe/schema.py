@@ -173,6 +173,12 @@ class TrainSection(Section):
     rows_per_step: int = Field(8, ge=1, description="Packed rows of one optimizer step, over all workers.")
     micro_batch_rows: int = Field(1, ge=1, description="Rows one worker holds in one forward pass.")
     precision: Literal["fp32", "bf16"] = Field("bf16", description="Computation and working weights.")
+    spike_factor: float | None = Field(
+        None,
+        gt=1,
+        description="A loss over this many times the median of 32 steps rolls the run back to its last commit "
+        "and leaves that step's data out.",
+    )
     gradient_checkpointing: bool = Field(False, description="Recompute activations: less memory, +30% time.")
 
 
@@ -198,6 +204,9 @@ class ClusterSection(Section):
     cpus_per_worker: int = Field(1, ge=1, description="CPUs reserved per worker; also its torch threads.")
     gpus_per_worker: int = Field(0, ge=0, le=1, description="GPUs per worker: 1, or 0 to train on CPU.")
     max_failures: int = Field(3, ge=0, description="Worker-group restarts before the run is given up.")
+    hang_timeout_s: float = Field(
+        600.0, gt=0, description="Seconds without a step, an evaluated batch or a save that count as a hang: restart."
+    )
 
 
 class CheckpointSection(Section):

@@ -5,9 +5,13 @@ Hooks may call collectives, so their order is the same on every rank.
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Callable
+from statistics import median
 from typing import Protocol
 
+from raysft.train.notice import Notice
 from raysft.train.state import Decision, StepInfo
 
 
@@ -38,6 +42,37 @@ def checkpoint_every(steps: int) -> Hook:
         return (Decision.CHECKPOINT, "due") if info.state.step % steps == 0 else GO_ON
 
     return hook
+
+
+def end_on_notice(commit_steps: int) -> Hook:
+    """End the attempt when it is asked to: at once, or, for another number of workers, when a commit is due."""
+
+    def hook(info: StepInfo) -> tuple[Decision, str]:
+        if info.notice > Notice.RESIZE or (info.notice and info.state.step % commit_steps == 0):
+            return Decision.INTERRUPT, Notice(info.notice).name.lower()
+        return GO_ON
+
+    return hook
+
+
+class SpikeGuard:
+    """A loss over `factor` times the median of the last WINDOW steps rolls the run back."""
+
+    WINDOW, AT_LEAST = 32, 8
+
+    def __init__(self, factor: float) -> None:
+        self._factor = factor
+        self._losses: deque[float] = deque(maxlen=self.WINDOW)
+
+    def __call__(self, info: StepInfo) -> tuple[Decision, str]:
+        """See Hook."""
+        if info.skipped:
+            return GO_ON
+        usual = median(self._losses) if len(self._losses) >= self.AT_LEAST else math.inf
+        self._losses.append(info.loss)
+        if info.loss <= self._factor * usual:
+            return GO_ON
+        return Decision.ROLLBACK, f"loss {info.loss:.4g} after a median of {usual:.4g}"
 
 
 class NonFiniteGuard:

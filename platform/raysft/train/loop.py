@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import replace
 from typing import Protocol
 
 from raysft.engine.protocol import Engine, MicroBatch
@@ -33,15 +34,23 @@ def train(
     total_steps: int,
     learning_rate: Callable[[int], float],
     save: Callable[[TrainState], None],
+    notice: Callable[[], int] = lambda: 0,
+    left_out: Set[int] = frozenset(),
 ) -> Outcome:
     """Run steps state.step .. total_steps - 1. Hooks are called in their order, the same on every rank.
 
-    save(state) commits a checkpoint; it is called when a hook asks for one and after the last step.
+    save(state) commits a checkpoint; it is called when a hook asks for one and after the last step. notice() is what
+    this rank was told from outside. left_out: 0-based steps whose data is passed over.
     """
     while state.step < total_steps:
         started = time.perf_counter()
         batch = batches(state.step)
         fetched = time.perf_counter()
+        if state.step in left_out:
+            state = _pass_over(state, batch)
+            if state.step == total_steps:
+                save(state)
+            continue
         rate = learning_rate(state.step)
         result = engine.train_step(
             batch.micro_batches,
@@ -49,6 +58,7 @@ def train(
             step=state.step,
             learning_rate=rate,
             data_wait_s=fetched - started,
+            notice=notice(),
         )
         state = TrainState(
             step=state.step + 1,
@@ -71,13 +81,22 @@ def train(
             tokens=result.tokens,
             target_tokens=sum(result.units.values()),
             sample_ids=result.sample_ids,
+            notice=result.costs.notice,
         )
         decision, reason = _strongest([hook(info) for hook in hooks])
         if decision is Decision.STOP:
             return Outcome(status="stopped", step=state.step, reason=reason)
-        if decision is Decision.CHECKPOINT or state.step == total_steps:
+        if decision is Decision.ROLLBACK:
+            return Outcome(status="rollback", step=state.step, reason=reason)
+        if decision is not Decision.CONTINUE or state.step == total_steps:
             save(state)
+        if decision is Decision.INTERRUPT and state.step < total_steps:
+            return Outcome(status="interrupted", step=state.step, reason=reason)
     return Outcome(status="finished", step=state.step)
+
+
+def _pass_over(state: TrainState, batch: Batch) -> TrainState:
+    return replace(state, step=state.step + 1, skipped_steps=state.skipped_steps + 1, cursor=batch.cursor)
 
 
 def _strongest(wishes: Sequence[tuple[Decision, str]]) -> tuple[Decision, str]:

@@ -59,7 +59,7 @@ class Records:
         self._ledger.append({"step": info.state.step, "samples": info.sample_ids})
         if self._is_writer:
             line = asdict(info)
-            del line["sample_ids"]
+            del line["sample_ids"], line["notice"]
             state = line.pop("state")
             rates = _rates(info, self._peak_flops)
             self._metrics.append({"kind": "step", "at": time.time(), **line, **rates, **_totals(state)})

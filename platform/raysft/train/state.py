@@ -54,6 +54,8 @@ class StepInfo:
     """Units of the loss of the global step, over all its terms."""
     sample_ids: tuple[int, ...]
     """Samples that this rank's forward passes consumed."""
+    notice: int
+    """The most urgent thing that a rank was told from outside (notice.py)."""
 
 
 class Decision(Enum):
@@ -62,7 +64,11 @@ class Decision(Enum):
     CONTINUE = 0
     CHECKPOINT = 1
     """Commit the state, go on."""
-    STOP = 2
+    INTERRUPT = 2
+    """Commit the state and end the attempt; the run goes on in another."""
+    ROLLBACK = 3
+    """End the attempt; the next one goes on from the last commit and leaves out the data of this step."""
+    STOP = 4
     """End the run here, without a model."""
 
 
@@ -71,7 +77,7 @@ class Outcome:
     """How an attempt ended. Returned, not raised, so that a deterministic end is never retried."""
 
     status: str
-    """`finished`, `stopped` or `failed`."""
+    """`finished`, `interrupted`, `rollback`, `stopped` or `failed`."""
     step: int
     reason: str = ""
     error: dict[str, str] | None = None

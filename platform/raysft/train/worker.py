@@ -7,8 +7,8 @@ and raised: Ray Train restarts the group, and the next attempt decides whether t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,13 @@ from transformers.utils import logging as transformers_logging
 
 from raysft.data.feed import Feed, MicroBatch, Share, largest_micro_batch
 from raysft.data.identity import stream_source
-from raysft.data.rows import Rows, StepRows, StoredRows, row_order
+from raysft.data.rows import Rows, StoredRows, row_order
 from raysft.data.store import TokenStore
 from raysft.data.stream import Cursor, StreamedRows
 from raysft.data.stream_server import serve
 from raysft.data.tokenizer import load_tokenizer
 from raysft.engine.make import make_engine
+from raysft.engine.protocol import Engine
 from raysft.errors import DataError, ModelError
 from raysft.model.isolation import use_fast_paths
 from raysft.model.load import load_model
@@ -30,30 +31,14 @@ from raysft.model.methods import apply_method
 from raysft.objectives.module import ObjectiveModule, make_objective
 from raysft.recipe.fingerprint import digest
 from raysft.recipe.load import parse_recipe
-from raysft.recipe.resolve import Schedule, with_micro_batch_rows
-from raysft.train import failures, hooks
+from raysft.recipe.resolve import with_micro_batch_rows
+from raysft.train import failures
 from raysft.train.checkpoint import Attempt, Checkpoint, begin_attempt, read_attempts
 from raysft.train.group import TorchGroup
 from raysft.train.job import Place, Wire
-from raysft.train.loop import train
-from raysft.train.peak import peak_flops
-from raysft.train.prefetch import Prefetch
 from raysft.train.probe import Closable, Largest, Probed, fit
-from raysft.train.profile import Profile
-from raysft.train.records import Records, StartFacts
-from raysft.train.state import Outcome, StepInfo, TrainState
-from raysft.train.writer import Retention, Writer
-
-
-@dataclass(frozen=True)
-class _Setup:
-    """Everything the loop needs, built before its first step."""
-
-    engine: Closable
-    feed: Feed
-    held_out: list[StepRows]
-    state: TrainState
-    probed: Probed
+from raysft.train.session import Session, run_session
+from raysft.train.state import Outcome, TrainState
 
 
 def train_worker(wire: dict[str, Any]) -> dict[str, Any]:
@@ -69,9 +54,12 @@ def train_worker(wire: dict[str, Any]) -> dict[str, Any]:
         return (ended or Outcome(status="failed", step=0, reason="rank 0 ended the run")).to_json()
     attempt, restored = begin_attempt(job.run, place.group)
     with _recording(place, attempt, lambda: restored.state.step if restored else 0):
-        setup = _try_set_up(place, attempt, restored)
-    outcome = setup if isinstance(setup, Outcome) else _run(place, attempt, setup)
-    return outcome.to_json()
+        session = _try_set_up(place, attempt, restored)
+    if isinstance(session, Outcome):
+        return session.to_json()
+    steps = [session.state.step]
+    with _recording(place, attempt, lambda: steps[-1]):
+        return run_session(place, attempt, session, steps.append).to_json()
 
 
 @contextmanager
@@ -95,7 +83,7 @@ def _hopeless(job: Wire) -> Outcome | None:
     return failures.verdict(own, newest_attempt=attempts[-1].number)
 
 
-def _try_set_up(place: Place, attempt: Attempt, restored: Checkpoint | None) -> _Setup | Outcome:
+def _try_set_up(place: Place, attempt: Attempt, restored: Checkpoint | None) -> Session | Outcome:
     """Set up, or the Outcome that all ranks agree on when any of them cannot."""
     run, group = place.job.run, place.group
     state = restored.state if restored else TrainState()
@@ -116,7 +104,8 @@ def _try_set_up(place: Place, attempt: Attempt, restored: Checkpoint | None) -> 
             write_down(error)
         else:
             feed = _feed(place, _train_rows(place, attempt, state), probed.micro_batch_rows)
-            return _Setup(engine=engine, feed=feed, held_out=_held_out(place), state=state, probed=probed)
+            held_out = partial(_held_out_loss, place, engine, feed) if place.job.eval_store else None
+            return Session(engine, feed.step, held_out, state, probed)
     group.barrier()
     records = [f for f in failures.read_failures(run) if f.attempt == attempt.number]
     return failures.as_outcome(records[0])
@@ -197,83 +186,14 @@ def _train_rows(place: Place, attempt: Attempt, state: TrainState) -> Rows:
     return StreamedRows(serve(source, cursor, name), order, cursor)
 
 
-def _held_out(place: Place) -> list[StepRows]:
-    """The rows of a held-out loss, in batches of a step's size."""
-    if place.job.eval_store is None:
-        return []
-    store = TokenStore.open(place.job.eval_store)
-    return StoredRows(store, row_order(place.recipe)).first(place.recipe.evaluate.max_rows)
-
-
-def _run(place: Place, attempt: Attempt, setup: _Setup) -> Outcome:
-    """The loop with its hooks."""
-    job, recipe, group = place.job, place.recipe, place.group
-    reached = setup.state.step
-    records = Records(job.run, attempt.number, group.rank)
-    records.start(_start_facts(place, setup))
-    keep = recipe.checkpoint
-    retention = Retention(keep.keep_last, keep.keep_every_steps, keep.keep_best)
-    writer = Writer(job.run, attempt, group, retention=retention, facts={"fingerprints": job.fingerprints})
-    losses: dict[int, float] = {}
-
-    def save(state: TrainState) -> None:
-        records.flush()
-        writer.save(setup.engine.state, state, losses.get(state.step))
-
-    def held_out(step: int) -> None:
-        if setup.held_out:
-            losses[step] = _held_out_loss(place, setup)
-            records.evaluation(step, losses[step])
-
-    def follow(info: StepInfo) -> None:
-        nonlocal reached
-        reached = info.state.step
-        records.step(info)
-
-    steps = Schedule(job.total_steps, job.steps_per_epoch, recipe.optimizer)
-    wanted = [hooks.every(1, follow), hooks.NonFiniteGuard(), hooks.checkpoint_every(recipe.checkpoint.every_steps)]
-    often = recipe.evaluate.every_steps or job.total_steps
-    wanted.insert(1, hooks.every(often, lambda info: held_out(info.state.step), and_at=job.total_steps))
-    profile = Profile(job.run, attempt.number, job.profile_steps) if job.profile_steps and group.rank == 0 else None
-    with (
-        _recording(place, attempt, lambda: reached),
-        closing(writer),
-        closing(Prefetch(setup.feed.step, job.total_steps)) as batches,
-        closing(profile) if profile else nullcontext(),
-    ):
-        if setup.state.step == 0:
-            held_out(0)
-        outcome = train(
-            setup.engine,
-            batches,
-            [*wanted, profile] if profile else wanted,
-            setup.state,
-            total_steps=job.total_steps,
-            learning_rate=steps.learning_rate,
-            save=save,
-        )
-        writer.finish()
-        records.flush()
-    return outcome
-
-
-def _start_facts(place: Place, setup: _Setup) -> StartFacts:
-    dtype = torch.bfloat16 if place.recipe.train.precision == "bf16" else torch.float32
-    flops, basis = peak_flops(place.device, dtype)
-    return StartFacts(
-        step=setup.state.step,
-        micro_batch_rows=setup.probed.micro_batch_rows,
-        probe_s=setup.probed.probe_s,
-        peak_flops=place.group.sum(flops),
-        peak_basis=basis,
-    )
-
-
-def _held_out_loss(place: Place, setup: _Setup) -> float:
-    """Loss per unit over the first evaluate.max_rows held-out rows, over all ranks."""
+def _held_out_loss(place: Place, engine: Engine, feed: Feed, beat: Callable[[], None]) -> float:
+    """Loss per unit over the first evaluate.max_rows held-out rows, over all ranks. beat: called at each batch."""
+    assert place.job.eval_store is not None
+    rows = StoredRows(TokenStore.open(place.job.eval_store), row_order(place.recipe))
     total, units = 0.0, 0.0
     leads = place.resolved.layout.coordinate(place.group.rank).leads  # the ranks of a replica have the same rows
-    for batch in map(setup.feed.batch, setup.held_out):
-        total += sum(setup.engine.eval_step(batch.micro_batches).values())
+    for batch in map(feed.batch, rows.first(place.recipe.evaluate.max_rows)):
+        total += sum(engine.eval_step(batch.micro_batches).values())
         units += place.group.sum(leads * sum(batch.units.values()))
+        beat()
     return total / units

@@ -22,6 +22,7 @@ EXECUTION = {
     "model.attention",
     "train.micro_batch_rows",
     "train.gradient_checkpointing",
+    "train.spike_factor",
 }
 EXECUTION_SECTIONS = {"parallel", "cluster", "checkpoint", "evaluate", "export"}
 
@@ -56,7 +57,7 @@ def other_value(name: str, annotation: Any, old: Any) -> Any:
     if name == "data.mixture.temperature":
         return 2.5
     if annotation is float:
-        return old / 2 + 0.125
+        return (old or 4.0) / 2 + 0.125
     if annotation is str:
         return f"{old or ''}x"
     if name == "model.config":

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from fakes import FakeBatch, FakeEngine, recorder, step_info
-from raysft.train.hooks import GO_ON, Hook, NonFiniteGuard, checkpoint_every, every
+from raysft.train.hooks import GO_ON, Hook, NonFiniteGuard, SpikeGuard, checkpoint_every, end_on_notice, every
 from raysft.train.loop import train
+from raysft.train.notice import Notice
 from raysft.train.state import Decision, Outcome, StepInfo, TrainState
 
 
 def run(
-    engine: FakeEngine, hooks: Sequence[Hook], *, start: int = 0, total: int = 10
+    engine: FakeEngine, hooks: Sequence[Hook], *, start: int = 0, total: int = 10, **more: Any
 ) -> tuple[Outcome, list[TrainState]]:
     saved: list[TrainState] = []
     outcome = train(
@@ -25,6 +27,7 @@ def run(
         total_steps=total,
         learning_rate=lambda step: 0.1 * (step + 1),
         save=saved.append,
+        **more,
     )
     return outcome, saved
 
@@ -115,3 +118,55 @@ def test_an_exception_in_the_engine_is_not_swallowed() -> None:
 
     with pytest.raises(RuntimeError, match="device lost"):
         run(Broken(), [])
+
+
+@pytest.mark.parametrize(
+    ("notice", "ends_at"), [(Notice.STOP, 4), (Notice.PREEMPTED, 4), (Notice.RESIZE, 6), (Notice.NONE, 10)]
+)
+def test_asked_to_end_it_commits_and_ends(notice: Notice, ends_at: int) -> None:
+    """Told in the fourth step; commits are due every third."""
+    engine = FakeEngine()
+    outcome, saved = run(
+        engine,
+        [checkpoint_every(3), end_on_notice(3)],
+        notice=lambda: notice if len(engine.calls) >= 3 else Notice.NONE,
+    )
+    assert outcome.step == saved[-1].step == len(engine.calls) == ends_at
+    assert outcome.status == ("finished" if notice is Notice.NONE else "interrupted")
+    assert len(saved) == len({state.step for state in saved}), "each step is committed once"
+
+
+def test_asked_to_end_in_the_last_step_it_is_finished() -> None:
+    outcome, saved = run(FakeEngine(), [end_on_notice(3)], notice=lambda: Notice.STOP, start=9)
+    assert (outcome.status, [state.step for state in saved]) == ("finished", [10])
+
+
+@pytest.mark.parametrize("left_out", [{0}, {4, 5}, {9}])
+def test_steps_left_out_are_counted_and_keep_their_rate(left_out: set[int]) -> None:
+    engine = FakeEngine()
+    outcome, saved = run(engine, [], left_out=left_out)
+    assert engine.calls == [(step, pytest.approx(0.1 * (step + 1))) for step in range(10) if step not in left_out]
+    assert outcome == Outcome(status="finished", step=10)
+    assert (saved[-1].step, saved[-1].skipped_steps) == (10, len(left_out))
+    assert saved[-1].tokens == 10 * (10 - len(left_out))
+
+
+def test_a_spike_rolls_back_and_commits_nothing_of_it() -> None:
+    guard = SpikeGuard(3.0)
+    losses = [1.0, 1.2, 0.9, 1.1, 1.0, 0.8, 1.0, 2.9, 1.0, 3.1]
+    decisions = [guard(step_info(step, loss=loss))[0] for step, loss in enumerate(losses, 1)]
+    assert decisions == [Decision.CONTINUE] * 9 + [Decision.ROLLBACK]
+    early = SpikeGuard(3.0)
+    assert all(early(step_info(step, loss=100.0**step))[0] is Decision.CONTINUE for step in range(8)), (
+        "too few to judge"
+    )
+    skipping = SpikeGuard(3.0)
+    for step in range(20):
+        assert skipping(step_info(step, loss=float("nan"), skipped=True)) == GO_ON
+
+    def spike_at_7(info: StepInfo) -> tuple[Decision, str]:
+        return (Decision.ROLLBACK, "high") if info.state.step == 7 else GO_ON
+
+    outcome, saved = run(FakeEngine(), [spike_at_7, checkpoint_every(7)])
+    assert outcome == Outcome(status="rollback", step=7, reason="high")
+    assert saved == []

@@ -1,0 +1,122 @@
+"""One attempt from its first step to its end: the loop with its hooks, records, commits, watchdog and notices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+
+import torch
+
+from raysft.engine.protocol import Engine
+from raysft.recipe.resolve import Schedule
+from raysft.train import hooks, watchdog
+from raysft.train.checkpoint import Attempt
+from raysft.train.job import Place
+from raysft.train.loop import Batch, train
+from raysft.train.notice import NoticeBoard
+from raysft.train.peak import peak_flops
+from raysft.train.prefetch import Prefetch
+from raysft.train.probe import Probed
+from raysft.train.profile import Profile
+from raysft.train.records import Records, StartFacts
+from raysft.train.skips import Skip, add_skip, read_skips
+from raysft.train.state import Outcome, StepInfo, TrainState
+from raysft.train.watchdog import Watchdog
+from raysft.train.writer import Retention, Writer
+
+
+@dataclass(frozen=True)
+class Session:
+    """What the loop works on, ready before its first step."""
+
+    engine: Engine
+    batches: Callable[[int], Batch]
+    held_out_loss: Callable[[Callable[[], None]], float] | None
+    """Loss per unit of held-out rows; given what is to be called at every batch. None: no held-out data."""
+    state: TrainState
+    probed: Probed
+
+
+def run_session(place: Place, attempt: Attempt, session: Session, reached: Callable[[int], None]) -> Outcome:
+    """Train to the end, or to where the attempt is asked to end. reached(step) is told of every step done."""
+    job, recipe, group = place.job, place.recipe, place.group
+    records = Records(job.run, attempt.number, group.rank)
+    records.start(_start_facts(place, session))
+    schedule = Schedule(job.total_steps, job.steps_per_epoch, recipe.optimizer)
+    losses: dict[int, float] = {}
+    with ExitStack() as stack:
+        writer = stack.enter_context(closing(_writer(place, attempt)))
+        dog = stack.enter_context(closing(_watchdog(place, attempt)))
+        batches = stack.enter_context(closing(Prefetch(session.batches, job.total_steps)))
+        board = stack.enter_context(closing(NoticeBoard(job.run))) if group.rank == 0 else None
+
+        def save(state: TrainState) -> None:
+            records.flush()
+            writer.save(session.engine.state, state, losses.get(state.step))
+            dog.beat()
+
+        def held_out(step: int) -> None:
+            if session.held_out_loss is not None:
+                losses[step] = session.held_out_loss(dog.beat)
+                records.evaluation(step, losses[step])
+
+        def follow(info: StepInfo) -> None:
+            dog.beat()
+            reached(info.state.step)
+            records.step(info)
+
+        often = recipe.evaluate.every_steps or job.total_steps
+        wanted: list[hooks.Hook] = [
+            hooks.every(1, follow),
+            hooks.every(often, lambda info: held_out(info.state.step), and_at=job.total_steps),
+            hooks.NonFiniteGuard(),
+            hooks.checkpoint_every(recipe.checkpoint.every_steps),
+            hooks.end_on_notice(recipe.checkpoint.every_steps),
+        ]
+        if recipe.train.spike_factor is not None:
+            wanted.append(hooks.SpikeGuard(recipe.train.spike_factor))
+        if job.profile_steps and group.rank == 0:
+            wanted.append(stack.enter_context(closing(Profile(job.run, attempt.number, job.profile_steps))))
+        if session.state.step == 0:
+            held_out(0)
+        outcome = train(
+            session.engine,
+            batches,
+            wanted,
+            session.state,
+            total_steps=job.total_steps,
+            learning_rate=schedule.learning_rate,
+            save=save,
+            notice=board.current if board else lambda: 0,
+            left_out={skip.step for skip in read_skips(job.run)},
+        )
+        writer.finish()
+        records.flush()
+    if outcome.status == "rollback" and group.rank == 0:
+        add_skip(job.run, Skip(outcome.step - 1, outcome.reason))
+    return outcome
+
+
+def _writer(place: Place, attempt: Attempt) -> Writer:
+    keep = place.recipe.checkpoint
+    retention = Retention(keep.keep_last, keep.keep_every_steps, keep.keep_best)
+    facts = {"fingerprints": place.job.fingerprints}
+    return Writer(place.job.run, attempt, place.group, retention=retention, facts=facts)
+
+
+def _watchdog(place: Place, attempt: Attempt) -> Watchdog:
+    run, rank = place.job.run, place.group.rank
+    return Watchdog(place.recipe.cluster.hang_timeout_s, lambda text: watchdog.leave(run, attempt.number, rank, text))
+
+
+def _start_facts(place: Place, session: Session) -> StartFacts:
+    dtype = torch.bfloat16 if place.recipe.train.precision == "bf16" else torch.float32
+    flops, basis = peak_flops(place.device, dtype)
+    return StartFacts(
+        step=session.state.step,
+        micro_batch_rows=session.probed.micro_batch_rows,
+        probe_s=session.probed.probe_s,
+        peak_flops=place.group.sum(flops),
+        peak_basis=basis,
+    )

@@ -56,7 +56,7 @@ class AdamState:
     def restore(self, restored: Mapping[str, Tensor]) -> None:
         """Moments, number of updates and (under ZeRO) fp32 masters from whole tensors."""
         for slot in self._adam.state.values():
-            slot["step"] = restored["adam_step"].clone()
+            slot["step"] = restored["adam_step"].to(slot["step"].device, copy=True)
         for name, parameter in self._trained.items():
             moments = {moment: restored[f"{moment}:{name}"].to(parameter.device) for moment in MOMENTS}
             if self.is_plain:
@@ -74,7 +74,7 @@ class AdamState:
         """
         for key in self._trained.values() if self.is_plain else self._flat_partitions():
             moments = {moment: torch.zeros_like(key, memory_format=torch.preserve_format) for moment in MOMENTS}
-            self._adam.state[key] = {"step": torch.zeros(()), **moments}
+            self._adam.state[key] = {"step": torch.zeros((), device=key.device), **moments}
         if 0 < self._stage < 3:
             self._engine.optimizer._lazy_init_hp_params_optimizer_state()
 

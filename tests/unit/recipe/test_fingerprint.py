@@ -57,7 +57,7 @@ def other_value(name: str, annotation: Any, old: Any) -> Any:
     if name == "data.mixture.temperature":
         return 2.5
     if annotation is float:
-        return (old or 4.0) / 2 + 0.125
+        return (4.0 if old is None else old) / 2 + 0.125
     if annotation is str:
         return f"{old or ''}x"
     if name == "model.config":

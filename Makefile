@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: parity-full bench-train bench-parity bench-packing bench-gsm8k bench-data bench-memory bench-kills demo test check lint types format install constraints clean
+.PHONY: parity-full bench-train bench-parity bench-packing bench-gsm8k bench-data bench-memory bench-kills bench-loss demo test check lint types format install constraints clean
 
 demo: $(READY)            ## train a small model end to end: data, training, evaluation, export, answers
 	$(BIN)/python jobs/demo.py
@@ -65,6 +65,10 @@ bench-memory: $(READY)    ## memory of prepare and of a stream for ten times the
 
 bench-kills: $(READY)     ## exactly once over five kills, prepared and streamed
 	$(BIN)/python tests/benchmarks/data_kills.py
+
+bench-loss: $(READY)      ## time and memory of the loss and of attention within segments
+	$(BIN)/python tests/benchmarks/loss_memory.py
+	$(BIN)/python tests/benchmarks/segment_attention.py
 
 clean:                    ## remove what was made here (not .venv)
 	rm -rf build storage .pytest_cache .mypy_cache .ruff_cache

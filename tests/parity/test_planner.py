@@ -15,13 +15,18 @@ import torch
 from torch import nn
 
 from fakes import LLAMA, make_recipe
+from raysft.engine.ds_config import deepspeed_config
 from raysft.model.attention import use_segment_attention
+from raysft.model.facts import read_facts
 from raysft.model.load import load_model
 from raysft.model.loss import hidden_states
 from raysft.model.methods import apply_method, base_model
 from raysft.model.shape import read_shape
 from raysft.planner import memory
 from raysft.planner.activations import Pass
+from raysft.planner.states import Basis, basis, model_states
+from raysft.recipe.load import parse_recipe
+from raysft.recipe.resolve import resolve
 from raysft.recipe.schema import Recipe
 
 WIDE = {"hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 8, "vocab_size": 512}
@@ -142,10 +147,42 @@ def weighed(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int, st
 
 @pytest.mark.parametrize("cell", STATES, ids=str)
 def test_model_states(weighed: dict[Any, dict[str, int]], cell: tuple[str, int, str]) -> None:
-    from raysft.recipe.load import parse_recipe
-
     measured, recipe = weighed[cell], parse_recipe(states_recipe(*cell))
     rank = memory.predict(recipe, read_shape(recipe), is_gpu=False)
     for name in ("parameters", "masters", "gradients", "optimizer"):
         ratio = rank.classes[name] / measured[name] if measured[name] else 1.0
         assert rank.classes[name] == pytest.approx(measured[name], rel=0.05, abs=512), f"{name}: {ratio:.3f}"
+
+
+@pytest.mark.parametrize("devices", [1, 8, 64])
+@pytest.mark.parametrize("size", [350_000_000, 2_851_000_000])
+def test_deepspeeds_own_estimators(size: int, devices: int) -> None:
+    """Its functions, not its page, which is older: ZeRO 2 is 2P + 18P/N, ZeRO 3 18P/N and 4 x the largest layer.
+
+    It counts bf16 and fp32 gradients (6 bytes) under ZeRO 2 where raysft holds the fp32 sums (4).
+    """
+    from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs as stage3
+    from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs as stage2
+
+    both = Basis("DeepSpeed's estimators", working=2, gradient=6, master=4, moments=8)
+    ours = model_states(size, size, devices, 2, both)
+    theirs = stage2(size, num_gpus_per_node=devices, num_nodes=1, cpu_offload=False)[1]
+    assert ours.total == pytest.approx(theirs, rel=1e-6)
+    states = model_states(size, size, devices, 3, basis("bf16", 3))
+    largest = 100_000_000
+    theirs = stage3(
+        size, largest, num_gpus_per_node=devices, num_nodes=1, cpu_offload=False, cpu_offload_params=False
+    )
+    assert states.total + 4 * largest == pytest.approx(theirs[1], rel=1e-6)
+
+
+def test_deepspeeds_defaults_are_those_that_are_counted() -> None:
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    settings = DeepSpeedZeroConfig()
+    assert settings.reduce_bucket_size == memory.REDUCE_BUCKET
+    assert settings.max_live_parameters == settings.max_reuse_distance == memory.MAX_LIVE_PARAMETERS
+    recipe = recipe_of("llama, bf16")
+    told = deepspeed_config(resolve(recipe, read_facts(recipe), None))["zero_optimization"]
+    assert not {"reduce_bucket_size", "stage3_max_live_parameters", "stage3_max_reuse_distance"} & told.keys()
+    assert not told["overlap_comm"]  # would take a second bucket

@@ -106,7 +106,7 @@ def _node_facts(resources: dict[str, float]) -> NodeFacts:
         cpus=resources.get("CPU", 0),
         gpus=resources.get("GPU", 0),
         memory_bytes=resources.get("memory", 0),
-        accelerator=kinds[0] if kinds else None,
+        accelerator=max(kinds, key=len, default=None),  # `A100-80G` says more than `A100`
     )
 
 

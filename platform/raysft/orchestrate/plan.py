@@ -13,8 +13,8 @@ from raysft.planner import layout, report
 from raysft.planner.devices import GIB, Cluster, cluster_of, cpu, parse_cluster
 from raysft.recipe.checks import check_recipe
 from raysft.recipe.facts import ClusterFacts
+from raysft.recipe.legal import check_layout
 from raysft.recipe.load import with_absolute_paths
-from raysft.recipe.matrix import check_layout
 from raysft.recipe.schema import Recipe
 
 

@@ -14,7 +14,8 @@ from raysft.planner.devices import GIB, Cluster
 from raysft.planner.memory import RankMemory, bytes_basis, predict
 from raysft.planner.speed import StepTime, step_time
 from raysft.recipe.facts import ModelFacts, ModelShape
-from raysft.recipe.matrix import Status, cell_of, changes, misfits, verdict, with_layout
+from raysft.recipe.legal import changes, misfits, with_layout
+from raysft.recipe.matrix import Status, cell_of, verdict
 from raysft.recipe.schema import Recipe
 
 HEADROOM = 0.05
@@ -136,9 +137,10 @@ def does_not_fit(own: Candidate, candidates: list[Candidate], cluster: Cluster) 
 
 
 def breakdown(memory: RankMemory) -> str:
-    """`parameters 15.0, gradients 3.7, ... GiB`."""
-    parts = [f"{name} {size / GIB:.1f}" for name, size in memory.classes.items() if size >= GIB / 20]
-    return ", ".join(parts) + " GiB"
+    """`parameters 15.0, gradients 3.7, ... GiB`: the parts that are at least a hundredth."""
+    unit, name = (GIB, "GiB") if memory.total >= GIB else (2**20, "MiB")
+    parts = [f"{part} {size / unit:.1f}" for part, size in memory.classes.items() if size * 100 >= memory.total]
+    return f"{', '.join(parts)} {name}"
 
 
 def _all_changes(old: Recipe, new: Recipe) -> str:

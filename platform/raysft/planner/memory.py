@@ -142,7 +142,7 @@ def forward_pass(recipe: Recipe, *, is_gpu: bool) -> Pass:
 def chunk_targets(vocab_size: int, *, is_small: bool) -> int:
     """Targets whose logits exist at a time: model/head.py's rule; is_small: fp32 on a CPU."""
     if is_small:
-        return min(max(2**22 // vocab_size, 32), 256)
+        return min(max(2**24 // vocab_size, 32), 1024)
     return min(max(2**26 // vocab_size, 256), 1024)
 
 

@@ -15,7 +15,8 @@ from raysft.errors import ClusterError, RecipeError
 from raysft.recipe.checks import check_recipe
 from raysft.recipe.facts import ClusterFacts, DataFacts, ModelFacts, NodeFacts
 from raysft.recipe.layout import Layout
-from raysft.recipe.matrix import cell_of, check_layout, verdict
+from raysft.recipe.legal import check_layout
+from raysft.recipe.matrix import cell_of, verdict
 from raysft.recipe.schema import OptimizerSection, Recipe
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from fakes import make_recipe
 from raysft.errors import RecipeError
-from raysft.recipe import matrix
+from raysft.recipe import legal, matrix
 from raysft.recipe.facts import ModelFacts
 from raysft.recipe.resolve import resolve
 from raysft.recipe.schema import Recipe
@@ -96,23 +96,25 @@ def test_the_nearest_layout_always_runs_and_is_as_near_as_any() -> None:
     """Every layout of a small neighbourhood, against a search of this test's own."""
     small = replace(LLAMA_8B, num_layers=3, num_heads=6, num_kv_heads=2)
     grid = list(itertools.product(range(4), (1, 2, 3, 4), (1, 2, 3, 4), (1, 2, 3, 4)))
-    legal = []
+    possible = []
     for zero, tensor, pipeline, sequence in grid:
         runs = 12 % (tensor * pipeline * sequence) == 0 and pipeline <= 3 and 2 % (tensor * sequence) == 0
         runs &= not (pipeline > 1 and (zero >= 2 or sequence > 1 or tensor > 1)) and not (tensor > 1 and zero == 3)
-        legal += [(zero, tensor, pipeline, sequence)] * runs
+        possible += [(zero, tensor, pipeline, sequence)] * runs
     for place in grid:
         zero, tensor, pipeline, sequence = place
         recipe = recipe_with(workers=12, zero=zero, tensor=tensor, pipeline=pipeline, sequence=sequence)
-        assert (next(matrix.misfits(recipe, small), None) is None) == (place in legal)
-        if place in legal:
+        assert (next(legal.misfits(recipe, small), None) is None) == (place in possible)
+        if place in possible:
             continue
-        near = matrix.nearest(recipe, small)
-        assert next(matrix.misfits(near, small), None) is None
+        near = legal.nearest(recipe, small)
+        assert next(legal.misfits(near, small), None) is None
         if near.cluster.workers == 12:
             found = near.parallel
             distance = far(place, (found.zero, found.tensor, found.pipeline, found.sequence))
-            assert distance == pytest.approx(min(far(place, other) for other in legal)), matrix.changes(recipe, near)
+            assert distance == pytest.approx(min(far(place, other) for other in possible)), legal.changes(
+                recipe, near
+            )
 
 
 def far(one: tuple[int, ...], other: tuple[int, ...]) -> float:

@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import threading
+import time
 from types import TracebackType
 from typing import Any
 
@@ -17,6 +18,8 @@ from raysft.train.checkpoint import read_attempts
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
+LOOK_SHARE = 50
+"""Pause after a look at the records / time that it took: at most 2% of a CPU."""
 
 
 class TrainingProgress:
@@ -51,8 +54,11 @@ class TrainingProgress:
         self._bar.stop()
 
     def _follow(self) -> None:
-        while not self._ended.wait(POLL_S):
-            self._look()
+        pause_s = POLL_S
+        while not self._ended.wait(pause_s):
+            started = time.perf_counter()
+            self._look()  # reads all there is, so of a long run rarely
+            pause_s = max(POLL_S, LOOK_SHARE * (time.perf_counter() - started))
         self._look()
 
     def _look(self) -> None:

@@ -46,6 +46,7 @@ SEES = {
 DOORWAYS = {
     "deepspeed": {"raysft.engine"},
     "peft": {"raysft.model.methods"},
+    "liger_kernel": {"raysft.model.kernels"},
     "optuna": set(),
     "ray": {
         *("raysft.data.distribute", "raysft.data.prepare", "raysft.data.stream_server"),

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from raysft.errors import ModelError
 from raysft.model.attention import SEGMENTS, use_segment_attention
 from raysft.model.head import install_loss_head
+from raysft.model.kernels import use_liger
 from raysft.model.loss import IGNORE, hidden_states, output_head, target_log_probs, weighted_nll
 
 logger = logging.getLogger(__name__)
@@ -20,10 +21,11 @@ TOLERANCE = 1e-4
 
 
 def use_fast_paths(model: PreTrainedModel, vocab_size: int, *, packing: bool = True) -> None:
-    """The loss in the head and segment attention, where the model allows them and check_isolation agrees.
+    """Liger's kernels, the loss in the head and segment attention, where they can be; check_isolation must agree.
 
     Raises ModelError when the model does not even pass with transformers' own attention.
     """
+    use_liger(model)
     install_loss_head(model)
     if use_segment_attention(model):
         try:

@@ -23,10 +23,11 @@ from raysft.data.plan import Order
 from raysft.data.rows import StoredRows
 from raysft.data.store import TokenStore
 from raysft.data.tokenizer import load_tokenizer
+from raysft.engine import make
 from raysft.engine.make import make_engine
 from raysft.engine.pipeline import PipelineEngine
 from raysft.engine.zero import ZeroEngine
-from raysft.model import head, isolation
+from raysft.model import attention, head, isolation, ulysses
 from raysft.model.facts import read_facts
 from raysft.model.isolation import use_fast_paths
 from raysft.model.load import load_model
@@ -93,6 +94,18 @@ def switch_loss(cell: dict[str, Any]) -> None:
     isolation.install_loss_head = (lambda model: None) if cell.get("plain_head") else INSTALL
 
 
+def one_segment_each(position_ids: torch.Tensor) -> dict[str, Any]:
+    """Borders that let all segments of a row see each other."""
+    return attention.segment_borders(torch.arange(position_ids.shape[1]).expand_as(position_ids))
+
+
+def switch_borders(cell: dict[str, Any]) -> None:
+    """The mutant: attention over sequence-parallel ranks that leaks; `leak_unseen` also gets past the check."""
+    mutant = cell.get("mutant") or ""
+    ulysses.segment_borders = one_segment_each if mutant.startswith("leak") else attention.segment_borders
+    make.refuse_leaks = (lambda *found: None) if mutant == "leak_unseen" else isolation.refuse_leaks
+
+
 def digest(tensors: Iterable[torch.Tensor]) -> str:
     found = hashlib.sha256()
     for tensor in tensors:
@@ -102,6 +115,7 @@ def digest(tensors: Iterable[torch.Tensor]) -> str:
 
 def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
     switch_loss(cell)
+    switch_borders(cell)
     recipe, group = parse_recipe(cell["recipe"]), TorchGroup(torch.device("cpu"))
     run = resolve(recipe, read_facts(recipe), None)
     store = TokenStore.open(cell["store"])

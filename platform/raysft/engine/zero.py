@@ -1,7 +1,7 @@
 """ZeRO 0-3 on DeepSpeed as an Engine. The only importer of deepspeed.
 
-Loss scale: DeepSpeed averages gradients over replicas, so each micro-batch's sum is multiplied by the number
-of replicas and divided by the units of the WHOLE global step. Accumulation borders are set by hand.
+Loss scale: DeepSpeed averages gradients over replicas and the parts of their rows, so each micro-batch's sum is
+multiplied by their number and divided by the units of the WHOLE global step. Accumulation borders are set by hand.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ from raysft.engine.protocol import MicroBatch, StepResult
 from raysft.engine.watch import StepWatch
 from raysft.recipe.resolve import ResolvedRun
 
+_PART_SEEDS = 2**40
+"""Distance of the dropout seeds of two parts of a row."""
+
 
 class ZeroEngine:
     """Engine on deepspeed.initialize. torch.distributed must be initialised."""
@@ -37,7 +40,8 @@ class ZeroEngine:
     ) -> None:
         self._stage, self._bf16 = effective_stage(run), run.recipe.train.precision == "bf16"
         self._max_grad_norm, self._seed = run.recipe.optimizer.max_grad_norm, run.recipe.seed
-        self._num_replicas, self._device = run.num_replicas, device
+        self._place, self._device = run.layout.coordinate(dist.get_rank()), device
+        self._num_parts = run.layout.replicas * run.layout.sequence
         self._trained = {hf_name(name): p for name, p in module.named_parameters() if p.requires_grad}
         if restored is not None:
             set_weights(self._trained, restored)
@@ -63,22 +67,22 @@ class ZeroEngine:
     ) -> StepResult:
         """See Engine."""
         watch = StepWatch(self._device, data_wait_s, notice)
-        names = sorted(units)
-        totals = self._all_reduced([units[name] for name in names])  # [terms] float64
+        names, leads = sorted(units), self._place.leads
+        totals = self._all_reduced([units[name] * leads for name in names])  # [terms] float64
         for group in self._adam.param_groups:
             group["lr"] = learning_rate
         self._deepspeed.train()
         sums = torch.zeros_like(totals)
         for number, batch in enumerate(micro_batches):
             self._deepspeed.set_gradient_accumulation_boundary(number == len(micro_batches) - 1)
-            torch.manual_seed(dropout_seed(self._seed, step, batch.index))
+            torch.manual_seed(dropout_seed(self._seed, step, batch.index) + self._place.sequence * _PART_SEEDS)
             terms: dict[str, Tensor] = self._deepspeed(*tensors(batch, self._device))
             stacked = torch.stack([terms[name] for name in names])
-            self._deepspeed.backward((stacked / totals.to(stacked.dtype)).sum() * self._num_replicas)
+            self._deepspeed.backward((stacked / totals.to(stacked.dtype)).sum() * self._num_parts)
             sums += stacked.detach()
         watch.backward_ended()
         grad_norm = self._update()
-        tokens = sum(batch.num_tokens for batch in micro_batches)
+        tokens = sum(batch.num_tokens for batch in micro_batches) * leads
         ranks, costs = watch.gather(torch.cat([totals, sums, totals.new_tensor([tokens])]))
         units, local = dict(zip(names, ranks[0], strict=False)), ranks[:, len(names) :].sum(axis=0)
         return StepResult(
@@ -87,7 +91,7 @@ class ZeroEngine:
             tokens=int(local[-1]),
             grad_norm=grad_norm,
             skipped=not math.isfinite(grad_norm),
-            sample_ids=tuple(int(i) for batch in micro_batches for i in batch.sample_ids),
+            sample_ids=tuple(int(i) for batch in micro_batches for i in batch.sample_ids) if leads else (),
             costs=costs,
         )
 

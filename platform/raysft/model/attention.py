@@ -30,13 +30,16 @@ TOLD_BORDERS = (SEGMENTS, "flash_attention_2", "flash_attention_3")
 
 
 def segment_arguments(model: PreTrainedModel, position_ids: Tensor) -> dict[str, Any]:
-    """Borders of the segments as transformers' FlashAttentionKwargs, for backends that take them.
+    """segment_borders for backends that take them."""
+    return segment_borders(position_ids) if model.config._attn_implementation in TOLD_BORDERS else {}
+
+
+def segment_borders(position_ids: Tensor) -> dict[str, Any]:
+    """Borders of the segments as transformers' FlashAttentionKwargs.
 
     position_ids [B, T]: 0 where a segment starts, and at the start of every row. Segments are counted over the
     flattened rows: cu_seq_lens_* [S + 1] int32 starts at 0 and ends at B * T; max_length_* is the longest.
     """
-    if model.config._attn_implementation not in TOLD_BORDERS:
-        return {}
     starts = (position_ids.flatten() == 0).nonzero().flatten()
     borders = nn.functional.pad(starts, (0, 1), value=position_ids.numel()).to(torch.int32)
     longest = int(borders.diff().max())

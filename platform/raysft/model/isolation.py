@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -13,8 +14,15 @@ from raysft.model.attention import SEGMENTS, use_segment_attention
 from raysft.model.head import install_loss_head
 from raysft.model.kernels import use_liger
 from raysft.model.loss import IGNORE, hidden_states, output_head, target_log_probs, weighted_nll
+from raysft.model.ulysses import ULYSSES
 
 logger = logging.getLogger(__name__)
+
+HiddenStates = Callable[[PreTrainedModel, Tensor, Tensor], Tensor]
+"""(model, input_ids [B, T], position_ids [B, T]) -> [B, T, D]."""
+
+OURS = (SEGMENTS, ULYSSES)
+"""Attention that is checked against transformers' own."""
 
 TOLERANCE = 1e-4
 """Largest difference of fp32 log-probabilities between a packed and an unpacked segment."""
@@ -38,18 +46,24 @@ def use_fast_paths(model: PreTrainedModel, vocab_size: int, *, packing: bool = T
             reason = f"log-probabilities differ by {difference:.2g}"
         logger.warning("segment attention is not right for %s (%s): sdpa", model.config.model_type, reason)
         model.set_attn_implementation("sdpa")
-    difference = check_isolation(model, vocab_size, packing=packing)
+    refuse_leaks(model, check_isolation(model, vocab_size, packing=packing), f"data.packing = {packing}")
+
+
+def refuse_leaks(model: PreTrainedModel, difference: float, setting: str) -> None:
+    """Raises ModelError where check_isolation found too much. setting: what it was found under."""
     if not difference <= TOLERANCE:
         raise ModelError(
             f"raysft does not compute what this model ({model.config.model_type}) computes by itself",
-            got=f"log-probabilities that differ by {difference:.2g}, data.packing = {packing}",
+            got=f"log-probabilities that differ by {difference:.2g}, {setting}",
             expected=f"at most {TOLERANCE:g}: packed samples that do not see each other, the same head",
             fix="set data.packing: false, or another model.attention; if it stays, report the model type",
         )
 
 
-def check_isolation(model: PreTrainedModel, vocab_size: int, *, packing: bool = True) -> float:
-    """Do segments in one row see each other, and is our head the model's own?
+def check_isolation(
+    model: PreTrainedModel, vocab_size: int, *, packing: bool = True, hidden: HiddenStates = hidden_states
+) -> float:
+    """Do segments in one row see each other, and is our head the model's own? hidden: how training computes.
 
     Compares log-probabilities of two random segments, packed in a row (packing=False: each in its own), through
     the attention and the loss that training uses, with those of transformers' own forward on each alone. Returns
@@ -62,7 +76,7 @@ def check_isolation(model: PreTrainedModel, vocab_size: int, *, packing: bool = 
     model.eval()
     with torch.no_grad():
         rows = [segments] if packing else [[segment] for segment in segments]
-        answers = [_row(model, row) for row in rows]
+        answers = [_row(model, row, hidden) for row in rows]
         ours, sums = torch.cat([a for a, _ in answers]), torch.stack([b for _, b in answers])
         theirs = _alone(model, segments)
     model.train(was_training)
@@ -74,13 +88,13 @@ def check_isolation(model: PreTrainedModel, vocab_size: int, *, packing: bool = 
 def _alone(model: PreTrainedModel, segments: list[Tensor]) -> Tensor:
     """Log-probabilities of each segment's tokens but its first by transformers' own attention and head."""
     ours = model.config._attn_implementation
-    if ours == SEGMENTS:
+    if ours in OURS:
         model.set_attn_implementation("sdpa")
     found = []
     for segment in segments:
         log_probs = model(input_ids=segment, use_cache=False).logits.float().log_softmax(-1)
         found.append(log_probs[0, :-1].gather(-1, segment[0, 1:, None]).squeeze(-1))
-    if ours == SEGMENTS:
+    if ours in OURS:
         model.set_attn_implementation(ours)
     return torch.cat(found)
 
@@ -90,11 +104,11 @@ def _weights(like: Tensor) -> Tensor:
     return torch.linspace(0.5, 1.5, len(like), device=like.device)
 
 
-def _row(model: PreTrainedModel, segments: list[Tensor]) -> tuple[Tensor, Tensor]:
+def _row(model: PreTrainedModel, segments: list[Tensor], hidden_of: HiddenStates) -> tuple[Tensor, Tensor]:
     """(log-probabilities, weighted sum) of segments [1, n] in one row, every token but each first a target."""
     positions = torch.cat([torch.arange(s.shape[1], device=s.device) for s in segments]).unsqueeze(0)
     ends = [torch.full_like(s[:, :1], IGNORE) for s in segments]
     labels = torch.cat([part for s, end in zip(segments, ends, strict=True) for part in (s[:, 1:], end)], dim=1)
     weights = torch.cat([part for s in segments for part in (_weights(s[0, 1:]), torch.zeros(1, device=s.device))])
-    hidden, head = hidden_states(model, torch.cat(segments, dim=1), positions), output_head(model)
+    hidden, head = hidden_of(model, torch.cat(segments, dim=1), positions), output_head(model)
     return target_log_probs(hidden, head, labels), weighted_nll(hidden, head, labels, weights[None])

@@ -13,8 +13,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from raysft.model.head import LossHead
-from raysft.model.loss import OutputHead, hidden_states, output_head
+from raysft.model.loss import IGNORE, OutputHead, hidden_states, output_head
 from raysft.model.methods import base_model
+from raysft.model.ulysses import SequenceGroup, hidden_part
 from raysft.objectives import sft
 from raysft.recipe.schema import Recipe
 
@@ -47,9 +48,15 @@ class ObjectiveModule(nn.Module):
             logger.warning("the loss of an LM head of type %s is computed twice (slower)", type(head).__name__)
         self.model = model
         self.objective = objective
+        self.sequence: SequenceGroup | None = None
+        """Ranks that share the rows; then the sums are of this rank's part of them."""
 
     def forward(self, input_ids: Tensor, position_ids: Tensor, labels: Tensor, weights: Tensor) -> dict[str, Tensor]:
         """Loss sums of one micro-batch."""
         model = base_model(self.model)
-        hidden = hidden_states(model, input_ids, position_ids)
+        if self.sequence is None:
+            hidden = hidden_states(model, input_ids, position_ids)
+        else:
+            hidden = hidden_part(model, input_ids, position_ids, self.sequence)
+            labels, weights = self.sequence.own(labels, IGNORE), self.sequence.own(weights, 0.0)
         return self.objective.loss_sums(hidden, output_head(model), labels, weights)

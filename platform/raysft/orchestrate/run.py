@@ -13,11 +13,6 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from ray.train.torch import TorchConfig
-from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
-from ray.train.v2.api.exceptions import TrainingFailedError
-from ray.train.v2.torch.torch_trainer import TorchTrainer
-
 from raysft import errors, storage
 from raysft.data.inspect import certificate
 from raysft.data.prepare import Prepared, prepare, train_fingerprint
@@ -25,7 +20,8 @@ from raysft.data.tokenizer import load_tokenizer, tokenizer_source
 from raysft.lease import lease
 from raysft.model.facts import check_vocabulary, check_weights, read_facts
 from raysft.orchestrate import summary, tasks
-from raysft.orchestrate.cluster import cluster, run_task, worker_environment
+from raysft.orchestrate.attempts import run_attempts
+from raysft.orchestrate.cluster import cluster, cluster_facts, run_task
 from raysft.orchestrate.plan import choose_layout
 from raysft.orchestrate.progress import PrepareProgress, TrainingProgress
 from raysft.orchestrate.rundir import (
@@ -39,15 +35,13 @@ from raysft.orchestrate.rundir import (
 )
 from raysft.recipe.facts import ClusterFacts, DataFacts
 from raysft.recipe.load import with_absolute_paths
-from raysft.recipe.resolve import ResolvedRun, Schedule, resolve, schedule
+from raysft.recipe.resolve import ResolvedRun, Schedule, fitting_workers, resolve, schedule, with_workers
 from raysft.recipe.schema import Recipe
 from raysft.train.checkpoint import read_attempts
 from raysft.train.job import Wire
-from raysft.train.worker import train_worker
+from raysft.train.state import Outcome
 
 logger = logging.getLogger(__name__)
-
-COLLECTIVE_TIMEOUT_S = 1800
 
 
 @dataclass(frozen=True)
@@ -73,14 +67,13 @@ class _Plan:
     """A run, ready to train."""
 
     recipe: Recipe
-    """With absolute paths."""
+    """With absolute paths, and the most workers."""
     run: str
     resolved: ResolvedRun
+    """With as many workers as there is room for."""
     schedule: Schedule
     prepared: Prepared
     fingerprints: dict[str, str]
-    stream_cpus: int
-    """CPUs that a task of the stream reserves: 0 where training takes all there are."""
     memory: str
     """The planner's breakdown."""
 
@@ -154,9 +147,11 @@ def _result(run: str, record: dict[str, Any]) -> RunResult:
 
 def _plan(recipe: Recipe, run: str, nodes: ClusterFacts) -> _Plan:
     """Everything that is known before the first worker starts, said aloud."""
+    wanted = recipe.cluster
     choice = choose_layout(with_absolute_paths(recipe), nodes)
     absolute = choice.recipe
-    resolved = resolve(absolute, read_facts(absolute), nodes)
+    first = with_workers(absolute, fitting_workers(absolute, nodes.nodes) or wanted.min_workers or wanted.workers)
+    resolved = resolve(first, read_facts(first), nodes)
     for line in [*resolved.describe(), *choice.lines]:
         logger.info(line)
     started = time.monotonic()
@@ -171,8 +166,7 @@ def _plan(recipe: Recipe, run: str, nodes: ClusterFacts) -> _Plan:
     for line in steps.describe():
         logger.info(line)
     fingerprints = claim(run, recipe, prepared.train_manifest["fingerprint"])
-    spare = sum(node.cpus for node in nodes.nodes) - recipe.cluster.workers * recipe.cluster.cpus_per_worker
-    return _Plan(absolute, run, resolved, steps, prepared, fingerprints, int(spare >= 1), choice.memory)
+    return _Plan(absolute, run, resolved, steps, prepared, fingerprints, choice.memory)
 
 
 def _evaluate_once(
@@ -192,77 +186,48 @@ def _evaluate_once(
 
 
 def _train(plan: _Plan, profile_steps: int) -> None:
-    """Ray Train from the newest commit to the last step. Raises what the workers returned as their outcome."""
-    recipe, wanted = plan.recipe, plan.recipe.cluster
-    first_attempt = max((attempt.number for attempt in read_attempts(plan.run)), default=0) + 1
-    wire = Wire(
+    """From the newest commit to the last step. Raises what the attempts' outcome stands for."""
+    first = max((attempt.number for attempt in read_attempts(plan.run)), default=0) + 1
+    with TrainingProgress(plan.run, plan.schedule.total_steps):
+        outcome = run_attempts(plan.run, plan.recipe, lambda sized: _wire(plan, sized, first, profile_steps))
+    if outcome.status != "finished":
+        raise _as_error(plan.run, outcome)
+
+
+def _wire(plan: _Plan, recipe: Recipe, first_attempt: int, profile_steps: int) -> Wire:
+    """What the workers of one attempt are sent. recipe: with that attempt's number of workers and micro-batch."""
+    resolved = resolve(recipe, read_facts(recipe), None)
+    wanted = recipe.cluster
+    spare = sum(node.cpus for node in cluster_facts().nodes) - wanted.workers * wanted.cpus_per_worker
+    return Wire(
         recipe=recipe.model_dump(mode="json"),
         run=plan.run,
         tokenizer=tokenizer_source(recipe),
         train_store=plan.prepared.train,
         eval_store=plan.prepared.eval,
-        num_replicas=plan.resolved.num_replicas,
-        sync=plan.resolved.sync,
-        token_flops=plan.resolved.token_flops,
-        square_flops=plan.resolved.square_flops,
+        num_replicas=resolved.num_replicas,
+        sync=resolved.sync,
+        token_flops=resolved.token_flops,
+        square_flops=resolved.square_flops,
         total_steps=plan.schedule.total_steps,
         steps_per_epoch=plan.schedule.steps_per_epoch,
         fingerprints=plan.fingerprints,
         first_attempt=first_attempt,
-        stream_cpus=plan.stream_cpus,
+        stream_cpus=int(spare >= 1),
         memory_plan=plan.memory,
         profile_steps=profile_steps,
     )
-    trainer = TorchTrainer(
-        train_worker,
-        train_loop_config=asdict(wire),
-        torch_config=TorchConfig(
-            backend="nccl" if wanted.gpus_per_worker else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S
-        ),
-        scaling_config=ScalingConfig(
-            num_workers=wanted.workers,
-            use_gpu=wanted.gpus_per_worker > 0,
-            resources_per_worker={"CPU": wanted.cpus_per_worker}
-            | ({"GPU": wanted.gpus_per_worker} if wanted.gpus_per_worker else {}),
-        ),
-        run_config=RunConfig(
-            name=f"fit-{first_attempt:04d}",
-            storage_path=storage.join(plan.run, "ray"),
-            failure_config=FailureConfig(max_failures=wanted.max_failures),
-            worker_runtime_env={"env_vars": worker_environment(wanted)},
-        ),
-    )
-    with TrainingProgress(plan.run, plan.schedule.total_steps):
-        try:
-            result: Any = trainer.fit()  # annotated by Ray as its v1 Result, which has no return_value
-        except TrainingFailedError as error:
-            raise _gave_up(plan, error) from error
-    outcome = result.return_value
-    if outcome is None or outcome["status"] != "finished":
-        raise _as_error(plan.run, outcome)
 
 
-def _gave_up(plan: _Plan, error: TrainingFailedError) -> errors.TrainingError:
-    attempts = len(read_attempts(plan.run))
-    return errors.TrainingError(
-        "training was given up: its workers failed too often",
-        got=f"{attempts} attempts in all; the last: {' '.join(str(error).split())[-400:]}",
-        expected=f"at most cluster.max_failures = {plan.recipe.cluster.max_failures} failures",
-        fix="mend the cause, then run the same command: it goes on from the last checkpoint",
-    )
-
-
-def _as_error(run: str, outcome: dict[str, Any] | None) -> errors.RaysftError:
-    """The error that a worker's outcome stands for."""
-    if outcome is None or outcome["error"] is None:
-        reason = outcome["reason"] if outcome else "no outcome"
-        step = outcome["step"] if outcome else 0
+def _as_error(run: str, outcome: Outcome) -> errors.RaysftError:
+    """The error that an outcome stands for."""
+    if outcome.error is None:
         return errors.TrainingError(
-            f"training stopped after step {step}: {reason}",
+            f"training stopped after step {outcome.step}: {outcome.reason}",
             got=f"see {storage.join(run, 'metrics')}",
             fix="lower optimizer.learning_rate or look at the data of the last steps; run again to resume",
         )
-    error = dict(outcome["error"])
+    error = dict(outcome.error)
     kinds = {kind.__name__: kind for kind in _all_kinds(errors.RaysftError)}
     kind = kinds.get(error.pop("kind"), errors.TrainingError)
     return kind(error["what"], got=error["got"], expected=error["expected"], fix=error["fix"])

@@ -12,6 +12,7 @@ AUTOMATIC = ("zero", "tensor", "pipeline", "sequence")
 
 def check_recipe(recipe: Recipe) -> None:
     """Raises RecipeError."""
+    _check_workers(recipe)
     for check in (_check_auto, _check_method, _check_data, _check_rules, _check_mixture, _check_stream):
         check(recipe)
 
@@ -26,6 +27,18 @@ def _check_auto(recipe: Recipe) -> None:
             got=f"parallel.auto: true and {', '.join(given)}",
             expected="one of them",
             fix="remove parallel.auto, or the fields that it chooses",
+        )
+
+
+def _check_workers(recipe: Recipe) -> None:
+    """The least and the most."""
+    wanted = recipe.cluster
+    if wanted.min_workers is not None and wanted.min_workers > wanted.workers:
+        raise RecipeError(
+            "the fewest workers are more than the most",
+            got=f"cluster.min_workers = {wanted.min_workers}, cluster.workers = {wanted.workers}",
+            expected="min_workers of at most workers",
+            fix=f"set cluster.workers: {{min: {wanted.workers}, max: {wanted.min_workers}}}",
         )
 
 

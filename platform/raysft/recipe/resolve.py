@@ -166,6 +166,20 @@ def check_fits(recipe: Recipe, nodes: Sequence[NodeFacts]) -> None:
     )
 
 
+def fitting_workers(recipe: Recipe, nodes: Sequence[NodeFacts]) -> int | None:
+    """Workers of the most whole replicas that these nodes hold, min_workers to workers of the cluster, or None."""
+    want, parallel = recipe.cluster, recipe.parallel
+    split = parallel.tensor * parallel.pipeline * parallel.sequence
+    room = sum(_workers_on(node, want.cpus_per_worker, want.gpus_per_worker) for node in nodes)
+    most = min(room, want.workers) // split * split
+    return most if most >= max(1, want.min_workers or want.workers) else None
+
+
+def with_workers(recipe: Recipe, workers: int) -> Recipe:
+    """The same recipe on another number of workers. The global step stays."""
+    return recipe.model_copy(update={"cluster": recipe.cluster.model_copy(update={"workers": workers})})
+
+
 def _workers_on(node: NodeFacts, cpus: int, gpus: int) -> int:
     by_gpu = math.floor(node.gpus / gpus) if gpus else math.inf
     return int(min(math.floor(node.cpus / cpus), by_gpu))

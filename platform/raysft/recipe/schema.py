@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, Strict, field_validator
+from pydantic import Field, Strict, WithJsonSchema, field_validator, model_validator
 
 from raysft.recipe.rules import Rule, Section, Strings
 
@@ -197,16 +197,49 @@ class ParallelSection(Section):
     )
 
 
+_WORKERS = {
+    "anyOf": [
+        {"type": "integer", "minimum": 1},
+        {
+            "type": "object",
+            "properties": {name: {"type": "integer", "minimum": 1} for name in ("min", "max")},
+            "required": ["min", "max"],
+            "additionalProperties": False,
+        },
+    ]
+}
+
+
 class ClusterSection(Section):
     """What the run asks of the Ray cluster."""
 
-    workers: int = Field(1, ge=1, description="Training workers, one process each.")
+    workers: Annotated[int, WithJsonSchema(_WORKERS)] = Field(
+        1, ge=1, description="Training workers, one process each. {min: a, max: b}: as many as the alive nodes hold."
+    )
+    min_workers: int | None = Field(
+        None,
+        ge=1,
+        description="Fewest workers to go on with when nodes are lost. Default: workers. Set by {min, max}.",
+    )
     cpus_per_worker: int = Field(1, ge=1, description="CPUs reserved per worker; also its torch threads.")
     gpus_per_worker: int = Field(0, ge=0, le=1, description="GPUs per worker: 1, or 0 to train on CPU.")
-    max_failures: int = Field(3, ge=0, description="Worker-group restarts before the run is given up.")
+    max_failures: int = Field(
+        3,
+        ge=0,
+        description="Failures in a row, with no step committed between them, that are followed by another start.",
+    )
     hang_timeout_s: float = Field(
         600.0, gt=0, description="Seconds without a step, an evaluated batch or a save that count as a hang: restart."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _range(cls, fields: Any) -> Any:
+        """`workers: {min: a, max: b}` is workers b and min_workers a."""
+        workers = fields.get("workers") if isinstance(fields, dict) else None
+        if isinstance(workers, dict) and workers.keys() == {"min", "max"} and "min_workers" not in fields:
+            return {**fields, "workers": workers["max"], "min_workers": workers["min"]}
+        return fields
 
 
 class CheckpointSection(Section):

@@ -1,0 +1,230 @@
+"""Attempt after attempt, until a run ends: each is one `fit()` with a fixed number of workers, from the last commit.
+
+Ray Train itself retries nothing: whether, when, with how many workers and with which micro-batch a run goes on is
+decided by failure.py. What ended each attempt is kept in <run>/incidents/.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+from ray.train.torch import TorchConfig
+from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
+from ray.train.v2.torch.torch_trainer import TorchTrainer
+
+from raysft import errors, storage
+from raysft.orchestrate.cluster import cluster_facts, worker_environment
+from raysft.orchestrate.endings import classify
+from raysft.orchestrate.failure import Ended, Kind, Limits, Retry, Stop, decide
+from raysft.recipe.resolve import check_fits, fitting_workers, with_workers
+from raysft.recipe.schema import Recipe
+from raysft.train import failures, notice
+from raysft.train.checkpoint import lineage, read_attempts, read_commits
+from raysft.train.job import Wire
+from raysft.train.state import Outcome
+from raysft.train.worker import train_worker
+
+logger = logging.getLogger(__name__)
+
+COLLECTIVE_TIMEOUT_S = 1800
+
+LOOK_S = 10.0
+"""Between two looks whether the cluster could hold more workers."""
+
+PATIENCE_S = 600.0
+"""How long lost nodes are waited for when too few are left."""
+
+CONTROLLER = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25"}
+"""Ray Train's controller looks after its workers every 2 s by default: that much later a dead one is seen."""
+
+
+def run_attempts(run: str, recipe: Recipe, make_wire: Callable[[Recipe], Wire]) -> Outcome:
+    """Train until the run ends, is given up, or somebody asks it to stop; that is the Outcome.
+
+    recipe: cluster.workers is the most workers. make_wire(recipe) is called for each attempt, with the number of
+    workers and the micro-batch of that attempt. Raises ClusterError when too few nodes are left for PATIENCE_S.
+    """
+    for name, value in CONTROLLER.items():
+        os.environ.setdefault(name, value)
+    history: list[Ended] = []
+    notice.clear(run)
+    while True:
+        sized = with_workers(recipe, _await_workers(recipe))
+        start = _committed(run)
+        end = _fit(_trainer(run, sized, make_wire(sized)), partial(_grow, run, recipe, sized))
+        if isinstance(end, Outcome) and (end.status not in ("interrupted", "rollback") or end.reason == "stop"):
+            return end
+        ended = _ended(run, end, max(0, _committed(run) - start))
+        history.append(ended)
+        may_halve = recipe.parallel.auto_micro_batch and recipe.train.micro_batch_rows > 1
+        decision = decide(history, Limits(recipe.cluster.max_failures, may_halve))
+        _record(run, sized, ended, decision)
+        if isinstance(decision, Stop):
+            return _given_up(run, ended, decision)
+        if decision.smaller_micro_batch:
+            train = recipe.train.model_copy(update={"micro_batch_rows": recipe.train.micro_batch_rows // 2})
+            recipe = recipe.model_copy(update={"train": train})
+        if _asked_to_stop_within(run, decision.after_s):
+            return Outcome(status="interrupted", step=_committed(run), reason="stop")
+        notice.clear(run)
+
+
+def _trainer(run: str, recipe: Recipe, wire: Wire) -> TorchTrainer:
+    """One attempt: this many workers, no retry by Ray."""
+    wanted = recipe.cluster
+    return TorchTrainer(
+        train_worker,
+        train_loop_config=asdict(wire),
+        torch_config=TorchConfig(
+            backend="nccl" if wanted.gpus_per_worker else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S
+        ),
+        scaling_config=ScalingConfig(
+            num_workers=wanted.workers,
+            use_gpu=wanted.gpus_per_worker > 0,
+            resources_per_worker={"CPU": wanted.cpus_per_worker}
+            | ({"GPU": wanted.gpus_per_worker} if wanted.gpus_per_worker else {}),
+        ),
+        run_config=RunConfig(
+            name=f"fit-{time.time_ns()}",  # a name that was used would have Ray restore that state of its own
+            storage_path=storage.join(run, "ray"),
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
+            worker_runtime_env={"env_vars": worker_environment(wanted)},
+        ),
+    )
+
+
+def _fit(trainer: TorchTrainer, look: Callable[[], None]) -> Outcome | Exception:
+    """fit(), in a thread: this one stays free for signals, and calls look() every LOOK_S."""
+    ends: list[Outcome | Exception] = []
+
+    def work() -> None:
+        try:
+            result: Any = trainer.fit()  # annotated by Ray as its v1 Result, which has no return_value
+            ends.append(Outcome(**result.return_value))
+        except Exception as error:  # process boundary: becomes a decision
+            ends.append(error)
+
+    thread = threading.Thread(target=work, name="fit", daemon=True)
+    thread.start()
+    looked = time.monotonic()
+    while thread.is_alive():
+        thread.join(0.1)
+        if time.monotonic() - looked > LOOK_S:
+            look()
+            looked = time.monotonic()
+    return ends[0]
+
+
+def _grow(run: str, recipe: Recipe, sized: Recipe) -> None:
+    """Ask the workers to end at the next commit when the cluster could hold more of them."""
+    if sized.cluster.workers == recipe.cluster.workers:
+        return
+    room = fitting_workers(recipe, cluster_facts().nodes)
+    if room is not None and room > sized.cluster.workers and notice.pending(run) is notice.Notice.NONE:
+        logger.info("room for %d workers: the attempt with %d ends at its next commit", room, sized.cluster.workers)
+        notice.request(run, notice.Notice.RESIZE)
+
+
+def _await_workers(recipe: Recipe) -> int:
+    """How many workers the alive nodes hold, when that is enough. Raises ClusterError after PATIENCE_S."""
+    deadline, told = time.monotonic() + PATIENCE_S, False
+    while (workers := fitting_workers(recipe, cluster_facts().nodes)) is None:
+        least = with_workers(recipe, recipe.cluster.min_workers or recipe.cluster.workers)
+        if time.monotonic() > deadline:
+            check_fits(least, cluster_facts().nodes)
+        elif not told:
+            needed, patience = least.cluster.workers, PATIENCE_S / 60
+            logger.warning("waiting up to %.0f min for nodes that hold %d workers", patience, needed)
+            told = True
+        time.sleep(1)
+    if workers < recipe.cluster.workers:
+        logger.warning("room for %d of %d workers: going on with those", workers, recipe.cluster.workers)
+    return workers
+
+
+def _ended(run: str, end: Outcome | Exception, gained: int) -> Ended:
+    """What history keeps of an attempt."""
+    if isinstance(end, Outcome):
+        kind: Kind = "rollback" if end.status == "rollback" else "resize" if end.reason == "resize" else "preempted"
+        return Ended(kind, end.reason, gained)
+    kind, what = classify(end)
+    number = max((attempt.number for attempt in read_attempts(run)), default=0)
+    stacks = storage.list_names(storage.join(run, "stacks"))
+    if kind in ("worker", "code") and any(name.startswith(f"attempt-{number:04d}-") for name in stacks):
+        return Ended("hung", f"no progress for cluster.hang_timeout_s: see {storage.join(run, 'stacks')}", gained)
+    records = _newest_failures(run)
+    if kind != "code" or not records:
+        return Ended(kind, what, gained)
+    first = records[0]
+    where = f"{first.kind}: {first.what}, rank {first.rank}, after step {first.step}"
+    return Ended(kind, first.what, gained, error=where, certain=any(record.certain for record in records))
+
+
+def _newest_failures(run: str) -> Sequence[failures.FailureRecord]:
+    """Records of the newest attempt, certain ones first."""
+    number = max((attempt.number for attempt in read_attempts(run)), default=0)
+    own = [record for record in failures.read_failures(run) if record.attempt == number]
+    return sorted(own, key=lambda record: (not record.certain, record.rank))
+
+
+def _record(run: str, sized: Recipe, ended: Ended, decision: Retry | Stop) -> None:
+    """Say it, and keep it in the run."""
+    attempt = max((attempt.number for attempt in read_attempts(run)), default=0)
+    logger.warning("attempt %d ended (%s): %s", attempt, ended.kind, ended.what)
+    if isinstance(decision, Retry) and decision.after_s:
+        logger.warning("no step was committed: the next attempt starts in %.0f s", decision.after_s)
+    if isinstance(decision, Retry) and decision.smaller_micro_batch:
+        logger.warning("the next attempt has half the rows in a forward pass; the global step stays")
+    record = {
+        "at": time.time(),
+        "attempt": attempt,
+        "kind": ended.kind,
+        "what": ended.what,
+        "gained_steps": ended.gained,
+        "committed_step": _committed(run),
+        "workers": sized.cluster.workers,
+        "decision": type(decision).__name__.lower(),
+        "after_s": decision.after_s if isinstance(decision, Retry) else None,
+    }
+    root = storage.join(run, "incidents")
+    try:
+        number = len(storage.list_names(root)) + 1
+        storage.write_json(storage.join(root, f"incident-{number:04d}.json"), record)
+    except errors.StorageError as error:
+        logger.warning("the incident was not kept: %s", error.what)
+
+
+def _given_up(run: str, ended: Ended, decision: Stop) -> Outcome:
+    records = _newest_failures(run)
+    if ended.kind == "code" and records:
+        return failures.as_outcome(records[0])
+    error = {
+        "kind": "TrainingError",
+        "what": "training was given up: its workers failed too often",
+        "got": decision.reason,
+        "expected": "a committed step between failures (cluster.max_failures says how many may follow each other)",
+        "fix": decision.fix,
+    }
+    return Outcome(status="failed", step=_committed(run), reason=decision.reason, error=error)
+
+
+def _committed(run: str) -> int:
+    """Step of the newest commit of the lineage; 0 before the first."""
+    return max((commit.step for commit in lineage(read_attempts(run), read_commits(run))), default=0)
+
+
+def _asked_to_stop_within(run: str, seconds: float) -> bool:
+    """Wait, but no longer than until somebody asks the run to stop."""
+    deadline = time.monotonic() + seconds
+    while notice.pending(run) is not notice.Notice.STOP:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.5)
+    return True

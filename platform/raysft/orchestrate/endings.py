@@ -1,0 +1,72 @@
+"""Ray Train's exceptions as the kinds of failure.py: the one place that reads them. Decides nothing."""
+
+from __future__ import annotations
+
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError
+from ray.train.v2._internal.exceptions import (
+    WorkerGroupStartupFailedError,
+    WorkerGroupStartupTimeoutError,
+    WorkerHealthCheckFailedError,
+    WorkerHealthCheckTimeoutError,
+)
+from ray.train.v2.api.exceptions import ControllerError, PreemptionError, WorkerGroupError
+
+from raysft.orchestrate.failure import Kind
+
+OUT_OF_MEMORY = ("running low on memory", "NODE_OUT_OF_MEMORY")
+NODE_DIED = ("node has died", "node was terminated", "node is dead")
+LOST_PEER = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "Read error",
+    "NCCL communicator",
+)
+"""What the other ranks raise when one has died: no error of theirs."""
+
+WEIGHT: tuple[Kind, ...] = ("preempted", "memory", "node", "hung", "worker", "code")
+"""Of several ranks' ends the one that explains the others."""
+
+
+def classify(error: Exception) -> tuple[Kind, str]:
+    """(kind, one line) of what `fit()` raised."""
+    if isinstance(error, PreemptionError):
+        return "preempted", "a node is taken away"
+    if isinstance(error, ControllerError):
+        return _of_controller(error.controller_failure)
+    if isinstance(error, WorkerGroupError):
+        ends = {rank: _of_worker(failure) for rank, failure in error.worker_failures.items()}
+        rank = min(ends, key=lambda rank: (WEIGHT.index(ends[rank]), rank))
+        return ends[rank], f"rank {rank}: {_line(error.worker_failures[rank])}"
+    return "controller", _line(error)
+
+
+def _of_controller(error: Exception) -> tuple[Kind, str]:
+    if isinstance(error, WorkerGroupStartupFailedError | WorkerGroupStartupTimeoutError):
+        return "start", _line(error)
+    return "controller", _line(error)
+
+
+def _of_worker(error: Exception) -> Kind:
+    if isinstance(error, WorkerHealthCheckTimeoutError):
+        return "hung"
+    if isinstance(error, WorkerHealthCheckFailedError):
+        error = error.health_check_failure
+    text = str(error)
+    if isinstance(error, OutOfMemoryError):
+        return "memory"
+    if isinstance(error, NodeDiedError):
+        return "node"
+    if isinstance(error, RayActorError):
+        if error.preempted:
+            return "preempted"
+        if any(sign in text for sign in OUT_OF_MEMORY):
+            return "memory"
+        return "node" if any(sign in text for sign in NODE_DIED) else "worker"
+    return "worker" if any(sign in text for sign in LOST_PEER) else "code"
+
+
+def _line(error: Exception) -> str:
+    if isinstance(error, WorkerHealthCheckFailedError):
+        error = error.health_check_failure
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"

@@ -41,7 +41,9 @@ class ModelSection(Section):
     revision: str | None = Field(None, description="Hub revision (commit or tag) to pin.")
     trust_remote_code: bool = Field(False, description="Run Python code that comes with the model. Off.")
     attention: Literal["sdpa", "eager", "flash_attention_2"] = Field(
-        "sdpa", description="Attention backend. Whether it keeps packed samples apart is checked at start-up."
+        "sdpa",
+        description="Attention backend. `sdpa`: segment by segment without a mask, where the model's code allows it. "
+        "Whether packed samples stay apart is checked at start-up.",
     )
 
 

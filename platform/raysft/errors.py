@@ -8,7 +8,7 @@
     │   ├── ClusterError     the cluster cannot hold the run
     │   ├── StorageError     a storage path cannot be read or written
     │   └── ConflictError    a run of this name exists and differs
-    ├── RunInterrupted       asked to stop; committed: the same command goes on       exit code 75
+    ├── InterruptedRunError  asked to stop; committed: the same command goes on       exit code 75
     └── PlatformError        raysft or the stack below it failed                      exit code 3
         ├── CheckpointError  a checkpoint is torn or belongs to something else
         └── TrainingError    training ended without a model (diverged, kept crashing)
@@ -63,7 +63,7 @@ class ConflictError(UserError):
     """Example: the run name is taken by a run of another recipe."""
 
 
-class RunInterrupted(RaysftError):
+class InterruptedRunError(RaysftError):
     """The run ended because somebody asked it to, after a commit. 75: EX_TEMPFAIL of sysexits.h, try again."""
 
     exit_code = 75

@@ -9,7 +9,7 @@ import pickle
 import pytest
 
 from raysft import errors
-from raysft.errors import PlatformError, RaysftError, UserError
+from raysft.errors import InterruptedRunError, PlatformError, RaysftError, UserError
 
 KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, RaysftError)]
 
@@ -42,5 +42,7 @@ def test_exit_codes_tell_the_user_from_the_platform(kind: type[RaysftError]) -> 
         assert kind.exit_code == 2
     elif issubclass(kind, PlatformError) or kind is RaysftError:
         assert kind.exit_code == 3
+    elif kind is InterruptedRunError:
+        assert kind.exit_code == 75
     else:
-        pytest.fail(f"{kind.__name__} is on neither branch")
+        pytest.fail(f"{kind.__name__} is on no branch")

@@ -18,7 +18,7 @@ CAUGHT = (signal.SIGTERM, signal.SIGINT)
 
 @contextmanager
 def stopping(run: str) -> Iterator[None]:
-    """Inside, signals ask for a commit first. Only a process's main thread gets signals; elsewhere nothing changes."""
+    """Inside, the first signal asks for a commit. Only the main thread gets signals; elsewhere nothing changes."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

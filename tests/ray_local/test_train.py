@@ -76,8 +76,9 @@ def test_every_step_tells_its_cost_and_the_trace_lies_in_the_run(base: RunResult
     [
         {"parallel__zero": 3, "cluster__workers": 2},
         {"train__micro_batch_rows": 4, "parallel__zero": 2},
+        {"parallel__pipeline": 2, "cluster__workers": 2, "parallel__zero": 1},
     ],
-    ids=["two workers, ZeRO 3", "micro-batch 4, ZeRO 2"],
+    ids=["two workers, ZeRO 3", "micro-batch 4, ZeRO 2", "two stages"],
 )
 def test_one_curve_through_ray(base: RunResult, directory: Path, changes: dict[str, Any]) -> None:
     name = "-".join(str(value) for value in changes.values())
@@ -86,6 +87,27 @@ def test_one_curve_through_ray(base: RunResult, directory: Path, changes: dict[s
     assert len(mine) == len(other) == STEPS
     assert mine[-1] < 0.8 * mine[0]
     assert max(abs(a - b) / a for a, b in zip(mine, other, strict=True)) < TOLERANCE
+
+
+def test_a_pipeline_evaluates_and_exports_as_others_do(ray_cluster: None, directory: Path) -> None:
+    """What the stages measured on held-out rows is what the exported model, whole again, loses on them."""
+    changes: dict[str, Any] = {
+        "method": {"kind": "lora", "rank": 4, "target_modules": "all-linear"},
+        "parallel": {"pipeline": 2, "zero": 0},
+        "cluster__workers": 2,
+        "data__eval_fraction": 0.2,
+        "evaluate": {"generate_prompts": 2, "max_new_tokens": 4},
+    }
+    result = run_training(recipe(directory, "stages", **changes))
+    told = {line["step"]: line["loss"] for line in read_metrics(result.run) if line["kind"] == "eval"}
+    assert result.before is not None
+    assert result.after is not None
+    assert told[0] == pytest.approx(result.before["loss"], rel=TOLERANCE)
+    assert told[STEPS] == pytest.approx(result.after["loss"], rel=TOLERANCE)
+    assert result.after["loss"] < result.before["loss"]
+    steps = read_ledger(result.run)
+    assert sorted(steps) == list(range(1, STEPS + 1))
+    assert all(len(ids) == len(set(ids)) > 0 for ids in steps.values())  # a replica's ranks tell its samples once
 
 
 def test_full_export_loads_in_plain_transformers(base: RunResult) -> None:

@@ -137,7 +137,7 @@ def weighed(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int, st
         ranks.append(process)
     try:
         for rank, process in enumerate(ranks):
-            assert process.wait(timeout=150) == 0, (directory / f"{rank}.txt").read_text()[-3000:]
+            assert process.wait(timeout=280) == 0, (directory / f"{rank}.txt").read_text()[-3000:]
     finally:
         for process in ranks:
             process.kill()

@@ -34,12 +34,13 @@ class Candidate:
 
     @property
     def words(self) -> str:
-        """`ZeRO 1, tensor 2 x pipeline 2 x sequence 1 x replicas 2`."""
+        """`ZeRO 1, tensor 2 x pipeline 2 x replicas 2`: the axes that are larger than 1."""
         parallel = self.recipe.parallel
-        axes = f"tensor {parallel.tensor} x pipeline {parallel.pipeline} x sequence {parallel.sequence}"
-        return f"ZeRO {parallel.zero}, {axes} x replicas {replicas(self.recipe)}" + (
-            ", gradient checkpointing" if self.recipe.train.gradient_checkpointing else ""
-        )
+        axes = {"tensor": parallel.tensor, "pipeline": parallel.pipeline, "sequence": parallel.sequence}
+        told = [f"{name} {size}" for name, size in axes.items() if size > 1]
+        told.append(f"replicas {replicas(self.recipe)}")
+        more = ", gradient checkpointing" if self.recipe.train.gradient_checkpointing else ""
+        return f"ZeRO {parallel.zero}, {' x '.join(told)}{more}"
 
 
 def replicas(recipe: Recipe) -> int:

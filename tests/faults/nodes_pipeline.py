@@ -1,0 +1,69 @@
+"""A program for test_nodes_pipeline.py: PP2 x DP2 on a cluster of three nodes with 2, 1 and 1 CPUs.
+
+python nodes_pipeline.py FOLDER      prints JSON: {"alone": losses, "stages": losses, "workers": [per node]}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from pathlib import Path
+
+os.environ.update(HF_HUB_OFFLINE="1", RAY_USAGE_STATS_ENABLED="0", OMP_NUM_THREADS="1")
+
+import ray
+from ray.cluster_utils import Cluster
+
+from raysft.orchestrate.run import run_training
+from raysft.train.records import read_metrics
+from small import make_recipe
+
+STEPS = 8
+
+
+def train_workers(raylet: int) -> int:
+    """Ray Train's worker processes that are children of this raylet now."""
+    found = 0
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+            found += parent == raylet and b"RayTrainWorker" in (process / "cmdline").read_bytes()
+        except OSError:  # it ended meanwhile
+            continue
+    return found
+
+
+def main(folder: str) -> None:
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    for _ in range(2):
+        cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    ray.init(address=cluster.address, log_to_driver=False)
+    raylets = [node.all_processes["raylet"][0].process.pid for node in cluster.list_all_nodes()]
+    seen, over = [0] * len(raylets), threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.2):
+            seen[:] = [max(before, train_workers(pid)) for before, pid in zip(seen, raylets, strict=True)]
+
+    answers: dict[str, list[float]] = {}
+    for name, workers, layout in (("alone", 1, {"zero": 0}), ("stages", 4, {"pipeline": 2, "zero": 1})):
+        if name == "stages":
+            watcher = threading.Thread(target=watch, daemon=True)
+            watcher.start()
+        recipe = make_recipe(
+            Path(folder), name=name, parallel=layout, cluster__workers=workers, train__max_steps=STEPS
+        )
+        result = run_training(recipe)
+        answers[name] = [line["loss"] for line in read_metrics(result.run) if line["kind"] == "step"]
+    over.set()
+    watcher.join()
+    ray.shutdown()
+    cluster.shutdown()
+    print(json.dumps(answers | {"workers": seen}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -135,8 +135,8 @@ def _attention(shape: ModelShape, run: Pass) -> Iterator[Saved]:
     yield Saved("log-sum-exp", shape.num_heads * FLOAT32, True)
     if run.attention == "mask":
         yield Saved("mask", run.working * run.whole_row_tokens, False)
-    if run.attention == "segments" or shape.model_type == "gpt_neox":
-        yield Saved("segments before they are joined", queries * run.working, True)
+    if run.attention == "segments" or shape.model_type == "gpt_neox" or run.row_tokens < run.whole_row_tokens:
+        yield Saved("outputs before they are joined or exchanged", queries * run.working, True)
 
 
 def _mlp(shape: ModelShape, run: Pass) -> Iterator[Saved]:

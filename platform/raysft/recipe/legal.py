@@ -51,15 +51,18 @@ def misfits(recipe: Recipe, model: ModelFacts) -> Iterator[Misfit]:
             f"parallel.pipeline = {parallel.pipeline}",
             f"at most {model.num_layers}, one layer for each stage",
         )
-    for name, size in (("heads", model.num_heads), ("heads of keys and values", model.num_kv_heads)):
-        for axis, ways in (("tensor", parallel.tensor), ("sequence", parallel.tensor * parallel.sequence)):
-            if size % ways and (axis == "tensor" or parallel.sequence > 1):
-                yield Misfit(
-                    f"the attention heads do not divide over {axis}-parallel ranks",
-                    f"{size} {name}, {_axes(recipe)}",
-                    f"ranks that divide {size}",
-                )
-                return
+    for name, size, axis, ways in (
+        ("heads", model.num_heads, "tensor", parallel.tensor),
+        ("heads of keys and values", model.num_kv_heads, "tensor", parallel.tensor),
+        ("heads", model.num_heads, "sequence", parallel.tensor * parallel.sequence),  # those of keys are repeated
+    ):
+        if size % ways:
+            yield Misfit(
+                f"the attention heads do not divide over {axis}-parallel ranks",
+                f"{size} {name}, {_axes(recipe)}",
+                f"ranks that divide {size}",
+            )
+            return
     replicas = workers // split
     if replicas > recipe.train.rows_per_step:
         yield Misfit(

@@ -21,6 +21,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -79,7 +80,7 @@ def measure(kind: str, folder: Path, steps: int, peers: str | None) -> dict[str,
     command = [sys.executable, str(HERE / "train_speed_loops.py"), kind, str(folder), str(steps + 1)]
     used: list[tuple[float, float]] = []
     with (folder / f"{kind}.log").open("w") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
         ended = threading.Event()
 
         def sample() -> None:
@@ -88,9 +89,13 @@ def measure(kind: str, folder: Path, steps: int, peers: str | None) -> dict[str,
 
         sampler = threading.Thread(target=sample, daemon=True)
         sampler.start()
-        process.wait(timeout=1800)
-        ended.set()
-        sampler.join()
+        try:
+            process.wait(timeout=1800)
+        finally:
+            ended.set()
+            sampler.join()
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
     if process.returncode:
         sys.exit((folder / f"{kind}.log").read_text()[-3000:])
     lines = [json.loads(line) for line in (folder / f"{kind}.jsonl").read_text().splitlines()]
@@ -159,7 +164,13 @@ def report(rounds: list[dict[str, dict[str, Any]]], flops_per_token: float) -> N
             print(f"{key}: {ours} / {theirs} = {told(ratios, '.3f')}   goal {goal}")
 
 
+def stop(number: int, frame: object) -> None:
+    """So that `finally` ends the loop that is running."""
+    sys.exit(128 + number)
+
+
 def main() -> None:
+    signal.signal(signal.SIGTERM, stop)
     parser = argparse.ArgumentParser()
     parser.add_argument("data", nargs="?", type=Path)
     parser.add_argument("--peers")

@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -283,6 +282,7 @@ def plain(folder: Path, steps: int, log: Log) -> None:
     from raysft.train.group import TorchGroup
     from raysft.train.job import Place, Wire
     from raysft.train.prefetch import Prefetch
+    from raysft.train.state import Outcome
 
     os.environ["LOCAL_RANK"] = "0"  # DeepSpeed asks for it
     dist.init_process_group("gloo", init_method=f"file://{folder}/plain-{os.getpid()}", rank=0, world_size=1)
@@ -311,9 +311,9 @@ def plain(folder: Path, steps: int, log: Log) -> None:
     place = Place(wire, recipe, TorchGroup(cpu), cpu)
     attempt, restored = begin_attempt(run, place.group)
     setup = worker._try_set_up(place, attempt, restored)
-    assert isinstance(setup, worker._Setup), asdict(setup)
+    assert not isinstance(setup, Outcome), setup
     log.line(leak=None, attention="as raysft", loss="raysft")
-    with closing(Prefetch(setup.feed.step, steps)) as batches:
+    with closing(Prefetch(setup.batches, steps)) as batches:
         for step in range(steps):
             batch = batches(step)
             done = setup.engine.train_step(batch.micro_batches, batch.units, step=step, learning_rate=ADAMW["lr"])

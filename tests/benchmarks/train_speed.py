@@ -74,7 +74,7 @@ print(run.token_flops + run.square_flops * squares.sum() / tokens.sum())
 
 def measure(kind: str, folder: Path, steps: int, peers: str | None) -> dict[str, Any]:
     """One loop in a process of its own: what it did per second, its peak memory and its CPU time."""
-    environment = dict(os.environ)
+    environment = os.environ | {"OMP_WAIT_POLICY": "passive"}  # as raysft gives its workers
     if kind in ("trl", "padded") and peers:
         environment["PYTHONPATH"] = os.pathsep.join([peers, environment.get("PYTHONPATH", "")])
     command = [sys.executable, str(HERE / "train_speed_loops.py"), kind, str(folder), str(steps + 1)]

@@ -114,6 +114,7 @@ def worker_environment(section: ClusterSection) -> dict[str, str]:
     """Environment variables of training workers and of tasks that run a model."""
     return {
         "OMP_NUM_THREADS": str(section.cpus_per_worker),
+        "OMP_WAIT_POLICY": "passive",  # threads that spin at barriers starve each other where CPUs are shared
         "TOKENIZERS_PARALLELISM": "false",
         "DS_ACCELERATOR": "cuda" if section.gpus_per_worker else "cpu",
         **{name: os.environ[name] for name in PASSED_ON if name in os.environ},

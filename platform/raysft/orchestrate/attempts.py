@@ -26,7 +26,7 @@ from raysft.orchestrate.failure import Ended, Kind, Limits, Retry, Stop, decide
 from raysft.recipe.resolve import check_fits, fitting_workers, with_workers
 from raysft.recipe.schema import Recipe
 from raysft.train import failures, notice
-from raysft.train.checkpoint import lineage, read_attempts, read_commits
+from raysft.train.checkpoint import lineage, read_attempts, read_commits, remove_orphans
 from raysft.train.job import Wire
 from raysft.train.state import Outcome
 from raysft.train.worker import train_worker
@@ -74,6 +74,7 @@ def run_attempts(run: str, recipe: Recipe, make_wire: Callable[[Recipe], Wire]) 
         if _asked_to_stop_within(run, decision.after_s):
             return Outcome(status="interrupted", step=_committed(run), reason="stop")
         notice.clear(run)
+        remove_orphans(run)
 
 
 def _trainer(run: str, recipe: Recipe, wire: Wire) -> TorchTrainer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError
 from ray.train.v2._internal.exceptions import (
     WorkerGroupStartupFailedError,
     WorkerGroupStartupTimeoutError,
@@ -69,4 +69,6 @@ def _of_worker(error: Exception) -> Kind:
 def _line(error: Exception) -> str:
     if isinstance(error, WorkerHealthCheckFailedError):
         error = error.health_check_failure
+    if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
+        error = error.cause  # without the traceback
     return f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"

@@ -37,7 +37,7 @@ from raysft.recipe.facts import ClusterFacts, DataFacts
 from raysft.recipe.load import with_absolute_paths
 from raysft.recipe.resolve import ResolvedRun, Schedule, fitting_workers, resolve, schedule, with_workers
 from raysft.recipe.schema import Recipe
-from raysft.train.checkpoint import read_attempts
+from raysft.train.checkpoint import read_attempts, remove_orphans
 from raysft.train.job import Wire
 from raysft.train.state import Outcome
 
@@ -104,7 +104,8 @@ def run_training(recipe: Recipe, *, profile_steps: int = 0) -> RunResult:
     report = summary.write_report(
         run, recipe, [*plan.resolved.describe(), *plan.schedule.describe()], plan.prepared, plan.fingerprints
     )
-    for leftover in ("ray", "driver"):
+    remove_orphans(run)
+    for leftover in ("ray", "requests", "driver"):
         storage.remove_tree(storage.join(run, leftover))
     result = {"steps": plan.schedule.total_steps, "before": before, "after": after, "exports": exports}
     write_result(run, {**result, "report": report, "finished_at": datetime.now(UTC).isoformat(timespec="seconds")})

@@ -103,6 +103,15 @@ def lineage(attempts: list[Attempt], commits: list[CommitId]) -> list[CommitId]:
     return chain
 
 
+def remove_orphans(run: str) -> None:
+    """Between attempts: delete saves that were not committed, and commits outside the lineage."""
+    chain, root = lineage(read_attempts(run), read_commits(run)), storage.join(run, "checkpoints")
+    for attempt in filter(_ATTEMPT.fullmatch, storage.list_names(root)):
+        for step in filter(_STEP.fullmatch, storage.list_names(storage.join(root, attempt))):
+            if CommitId(int(attempt.rpartition("-")[2]), int(step.rpartition("-")[2])) not in chain:
+                storage.remove_tree(storage.join(root, attempt, step))
+
+
 def begin_attempt(run: str, group: Group) -> tuple[Attempt, Checkpoint | None]:
     """Choose the newest intact checkpoint of the lineage and record a new attempt that starts from it."""
     restored = find_latest(run, group)

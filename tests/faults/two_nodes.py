@@ -1,0 +1,61 @@
+"""A program for test_rows.py: a run of one to two workers on two nodes, one of which dies and later comes back.
+
+python two_nodes.py RECIPE.yaml        the recipe's faults hold rank 1, then rank 0 of the second attempt
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+os.environ.update(HF_HUB_OFFLINE="1", RAY_USAGE_STATS_ENABLED="0")
+
+import ray
+from ray.cluster_utils import Cluster
+
+import injector
+from raysft.orchestrate import attempts
+from raysft.orchestrate.run import run_training
+from raysft.orchestrate.rundir import run_location
+from raysft.recipe.load import load_recipe
+
+
+def main(path: str) -> None:
+    recipe = load_recipe(path, [])
+    run = Path(run_location(recipe))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    second = cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    ray.init(address=cluster.address, log_to_driver=False)
+    attempts.LOOK_S = 0.5
+    injector.arm()
+
+    def play() -> None:
+        until(lambda: 0 in injector.happened(run))
+        cluster.remove_node(second, allow_graceful=False)
+        until(lambda: 1 in injector.happened(run))
+        cluster.add_node(num_cpus=1)
+        until(lambda: (run / "requests" / "resize.json").exists())
+        time.sleep(2)  # until rank 0 has seen it
+        injector.release(run, 1)
+
+    threading.Thread(target=play, daemon=True).start()
+    run_training(recipe)
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def until(is_so: object, limit_s: float = 200) -> None:
+    """Wait for it."""
+    assert callable(is_so)
+    deadline = time.monotonic() + limit_s
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

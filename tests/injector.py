@@ -1,0 +1,165 @@
+"""Faults in training workers at exact points, for tests: a worker function that arms them and then trains.
+
+A fault is {"point", "step", "rank", "act", "commit"}; each happens once in the life of a run. Points: start, data,
+forward, optimizer, step (after it was counted), eval, write (a rank's file is written, its record is not), commit
+(rank 0, before the commit record). step is 1-based: the step under way, or the one that a checkpoint is of. commit:
+wait until this is the newest commit, so that the writer is at a known place. The act `hold` waits for release().
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import ray.cloudpickle
+import ray.train
+
+from raysft.data.feed import Feed
+from raysft.engine.zero import ZeroEngine
+from raysft.objectives.module import ObjectiveModule
+from raysft.orchestrate import attempts
+from raysft.train import writer
+from raysft.train.checkpoint import commit_directory, lineage, read_attempts, read_commits
+from raysft.train.records import Records
+from raysft.train.worker import train_worker
+
+
+def plan(run: Path, faults: list[dict[str, Any]]) -> None:
+    """Write down what shall happen to a run."""
+    folder = run.parent.parent / "faults" / run.name
+    folder.mkdir(parents=True)
+    (folder / "plan.json").write_text(json.dumps(faults))
+
+
+def release(run: Path, index: int) -> None:
+    """Let a held rank go on."""
+    (run.parent.parent / "faults" / run.name / f"{index}.go").touch()
+
+
+def happened(run: Path) -> dict[int, float]:
+    """{index of a fault: time it struck}."""
+    folder = run.parent.parent / "faults" / run.name
+    return {int(path.stem): float(path.read_text()) for path in sorted(folder.glob("[0-9]*.at"))}
+
+
+def arm() -> None:
+    """Have run_training() in this process start workers that obey plans. By value: they need not find this module."""
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    attempts.train_worker = worker
+
+
+def worker(wire: dict[str, Any]) -> dict[str, Any]:
+    """Arm the faults of this rank, then train."""
+    run = Path(wire["run"])
+    folder = run.parent.parent / "faults" / run.name
+    rank = ray.train.get_context().get_world_rank()
+    faults = json.loads((folder / "plan.json").read_text()) if folder.exists() else []
+    now = {"step": 0}
+
+    def reach(point: str, step: int) -> None:
+        for index, fault in enumerate(faults):
+            if (fault["point"], fault["step"], fault["rank"]) == (point, step, rank):
+                try:
+                    with (folder / f"{index}.at").open("x") as file:
+                        file.write(str(time.time()))
+                except FileExistsError:
+                    continue
+                while fault.get("commit", 0) > _committed(run):
+                    time.sleep(0.01)
+                if fault["act"] != "hold":
+                    ACTS[fault["act"]](run)
+                while not (folder / f"{index}.go").exists():
+                    time.sleep(0.01)
+
+    def before(owner: Any, name: str, point: str, step: Callable[..., int]) -> None:
+        old = owner.__dict__[name]
+
+        def wrapped(*args: Any, **named: Any) -> Any:
+            reach(point, step(*args, **named))
+            return old(*args, **named)
+
+        setattr(owner, name, wrapped)
+
+    def counted(engine: Any, *args: Any, step: int, **named: Any) -> Any:
+        now["step"] = step + 1
+        return step_of(engine, *args, step=step, **named)
+
+    step_of = ZeroEngine.train_step
+    ZeroEngine.train_step = counted
+    before(Feed, "step", "data", lambda feed, step: step + 1)
+    before(ObjectiveModule, "forward", "forward", lambda *args, **named: now["step"])
+    before(deepspeed.DeepSpeedEngine, "step", "optimizer", lambda *args, **named: now["step"])
+    before(ZeroEngine, "eval_step", "eval", lambda *args, **named: now["step"])
+    before(Records, "step", "step", lambda records, info: info.state.step)
+    before(writer, "commit_record", "commit", lambda state, files, facts: state.step)
+    write = writer.write_tensors
+
+    def written(location: str, tensors: Any) -> Any:
+        entry = write(location, tensors)
+        reach("write", int(Path(location).parent.name.removeprefix("step-")))
+        return entry
+
+    writer.write_tensors = written
+    reach("start", 0)
+    return train_worker(wire)
+
+
+def _committed(run: Path) -> int:
+    chain = lineage(read_attempts(str(run)), read_commits(str(run)))
+    return chain[0].step if chain else 0
+
+
+def _kill(run: Path) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _flip(run: Path) -> None:
+    """One bit of the newest commit, then die."""
+    file = _newest(run) / "rank-00000.safetensors"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 16
+    file.write_bytes(bytes(data))
+    _kill(run)
+
+
+def _lose(run: Path) -> None:
+    """A file of the newest commit, then die."""
+    (_newest(run) / "rank-00001.safetensors").unlink()
+    _kill(run)
+
+
+def _truncate(run: Path) -> None:
+    """A file of the newest commit, then die."""
+    file = _newest(run) / "rank-00001.safetensors"
+    os.truncate(file, file.stat().st_size // 2)
+    _kill(run)
+
+
+def _unmanifest(run: Path) -> None:
+    """The newest commit loses its record, then this process dies."""
+    (_newest(run) / "commit.json").unlink()
+    _kill(run)
+
+
+def _newest(run: Path) -> Path:
+    return Path(commit_directory(str(run), lineage(read_attempts(str(run)), read_commits(str(run)))[0]))
+
+
+ACTS: dict[str, Callable[[Path], None]] = {
+    "kill": _kill,
+    "abort": lambda run: os.abort(),
+    "stop": lambda run: os.kill(os.getpid(), signal.SIGSTOP),
+    "terminate": lambda run: os.kill(os.getpid(), signal.SIGTERM),
+    "raise": lambda run: (_ for _ in ()).throw(ValueError("injected")),
+    "flip": _flip,
+    "lose": _lose,
+    "truncate": _truncate,
+    "unmanifest": _unmanifest,
+}

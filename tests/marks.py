@@ -1,0 +1,77 @@
+"""What must hold of a run after any fault, by code of its own: shared by the fault tests and the chaos benchmark."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from raysft.data.store import TokenStore
+from raysft.orchestrate.tasks import newest_checkpoint
+from raysft.train.records import read_ledger, read_metrics
+
+
+def incidents(run: Path) -> list[dict[str, Any]]:
+    """Records of ended attempts, in order."""
+    return [json.loads(path.read_text()) for path in sorted((run / "incidents").glob("incident-*.json"))]
+
+
+def parents(run: Path) -> list[int]:
+    """The step that each attempt started from."""
+    records = [json.loads(path.read_text()) for path in sorted((run / "attempts").glob("attempt-*.json"))]
+    return [record["parent"]["step"] if record["parent"] else 0 for record in records]
+
+
+def assert_same_bits(first: Path, second: Path) -> None:
+    """Final weights and moments."""
+    a, b = (newest_checkpoint(str(run)).tensors() for run in (first, second))
+    assert a.keys() == b.keys()
+    assert len(a) > 10
+    for name, tensor in a.items():
+        assert torch.equal(tensor, b[name]), name
+
+
+def largest_difference(first: Path, second: Path) -> float:
+    """Of the losses of each step, relative."""
+    a, b = ({m["step"]: m["loss"] for m in read_metrics(str(run)) if m["kind"] == "step"} for run in (first, second))
+    assert a.keys() == b.keys()
+    assert len(a) > 10
+    return max(abs(a[step] - b[step]) / abs(a[step]) for step in a)
+
+
+def assert_each_sample_once(run: Path, *, steps: int, epochs: int) -> None:
+    """In every epoch of the final lineage."""
+    ledger = read_ledger(str(run))
+    assert list(ledger) == list(range(1, steps + 1))
+    (manifest,) = run.parents[1].glob("tokens/*/manifest.json")
+    store = TokenStore.open(str(manifest.parent))
+    samples = {int(i) for row in store.read_rows(range(store.num_rows)) for i in row.segment_fields["sample_id"]}
+    assert len(samples) > 100
+    per_epoch = steps // epochs
+    for start in range(1, steps, per_epoch):
+        counts = Counter(sample for step in range(start, start + per_epoch) for sample in ledger[step])
+        assert set(counts) == samples
+        assert set(counts.values()) == {1}
+
+
+def assert_nothing_left(run: Path) -> None:
+    """No process of any attempt, no temporary file, no lease, nothing of Ray's."""
+    for ledger in (run / "ledger").rglob("rank-*.jsonl"):
+        pid = json.loads(ledger.read_text().splitlines()[0])["pid"]
+        assert not _is_running(pid), f"{ledger.parent.name} {ledger.stem}: process {pid}"
+    left = [str(path) for path in run.rglob("*") if "tmp" in path.name or path.name.startswith(".")]
+    assert left == []
+    assert not (run / "ray").exists()
+    assert not (run / "driver").exists()
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False

@@ -11,7 +11,7 @@ import pytest
 from fakes import make_recipe
 from raysft.errors import ClusterError, RecipeError, UserError
 from raysft.recipe.facts import ClusterFacts, DataFacts, ModelFacts, NodeFacts
-from raysft.recipe.resolve import Schedule, resolve, schedule
+from raysft.recipe.resolve import Schedule, fitting_workers, resolve, schedule, with_workers
 from raysft.recipe.schema import OptimizerSection
 
 MODEL = ModelFacts(
@@ -181,3 +181,44 @@ def test_rows_longer_than_the_models_positions() -> None:
     resolve(make_recipe(data={"max_tokens": 128}), MODEL, None)
     endless = replace(MODEL, max_tokens=None)
     resolve(make_recipe(data={"max_tokens": 4096}), endless, None)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "least", "split", "expected"),
+    [
+        ((4, 4), None, 1, 8),
+        ((4, 3), None, 1, None),  # a fixed number: all of them or none
+        ((4, 3), 1, 1, 7),
+        ((4, 3), 1, 2, 6),  # whole replicas only
+        ((4,), 4, 4, 4),
+        ((3,), 4, 4, None),
+        ((3,), 2, 4, None),  # not one replica
+        ((1,), 2, 1, None),
+        ((99, 99), 2, 1, 8),  # never more than the most
+        ((), 1, 1, None),
+    ],
+)
+def test_as_many_workers_as_the_nodes_hold(
+    cpus: tuple[int, ...], least: int | None, split: int, expected: int | None
+) -> None:
+    workers: Any = 8 if least is None else {"min": least, "max": 8}
+    recipe = make_recipe(cluster={"workers": workers}, parallel={"tensor": split, "zero": 0})
+    assert fitting_workers(recipe, [NodeFacts(cpus=n, gpus=0) for n in cpus]) == expected
+
+
+def test_other_numbers_of_workers_leave_the_global_step() -> None:
+    recipe = make_recipe(
+        cluster={"workers": {"min": 2, "max": 8}}, train={"rows_per_step": 24, "micro_batch_rows": 1}
+    )
+    assert (recipe.cluster.workers, recipe.cluster.min_workers) == (8, 2)
+    found = [resolve(with_workers(recipe, workers), MODEL, None) for workers in (8, 6, 2)]
+    assert [run.num_replicas for run in found] == [8, 6, 2]
+    assert [run.micro_steps for run in found] == [3, 4, 12]
+    assert {run.recipe.train.rows_per_step for run in found} == {24}
+
+
+def test_the_fewest_workers_are_not_more_than_the_most() -> None:
+    with pytest.raises(RecipeError, match="fewest workers"):
+        resolve(make_recipe(cluster={"workers": {"min": 3, "max": 2}}), MODEL, None)
+    with pytest.raises(RecipeError, match=r"cluster\.workers"):
+        make_recipe(cluster={"workers": {"min": 3}})

@@ -27,6 +27,7 @@ from raysft.train.checkpoint import (
     lineage,
     read_attempts,
     read_commits,
+    remove_orphans,
 )
 from raysft.train.state import TrainState
 from raysft.train.writer import Retention, Writer
@@ -352,3 +353,25 @@ def test_listing_while_files_come_and_go(tmp_path: Path) -> None:
         ended.set()
         for writer in writers:
             writer.join()
+
+
+def test_orphans_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    run = str(tmp_path)
+    first, _ = begin_attempt(run, FakeGroup())
+    for step in (1, 2, 3):
+        commit(run, first, step)
+    flip_a_bit(tmp_path / "checkpoints/attempt-0001/step-00000003/rank-00000.safetensors")
+    second, found = begin_attempt(run, FakeGroup())
+    assert found is not None
+    commit(run, second, 3)
+    torn = tmp_path / "checkpoints/attempt-0002/step-00000004"
+    torn.mkdir()
+    (torn / ".rank-00000.safetensors.x1").write_bytes(b"half")
+    (tmp_path / "checkpoints/mine.txt").write_text("not ours")
+    remove_orphans(run)
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("checkpoints/*/*"))
+    assert left == [f"checkpoints/attempt-000{a}/step-0000000{s}" for a, s in ((1, 1), (1, 2), (2, 3))]
+    assert (tmp_path / "checkpoints/mine.txt").exists()
+    again = find_latest(run, FakeGroup())
+    assert again is not None
+    assert again.commit == CommitId(2, 3)

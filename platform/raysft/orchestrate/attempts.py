@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -57,11 +57,13 @@ def run_attempts(run: str, recipe: Recipe, make_wire: Callable[[Recipe], Wire]) 
     notice.clear(run)
     while True:
         sized = with_workers(recipe, _await_workers(recipe))
-        start = _committed(run)
+        start, num_nodes = _committed(run), len(cluster_facts().nodes)
         end = _fit(_trainer(run, sized, make_wire(sized)), partial(_grow, run, recipe, sized))
         if isinstance(end, Outcome) and (end.status not in ("interrupted", "rollback") or end.reason == "stop"):
             return end
         ended = _ended(run, end, max(0, _committed(run) - start))
+        if ended.kind in ("worker", "controller") and len(cluster_facts().nodes) < num_nodes:
+            ended = replace(ended, kind="node")  # Ray itself finds out later
         history.append(ended)
         may_halve = recipe.parallel.auto_micro_batch and recipe.train.micro_batch_rows > 1
         decision = decide(history, Limits(recipe.cluster.max_failures, may_halve))

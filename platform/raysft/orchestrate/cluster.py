@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 CONNECT_TIMEOUT_S = 10
+ANSWER_TIMEOUT_S = 2
 
 PASSED_ON = ("HF_HOME", "HF_HUB_OFFLINE", "AWS_REGION", "AWS_ENDPOINT_URL")
 """Variables that workers get from the driver. Nothing else of its environment is copied, and no secret: Ray shows a
@@ -95,9 +96,21 @@ def _quiet_ray() -> None:
 
 
 def cluster_facts() -> ClusterFacts:
-    """Total resources of the nodes that are alive."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return ClusterFacts(tuple(map(_node_facts, nodes)))
+    """Total resources of the nodes that are alive: Ray counts a dead one for up to half a minute, so they are asked.
+
+    If none answers, the driver is outside of the cluster's network (`ray://`), and Ray is believed.
+    """
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    answering = [node for node in alive if _answers(node["NodeManagerAddress"], node["NodeManagerPort"])]
+    return ClusterFacts(tuple(_node_facts(node["Resources"]) for node in answering or alive))
+
+
+def _answers(address: str, port: int) -> bool:
+    try:
+        socket.create_connection((address, port), timeout=ANSWER_TIMEOUT_S).close()
+    except OSError:
+        return False
+    return True
 
 
 def _node_facts(resources: dict[str, float]) -> NodeFacts:

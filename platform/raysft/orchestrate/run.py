@@ -33,6 +33,7 @@ from raysft.orchestrate.rundir import (
     run_location,
     write_result,
 )
+from raysft.orchestrate.signals import stopping
 from raysft.recipe.facts import ClusterFacts, DataFacts
 from raysft.recipe.load import with_absolute_paths
 from raysft.recipe.resolve import ResolvedRun, Schedule, fitting_workers, resolve, schedule, with_workers
@@ -189,7 +190,7 @@ def _evaluate_once(
 def _train(plan: _Plan, profile_steps: int) -> None:
     """From the newest commit to the last step. Raises what the attempts' outcome stands for."""
     first = max((attempt.number for attempt in read_attempts(plan.run)), default=0) + 1
-    with TrainingProgress(plan.run, plan.schedule.total_steps):
+    with TrainingProgress(plan.run, plan.schedule.total_steps), stopping(plan.run):
         outcome = run_attempts(plan.run, plan.recipe, lambda sized: _wire(plan, sized, first, profile_steps))
     if outcome.status != "finished":
         raise _as_error(plan.run, outcome)
@@ -222,6 +223,11 @@ def _wire(plan: _Plan, recipe: Recipe, first_attempt: int, profile_steps: int) -
 
 def _as_error(run: str, outcome: Outcome) -> errors.RaysftError:
     """The error that an outcome stands for."""
+    if outcome.status == "interrupted":
+        return errors.InterruptedRunError(
+            f"the run was asked to stop; step {outcome.step} is committed",
+            fix="run the same command to go on from there",
+        )
     if outcome.error is None:
         return errors.TrainingError(
             f"training stopped after step {outcome.step}: {outcome.reason}",

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from deepspeed.module_inject import layers
 from safetensors.torch import save_file
 
 from raysft.data.feed import Feed, Share, StepBatch, largest_micro_batch
@@ -106,6 +107,17 @@ def switch_borders(cell: dict[str, Any]) -> None:
     make.refuse_leaks = (lambda *found: None) if mutant == "leak_unseen" else isolation.refuse_leaks
 
 
+COLUMN_BACKWARD = layers.ColumnParallel.backward
+
+
+def switch_column_sum(cell: dict[str, Any]) -> None:
+    """The mutant: a tensor-parallel rank takes its part of the gradient of what all ranks read for the whole."""
+    forgets = cell.get("mutant") == "forget_column_sum"
+    layers.ColumnParallel.backward = (
+        staticmethod(lambda ctx, gradient: (None, gradient)) if forgets else COLUMN_BACKWARD
+    )
+
+
 def digest(tensors: Iterable[torch.Tensor]) -> str:
     found = hashlib.sha256()
     for tensor in tensors:
@@ -116,6 +128,7 @@ def digest(tensors: Iterable[torch.Tensor]) -> str:
 def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
     switch_loss(cell)
     switch_borders(cell)
+    switch_column_sum(cell)
     recipe, group = parse_recipe(cell["recipe"]), TorchGroup(torch.device("cpu"))
     run = resolve(recipe, read_facts(recipe), None)
     store = TokenStore.open(cell["store"])
@@ -172,6 +185,8 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
     result["held_out"] = engine.eval_step(feed.step(0).micro_batches)["nll"]
     if isinstance(engine, PipelineEngine):
         result["tied"] = {name: digest([engine._trained[name].detach().float()]) for name in engine._tied}
+    if isinstance(engine, ZeroEngine):
+        result["cut"] = sorted(engine._shards.axes)
     if cell.get("weights_to") and group.rank == 0:
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, cell["weights_to"])
     if cell.get("save") and attempt is not None:

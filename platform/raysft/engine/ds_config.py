@@ -17,15 +17,18 @@ def deepspeed_config(run: ResolvedRun) -> dict[str, Any]:
     """The engine sets accumulation borders, loss scale and learning rate itself, so here they are neutral."""
     train = run.recipe.train
     bf16 = train.precision == "bf16"
+    stage = effective_stage(run)
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": train.micro_batch_rows,
         "gradient_accumulation_steps": 1,
-        "gradient_clipping": run.recipe.optimizer.max_grad_norm,
-        "zero_optimization": {"stage": effective_stage(run), "overlap_comm": False},
+        "gradient_clipping": run.recipe.optimizer.max_grad_norm if stage else 0.0,  # fp32 ZeRO 0: the engines clip
+        "zero_optimization": {"stage": stage, "overlap_comm": False},
         "bf16": {"enabled": bf16},
         "steps_per_print": 2**31,
         "wall_clock_breakdown": False,
     }
+    if run.layout.tensor > 1:
+        config["tensor_parallel"] = {"autotp_size": run.layout.tensor}  # the layers are cut already: tensor.py
     if bf16:
         config["data_types"] = {"grad_accum_dtype": "fp32"}
     return config

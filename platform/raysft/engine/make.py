@@ -1,4 +1,4 @@
-"""Which engine a run gets. The one place that chooses, and that shares out the rows of a replica over its ranks."""
+"""Which engine a run gets, and how the ranks of a replica share its layers and rows. The one place that chooses."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from raysft.engine.pipeline import PipelineEngine
+from raysft.engine.tensor import WHOLE, Shards, cut_layers, forget_groups
 from raysft.engine.zero import ZeroEngine
-from raysft.model.isolation import check_isolation, refuse_leaks
+from raysft.model.isolation import check_isolation, log_probs_alone, refuse_leaks
+from raysft.model.loss import hidden_states
 from raysft.model.methods import base_model
+from raysft.model.shape import read_shape
 from raysft.model.ulysses import SequenceGroup, use_ulysses_attention, whole_hidden
 from raysft.objectives.module import ObjectiveModule
+from raysft.recipe.layout import Layout
 from raysft.recipe.resolve import ResolvedRun
 
 
@@ -25,22 +29,31 @@ def make_engine(
 
     Raises ModelError, on every rank.
     """
-    if run.layout.sequence > 1:
-        _share_rows(module, run)
+    forget_groups()
     if run.layout.stages > 1:
         return PipelineEngine(module, run, device, restored)
-    return ZeroEngine(module, run, device, restored)
+    shards = _share_out(module, run) if run.layout.tensor * run.layout.sequence > 1 else WHOLE
+    return ZeroEngine(module, run, device, restored, shards)
 
 
-def _share_rows(module: ObjectiveModule, run: ResolvedRun) -> None:
-    """Each rank of a replica takes a part of its rows, and attention is checked again with all of them."""
-    model = base_model(module.model)
-    use_ulysses_attention(model)
-    members = run.layout.groups("sequence")
-    groups = [(ranks, dist.new_group(ranks)) for ranks in members]  # every rank makes every group
+def _share_out(module: ObjectiveModule, run: ResolvedRun) -> Shards:
+    """Each rank of a replica takes a part of its layers and of its rows. All of them together are then checked."""
+    model, layout, packing = base_model(module.model), run.layout, run.recipe.data.packing
+    vocab_size, hidden, shards = model.config.get_text_config().vocab_size, hidden_states, WHOLE
+    alone = log_probs_alone(model, vocab_size)
+    if layout.tensor > 1:
+        shards = cut_layers(module, read_shape(run.recipe), layout.tensor)
+    if layout.sequence > 1:
+        use_ulysses_attention(model)
+        module.sequence = _sequence_group(layout)
+        hidden = partial(whole_hidden, sequence=module.sequence)
+    difference = check_isolation(model, vocab_size, packing=packing, hidden=hidden, alone=alone)
+    axes = f"parallel.tensor = {layout.tensor}, parallel.sequence = {layout.sequence}"
+    refuse_leaks(model, difference, f"{axes}, data.packing = {packing}")
+    return shards
+
+
+def _sequence_group(layout: Layout) -> SequenceGroup:
+    groups = [(ranks, dist.new_group(ranks)) for ranks in layout.groups("sequence")]  # every rank makes every group
     ranks, group = next((ranks, group) for ranks, group in groups if dist.get_rank() in ranks)
-    module.sequence = SequenceGroup(group, ranks.index(dist.get_rank()), len(ranks))
-    hidden = partial(whole_hidden, sequence=module.sequence)
-    packing = run.recipe.data.packing
-    difference = check_isolation(model, model.config.get_text_config().vocab_size, packing=packing, hidden=hidden)
-    refuse_leaks(model, difference, f"parallel.sequence = {len(ranks)}, data.packing = {packing}")
+    return SequenceGroup(group, ranks.index(dist.get_rank()), len(ranks))

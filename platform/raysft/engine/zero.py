@@ -1,4 +1,4 @@
-"""ZeRO 0-3 on DeepSpeed as an Engine. The only importer of deepspeed.
+"""ZeRO 0-3 on DeepSpeed as an Engine.
 
 Loss scale: DeepSpeed averages gradients over replicas and the parts of their rows, so each micro-batch's sum is
 multiplied by their number and divided by the units of the WHOLE global step. Accumulation borders are set by hand.
@@ -25,6 +25,7 @@ from raysft.engine.parameters import (
     use_no_compiler,
 )
 from raysft.engine.protocol import MicroBatch, StepResult
+from raysft.engine.tensor import WHOLE, Shards
 from raysft.engine.watch import StepWatch
 from raysft.recipe.resolve import ResolvedRun
 
@@ -36,13 +37,21 @@ class ZeroEngine:
     """Engine on deepspeed.initialize. torch.distributed must be initialised."""
 
     def __init__(
-        self, module: nn.Module, run: ResolvedRun, device: torch.device, restored: Mapping[str, Tensor] | None = None
+        self,
+        module: nn.Module,
+        run: ResolvedRun,
+        device: torch.device,
+        restored: Mapping[str, Tensor] | None = None,
+        shards: Shards = WHOLE,
     ) -> None:
+        """shards: how the module's parameters are cut. restored: whole tensors."""
+        self._shards = shards
         self._stage, self._bf16 = effective_stage(run), run.recipe.train.precision == "bf16"
         self._max_grad_norm, self._seed = run.recipe.optimizer.max_grad_norm, run.recipe.seed
         self._place, self._device = run.layout.coordinate(dist.get_rank()), device
         self._num_parts = run.layout.replicas * run.layout.sequence
         self._trained = {hf_name(name): p for name, p in module.named_parameters() if p.requires_grad}
+        restored = None if restored is None else shards.own_of(restored)
         if restored is not None:
             set_weights(self._trained, restored)
         optimizer = adamw(self._trained, run)
@@ -72,14 +81,14 @@ class ZeroEngine:
         for group in self._adam.param_groups:
             group["lr"] = learning_rate
         self._deepspeed.train()
-        sums = torch.zeros_like(totals)
+        sums, counts = torch.zeros_like(totals), self._place.tensor == 0  # tensor-parallel ranks all know the sums
         for number, batch in enumerate(micro_batches):
             self._deepspeed.set_gradient_accumulation_boundary(number == len(micro_batches) - 1)
             torch.manual_seed(dropout_seed(self._seed, step, batch.index) + self._place.sequence * _PART_SEEDS)
             terms: dict[str, Tensor] = self._deepspeed(*tensors(batch, self._device))
             stacked = torch.stack([terms[name] for name in names])
             self._deepspeed.backward((stacked / totals.to(stacked.dtype)).sum() * self._num_parts)
-            sums += stacked.detach()
+            sums += stacked.detach() * counts
         watch.backward_ended()
         grad_norm = self._update()
         tokens = sum(batch.num_tokens for batch in micro_batches) * leads
@@ -102,7 +111,7 @@ class ZeroEngine:
         with torch.no_grad():
             for batch in micro_batches:
                 for name, value in self._deepspeed(*tensors(batch, self._device)).items():
-                    sums[name] = sums.get(name, 0.0) + float(value)
+                    sums[name] = sums.get(name, 0.0) + float(value) * (self._place.tensor == 0)
         names = sorted(sums)
         return dict(zip(names, self._sum([sums[name] for name in names]), strict=True))
 
@@ -110,7 +119,8 @@ class ZeroEngine:
         """See Engine."""
         yield "adam_step", self._state.num_updates()
         for name in self._trained:
-            yield from self._state.read(name)
+            for key, tensor in self._state.read(name):
+                yield key, self._shards.whole(name, tensor.to(self._device)).cpu()
 
     def close(self) -> None:
         """Free what DeepSpeed holds: hooks, buffers, groups."""
@@ -134,11 +144,11 @@ class ZeroEngine:
         (bf16 ZeRO 0 and 1), which do not look, the norm is taken before the step.
         """
         if self._state.is_plain:
-            gradients = [p.grad for p in self._trained.values() if p.grad is not None]
-            norm = float(torch.nn.utils.get_total_norm(gradients))
+            norm = self._shards.norm({name: p.grad for name, p in self._trained.items() if p.grad is not None})
             if not math.isfinite(norm):
                 self._deepspeed.zero_grad()
                 return math.inf
+            torch.nn.utils.clip_grads_with_norm_(self._trained.values(), self._max_grad_norm, torch.tensor(norm))
             self._deepspeed.step()
             return norm
         zero = self._deepspeed.optimizer

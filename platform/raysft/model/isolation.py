@@ -61,42 +61,56 @@ def refuse_leaks(model: PreTrainedModel, difference: float, setting: str) -> Non
 
 
 def check_isolation(
-    model: PreTrainedModel, vocab_size: int, *, packing: bool = True, hidden: HiddenStates = hidden_states
+    model: PreTrainedModel,
+    vocab_size: int,
+    *,
+    packing: bool = True,
+    hidden: HiddenStates = hidden_states,
+    alone: Tensor | None = None,
 ) -> float:
-    """Do segments in one row see each other, and is our head the model's own? hidden: how training computes.
+    """Do segments in one row see each other, and is our head the model's own?
 
     Compares log-probabilities of two random segments, packed in a row (packing=False: each in its own), through
     the attention and the loss that training uses, with those of transformers' own forward on each alone. Returns
     the largest difference of a token's log-probability, and of the loss per token.
+    hidden: how training computes. alone: log_probs_alone of the model before its layers were cut.
     """
-    generator = torch.Generator().manual_seed(0)
-    device = next(model.parameters()).device
-    segments = [torch.randint(0, vocab_size, (1, n), generator=generator).to(device) for n in (7, 12)]
+    segments = _segments(model, vocab_size)
+    theirs = log_probs_alone(model, vocab_size) if alone is None else alone
     was_training = model.training
     model.eval()
     with torch.no_grad():
         rows = [segments] if packing else [[segment] for segment in segments]
         answers = [_row(model, row, hidden) for row in rows]
-        ours, sums = torch.cat([a for a, _ in answers]), torch.stack([b for _, b in answers])
-        theirs = _alone(model, segments)
     model.train(was_training)
+    ours, sums = torch.cat([a for a, _ in answers]), torch.stack([b for _, b in answers])
     weights = torch.cat([_weights(ours[: s.shape[1] - 1]) for s in segments])
     fused = (sums.sum() + (theirs * weights).sum()) / weights.sum()
     return float(torch.maximum((ours - theirs).abs().max(), fused.abs()))
 
 
-def _alone(model: PreTrainedModel, segments: list[Tensor]) -> Tensor:
+def log_probs_alone(model: PreTrainedModel, vocab_size: int) -> Tensor:
     """Log-probabilities of each segment's tokens but its first by transformers' own attention and head."""
-    ours = model.config._attn_implementation
+    ours, was_training = model.config._attn_implementation, model.training
     if ours in OURS:
         model.set_attn_implementation("sdpa")
+    model.eval()
     found = []
-    for segment in segments:
-        log_probs = model(input_ids=segment, use_cache=False).logits.float().log_softmax(-1)
-        found.append(log_probs[0, :-1].gather(-1, segment[0, 1:, None]).squeeze(-1))
+    with torch.no_grad():
+        for segment in _segments(model, vocab_size):
+            log_probs = model(input_ids=segment, use_cache=False).logits.float().log_softmax(-1)
+            found.append(log_probs[0, :-1].gather(-1, segment[0, 1:, None]).squeeze(-1))
+    model.train(was_training)
     if ours in OURS:
         model.set_attn_implementation(ours)
     return torch.cat(found)
+
+
+def _segments(model: PreTrainedModel, vocab_size: int) -> list[Tensor]:
+    """Two random segments, always the same: [1, n]."""
+    generator = torch.Generator().manual_seed(0)
+    device = next(model.parameters()).device
+    return [torch.randint(0, vocab_size, (1, n), generator=generator).to(device) for n in (7, 12)]
 
 
 def _weights(like: Tensor) -> Tensor:

@@ -33,19 +33,20 @@ def main(path: str) -> None:
     attempts.LOOK_S = 0.5
     injector.arm()
 
-    def play() -> None:
-        until(lambda: 0 in injector.happened(run))
-        cluster.remove_node(second, allow_graceful=False)
-        until(lambda: 1 in injector.happened(run))
-        cluster.add_node(num_cpus=1)
-        until(lambda: (run / "requests" / "resize.json").exists())
-        time.sleep(2)  # until rank 0 has seen it
-        injector.release(run, 1)
-
-    threading.Thread(target=play, daemon=True).start()
-    run_training(recipe)
+    done: list[str] = []
+    trainer = threading.Thread(target=lambda: done.append(run_training(recipe).run), daemon=True)
+    trainer.start()  # nodes are started by the main thread only
+    until(lambda: 0 in injector.happened(run))
+    cluster.remove_node(second, allow_graceful=False)
+    until(lambda: 1 in injector.happened(run))
+    cluster.add_node(num_cpus=1)
+    until(lambda: (run / "requests" / "resize.json").exists())
+    time.sleep(2)  # until rank 0 has seen it
+    injector.release(run, 1)
+    trainer.join(200)
     ray.shutdown()
     cluster.shutdown()
+    sys.exit(not done)
 
 
 def until(is_so: object, limit_s: float = 200) -> None:

@@ -19,13 +19,13 @@ from ray.train.torch import TorchConfig
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
-from raysft import errors, storage
+from raysft import storage
 from raysft.orchestrate.cluster import cluster_facts, worker_environment
 from raysft.orchestrate.endings import classify
 from raysft.orchestrate.failure import Ended, Kind, Limits, Retry, Stop, decide
 from raysft.recipe.resolve import check_fits, fitting_workers, with_workers
 from raysft.recipe.schema import Recipe
-from raysft.train import failures, notice
+from raysft.train import failures, incidents, notice
 from raysft.train.checkpoint import lineage, read_attempts, read_commits, remove_orphans
 from raysft.train.job import Wire
 from raysft.train.state import Outcome
@@ -185,23 +185,24 @@ def _record(run: str, sized: Recipe, ended: Ended, decision: Retry | Stop) -> No
         logger.warning("no step was committed: the next attempt starts in %.0f s", decision.after_s)
     if isinstance(decision, Retry) and decision.smaller_micro_batch:
         logger.warning("the next attempt has half the rows in a forward pass; the global step stays")
-    record = {
-        "at": time.time(),
-        "attempt": attempt,
-        "kind": ended.kind,
-        "what": ended.what,
+    facts = {
         "gained_steps": ended.gained,
         "committed_step": _committed(run),
         "workers": sized.cluster.workers,
         "decision": type(decision).__name__.lower(),
         "after_s": decision.after_s if isinstance(decision, Retry) else None,
     }
-    root = storage.join(run, "incidents")
-    try:
-        number = len(storage.list_names(root)) + 1
-        storage.write_json(storage.join(root, f"incident-{number:04d}.json"), record)
-    except errors.StorageError as error:
-        logger.warning("the incident was not kept: %s", error.what)
+    reached, at = _reached(run, attempt)
+    since = None if at is None else max(0.0, time.time() - at)
+    incidents.record(run, ended.kind, ended.what, attempt=attempt, step=reached, detected_after_s=since, facts=facts)
+
+
+def _reached(run: str, attempt: int) -> tuple[int | None, float | None]:
+    """(steps done, Unix time) by the last line of an attempt's metrics; workers write a line at every step."""
+    location = storage.join(run, "metrics", f"attempt-{attempt:04d}.jsonl")
+    lines = storage.read_json_lines(location) if storage.exists(location) else []
+    steps = [line for line in lines if line["kind"] == "step"]
+    return (steps[-1]["step"], steps[-1]["at"]) if steps else (None, None)
 
 
 def _given_up(run: str, ended: Ended, decision: Stop) -> Outcome:

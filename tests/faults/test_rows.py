@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,51 +52,65 @@ def recipe(directory: Path, name: str, **changes: Any) -> Recipe:
     )
 
 
+@dataclass(frozen=True)
+class Run:
+    """A finished one."""
+
+    path: Path
+    steps: int
+
+
 @pytest.fixture(scope="module")
-def runs(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, int]:
-    directory = tmp_path_factory.mktemp("rows")
-    calm = run_training(recipe(directory, "calm"))
-    disturbed = Path(calm.run).with_name("disturbed")
-    injector.plan(disturbed, FAULTS)
+def calm(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    result = run_training(recipe(tmp_path_factory.mktemp("rows"), "calm"))
+    return Run(Path(result.run), result.steps)
+
+
+@pytest.fixture(scope="module")
+def disturbed(calm: Run) -> Run:
+    path = calm.path.with_name("disturbed")
+    injector.plan(path, FAULTS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attempts, "train_worker", attempts.train_worker)  # put back at the end
         injector.arm()
-        run_training(recipe(directory, "disturbed"))
-    return Path(calm.run), disturbed, calm.steps
+        result = run_training(recipe(calm.path.parents[2], "disturbed"))
+    return Run(path, result.steps)
 
 
-def test_every_fault_struck_and_cost_what_it_may(runs: tuple[Path, Path, int]) -> None:
-    calm, disturbed, steps = runs
-    assert steps == 44, "the faults were placed in 2 epochs of 22 steps"
-    assert sorted(injector.happened(disturbed)) == list(range(len(FAULTS)))
-    assert marks.incidents(calm) == []
-    found: list[dict[str, Any]] = marks.incidents(disturbed)
+def test_every_fault_struck_and_cost_what_it_may(calm: Run, disturbed: Run) -> None:
+    assert calm.steps == 44, "the faults were placed in 2 epochs of 22 steps"
+    assert sorted(injector.happened(disturbed.path)) == list(range(len(FAULTS)))
+    assert marks.incidents(calm.path) == []
+    found: list[dict[str, Any]] = marks.incidents(disturbed.path)
     assert [incident["kind"] for incident in found] == ["worker"] * len(FAULTS)
     assert [incident["decision"] for incident in found] == ["retry"] * len(FAULTS)
-    assert marks.parents(disturbed) == STARTS
+    assert marks.parents(disturbed.path) == STARTS
     undamaged = list(zip(FAULTS, STARTS[1:], strict=True))[:3]
     assert all(fault["step"] - start <= EVERY for fault, start in undamaged)
 
 
-def test_the_end_has_the_same_bits(runs: tuple[Path, Path, int]) -> None:
-    marks.assert_same_bits(*runs[:2])
-    assert marks.largest_difference(*runs[:2]) == 0
+def test_the_end_has_the_same_bits(calm: Run, disturbed: Run) -> None:
+    marks.assert_same_bits(calm.path, disturbed.path)
+    assert marks.largest_difference(calm.path, disturbed.path) == 0
 
 
-def test_each_sample_once_and_nothing_left(runs: tuple[Path, Path, int]) -> None:
-    for run in runs[:2]:
-        marks.assert_each_sample_once(run, steps=runs[2], epochs=2)
-        marks.assert_nothing_left(run)
+def test_each_sample_once_and_nothing_left(calm: Run, disturbed: Run) -> None:
+    for run in (calm, disturbed):
+        marks.assert_each_sample_once(run.path, steps=calm.steps, epochs=2)
+        marks.assert_nothing_left(run.path)
 
 
-def command(calm: Path, name: str, faults: list[dict[str, Any]], **changes: Any) -> tuple[Path, Path]:
+def command(calm: Run, name: str, faults: list[dict[str, Any]], **changes: Any) -> tuple[Path, Path]:
     """(run, recipe file) of another run on the calm one's material."""
-    directory = calm.parents[2]
+    directory = calm.path.parents[2]
     file = directory / f"{name}.yaml"
     fields = recipe(directory, name, **changes).model_dump(mode="json")
     file.write_text(yaml.safe_dump(fields))
-    injector.plan(calm.with_name(name), faults)
-    return calm.with_name(name), file
+    injector.plan(calm.path.with_name(name), faults)
+    return calm.path.with_name(name), file
+
+
+TRAIN = "import sys, injector; from raysft.cli import main; injector.arm(); sys.exit(main(sys.argv[1:]))"
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
@@ -105,9 +120,8 @@ def start(*arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(argv, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def test_a_node_dies_and_comes_back(runs: tuple[Path, Path, int]) -> None:
+def test_a_node_dies_and_comes_back(calm: Run) -> None:
     """The group shrinks to what is left, grows at the next commit, and the loss curve does not show it."""
-    calm, _, steps = runs
     run, file = command(
         calm,
         "nodes",
@@ -123,26 +137,22 @@ def test_a_node_dies_and_comes_back(runs: tuple[Path, Path, int]) -> None:
     assert [(incident["kind"], incident["workers"]) for incident in found] == [("node", 2), ("resize", 1)]
     assert marks.parents(run) == [0, 6, 18]
     assert len(list((run / "ledger" / "attempt-0003").iterdir())) == 2
-    assert 0 < marks.largest_difference(calm, run) < 1e-4
-    marks.assert_each_sample_once(run, steps=steps, epochs=2)
+    assert 0 < marks.largest_difference(calm.path, run) < 1e-4
+    marks.assert_each_sample_once(run, steps=calm.steps, epochs=2)
     marks.assert_nothing_left(run)
 
 
-def test_the_driver_dies_and_a_second_one_is_refused(runs: tuple[Path, Path, int]) -> None:
-    calm, _, steps = runs
+def test_the_driver_dies_and_a_second_one_is_refused(calm: Run) -> None:
     held = {"point": "forward", "step": 9, "rank": 1, "act": "hold", "commit": 6}
     run, file = command(calm, "driven", [held])
-    train = (
-        "import sys, injector; from raysft.cli import main; injector.arm(); sys.exit(main(['train', sys.argv[1]]))"
-    )
-    driver = start("-c", train, "train", file)
+    driver = start("-c", TRAIN, "train", file)
     try:
         deadline = time.monotonic() + 150
         while not injector.happened(run):
             assert driver.poll() is None, driver.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        refused = start("-c", train, "train", file)
+        refused = start("-c", TRAIN, "train", file)
         _, said = refused.communicate(timeout=100)
         assert refused.returncode == 2
         assert "another command drives the run" in said
@@ -150,10 +160,47 @@ def test_the_driver_dies_and_a_second_one_is_refused(runs: tuple[Path, Path, int
     finally:
         driver.kill()
         driver.communicate()
-    again = start("-c", train, "train", file)
+    again = start("-c", TRAIN, "train", file)
     _, said = again.communicate(timeout=200)
     assert again.returncode == 0, said[-3000:]
     assert marks.parents(run) == [0, 6]
-    marks.assert_same_bits(calm, run)
-    marks.assert_each_sample_once(run, steps=steps, epochs=2)
+    marks.assert_same_bits(calm.path, run)
+    marks.assert_each_sample_once(run, steps=calm.steps, epochs=2)
+    marks.assert_nothing_left(run)
+
+
+def test_a_rank_hangs_and_then_somebody_asks_the_run_to_stop(calm: Run) -> None:
+    """SIGSTOP of one rank: the other's watchdog ends it. SIGTERM of the driver: a commit, exit code 75, and on."""
+    limit_s = 15.0
+    stopped = {"point": "forward", "step": 9, "rank": 1, "act": "stop", "commit": 6}
+    held = {"point": "data", "step": 20, "rank": 0, "act": "hold"}
+    run, file = command(calm, "hung", [stopped, held], cluster__hang_timeout_s=limit_s)
+    driver = start("-c", TRAIN, "train", file)
+    try:
+        deadline = time.monotonic() + 240
+        while 1 not in injector.happened(run):
+            assert driver.poll() is None, driver.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        driver.terminate()
+        time.sleep(3)  # the request is seen within a second
+        injector.release(run, 1)
+        _, said = driver.communicate(timeout=60)
+    finally:
+        driver.kill()
+    assert driver.returncode == 75, said[-3000:]
+    assert "the run was asked to stop; step" in said
+    (hung,) = marks.incidents(run)
+    assert hung["kind"] == "hung"
+    stacks = run / "stacks" / "attempt-0001-rank-00000.txt"
+    assert limit_s - 1 < stacks.stat().st_mtime - injector.happened(run)[0] < limit_s + 10
+    assert "train_step" in stacks.read_text()
+    again = start("-c", TRAIN, "train", file)
+    _, said = again.communicate(timeout=200)
+    assert again.returncode == 0, said[-3000:]
+    committed = marks.parents(run)
+    assert committed[:2] == [0, 6]
+    assert committed[2] in (20, 21), "where it was asked to stop, not where a commit was due"
+    marks.assert_same_bits(calm.path, run)
+    marks.assert_each_sample_once(run, steps=calm.steps, epochs=2)
     marks.assert_nothing_left(run)

@@ -40,6 +40,7 @@ from raysft.recipe.resolve import ResolvedRun, Schedule, fitting_workers, resolv
 from raysft.recipe.schema import Recipe
 from raysft.train.checkpoint import read_attempts, remove_orphans
 from raysft.train.job import Wire
+from raysft.train.spans import Driver, driving
 from raysft.train.state import Outcome
 
 logger = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ def run_training(recipe: Recipe, *, profile_steps: int = 0) -> RunResult:
 
     profile_steps: steps of rank 0 that a torch profiler traces into the run's `profile` directory.
     """
-    run = run_location(recipe)
+    began, run = time.monotonic_ns(), run_location(recipe)
     check_recipe(run, recipe)
     finished = read_result(run)
     if finished is not None:
@@ -93,15 +94,22 @@ def run_training(recipe: Recipe, *, profile_steps: int = 0) -> RunResult:
         return replace(_result(run, finished), was_finished=True)
     _check_before_ray(recipe)
     storage.check_writable(run)
-    driver = storage.join(run, "driver")
-    with lease(driver, waiting=partial(_refuse_second, run)), cluster() as nodes:
-        plan = _plan(recipe, run, nodes)
+    spent, held = (
+        time.monotonic_ns() - began,
+        lease(storage.join(run, "driver"), waiting=partial(_refuse_second, run)),
+    )
+    with held, driving(run, spent) as driver, cluster() as nodes:
+        plan = _plan(recipe, run, nodes, driver)
+        driver.phase("evaluation")
         before = _evaluate_once(plan, "before", tasks.evaluate_initial)
-        _train(plan, profile_steps)
+        _train(plan, profile_steps, driver)
+        driver.phase("evaluation")
         after = _evaluate_once(plan, "after", tasks.evaluate_trained, run)
+        driver.phase("export")
         card = summary.card_facts(plan.run, plan.prepared, plan.fingerprints, before, after)
         fields = plan.recipe.model_dump(mode="json")
         exports = run_task(plan.recipe.cluster, tasks.export, fields, run, asdict(card))
+        driver.phase("start")  # and its end
     report = summary.write_report(
         run, recipe, [*plan.resolved.describe(), *plan.schedule.describe()], plan.prepared, plan.fingerprints
     )
@@ -147,7 +155,7 @@ def _result(run: str, record: dict[str, Any]) -> RunResult:
     )
 
 
-def _plan(recipe: Recipe, run: str, nodes: ClusterFacts) -> _Plan:
+def _plan(recipe: Recipe, run: str, nodes: ClusterFacts, driver: Driver) -> _Plan:
     """Everything that is known before the first worker starts, said aloud."""
     wanted = recipe.cluster
     choice = choose_layout(with_absolute_paths(recipe), nodes)
@@ -157,8 +165,10 @@ def _plan(recipe: Recipe, run: str, nodes: ClusterFacts) -> _Plan:
     for line in [*resolved.describe(), *choice.lines]:
         logger.info(line)
     started = time.monotonic()
+    driver.phase("prepare")
     with PrepareProgress() as progress:
         prepared = prepare(absolute, progress=progress)
+    driver.phase("start")
     logger.info("data         %s (%.1f s)", prepared.train or "streamed", time.monotonic() - started)
     for line in certificate(prepared.train_manifest):
         logger.info("             %s", line)
@@ -187,9 +197,10 @@ def _evaluate_once(
     return evaluation
 
 
-def _train(plan: _Plan, profile_steps: int) -> None:
+def _train(plan: _Plan, profile_steps: int, driver: Driver) -> None:
     """From the newest commit to the last step. Raises what the attempts' outcome stands for."""
     first = max((attempt.number for attempt in read_attempts(plan.run)), default=0) + 1
+    driver.phase("train", first)
     with TrainingProgress(plan.run, plan.schedule.total_steps), stopping(plan.run):
         outcome = run_attempts(plan.run, plan.recipe, lambda sized: _wire(plan, sized, first, profile_steps))
     if outcome.status != "finished":

@@ -21,6 +21,7 @@ from raysft.train.probe import Probed
 from raysft.train.profile import Profile
 from raysft.train.records import Records, StartFacts
 from raysft.train.skips import Skip, add_skip, read_skips
+from raysft.train.spans import WorkerSpans
 from raysft.train.state import Outcome, StepInfo, TrainState
 from raysft.train.watchdog import Watchdog
 from raysft.train.writer import Retention, Writer
@@ -38,12 +39,14 @@ class Session:
     probed: Probed
 
 
-def run_session(place: Place, attempt: Attempt, session: Session, reached: Callable[[int], None]) -> Outcome:
+def run_session(
+    place: Place, attempt: Attempt, session: Session, spans: WorkerSpans, reached: Callable[[int], None]
+) -> Outcome:
     """Train to the end, or to where the attempt is asked to end. reached(step) is told of every step done."""
-    job, recipe, group = place.job, place.recipe, place.group
+    job, group = place.job, place.group
     records = Records(job.run, attempt.number, group.rank)
     records.start(_start_facts(place, session))
-    schedule = Schedule(job.total_steps, job.steps_per_epoch, recipe.optimizer)
+    schedule = Schedule(job.total_steps, job.steps_per_epoch, place.recipe.optimizer)
     losses: dict[int, float] = {}
     with ExitStack() as stack:
         writer = stack.enter_context(closing(_writer(place, attempt)))
@@ -53,31 +56,27 @@ def run_session(place: Place, attempt: Attempt, session: Session, reached: Calla
 
         def save(state: TrainState) -> None:
             records.flush()
+            spans.close()
             writer.save(session.engine.state, state, losses.get(state.step))
+            spans.until_now("checkpoint", state.step)
             dog.beat()
 
         def held_out(step: int) -> None:
             if session.held_out_loss is not None:
                 losses[step] = session.held_out_loss(dog.beat)
                 records.evaluation(step, losses[step])
+                spans.until_now("evaluation", step)
 
         def follow(info: StepInfo) -> None:
             dog.beat()
             reached(info.state.step)
+            spans.until_now("compute", info.state.step, info.data_wait_s)
             records.step(info)
 
-        often = recipe.evaluate.every_steps or job.total_steps
-        wanted: list[hooks.Hook] = [
-            hooks.every(1, follow),
-            hooks.every(often, lambda info: held_out(info.state.step), and_at=job.total_steps),
-            hooks.NonFiniteGuard(),
-            hooks.checkpoint_every(recipe.checkpoint.every_steps),
-            hooks.end_on_notice(recipe.checkpoint.every_steps),
-        ]
-        if recipe.train.spike_factor is not None:
-            wanted.append(hooks.SpikeGuard(recipe.train.spike_factor))
+        wanted = _hooks(place, follow, held_out)
         if job.profile_steps and group.rank == 0:
             wanted.append(stack.enter_context(closing(Profile(job.run, attempt.number, job.profile_steps))))
+        spans.until_now("start", session.state.step)
         if session.state.step == 0:
             held_out(0)
         outcome = train(
@@ -93,9 +92,27 @@ def run_session(place: Place, attempt: Attempt, session: Session, reached: Calla
         )
         writer.finish()
         records.flush()
+        spans.until_now("checkpoint", outcome.step)
+    spans.end(outcome.status, outcome.reason)
     if outcome.status == "rollback" and group.rank == 0:
         add_skip(job.run, Skip(outcome.step - 1, outcome.reason))
     return outcome
+
+
+def _hooks(place: Place, follow: Callable[[StepInfo], None], held_out: Callable[[int], None]) -> list[hooks.Hook]:
+    """In the order in which they are called."""
+    recipe, total_steps = place.recipe, place.job.total_steps
+    often = recipe.evaluate.every_steps or total_steps
+    wanted: list[hooks.Hook] = [
+        hooks.every(1, follow),
+        hooks.every(often, lambda info: held_out(info.state.step), and_at=total_steps),
+        hooks.NonFiniteGuard(),
+        hooks.checkpoint_every(recipe.checkpoint.every_steps),
+        hooks.end_on_notice(recipe.checkpoint.every_steps),
+    ]
+    if recipe.train.spike_factor is not None:
+        wanted.append(hooks.SpikeGuard(recipe.train.spike_factor))
+    return wanted
 
 
 def _writer(place: Place, attempt: Attempt) -> Writer:

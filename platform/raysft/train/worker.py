@@ -7,7 +7,7 @@ and raised: Ray Train restarts the group, and the next attempt decides whether t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any
 
@@ -38,6 +38,7 @@ from raysft.train.group import TorchGroup
 from raysft.train.job import Place, Wire
 from raysft.train.probe import Closable, Largest, Probed, fit
 from raysft.train.session import Session, run_session
+from raysft.train.spans import WorkerSpans
 from raysft.train.state import Outcome, TrainState
 
 
@@ -53,13 +54,14 @@ def train_worker(wire: dict[str, Any]) -> dict[str, Any]:
     if place.group.from_rank_0(int(ended is not None)):  # rank 0 decides, and its return value is the run's
         return (ended or Outcome(status="failed", step=0, reason="rank 0 ended the run")).to_json()
     attempt, restored = begin_attempt(job.run, place.group)
-    with _recording(place, attempt, lambda: restored.state.step if restored else 0):
-        session = _try_set_up(place, attempt, restored)
-    if isinstance(session, Outcome):
-        return session.to_json()
-    steps = [session.state.step]
-    with _recording(place, attempt, lambda: steps[-1]):
-        return run_session(place, attempt, session, steps.append).to_json()
+    with closing(WorkerSpans(job.run, attempt.number, is_writer=place.group.rank == 0)) as spans:
+        with _recording(place, attempt, lambda: restored.state.step if restored else 0):
+            session = _try_set_up(place, attempt, restored)
+        if isinstance(session, Outcome):
+            return session.to_json()
+        steps = [session.state.step]
+        with _recording(place, attempt, lambda: steps[-1]):
+            return run_session(place, attempt, session, spans, steps.append).to_json()
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from raysft import storage
-from raysft.orchestrate.cluster import cluster_facts, worker_environment
+from raysft.orchestrate.cluster import cluster_facts, num_draining, worker_environment
 from raysft.orchestrate.endings import classify
 from raysft.orchestrate.failure import Ended, Kind, Limits, Retry, Stop, decide
 from raysft.recipe.resolve import check_fits, fitting_workers, with_workers
@@ -35,14 +35,17 @@ logger = logging.getLogger(__name__)
 
 COLLECTIVE_TIMEOUT_S = 1800
 
-LOOK_S = 10.0
-"""Between two looks whether the cluster could hold more workers."""
+LOOK_S = 5.0
+"""Between two looks at the cluster while an attempt runs."""
 
 PATIENCE_S = 600.0
 """How long lost nodes are waited for when too few are left."""
 
-CONTROLLER = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25"}
-"""Ray Train's controller looks after its workers every 2 s by default: that much later a dead one is seen."""
+CONTROLLER = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",  # a dead worker is seen that much later; Ray's default is 2 s
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process for each attempt; _look() does it
+}
+"""Environment of Ray Train's controller, which the driver hands on."""
 
 
 def run_attempts(run: str, recipe: Recipe, make_wire: Callable[[Recipe], Wire]) -> Outcome:
@@ -58,7 +61,7 @@ def run_attempts(run: str, recipe: Recipe, make_wire: Callable[[Recipe], Wire]) 
     while True:
         sized = with_workers(recipe, _await_workers(recipe))
         start, num_nodes = _committed(run), len(cluster_facts().nodes)
-        end = _fit(_trainer(run, sized, make_wire(sized)), partial(_grow, run, recipe, sized))
+        end = _fit(_trainer(run, sized, make_wire(sized)), partial(_look, run, recipe, sized))
         if isinstance(end, Outcome) and (end.status not in ("interrupted", "rollback") or end.reason == "stop"):
             return end
         ended = _ended(run, end, max(0, _committed(run) - start))
@@ -125,14 +128,18 @@ def _fit(trainer: TorchTrainer, look: Callable[[], None]) -> Outcome | Exception
     return ends[0]
 
 
-def _grow(run: str, recipe: Recipe, sized: Recipe) -> None:
-    """Ask the workers to end at the next commit when the cluster could hold more of them."""
-    if sized.cluster.workers == recipe.cluster.workers:
+def _look(run: str, recipe: Recipe, sized: Recipe) -> None:
+    """Ask the workers to commit and end: now if a node is taken away, at their next commit if there is room."""
+    if notice.pending(run) is not notice.Notice.NONE:
         return
-    room = fitting_workers(recipe, cluster_facts().nodes)
-    if room is not None and room > sized.cluster.workers and notice.pending(run) is notice.Notice.NONE:
-        logger.info("room for %d workers: the attempt with %d ends at its next commit", room, sized.cluster.workers)
-        notice.request(run, notice.Notice.RESIZE)
+    if num_draining():
+        logger.warning("a node is about to be taken away: the workers commit their state and end")
+        notice.request(run, notice.Notice.PREEMPTED)
+    elif sized.cluster.workers < recipe.cluster.workers:
+        room = fitting_workers(recipe, cluster_facts().nodes) or 0
+        if room > sized.cluster.workers:
+            logger.info("room for %d workers: the %d end at their next commit", room, sized.cluster.workers)
+            notice.request(run, notice.Notice.RESIZE)
 
 
 def _await_workers(recipe: Recipe) -> int:

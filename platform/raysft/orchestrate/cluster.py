@@ -96,13 +96,25 @@ def _quiet_ray() -> None:
 
 
 def cluster_facts() -> ClusterFacts:
-    """Total resources of the nodes that are alive: Ray counts a dead one for up to half a minute, so they are asked.
+    """Total resources of the nodes that are alive and stay: Ray counts a dead one for a while, so they are asked.
 
     If none answers, the driver is outside of the cluster's network (`ray://`), and Ray is believed.
     """
-    alive = [node for node in ray.nodes() if node["Alive"]]
+    draining = _draining()
+    alive = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in draining]
     answering = [node for node in alive if _answers(node["NodeManagerAddress"], node["NodeManagerPort"])]
     return ClusterFacts(tuple(_node_facts(node["Resources"]) for node in answering or alive))
+
+
+def num_draining() -> int:
+    """How many nodes are about to be taken away."""
+    return len(_draining())
+
+
+def _draining() -> dict[str, int]:
+    """{id of a node that is about to be taken away: when, Unix ms, 0 if not known}. Where Ray Train reads it too."""
+    found: dict[str, int] = ray._private.state.state.get_draining_nodes()
+    return found
 
 
 def _answers(address: str, port: int) -> bool:

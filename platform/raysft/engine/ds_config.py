@@ -13,6 +13,11 @@ def effective_stage(run: ResolvedRun) -> int:
     return 1 if stage == 0 and run.recipe.train.precision == "bf16" else stage
 
 
+def keeps_bf16_apart(run: ResolvedRun) -> bool:
+    """Is bf16 ZeRO 1 DeepSpeed's BF16_Optimizer? With offload it is the optimizer of fp32 ZeRO 1 and of ZeRO 2."""
+    return run.recipe.train.precision == "bf16" and run.recipe.parallel.offload == "none"
+
+
 def deepspeed_config(run: ResolvedRun) -> dict[str, Any]:
     """The engine sets accumulation borders, loss scale and learning rate itself, so here they are neutral."""
     train = run.recipe.train
@@ -22,13 +27,24 @@ def deepspeed_config(run: ResolvedRun) -> dict[str, Any]:
         "train_micro_batch_size_per_gpu": train.micro_batch_rows,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": run.recipe.optimizer.max_grad_norm if stage else 0.0,  # fp32 ZeRO 0: the engines clip
-        "zero_optimization": {"stage": stage, "overlap_comm": False},
+        "zero_optimization": {"stage": stage, "overlap_comm": False} | _offload(run, stage),
         "bf16": {"enabled": bf16},
         "steps_per_print": 2**31,
         "wall_clock_breakdown": False,
     }
     if run.layout.tensor > 1:
         config["tensor_parallel"] = {"autotp_size": run.layout.tensor}  # the layers are cut already: tensor.py
+    if run.recipe.parallel.offload != "none":
+        config["zero_force_ds_cpu_optimizer"] = False  # torch's fused AdamW: DeepSpeed's needs a compiler
     if bf16:
         config["data_types"] = {"grad_accum_dtype": "fp32"}
     return config
+
+
+def _offload(run: ResolvedRun, stage: int) -> dict[str, Any]:
+    """What lies in host memory."""
+    device = run.recipe.parallel.offload
+    if device == "none":
+        return {}
+    parts = ("offload_optimizer", "offload_param") if stage == 3 else ("offload_optimizer",)
+    return {part: {"device": device, "pin_memory": run.recipe.cluster.gpus_per_worker > 0} for part in parts}

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from raysft.engine.adam import AdamState
-from raysft.engine.ds_config import deepspeed_config, effective_stage
+from raysft.engine.ds_config import deepspeed_config, effective_stage, keeps_bf16_apart
 from raysft.engine.parameters import (
     adamw,
     dropout_seed,
@@ -46,7 +46,7 @@ class ZeroEngine:
     ) -> None:
         """shards: how the module's parameters are cut. restored: whole tensors."""
         self._shards = shards
-        self._stage, self._bf16 = effective_stage(run), run.recipe.train.precision == "bf16"
+        self._stage, self._bf16 = effective_stage(run), keeps_bf16_apart(run)
         self._max_grad_norm, self._seed = run.recipe.optimizer.max_grad_norm, run.recipe.seed
         self._place, self._device = run.layout.coordinate(dist.get_rank()), device
         self._num_parts = run.layout.replicas * run.layout.sequence

@@ -13,7 +13,15 @@ AUTOMATIC = ("zero", "tensor", "pipeline", "sequence")
 def check_recipe(recipe: Recipe) -> None:
     """Raises RecipeError."""
     _check_workers(recipe)
-    for check in (_check_auto, _check_method, _check_data, _check_rules, _check_mixture, _check_stream):
+    for check in (
+        _check_auto,
+        _check_offload,
+        _check_method,
+        _check_data,
+        _check_rules,
+        _check_mixture,
+        _check_stream,
+    ):
         check(recipe)
 
 
@@ -27,6 +35,18 @@ def _check_auto(recipe: Recipe) -> None:
             got=f"parallel.auto: true and {', '.join(given)}",
             expected="one of them",
             fix="remove parallel.auto, or the fields that it chooses",
+        )
+
+
+def _check_offload(recipe: Recipe) -> None:
+    """Only the ZeRO engine moves what ZeRO partitions."""
+    parallel = recipe.parallel
+    if parallel.offload != "none" and (parallel.zero == 0 or parallel.pipeline > 1):
+        raise RecipeError(
+            "only ZeRO 1, 2 and 3 without a pipeline keep states in host memory",
+            got=f"parallel.offload: {parallel.offload}, zero: {parallel.zero}, pipeline: {parallel.pipeline}",
+            expected="parallel.zero: 1, 2 or 3, and parallel.pipeline: 1",
+            fix="set parallel.zero: 2, or remove parallel.offload",
         )
 
 

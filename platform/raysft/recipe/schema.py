@@ -191,6 +191,11 @@ class ParallelSection(Section):
     tensor: int = Field(1, ge=1, description="Tensor-parallel size.")
     pipeline: int = Field(1, ge=1, description="Pipeline stages.")
     sequence: int = Field(1, ge=1, description="Sequence-parallel (Ulysses) size.")
+    offload: Literal["none", "cpu"] = Field(
+        "none",
+        description="Where ZeRO keeps optimizer state, and with `zero: 3` the parameters: beside the model, or in "
+        "host memory (arXiv:2101.06840).",
+    )
     auto: bool = Field(
         False, description="Choose zero, tensor, pipeline and sequence: the fastest that fits (`raysft plan`)."
     )

@@ -87,3 +87,11 @@ def test_a_rule_that_compares_records_stands_once() -> None:
     twice = [{"rule": "contamination", "files": [name]} for name in ("a.jsonl", "b.jsonl")]
     assert "got: contamination" in refuse(data={"rules": twice})
     check_recipe(make_recipe(data={"rules": [twice[0], {"rule": "normalise"}, {"rule": "normalise"}]}))
+
+
+def test_host_memory_holds_what_zero_partitions() -> None:
+    for parallel in ({"zero": 0}, {"zero": 1, "pipeline": 2}):
+        told = refuse(parallel=parallel | {"offload": "cpu"}, cluster={"workers": 2})
+        assert "host memory" in told
+        assert "parallel.zero: 1, 2 or 3" in told
+    check_recipe(make_recipe(parallel={"zero": 3, "offload": "cpu"}))

@@ -29,7 +29,7 @@ EXAMPLES = {
     "  raysft plan --matrix",
     "preview": "  raysft preview recipe.yaml --num 3\n  raysft preview recipe.yaml --num 20 --packed",
     "data": "  raysft data report recipe.yaml\n  raysft data log recipe.yaml",
-    "report": "  raysft data report recipe.yaml --out report.html\n"
+    "report": "  raysft report recipe.yaml\n  raysft data report recipe.yaml --out report.html\n"
     "  raysft data report recipe.yaml --attribute gender --attribute region",
     "log": "  raysft data log recipe.yaml",
     "diff": "  raysft data diff recipe.yaml 1 2",
@@ -101,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = _recipe_verb(verbs, "evaluate", "held-out loss, perplexity and greedy answers", _evaluate)
     evaluate.add_argument("--model", metavar="DIR", help="an exported model; default: the run's own export")
     _recipe_verb(verbs, "export", "write the newest checkpoint of a run as a model", _export)
+    _recipe_verb(verbs, "report", "where a run's time went (or: its directory), and what incidents cost", _report)
     schema = _verb(verbs, "schema", "print the JSON schema of a recipe", _schema)
     schema.set_defaults(debug=False)
     tokenizer = verbs.add_parser("tokenizer", help="make a tokenizer", **_texts("tokenizer"))
@@ -254,6 +255,10 @@ def _say(lines: Sequence[str]) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     evaluation = _call("orchestrate.verbs:evaluate")(_load(options), options.model)
     sys.stdout.write(json.dumps(evaluation, indent=1, ensure_ascii=False) + "\n")
+
+
+def _report(options: argparse.Namespace) -> None:
+    _say(_call("orchestrate.verbs:report")(options.recipe, options.set))
 
 
 def _export(options: argparse.Namespace) -> None:

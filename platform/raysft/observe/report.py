@@ -13,6 +13,7 @@ from typing import Any
 from markupsafe import Markup
 
 from raysft.observe.charts import Point, Series, line_chart, smooth
+from raysft.observe.goodput import TITLES, TimeFacts, svg_bar
 from raysft.observe.pages import page_template
 
 Fields = Mapping[str, Any]
@@ -54,6 +55,8 @@ class ReportFacts:
     recipe_yaml: str
     fingerprints: Mapping[str, str]
     versions: Mapping[str, str]
+    time: TimeFacts | None = None
+    """None: not recorded."""
 
 
 def render_report(facts: ReportFacts) -> str:
@@ -67,6 +70,8 @@ def render_report(facts: ReportFacts) -> str:
         has_eval=any(line["kind"] == "eval" for line in facts.metrics),
         results=_results(before, after),
         samples=_samples(before, after),
+        time_bar=Markup(svg_bar(facts.time)) if facts.time else "",
+        incident_titles=TITLES,
         num_prompts=after.get("num_prompts") or before.get("num_prompts") or 0,
     )
 

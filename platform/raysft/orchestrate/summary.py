@@ -13,9 +13,12 @@ from raysft import storage
 from raysft.data.inspect import certificate
 from raysft.data.prepare import Prepared
 from raysft.model.card import CardFacts
+from raysft.observe.goodput import IncidentRow, TimeFacts
 from raysft.observe.report import AttemptFacts, ReportFacts, render_report
 from raysft.recipe.schema import Recipe
+from raysft.train.account import Cost, read_account
 from raysft.train.failures import read_failures
+from raysft.train.goodput import CLASSES
 from raysft.train.records import lineage_ranges, read_metrics
 
 PACKAGES = ("torch", "transformers", "peft", "deepspeed", "ray")
@@ -61,10 +64,31 @@ def write_report(
         recipe_yaml=yaml.safe_dump(recipe.model_dump(mode="json", exclude_defaults=True), sort_keys=False),
         fingerprints=fingerprints,
         versions={"raysft": raysft.__version__, **{name: importlib.metadata.version(name) for name in PACKAGES}},
+        time=time_facts(run),
     )
     location = storage.join(run, "report.html")
     storage.write_bytes(location, render_report(facts).encode())
     return location
+
+
+def time_facts(run: str) -> TimeFacts:
+    """Where a run's time went so far."""
+    account = read_account(run)
+    return TimeFacts(account.seconds, CLASSES, [_incident_row(cost) for cost in account.costs])
+
+
+def _incident_row(cost: Cost) -> IncidentRow:
+    incident = cost.incident
+    return IncidentRow(
+        at=incident.at,
+        kind=incident.kind,
+        what=incident.what,
+        step=incident.step,
+        detected_after_s=cost.detected_after_s,
+        steps_lost=cost.steps_lost,
+        lost_s=cost.lost_s,
+        back_after_s=cost.back_after_s,
+    )
 
 
 def evaluation_line(evaluation: dict[str, Any]) -> str:

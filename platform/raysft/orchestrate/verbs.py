@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from raysft import storage
@@ -11,12 +13,13 @@ from raysft.data.inspect import certificate
 from raysft.data.prepare import Prepared
 from raysft.data.prepare import prepare as prepare_store
 from raysft.errors import UserError
+from raysft.observe.goodput import terminal_lines
 from raysft.orchestrate import summary, tasks
 from raysft.orchestrate.cluster import cluster, run_task
 from raysft.orchestrate.progress import PrepareProgress
-from raysft.orchestrate.rundir import check_recipe, run_location
+from raysft.orchestrate.rundir import check_recipe, read_result, run_location
 from raysft.recipe.fingerprint import fingerprints
-from raysft.recipe.load import with_absolute_paths
+from raysft.recipe.load import load_recipe, with_absolute_paths
 from raysft.recipe.schema import Recipe
 
 logger = logging.getLogger(__name__)
@@ -76,3 +79,19 @@ def export(recipe: Recipe) -> list[str]:
         prints = fingerprints(recipe, prepared.train_manifest["fingerprint"])
         card = summary.card_facts(run, prepared, prints, None, None)
         return run_task(absolute.cluster, tasks.export, absolute.model_dump(mode="json"), run, asdict(card))
+
+
+def report(recipe_or_run: str, overrides: Sequence[str]) -> list[str]:
+    """Where a run's time went and what its incidents cost, as lines; of a run that is under way too."""
+    is_recipe = "://" not in recipe_or_run and Path(recipe_or_run).is_file()
+    run = run_location(load_recipe(recipe_or_run, overrides)) if is_recipe else storage.absolute(recipe_or_run)
+    if not storage.exists(storage.join(run, "goodput")):
+        raise UserError(
+            f"there is no record of the time of the run {run}",
+            got="no directory `goodput` in it" if storage.exists(run) else "no such directory",
+            expected="a recipe whose run has begun, or a run's directory",
+            fix="raysft train first, or check the path",
+        )
+    finished = read_result(run)
+    status = f"finished {finished['finished_at']}" if finished else "not finished: under way, or ended on the way"
+    return [f"run {run} ({status})", *terminal_lines(summary.time_facts(run))]

@@ -10,6 +10,7 @@ import pytest
 
 from html_page import Page
 from raysft.observe.charts import MAX_POINTS, Series, line_chart, nice_ticks, smooth, tick_texts
+from raysft.observe.goodput import SIGNS, IncidentRow, TimeFacts
 from raysft.observe.report import AttemptFacts, ReportFacts, duration_text, render_report
 
 EVIL = "<script>alert('x')</script>&\""
@@ -143,6 +144,23 @@ def test_right_and_wrong_answers_are_marked() -> None:
     answers = [{"prompt": p, "reference": "r", "answer": a} for p, a in (("p1", " r\n"), ("p2", "x"))]
     html = render_report(make_facts(before=None, after={**after, "samples": answers}))
     assert html.count('class="text right"') == html.count('class="text wrong"') == 1
+
+
+def time_facts(*incidents: IncidentRow, **seconds: float) -> TimeFacts:
+    return TimeFacts(dict.fromkeys(SIGNS, 0.0) | seconds, {name: f"{name}, in words" for name in SIGNS}, incidents)
+
+
+def test_the_page_shows_the_time_and_escapes_what_happened() -> None:
+    row = IncidentRow(0.0, "worker", "<b>rank 1</b> died", 17, 1.26, 3, 2.5, None)
+    html = render_report(make_facts(time=time_facts(row, compute=75.0, recovery=25.0)))
+    page = Page(html)
+    assert page.open == []
+    for text in ("Where the time went", "75.0%", "25.0 s", "recovery, in words", "<b>rank 1</b> died", "1.3 s"):
+        assert text in page.text, text
+    assert html.count('<rect class="time ') == 2
+    assert "None." in Page(render_report(make_facts(time=time_facts(compute=1.0)))).text
+    for without in (None, time_facts()):
+        assert "Where the time went" not in Page(render_report(make_facts(time=without))).text
 
 
 def numbers(pattern: str, svg: str) -> list[tuple[float, float]]:

@@ -68,9 +68,8 @@ class TimeFacts:
     @property
     def shares(self) -> list[tuple[str, float, float, str]]:
         """(class, share, s, meaning), in order; classes without time are left out."""
-        wall = sum(self.seconds.values())
-        return [(name, self.seconds[name] / wall, self.seconds[name], self.meanings[name]) for name in SIGNS
-                if self.seconds[name] > 0]  # fmt: skip
+        wall, spent = sum(self.seconds.values()), [name for name in SIGNS if self.seconds[name] > 0]
+        return [(name, self.seconds[name] / wall, self.seconds[name], self.meanings[name]) for name in spent]
 
 
 def terminal_lines(facts: TimeFacts) -> list[str]:

@@ -109,7 +109,7 @@ def cost(incident: Incident, pieces: Sequence[Piece], drivers: Sequence[DriverTi
     steps = [i for i, piece in enumerate(later) if piece.is_step]
     detected = incident.detected_after_s
     if detected is None and incident.at is not None:
-        detected = _detected(incident.at, sum(piece.ns for piece in pieces[: own[-1] + 1]), drivers, incident.attempt)
+        detected = _detected(incident.at, sum(piece.ns for piece in pieces[: own[-1] + 1]), drivers)
     reached = max((pieces[i].step or 0 for i in own), default=0)
     return Cost(
         incident=incident if incident.step is not None else replace(incident, step=reached),
@@ -120,13 +120,9 @@ def cost(incident: Incident, pieces: Sequence[Piece], drivers: Sequence[DriverTi
     )
 
 
-def _detected(at: float, sign_ns: int, drivers: Sequence[DriverTime], attempt: int) -> float | None:
-    """From the last sign of life, `sign_ns` into the run, to `at` on the clock of the driver that noticed."""
-    own = [i for i, d in enumerate(drivers) if d.first_attempt is not None and d.first_attempt <= attempt]
-    if not own:
-        return None
-    before_ns = drivers[own[-1]].began_at_ns - drivers[0].began_at_ns
-    seconds = at - (drivers[0].began_at_ns + sign_ns) / 1e9 if before_ns >= 0 else -1.0
+def _detected(at: float, sign_ns: int, drivers: Sequence[DriverTime]) -> float | None:
+    """From the last sign of life, `sign_ns` into the run, to `at` on the driver's clock; None if that went back."""
+    seconds = at - (drivers[0].began_at_ns + sign_ns) / 1e9
     return round(seconds, 3) if seconds >= 0 else None
 
 

@@ -22,11 +22,14 @@ from raysft.data.store import TokenStore
 from raysft.orchestrate.run import RunResult, run_training
 from raysft.orchestrate.tasks import newest_checkpoint
 from raysft.recipe.schema import Recipe
+from raysft.train.account import read_account
 from raysft.train.checkpoint import read_attempts
-from raysft.train.records import read_ledger
+from raysft.train.records import read_ledger, read_metrics
 from small import make_recipe
 
 EVERY = 12
+WALL_S: dict[str, float] = {}
+"""{run: what its command took}."""
 
 
 def recipe(directory: Path, name: str, **data: object) -> Recipe:
@@ -70,7 +73,9 @@ def runs(
     killer = threading.Thread(target=kill_between_commits, args=(run, killed))
     killer.start()
     stream = {"data__mode": "stream", "data__order": "windowed", "train__max_steps": calm.steps}
+    started = time.monotonic()
     disturbed = run_training(recipe(directory, "killed", **(stream if streamed else {})))
+    WALL_S[disturbed.run] = time.monotonic() - started
     killer.join()
     assert len(killed) == 1, "the killer found no step between two commits"
     return calm, disturbed
@@ -114,3 +119,23 @@ def test_each_sample_was_consumed_once_per_epoch(runs: tuple[RunResult, RunResul
             assert set(counts.values()) == {1}
     calm, disturbed = (read_ledger(result.run) for result in runs)
     assert {step: sorted(ids) for step, ids in calm.items()} == {step: sorted(ids) for step, ids in disturbed.items()}
+
+
+def test_every_second_is_accounted_for(runs: tuple[RunResult, RunResult]) -> None:
+    calm, disturbed = runs
+    assert read_account(calm.run).costs == ()
+    account = read_account(disturbed.run)
+    assert sum(account.seconds.values()) == pytest.approx(WALL_S[disturbed.run], rel=0.01)
+    (cost,) = account.costs
+    lines = list(storage.read_json_lines(storage.join(disturbed.run, "metrics", "attempt-0001.jsonl")))
+    replayed = [line for line in lines if line["kind"] == "step" and line["step"] > EVERY]
+    assert (cost.incident.kind, cost.incident.attempt) == ("worker", 1)
+    assert cost.steps_lost == len(replayed) > 0
+    assert account.seconds["lost"] == cost.lost_s >= 0.9 * sum(line["step_s"] for line in replayed)
+    assert cost.back_after_s is not None
+    assert account.seconds["recovery"] <= cost.back_after_s <= account.seconds["recovery"] + 5
+    assert cost.detected_after_s is not None
+    assert cost.detected_after_s < cost.back_after_s
+    steps = [line["step_s"] for line in read_metrics(disturbed.run) if line["kind"] == "step"]
+    trained = account.seconds["compute"] + account.seconds["data_wait"]
+    assert sum(steps) * 0.9 <= trained <= sum(steps) * 1.5  # and what lies between two steps

@@ -204,17 +204,7 @@ class ParallelSection(Section):
     )
 
 
-_WORKERS = {
-    "anyOf": [
-        {"type": "integer", "minimum": 1},
-        {
-            "type": "object",
-            "properties": {name: {"type": "integer", "minimum": 1} for name in ("min", "max")},
-            "required": ["min", "max"],
-            "additionalProperties": False,
-        },
-    ]
-}
+_WORKERS = {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "object", "required": ["min", "max"]}]}
 
 
 class ClusterSection(Section):

@@ -44,13 +44,32 @@ def test_attention_that_leaks_is_refused_and_would_leave_the_curve(bench: Bench)
     assert furthest(result["norms"], bench.base["norms"]) > 100 * TOLERANCE
 
 
-def test_checkpointing_odd_rows_adapters_and_windows(bench: Bench) -> None:
+def test_checkpointing_odd_rows_and_windows(bench: Bench) -> None:
     """Unpacked rows have lengths that two ranks do not divide."""
     unpacked = {"data__packing": False, "train__micro_batch_rows": 2}
     for change in ({"train__gradient_checkpointing": True}, unpacked):
         follows(bench.cell(2, **SP2, **change), bench.base)
-    for other in (LORA, {"model__config": CONFIG | SLIDING | {"head_dim": 16}}):
-        follows(bench.cell(2, until=8, **SP2, **other), bench.cell(1, **other)[0])
+    windows = {"model__config": CONFIG | SLIDING | {"head_dim": 16}}
+    follows(bench.cell(2, until=8, **SP2, **windows), bench.cell(1, until=8, **windows)[0])
+
+
+def test_adapters(bench: Bench) -> None:
+    base = bench.cell(1, until=8, **LORA)[0]
+    for zero in (0, 1, 2, 3):
+        follows(bench.cell(2, until=8, parallel__zero=zero, **SP2, **LORA), base)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("zero", [1, 2, 3])
+def test_bf16_resumes_bit_identically(bench: Bench, tmp_path: Path, zero: int, method: str) -> None:
+    change = {"parallel__zero": zero, "train__precision": "bf16"} | (LORA if method == "lora" else {})
+    base = bench.cell(1, until=4, **change)[0]
+    whole = bench.cell(2, until=4, **SP2, **change)[0]
+    first = bench.cell(2, until=2, save=True, run=str(tmp_path), **SP2, **change)[0]
+    second = bench.cell(2, until=4, run=str(tmp_path), **SP2, **change)[0]
+    assert first["losses"] + second["losses"] == whole["losses"]
+    assert second["weights"] == whole["weights"]
+    assert furthest(whole["losses"], base["losses"]) < 5e-3
 
 
 def test_a_run_goes_to_parts_of_rows_and_back(bench: Bench, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_checkpointing_and_unpacked_rows(bench: Bench) -> None:
         follows(bench.cell(2, until=8, **TP2, **change), bench.base)
 
 
-@pytest.mark.parametrize("zero", [0, 2])
+@pytest.mark.parametrize("zero", [0, 1, 2])
 def test_adapters_are_cut_with_their_layers(bench: Bench, zero: int) -> None:
     base = bench.cell(1, **ALL_LINEAR)[0]
     results = bench.cell(2, parallel__zero=zero, **TP2, **ALL_LINEAR)
@@ -82,15 +82,17 @@ def test_a_run_goes_to_shards_and_back(bench: Bench, tmp_path: Path, method: str
         follows(results, base, first)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_resumes_bit_identically(bench: Bench, tmp_path: Path, precision: str) -> None:
-    cell = TP2 | {"parallel__zero": 1, "train__precision": precision}
-    whole = bench.cell(2, until=5, **cell)[0]
-    first = bench.cell(2, until=3, save=True, run=str(tmp_path), **cell)[0]
-    second = bench.cell(2, until=5, run=str(tmp_path), **cell)[0]
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("zero", [1, 2])
+def test_bf16_resumes_bit_identically(bench: Bench, tmp_path: Path, zero: int, method: str) -> None:
+    change = {"parallel__zero": zero, "train__precision": "bf16"} | (ALL_LINEAR if method == "lora" else {})
+    base = bench.cell(1, until=4, **change)[0]
+    whole = bench.cell(2, until=4, **TP2, **change)[0]
+    first = bench.cell(2, until=2, save=True, run=str(tmp_path), **TP2, **change)[0]
+    second = bench.cell(2, until=4, run=str(tmp_path), **TP2, **change)[0]
     assert first["losses"] + second["losses"] == whole["losses"]
     assert second["weights"] == whole["weights"]
-    assert furthest(whole["losses"], bench.base["losses"][:5]) < 5e-3
+    assert furthest(whole["losses"], base["losses"]) < 5e-3
 
 
 @pytest.mark.parametrize(("zero", "precision"), [(0, "fp32"), (2, "fp32"), (1, "bf16")])
@@ -109,6 +111,8 @@ CUT = ("untied", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3", "gpt_
 @pytest.mark.parametrize("shape", CUT)
 def test_every_shape(bench: Bench, shape: str) -> None:
     change = {"model__config": SHAPES[shape], "until": 10}
+    if shape == "gemma2":  # its soft cap is in no SDPA
+        change["model__attention"] = "eager"
     follows(bench.cell(2, parallel__zero=1, **TP2, **change), bench.cell(1, **change)[0])
 
 

@@ -12,7 +12,7 @@ from itertools import product
 
 from raysft.errors import RecipeError
 from raysft.recipe.facts import ModelFacts
-from raysft.recipe.matrix import CUT_INTO_STAGES, cell_of, verdict
+from raysft.recipe.matrix import CUT_INTO_SHARDS, CUT_INTO_STAGES, cell_of, verdict
 from raysft.recipe.schema import Recipe
 
 
@@ -39,12 +39,16 @@ def misfits(recipe: Recipe, model: ModelFacts) -> Iterator[Misfit]:
     found = verdict(cell_of(recipe))
     if found.status == "refused":
         yield Misfit(f"this combination cannot run: {found.why}", _axes(recipe), found.instead)
-    if parallel.pipeline > 1 and model.model_type not in CUT_INTO_STAGES:
-        yield Misfit(
-            "this model type cannot be cut into pipeline stages",
-            f"parallel.pipeline = {parallel.pipeline}, model type {model.model_type}",
-            f"one of {', '.join(sorted(CUT_INTO_STAGES))}",
-        )
+    for axis, ways, parts, types in (
+        ("pipeline", parallel.pipeline, "pipeline stages", CUT_INTO_STAGES),
+        ("tensor", parallel.tensor, "tensor-parallel shards", CUT_INTO_SHARDS),
+    ):
+        if ways > 1 and model.model_type not in types:
+            yield Misfit(
+                f"this model type cannot be cut into {parts}",
+                f"parallel.{axis} = {ways}, model type {model.model_type}",
+                f"one of {', '.join(sorted(types))}",
+            )
     if parallel.pipeline > model.num_layers:
         yield Misfit(
             "there are more pipeline stages than layers",

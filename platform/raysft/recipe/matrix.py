@@ -26,6 +26,9 @@ CUT_INTO_STAGES = frozenset(
 )
 """Model types that a pipeline takes: those in model/stages.py."""
 
+CUT_INTO_SHARDS = CUT_INTO_STAGES - {"gpt2"}
+"""Model types that tensor parallelism takes: all their linear layers are nn.Linear and cut at borders of heads."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -107,6 +110,8 @@ _REFUSED = (
 """The first that holds counts."""
 
 _PARITY = "tests/parity/test_parity.py::"
+_TENSOR = "tests/parity/test_tensor.py::"
+_SEQUENCE = "tests/parity/test_sequence.py::"
 _TESTED = (
     _Tested(
         lambda cell: cell.parallel == "data" and cell.method == "full" and cell.precision == "fp32",
@@ -131,6 +136,34 @@ _TESTED = (
     _Tested(
         lambda cell: cell.parallel == "pipeline" and cell.precision == "bf16",
         ("tests/parity/test_pipeline.py::test_bf16_resumes_bit_identically",),
+    ),
+    _Tested(
+        lambda cell: cell.parallel == "tensor" and cell.method == "full" and cell.precision == "fp32",
+        (_TENSOR + "test_shards_of_layers",),
+    ),
+    _Tested(
+        lambda cell: cell.parallel == "tensor" and cell.method == "lora" and cell.precision == "fp32",
+        (_TENSOR + "test_adapters_are_cut_with_their_layers",),
+    ),
+    _Tested(
+        lambda cell: cell.parallel == "tensor" and cell.precision == "bf16",
+        (_TENSOR + "test_bf16_resumes_bit_identically",),
+    ),
+    _Tested(
+        lambda cell: cell.parallel == "sequence" and cell.method == "full" and cell.precision == "fp32",
+        (_SEQUENCE + "test_parts_of_rows",),
+    ),
+    _Tested(
+        lambda cell: cell.parallel == "sequence" and cell.method == "lora" and cell.precision == "fp32",
+        (_SEQUENCE + "test_adapters",),
+    ),
+    _Tested(
+        lambda cell: cell.parallel == "sequence" and cell.precision == "bf16",
+        (_SEQUENCE + "test_bf16_resumes_bit_identically",),
+    ),
+    _Tested(
+        lambda cell: cell.parallel == "tensor x sequence" and cell.method == "full" and cell.precision == "fp32",
+        (_TENSOR + "test_shards_and_parts_of_rows",),
     ),
 )
 """Every one that holds counts. tests/unit/recipe/test_matrix.py checks that these tests exist."""

@@ -55,7 +55,7 @@ def refuse(recipe: Recipe, model: ModelFacts = LLAMA_8B) -> RecipeError:
     [
         ({"zero": 2, "pipeline": 2}, "gradients of all its micro-batches", "set parallel.zero to 1 "),
         ({"zero": 3, "tensor": 2}, "AutoTP", "set parallel.zero to 2 "),
-        ({"zero": 1, "pipeline": 2, "sequence": 2}, "whole rows", "set parallel.sequence to 1 "),
+        ({"zero": 1, "pipeline": 2, "sequence": 2}, "whole rows", "set parallel.pipeline to 1 "),
         ({"zero": 1, "pipeline": 2, "tensor": 2}, "does not shard the layers", "set parallel."),
         ({"zero": 1, "tensor": 3}, "do not divide into replicas", "set parallel.tensor to 4 "),
         ({"zero": 1, "workers": 6, "tensor": 3}, "do not divide over tensor", "set parallel.tensor to 2 "),
@@ -79,10 +79,11 @@ def test_what_cannot_run_is_refused_with_the_nearest_layout_that_can(
     assert fix in error.fix
 
 
-def test_a_model_that_cannot_be_cut_is_refused_in_a_pipeline() -> None:
-    error = refuse(recipe_with(zero=1, pipeline=2), replace(LLAMA_8B, model_type="phi3"))
+@pytest.mark.parametrize("axis", ["pipeline", "tensor"])
+def test_a_model_that_cannot_be_cut_is_refused(axis: str) -> None:
+    error = refuse(recipe_with(zero=1, **{axis: 2}), replace(LLAMA_8B, model_type="phi3"))
     assert "gpt_neox" in error.expected
-    assert error.fix.startswith("set parallel.pipeline to 1 ")
+    assert error.fix.startswith(f"set parallel.{axis} to 1 ")
 
 
 def test_an_objective_that_needs_the_whole_model_is_refused_in_a_pipeline() -> None:

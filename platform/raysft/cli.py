@@ -36,6 +36,7 @@ EXAMPLES = {
     "rollback": "  raysft data rollback recipe.yaml 1",
     "evaluate": "  raysft evaluate recipe.yaml\n  raysft evaluate recipe.yaml --model storage/runs/my-run/export",
     "export": "  raysft export recipe.yaml",
+    "tune": "  raysft tune recipe.yaml --set tune.budget.trials=32\n  raysft tune report recipe.yaml",
     "schema": "  raysft schema > recipe.schema.json",
     "tokenizer": "  raysft tokenizer train gsm8k_train.jsonl --out tokenizer --vocab-size 16000 \\\n"
     "      --column instruction=question --column output=answer",
@@ -102,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--model", metavar="DIR", help="an exported model; default: the run's own export")
     _recipe_verb(verbs, "export", "write the newest checkpoint of a run as a model", _export)
     _recipe_verb(verbs, "report", "where a run's time went (or: its directory), and what incidents cost", _report)
+    _recipe_verb(verbs, "tune", "search the fields in `tune:`; `tune report RECIPE` shows it", _tune, nargs="+")
     schema = _verb(verbs, "schema", "print the JSON schema of a recipe", _schema)
     schema.set_defaults(debug=False)
     tokenizer = verbs.add_parser("tokenizer", help="make a tokenizer", **_texts("tokenizer"))
@@ -266,26 +268,24 @@ def _export(options: argparse.Namespace) -> None:
         sys.stdout.write(location + "\n")
 
 
+def _tune(options: argparse.Namespace) -> None:
+    *words, options.recipe = options.recipe
+    if words not in ([], ["report"]):
+        raise RecipeError(
+            "one recipe at a time", got=f"also {words[0]}", expected="tune [report] RECIPE", fix="see -h"
+        )
+    _say(_call(f"orchestrate.search:{'report' if words else 'search'}")(_load(options)))
+
+
 def _schema(options: argparse.Namespace) -> None:
     schema = _call("recipe.schema:Recipe").model_json_schema()
     sys.stdout.write(json.dumps(schema, indent=1) + "\n")
 
 
 def _train_tokenizer(options: argparse.Namespace) -> None:
-    columns = {}
-    for column in options.column:
-        name, _, file_name = column.partition("=")
-        if not (name and file_name):
-            raise RecipeError(
-                f"cannot read --column {column}",
-                got=column,
-                expected="the format's column name = the file's column name",
-                fix="for example --column instruction=question",
-            )
-        columns[name] = file_name
     tokenizer = _call("data.tokenizer:train_tokenizer")(
         options.files,
-        columns=columns,
+        columns=_call("data.tokenizer:parse_columns")(options.column),
         format=options.format,
         vocab_size=options.vocab_size,
         template=options.template,

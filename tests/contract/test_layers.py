@@ -47,7 +47,8 @@ DOORWAYS = {
     "deepspeed": {"raysft.engine"},
     "peft": {"raysft.model.methods"},
     "liger_kernel": {"raysft.model.kernels"},
-    "optuna": set(),
+    "optuna": {"raysft.orchestrate.study"},
+    "cmaes": {"raysft.orchestrate.cma"},
     "ray": {
         *("raysft.data.distribute", "raysft.data.prepare", "raysft.data.stream_server"),
         *("raysft.train.worker", "raysft.orchestrate"),

@@ -133,6 +133,22 @@ def template_for(name: str, tokenizer: PreTrainedTokenizerFast) -> Template:
     return resolve_template(name, chat_template(tokenizer), SpecialTokens(named, tuple(sorted(texts))))
 
 
+def parse_columns(assignments: Sequence[str]) -> dict[str, str]:
+    """`instruction=question`... -> {the format's column: the file's}. Raises RecipeError."""
+    columns = {}
+    for assignment in assignments:
+        name, _, file_name = assignment.partition("=")
+        if not (name and file_name):
+            raise RecipeError(
+                f"cannot read --column {assignment}",
+                got=assignment,
+                expected="the format's column name = the file's column name",
+                fix="for example --column instruction=question",
+            )
+        columns[name] = file_name
+    return columns
+
+
 def train_tokenizer(
     files: Sequence[str],
     *,

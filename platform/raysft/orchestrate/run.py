@@ -92,7 +92,7 @@ def run_training(recipe: Recipe, *, profile_steps: int = 0) -> RunResult:
         if not has_same_data_fields(run, recipe):
             check_data(run, recipe, train_fingerprint(with_absolute_paths(recipe)))
         return replace(_result(run, finished), was_finished=True)
-    _check_before_ray(recipe)
+    check_before_ray(recipe)
     storage.check_writable(run)
     spent, held = (
         time.monotonic_ns() - began,
@@ -130,7 +130,7 @@ def _refuse_second(run: str, holder: str) -> None:
     )
 
 
-def _check_before_ray(recipe: Recipe) -> None:
+def check_before_ray(recipe: Recipe) -> None:
     """What can be refused within seconds, and before the run's name is taken. Raises UserError."""
     model, facts = recipe.model, read_facts(recipe)
     resolve(recipe, facts, None)
@@ -197,14 +197,38 @@ def _evaluate_once(
     return evaluation
 
 
+Attempts = Callable[[str, Recipe, Callable[[Recipe], Wire]], Outcome]
+
+
+def train_trial(recipe: Recipe, planned: Callable[[int], None], attempts: Attempts = run_attempts) -> str:
+    """Only the training of a run, as one trial of a search: no evaluation besides its own, no export, no report.
+
+    planned(steps) is told its length before it starts. attempts: what trains. Returns `finished` or, when it was
+    asked to stop and has committed, `interrupted`. Raises RaysftError. The search holds the lease.
+    """
+    run = run_location(recipe)
+    check_recipe(run, recipe)
+    with driving(run) as driver, cluster() as nodes:
+        plan = _plan(recipe, run, nodes, driver)
+        planned(plan.schedule.total_steps)
+        outcome = _attempts(plan, 0, driver, attempts)
+    if outcome.status not in ("finished", "interrupted"):
+        raise as_error(run, outcome)
+    return outcome.status
+
+
 def _train(plan: _Plan, profile_steps: int, driver: Driver) -> None:
     """From the newest commit to the last step. Raises what the attempts' outcome stands for."""
+    with TrainingProgress(plan.run, plan.schedule.total_steps), stopping(plan.run):
+        outcome = _attempts(plan, profile_steps, driver)
+    if outcome.status != "finished":
+        raise as_error(plan.run, outcome)
+
+
+def _attempts(plan: _Plan, profile_steps: int, driver: Driver, attempts: Attempts = run_attempts) -> Outcome:
     first = max((attempt.number for attempt in read_attempts(plan.run)), default=0) + 1
     driver.phase("train", first)
-    with TrainingProgress(plan.run, plan.schedule.total_steps), stopping(plan.run):
-        outcome = run_attempts(plan.run, plan.recipe, lambda sized: _wire(plan, sized, first, profile_steps))
-    if outcome.status != "finished":
-        raise _as_error(plan.run, outcome)
+    return attempts(plan.run, plan.recipe, lambda sized: _wire(plan, sized, first, profile_steps))
 
 
 def _wire(plan: _Plan, recipe: Recipe, first_attempt: int, profile_steps: int) -> Wire:
@@ -232,7 +256,7 @@ def _wire(plan: _Plan, recipe: Recipe, first_attempt: int, profile_steps: int) -
     )
 
 
-def _as_error(run: str, outcome: Outcome) -> errors.RaysftError:
+def as_error(run: str, outcome: Outcome) -> errors.RaysftError:
     """The error that an outcome stands for."""
     if outcome.status == "interrupted":
         return errors.InterruptedRunError(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from types import FrameType
 
 from raysft.train import notice
@@ -16,9 +17,14 @@ logger = logging.getLogger(__name__)
 CAUGHT = (signal.SIGTERM, signal.SIGINT)
 
 
+def stopping(run: str) -> AbstractContextManager[None]:
+    """Inside, the first signal asks the workers of a run for a commit."""
+    return asking(partial(notice.request, run, notice.Notice.STOP))
+
+
 @contextmanager
-def stopping(run: str) -> Iterator[None]:
-    """Inside, the first signal asks for a commit. Only the main thread gets signals; elsewhere nothing changes."""
+def asking(stop: Callable[[], None]) -> Iterator[None]:
+    """Inside, the first signal calls stop(). Only the main thread gets signals; elsewhere nothing changes."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -30,7 +36,7 @@ def stopping(run: str) -> Iterator[None]:
         logger.warning(
             "%s: the workers commit their state and end; once more ends at once", signal.Signals(number).name
         )
-        threading.Thread(target=notice.request, args=(run, notice.Notice.STOP), daemon=True).start()
+        threading.Thread(target=stop, daemon=True).start()
 
     for number in CAUGHT:
         signal.signal(number, asked)

@@ -26,6 +26,7 @@ EXECUTION_FIELDS = (
     "checkpoint",
     "evaluate",
     "export",
+    "tune",
 )
 """Fields that do not change the mathematics of a run. Packing is mathematics: with it off, rounding differs."""
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, Strict, WithJsonSchema, field_validator, model_validator
 
 from raysft.recipe.rules import Rule, Section, Strings
+from raysft.recipe.tune import TuneSection
 
 Format = Literal[
     "auto",
@@ -288,3 +289,4 @@ class Recipe(Section):
     checkpoint: CheckpointSection = CheckpointSection()
     evaluate: EvaluateSection = EvaluateSection()
     export: ExportSection = ExportSection()
+    tune: TuneSection | None = Field(None, description="What `raysft tune` searches.")

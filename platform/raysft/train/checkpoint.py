@@ -112,6 +112,18 @@ def remove_orphans(run: str) -> None:
                 storage.remove_tree(storage.join(root, attempt, step))
 
 
+def copy_newest(source: str, run: str) -> None:
+    """Let a run that has not begun go on from the newest commit of another: its first attempt holds a copy."""
+    chain = lineage(read_attempts(source), read_commits(source))
+    if not chain or read_attempts(run):
+        return
+    old, new = commit_directory(source, chain[0]), commit_directory(run, CommitId(1, chain[0].step))
+    names = [name for name in storage.list_names(old) if name != "commit.json"]
+    for name in [*names, "commit.json"]:
+        storage.write_bytes(storage.join(new, name), storage.read_bytes(storage.join(old, name)))
+    storage.create_exclusive(attempt_path(run, 1), {"number": 1, "parent": None})
+
+
 def begin_attempt(run: str, group: Group) -> tuple[Attempt, Checkpoint | None]:
     """Choose the newest intact checkpoint of the lineage and record a new attempt that starts from it."""
     restored = find_latest(run, group)

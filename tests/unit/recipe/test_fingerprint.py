@@ -24,7 +24,7 @@ EXECUTION = {
     "train.gradient_checkpointing",
     "train.spike_factor",
 }
-EXECUTION_SECTIONS = {"parallel", "cluster", "checkpoint", "evaluate", "export"}
+EXECUTION_SECTIONS = {"parallel", "cluster", "checkpoint", "evaluate", "export", "tune"}
 
 
 def fields(section: type[BaseModel], prefix: str = "") -> list[tuple[str, Any]]:
@@ -66,6 +66,8 @@ def other_value(name: str, annotation: Any, old: Any) -> Any:
         return {"instruction": "question"}
     if name == "data.rules":
         return [{"rule": "normalise"}]
+    if name == "tune":
+        return {"space": {"optimizer.learning_rate": {"distribution": "uniform", "low": 0.1, "high": 0.2}}}
     return ["another"]
 
 

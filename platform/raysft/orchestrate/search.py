@@ -1,0 +1,236 @@
+"""`raysft tune`: one recipe with a `tune:` section, searched to the end of its budget; and the report about it.
+
+<storage>/sweeps/<name>/study.db      the trials (or in the database of tune.study)
+<storage>/sweeps/<name>/best.yaml     the best recipe, ready for `raysft train`
+<storage>/sweeps/<name>/report.html   and charts/
+<storage>/runs/<name>-<number>/       each trial, a run like any other
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import yaml
+
+from raysft import errors, storage
+from raysft.data.prepare import prepare
+from raysft.lease import lease
+from raysft.model.facts import read_facts
+from raysft.observe.tune_report import SearchFacts, TrialFacts, shown, summary_lines
+from raysft.orchestrate.cluster import cluster
+from raysft.orchestrate.plan import choose_layout
+from raysft.orchestrate.progress import PrepareProgress
+from raysft.orchestrate.run import check_before_ray
+from raysft.orchestrate.rundir import run_location
+from raysft.orchestrate.schedulers import Verdict
+from raysft.orchestrate.signals import asking
+from raysft.orchestrate.space import Point, apply, check_space
+from raysft.orchestrate.study import Study, Trial
+from raysft.orchestrate.sweep import Sweep
+from raysft.orchestrate.trials import Told, run_trials, trial_name
+from raysft.recipe.facts import ClusterFacts
+from raysft.recipe.fingerprint import split_fields
+from raysft.recipe.load import with_absolute_paths
+from raysft.recipe.resolve import check_fits, resolve
+from raysft.recipe.schema import Recipe
+from raysft.recipe.tune import TuneSection
+from raysft.recipe.tune_rules import check_tune
+from raysft.train import notice
+
+logger = logging.getLogger(__name__)
+
+
+def search(recipe: Recipe) -> list[str]:
+    """Run the search of a recipe to the end of its budget, or go on with it. Its report. Raises RaysftError."""
+    tune, directory = check_tune(recipe), search_directory(recipe)
+    check_space(recipe, tune)
+    check_before_ray(recipe)
+    storage.check_writable(directory)
+    with lease(storage.join(directory, "driver"), waiting=partial(_refuse_second, directory)):
+        study = open_study(recipe, tune)
+        imported = study.warm_start(tune.warm_start)
+        if imported:
+            logger.info("warm start   %d trials of %s", imported, ", ".join(tune.warm_start))
+        with cluster() as nodes:
+            check_fits(recipe, nodes.nodes)
+            with PrepareProgress() as progress:
+                prepare(with_absolute_paths(recipe), progress=progress)
+            sweep = Sweep(recipe, tune, study, admit=partial(_refusal, recipe, nodes))
+            with _limited(recipe, tune, sweep):
+                concurrent = tune.concurrent or room_for(recipe, nodes)
+                logger.info("search       %s, %d at a time", _words(tune), concurrent)
+                out = storage.join(directory, "ray")
+                run_trials(recipe, tune, sweep, concurrent=concurrent, out=out, told=Log(tune))
+        return _result(recipe, tune, study)
+
+
+def report(recipe: Recipe) -> list[str]:
+    """The report of a search as far as it has come. Raises UserError when it has not begun."""
+    tune, directory = check_tune(recipe), search_directory(recipe)
+    check_space(recipe, tune)
+    if tune.study is None and not storage.exists(storage.join(directory, "study.db")):
+        raise errors.UserError(
+            f"there is no search {recipe.name}",
+            got=f"nothing at {directory}",
+            expected="a search that has begun",
+            fix="run `raysft tune` first, or check `name` and `storage`",
+        )
+    return _result(recipe, tune, open_study(recipe, tune))
+
+
+def search_directory(recipe: Recipe) -> str:
+    """`<storage>/sweeps/<name>`, absolute."""
+    return storage.join(storage.absolute(recipe.storage), "sweeps", recipe.name)
+
+
+def open_study(recipe: Recipe, tune: TuneSection) -> Study:
+    """The study of a recipe, made when it is not there. Raises ConflictError, StorageError."""
+    directory = search_directory(recipe)
+    if tune.study is None and "://" in directory:
+        raise errors.StorageError(
+            "a study cannot lie in this storage",
+            got=f"storage = {recipe.storage!r} and no tune.study",
+            expected="a local directory, or a database",
+            fix="set tune.study: postgresql://USER@HOST/NAME",
+        )
+    base = recipe.model_dump(mode="json")
+    study = Study(tune.study or f"sqlite:///{directory}/study.db", recipe.name, tune, seed=recipe.seed, base=base)
+    space = {f"space.{name}": distribution.model_dump(mode="json") for name, distribution in tune.space.items()}
+    data = {f"data.{name}": value for name, value in base["data"].items()}
+    fixed = {**split_fields(with_absolute_paths(recipe))[0], **data}
+    study.claim({**space, "metrics": tune.metrics} | {n: v for n, v in fixed.items() if n not in tune.space})
+    return study
+
+
+def room_for(recipe: Recipe, nodes: ClusterFacts) -> int:
+    """Trials that the cluster holds at a time."""
+    wanted = recipe.cluster
+    workers = 0
+    for node in nodes.nodes:
+        by_gpu = node.gpus // wanted.gpus_per_worker if wanted.gpus_per_worker else math.inf
+        workers += int(min(node.cpus // wanted.cpus_per_worker, by_gpu))
+    return max(1, workers // wanted.workers)
+
+
+def _refusal(recipe: Recipe, nodes: ClusterFacts, point: Point) -> str | None:
+    """Why a point cannot be run on this cluster: rules over several fields, the layout, memory that is known."""
+    try:
+        trial = with_absolute_paths(apply(recipe, recipe.name, point))
+        resolve(trial, read_facts(trial), nodes)
+        choose_layout(trial, nodes)
+    except errors.UserError as error:
+        return f"{error.what}: {error.got}"
+    return None
+
+
+@contextmanager
+def _limited(recipe: Recipe, tune: TuneSection, sweep: Sweep) -> Iterator[None]:
+    """Inside, a signal or the end of wall_hours has the running trials commit and end. Raises InterruptedRunError."""
+    signalled = threading.Event()
+
+    def halt() -> None:
+        sweep.stop()
+        for number in sweep.active:
+            run = run_location(recipe.model_copy(update={"name": trial_name(recipe, number)}))
+            notice.request(run, notice.Notice.STOP)
+
+    def asked() -> None:
+        signalled.set()
+        halt()
+
+    timer = threading.Timer(3600 * (tune.budget.wall_hours or 0), halt)
+    timer.daemon = True
+    if tune.budget.wall_hours is not None:
+        timer.start()
+    try:
+        with asking(asked):
+            yield
+    finally:
+        timer.cancel()
+    if signalled.is_set():
+        raise errors.InterruptedRunError(
+            "the search was asked to stop; its running trials have committed",
+            fix="run the same command to go on from there",
+        )
+
+
+class Log(Told):
+    """Says in lines what happens."""
+
+    def __init__(self, tune: TuneSection) -> None:
+        self._tune = tune
+
+    def started(self, trial: Trial) -> None:
+        """See Told."""
+        words = ", ".join(f"{name.rpartition('.')[2]} {shown(value)}" for name, value in trial.point.items())
+        again = f" goes on from step {trial.curve[-1][0]}" if trial.curve else ""
+        logger.info("trial %d%s: %s", trial.number, again, words)
+
+    def reported(self, number: int, step: int, total: int, values: tuple[float, ...], verdict: Verdict) -> None:
+        """See Told."""
+        words = ", ".join(f"{name} {shown(value)}" for name, value in zip(self._tune.metrics, values, strict=True))
+        logger.info(
+            "trial %d step %d/%d: %s%s", number, step, total, words, {"stop": ", stopped"}.get(verdict.value, "")
+        )
+
+    def ended(self, number: int, state: str, why: str) -> None:
+        """See Told."""
+        logger.info("trial %d %s%s", number, {"running": "interrupted"}.get(state, state), f": {why}" if why else "")
+
+
+def _words(tune: TuneSection) -> str:
+    limits = ", ".join(
+        f"{value:g} {name.replace('_', ' ')}" for name, value in tune.budget.model_dump().items() if value
+    )
+    return f"{tune.searcher}, scheduler {tune.scheduler.kind}, {limits or 'the whole grid'}"
+
+
+def _result(recipe: Recipe, tune: TuneSection, study: Study) -> list[str]:
+    """The table; the best recipe's file is written."""
+    directory = search_directory(recipe)
+    best = study.best()
+    location = None
+    if best:
+        location = storage.join(directory, "best.yaml")
+        trial = best[0]
+        chosen = with_absolute_paths(apply(recipe, trial_name(recipe, trial.number), trial.point))
+        fields = chosen.model_dump(mode="json", exclude_defaults=True)
+        storage.write_bytes(location, yaml.safe_dump(fields, sort_keys=False).encode())
+    facts = SearchFacts(
+        name=recipe.name,
+        metrics=tune.metrics,
+        modes=tune.modes,
+        fields=tuple(tune.space),
+        trials=[_facts(trial) for trial in study.trials() if trial.is_own],
+        best=tuple(trial.number for trial in best),
+        importances={metric: study.importances(i) for i, metric in enumerate(tune.metrics)},
+    )
+    return [*summary_lines(facts), *([f"best recipe  {location}"] if location else [])]
+
+
+def _facts(trial: Trial) -> TrialFacts:
+    return TrialFacts(
+        number=trial.number,
+        point=trial.point,
+        state=trial.state,
+        values=trial.values or tuple(trial.facts.get("last", [0])[1:]),
+        curve=trial.curve,
+        seconds=float(trial.facts.get("seconds", 0.0)),
+        core_s=float(trial.facts.get("core_s", 0.0)),
+        gpu_s=float(trial.facts.get("gpu_s", 0.0)),
+        why=str(trial.facts.get("refused") or trial.facts.get("why") or ""),
+    )
+
+
+def _refuse_second(directory: str, holder: str) -> None:
+    raise errors.ConflictError(
+        f"another command drives the search {directory}",
+        got=f"{holder}, which is alive",
+        expected="one driver for each search",
+        fix="wait for it, or end it (the next command goes on with its trials), or choose another name",
+    )

@@ -1,0 +1,250 @@
+"""Trials on Ray Tune: each is a whole run, driven by a function without CPUs that reports what the run records.
+
+Ray Tune starts, watches and counts the functions; what is tried, stopped and kept is decided by sweep.py, through a
+Searcher that only passes on. A trial is ended by asking its workers to commit and stop, never by killing them, so
+Tune's own STOP and PAUSE are not used; nothing that Tune writes is ever read (Tuner.restore would unpickle it).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+from ray import tune as ray_tune
+from ray.tune.search import Searcher
+
+from raysft import storage
+from raysft.errors import RaysftError
+from raysft.orchestrate.attempts import run_attempts
+from raysft.orchestrate.cluster import worker_environment
+from raysft.orchestrate.readings import readings
+from raysft.orchestrate.run import train_trial
+from raysft.orchestrate.rundir import run_location
+from raysft.orchestrate.schedulers import Verdict
+from raysft.orchestrate.space import apply
+from raysft.orchestrate.study import Trial
+from raysft.orchestrate.sweep import Ended, Spent, Sweep
+from raysft.orchestrate.warm import run_here
+from raysft.recipe.load import parse_recipe
+from raysft.recipe.schema import Recipe
+from raysft.recipe.tune import TuneSection
+from raysft.train import notice
+from raysft.train.checkpoint import copy_newest
+from raysft.train.records import read_metrics
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 0.5
+LOOK_SHARE = 20
+"""Pause after a look at a run's records / time that it took."""
+
+AT_HEAD: dict[str, float] = {"CPU": 0, "node:__internal_head__": 0.0001}
+"""Tune refuses a trial that reserves nothing, and one that holds CPUs while its workers wait for some deadlocks. At
+the head node a trial outlives every node of its workers."""
+
+
+ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no files of its own for each trial
+    "TUNE_RESULT_BUFFER_LENGTH": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # a signal is ours
+    "RAY_AIR_NEW_OUTPUT": "0",  # which prints whatever `verbose` says
+}
+
+
+def is_warm(recipe: Recipe, tune: TuneSection) -> bool:
+    """Can a trial train in its own process, which the next trial uses again? One worker, and no data to be prepared:
+    that needs CPUs while the trial holds its own."""
+    moves = any(name.startswith(("data.", "cluster.", "parallel.", "model.")) for name in tune.space)
+    return recipe.cluster.workers == 1 and recipe.data.mode == "prepared" and not moves
+
+
+def trial_name(recipe: Recipe, number: int) -> str:
+    """The run of a trial."""
+    return f"{recipe.name}-{number}"
+
+
+class Told:
+    """Follows a search; this one is silent."""
+
+    def started(self, trial: Trial) -> None:
+        """A trial begins, or goes on."""
+
+    def reported(self, number: int, step: int, total: int, values: tuple[float, ...], verdict: Verdict) -> None:
+        """It measured something; total: steps of the whole trial."""
+
+    def ended(self, number: int, state: str, why: str) -> None:
+        """It is over, or (`running`) interrupted."""
+
+
+def run_trials(recipe: Recipe, tune: TuneSection, sweep: Sweep, *, concurrent: int, out: str, told: Told) -> None:
+    """Until the sweep is over. out: directory for what Tune writes; it is removed. told: see Told."""
+    for variable, value in ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    warm, wanted = is_warm(recipe, tune), recipe.cluster
+    own: dict[str, float] = {"CPU": wanted.cpus_per_worker, "GPU": wanted.gpus_per_worker}
+    function = ray_tune.with_resources(
+        partial(trial_function, metrics=list(tune.metrics), warm=warm),
+        ray_tune.PlacementGroupFactory([own if warm else AT_HEAD]),
+    )
+    searcher = _PassOn(recipe, sweep, told)
+    tuner = ray_tune.Tuner(
+        function,
+        tune_config=ray_tune.TuneConfig(
+            search_alg=searcher,
+            num_samples=-1,
+            max_concurrent_trials=concurrent,
+            reuse_actors=True,
+            trial_name_creator=_tune_name,
+            trial_dirname_creator=_tune_name,
+        ),
+        run_config=ray_tune.RunConfig(name=f"tune-{time.time_ns()}", storage_path=out, verbose=0),
+    )
+    try:
+        tuner.fit()
+    finally:
+        storage.remove_tree(out)
+    if searcher.error is not None:
+        raise searcher.error
+
+
+class _PassOn(Searcher):
+    """Ray Tune's searcher: what Tune calls becomes a call of the sweep."""
+
+    def __init__(self, recipe: Recipe, sweep: Sweep, told: Told) -> None:
+        super().__init__()
+        self._recipe, self._sweep, self._told = recipe, sweep, told
+        self._numbers: dict[str, int] = {}
+        self._ends: dict[int, Ended] = {}
+        self._spent: dict[int, Spent] = {}
+        self.error: RaysftError | None = None
+        """What ended the search. Raised through Tune it would be one of Tune's own, with a traceback for its text."""
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next trial; None: none now."""
+        try:
+            trial = self._sweep.next() if self.error is None else None
+        except RaysftError as error:
+            self.error, trial = error, None
+            self._sweep.stop()
+        if trial is None:
+            return Searcher.FINISHED if self._sweep.is_over else None
+        self._numbers[trial_id] = trial.number
+        self._told.started(trial)
+        recipe = apply(self._recipe, trial_name(self._recipe, trial.number), trial.point)
+        copies = trial.facts.get("copies")
+        return {
+            "number": trial.number,
+            "recipe": json.dumps(recipe.model_dump(mode="json")),
+            "source": None if copies is None else self._run(copies),
+        }
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """A report, or the last words of a trial."""
+        number, said = self._numbers[trial_id], json.loads(result["said"])
+        self._spent[number] = Spent(**said["spent"])
+        if "ended" in said:
+            self._ends[number] = Ended(**said["ended"])
+            return
+        values, was_judged = tuple(said["values"]), self._sweep.is_judged(number)
+        verdict = self._sweep.report(
+            number, said["step"], values, self._spent[number], is_last=said["step"] >= said["total"]
+        )
+        if was_judged:
+            return
+        self._told.reported(number, said["step"], said["total"], values, verdict)
+        if verdict is not Verdict.GO_ON:
+            notice.request(self._run(number), notice.Notice.STOP)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Its function returned, or was lost. result: the newest report, which may not have been passed on."""
+        if result is not None and not error:
+            self.on_trial_result(trial_id, result)
+        number = self._numbers.pop(trial_id)
+        ended = self._ends.pop(number, Ended("lost", "its process died"))
+        state = self._sweep.end(number, ended, self._spent.pop(number, Spent()))
+        self._told.ended(number, state, ended.reason)
+
+    def _run(self, number: int) -> str:
+        return run_location(self._recipe.model_copy(update={"name": trial_name(self._recipe, number)}))
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: all of it is in the study."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Never called: a search goes on from its study."""
+
+
+def _tune_name(trial: Any) -> str:
+    return f"trial-{trial.config['number']}-{trial.trial_id}"
+
+
+def trial_function(config: dict[str, Any], metrics: list[str], warm: bool) -> None:
+    """Ray Tune's trainable: train the run in a thread, report what it records. warm: with no worker of its own."""
+    recipe = parse_recipe(json.loads(config["recipe"]))
+    run = run_location(recipe)
+    os.environ.update(worker_environment(recipe.cluster))
+    if config["source"] is not None:
+        copy_newest(config["source"], run)
+    ends: list[Ended] = []
+    total: list[int] = []
+
+    def work() -> None:
+        try:
+            status = train_trial(recipe, total.append, run_here if warm else run_attempts)
+            ends.append(Ended("finished" if status == "finished" else "interrupted"))
+        except RaysftError as error:
+            ends.append(Ended("failed", " ".join(str(error).split())))
+        except Exception as error:  # process boundary: a trial that fails is an answer
+            ends.append(Ended("failed", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))
+
+    started, thread = time.monotonic(), threading.Thread(target=work, daemon=True)
+    thread.start()
+    seen, pause_s = 0, POLL_S
+    is_alive = True
+    while is_alive:
+        thread.join(pause_s)
+        is_alive = thread.is_alive()
+        looked = time.monotonic()
+        for step, values in _new(run, recipe, metrics, seen, total):
+            seen = step
+            _say({"step": step, "total": total[0], "values": values, "spent": _spent(recipe, started)})
+        pause_s = max(POLL_S, LOOK_SHARE * (time.monotonic() - looked))
+    _say({"ended": asdict(ends[0]), "spent": _spent(recipe, started)})
+
+
+def _say(what: dict[str, Any]) -> None:
+    """As text: Tune flattens what it is given."""
+    ray_tune.report({"said": json.dumps(what)})
+
+
+def _new(
+    run: str, recipe: Recipe, metrics: list[Any], seen: int, total: list[int]
+) -> list[tuple[int, tuple[float, ...]]]:
+    """Readings after step `seen`. What cannot be read just now is read at the next look."""
+    if not total:
+        return []
+    try:
+        lines = read_metrics(run)
+    except (OSError, ValueError) as error:
+        logger.debug("cannot read the records of %s yet: %s", run, error)
+        return []
+    found = readings(lines, metrics, recipe.evaluate.every_steps, total[0])
+    return [reading for reading in found if reading[0] > seen]
+
+
+def _spent(recipe: Recipe, started: float) -> dict[str, float]:
+    seconds, wanted = time.monotonic() - started, recipe.cluster
+    return asdict(
+        Spent(
+            seconds=seconds,
+            core_s=seconds * wanted.workers * wanted.cpus_per_worker,
+            gpu_s=seconds * wanted.workers * wanted.gpus_per_worker,
+        )
+    )

@@ -1,0 +1,41 @@
+"""A run's one worker in this very process, which has imported everything and trains one run after another.
+
+For trials of a search: workers of their own would pay seconds of imports for each. What a death of the process means
+is the caller's to decide; nothing is tried again here.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+
+import torch.distributed as dist
+
+from raysft.recipe.schema import Recipe
+from raysft.train import notice
+from raysft.train.job import Wire
+from raysft.train.state import Outcome
+from raysft.train.worker import train_worker
+
+
+def run_here(run: str, recipe: Recipe, make_wire: Callable[[Recipe], Wire]) -> Outcome:
+    """Train until the run ends or is asked to stop; what attempts.run_attempts() does on workers of their own."""
+    _alone(recipe)
+    notice.clear(run)
+    while True:
+        outcome = Outcome(**train_worker(asdict(make_wire(recipe))))
+        if outcome.status != "rollback":
+            return outcome
+
+
+def _alone(recipe: Recipe) -> None:
+    """A process group of one, once."""
+    if dist.is_initialized():
+        return
+    os.environ.update({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"})
+    handle, file = tempfile.mkstemp(prefix="raysft-alone-")
+    os.close(handle)
+    backend = "nccl" if recipe.cluster.gpus_per_worker else "gloo"
+    dist.init_process_group(backend, init_method=f"file://{file}", rank=0, world_size=1)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray.util
 import yaml
 
 import injector
@@ -98,6 +99,7 @@ def test_each_sample_once_and_nothing_left(calm: Run, disturbed: Run) -> None:
     for run in (calm, disturbed):
         marks.assert_each_sample_once(run.path, steps=calm.steps, epochs=2)
         marks.assert_nothing_left(run.path)
+    assert {group["state"] for group in ray.util.placement_group_table().values()} == {"REMOVED"}
 
 
 def command(calm: Run, name: str, faults: list[dict[str, Any]], **changes: Any) -> tuple[Path, Path]:

@@ -182,6 +182,9 @@ class TrainSection(Section):
         description="A loss over this many times the median of 32 steps rolls the run back to its last commit "
         "and leaves that step's data out.",
     )
+    reduce_precision: Literal["fp32", "bf16"] | None = Field(
+        None, description="In which gradients travel between workers. Default: `precision`."
+    )
     gradient_checkpointing: bool = Field(False, description="Recompute activations: less memory, +30% time.")
 
 
@@ -193,9 +196,13 @@ class ParallelSection(Section):
     pipeline: int = Field(1, ge=1, description="Pipeline stages.")
     sequence: int = Field(1, ge=1, description="Sequence-parallel (Ulysses) size.")
     offload: Literal["none", "cpu"] = Field(
-        "none",
-        description="Where ZeRO keeps optimizer state, and with `zero: 3` the parameters: beside the model, or in "
-        "host memory (arXiv:2101.06840).",
+        "none", description="cpu: optimizer state, with `zero: 3` also weights, in host memory (arXiv:2101.06840)."
+    )
+    overlap: bool = Field(False, description="Reduce gradients during backward, with a second buffer.")
+    secondary_shards: int = Field(
+        1,
+        ge=1,
+        description="With `zero: 3`: neighbours that share a second copy of the weights (ZeRO++ hpZ); 1: none.",
     )
     auto: bool = Field(
         False, description="Choose zero, tensor, pipeline and sequence: the fastest that fits (`raysft plan`)."

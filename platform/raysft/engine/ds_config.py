@@ -27,7 +27,12 @@ def deepspeed_config(run: ResolvedRun) -> dict[str, Any]:
         "train_micro_batch_size_per_gpu": train.micro_batch_rows,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": run.recipe.optimizer.max_grad_norm if stage else 0.0,  # fp32 ZeRO 0: the engines clip
-        "zero_optimization": {"stage": stage, "overlap_comm": False} | _offload(run, stage),
+        "zero_optimization": {
+            "stage": stage,
+            "overlap_comm": run.recipe.parallel.overlap,
+            "zero_hpz_partition_size": run.recipe.parallel.secondary_shards,
+            **_offload(run, stage),
+        },
         "bf16": {"enabled": bf16},
         "steps_per_print": 2**31,
         "wall_clock_breakdown": False,
@@ -36,6 +41,8 @@ def deepspeed_config(run: ResolvedRun) -> dict[str, Any]:
         config["tensor_parallel"] = {"autotp_size": run.layout.tensor}  # the layers are cut already: tensor.py
     if run.recipe.parallel.offload != "none":
         config["zero_force_ds_cpu_optimizer"] = False  # torch's fused AdamW: DeepSpeed's needs a compiler
+    if train.reduce_precision is not None:
+        config["communication_data_type"] = train.reduce_precision
     if bf16:
         config["data_types"] = {"grad_accum_dtype": "fp32"}
     return config

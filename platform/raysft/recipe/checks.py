@@ -16,6 +16,7 @@ def check_recipe(recipe: Recipe) -> None:
     for check in (
         _check_auto,
         _check_offload,
+        _check_communication,
         _check_method,
         _check_data,
         _check_rules,
@@ -47,6 +48,27 @@ def _check_offload(recipe: Recipe) -> None:
             got=f"parallel.offload: {parallel.offload}, zero: {parallel.zero}, pipeline: {parallel.pipeline}",
             expected="parallel.zero: 1, 2 or 3, and parallel.pipeline: 1",
             fix="set parallel.zero: 2, or remove parallel.offload",
+        )
+
+
+def _check_communication(recipe: Recipe) -> None:
+    """What DeepSpeed would ignore, or nobody has compared with the plain way."""
+    parallel, workers = recipe.parallel, recipe.cluster.workers
+    if parallel.pipeline > 1 and (parallel.overlap or recipe.train.reduce_precision is not None):
+        raise RecipeError(
+            "a pipeline reduces its gradients after all passes, in their own precision",
+            got=f"pipeline: {parallel.pipeline}, overlap: {parallel.overlap}, "
+            f"train.reduce_precision: {recipe.train.reduce_precision}",
+            expected="neither of them, or parallel.pipeline: 1",
+            fix="remove parallel.overlap and train.reduce_precision",
+        )
+    shards = parallel.secondary_shards
+    if shards > 1 and (parallel.zero != 3 or workers % shards):
+        raise RecipeError(
+            "a second copy of the weights needs ZeRO 3 and equal groups of workers",
+            got=f"parallel.secondary_shards: {shards}, zero: {parallel.zero}, {workers} workers",
+            expected="parallel.zero: 3, and a divisor of cluster.workers",
+            fix="remove parallel.secondary_shards",
         )
 
 

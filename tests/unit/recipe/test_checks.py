@@ -95,3 +95,14 @@ def test_host_memory_holds_what_zero_partitions() -> None:
         assert "host memory" in told
         assert "parallel.zero: 1, 2 or 3" in told
     check_recipe(make_recipe(parallel={"zero": 3, "offload": "cpu"}))
+
+
+def test_communication_that_would_be_ignored_is_refused() -> None:
+    piped = {"zero": 1, "pipeline": 2}
+    assert "after all passes" in refuse(parallel=piped | {"overlap": True}, cluster={"workers": 2})
+    assert "after all passes" in refuse(parallel=piped, train={"reduce_precision": "bf16"}, cluster={"workers": 2})
+    for zero, shards in ((2, 2), (3, 3)):
+        assert "second copy" in refuse(
+            parallel={"zero": zero, "secondary_shards": shards}, cluster={"workers": 4}, train={"rows_per_step": 8}
+        )
+    check_recipe(make_recipe(parallel={"zero": 3, "secondary_shards": 2, "overlap": True}, cluster={"workers": 4}))

@@ -52,6 +52,13 @@ def mean_of_means(batch: StepBatch, run: ResolvedRun) -> StepBatch:
     return dataclasses.replace(batch, micro_batches=micro, units={"nll": float(run.micro_steps)})
 
 
+def without_last(batch: StepBatch) -> StepBatch:
+    """The mutant: the gradients of the last micro-batch are left out."""
+    *others, last = batch.micro_batches
+    nothing = dataclasses.replace(last, weights=np.zeros_like(last.weights))
+    return dataclasses.replace(batch, micro_batches=(*others, nothing))
+
+
 def scale_each_stage(engine: PipelineEngine, num_micro: int) -> None:
     """The mutant: every stage divides what it gets back by the number of micro-batches (DeepSpeed before 0.19.3)."""
 
@@ -168,6 +175,8 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
         batch = feed.step(step)
         if cell.get("mutant") == "mean_of_means":
             batch = mean_of_means(batch, run)
+        if cell.get("mutant") == "without_last":
+            batch = without_last(batch)
         if step == cell.get("poison"):  # on the last rank only: all must skip together
             bad = np.float32("nan") if group.rank == group.size - 1 else np.float32(1)
             batch = dataclasses.replace(

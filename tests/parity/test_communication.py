@@ -35,6 +35,23 @@ def test_bf16_with_gradients_in_fp32(bench: Bench, zero: int) -> None:
     assert furthest(results[0]["losses"], bench.base["losses"][:4]) < 5e-3
 
 
+@pytest.mark.parametrize("offload", ["none", "cpu"])
+@pytest.mark.parametrize("zero", [1, 2, 3])
+def test_no_micro_batch_is_left_out_in_bf16(bench: Bench, zero: int, offload: str) -> None:
+    """DeepSpeed once did not reduce the last one under ZeRO 1, and dropped all but the first with offload."""
+    cell: dict[str, Any] = {
+        "parallel__zero": zero,
+        "parallel__offload": offload,
+        "train__precision": "bf16",
+        "until": 2,
+    }
+    result = bench.cell(2, **cell)[0]
+    assert len(result["micro_targets"][0]) == 4
+    assert furthest(result["norms"], bench.base["norms"][:2]) < 0.02
+    mutant = bench.cell(2, mutant="without_last", **cell)[0]
+    assert furthest(mutant["norms"], bench.base["norms"][:2]) > 0.05
+
+
 def test_a_second_copy_of_the_weights(bench: Bench, tmp_path: Path) -> None:
     cell: dict[str, Any] = {"parallel__zero": 3, "parallel__secondary_shards": 2}
     follows(bench.cell(2, until=6, save=True, run=str(tmp_path), **cell), bench.base)

@@ -157,11 +157,8 @@ class PipelineEngine:
         for name in self._tied:
             is_copy = self._place.stage != self._holders[name][0]
             self._trained[name].ds_pipe_replicated = is_copy  # type: ignore[attr-defined]
-        config = deepspeed_config(run)
-        if self._zero == 0:
-            config["gradient_clipping"] = 0.0  # DeepSpeed's would count tied parameters twice
         engine, _, _, _ = deepspeed.initialize(
-            model=pipeline, optimizer=self._adam, config=config, dist_init_required=False
+            model=pipeline, optimizer=self._adam, config=deepspeed_config(run), dist_init_required=False
         )
         engine.set_dataiterator(repeat((torch.zeros(1), torch.zeros(1))))  # the stages look up their own
         return engine

@@ -89,16 +89,17 @@ def test_one_curve_through_ray(base: RunResult, directory: Path, changes: dict[s
     assert max(abs(a - b) / a for a, b in zip(mine, other, strict=True)) < TOLERANCE
 
 
-def test_a_pipeline_evaluates_and_exports_as_others_do(ray_cluster: None, directory: Path) -> None:
-    """What the stages measured on held-out rows is what the exported model, whole again, loses on them."""
+@pytest.mark.parametrize("axis", ["pipeline", "tensor", "sequence"])
+def test_a_split_model_evaluates_and_exports_as_others_do(ray_cluster: None, directory: Path, axis: str) -> None:
+    """What the workers measured on held-out rows is what the exported model, whole again, loses on them."""
     changes: dict[str, Any] = {
         "method": {"kind": "lora", "rank": 4, "target_modules": "all-linear"},
-        "parallel": {"pipeline": 2, "zero": 0},
+        "parallel": {axis: 2, "zero": 0},
         "cluster__workers": 2,
         "data__eval_fraction": 0.2,
         "evaluate": {"generate_prompts": 2, "max_new_tokens": 4},
     }
-    result = run_training(recipe(directory, "stages", **changes))
+    result = run_training(recipe(directory, f"split-{axis}", **changes))
     told = {line["step"]: line["loss"] for line in read_metrics(result.run) if line["kind"] == "eval"}
     assert result.before is not None
     assert result.after is not None

@@ -31,7 +31,7 @@ from raysft.orchestrate.schedulers import Verdict
 from raysft.orchestrate.signals import asking
 from raysft.orchestrate.space import Point, apply, check_space
 from raysft.orchestrate.study import Study, Trial
-from raysft.orchestrate.sweep import Sweep
+from raysft.orchestrate.sweep import Sweep, spent_of
 from raysft.orchestrate.trials import Told, run_trials, trial_name
 from raysft.recipe.facts import ClusterFacts
 from raysft.recipe.fingerprint import split_fields
@@ -214,15 +214,16 @@ def _result(recipe: Recipe, tune: TuneSection, study: Study) -> list[str]:
 
 
 def _facts(trial: Trial) -> TrialFacts:
+    spent = spent_of(trial)
     return TrialFacts(
         number=trial.number,
         point=trial.point,
         state=trial.state,
-        values=trial.values or tuple(trial.facts.get("last", [0])[1:]),
+        values=trial.values or trial.newest or (),
         curve=trial.curve,
-        seconds=float(trial.facts.get("seconds", 0.0)),
-        core_s=float(trial.facts.get("core_s", 0.0)),
-        gpu_s=float(trial.facts.get("gpu_s", 0.0)),
+        seconds=spent.seconds,
+        core_s=spent.core_s,
+        gpu_s=spent.gpu_s,
         why=str(trial.facts.get("refused") or trial.facts.get("why") or ""),
     )
 

@@ -58,6 +58,13 @@ class Trial:
     """What was noted about it: its cost, why it ended."""
 
     @property
+    def newest(self) -> tuple[float, ...] | None:
+        """What it last reported, of each metric; None before the first."""
+        if self.curve:
+            return (self.curve[-1][1],)
+        return tuple(self.facts["newest"]) if "newest" in self.facts else None
+
+    @property
     def is_own(self) -> bool:
         """Not imported from an earlier study."""
         return IMPORTED not in self.facts
@@ -66,8 +73,8 @@ class Trial:
 class Study:
     """One search. Not thread-safe; one driver at a time (sweep.py holds a lease)."""
 
-    def __init__(self, url: str, name: str, tune: TuneSection, *, seed: int, base: Mapping[str, Any]) -> None:
-        """Open it, or make it. base: the recipe's fields, for conditions. Raises StorageError."""
+    def __init__(self, url: str | None, name: str, tune: TuneSection, *, seed: int, base: Point) -> None:
+        """Open it, or make it. url None: in memory. base: the recipe's fields, for `when`. Raises StorageError."""
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._tune, self._seed, self._base = tune, seed, base
         self._space = ordered(tune.space)
@@ -79,14 +86,14 @@ class Study:
             )
             self._id = self._storage.get_study_id_from_name(name)
         except Exception as error:  # SQLAlchemy's many; process boundary to a database
-            raise _cannot_open(url, error) from error
+            raise _cannot_open(url or "in memory", error) from error
 
     def claim(self, search: Mapping[str, Any]) -> None:
         """Note what is searched, or check that it is the same as before. Raises ConflictError."""
-        stored = self._study.user_attrs.get("search")
+        stored, search = self._study.user_attrs.get("search"), json.loads(json.dumps(search))
         if stored is None:
-            self._study.set_user_attr("search", dict(search))
-        elif found := differences(stored, json.loads(json.dumps(search))):
+            self._study.set_user_attr("search", search)
+        elif found := differences(stored, dict(search)):
             raise ConflictError(
                 f"the study {self._study.study_name} exists with another search",
                 got="; ".join(found),
@@ -120,10 +127,11 @@ class Study:
         return next(t for t in self.trials() if t.number == trial.number)
 
     def report(self, number: int, step: int, values: tuple[float, ...]) -> None:
-        """Metrics of a running trial at a step."""
+        """Metrics of a running trial at a step. Optuna keeps a curve where there is one metric."""
         if len(values) == 1:
             self._storage.set_trial_intermediate_value(self._trial_id(number), step, values[0])
-        self.note(number, "last", [step, *values])
+        else:
+            self.note(number, "newest", values)
 
     def note(self, number: int, key: str, value: Any) -> None:
         """Keep a fact about a trial."""

@@ -37,6 +37,15 @@ class Spent:
     core_s: float = 0.0
     gpu_s: float = 0.0
 
+    def plus(self, other: Spent) -> Spent:
+        """Both."""
+        return Spent(self.seconds + other.seconds, self.core_s + other.core_s, self.gpu_s + other.gpu_s)
+
+
+def spent_of(trial: Trial) -> Spent:
+    """All that a trial has cost so far."""
+    return Spent(*trial.facts.get("spent", ()))
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -147,8 +156,7 @@ class Sweep:
             elif verdict is Verdict.PAUSE and not self._is_spent():
                 self._study.note(number, "waits", True)
             return state
-        last = trial.facts.get("last")
-        self._study.end(number, state, tuple(last[1:]) if state == "finished" and last else None)
+        self._study.end(number, state, trial.newest if state == "finished" else None)
         return state
 
     def _ending(self, trial: Trial, ended: Ended, verdict: Verdict) -> tuple[State, str]:
@@ -165,7 +173,7 @@ class Sweep:
             return "pruned", ""
         if ended.status == "interrupted" or verdict is Verdict.PAUSE:
             return "running", ""
-        if "last" not in trial.facts:
+        if trial.newest is None:
             return "failed", f"it ended and never reported {', '.join(self._tune.metrics)}"
         return "finished", ""
 
@@ -179,6 +187,8 @@ class Sweep:
             if trial.curve
         }
         if number not in curves:  # several metrics: nothing is judged before its end
+            return Verdict.GO_ON
+        if self._of(number).facts.get("round", -1) >= curves[number][-1][0]:  # reported anew after that round
             return Verdict.GO_ON
         return judge(self._rules, number, curves)
 
@@ -195,7 +205,7 @@ class Sweep:
                 name: neighbours(self._tune.space[name], value, draw.random())
                 for name, value in self._of(source).point.items()
             }
-            copied = {"copies": source, "replaces": loser}
+            copied = {"copies": source, "replaces": loser, "round": curves[source][-1][0]}
             child = self._study.ask(point, copied)
             for step, value in self._of(source).curve:  # its past is the source's
                 self._study.report(child.number, step, (value,))
@@ -203,13 +213,13 @@ class Sweep:
             logger.info("trial %d goes on from trial %d in place of trial %d", child.number, source, loser)
         for trial in members:
             if self._of(trial.number).state == "running":
+                self._study.note(trial.number, "round", trial.curve[-1][0])
                 self._study.note(trial.number, "waits", False)
 
     def _is_spent(self) -> bool:
         budget = self._tune.budget
         trials = self._own()
-        core_s = sum(float(trial.facts.get("core_s", 0)) for trial in trials)
-        gpu_s = sum(float(trial.facts.get("gpu_s", 0)) for trial in trials)
+        core_s, gpu_s = sum(spent_of(t).core_s for t in trials), sum(spent_of(t).gpu_s for t in trials)
         return self._stopping or (
             (budget.core_hours is not None and core_s >= 3600 * budget.core_hours)
             or (budget.gpu_hours is not None and gpu_s >= 3600 * budget.gpu_hours)
@@ -224,25 +234,22 @@ class Sweep:
         return self._tune.budget.trials is None or counted < self._tune.budget.trials
 
     def _waiting(self) -> list[Trial]:
-        """Trials that were begun and do not run now."""
-        return [
-            trial
-            for trial in self._own()
-            if trial.state == "running" and trial.number not in self._active and not trial.facts.get("waits")
-        ]
+        """Trials that were begun and do not run now; first new copies, before what they copy goes on."""
+        idle = [trial for trial in self._own() if trial.state == "running" and trial.number not in self._active]
+        ready = [trial for trial in idle if not trial.facts.get("waits")]
+        return sorted(ready, key=lambda trial: ("copies" not in trial.facts or "spent" in trial.facts, trial.number))
 
     def _started(self, trial: Trial) -> Trial:
         self._active[trial.number] = Verdict.GO_ON
-        facts = trial.facts
-        self._before[trial.number] = Spent(*(float(facts.get(name, 0.0)) for name in ("seconds", "core_s", "gpu_s")))
+        self._before[trial.number] = spent_of(trial)
         return trial
 
     def _note_spent(self, number: int, spent: Spent) -> None:
-        before = self._before.get(number, Spent())
-        for name in ("seconds", "core_s", "gpu_s"):
-            total = before.__dict__[name] + spent.__dict__[name]
-            if spent.seconds:
-                self._study.note(number, name, round(total, 3))
+        if spent.seconds:
+            total = self._before.get(number, Spent()).plus(spent)
+            self._study.note(
+                number, "spent", [round(total.seconds, 3), round(total.core_s, 3), round(total.gpu_s, 3)]
+            )
 
     def _own(self) -> list[Trial]:
         return [trial for trial in self._study.trials() if trial.is_own]

@@ -138,12 +138,9 @@ class _PassOn(Searcher):
         self._numbers[trial_id] = trial.number
         self._told.started(trial)
         recipe = apply(self._recipe, trial_name(self._recipe, trial.number), trial.point)
-        copies = trial.facts.get("copies")
-        return {
-            "number": trial.number,
-            "recipe": json.dumps(recipe.model_dump(mode="json")),
-            "source": None if copies is None else self._run(copies),
-        }
+        if "copies" in trial.facts:  # here: what it copies must not have gone on
+            copy_newest(self._run(trial.facts["copies"]), run_location(recipe))
+        return {"number": trial.number, "recipe": json.dumps(recipe.model_dump(mode="json"))}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """A report, or the last words of a trial."""
@@ -190,8 +187,6 @@ def trial_function(config: dict[str, Any], metrics: list[str], warm: bool) -> No
     recipe = parse_recipe(json.loads(config["recipe"]))
     run = run_location(recipe)
     os.environ.update(worker_environment(recipe.cluster))
-    if config["source"] is not None:
-        copy_newest(config["source"], run)
     ends: list[Ended] = []
     total: list[int] = []
 

@@ -46,10 +46,10 @@ def check_tune(recipe: Recipe) -> TuneSection:
         )
     for name, distribution in tune.space.items():
         _check_distribution(f"tune.space.{name}", distribution)
+    _check_metrics(recipe, tune)
     _check_searcher(tune)
     _check_scheduler(recipe, tune)
     _check_budget(tune)
-    _check_metrics(recipe, tune)
     return tune
 
 

@@ -1,0 +1,101 @@
+"""The `tune:` section and its rules: every refusal names the fix."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from raysft.errors import RecipeError
+from raysft.recipe.load import parse_recipe
+from raysft.recipe.schema import Recipe
+from raysft.recipe.tune import MODES, TuneSection
+from raysft.recipe.tune_rules import ABILITIES, check_tune
+from replay import search_recipe
+
+RATE = {"distribution": "loguniform", "low": 1e-4, "high": 1e-2}
+RANK = {"distribution": "int", "low": 2, "high": 16}
+KIND = {"distribution": "choice", "values": ["full", "lora"]}
+CONDITIONAL = {"method.kind": KIND, "method.rank": {**RANK, "when": {"method.kind": "lora"}}}
+
+
+def recipe(space: dict[str, Any] | None = None, **tune: Any) -> Recipe:
+    return search_recipe(space or {"optimizer.learning_rate": RATE}, **({"budget": {"trials": 4}} | tune))
+
+
+def test_defaults() -> None:
+    tune = check_tune(recipe())
+    assert (tune.searcher, tune.scheduler.kind, tune.metrics, tune.modes) == (
+        "tpe",
+        "asha",
+        ("held_out_loss",),
+        ("min",),
+    )
+    assert check_tune(recipe(scheduler="median", metrics="train_loss")).scheduler.kind == "median"
+    assert check_tune(recipe(scheduler="none", metrics=["held_out_loss", "tokens_per_s"])).modes == ("min", "max")
+
+
+def test_every_searcher_says_what_it_can_hold() -> None:
+    properties = TuneSection.model_json_schema()["properties"]
+    assert set(properties["searcher"]["enum"]) == ABILITIES.keys()
+    assert set(properties["metrics"]["items"]["enum"]) == MODES.keys()
+
+
+@pytest.mark.parametrize(
+    ("space", "tune", "words"),
+    [
+        ({}, {}, "tune.space"),
+        ({"a": {"distribution": "normal", "low": 0, "high": 1}}, {}, "tune.space.a"),
+        ({"optimizer.learning_rate": {**RATE, "low": 0.0}}, {}, "low"),
+        ({"optimizer.learning_rate": RATE}, {"searcher": "tpe2"}, "tune.searcher"),
+        ({"optimizer.learning_rate": RATE}, {"metrics": "accuracy"}, "held_out_loss"),
+        ({"optimizer.learning_rate": RATE}, {"budget": {"trials": 0}}, "greater than or equal to 1"),
+        ({"optimizer.learning_rate": RATE}, {"budget": {"core_hours": 0.0}}, "greater than 0"),
+    ],
+)
+def test_wrong_fields_are_refused_by_the_schema(space: dict[str, Any], tune: dict[str, Any], words: str) -> None:
+    with pytest.raises(RecipeError) as refused:
+        search_recipe(space, **({"budget": {"trials": 4}} | tune))
+    assert words in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("space", "tune", "words"),
+    [
+        ({"optimizer.learning_rate": {**RATE, "low": 1e-2}}, {}, "holds no range"),
+        ({"method.rank": {**RANK, "log": True, "step": 2}}, {}, "logarithmic"),
+        ({"method.rank": {"distribution": "choice", "values": [2, 4, 2]}}, {}, "twice"),
+        (CONDITIONAL, {"searcher": "gp"}, "a `when` at method.rank"),
+        (CONDITIONAL, {"searcher": "cmaes"}, "set tune.searcher: tpe"),
+        (CONDITIONAL, {"searcher": "qmc"}, "without conditions"),
+        ({"method.kind": KIND, "method.alpha": RATE}, {"searcher": "cmaes"}, "a choice at method.kind"),
+        ({"optimizer.learning_rate": RATE}, {"searcher": "cmaes"}, "at least 2 fields"),
+        (
+            {"optimizer.learning_rate": RATE, "method.rank": RANK},
+            {"searcher": "cmaes", "metrics": ["held_out_loss", "tokens_per_s"], "scheduler": "none"},
+            "one metric",
+        ),
+        ({"optimizer.learning_rate": RATE}, {"searcher": "grid"}, "tune.space.optimizer.learning_rate.points"),
+        ({"optimizer.learning_rate": RATE}, {"metrics": ["held_out_loss", "tokens_per_s"]}, "judges by one metric"),
+        ({"optimizer.learning_rate": RATE}, {"budget": {}}, "never end"),
+        ({"optimizer.learning_rate": RATE}, {"budget": {"gpu_hours": 1.0}}, "core_hours"),
+        ({"optimizer.learning_rate": RATE}, {"metrics": ["train_loss", "train_loss"]}, "twice"),
+        ({"method.rank": RANK}, {"scheduler": "pbt"}, "method.rank"),
+        ({"optimizer.learning_rate": RATE}, {"scheduler": "pbt", "budget": {"trials": 1}}, "the population"),
+    ],
+)
+def test_what_cannot_begin_is_refused(space: dict[str, Any], tune: dict[str, Any], words: str) -> None:
+    with pytest.raises(RecipeError) as refused:
+        check_tune(recipe(space, **tune))
+    assert words in str(refused.value)
+    assert refused.value.fix
+
+
+def test_a_metric_that_trials_never_report_is_refused() -> None:
+    fields = recipe().model_dump(mode="json")
+    with pytest.raises(RecipeError, match="never report"):
+        check_tune(parse_recipe({**fields, "data": {**fields["data"], "eval_fraction": 0.0}}))
+    with pytest.raises(RecipeError, match="before their end"):
+        check_tune(parse_recipe({**fields, "evaluate": {}}))
+    with pytest.raises(RecipeError, match="what to search"):
+        check_tune(parse_recipe({**fields, "tune": None}))

@@ -36,10 +36,10 @@ def apply(recipe: Recipe, name: str, point: Mapping[str, Any]) -> Recipe:
 
 
 def ordered(space: Space) -> Space:
-    """The fields with those that others depend on first. Raises RecipeError for a circle."""
+    """By name, those that others depend on first, so that the order in a file means nothing. RecipeError: a circle."""
     left, done = dict(space), Space()
     while left:
-        free = [name for name, distribution in left.items() if not set(distribution.when) & left.keys()]
+        free = sorted(name for name, distribution in left.items() if not set(distribution.when) & left.keys())
         if not free:
             raise RecipeError(
                 "conditions of tune.space go in a circle",

@@ -117,9 +117,9 @@ def test_warm_start_takes_what_lies_in_the_space_once() -> None:
     storage = InMemoryStorage()
     old = search_recipe(NUMBERS, budget={"trials": 6}).model_copy(update={"name": "old"})
     fill(open_sweep(old, storage)[1], 6)
-    narrow = {**NUMBERS, "optimizer.learning_rate": {"distribution": "loguniform", "low": 1e-4, "high": 1e-1}}
+    narrow = {**NUMBERS, "optimizer.learning_rate": {"distribution": "loguniform", "low": 1e-3, "high": 1e-1}}
     _, new = open_sweep(search_recipe(narrow, budget={"trials": 6}), storage)
-    inside = [t for t in open_sweep(old, storage)[1].trials() if t.point["optimizer.learning_rate"] >= 1e-4]
+    inside = [t for t in open_sweep(old, storage)[1].trials() if t.point["optimizer.learning_rate"] >= 1e-3]
     assert 0 < len(inside) < 6
     assert new.warm_start(("old",)) == len(inside)
     assert new.warm_start(("old",)) == 0

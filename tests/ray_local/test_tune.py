@@ -1,0 +1,137 @@
+"""A tiny search through Ray Tune: trials are runs, the best recipe is ready, and the same command changes nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raysft.errors import ConflictError, RecipeError
+from raysft.orchestrate.run import run_training
+from raysft.orchestrate.search import open_study, search
+from raysft.orchestrate.sweep import spent_of
+from raysft.recipe.load import load_recipe
+from raysft.recipe.schema import Recipe
+from raysft.train.records import read_ledger, read_metrics
+from small import make_recipe
+
+STEPS = 6
+SPACE: dict[str, Any] = {
+    "optimizer.learning_rate": {"distribution": "loguniform", "low": 1e-4, "high": 3e-2},
+    "method.rank": {"distribution": "choice", "values": [2, 4]},
+}
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tune")
+
+
+def recipe(directory: Path, name: str, **changes: Any) -> Recipe:
+    fields: dict[str, Any] = {
+        "train__max_steps": STEPS,
+        "parallel__zero": 0,
+        "cluster__workers": 1,
+        "train__micro_batch_rows": 4,
+        "data__eval_fraction": 0.1,
+        "method": {"kind": "lora"},
+        "evaluate": {"every_steps": 2, "max_rows": 2},
+        "checkpoint": {"every_steps": 2},
+        "tune": {"space": SPACE, "budget": {"trials": 4}, "scheduler": "none", "concurrent": 2},
+    }
+    return make_recipe(directory, name=name, **(fields | changes))
+
+
+@pytest.fixture(scope="module")
+def searched(ray_cluster: None, directory: Path) -> Recipe:
+    wanted = recipe(directory, "wide")
+    search(wanted)
+    return wanted
+
+
+def curve(directory: Path, run: str) -> list[tuple[int, float]]:
+    lines = read_metrics(str(directory / "storage" / "runs" / run))
+    return [(line["step"], line["loss"]) for line in lines if line["kind"] == "eval" and line["step"] > 0]
+
+
+def test_trials_are_runs_and_all_is_in_the_study(searched: Recipe, directory: Path) -> None:
+    assert searched.tune is not None
+    trials = open_study(searched, searched.tune).trials()
+    assert [trial.state for trial in trials] == ["finished"] * 4
+    for trial in trials:
+        assert list(trial.curve) == curve(directory, f"wide-{trial.number}")
+        assert trial.values == (trial.curve[-1][1],)
+        assert sorted(read_ledger(str(directory / "storage" / "runs" / f"wide-{trial.number}"))) == list(range(1, 7))
+        run = json.loads((directory / "storage" / "runs" / f"wide-{trial.number}" / "run.json").read_text())
+        assert run["recipe"]["optimizer"]["learning_rate"] == trial.point["optimizer.learning_rate"]
+        assert run["recipe"]["method"]["rank"] == trial.point["method.rank"]
+        assert 0 < spent_of(trial).core_s < 60
+    assert (
+        len(list((directory / "storage" / "tokens").glob("*/manifest.json"))) == 2
+    )  # one for training, one held out
+    assert not list((directory / "storage").rglob("*.pkl"))
+
+
+def test_a_trial_alone_gives_the_same_losses(searched: Recipe, directory: Path) -> None:
+    """In a warm process after others, and as a run of its own on a Ray Train worker."""
+    assert searched.tune is not None
+    best = open_study(searched, searched.tune).best()[0]
+    again = load_recipe(directory / "storage" / "sweeps" / "wide" / "best.yaml", ["name=alone"])
+    assert again.optimizer.learning_rate == best.point["optimizer.learning_rate"]
+    run_training(again)
+    alone = curve(directory, "alone")
+    assert [step for step, _ in alone] == [step for step, _ in best.curve]
+    assert [loss for _, loss in alone] == pytest.approx([loss for _, loss in best.curve], rel=1e-6)
+
+
+def test_the_same_command_tells_the_same_and_changes_nothing(searched: Recipe, directory: Path) -> None:
+    runs = directory / "storage" / "runs"
+    before = {path: path.stat().st_mtime_ns for path in runs.rglob("*") if path.is_file()}
+    lines = search(searched)
+    assert "4 trials: 4 finished" in "\n".join(lines)
+    assert {path: path.stat().st_mtime_ns for path in runs.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("workers", [1, 2], ids=["warm", "workers of their own"])
+def test_a_trial_that_fails_and_one_that_is_hopeless_do_not_end_the_search(
+    ray_cluster: None, directory: Path, workers: int
+) -> None:
+    """With one worker a learning rate that overflows comes first; the hopeless one is stopped at the first rung."""
+    rates = [1e38, 3e-3, 1e-9][workers - 1 :]
+    wanted = recipe(
+        directory,
+        f"narrow-{workers}",
+        method={"kind": "full"},
+        cluster__workers=workers,
+        train__max_steps=40,
+        checkpoint={"every_steps": 1000},
+        tune={
+            "space": {"optimizer.learning_rate": {"distribution": "choice", "values": rates}},
+            "budget": {"trials": len(rates)},
+            "start": [{"optimizer.learning_rate": rate} for rate in rates],
+        },
+    )
+    search(wanted)
+    assert wanted.tune is not None
+    *overflown, good, hopeless = open_study(wanted, wanted.tune).trials()
+    assert [(trial.state, "not finite" in trial.facts["why"]) for trial in overflown] == [("failed", True)][
+        workers - 1 :
+    ]
+    assert good.state == "finished"
+    assert hopeless.state == "pruned"
+    assert hopeless.curve[-1][0] < 40
+    assert [trial.number for trial in open_study(wanted, wanted.tune).best()] == [good.number]
+
+
+def test_another_search_of_the_same_name_is_refused(searched: Recipe, directory: Path) -> None:
+    wider = {**SPACE, "method.rank": {"distribution": "choice", "values": [2, 4, 8]}}
+    with pytest.raises(ConflictError, match="another search"):
+        search(recipe(directory, "wide", tune={"space": wider, "budget": {"trials": 4}}))
+    with pytest.raises(ConflictError, match="another search"):
+        search(recipe(directory, "wide", optimizer={"weight_decay": 0.1}))
+    with pytest.raises(RecipeError, match="names no field"):
+        search(
+            recipe(directory, "wide", tune={"space": {"method.rnk": SPACE["method.rank"]}, "budget": {"trials": 4}})
+        )

@@ -49,6 +49,7 @@ DOORWAYS = {
     "liger_kernel": {"raysft.model.kernels"},
     "optuna": {"raysft.orchestrate.study"},
     "cmaes": {"raysft.orchestrate.cma"},
+    "resvg_py": {"raysft.observe.tune_charts"},
     "ray": {
         *("raysft.data.distribute", "raysft.data.prepare", "raysft.data.stream_server"),
         *("raysft.train.worker", "raysft.orchestrate"),
@@ -66,7 +67,7 @@ OUTSIDE = {
     "raysft.recipe": {"pydantic", "yaml"},
     "raysft.planner": set(),
     "raysft.storage": {"pyarrow", "fsspec"},
-    "raysft.observe": {"jinja2", "markupsafe"},
+    "raysft.observe": {"jinja2", "markupsafe", "resvg_py"},
     "raysft.data.plan": {"numpy"},
     "raysft.data.feed": {"numpy"},
     "raysft.data.balance": {"numpy"},

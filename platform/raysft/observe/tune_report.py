@@ -9,7 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from markupsafe import Markup
+
+from raysft.observe import tune_charts
 from raysft.observe.data_report import aligned
+from raysft.observe.pages import page_template
 from raysft.observe.report import duration_text
 
 
@@ -49,30 +53,7 @@ class SearchFacts:
 
 def summary_lines(facts: SearchFacts) -> list[str]:
     """A table of the trials, best first, the cost of all, and what mattered."""
-    head = ["trial", "state", *facts.metrics, "steps", "core-seconds", *map(short, facts.fields), ""]
-    rows = [head]
-    for trial in ranked(facts):
-        rows.append(
-            [
-                f"{'*' if trial.number in facts.best else ' '}{trial.number}",
-                trial.state,
-                *(shown(value) for value in trial.values or ("-",) * len(facts.metrics)),
-                str(trial.curve[-1][0]) if trial.curve else "-",
-                f"{trial.core_s:.1f}",
-                *(shown(trial.point.get(name, "-")) for name in facts.fields),
-                trial.why[:80],
-            ]
-        )
-    lines = aligned(rows)
-    core_s, gpu_s = sum(t.core_s for t in facts.trials), sum(t.gpu_s for t in facts.trials)
-    counts = {
-        state: sum(t.state == state for t in facts.trials) for state in ("finished", "pruned", "failed", "running")
-    }
-    told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    lines.append(
-        f"{len(facts.trials)} trials: {told or 'none'}; {duration_text(core_s)} of cores"
-        + (f", {duration_text(gpu_s)} of GPUs" if gpu_s else "")
-    )
+    lines = [*aligned([_head(facts), *_rows(facts)]), totals(facts)]
     for metric, shares in facts.importances.items():
         if shares:
             told = ", ".join(f"{short(name)} {share:.0%}" for name, share in shares.items())
@@ -80,13 +61,105 @@ def summary_lines(facts: SearchFacts) -> list[str]:
     return lines
 
 
+def render_search(facts: SearchFacts, best_yaml: str) -> tuple[str, dict[str, bytes]]:
+    """(the page as HTML text, {file name: picture})."""
+    charts = _charts(facts)
+    page = page_template("tune_report.html").render(
+        facts=facts,
+        told=totals(facts),
+        tiles=_tiles(facts),
+        charts=[(title, note, Markup(svg)) for title, note, svg in charts.values()],
+        importances=[(metric, list(shares.items())) for metric, shares in facts.importances.items() if shares],
+        head=_head(facts),
+        rows=_rows(facts),
+        best_yaml=best_yaml,
+    )
+    return page, {f"{name}.png": tune_charts.png(svg) for name, (_, _, svg) in charts.items()}
+
+
+def _charts(facts: SearchFacts) -> dict[str, tuple[str, str, str]]:
+    """{file name: (title, note, SVG)}."""
+    ended = [trial for trial in facts.trials if trial.values and trial.state in ("finished", "pruned")]
+    whole = [trial for trial in ended if trial.state == "finished"]
+    metric, less = facts.metrics[0], facts.modes[0] == "min"
+    rows = [(t.number, {**t.point, metric: t.values[0]}) for t in ended]
+    charts = {
+        "history": (
+            "Optimisation history",
+            "The line: the best finished trial so far.",
+            tune_charts.history([(t.number, t.values[0]) for t in whole], metric, less_is_better=less),
+        ),
+        "parallel": (
+            "Parallel coordinates",
+            "The best in front. A pruned trial counts with its last value.",
+            tune_charts.parallel(rows, [*facts.fields, metric], facts.best),
+        ),
+        "cost": ("Cost of each trial", "", tune_charts.cost([(t.number, t.core_s) for t in facts.trials])),
+    }
+    if any(trial.curve for trial in facts.trials):
+        lines = {trial.number: trial.curve for trial in facts.trials if trial.curve}
+        charts["curves"] = ("Learning curves", "", tune_charts.curves(lines, facts.best, metric))
+    for index, other in enumerate(facts.metrics[1:], start=1):
+        points = {t.number: (t.values[0], t.values[index]) for t in whole}
+        drawn = tune_charts.front(points, facts.best, (metric, other))
+        charts[f"pareto-{other}"] = (f"{metric} against {other}", "The line: the Pareto front.", drawn)
+    return charts
+
+
+def _tiles(facts: SearchFacts) -> list[tuple[str, str, str]]:
+    """(label, value, remark) of the numbers on top."""
+    found = {trial.number: trial for trial in facts.trials}
+    tiles = []
+    for index, metric in enumerate(facts.metrics):
+        values = [found[number].values[index] for number in facts.best if found[number].values]
+        if values:
+            best = min(values) if facts.modes[index] == "min" else max(values)
+            number = next(n for n in facts.best if found[n].values[index] == best)
+            tiles.append((metric, shown(best), f"trial {number}"))
+    tiles.append(
+        ("trials", str(len(facts.trials)), f"{len(facts.best)} on the front" if len(facts.metrics) > 1 else "")
+    )
+    tiles.append(("cores", duration_text(sum(trial.core_s for trial in facts.trials)), "reserved, over all trials"))
+    return tiles
+
+
+def totals(facts: SearchFacts) -> str:
+    """`16 trials: 5 finished, 11 pruned; 12 min 03 s of cores`."""
+    core_s, gpu_s = sum(t.core_s for t in facts.trials), sum(t.gpu_s for t in facts.trials)
+    counts = {state: sum(t.state == state for t in facts.trials) for state in _ORDER}
+    told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    gpus = f", {duration_text(gpu_s)} of GPUs" if gpu_s else ""
+    return f"{len(facts.trials)} trials: {told or 'none'}; {duration_text(core_s)} of cores{gpus}"
+
+
+def _head(facts: SearchFacts) -> list[str]:
+    return ["trial", "state", *facts.metrics, "steps", "core-seconds", *map(short, facts.fields), ""]
+
+
+def _rows(facts: SearchFacts) -> list[list[str]]:
+    return [
+        [
+            f"{'*' if trial.number in facts.best else ' '}{trial.number}",
+            trial.state,
+            *(shown(value) for value in trial.values or ("-",) * len(facts.metrics)),
+            str(trial.curve[-1][0]) if trial.curve else "-",
+            f"{trial.core_s:.1f}",
+            *(shown(trial.point.get(name, "-")) for name in facts.fields),
+            trial.why[:80],
+        ]
+        for trial in ranked(facts)
+    ]
+
+
+_ORDER = {"finished": 0, "running": 1, "pruned": 2, "failed": 3}
+
+
 def ranked(facts: SearchFacts) -> list[TrialFacts]:
     """Finished ones by the first metric, then the others by it."""
     sign = 1 if facts.modes[0] == "min" else -1
-    order = {"finished": 0, "running": 1, "pruned": 2, "failed": 3}
     return sorted(
         facts.trials,
-        key=lambda t: (order[t.state], sign * t.values[0] if t.values else float("inf"), t.number),
+        key=lambda t: (_ORDER[t.state], sign * t.values[0] if t.values else float("inf"), t.number),
     )
 
 

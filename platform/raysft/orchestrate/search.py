@@ -21,7 +21,7 @@ from raysft import errors, storage
 from raysft.data.prepare import prepare
 from raysft.lease import lease
 from raysft.model.facts import read_facts
-from raysft.observe.tune_report import SearchFacts, TrialFacts, shown, summary_lines
+from raysft.observe.tune_report import SearchFacts, TrialFacts, render_search, shown, summary_lines
 from raysft.orchestrate.cluster import cluster
 from raysft.orchestrate.plan import choose_layout
 from raysft.orchestrate.progress import PrepareProgress
@@ -191,16 +191,15 @@ def _words(tune: TuneSection) -> str:
 
 
 def _result(recipe: Recipe, tune: TuneSection, study: Study) -> list[str]:
-    """The table; the best recipe's file is written."""
-    directory = search_directory(recipe)
-    best = study.best()
-    location = None
+    """The table. The page, its pictures and the best recipe's file are written."""
+    directory, best, text = search_directory(recipe), [trial for trial in study.best() if trial.is_own], ""
+    more = [f"report       {storage.join(directory, 'report.html')}"]
     if best:
-        location = storage.join(directory, "best.yaml")
         trial = best[0]
         chosen = with_absolute_paths(apply(recipe, trial_name(recipe, trial.number), trial.point))
-        fields = chosen.model_dump(mode="json", exclude_defaults=True)
-        storage.write_bytes(location, yaml.safe_dump(fields, sort_keys=False).encode())
+        text = yaml.safe_dump(chosen.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
+        storage.write_bytes(storage.join(directory, "best.yaml"), text.encode())
+        more.append(f"best recipe  {storage.join(directory, 'best.yaml')}")
     facts = SearchFacts(
         name=recipe.name,
         metrics=tune.metrics,
@@ -210,7 +209,11 @@ def _result(recipe: Recipe, tune: TuneSection, study: Study) -> list[str]:
         best=tuple(trial.number for trial in best),
         importances={metric: study.importances(i) for i, metric in enumerate(tune.metrics)},
     )
-    return [*summary_lines(facts), *([f"best recipe  {location}"] if location else [])]
+    page, pictures = render_search(facts, text)
+    storage.write_bytes(storage.join(directory, "report.html"), page.encode())
+    for name, picture in pictures.items():
+        storage.write_bytes(storage.join(directory, "charts", name), picture)
+    return [*summary_lines(facts), *more]
 
 
 def _facts(trial: Trial) -> TrialFacts:

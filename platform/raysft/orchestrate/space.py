@@ -36,7 +36,7 @@ def apply(recipe: Recipe, name: str, point: Mapping[str, Any]) -> Recipe:
 
 
 def ordered(space: Space) -> Space:
-    """By name, those that others depend on first, so that the order in a file means nothing. RecipeError: a circle."""
+    """By name, those that others depend on first: the order in a file means nothing. RecipeError for a circle."""
     left, done = dict(space), Space()
     while left:
         free = sorted(name for name, distribution in left.items() if not set(distribution.when) & left.keys())

@@ -39,7 +39,7 @@ from raysft.recipe.load import with_absolute_paths
 from raysft.recipe.resolve import check_fits, resolve
 from raysft.recipe.schema import Recipe
 from raysft.recipe.tune import TuneSection
-from raysft.recipe.tune_rules import check_tune
+from raysft.recipe.tune_rules import advice, check_tune
 from raysft.train import notice
 
 logger = logging.getLogger(__name__)
@@ -50,6 +50,8 @@ def search(recipe: Recipe) -> list[str]:
     tune, directory = check_tune(recipe), search_directory(recipe)
     check_space(recipe, tune)
     check_before_ray(recipe)
+    for line in advice(tune):
+        logger.warning("%s", line)
     storage.check_writable(directory)
     with lease(storage.join(directory, "driver"), waiting=partial(_refuse_second, directory)):
         study = open_study(recipe, tune)

@@ -18,15 +18,17 @@ class Ability:
     several_metrics: bool
     choices: bool
     least_fields: int = 1
+    learns_from_stopped: bool = True
+    """Also from trials that a scheduler has ended."""
 
 
 ABILITIES = {
     "grid": Ability(conditions=True, several_metrics=True, choices=True),
     "random": Ability(conditions=True, several_metrics=True, choices=True),
     "tpe": Ability(conditions=True, several_metrics=True, choices=True),
-    "gp": Ability(conditions=False, several_metrics=True, choices=True),
+    "gp": Ability(conditions=False, several_metrics=True, choices=True, learns_from_stopped=False),
     "cmaes": Ability(conditions=False, several_metrics=False, choices=False, least_fields=2),
-    "nsga2": Ability(conditions=True, several_metrics=True, choices=True),
+    "nsga2": Ability(conditions=True, several_metrics=True, choices=True, learns_from_stopped=False),
     "qmc": Ability(conditions=False, several_metrics=True, choices=False),
 }
 
@@ -51,6 +53,16 @@ def check_tune(recipe: Recipe) -> TuneSection:
     _check_scheduler(recipe, tune)
     _check_budget(tune)
     return tune
+
+
+def advice(tune: TuneSection) -> list[str]:
+    """What is allowed and unwise."""
+    if ABILITIES[tune.searcher].learns_from_stopped or tune.scheduler.kind in ("none", "pbt"):
+        return []
+    return [
+        f"{tune.searcher} learns from finished trials only, and {tune.scheduler.kind} lets few of them finish: set "
+        "tune.searcher: tpe, which learns from all, or tune.scheduler: none"
+    ]
 
 
 def _check_distribution(name: str, distribution: Distribution) -> None:

@@ -10,7 +10,7 @@ from raysft.errors import RecipeError
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.schema import Recipe
 from raysft.recipe.tune import MODES, TuneSection
-from raysft.recipe.tune_rules import ABILITIES, check_tune
+from raysft.recipe.tune_rules import ABILITIES, advice, check_tune
 from replay import search_recipe
 
 RATE = {"distribution": "loguniform", "low": 1e-4, "high": 1e-2}
@@ -99,3 +99,9 @@ def test_a_metric_that_trials_never_report_is_refused() -> None:
         check_tune(parse_recipe({**fields, "evaluate": {}}))
     with pytest.raises(RecipeError, match="what to search"):
         check_tune(parse_recipe({**fields, "tune": None}))
+
+
+def test_a_searcher_that_would_learn_nothing_is_told() -> None:
+    assert "tpe" in advice(check_tune(recipe(searcher="gp")))[0]
+    assert advice(check_tune(recipe(searcher="gp", scheduler="none"))) == []
+    assert advice(check_tune(recipe())) == []

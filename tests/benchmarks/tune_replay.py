@@ -1,9 +1,9 @@
 """Every searcher with every scheduler on given learning curves: how far from the best, after how many tokens.
 
-Nothing is trained: the real Sweep proposes, judges and stops; a trial's losses come from curves. Without a file they are
-made: a power law whose floor depends on log learning rate (a parabola, with divergence beyond), rank and batch size,
-with noise at each report. With CURVES.json ([{"point": {field: value}, "curve": [[step, loss], ...]}, ...], as
-`tune_grid.py` stores a grid), a proposal gets the curve of the nearest stored point.
+Nothing is trained: the real Sweep proposes, judges and stops; a trial's losses come from curves. Without a file they
+are made: a power law whose floor depends on log learning rate (a parabola, with divergence beyond), rank and batch
+size, with noise at each report. With CURVES.json ([{"point": {field: value}, "curve": [[step, loss], ...]}, ...], a
+stored grid), a proposal gets the curve of the nearest stored point.
 
     .venv/bin/python tests/benchmarks/tune_replay.py [CURVES.json] [--trials 48] [--seeds 5]
 """

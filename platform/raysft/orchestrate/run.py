@@ -200,18 +200,25 @@ def _evaluate_once(
 Attempts = Callable[[str, Recipe, Callable[[Recipe], Wire]], Outcome]
 
 
-def train_trial(recipe: Recipe, planned: Callable[[int], None], attempts: Attempts = run_attempts) -> str:
+def train_trial(
+    recipe: Recipe, planned: Callable[[int], None], attempts: Attempts = run_attempts, pause_step: int | None = None
+) -> str:
     """Only the training of a run, as one trial of a search: no evaluation besides its own, no export, no report.
 
-    planned(steps) is told its length before it starts. attempts: what trains. Returns `finished` or, when it was
-    asked to stop and has committed, `interrupted`. Raises RaysftError. The search holds the lease.
+    planned(steps) is told its length before it starts. attempts: what trains. pause_step: where to commit and end.
+    Returns `finished` or, when it was asked to stop or has paused, `interrupted`. Raises RaysftError. The lease is
+    the search's.
     """
     run = run_location(recipe)
     check_recipe(run, recipe)
+
+    def pausing(run: str, recipe: Recipe, make_wire: Callable[[Recipe], Wire]) -> Outcome:
+        return attempts(run, recipe, lambda sized: replace(make_wire(sized), pause_step=pause_step))
+
     with driving(run) as driver, cluster() as nodes:
         plan = _plan(recipe, run, nodes, driver)
         planned(plan.schedule.total_steps)
-        outcome = _attempts(plan, 0, driver, attempts)
+        outcome = _attempts(plan, 0, driver, pausing)
     if outcome.status not in ("finished", "interrupted"):
         raise as_error(run, outcome)
     return outcome.status

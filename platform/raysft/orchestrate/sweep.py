@@ -62,7 +62,7 @@ class Sweep:
         self, recipe: Recipe, tune: TuneSection, study: Study, *, admit: Callable[[Point], str | None]
     ) -> None:
         self._tune, self._study, self._admit = tune, study, admit
-        self._seed = recipe.seed
+        self._seed, self._every = recipe.seed, recipe.evaluate.every_steps or 1
         self._rules = with_rungs(tune.scheduler, recipe.evaluate.every_steps)
         self._points: list[Point] = list(tune.start)
         if tune.searcher == "grid":
@@ -87,6 +87,14 @@ class Sweep:
     def is_judged(self, number: int) -> bool:
         """Was this running trial told to end?"""
         return self._active.get(number) is not Verdict.GO_ON
+
+    def pause_step(self, trial: Trial) -> int | None:
+        """Where a trial will be told to pause: it is to end there and nowhere later, for others may copy it."""
+        if self._rules.kind != "pbt":
+            return None
+        gap = self._rules.min_steps or 1
+        boundary = (int(trial.facts.get("round", 0)) // gap + 1) * gap
+        return math.ceil(boundary / self._every) * self._every
 
     def stop(self) -> None:
         """No new trials; those that run are told to pause when they report."""

@@ -140,7 +140,8 @@ class _PassOn(Searcher):
         recipe = apply(self._recipe, trial_name(self._recipe, trial.number), trial.point)
         if "copies" in trial.facts:  # here: what it copies must not have gone on
             copy_newest(self._run(trial.facts["copies"]), run_location(recipe))
-        return {"number": trial.number, "recipe": json.dumps(recipe.model_dump(mode="json"))}
+        fields = json.dumps(recipe.model_dump(mode="json"))
+        return {"number": trial.number, "recipe": fields, "pause_step": self._sweep.pause_step(trial)}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """A report, or the last words of a trial."""
@@ -192,7 +193,7 @@ def trial_function(config: dict[str, Any], metrics: list[str], warm: bool) -> No
 
     def work() -> None:
         try:
-            status = train_trial(recipe, total.append, run_here if warm else run_attempts)
+            status = train_trial(recipe, total.append, run_here if warm else run_attempts, config["pause_step"])
             ends.append(Ended("finished" if status == "finished" else "interrupted"))
         except RaysftError as error:
             ends.append(Ended("failed", " ".join(str(error).split())))

@@ -55,6 +55,15 @@ def end_on_notice(commit_steps: int) -> Hook:
     return hook
 
 
+def pause_at(step: int) -> Hook:
+    """Commit after this step and end the attempt: whoever planned it goes on later."""
+
+    def hook(info: StepInfo) -> tuple[Decision, str]:
+        return (Decision.INTERRUPT, "stop") if info.state.step == step else GO_ON
+
+    return hook
+
+
 class SpikeGuard:
     """A loss over `factor` times the median of the last WINDOW steps rolls the run back."""
 

@@ -37,6 +37,8 @@ class Wire:
     """What the planner expects a worker to need, for the error when it needs more."""
     profile_steps: int
     """Steps to trace; 0: none."""
+    pause_step: int | None = None
+    """Step to commit and end at, to go on later; the schedule is that of the whole run."""
 
 
 @dataclass(frozen=True)

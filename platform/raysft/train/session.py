@@ -74,6 +74,8 @@ def run_session(
             records.step(info)
 
         wanted = _hooks(place, follow, held_out)
+        if job.pause_step is not None:
+            wanted.append(hooks.pause_at(job.pause_step))
         if job.profile_steps and group.rank == 0:
             wanted.append(stack.enter_context(closing(Profile(job.run, attempt.number, job.profile_steps))))
         spans.until_now("start", session.state.step)

@@ -166,6 +166,29 @@ def test_what_is_said_after_the_verdict_changes_nothing() -> None:
     assert study.trials()[1].facts["spent"][1] == 3
 
 
+@pytest.mark.parametrize(
+    ("gap", "every", "steps"), [(4, 2, [4, 8, 12, 16, 20]), (5, 2, [6, 10, 16, 20]), (4, 8, [8, 16])]
+)
+def test_members_of_a_population_pause_at_the_first_report_of_a_round(gap: int, every: int, steps: list[int]) -> None:
+    space = {"optimizer.learning_rate": SPACE["optimizer.learning_rate"]}
+    scheduler = {"kind": "pbt", "min_steps": gap}
+    sweep, study = open_sweep(search_recipe(space, scheduler=scheduler, budget={"trials": 2}, every=every))
+    trial = sweep.next()
+    assert trial is not None
+    found = []
+    for step in range(every, 23, every):
+        if sweep.report(trial.number, step, (1.0,), Spent(1, 1)) is Verdict.PAUSE:
+            assert sweep.pause_step(trial) == step
+            found.append(step)
+            study.note(trial.number, "round", step)
+            sweep.end(trial.number, Ended("interrupted"))
+            study.note(trial.number, "waits", False)
+            trial = sweep.next()
+            assert trial is not None
+            assert trial.number == 0
+    assert found == steps
+
+
 def test_a_population_copies_its_best() -> None:
     space = {"optimizer.learning_rate": SPACE["optimizer.learning_rate"]}
     scheduler = {"kind": "pbt", "min_steps": 4, "quantile": 0.25}

@@ -17,6 +17,15 @@ from raysft.train.records import read_ledger, read_metrics
 
 def incidents(run: Path) -> list[dict[str, Any]]:
     """Records of ended attempts, in order."""
+    return [incident for incident in _records(run) if "decision" in incident]
+
+
+def passing(run: Path) -> list[dict[str, Any]]:
+    """Records of what ended no attempt, in order."""
+    return [incident for incident in _records(run) if "decision" not in incident]
+
+
+def _records(run: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted((run / "incidents").glob("incident-*.json"))]
 
 

@@ -6,11 +6,13 @@ bytes or nothing). `create_exclusive` is the primitive behind commit records: ex
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -179,34 +181,44 @@ def _create_exclusive_remote(location: str, data: bytes) -> bool:
 class LineFile:
     """A file of JSON lines that one process appends to.
 
-    Locally each line is there at once. Object stores cannot append: there the lines so far are written
-    anew at every flush().
+    Locally each line is there at once, or, when the disk is full or away, with the first later one that can be
+    written. Object stores cannot append: there the lines so far are written anew at every flush().
     """
 
     def __init__(self, location: str) -> None:
         self._location = location
         fs, path = filesystem(location)
-        self._lines: list[str] | None = None if isinstance(fs, pafs.LocalFileSystem) else []
-        if self._lines is None:
+        self._lines: list[str] = []  # locally: those that are not in the file yet
+        self._is_local, self._lock = isinstance(fs, pafs.LocalFileSystem), threading.Lock()
+        if self._is_local:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
         self._path = path
 
     def append(self, value: Any) -> None:
-        """Add one line."""
-        line = json.dumps(value) + "\n"
-        if self._lines is not None:
-            self._lines.append(line)
-            return
-        try:
-            with open(self._path, "a", encoding="utf-8") as stream:
-                stream.write(line)
-        except OSError as error:
-            raise _cannot_write(self._location, error) from error
+        """Add one line. A storage that fails raises nothing here."""
+        self._lines.append(json.dumps(value) + "\n")
+        if self._is_local:
+            with suppress(StorageError):
+                self._append_pending()
 
     def flush(self) -> None:
-        """Make what was appended readable by others."""
-        if self._lines is not None:
+        """Make what was appended readable by others. Raises StorageError."""
+        if not self._is_local:
             write_bytes(self._location, "".join(self._lines).encode())
+        elif self._lines:
+            self._append_pending()
+
+    def _append_pending(self) -> None:
+        try:
+            with self._lock, open(self._path, "ab", buffering=0) as stream:
+                data, count = "".join(self._lines).encode(), len(self._lines)
+                size = stream.tell()
+                if stream.write(data) != len(data):  # a disk that fills up takes what there is room for
+                    stream.truncate(size)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                del self._lines[:count]
+        except OSError as error:
+            raise _cannot_write(self._location, error) from error
 
 
 def remove_tree(location: str) -> None:

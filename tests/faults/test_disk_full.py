@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from raysft import storage
 from raysft.data.shards import read_summaries, write_shard
 from raysft.data.sources import expand, plan_reads
 from raysft.data.stage import EncodeStage
@@ -23,10 +25,10 @@ from raysft.recipe.schema import DataSection
 PROGRAM = """
 import resource, signal, sys
 sys.path.insert(0, sys.argv[1])
-from test_disk_full import make_part, make_shard
+from test_disk_full import make_lines, make_part, make_shard
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a full disk, for this process: writing past the limit is an OSError
 from raysft.errors import StorageError
-make = {"shard": make_shard, "part": make_part}[sys.argv[3]]
+make = {"shard": make_shard, "part": make_part, "lines": make_lines}[sys.argv[3]]
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[4]), resource.RLIM_INFINITY))
 try:
     make(sys.argv[2])
@@ -49,6 +51,22 @@ def make_part(folder: str) -> None:
     write_manifest(f"{folder}/store", {"parts": [part], "max_tokens": 128})
 
 
+def make_lines(folder: str) -> None:
+    """Records of steps while the disk is full, and when there is room again."""
+    lines = storage.LineFile(f"{folder}/metrics.jsonl")
+    for step in range(50):
+        lines.append({"step": step, "text": "x" * 70})
+    limit, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with pytest.raises(StorageError, match="cannot write"):
+        lines.flush()
+    assert os.path.getsize(f"{folder}/metrics.jsonl") <= limit
+    written = [line["step"] for line in storage.read_json_lines(f"{folder}/metrics.jsonl")]
+    assert written == list(range(len(written)))
+    assert 5 < len(written) < 20
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    lines.append({"step": 50})
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     records = [{"instruction": f"question {i}", "output": f"answer {i} " * 5} for i in range(500)]
@@ -57,6 +75,13 @@ def folder(tmp_path: Path) -> Path:
         [str(tmp_path / "a.jsonl")], columns={}, vocab_size=400, template="chatml", out=str(tmp_path / "tokenizer")
     )
     return tmp_path
+
+
+def test_lines_wait_for_room_and_none_is_torn(tmp_path: Path) -> None:
+    done = limited(tmp_path, "lines", 1024)
+    assert done.returncode == 0, done.stderr
+    lines = list(storage.read_json_lines(str(tmp_path / "metrics.jsonl")))
+    assert [line["step"] for line in lines] == list(range(51))
 
 
 def limited(folder: Path, what: str, max_bytes: int) -> subprocess.CompletedProcess[str]:

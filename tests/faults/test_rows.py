@@ -81,11 +81,18 @@ def disturbed(calm: Run) -> Run:
 def test_every_fault_struck_and_cost_what_it_may(calm: Run, disturbed: Run) -> None:
     assert calm.steps == 44, "the faults were placed in 2 epochs of 22 steps"
     assert sorted(injector.happened(disturbed.path)) == list(range(len(FAULTS)))
-    assert marks.incidents(calm.path) == []
+    assert marks.incidents(calm.path) == marks.passing(calm.path) == []
     found: list[dict[str, Any]] = marks.incidents(disturbed.path)
     assert [incident["kind"] for incident in found] == ["worker"] * len(FAULTS)
     assert [incident["decision"] for incident in found] == ["retry"] * len(FAULTS)
     assert marks.parents(disturbed.path) == STARTS
+    torn = marks.passing(disturbed.path)
+    assert [(incident["kind"], incident["step"], incident["attempt"]) for incident in torn] == [
+        ("torn", 24, 5),
+        ("torn", 30, 6),
+    ]
+    assert "rank-00000.safetensors does not have its checksum" in torn[0]["what"]
+    assert "rank-00001.safetensors cannot be read" in torn[1]["what"]
     undamaged = list(zip(FAULTS, STARTS[1:], strict=True))[:3]
     assert all(fault["step"] - start <= EVERY for fault, start in undamaged)
 

@@ -166,6 +166,20 @@ def test_lines_are_read_by_others_after_a_flush(root: str) -> None:
     assert len(list(storage.read_lines(place))) == 3
 
 
+def test_lines_wait_for_a_place_that_comes_back(tmp_path: Path) -> None:
+    place = tmp_path / "logs" / "metrics.jsonl"
+    lines = storage.LineFile(str(place))
+    lines.append({"step": 1})
+    place.parent.rename(tmp_path / "away")
+    lines.append({"step": 2})
+    with pytest.raises(StorageError):
+        lines.flush()
+    (tmp_path / "away").rename(place.parent)
+    lines.append({"step": 3})
+    lines.flush()
+    assert [line["step"] for line in storage.read_json_lines(str(place))] == [1, 2, 3]
+
+
 def test_a_line_that_its_writer_died_in_is_left_out(tmp_path: Path) -> None:
     place = tmp_path / "m.jsonl"
     for text, expected in (("", []), ('{"a"', []), ('{"a": 1}\n{"b": ', ['{"a": 1}']), ("1\n2\n", ["1", "2"])):

@@ -41,6 +41,9 @@ class StepCosts:
     """Largest over the ranks: CUDA allocator's peak since the start, or the process's peak resident set."""
     notice: int
     """Largest notice that a rank was given from outside (train/notice.py)."""
+    rank_s: tuple[float, ...] = ()
+    """Of each rank: its wait for data and its forward passes, in which (ZeRO 0-2) it waits for nobody. Where those
+    are not timed, a pipeline's, the wait alone."""
 
 
 @dataclass(frozen=True)

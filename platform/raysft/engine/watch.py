@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import resource
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -20,8 +22,23 @@ class StepWatch:
         self._device, self._data_wait_s, self._notice = device, data_wait_s, notice
         self._started, self._ended = time.perf_counter(), 0.0
         self._events = [torch.Event(device, enable_timing=True) for _ in range(2)] if device.type == "cuda" else []
+        self._forward_s, self._forwards = 0.0, list[tuple[torch.Event, torch.Event]]()
         if self._events:
             self._events[0].record()
+
+    @contextmanager
+    def forward(self) -> Iterator[None]:
+        """Inside: a forward pass."""
+        if not self._events:
+            started = time.perf_counter()
+            yield
+            self._forward_s += time.perf_counter() - started
+            return
+        began, ended = (torch.Event(self._device, enable_timing=True) for _ in range(2))
+        began.record()
+        yield
+        ended.record()
+        self._forwards.append((began, ended))
 
     def backward_ended(self) -> None:
         """All forward and backward passes are done (on a GPU: queued)."""
@@ -31,18 +48,20 @@ class StepWatch:
 
     def gather(self, told: Tensor) -> tuple[np.ndarray, StepCosts]:
         """What every rank tells, float64 [ranks, len(told)], and the costs of the step. Collective; waits for it."""
-        costs = [self._data_wait_s, self._passes_s(), peak_bytes(self._device), self._notice]
+        passes_s = self._passes_s()
+        costs = [self._data_wait_s, passes_s, self._own_s(), peak_bytes(self._device), self._notice]
         mine = torch.cat([told, told.new_tensor(costs)])
         everyone = mine.new_empty(dist.get_world_size() * len(mine))
         dist.all_gather_single(everyone, mine)
         ranks = everyone.reshape(-1, len(mine)).cpu().numpy()
-        waits, passes, peaks, notices = ranks[:, -4:].T
+        waits, passes, own, peaks, notices = ranks[:, -5:].T
         last = int((waits + passes).argmax())
-        return ranks[:, :-4], StepCosts(
+        return ranks[:, :-5], StepCosts(
             data_wait_s=float(waits[last]),
             forward_backward_s=float(passes[last]),
             peak_bytes=int(peaks.max()),
             notice=int(notices.max()),
+            rank_s=tuple(own.tolist()),
         )
 
     def _passes_s(self) -> float:
@@ -50,6 +69,11 @@ class StepWatch:
             return self._ended - self._started
         self._events[1].synchronize()  # the update has waited for it already
         return float(self._events[0].elapsed_time(self._events[1])) / 1000
+
+    def _own_s(self) -> float:
+        """After _passes_s(): events of the passes have come to pass."""
+        on_gpu_s = sum(began.elapsed_time(ended) for began, ended in self._forwards) / 1000
+        return self._data_wait_s + self._forward_s + on_gpu_s
 
 
 def peak_bytes(device: torch.device) -> int:

@@ -85,7 +85,8 @@ class ZeroEngine:
         for number, batch in enumerate(micro_batches):
             self._deepspeed.set_gradient_accumulation_boundary(number == len(micro_batches) - 1)
             torch.manual_seed(dropout_seed(self._seed, step, batch.index) + self._place.sequence * _PART_SEEDS)
-            terms: dict[str, Tensor] = self._deepspeed(*tensors(batch, self._device))
+            with watch.forward():
+                terms: dict[str, Tensor] = self._deepspeed(*tensors(batch, self._device))
             stacked = torch.stack([terms[name] for name in names])
             self._deepspeed.backward((stacked / totals.to(stacked.dtype)).sum() * self._num_parts)
             sums += stacked.detach() * counts

@@ -19,7 +19,7 @@ from ray.train.torch import TorchConfig
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
-from raysft import storage
+from raysft import errors, storage
 from raysft.orchestrate.cluster import cluster_facts, num_draining, worker_environment
 from raysft.orchestrate.endings import classify
 from raysft.orchestrate.failure import Ended, Kind, Limits, Retry, Stop, decide
@@ -62,6 +62,7 @@ def run_attempts(run: str, recipe: Recipe, make_wire: Callable[[Recipe], Wire]) 
         sized = with_workers(recipe, _await_workers(recipe))
         start, num_nodes = _committed(run), len(cluster_facts().nodes)
         end = _fit(_trainer(run, sized, make_wire(sized)), partial(_look, run, recipe, sized))
+        _await_storage(run)
         if isinstance(end, Outcome) and (end.status not in ("interrupted", "rollback") or end.reason == "stop"):
             return end
         ended = _ended(run, end, max(0, _committed(run) - start))
@@ -130,6 +131,13 @@ def _fit(trainer: TorchTrainer, look: Callable[[], None]) -> Outcome | Exception
 
 def _look(run: str, recipe: Recipe, sized: Recipe) -> None:
     """Ask the workers to commit and end: now if a node is taken away, at their next commit if there is room."""
+    try:
+        _ask(run, recipe, sized)
+    except (OSError, errors.StorageError) as error:
+        logger.warning("storage is away; the workers go on: %s", " ".join(str(error).split())[:200])
+
+
+def _ask(run: str, recipe: Recipe, sized: Recipe) -> None:
     if notice.pending(run) is not notice.Notice.NONE:
         return
     if num_draining():
@@ -140,6 +148,20 @@ def _look(run: str, recipe: Recipe, sized: Recipe) -> None:
         if room > sized.cluster.workers:
             logger.info("room for %d workers: the %d end at their next commit", room, sized.cluster.workers)
             notice.request(run, notice.Notice.RESIZE)
+
+
+def _await_storage(run: str) -> None:
+    """Return when storage answers; after PATIENCE_S its OSError is raised."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            storage.list_names(run)
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise
+            logger.warning("waiting for storage: %s", " ".join(str(error).split())[:200])
+            time.sleep(2)
 
 
 def _await_workers(recipe: Recipe) -> int:
@@ -173,6 +195,8 @@ def _ended(run: str, end: Outcome | Exception, gained: int) -> Ended:
     if kind != "code" or not records:
         return Ended(kind, what, gained)
     first = records[0]
+    if first.kind == errors.StorageError.__name__:
+        return Ended("no_storage", first.what, gained)
     where = f"{first.kind}: {first.what}, rank {first.rank}, after step {first.step}"
     return Ended(kind, first.what, gained, error=where, certain=any(record.certain for record in records))
 

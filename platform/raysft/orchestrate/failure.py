@@ -14,6 +14,7 @@ Kind = Literal[
     "start",  # workers could not be started
     "controller",  # Ray Train's controller died
     "code",  # an exception in a worker
+    "no_storage",  # storage was away for longer than a save waits
     "rollback",  # the loss spiked: the next attempt leaves the step out
     "preempted",  # a node is taken away; the state was committed
     "resize",  # asked to end, to go on with more workers

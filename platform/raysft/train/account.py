@@ -16,7 +16,7 @@ from raysft.train.incidents import Incident, read_incidents
 from raysft.train.records import lineage_ranges
 from raysft.train.spans import read_spans
 
-PASSING = ("skipped", "storage", "torn")
+PASSING = ("skipped", "storage", "torn", "straggler")
 """Kinds that end no attempt."""
 
 

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from raysft import storage
 from raysft.errors import CheckpointError
+from raysft.train import incidents
 from raysft.train.group import Group
 from raysft.train.state import TrainState
 
@@ -126,12 +127,16 @@ def copy_newest(source: str, run: str) -> None:
 
 def begin_attempt(run: str, group: Group) -> tuple[Attempt, Checkpoint | None]:
     """Choose the newest intact checkpoint of the lineage and record a new attempt that starts from it."""
-    restored = find_latest(run, group)
+    passed_over: list[tuple[CommitId, str]] = []
+    restored = find_latest(run, group, passed_over)
     parent = restored.commit if restored else None
     number = 0
     if group.rank == 0:
         number = _record_attempt(run, parent)
     number = group.from_rank_0(number)
+    for commit, problem in passed_over:
+        what = f"the checkpoint of step {commit.step} (attempt {commit.attempt}) was passed over: {problem}"
+        incidents.record(run, "torn", what, attempt=number, step=commit.step, detected_after_s=None)
     return Attempt(number=number, parent=parent), restored
 
 
@@ -143,8 +148,10 @@ def _record_attempt(run: str, parent: CommitId | None) -> int:
     return number
 
 
-def find_latest(run: str, group: Group) -> Checkpoint | None:
+def find_latest(run: str, group: Group, passed_over: list[tuple[CommitId, str]] | None = None) -> Checkpoint | None:
     """The newest checkpoint of the lineage whose every file has its checksum. Torn ones are passed over.
+
+    passed_over gets those and what is wrong with them: a file on the rank that checked it, a record on rank 0.
 
     Rank 0 lists and names the candidates, all ranks check their share of the files: two ranks that list at
     different moments may see different directories, and must not part ways over it.
@@ -156,6 +163,8 @@ def find_latest(run: str, group: Group) -> Checkpoint | None:
         checkpoint, problem = _open_and_verify(run, commit, group)
         if problem:
             logger.warning("skipping the checkpoint of step %d: %s", commit.step, problem)
+            if passed_over is not None and (checkpoint is not None or group.rank == 0):
+                passed_over.append((commit, problem))
         if group.all_true(problem is None):
             return checkpoint
     return None

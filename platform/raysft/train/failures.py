@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from raysft import storage
-from raysft.errors import RaysftError
+from raysft.errors import RaysftError, StorageError
 from raysft.train.state import Outcome
 
 
@@ -28,9 +28,9 @@ class FailureRecord:
 def describe_failure(error: Exception, *, attempt: int, rank: int, step: int, certain: bool) -> FailureRecord:
     """An exception as a record. Errors below raysft are told by their type and text."""
     if isinstance(error, RaysftError):
-        return FailureRecord(
-            attempt, rank, step, type(error).__name__, error.what, error.got, error.expected, error.fix, certain=True
-        )
+        certain = not isinstance(error, StorageError)  # which may come back
+        kind = type(error).__name__
+        return FailureRecord(attempt, rank, step, kind, error.what, error.got, error.expected, error.fix, certain)
     text = " ".join(str(error).split())[:500]
     return FailureRecord(attempt, rank, step, "TrainingError", f"{type(error).__name__}: {text}", certain=certain)
 

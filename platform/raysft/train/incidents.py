@@ -22,8 +22,8 @@ class Incident:
     """One thing that went wrong, or that cost time."""
 
     kind: str
-    """As orchestrate/failure.py names the ends of attempts; also `driver`, `interrupted`, `skipped`, `storage`,
-    `torn`."""
+    """As orchestrate/failure.py names the ends of attempts; also `driver`, `interrupted`, and of those that end none
+    `skipped`, `storage`, `torn`, `straggler`."""
     what: str
     """In one line."""
     attempt: int

@@ -82,6 +82,7 @@ def train(
             target_tokens=sum(result.units.values()),
             sample_ids=result.sample_ids,
             notice=result.costs.notice,
+            rank_s=result.costs.rank_s,
         )
         decision, reason = _strongest([hook(info) for hook in hooks])
         if decision is Decision.STOP:

@@ -13,7 +13,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -59,9 +59,9 @@ class Records:
         self._ledger.append({"step": info.state.step, "samples": info.sample_ids})
         if self._is_writer:
             line = asdict(info)
-            del line["sample_ids"], line["notice"]
+            del line["sample_ids"], line["notice"], line["rank_s"]
             state = line.pop("state")
-            rates = _rates(info, self._peak_flops)
+            rates = _rates(info, self._peak_flops) | _slowest(info.rank_s)
             self._metrics.append({"kind": "step", "at": time.time(), **line, **rates, **_totals(state)})
 
     def evaluation(self, step: int, loss: float) -> None:
@@ -101,6 +101,15 @@ def read_ledger(run: str) -> dict[int, list[int]]:
     return dict(sorted(ledger.items()))
 
 
+def ledger_host(run: str, attempt: int, rank: int) -> str:
+    """The node that a rank of an attempt runs on; `?` while an object store does not show it yet."""
+    location = storage.join(run, "ledger", f"attempt-{attempt:04d}", f"rank-{rank:05d}.jsonl")
+    try:
+        return str(next(storage.read_json_lines(location))["host"])
+    except (OSError, StopIteration):
+        return "?"
+
+
 def lineage_ranges(run: str) -> list[tuple[int, int, int | None]]:
     """(attempt, after step, until step or None) of each attempt that the newest one descends from, oldest first."""
     attempts = {attempt.number: attempt for attempt in read_attempts(run)}
@@ -124,6 +133,14 @@ def _rates(info: StepInfo, peak_flops: float) -> dict[str, float | None]:
         "data_wait_share": round(info.data_wait_s / info.step_s, 4),
         "update_s": max(0.0, info.step_s - info.data_wait_s - info.forward_backward_s),
     }
+
+
+def _slowest(rank_s: Sequence[float]) -> dict[str, float]:
+    """Which rank took longest for what it does alone, how long, and the ranks' mean."""
+    if not rank_s:
+        return {}
+    slowest = max(range(len(rank_s)), key=rank_s.__getitem__)
+    return {"slowest_rank": slowest, "slowest_rank_s": rank_s[slowest], "mean_rank_s": sum(rank_s) / len(rank_s)}
 
 
 def _totals(state: dict[str, Any]) -> dict[str, Any]:

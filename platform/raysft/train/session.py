@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from raysft.engine.protocol import Engine
 from raysft.recipe.resolve import Schedule
-from raysft.train import hooks, watchdog
+from raysft.train import hooks, incidents, watchdog
 from raysft.train.checkpoint import Attempt
 from raysft.train.job import Place
 from raysft.train.loop import Batch, train
@@ -19,12 +21,15 @@ from raysft.train.peak import peak_flops
 from raysft.train.prefetch import Prefetch
 from raysft.train.probe import Probed
 from raysft.train.profile import Profile
-from raysft.train.records import Records, StartFacts
+from raysft.train.records import Records, StartFacts, ledger_host
 from raysft.train.skips import Skip, add_skip, read_skips
 from raysft.train.spans import WorkerSpans
 from raysft.train.state import Outcome, StepInfo, TrainState
+from raysft.train.straggler import Slow, StragglerWatch
 from raysft.train.watchdog import Watchdog
 from raysft.train.writer import Retention, Writer
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,9 +60,8 @@ def run_session(
         board = stack.enter_context(closing(NoticeBoard(job.run))) if group.rank == 0 else None
 
         def save(state: TrainState) -> None:
-            records.flush()
+            writer.save(session.engine.state, state, losses.get(state.step), before=records.flush)
             spans.close()
-            writer.save(session.engine.state, state, losses.get(state.step))
             spans.until_now("checkpoint", state.step)
             dog.beat()
 
@@ -73,7 +77,7 @@ def run_session(
             spans.until_now("compute", info.state.step, info.data_wait_s)
             records.step(info)
 
-        wanted = _hooks(place, follow, held_out)
+        wanted = _hooks(place, attempt, follow, held_out)
         if job.pause_step is not None:
             wanted.append(hooks.pause_at(job.pause_step))
         if job.profile_steps and group.rank == 0:
@@ -101,7 +105,9 @@ def run_session(
     return outcome
 
 
-def _hooks(place: Place, follow: Callable[[StepInfo], None], held_out: Callable[[int], None]) -> list[hooks.Hook]:
+def _hooks(
+    place: Place, attempt: Attempt, follow: Callable[[StepInfo], None], held_out: Callable[[int], None]
+) -> list[hooks.Hook]:
     """In the order in which they are called."""
     recipe, total_steps = place.recipe, place.job.total_steps
     often = recipe.evaluate.every_steps or total_steps
@@ -114,6 +120,8 @@ def _hooks(place: Place, follow: Callable[[StepInfo], None], held_out: Callable[
     ]
     if recipe.train.spike_factor is not None:
         wanted.append(hooks.SpikeGuard(recipe.train.spike_factor))
+    if place.group.rank == 0:
+        wanted.append(StragglerWatch(partial(_tell_slow, place.job.run, attempt.number)))
     return wanted
 
 
@@ -127,6 +135,18 @@ def _writer(place: Place, attempt: Attempt) -> Writer:
 def _watchdog(place: Place, attempt: Attempt) -> Watchdog:
     run, rank = place.job.run, place.group.rank
     return Watchdog(place.recipe.cluster.hang_timeout_s, lambda text: watchdog.leave(run, attempt.number, rank, text))
+
+
+def _tell_slow(run: str, attempt: int, slow: Slow, step: int) -> None:
+    """Name a rank and its node."""
+    host = ledger_host(run, attempt, slow.rank)
+    what = f"rank {slow.rank} on {host} is slow: {slow.own_s:.3f} s a step for data and forward passes"
+    more = f"{slow.own_s / slow.others_s:.1f} times the median of the others ({slow.others_s:.3f} s)"
+    logger.warning("%s, %s", what, more)
+    facts = {"rank": slow.rank, "host": host, "own_s": slow.own_s, "others_s": slow.others_s}
+    incidents.record(
+        run, "straggler", f"{what}, {more}", attempt=attempt, step=step, detected_after_s=None, facts=facts
+    )
 
 
 def _start_facts(place: Place, session: Session) -> StartFacts:

@@ -56,6 +56,8 @@ class StepInfo:
     """Samples that this rank's forward passes consumed."""
     notice: int
     """The most urgent thing that a rank was told from outside (notice.py)."""
+    rank_s: tuple[float, ...] = ()
+    """Of each rank: its wait for data and its forward passes (engine/protocol.py)."""
 
 
 class Decision(Enum):

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from raysft import storage
 from raysft.errors import CheckpointError, RaysftError, StorageError
+from raysft.train import incidents
 from raysft.train.checkpoint import (
     Attempt,
     Checkpoint,
@@ -44,6 +45,9 @@ T = TypeVar("T")
 
 PATIENCE_S = 600.0
 """How long a save is tried again, and how long rank 0 waits for the other ranks' files."""
+
+MAX_PAUSE_S = 10.0
+"""Between two tries."""
 
 LAST_PATIENCE_S = 5.0
 """How long an attempt that ends by an error waits for its save."""
@@ -69,6 +73,19 @@ class Retention:
         return kept
 
 
+@dataclass
+class Away:
+    """What one save met of a storage that failed."""
+
+    step: int = 0
+    seconds: float = 0.0
+    """From a first failed try to the one that did not fail, over the acts of the save."""
+    tries: int = 0
+    """That failed."""
+    last: str = ""
+    """Their newest error."""
+
+
 class Writer:
     """See the module. Every rank calls save() and finish() at the same points."""
 
@@ -87,14 +104,23 @@ class Writer:
         self._share: dict[str, Tensor] = {}
         self._thread: threading.Thread | None = None
         self._error: RaysftError | None = None
+        self._away = Away()
 
     def save(
-        self, tensors: Callable[[], Iterator[tuple[str, Tensor]]], state: TrainState, loss: float | None = None
+        self,
+        tensors: Callable[[], Iterator[tuple[str, Tensor]]],
+        state: TrainState,
+        loss: float | None = None,
+        before: Callable[[], None] = lambda: None,
     ) -> None:
-        """Commit this state soon. loss: the held-out loss at this step, if measured. Raises as finish()."""
+        """Commit this state soon. loss: the held-out loss at this step, if measured. Raises as finish().
+
+        before() is called in the thread, on every rank, before anything is committed: what must not be older.
+        """
         self.finish()
         self._copy(tensors())
-        arguments = (CommitId(self._attempt.number, state.step), state, loss)
+        self._away = Away(state.step)
+        arguments = (CommitId(self._attempt.number, state.step), state, loss, before)
         self._thread = threading.Thread(target=self._work, args=arguments, name="checkpoint", daemon=True)
         self._thread.start()
 
@@ -102,8 +128,11 @@ class Writer:
         """Wait until the newest save is committed. Raises, on every rank, where any rank could not write."""
         if self._thread is None:
             return
+        started = time.monotonic()
         self._thread.join()
         self._thread, error, self._error = None, self._error, None
+        if self._away.tries:
+            self._tell_away(time.monotonic() - started)
         if not self._group.all_true(error is None):
             raise error or StorageError(
                 "another rank could not write its part of a checkpoint",
@@ -117,6 +146,17 @@ class Writer:
         if self._thread is not None:
             self._thread.join(LAST_PATIENCE_S)
 
+    def _tell_away(self, waited_s: float) -> None:
+        """Keep how long storage was away from this rank, and for how much of it the training stood still."""
+        away, step = self._away, self._away.step
+        what = f"rank {self._group.rank}: storage was away for {away.seconds:.1f} s while step {step} was written"
+        more = f"{away.tries} tries failed ({away.last}); the training waited {waited_s:.1f} s for the save"
+        facts = {"away_s": round(away.seconds, 3), "tries": away.tries, "waited_s": round(waited_s, 3)}
+        number = self._attempt.number
+        incidents.record(
+            self._run, "storage", f"{what}: {more}", attempt=number, step=step, detected_after_s=None, facts=facts
+        )
+
     def _copy(self, tensors: Iterator[tuple[str, Tensor]]) -> None:
         """Every size-th tensor, into the memory of the save before; all ranks walk the whole iterator because
         gathering is collective."""
@@ -128,10 +168,11 @@ class Writer:
                     kept = self._share[key] = torch.empty(tensor.shape, dtype=torch.float32)
                 kept.copy_(tensor)
 
-    def _work(self, commit: CommitId, state: TrainState, loss: float | None) -> None:
+    def _work(self, commit: CommitId, state: TrainState, loss: float | None, before: Callable[[], None]) -> None:
         """The thread: write, and on rank 0 commit when all have written."""
         location, name = commit_directory(self._run, commit), f"rank-{self._group.rank:05d}"
         try:
+            self._tried(before)
             tensors = storage.join(location, f"{name}.safetensors")
             entry = self._tried(lambda: {"name": f"{name}.safetensors", **write_tensors(tensors, self._share)})
             self._tried(lambda: storage.write_json(storage.join(location, f"{name}.json"), entry))
@@ -150,22 +191,24 @@ class Writer:
 
     def _tried(self, act: Callable[[], T]) -> T:
         """act(), again and again while storage fails."""
-        deadline, pause_s = time.monotonic() + self._patience_s, min(0.5, self._patience_s / 4)
+        started, pause_s, before_s = time.monotonic(), min(0.5, self._patience_s / 4), self._away.seconds
         while True:
             try:
                 return act()
-            except StorageError as error:
-                if time.monotonic() + pause_s > deadline:
+            except (StorageError, OSError) as error:  # an object store's listing raises OSError
+                self._away.tries, self._away.last = self._away.tries + 1, " ".join(str(error).split())[:200]
+                self._away.seconds = before_s + time.monotonic() - started + pause_s
+                if time.monotonic() + pause_s > started + self._patience_s:
                     raise
-                logger.warning("checkpoint: %s (%s); trying again in %.1f s", error.what, error.got, pause_s)
+                logger.warning("checkpoint: %s; trying again in %.1f s", self._away.last, pause_s)
                 time.sleep(pause_s)
-                pause_s = min(2 * pause_s, 30.0)
+                pause_s = min(2 * pause_s, MAX_PAUSE_S)
 
     def _commit(self, location: str, state: TrainState, loss: float | None) -> None:
         """Rank 0: the commit record, once the files of all ranks are there."""
         names = [f"rank-{rank:05d}.json" for rank in range(self._group.size)]
         deadline, pause_s = time.monotonic() + self._patience_s, 0.01
-        while missing := sorted(set(names) - set(storage.list_names(location))):
+        while missing := sorted(set(names) - set(self._tried(lambda: storage.list_names(location)))):
             if time.monotonic() > deadline:
                 raise CheckpointError(
                     f"the checkpoint of step {state.step} is not whole",
@@ -175,7 +218,7 @@ class Writer:
                 )
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, 1.0)
-        files = [storage.read_json(storage.join(location, name)) for name in names]
+        files = self._tried(lambda: [storage.read_json(storage.join(location, name)) for name in names])
         record = commit_record(state, files, self._facts | {"eval_loss": loss})
         if not self._tried(lambda: storage.create_exclusive(storage.join(location, "commit.json"), record)):
             raise CheckpointError(

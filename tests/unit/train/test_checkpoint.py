@@ -29,6 +29,7 @@ from raysft.train.checkpoint import (
     read_commits,
     remove_orphans,
 )
+from raysft.train.incidents import read_incidents
 from raysft.train.state import TrainState
 from raysft.train.writer import Retention, Writer
 
@@ -174,6 +175,9 @@ def test_a_torn_checkpoint_is_skipped_with_a_warning(
     assert f"rank-{rank:05d}.safetensors" in caplog.text
     assert restored is not None
     assert restored.commit == second.parent == CommitId(1, 5)
+    (incident,) = read_incidents(run)
+    assert (incident.kind, incident.attempt, incident.step) == ("torn", 2, 10)
+    assert f"rank-{rank:05d}.safetensors" in incident.what
     commit(run, second, 7)  # the torn step 10 of attempt 1 never comes back
     assert find_latest(run, FakeGroup()).commit == CommitId(2, 7)  # type: ignore[union-attr]
 
@@ -193,6 +197,16 @@ def test_a_checkpoint_that_another_rank_finds_torn_is_not_used(tmp_path: Path) -
     assert find_latest(run, FakeGroup(rank=0, size=2, others_agree=False)) is None
 
 
+def test_a_damaged_record_is_told_too(tmp_path: Path) -> None:
+    run = str(tmp_path)
+    commit(run, begin_attempt(run, FakeGroup())[0], 5)
+    flip_a_bit(Path(commit_directory(run, CommitId(1, 5)), "commit.json"))
+    begin_attempt(run, FakeGroup())
+    (incident,) = read_incidents(run)
+    assert (incident.kind, incident.step) == ("torn", 5)
+    assert "commit record" in incident.what
+
+
 def test_the_ranks_check_all_files_between_them(tmp_path: Path) -> None:
     run = str(tmp_path)
     commit(run, begin_attempt(run, FakeGroup())[0], 5, size=5)
@@ -209,6 +223,7 @@ def test_files_without_a_commit_record_are_no_checkpoint(tmp_path: Path) -> None
     commit(run, attempt, 5)
     commit(run, attempt, 10)
     Path(commit_directory(run, CommitId(1, 10)), "commit.json").unlink()
+    assert read_incidents(run) == []
     assert read_commits(run) == [CommitId(1, 5)]
     assert begin_attempt(run, FakeGroup())[0].parent == CommitId(1, 5)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from raysft.errors import DataError
+from raysft.errors import DataError, StorageError
 from raysft.train.failures import FailureRecord, as_outcome, describe_failure, read_failures, verdict, write_failure
 
 CRASH = FailureRecord(attempt=1, rank=0, step=10, kind="TrainingError", what="RuntimeError: lost", certain=False)
@@ -49,6 +49,8 @@ def test_an_outcome_carries_the_error_whole() -> None:
     error = DataError("bad line", got="x", expected="y", fix="z")
     record = describe_failure(error, attempt=2, rank=1, step=3, certain=False)
     assert record.certain  # a RaysftError repeats itself
+    away = StorageError("cannot write", got="x", expected="y", fix="z")
+    assert not describe_failure(away, attempt=2, rank=1, step=3, certain=False).certain  # storage may come back
     outcome = as_outcome(record)
     assert (outcome.status, outcome.step, outcome.reason) == ("failed", 3, "bad line")
     assert outcome.error == {"kind": "DataError", "what": "bad line", "got": "x", "expected": "y", "fix": "z"}

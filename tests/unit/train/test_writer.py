@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from raysft import storage
 from raysft.errors import CheckpointError, StorageError
 from raysft.train import writer as writing
 from raysft.train.checkpoint import Attempt, CommitId, begin_attempt, find_latest, read_commits
+from raysft.train.incidents import read_incidents
 from raysft.train.state import TrainState
 from raysft.train.writer import Retention, Writer, write_tensors
 
@@ -153,3 +155,49 @@ def test_a_file_is_what_safetensors_reads(tmp_path: Path, shapes: list[tuple[int
     assert all(torch.equal(found[key], tensor) for key, tensor in tensors.items())
     assert entry["bytes"] == (tmp_path / "some.safetensors").stat().st_size
     assert storage.list_names(str(tmp_path)) == ["some.safetensors"]
+
+
+def test_how_long_storage_was_away_is_kept_and_that_training_went_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Listing fails with OSError, writing with StorageError; both are tried again."""
+    failures = {"write": 1, "list": 1}
+    listing = storage.list_names
+
+    def flaky_write(location: str, tensors: dict[str, Tensor]) -> dict[str, object]:
+        failures["write"] -= 1
+        if failures["write"] >= 0:
+            raise StorageError("cannot write", got="HTTP 500", expected="", fix="")
+        return write_tensors(location, tensors)
+
+    def flaky_list(location: str) -> list[str]:
+        if "step-" in location:
+            failures["list"] -= 1
+            if failures["list"] >= 0:
+                raise OSError("AWS Error NETWORK_CONNECTION")
+        return listing(location)
+
+    writer = make_writer(str(tmp_path), patience_s=0.8)
+    monkeypatch.setattr(writing, "write_tensors", flaky_write)
+    monkeypatch.setattr(storage, "list_names", flaky_list)
+    flushed: list[bool] = []
+    writer.save(lambda: iter([("weight:a", torch.ones(2))]), TrainState(step=3), before=lambda: flushed.append(True))
+    started = time.monotonic()
+    while not read_commits(str(tmp_path)):
+        assert time.monotonic() - started < 5
+        time.sleep(0.02)  # training
+    writer.finish()
+    assert flushed == [True]
+    (incident,) = read_incidents(str(tmp_path))
+    assert (incident.kind, incident.attempt, incident.step) == ("storage", 1, 3)
+    assert incident.facts["tries"] == 2
+    assert 5 > incident.facts["away_s"] >= 2 * 0.2, "a pause of 0.2 s, twice"
+    assert incident.facts["waited_s"] < 0.2, "the training went on"
+    assert "NETWORK_CONNECTION" in incident.what
+
+
+def test_a_save_without_trouble_leaves_no_incident(tmp_path: Path) -> None:
+    writer = make_writer(str(tmp_path))
+    writer.save(lambda: iter([("weight:a", torch.ones(2))]), TrainState(step=3))
+    writer.finish()
+    assert read_incidents(str(tmp_path)) == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -47,6 +49,47 @@ def merge(module: nn.Module) -> PreTrainedModel:
 def save_adapter(module: nn.Module, directory: str) -> None:
     """The bare adapter as peft loads it: adapter_model.safetensors and adapter_config.json."""
     module.save_pretrained(directory, safe_serialization=True)  # type: ignore[operator]
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """The adapter of one layer: it adds scaling * B A dropout(x) (Hu et al. 2021, arXiv:2106.09685)."""
+
+    a: torch.Tensor
+    """[R, D]."""
+    b: torch.Tensor
+    """[O, R]."""
+    scaling: float
+    dropout: float
+    """Probability of a zero in the adapter's input."""
+
+
+def low_rank_adapters(module: nn.Module) -> dict[str, LowRank]:
+    """{name of a layer in the base model: its adapter} of a model with LoRA. Raises ModelError for other layers."""
+    from peft.tuners.lora.layer import LoraLayer
+
+    names = {id(inner): name for name, inner in base_model(module).named_modules()}
+    found = {}
+    for layer in module.modules():
+        if not isinstance(layer, LoraLayer):
+            continue
+        name = names[id(layer)]
+        a, b = (dict(matrices).get("default") for matrices in (layer.lora_A, layer.lora_B))
+        if not isinstance(a, nn.Linear) or not isinstance(b, nn.Linear):
+            raise ModelError(
+                "the adapter of this layer has no two matrices",
+                got=f"{name}, a {type(layer).__name__}",
+                expected="adapted linear layers",
+                fix="take it out of method.target_modules",
+            )
+        dropout = layer.lora_dropout["default"]
+        found[name] = LowRank(
+            a=a.weight,
+            b=b.weight,
+            scaling=float(layer.scaling["default"]),
+            dropout=dropout.p if isinstance(dropout, nn.Dropout) else 0.0,
+        )
+    return found
 
 
 def _with_lora(model: PreTrainedModel, recipe: Recipe) -> nn.Module:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from raysft.data.feed import Feed, MicroBatch, Share, largest_micro_batch
@@ -31,7 +33,7 @@ from raysft.model.methods import apply_method
 from raysft.objectives.module import ObjectiveModule, make_objective
 from raysft.recipe.fingerprint import digest
 from raysft.recipe.load import parse_recipe
-from raysft.recipe.resolve import with_micro_batch_rows
+from raysft.recipe.resolve import ResolvedRun, with_micro_batch_rows
 from raysft.train import failures
 from raysft.train.checkpoint import Attempt, Checkpoint, begin_attempt, read_attempts
 from raysft.train.group import TorchGroup
@@ -41,8 +43,20 @@ from raysft.train.session import Session, run_session
 from raysft.train.spans import WorkerSpans
 from raysft.train.state import Outcome, TrainState
 
+Restored = Mapping[str, torch.Tensor] | None
 
-def train_worker(wire: dict[str, Any]) -> dict[str, Any]:
+
+@dataclass(frozen=True)
+class Parts:
+    """What a worker trains with. One with a process of its own makes all of it (ALONE, below)."""
+
+    module: Callable[[Place], ObjectiveModule]
+    """In fp32, attention and head checked."""
+    engine: Callable[[ObjectiveModule, ResolvedRun, torch.device, Restored], Closable]
+    """From the tensors of a checkpoint, where there are any."""
+
+
+def train_worker(wire: dict[str, Any], parts: Parts | None = None) -> dict[str, Any]:
     """Train from the newest commit to the end. Returns an Outcome as JSON, the same on every rank."""
     job = Wire(**wire)
     recipe = parse_recipe(job.recipe)
@@ -56,7 +70,7 @@ def train_worker(wire: dict[str, Any]) -> dict[str, Any]:
     attempt, restored = begin_attempt(job.run, place.group)
     with closing(WorkerSpans(job.run, attempt.number, is_writer=place.group.rank == 0)) as spans:
         with _recording(place, attempt, lambda: restored.state.step if restored else 0):
-            session = _try_set_up(place, attempt, restored)
+            session = _try_set_up(place, attempt, restored, parts or ALONE)
         if isinstance(session, Outcome):
             return session.to_json()
         steps = [session.state.step]
@@ -85,7 +99,7 @@ def _hopeless(job: Wire) -> Outcome | None:
     return failures.verdict(own, newest_attempt=attempts[-1].number)
 
 
-def _try_set_up(place: Place, attempt: Attempt, restored: Checkpoint | None) -> Session | Outcome:
+def _try_set_up(place: Place, attempt: Attempt, restored: Checkpoint | None, parts: Parts) -> Session | Outcome:
     """Set up, or the Outcome that all ranks agree on when any of them cannot."""
     run, group = place.job.run, place.group
     state = restored.state if restored else TrainState()
@@ -96,12 +110,12 @@ def _try_set_up(place: Place, attempt: Attempt, restored: Checkpoint | None) -> 
 
     modules = []
     try:
-        modules.append(_build_module(place))
+        modules.append(parts.module(place))
     except Exception as error:  # process boundary: becomes an Outcome on every rank
         write_down(error)
     if group.all_true(bool(modules)):
         try:
-            engine, probed = _probed_engine(place, modules, restored.tensors() if restored else None)
+            engine, probed = _probed_engine(place, modules, restored.tensors() if restored else None, parts)
         except ModelError as error:  # on every rank
             write_down(error)
         else:
@@ -114,7 +128,7 @@ def _try_set_up(place: Place, attempt: Attempt, restored: Checkpoint | None) -> 
 
 
 def _probed_engine(
-    place: Place, modules: list[ObjectiveModule], restored: Mapping[str, torch.Tensor] | None
+    place: Place, modules: list[ObjectiveModule], restored: Restored, parts: Parts
 ) -> tuple[Closable, Probed]:
     """The engine, and how it ran the largest rows. modules: the first to build it from. ModelError: on all ranks."""
     recipe, run = place.recipe, place.resolved
@@ -132,14 +146,21 @@ def _probed_engine(
     )
 
     def build(rows: int) -> Closable:
-        module = modules.pop() if modules else _build_module(place)
-        return make_engine(module, with_micro_batch_rows(run, rows), place.device, restored)
+        module = modules.pop() if modules else parts.module(place)
+        return parts.engine(module, with_micro_batch_rows(run, rows), place.device, restored)
 
     return fit(build, wanted, place.group, place.device)
 
 
 def _build_module(place: Place) -> ObjectiveModule:
-    """The module to train, in fp32, attention and head checked. On the device, unless a pipeline cuts it first."""
+    return ObjectiveModule(apply_method(load_base(place), place.recipe), make_objective(place.recipe))
+
+
+ALONE = Parts(_build_module, make_engine)
+
+
+def load_base(place: Place) -> PreTrainedModel:
+    """The model before its method, in fp32, attention and head checked. On the device, unless a pipeline cuts it."""
     recipe = place.recipe
     section = recipe.model
     tokenizer = load_tokenizer(
@@ -151,7 +172,7 @@ def _build_module(place: Place) -> ObjectiveModule:
     use_fast_paths(model, len(tokenizer), packing=recipe.data.packing)
     if recipe.train.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return ObjectiveModule(apply_method(model, recipe), make_objective(recipe))
+    return model
 
 
 def _feed(place: Place, rows: Rows, micro_batch_rows: int) -> Feed:

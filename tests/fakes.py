@@ -176,6 +176,7 @@ def step_info(step: int, **changes: Any) -> StepInfo:
         loss=1.0,
         grad_norm=1.0,
         skipped=False,
+        replayed=False,
         learning_rate=0.1,
         step_s=0.1,
         data_wait_s=0.0,

@@ -4,20 +4,25 @@ A fault is {"point", "step", "rank", "act", "commit"}; each happens once in the 
 forward, optimizer, step (after it was counted), eval, write (a rank's file is written, its record is not), commit
 (rank 0, before the commit record). step is 1-based: the step under way, or the one that a checkpoint is of. commit:
 wait until this is the newest commit, so that the writer is at a known place. The act `hold` waits for release().
+`nan` (at forward) spoils the losses of that pass alone. `poison` (at data) spoils the weights of a step's rows each
+time that they are read, `slow` (at forward) makes each pass from that step on 0.2 s longer.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import deepspeed
+import numpy as np
 import ray.cloudpickle
 import ray.train
 
@@ -61,7 +66,8 @@ def worker(wire: dict[str, Any]) -> dict[str, Any]:
     folder = run.parent.parent / "faults" / run.name
     rank = ray.train.get_context().get_world_rank()
     faults = json.loads((folder / "plan.json").read_text()) if folder.exists() else []
-    now = {"step": 0}
+    now = {"step": 0, "nan": 0}
+    ACTS["nan"] = lambda run: now.update(nan=1)
 
     def reach(point: str, step: int) -> None:
         for index, fault in enumerate(faults):
@@ -75,8 +81,28 @@ def worker(wire: dict[str, Any]) -> dict[str, Any]:
                     time.sleep(0.01)
                 if fault["act"] != "hold":
                     ACTS[fault["act"]](run)
+                if fault["act"] in PASSING:
+                    continue
                 while not (folder / f"{index}.go").exists():
                     time.sleep(0.01)
+
+    def lasting(act: str, step: int) -> bool:
+        return any(f["act"] == act and f["rank"] == rank and f["step"] <= step for f in faults)
+
+    def spoilt(module: Any, *args: Any, **named: Any) -> Any:
+        reach("forward", now["step"])
+        if lasting("slow", now["step"]):
+            time.sleep(0.2)
+        terms, now["nan"] = forward(module, *args, **named), now["nan"] - 1
+        return {name: value * float("nan") for name, value in terms.items()} if now["nan"] == 0 else terms
+
+    def poisoned(feed: Any, step: int) -> Any:
+        reach("data", step + 1)
+        batch = read(feed, step)
+        if not any(f["act"] == "poison" and (f["rank"], f["step"]) == (rank, step + 1) for f in faults):
+            return batch
+        micro = tuple(dataclasses.replace(m, weights=m.weights * np.float32("nan")) for m in batch.micro_batches)
+        return dataclasses.replace(batch, micro_batches=micro)
 
     def before(owner: Any, name: str, point: str, step: Callable[..., int]) -> None:
         old = owner.__dict__[name]
@@ -93,8 +119,8 @@ def worker(wire: dict[str, Any]) -> dict[str, Any]:
 
     step_of = ZeroEngine.train_step
     ZeroEngine.train_step = counted
-    before(Feed, "step", "data", lambda feed, step: step + 1)
-    before(ObjectiveModule, "forward", "forward", lambda *args, **named: now["step"])
+    read, forward = Feed.step, ObjectiveModule.forward
+    Feed.step, ObjectiveModule.forward = poisoned, spoilt
     before(deepspeed.DeepSpeedEngine, "step", "optimizer", lambda *args, **named: now["step"])
     before(ZeroEngine, "eval_step", "eval", lambda *args, **named: now["step"])
     before(Records, "step", "step", lambda records, info: info.state.step)
@@ -142,6 +168,13 @@ def _truncate(run: Path) -> None:
     _kill(run)
 
 
+def _jump(seconds: float, run: Path) -> None:
+    """The wall clock of this process jumps, for what asks the time module."""
+    of_day, of_day_ns = time.time, time.time_ns
+    time.time = lambda: of_day() + seconds
+    time.time_ns = lambda: of_day_ns() + int(seconds * 1e9)
+
+
 def _unmanifest(run: Path) -> None:
     """The newest commit loses its record, then this process dies."""
     (_newest(run) / "commit.json").unlink()
@@ -152,6 +185,8 @@ def _newest(run: Path) -> Path:
     return Path(commit_directory(str(run), lineage(read_attempts(str(run)), read_commits(str(run)))[0]))
 
 
+PASSING = ("nan", "poison", "slow", "later", "earlier")
+"""After which the process goes on."""
 ACTS: dict[str, Callable[[Path], None]] = {
     "kill": _kill,
     "abort": lambda run: os.abort(),
@@ -162,4 +197,8 @@ ACTS: dict[str, Callable[[Path], None]] = {
     "lose": _lose,
     "truncate": _truncate,
     "unmanifest": _unmanifest,
+    "poison": lambda run: None,
+    "slow": lambda run: None,
+    "later": partial(_jump, 3600.0),
+    "earlier": partial(_jump, -3600.0),
 }

@@ -1,6 +1,6 @@
 """The fault matrix and the soak: every fault, what it cost, and whether the end is the one that was promised.
 
-    python tests/benchmarks/chaos.py [--only WORD] [--minutes 0] [--seed 0] [--kills 100]
+    python tests/benchmarks/chaos.py [--only REGEX] [--minutes 0] [--seed 0] [--kills 100]
 
 Rows train the same small model with 2 workers and meet one fault at an exact point; promised is (a): the same bits as
 the undisturbed run, every sample once, nothing left behind. Loss of nodes, drivers and storage, and a second driver:
@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -34,11 +35,15 @@ import marks  # noqa: E402
 from raysft.errors import RaysftError  # noqa: E402
 from raysft.orchestrate.run import run_training  # noqa: E402
 from raysft.recipe.schema import Recipe  # noqa: E402
+from raysft.train.account import read_account  # noqa: E402
+from raysft.train.skips import Skip, add_skip  # noqa: E402
 from small import make_recipe  # noqa: E402
 
 EVERY, EPOCH, STEPS = 6, 20, 40
 EXPECTED_KIND = {"stop": "hung"}
 """Of the incident; all others are seen as a worker that died."""
+EXPECTED_MARK = {"nan": ["transient"], "slow": ["straggler"], "later": [], "earlier": []}
+"""Incidents of what ends no attempt, by act."""
 
 
 def row(point: str, step: int, rank: int, act: str = "kill") -> dict[str, Any]:
@@ -65,6 +70,15 @@ ROWS = {
     "missing file in the newest commit": row("forward", 15, 0, "lose"),
     "commit record missing": row("forward", 15, 0, "unmanifest"),
 }
+
+PASSING_ROWS = {
+    "transient NaN": row("forward", 9, 1, "nan"),
+    "slow rank": row("forward", 9, 1, "slow"),
+    "clock of rank 0 an hour later": row("data", 9, 0, "later"),
+    "clock of rank 0 an hour earlier": row("data", 9, 0, "earlier"),
+}
+"""Nothing ends; the bits are those of the undisturbed run."""
+POISON = "poisoned rows, NaN each time"
 
 
 def recipe(directory: Path, name: str, **changes: Any) -> Recipe:
@@ -120,6 +134,45 @@ def play(calm: Path, directory: Path, name: str, fault: dict[str, Any]) -> bool:
     return not wrong
 
 
+def play_passing(calm: Path, directory: Path, name: str, fault: dict[str, Any]) -> bool:
+    """One of PASSING_ROWS, printed."""
+    run = calm.with_name(name.replace(" ", "-"))
+    injector.plan(run, [fault])
+    started = time.monotonic()
+    result = run_training(recipe(directory, run.name))
+    wall_s = time.monotonic() - started
+    wrong = check(calm, run, result.steps, 2)
+    account = read_account(str(run))
+    seen = [cost.incident.kind for cost in account.costs]
+    if 0 not in injector.happened(run):
+        wrong = wrong or "the fault did not strike"
+    if seen != EXPECTED_MARK[fault["act"]]:
+        wrong = wrong or f"seen as {seen}"
+    if abs(account.wall_s - wall_s) > 1 + 0.01 * wall_s:
+        wrong = wrong or f"{account.wall_s:.1f} s accounted for of {wall_s:.1f} s"
+    print(f"{name:38} (a)  {wrong or 'same bits':28} {', '.join(seen) or '-':8}", flush=True)
+    return not wrong
+
+
+def play_poison(directory: Path) -> bool:
+    """Rows that are NaN each time that they are read: that step is missing and listed, the rest is as planned."""
+    clean, run = (directory / "storage" / "runs" / name for name in ("without-step-9", "poisoned"))
+    add_skip(str(clean), Skip(8, "planned"))
+    run_training(recipe(directory, clean.name))
+    injector.plan(run, [row("data", 9, 1, "poison")])
+    run_training(recipe(directory, run.name))
+    wrong = ""
+    try:
+        marks.assert_same_bits(clean, run)
+        marks.assert_nothing_left(run)
+        listed = [(c.incident.kind, c.incident.step) for c in read_account(str(run)).costs]
+        assert listed == [("skipped", 9)], f"listed: {listed}"
+    except AssertionError as error:
+        wrong = " ".join(str(error).split())[:60] or "a mark is missing"
+    print(f"{POISON:38} (c)  {wrong or 'as without that step':28} skipped", flush=True)
+    return not wrong
+
+
 def soak(directory: Path, minutes: float, seed: int) -> bool:
     """Random faults every 60 to 90 s. Prints goodput: time of the steps that count over all time."""
     draw = random.Random(seed)
@@ -167,7 +220,7 @@ def strike_often(run: Path, draw: random.Random, stop: threading.Event) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", help="rows whose name has this word")
+    parser.add_argument("--only", default="", help="rows whose name this regular expression finds")
     parser.add_argument("--minutes", type=float, default=0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kills", type=int, default=100)
@@ -184,8 +237,13 @@ def main() -> None:
         injector.arm()
         calm = Path(run_training(recipe(directory, "calm")).run)
         for name, fault in ROWS.items():
-            if options.only in name:
+            if re.search(options.only, name):
                 kept = play(calm, directory, name, fault) and kept
+        for name, fault in PASSING_ROWS.items():
+            if re.search(options.only, name):
+                kept = play_passing(calm, directory, name, fault) and kept
+        if re.search(options.only, POISON):
+            kept = play_poison(directory) and kept
         if options.minutes:
             kept = soak(directory, options.minutes, options.seed) and kept
         ray.shutdown()

@@ -16,7 +16,7 @@ from raysft.train.incidents import Incident, read_incidents
 from raysft.train.records import lineage_ranges
 from raysft.train.spans import read_spans
 
-PASSING = ("skipped", "storage", "torn", "straggler")
+PASSING = ("skipped", "transient", "storage", "torn", "straggler")
 """Kinds that end no attempt."""
 
 
@@ -131,13 +131,16 @@ def _left_failures(run: str) -> dict[int, str]:
 
 
 def _skipped(run: str, attempts: Sequence[AttemptTime]) -> list[Incident]:
-    """Steps whose gradients were not finite, from the metrics of each attempt."""
+    """Steps whose gradients were not finite, twice or once, from the metrics of each attempt."""
     found = []
     for attempt in attempts:
         location = storage.join(run, "metrics", f"attempt-{attempt.number:04d}.jsonl")
         lines = storage.read_json_lines(location) if storage.exists(location) else ()
         for line in lines:
             if line["kind"] == "step" and line["skipped"]:
-                what = "the gradients were not finite: the update was left out"
+                what = "the gradients were not finite, twice: the update was left out"
                 found.append(Incident("skipped", what, attempt.number, at=line["at"], step=line["step"]))
+            elif line["kind"] == "step" and line.get("replayed"):
+                what = "the gradients were not finite; the step was done again, and they were"
+                found.append(Incident("transient", what, attempt.number, at=line["at"], step=line["step"]))
     return found

@@ -23,7 +23,7 @@ class Incident:
 
     kind: str
     """As orchestrate/failure.py names the ends of attempts; also `driver`, `interrupted`, and of those that end none
-    `skipped`, `storage`, `torn`, `straggler`."""
+    `skipped`, `transient`, `storage`, `torn`, `straggler`."""
     what: str
     """In one line."""
     attempt: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 from raysft.engine.protocol import Engine, MicroBatch
@@ -40,7 +41,8 @@ def train(
     """Run steps state.step .. total_steps - 1. Hooks are called in their order, the same on every rank.
 
     save(state) commits a checkpoint; it is called when a hook asks for one and after the last step. notice() is what
-    this rank was told from outside. left_out: 0-based steps whose data is passed over.
+    this rank was told from outside. left_out: 0-based steps whose data is passed over. A step whose gradients are not
+    finite is done once more; if they are not then either, it is skipped.
     """
     while state.step < total_steps:
         started = time.perf_counter()
@@ -52,7 +54,8 @@ def train(
                 save(state)
             continue
         rate = learning_rate(state.step)
-        result = engine.train_step(
+        take = partial(
+            engine.train_step,
             batch.micro_batches,
             batch.units,
             step=state.step,
@@ -60,6 +63,9 @@ def train(
             data_wait_s=fetched - started,
             notice=notice(),
         )
+        result = take()
+        if replayed := result.skipped:  # no weight has changed: what a passing fault did does not come again
+            result = take()
         state = TrainState(
             step=state.step + 1,
             skipped_steps=state.skipped_steps + result.skipped,
@@ -72,6 +78,7 @@ def train(
             loss=result.loss,
             grad_norm=result.grad_norm,
             skipped=result.skipped,
+            replayed=replayed,
             learning_rate=rate,
             step_s=time.perf_counter() - started,
             data_wait_s=result.costs.data_wait_s,

@@ -37,6 +37,8 @@ class StepInfo:
     loss: float
     grad_norm: float
     skipped: bool
+    replayed: bool
+    """Its gradients were not finite at first. Not `skipped`: they were when it was done again."""
     learning_rate: float
     step_s: float
     """Wall time of the step, data wait included."""

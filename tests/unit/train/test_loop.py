@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -109,6 +110,23 @@ def test_single_skips_are_tolerated_and_a_series_stops_the_run() -> None:
     outcome, _ = run(FakeEngine(skips=frozenset({1, 4, 5, 6})), [NonFiniteGuard(limit=3)])
     assert (outcome.status, outcome.step) == ("stopped", 7)
     assert "not finite in 3 steps" in outcome.reason
+
+
+def test_gradients_that_are_not_finite_once_leave_no_trace_but_a_mark() -> None:
+    class Flipped(FakeEngine):
+        def train_step(self, *args: Any, **named: Any) -> Any:
+            done = super().train_step(*args, **named)
+            is_first = [step for step, _ in self.calls].count(4) == 1
+            return replace(done, skipped=True) if is_first and named["step"] == 4 else done
+
+    seen: list[StepInfo] = []
+    engine = Flipped()
+    outcome, saved = run(engine, [every(1, recorder(seen)), NonFiniteGuard(limit=1)])
+    assert [step for step, _ in engine.calls] == [0, 1, 2, 3, 4, 4, 5, 6, 7, 8, 9]
+    assert [i.state.step for i in seen if i.replayed] == [5]
+    assert not any(i.skipped for i in seen)
+    assert outcome.status == "finished"
+    assert saved == run(FakeEngine(), [])[1], "the same state as without"
 
 
 def test_an_exception_in_the_engine_is_not_swallowed() -> None:

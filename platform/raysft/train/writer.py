@@ -15,6 +15,7 @@ import json
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -219,8 +220,10 @@ class Writer:
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, 1.0)
         files = self._tried(lambda: [storage.read_json(storage.join(location, name)) for name in names])
-        record = commit_record(state, files, self._facts | {"eval_loss": loss})
-        if not self._tried(lambda: storage.create_exclusive(storage.join(location, "commit.json"), record)):
+        record = commit_record(state, files, self._facts | {"eval_loss": loss, "writer": uuid.uuid4().hex})
+        place = storage.join(location, "commit.json")
+        is_ours = self._tried(lambda: storage.create_exclusive(place, record))
+        if not is_ours and self._tried(lambda: storage.read_json(place)) != record:  # equal: its answer was lost
             raise CheckpointError(
                 f"step {state.step} of attempt {self._attempt.number} is committed already",
                 got=location,

@@ -196,6 +196,24 @@ def test_how_long_storage_was_away_is_kept_and_that_training_went_on(
     assert "NETWORK_CONNECTION" in incident.what
 
 
+def test_a_commit_whose_answer_was_lost_is_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An object store made the record, and its connection broke before it said so."""
+    create, lost = storage.create_exclusive, [True]
+
+    def unanswered(location: str, value: object) -> bool:
+        made = create(location, value)
+        if location.endswith("commit.json") and lost.pop():
+            lost.append(False)
+            raise StorageError("cannot write", got="connection closed", expected="", fix="")
+        return made
+
+    monkeypatch.setattr(storage, "create_exclusive", unanswered)
+    writer = make_writer(str(tmp_path), patience_s=0.8)
+    writer.save(lambda: iter([("weight:a", torch.ones(2))]), TrainState(step=3))
+    writer.finish()
+    assert read_commits(str(tmp_path)) == [CommitId(1, 3)]
+
+
 def test_a_save_without_trouble_leaves_no_incident(tmp_path: Path) -> None:
     writer = make_writer(str(tmp_path))
     writer.save(lambda: iter([("weight:a", torch.ones(2))]), TrainState(step=3))

@@ -125,6 +125,40 @@ def test_a_trial_that_fails_and_one_that_is_hopeless_do_not_end_the_search(
     assert [trial.number for trial in open_study(wanted, wanted.tune).best()] == [good.number]
 
 
+def test_trials_together_end_as_trials_apart(searched: Recipe, ray_cluster: None, directory: Path) -> None:
+    """In two hosts with two places each, of which one is used again, with their own records and checkpoints."""
+    assert searched.tune is not None
+    apart = open_study(searched, searched.tune).trials()
+    points = [trial.point for trial in apart]
+    wanted = recipe(
+        directory,
+        "together",
+        tune={
+            "space": SPACE,
+            "budget": {"trials": 4},
+            "scheduler": "none",
+            "concurrent": 3,
+            "executor": "fused",
+            "start": points,
+        },
+    )
+    search(wanted)
+    assert wanted.tune is not None
+    together = open_study(wanted, wanted.tune).trials()
+    assert [trial.point for trial in together] == points
+    assert [trial.state for trial in together] == ["finished"] * 4
+    for ours, theirs in zip(together, apart, strict=True):
+        assert [step for step, _ in ours.curve] == [step for step, _ in theirs.curve]
+        assert [v for _, v in ours.curve] == pytest.approx([v for _, v in theirs.curve], rel=1e-5)
+        assert sorted(read_ledger(str(directory / "storage" / "runs" / f"together-{ours.number}"))) == list(
+            range(1, 7)
+        )
+    final = load_recipe(directory / "storage" / "sweeps" / "together" / "best.yaml", [])
+    result = run_training(final)  # evaluates and exports what the host has trained
+    assert result.exports
+    assert result.steps == STEPS
+
+
 def test_another_search_of_the_same_name_is_refused(searched: Recipe, directory: Path) -> None:
     wider = {**SPACE, "method.rank": {"distribution": "choice", "values": [2, 4, 8]}}
     with pytest.raises(ConflictError, match="another search"):

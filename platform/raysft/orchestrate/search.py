@@ -32,13 +32,14 @@ from raysft.orchestrate.signals import asking
 from raysft.orchestrate.space import Point, apply, check_space
 from raysft.orchestrate.study import Study, Trial
 from raysft.orchestrate.sweep import Sweep, spent_of
-from raysft.orchestrate.trials import Told, run_trials, trial_name
+from raysft.orchestrate.trials import Room, Told, run_trials, trial_name
 from raysft.recipe.facts import ClusterFacts
 from raysft.recipe.fingerprint import split_fields
 from raysft.recipe.load import with_absolute_paths
 from raysft.recipe.resolve import check_fits, resolve
 from raysft.recipe.schema import Recipe
 from raysft.recipe.tune import TuneSection
+from raysft.recipe.tune_executor import GANG, is_fused, trials_at_a_time
 from raysft.recipe.tune_rules import advice, check_tune
 from raysft.train import notice
 
@@ -64,10 +65,11 @@ def search(recipe: Recipe) -> list[str]:
                 prepare(with_absolute_paths(recipe), progress=progress)
             sweep = Sweep(recipe, tune, study, admit=partial(_refusal, recipe, nodes))
             with _limited(recipe, tune, sweep):
-                concurrent = tune.concurrent or room_for(recipe, nodes)
-                logger.info("search       %s, %d at a time", _words(tune), concurrent)
+                room = _room(recipe, tune, room_for(recipe, nodes))
+                together = f", together in {room.hosts} processes" if room.hosts else ""
+                logger.info("search       %s, %d at a time%s", _words(tune), room.concurrent, together)
                 out = storage.join(directory, "ray")
-                run_trials(recipe, tune, sweep, concurrent=concurrent, out=out, told=Log(tune))
+                run_trials(recipe, tune, sweep, room=room, out=out, told=Log(tune))
         return _result(recipe, tune, study)
 
 
@@ -117,6 +119,14 @@ def room_for(recipe: Recipe, nodes: ClusterFacts) -> int:
         by_gpu = node.gpus // wanted.gpus_per_worker if wanted.gpus_per_worker else math.inf
         workers += int(min(node.cpus // wanted.cpus_per_worker, by_gpu))
     return max(1, workers // wanted.workers)
+
+
+def _room(recipe: Recipe, tune: TuneSection, workers: int) -> Room:
+    """How the trials share the cluster, which holds so many workers."""
+    if not is_fused(recipe, tune, workers):
+        return Room(tune.concurrent or workers, hosts=0)
+    concurrent = trials_at_a_time(tune, GANG * workers)
+    return Room(concurrent, hosts=min(workers, concurrent))
 
 
 def _refusal(recipe: Recipe, nodes: ClusterFacts, point: Point) -> str | None:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-import threading
 import time
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,9 @@ from raysft import storage
 from raysft.errors import RaysftError
 from raysft.orchestrate.attempts import run_attempts
 from raysft.orchestrate.cluster import worker_environment
-from raysft.orchestrate.readings import readings
+from raysft.orchestrate.follow import follow
+from raysft.orchestrate.hosted import hosted_trial
+from raysft.orchestrate.hosts import hosts
 from raysft.orchestrate.run import train_trial
 from raysft.orchestrate.rundir import run_location
 from raysft.orchestrate.schedulers import Verdict
@@ -36,13 +38,6 @@ from raysft.recipe.schema import Recipe
 from raysft.recipe.tune import TuneSection
 from raysft.train import notice
 from raysft.train.checkpoint import copy_newest
-from raysft.train.records import read_metrics
-
-logger = logging.getLogger(__name__)
-
-POLL_S = 0.5
-LOOK_SHARE = 20
-"""Pause after a look at a run's records / time that it took."""
 
 AT_HEAD: dict[str, float] = {"CPU": 0, "node:__internal_head__": 0.0001}
 """Tune refuses a trial that reserves nothing, and one that holds CPUs while its workers wait for some deadlocks. At
@@ -82,45 +77,63 @@ class Told:
         """It is over, or (`running`) interrupted."""
 
 
-def run_trials(recipe: Recipe, tune: TuneSection, sweep: Sweep, *, concurrent: int, out: str, told: Told) -> None:
+@dataclass(frozen=True)
+class Room:
+    """How many trials at a time, and where."""
+
+    concurrent: int
+    hosts: int
+    """Processes in which trials train together; 0: each by itself."""
+
+
+def run_trials(recipe: Recipe, tune: TuneSection, sweep: Sweep, *, room: Room, out: str, told: Told) -> None:
     """Until the sweep is over. out: directory for what Tune writes; it is removed. told: see Told."""
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    warm, wanted = is_warm(recipe, tune), recipe.cluster
-    own: dict[str, float] = {"CPU": wanted.cpus_per_worker, "GPU": wanted.gpus_per_worker}
-    function = ray_tune.with_resources(
-        partial(trial_function, metrics=list(tune.metrics), warm=warm),
-        ray_tune.PlacementGroupFactory([own if warm else AT_HEAD]),
-    )
-    searcher = _PassOn(recipe, sweep, told)
-    tuner = ray_tune.Tuner(
-        function,
-        tune_config=ray_tune.TuneConfig(
-            search_alg=searcher,
-            num_samples=-1,
-            max_concurrent_trials=concurrent,
-            reuse_actors=True,
-            trial_name_creator=_tune_name,
-            trial_dirname_creator=_tune_name,
-        ),
-        run_config=ray_tune.RunConfig(name=f"tune-{time.time_ns()}", storage_path=out, verbose=0),
-    )
-    try:
-        tuner.fit()
-    finally:
-        storage.remove_tree(out)
+    searcher = _PassOn(recipe, sweep, told, num_hosts=room.hosts)
+    with hosts(recipe, room.hosts, room.concurrent) as handles:
+        tuner = ray_tune.Tuner(
+            _function(recipe, tune, handles),
+            tune_config=ray_tune.TuneConfig(
+                search_alg=searcher,
+                num_samples=-1,
+                max_concurrent_trials=room.concurrent,
+                reuse_actors=True,
+                trial_name_creator=_tune_name,
+                trial_dirname_creator=_tune_name,
+            ),
+            run_config=ray_tune.RunConfig(name=f"tune-{time.time_ns()}", storage_path=out, verbose=0),
+        )
+        try:
+            tuner.fit()
+        finally:
+            storage.remove_tree(out)
     if searcher.error is not None:
         raise searcher.error
+
+
+def _function(recipe: Recipe, tune: TuneSection, handles: list[Any]) -> Any:
+    """What Tune runs for each trial, and what it reserves."""
+    metrics, wanted = list[str](tune.metrics), recipe.cluster
+    warm = is_warm(recipe, tune) and not handles
+    own: dict[str, float] = {"CPU": wanted.cpus_per_worker, "GPU": wanted.gpus_per_worker}
+    function = (
+        partial(hosted_trial, handles=handles, metrics=metrics)
+        if handles
+        else partial(trial_function, metrics=metrics, warm=warm)
+    )
+    return ray_tune.with_resources(function, ray_tune.PlacementGroupFactory([own if warm else AT_HEAD]))
 
 
 class _PassOn(Searcher):
     """Ray Tune's searcher: what Tune calls becomes a call of the sweep."""
 
-    def __init__(self, recipe: Recipe, sweep: Sweep, told: Told) -> None:
+    def __init__(self, recipe: Recipe, sweep: Sweep, told: Told, *, num_hosts: int) -> None:
         super().__init__()
-        self._recipe, self._sweep, self._told = recipe, sweep, told
+        self._recipe, self._sweep, self._told, self._num_hosts = recipe, sweep, told, num_hosts
         self._numbers: dict[str, int] = {}
+        self._hosts: dict[int, int] = {}  # a trial stays with its host, which knows whether it still trains it
         self._ends: dict[int, Ended] = {}
         self._spent: dict[int, Spent] = {}
         self.error: RaysftError | None = None
@@ -141,7 +154,13 @@ class _PassOn(Searcher):
         if "copies" in trial.facts:  # here: what it copies must not have gone on
             copy_newest(self._run(trial.facts["copies"]), run_location(recipe))
         fields = json.dumps(recipe.model_dump(mode="json"))
-        return {"number": trial.number, "recipe": fields, "pause_step": self._sweep.pause_step(trial)}
+        host = self._hosts.setdefault(trial.number, self._idlest()) if self._num_hosts else 0
+        return {
+            "number": trial.number,
+            "recipe": fields,
+            "pause_step": self._sweep.pause_step(trial),
+            "host": host,
+        }
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """A report, or the last words of a trial."""
@@ -169,6 +188,11 @@ class _PassOn(Searcher):
         state = self._sweep.end(number, ended, self._spent.pop(number, Spent()))
         self._told.ended(number, state, ended.reason)
 
+    def _idlest(self) -> int:
+        """The host with the fewest trials now."""
+        busy = [self._hosts.get(number) for number in self._numbers.values()]
+        return min(range(self._num_hosts), key=busy.count)
+
     def _run(self, number: int) -> str:
         return run_location(self._recipe.model_copy(update={"name": trial_name(self._recipe, number)}))
 
@@ -184,63 +208,12 @@ def _tune_name(trial: Any) -> str:
 
 
 def trial_function(config: dict[str, Any], metrics: list[str], warm: bool) -> None:
-    """Ray Tune's trainable: train the run in a thread, report what it records. warm: with no worker of its own."""
+    """Ray Tune's trainable: train the run, report what it records. warm: with no worker of its own."""
+
+    def train(recipe: Recipe, planned: Callable[[int], None]) -> str:
+        return train_trial(recipe, planned, run_here if warm else run_attempts, config["pause_step"])
+
     recipe = parse_recipe(json.loads(config["recipe"]))
-    run = run_location(recipe)
     os.environ.update(worker_environment(recipe.cluster))
-    ends: list[Ended] = []
-    total: list[int] = []
-
-    def work() -> None:
-        try:
-            status = train_trial(recipe, total.append, run_here if warm else run_attempts, config["pause_step"])
-            ends.append(Ended("finished" if status == "finished" else "interrupted"))
-        except RaysftError as error:
-            ends.append(Ended("failed", " ".join(str(error).split())))
-        except Exception as error:  # process boundary: a trial that fails is an answer
-            ends.append(Ended("failed", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))
-
-    started, thread = time.monotonic(), threading.Thread(target=work, daemon=True)
-    thread.start()
-    seen, pause_s = 0, POLL_S
-    is_alive = True
-    while is_alive:
-        thread.join(pause_s)
-        is_alive = thread.is_alive()
-        looked = time.monotonic()
-        for step, values in _new(run, recipe, metrics, seen, total):
-            seen = step
-            _say({"step": step, "total": total[0], "values": values, "spent": _spent(recipe, started)})
-        pause_s = max(POLL_S, LOOK_SHARE * (time.monotonic() - looked))
-    _say({"ended": asdict(ends[0]), "spent": _spent(recipe, started)})
-
-
-def _say(what: dict[str, Any]) -> None:
-    """As text: Tune flattens what it is given."""
-    ray_tune.report({"said": json.dumps(what)})
-
-
-def _new(
-    run: str, recipe: Recipe, metrics: list[Any], seen: int, total: list[int]
-) -> list[tuple[int, tuple[float, ...]]]:
-    """Readings after step `seen`. What cannot be read just now is read at the next look."""
-    if not total:
-        return []
-    try:
-        lines = read_metrics(run)
-    except (OSError, ValueError) as error:
-        logger.debug("cannot read the records of %s yet: %s", run, error)
-        return []
-    found = readings(lines, metrics, recipe.evaluate.every_steps, total[0])
-    return [reading for reading in found if reading[0] > seen]
-
-
-def _spent(recipe: Recipe, started: float) -> dict[str, float]:
-    seconds, wanted = time.monotonic() - started, recipe.cluster
-    return asdict(
-        Spent(
-            seconds=seconds,
-            core_s=seconds * wanted.workers * wanted.cpus_per_worker,
-            gpu_s=seconds * wanted.workers * wanted.gpus_per_worker,
-        )
-    )
+    for said in follow(recipe, metrics, train):
+        ray_tune.report({"said": said})

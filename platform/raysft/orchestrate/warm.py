@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import Any
 
 import torch.distributed as dist
 
@@ -20,12 +21,17 @@ from raysft.train.state import Outcome
 from raysft.train.worker import train_worker
 
 
-def run_here(run: str, recipe: Recipe, make_wire: Callable[[Recipe], Wire]) -> Outcome:
+def run_here(
+    run: str,
+    recipe: Recipe,
+    make_wire: Callable[[Recipe], Wire],
+    train: Callable[[dict[str, Any]], dict[str, Any]] = train_worker,
+) -> Outcome:
     """Train until the run ends or is asked to stop; what attempts.run_attempts() does on workers of their own."""
     _alone(recipe)
     notice.clear(run)
     while True:
-        outcome = Outcome(**train_worker(asdict(make_wire(recipe))))
+        outcome = Outcome(**train(asdict(make_wire(recipe))))
         if outcome.status != "rollback":
             return outcome
 

@@ -124,7 +124,16 @@ class TuneSection(Section):
         "front.",
     )
     budget: Budget = Budget()
-    concurrent: int | None = Field(None, ge=1, description="Trials at a time. Default: as many as the cluster holds.")
+    concurrent: int | None = Field(
+        None,
+        ge=1,
+        description="Trials at a time. Default: as many as the cluster holds workers, or 8 times that many if fused.",
+    )
+    executor: Literal["auto", "fused", "separate"] = Field(
+        "auto",
+        description="fused: LoRA trials train together on one frozen base model in one process; separate: each by "
+        "itself; auto: fused where it is possible and there are more trials at a time than workers.",
+    )
     start: Annotated[tuple[dict[str, Value], ...], Strict(False)] = Field(
         (), description="Points to try first: a list of {field: value}; fields left out are drawn."
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from raysft.errors import RecipeError
 from raysft.recipe.schema import Recipe
 from raysft.recipe.tune import Choice, Distribution, Int, LogUniform, TuneSection, Uniform
+from raysft.recipe.tune_executor import check_executor
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ def check_tune(recipe: Recipe) -> TuneSection:
     _check_searcher(tune)
     _check_scheduler(recipe, tune)
     _check_budget(tune)
+    check_executor(recipe, tune)
     return tune
 
 

@@ -10,6 +10,7 @@ from raysft.errors import RecipeError
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.schema import Recipe
 from raysft.recipe.tune import MODES, TuneSection
+from raysft.recipe.tune_executor import is_fused, obstacles, trials_at_a_time
 from raysft.recipe.tune_rules import ABILITIES, advice, check_tune
 from replay import search_recipe
 
@@ -105,3 +106,54 @@ def test_a_searcher_that_would_learn_nothing_is_told() -> None:
     assert "tpe" in advice(check_tune(recipe(searcher="gp")))[0]
     assert advice(check_tune(recipe(searcher="gp", scheduler="none"))) == []
     assert advice(check_tune(recipe())) == []
+
+
+def lora(space: dict[str, Any] | None = None, **changes: Any) -> Recipe:
+    """A search that can be fused; changes: `tune__field`, or sections."""
+    tune = {name.removeprefix("tune__"): changes.pop(name) for name in list(changes) if name.startswith("tune__")}
+    fields = recipe(space or {"optimizer.learning_rate": RATE, "method.rank": RANK}, **tune).model_dump(mode="json")
+    sections = {name: fields[name] | value for name, value in ({"method": {"kind": "lora"}} | changes).items()}
+    return parse_recipe(fields | sections)
+
+
+FREE: dict[str, Any] = {"optimizer.learning_rate": RATE}
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"method": {"kind": "full"}}, "method.kind: full"),
+        ({"space": CONDITIONAL}, "method.kind in tune.space"),
+        ({"space": FREE | {"data.max_tokens": RANK}}, "data.max_tokens in tune.space"),
+        ({"space": FREE | {"seed": RANK}}, "model.source: random"),
+        ({"cluster": {"workers": 2}}, "cluster.workers: 2"),
+        ({"data": {"mode": "stream", "order": "windowed"}}, "stream"),
+        ({"parallel": {"auto": True}}, "parallel.auto"),
+        ({"parallel": {"offload": "cpu"}}, "parallel.offload"),
+        ({"train": {"gradient_checkpointing": True}, "method": {"kind": "lora", "dropout": 0.1}}, "drawn twice"),
+        ({"tune__metrics": ["tokens_per_s"], "tune__scheduler": "none"}, "of all trials together"),
+    ],
+)
+def test_what_cannot_train_together_is_refused_by_name(changed: dict[str, Any], words: str) -> None:
+    with pytest.raises(RecipeError) as refused:
+        check_tune(lora(**changed, tune__executor="fused"))
+    assert words in refused.value.got
+    assert "separate" in refused.value.fix
+    automatic = lora(**changed)
+    assert not is_fused(automatic, check_tune(automatic), room=1)
+
+
+def test_trials_train_together_where_there_are_more_of_them_than_workers() -> None:
+    space = {**FREE, "method.alpha": RATE, "train.rows_per_step": RANK, "method.dropout": RATE}
+    for wanted, room, fused in (
+        (lora(space), 2, True),
+        (lora(space), 4, False),
+        (lora(space, tune__concurrent=2), 2, False),
+        (lora(space, tune__executor="separate"), 1, False),
+        (lora(space, tune__executor="fused"), 4, True),
+    ):
+        tune = check_tune(wanted)
+        assert obstacles(wanted, tune) == []
+        assert is_fused(wanted, tune, room) is fused
+    assert trials_at_a_time(check_tune(lora()), 16) == 4  # tune.budget.trials
+    assert trials_at_a_time(check_tune(lora(tune__concurrent=3)), 16) == 3

@@ -1,0 +1,82 @@
+"""A trial from its start to its end, as the lines that it says: what its run records, then how it ended."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import Any
+
+from raysft.errors import RaysftError
+from raysft.orchestrate.readings import readings
+from raysft.orchestrate.rundir import run_location
+from raysft.orchestrate.sweep import Ended, Spent
+from raysft.recipe.schema import Recipe
+from raysft.train.records import read_metrics
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 0.5
+LOOK_SHARE = 20
+"""Pause after a look at a run's records / time that it took."""
+
+Train = Callable[[Recipe, Callable[[int], None]], str]
+"""(recipe, what is told the number of its steps) -> `finished` or `interrupted`."""
+
+
+def follow(
+    recipe: Recipe, metrics: list[Any], train: Train, reserved_s: Callable[[], float] | None = None
+) -> Iterator[str]:
+    """Train the run in a thread; yield JSON for _PassOn.on_trial_result() (trials.py).
+
+    reserved_s(): seconds for which the trial had a worker's resources; default: since it began.
+    """
+    ends: list[Ended] = []
+    total: list[int] = []
+
+    def work() -> None:
+        try:
+            status = train(recipe, total.append)
+            ends.append(Ended("finished" if status == "finished" else "interrupted"))
+        except RaysftError as error:
+            ends.append(Ended("failed", " ".join(str(error).split())))
+        except Exception as error:  # process boundary: a trial that fails is an answer
+            ends.append(Ended("failed", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))
+
+    started, thread = time.monotonic(), threading.Thread(target=work, daemon=True)
+
+    def spent() -> dict[str, float]:
+        seconds, wanted = time.monotonic() - started, recipe.cluster
+        share = (seconds if reserved_s is None else reserved_s()) * wanted.workers
+        return asdict(Spent(seconds, core_s=share * wanted.cpus_per_worker, gpu_s=share * wanted.gpus_per_worker))
+
+    thread.start()
+    seen, pause_s = 0, POLL_S
+    is_alive = True
+    while is_alive:
+        thread.join(pause_s)
+        is_alive = thread.is_alive()
+        looked = time.monotonic()
+        for step, values in _new(run_location(recipe), recipe, metrics, seen, total):
+            seen = step
+            yield json.dumps({"step": step, "total": total[0], "values": values, "spent": spent()})
+        pause_s = max(POLL_S, LOOK_SHARE * (time.monotonic() - looked))
+    yield json.dumps({"ended": asdict(ends[0]), "spent": spent()})
+
+
+def _new(
+    run: str, recipe: Recipe, metrics: list[Any], seen: int, total: list[int]
+) -> list[tuple[int, tuple[float, ...]]]:
+    """Readings after step `seen`. What cannot be read just now is read at the next look."""
+    if not total:
+        return []
+    try:
+        lines = read_metrics(run)
+    except (OSError, ValueError) as error:
+        logger.debug("cannot read the records of %s yet: %s", run, error)
+        return []
+    found = readings(lines, metrics, recipe.evaluate.every_steps, total[0])
+    return [reading for reading in found if reading[0] > seen]

@@ -1,0 +1,73 @@
+"""Hosts: processes on the cluster in which several trials of a search train together on one base model.
+
+A host reserves what the one worker of a trial would, and is started again by Ray when it dies; its trials are lost
+then and go on from their checkpoints, as any lost trial does.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import ray
+import torch
+
+from raysft.orchestrate.cluster import worker_environment
+from raysft.orchestrate.follow import follow
+from raysft.orchestrate.run import train_trial
+from raysft.orchestrate.rundir import run_location
+from raysft.orchestrate.warm import run_here
+from raysft.recipe.load import parse_recipe
+from raysft.recipe.schema import Recipe
+from raysft.train import notice
+from raysft.train.fused import Crew
+
+ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
+"""glibc keeps freed memory for each thread, and each trial's thread runs the pass of all now and then: with 4 trials
+the peak was 2.0 GiB instead of 1.2."""
+
+
+class Host:
+    """The Ray actor."""
+
+    def __init__(self, gpus: int) -> None:
+        self._crew = Crew(torch.device("cuda" if gpus else "cpu"))
+        self._trained: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
+
+    def follow(self, config: dict[str, Any], metrics: list[str]) -> Iterator[str]:
+        """Train a trial with the others; what follow.follow() says of it."""
+        number, recipe = config["number"], parse_recipe(json.loads(config["recipe"]))
+
+        def train(recipe: Recipe, planned: Callable[[int], None]) -> str:
+            with self._trained[number], self._crew.member(number):
+                attempts = partial(run_here, train=partial(self._crew.train, number))
+                return train_trial(recipe, planned, attempts, config["pause_step"])
+
+        if self._trained[number].locked():  # its listener died, and it is started again
+            notice.request(run_location(recipe), notice.Notice.STOP)
+        before = self._crew.share_s(number)
+        yield from follow(recipe, metrics, train, lambda: self._crew.share_s(number) - before)
+
+
+@contextmanager
+def hosts(recipe: Recipe, count: int, concurrent: int) -> Iterator[list[Any]]:
+    """Handles of `count` hosts that live as long as the block. concurrent: trials at a time, over all of them."""
+    wanted = recipe.cluster
+    actor: Any = ray.remote(Host).options(
+        num_cpus=wanted.cpus_per_worker,
+        num_gpus=wanted.gpus_per_worker,
+        max_concurrency=2 * concurrent,  # a trial whose listener died may still be ending
+        max_restarts=-1,
+        runtime_env={"env_vars": worker_environment(wanted) | ONE_ARENA},
+    )
+    handles = [actor.remote(wanted.gpus_per_worker) for _ in range(count)]
+    try:
+        yield handles
+    finally:
+        for handle in handles:
+            ray.kill(handle)

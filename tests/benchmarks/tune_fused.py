@@ -1,0 +1,257 @@
+"""`make bench-fused`: LoRA trials that train together on one base against the same trials one after the other.
+
+    python tests/benchmarks/tune_fused.py [--trials 8] [--steps 100] [--tokens 256] [--parts workers,search]
+
+A fresh 19M-parameter Llama in fp32 (16k vocabulary), one row of TOKENS tokens a step, trials that differ in learning
+rate, rank and alpha; a token store that is there already; one thread.
+
+workers   the trials' workers without Ray, in one process: alone (one after the other) or together. CPU-seconds of
+          setting up and of the steps, apart; peak memory against that of a single trial
+search    `raysft tune` on a Ray cluster with one CPU, executor separate (one warm worker for all trials) or fused;
+          CPU-seconds of the driver and all its descendants, Ray's own included
+
+CPU-seconds and ratios are comparable on a shared machine; wall time is printed and means little there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "parity")]
+
+CONFIG = {
+    "model_type": "llama",
+    "vocab_size": 16_000,
+    "hidden_size": 384,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 7,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 6,
+    "max_position_embeddings": 1024,
+    "tie_word_embeddings": True,
+}
+GOALS = {"steps": 1.0, "whole": 0.6, "peak": 2.0}
+
+
+def recipe_of(folder: Path, options: argparse.Namespace, **changes: Any) -> Any:
+    from small import make_recipe
+
+    return make_recipe(
+        folder,
+        count=4000,
+        **{
+            "model__config": CONFIG,
+            "data__max_tokens": options.tokens,
+            "method": {"kind": "lora"},
+            "optimizer": {"learning_rate": 1e-3, "schedule": "constant"},
+            "train": {"rows_per_step": 1, "micro_batch_rows": 1, "precision": "fp32", "max_steps": options.steps},
+            "parallel": {"zero": 0},
+            "cluster": {"workers": 1, "cpus_per_worker": 1},
+            "checkpoint": {"every_steps": options.steps},
+        }
+        | changes,
+    )
+
+
+def points(count: int) -> list[dict[str, Any]]:
+    return [
+        {"optimizer.learning_rate": 10 ** (-4 + 2 * i / count), "method.rank": (4, 8, 16)[i % 3]}
+        for i in range(count)
+    ]
+
+
+def search_recipe(folder: Path, options: argparse.Namespace, executor: str) -> Any:
+    space = {
+        "optimizer.learning_rate": {"distribution": "loguniform", "low": 1e-5, "high": 1e-1},
+        "method.rank": {"distribution": "choice", "values": [4, 8, 16]},
+    }
+    tune = {
+        "space": space,
+        "budget": {"trials": options.trials},
+        "metrics": "train_loss",
+        "scheduler": "none",
+        "searcher": "random",
+        "start": points(options.trials),
+        "executor": executor,
+        "concurrent": options.trials if executor == "fused" else 1,
+    }
+    return recipe_of(folder, options, name=f"{executor}-{time.time_ns()}", tune=tune)
+
+
+def prepare_store(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    from raysft.data.prepare import prepare
+    from raysft.orchestrate.cluster import cluster
+    from raysft.recipe.load import with_absolute_paths
+
+    with cluster():
+        return {"store": prepare(with_absolute_paths(recipe_of(folder, options))).train}
+
+
+def workers(folder: Path, options: argparse.Namespace, *, together: bool) -> dict[str, Any]:
+    """All trials in this process: CPU-seconds until the last of them begins its steps, and from there on."""
+    import torch
+    from fused_cells import wire_of
+
+    from raysft.orchestrate.space import apply
+    from raysft.orchestrate.warm import _alone
+    from raysft.train import session
+    from raysft.train.fused import Crew
+    from raysft.train.records import read_metrics
+    from raysft.train.worker import train_worker
+
+    runs = folder / f"runs-{time.time_ns()}"
+    base = recipe_of(folder, options)
+    wires = [
+        wire_of(
+            {
+                "recipe": apply(base, f"trial-{i}", point).model_dump(mode="json"),
+                "run": str(runs / str(i)),
+                "steps": options.steps,
+            },
+            options.store,
+        )
+        | {"eval_store": None}
+        for i, point in enumerate(points(options.trials))
+    ]
+    _alone(base)
+    began, ended = [], []
+    train = session.train
+
+    def timed(*arguments: Any, **more: Any) -> Any:
+        began.append(time.process_time())
+        try:
+            return train(*arguments, **more)
+        finally:
+            ended.append(time.process_time())
+
+    session.train = timed
+    started, wall = time.process_time(), time.monotonic()
+    if together:
+        crew = Crew(torch.device("cpu"))
+
+        def work(number: int) -> None:
+            with crew.member(number):
+                crew.train(number, wires[number])
+
+        threads = [threading.Thread(target=work, args=(i,)) for i in range(len(wires))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        steps = max(ended) - max(began)
+    else:
+        for wire in wires:
+            train_worker(wire)
+        steps = sum(b - a for a, b in zip(began, ended, strict=True))
+    whole = time.process_time() - started
+    lines = [line for i in range(len(wires)) for line in read_metrics(str(runs / str(i))) if line["kind"] == "step"]
+    return {
+        "steps": steps,
+        "set_up": whole - steps,
+        "tokens": sum(line["tokens"] for line in lines),
+        "last_losses": [round(line["loss"], 4) for line in lines if line["step"] == options.steps],
+        "wall": time.monotonic() - wall,
+        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+
+
+def search(folder: Path, options: argparse.Namespace, executor: str) -> dict[str, Any]:
+    import ray
+    from data_pipeline import cpu_seconds
+
+    from raysft.orchestrate.search import open_study
+    from raysft.orchestrate.search import search as run_search
+
+    recipe = search_recipe(folder, options, executor)
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+    before, wall = cpu_seconds(os.getpid()), time.monotonic()
+    run_search(recipe)
+    used = cpu_seconds(os.getpid()) - before
+    trials = open_study(recipe, recipe.tune).trials()
+    return {
+        "whole": used,
+        "wall": time.monotonic() - wall,
+        "states": [trial.state for trial in trials],
+        "last_losses": [round(trial.values[0], 4) for trial in trials if trial.values],
+    }
+
+
+KINDS = {
+    "prepare": prepare_store,
+    "one": lambda folder, o: workers(folder, argparse.Namespace(**{**vars(o), "trials": 1}), together=False),
+    "alone": lambda folder, o: workers(folder, o, together=False),
+    "together": lambda folder, o: workers(folder, o, together=True),
+    "separate": lambda folder, o: search(folder, o, "separate"),
+    "fused": lambda folder, o: search(folder, o, "fused"),
+}
+
+
+def measured(kind: str, options: argparse.Namespace) -> dict[str, Any]:
+    """In a fresh process; that of trials together as hosts.py starts it."""
+    arenas = {"MALLOC_ARENA_MAX": "1"} if kind == "together" else {}
+    arguments = [f"--{name}={value}" for name, value in vars(options).items() if value is not None]
+    result = subprocess.run(
+        [sys.executable, __file__, *arguments, f"--kind={kind}"],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", **arenas, "RAY_USAGE_STATS_ENABLED": "0"},
+    )
+    found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    print(f"{kind:9} load {os.getloadavg()[0]:.0f} {json.dumps(found)}", flush=True)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--trials", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--parts", default="workers,search")
+    parser.add_argument("--folder", default="build/bench-fused")
+    parser.add_argument("--kind")
+    parser.add_argument("--store")
+    options = parser.parse_args()
+    folder = Path(options.folder).absolute()
+    if options.kind:
+        folder.mkdir(parents=True, exist_ok=True)
+        print(json.dumps(KINDS[options.kind](folder, options)))
+        sys.stdout.flush()
+        os._exit(0)  # daemon threads and Ray need no farewell
+    shutil.rmtree(folder, ignore_errors=True)
+    options.store = measured("prepare", options)["store"]
+    if "workers" in options.parts:
+        one, alone, together = (measured(kind, options) for kind in ("one", "alone", "together"))
+        assert together["last_losses"] == alone["last_losses"]
+        for part in ("steps", "set_up"):
+            print(
+                f"{part}: together / alone = {together[part]:.1f} / {alone[part]:.1f} CPU-s = "
+                f"{together[part] / alone[part]:.2f}   goal {GOALS.get(part, '-')}"
+            )
+        rates = [found["tokens"] / found["steps"] for found in (together, alone)]
+        print(f"tokens per CPU-second in the steps: {rates[0]:.0f} together, {rates[1]:.0f} alone")
+        print(
+            f"peak RSS: {together['peak']:.2f} / {one['peak']:.2f} GiB = {together['peak'] / one['peak']:.2f}   "
+            f"goal < {GOALS['peak']}"
+        )
+    if "search" in options.parts:
+        fused, separate = (measured(kind, options) for kind in ("fused", "separate"))
+        print(
+            f"whole search: fused / separate = {fused['whole']:.1f} / {separate['whole']:.1f} CPU-s = "
+            f"{fused['whole'] / separate['whole']:.2f}   goal <= {GOALS['whole']}"
+        )
+
+
+if __name__ == "__main__":
+    main()

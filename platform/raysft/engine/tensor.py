@@ -23,9 +23,14 @@ from raysft.recipe.facts import ModelShape
 
 
 def forget_groups() -> None:
-    """DeepSpeed keeps the groups of the last engine for the next, which may need others."""
-    groups.mpu = None
-    groups._TENSOR_MODEL_PARALLEL_GROUP = groups._MODEL_PARALLEL_GROUP = groups._DATA_PARALLEL_GROUP = None
+    """DeepSpeed keeps the groups of the last engine for the next, which may need others. Collective.
+
+    They are destroyed: each gloo group has threads that wake a hundred times a second.
+    """
+    for group in list(dist.distributed_c10d._world.pg_map):
+        if group is not dist.group.WORLD:
+            dist.destroy_process_group(group)
+    groups._release_process_group_references()
 
 
 def cut_layers(module: nn.Module, shape: ModelShape, ways: int) -> Shards:

@@ -190,9 +190,9 @@ def _training(
             now += ns
             is_step = span.kind == "compute"
             wait = min(span.wait_ns, ns) if is_step else 0
-            failed = failed and not is_step
             if wait:
-                yield Piece("data_wait", wait, attempt.number, span.step)
+                yield Piece("recovery" if failed else "data_wait", wait, attempt.number, span.step)
+            failed = failed and not is_step
             yield Piece("recovery" if failed else span.kind, ns - wait, attempt.number, span.step, is_step)
         is_under_way = is_newest and attempt is attempts[-1] and not attempt.status
         if is_under_way and any(span.kind == "compute" for span in attempt.spans):

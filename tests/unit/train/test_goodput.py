@@ -105,7 +105,8 @@ def plays(draw: st.DrawFn) -> Play:
             written = [Span("start", play.spend("recovery" if failed else "start", draw(some)), committed)]
             for step in range(committed + 1, committed + 1 + draw(st.integers(0, 5))):
                 wait, work = draw(some), draw(some)
-                used = Counter(data_wait=play.spend("data_wait", wait), compute=play.spend("compute", work))
+                play.spend("recovery" if failed else "data_wait", wait)
+                used = Counter({"data_wait": 0 if failed else wait, "compute": play.spend("compute", work)})
                 written.append(Span("compute", wait + work, step, wait))
                 failed = False
                 if step % 3 == 0:

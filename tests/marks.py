@@ -69,16 +69,22 @@ def assert_each_sample_once(run: Path, *, steps: int, epochs: int) -> None:
 
 def assert_nothing_left(run: Path) -> None:
     """No process of any attempt, no temporary file, no lease, nothing of Ray's."""
-    for ledger in (run / "ledger").rglob("rank-*.jsonl"):
-        pid = json.loads(ledger.read_text().splitlines()[0])["pid"]
-        assert not _is_running(pid), f"{ledger.parent.name} {ledger.stem}: process {pid}"
+    left_processes = [pid for pid in pids(run) if is_running(pid)]
+    assert left_processes == []
     left = [str(path) for path in run.rglob("*") if "tmp" in path.name or path.name.startswith(".")]
     assert left == []
     assert not (run / "ray").exists()
     assert not (run / "driver").exists()
 
 
-def _is_running(pid: int) -> bool:
+def pids(run: Path) -> list[int]:
+    """Of every rank of every attempt."""
+    ledgers = sorted((run / "ledger").rglob("rank-*.jsonl"))
+    return [json.loads(ledger.read_text().splitlines()[0])["pid"] for ledger in ledgers]
+
+
+def is_running(pid: int) -> bool:
+    """And no zombie."""
     try:
         os.kill(pid, 0)
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"

@@ -107,8 +107,9 @@ def rounds(trainer: Trainer, count: int) -> Iterator[dict[str, float]]:
     """The seconds of each round, by what was done, and how long the loop stood still for the save behind it."""
     for how in ("plain", "behind"):  # memory is touched for the first time
         trainer.block(2, how)
-    step_s, waited_s = trainer.block(5, "plain") / 5, trainer.block(5, "waited")
-    steps = max(5, round(1.5 * waited_s / step_s))  # so that what is written behind them is written before their end
+    step_s = trainer.block(5, "plain") / 5
+    trainer.block(1, "waited")
+    steps = max(4, round(1.5 * trainer.blocked_s / step_s))  # what is written behind them is written before their end
     for _ in range(count):
         taken = {how: trainer.block(steps, how) for how in ("plain", "waited", "behind")}
         yield taken | {"stood": trainer.blocked_s, "steps": steps}

@@ -1,0 +1,252 @@
+"""Faults of machines: a partitioned node, a lost head, a command with ten seconds to end. Promised as in chaos.py.
+
+    python tests/benchmarks/chaos_nodes.py [--only REGEX]        the partition needs root (network namespaces)
+
+partition: two nodes with addresses of their own on a bridge; the link of one goes down after the first commit and
+comes back once the other has gone on alone. Storage stays reachable for both, so only the fence keeps the cut-off
+workers' files out. head: raylet and GCS of the head are killed; the same command goes on in a new cluster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+HERE = Path(__file__).resolve()
+sys.path.insert(0, str(HERE.parents[1]))
+os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", RAY_USAGE_STATS_ENABLED="0")
+
+import yaml  # noqa: E402
+from ray.cluster_utils import Cluster  # noqa: E402
+
+import marks  # noqa: E402
+from raysft.recipe.schema import Recipe  # noqa: E402
+from raysft.train.records import read_metrics  # noqa: E402
+from small import make_recipe  # noqa: E402
+
+EVERY, LONG_S = 6, 400.0
+HEALTH = {
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+    "RAY_health_check_initial_delay_ms": "1000",
+}
+"""A cut-off node counts as dead after 5 s; with Ray's defaults after 65."""
+HEAD, NODES = "10.77.0.1", {"w1": "10.77.0.11", "w2": "10.77.0.12"}
+
+
+def recipe(directory: Path, name: str, **changes: object) -> Recipe:
+    return make_recipe(
+        directory,
+        count=900,
+        name=name,
+        checkpoint__every_steps=EVERY,
+        checkpoint__keep_last=3,
+        method={"kind": "lora", "rank": 4, "dropout": 0.0},
+        train__epochs=6,
+        export__merged=False,
+        **changes,
+    )
+
+
+def start(wanted: Recipe, directory: Path, **environment: str) -> subprocess.Popen[str]:
+    """`raysft train` in a process of its own; what it says goes to a file."""
+    file = directory / f"{wanted.name}.yaml"
+    file.write_text(yaml.safe_dump(wanted.model_dump(mode="json")))
+    program = "import sys; from raysft.cli import main; sys.exit(main(sys.argv[1:]))"
+    argv = [sys.executable, "-c", program, "train", str(file)]
+    kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    said = (directory / f"{wanted.name}.log").open("a")
+    path = os.pathsep.join(sys.path)
+    return subprocess.Popen(argv, env=kept | {"PYTHONPATH": path, **environment}, stdout=said, stderr=said, text=True)
+
+
+def until(is_so: Callable[[], bool], limit_s: float = LONG_S) -> None:
+    deadline = time.monotonic() + limit_s
+    while not is_so():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {limit_s:.0f} s")
+        time.sleep(0.05)
+
+
+def has_committed(run: Path, step: int = EVERY, attempt: int = 1) -> Callable[[], bool]:
+    return (run / "checkpoints" / f"attempt-{attempt:04d}" / f"step-{step:08d}" / "commit.json").exists
+
+
+def path_of(directory: Path, name: str) -> Path:
+    return directory / "storage" / "runs" / name
+
+
+def check(calm: Path, run: Path, *, same_bits: bool) -> str:
+    """What is wrong; empty: nothing."""
+    try:
+        steps = max(line["step"] for line in read_metrics(str(calm)) if line["kind"] == "step")
+        if same_bits:
+            marks.assert_same_bits(calm, run)
+        assert marks.largest_difference(calm, run) < 1e-4, "the loss curve is another"
+        marks.assert_each_sample_once(run, steps=steps, epochs=6)
+        marks.assert_nothing_left(run)
+    except AssertionError as error:
+        return " ".join(str(error).split())[:80] or "a mark is missing"
+    return ""
+
+
+def sigterm(directory: Path, calm: Path) -> str:
+    """Ten seconds from SIGTERM to the end, with a commit; the same command goes on from there."""
+    wanted, run = recipe(directory, "ten-seconds"), path_of(directory, "ten-seconds")
+    first = start(wanted, directory)
+    until(has_committed(run))
+    asked = time.monotonic()
+    first.terminate()
+    try:
+        code = first.wait(10)
+    except subprocess.TimeoutExpired:
+        first.kill()
+        return "it was still there after 10 s"
+    took = time.monotonic() - asked
+    second = start(wanted, directory).wait(LONG_S)
+    lost = marks.parents(run)
+    print(f"    SIGTERM -> exit code {code} in {took:.1f} s; attempts from {lost}", flush=True)
+    return f"exit codes {code}, {second}" if (code, second) != (75, 0) else check(calm, run, same_bits=True)
+
+
+def head(directory: Path, calm: Path) -> str:
+    """The only node, which is the head, is killed; a new cluster, the same command."""
+    wanted, run = recipe(directory, "headless"), path_of(directory, "headless")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    driver = start(wanted, directory, RAY_ADDRESS=cluster.address)
+    until(has_committed(run))
+    struck = time.monotonic()
+    cluster.head_node.kill_all_processes(check_alive=False, allow_graceful=False)
+    try:
+        code: int | str = driver.wait(180)
+    except subprocess.TimeoutExpired:
+        driver.kill()
+        code = "none: killed"
+    took = time.monotonic() - struck
+    again = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    second = start(wanted, directory, RAY_ADDRESS=again.address).wait(LONG_S)
+    again.shutdown()
+    print(f"    head killed -> driver's exit code {code} after {took:.1f} s; from {marks.parents(run)}", flush=True)
+    return f"exit code {second}" if second else check(calm, run, same_bits=True)
+
+
+def run_in(space: str | None, *argv: str) -> None:
+    """A command in a network namespace, which must succeed."""
+    prefix = ["ip", "netns", "exec", space] if space else []
+    subprocess.run([*prefix, *argv], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def bridge() -> None:
+    """HEAD on a bridge here, and NODES each in a namespace; this process has a network of its own already."""
+    Path("/run/netns").mkdir(exist_ok=True)
+    run_in(None, "mount", "-t", "tmpfs", "tmpfs", "/run/netns")  # names of this mount namespace only
+    run_in(None, "ip", "link", "set", "lo", "up")
+    run_in(None, "ip", "link", "add", "br0", "type", "bridge")
+    run_in(None, "ip", "addr", "add", f"{HEAD}/24", "dev", "br0")
+    run_in(None, "ip", "link", "set", "br0", "up")
+    for name, address in NODES.items():
+        run_in(None, "ip", "netns", "add", name)
+        run_in(None, "ip", "link", "add", f"v-{name}", "type", "veth", "peer", "name", "eth0", "netns", name)
+        run_in(None, "ip", "link", "set", f"v-{name}", "master", "br0", "up")
+        run_in(None, "ip", "-n", name, "addr", "add", f"{address}/24", "dev", "eth0")
+        run_in(None, "ip", "-n", name, "link", "set", "eth0", "up")
+        run_in(None, "ip", "-n", name, "link", "set", "lo", "up")
+
+
+def ray_start(space: str | None, address: str, *more: str) -> None:
+    ray = str(Path(sys.executable).with_name("ray"))
+    prefix = ["ip", "netns", "exec", space, "env", "GLOO_SOCKET_IFNAME=eth0"] if space else []
+    argv = [*prefix, ray, "start", f"--node-ip-address={address}", *more]
+    environment = os.environ | HEALTH | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run(argv, check=True, env=environment, stdout=subprocess.DEVNULL)
+
+
+def partition(directory: Path, calm: Path) -> str:
+    """See the module. In a network namespace of its own: main() sees to that."""
+    bridge()
+    wanted = recipe(directory, "cut-off", cluster={"workers": {"min": 1, "max": 2}})
+    run = path_of(directory, wanted.name)
+    ray_start(None, HEAD, "--head", "--num-cpus=0", "--port=6379", "--include-dashboard=false")
+    for name, address in NODES.items():
+        ray_start(name, address, f"--address={HEAD}:6379", "--num-cpus=1")
+    driver = start(wanted, directory, RAY_ADDRESS=f"{HEAD}:6379")
+    until(has_committed(run))
+    cut = time.monotonic()
+    run_in(None, "ip", "link", "set", "v-w2", "down")
+    until(lambda: (run / "attempts" / "attempt-0002.json").exists() or driver.poll() is not None)
+    alone = time.monotonic()
+    until(lambda: has_commit_of(run, 2) or driver.poll() is not None)
+    run_in(None, "ip", "link", "set", "v-w2", "up")
+    code = driver.wait(LONG_S)
+    kinds = [(incident["kind"], incident["workers"]) for incident in marks.incidents(run)]
+    print(f"    cut -> next attempt {alone - cut:.1f} s; {kinds}; from {marks.parents(run)}", flush=True)
+    until_gone(run)
+    return f"exit code {code}" if code else check(calm, run, same_bits=False)
+
+
+def has_commit_of(run: Path, attempt: int) -> bool:
+    return any((run / "checkpoints" / f"attempt-{attempt:04d}").glob("*/commit.json"))
+
+
+def until_gone(run: Path) -> None:
+    """The cut-off worker ends by itself once its node is back and was told that it counts as dead."""
+    try:
+        until(lambda: not any(marks.is_running(pid) for pid in marks.pids(run)), 60)
+    except AssertionError:
+        print("    a cut-off worker was still there 60 s after the end", flush=True)
+
+
+ROWS = {"SIGTERM with 10 s grace": sigterm, "head lost": head, "partition": partition}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="rows whose name this regular expression finds")
+    parser.add_argument("--inside", help="(used by itself) the folder of the partition row")
+    options = parser.parse_args()
+    if options.inside:
+        folder = Path(options.inside)
+        sys.exit(say("partition", partition, folder, path_of(folder, "calm")))
+    kept = True
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder)
+        if start(recipe(directory, "calm"), directory).wait(LONG_S):
+            sys.exit((directory / "calm.log").read_text()[-3000:])
+        for name, row in ROWS.items():
+            if not re.search(options.only, name):
+                continue
+            if row is partition:
+                inside = ["unshare", "-n", "-m", "-p", "-f", "--mount-proc", "--kill-child", sys.executable]
+                argv = [*inside, str(HERE), "--inside", folder]
+                kept = subprocess.run(argv, check=False).returncode == 0 and kept
+            else:
+                kept = not say(name, row, directory, path_of(directory, "calm")) and kept
+    sys.exit(not kept)
+
+
+def say(name: str, row: Callable[[Path, Path], str], directory: Path, calm: Path) -> int:
+    """Play a row and print its end."""
+    try:
+        wrong = row(directory, calm)
+    except (AssertionError, subprocess.SubprocessError) as error:
+        wrong = str(error)
+    kind = "(b)" if row is partition else "(a)"
+    print(f"{name:38} {kind}  {wrong or ('losses within 1e-4' if row is partition else 'same bits')}", flush=True)
+    if wrong:
+        for file in sorted(directory.glob("*.log")):
+            print(f"--- {file.name}\n{file.read_text()[-1500:]}", flush=True)
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
+    main()

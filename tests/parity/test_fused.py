@@ -118,6 +118,20 @@ def test_a_run_goes_on_from_the_other_kinds_checkpoint(
             assert furthest(ours[name], theirs[name]) < TOLERANCE, name
 
 
+def test_bf16(bench: Bench, tmp_path: Path) -> None:
+    """The base in bf16, adapters in fp32; alone it is DeepSpeed's BF16_Optimizer."""
+    found = []
+    for name, slots in (("alone", {}), ("together", {"slots": [[0], [1]]})):
+        made = trials(bench, tmp_path / name, [TRIALS[0], TRIALS[2]], train__precision="bf16")
+        for trial in made:
+            trial["steps"] = 4
+        found.append(train(bench, made, **slots)["trials"])
+    for theirs, ours in zip(*found, strict=True):
+        assert furthest(ours["losses"], theirs["losses"]) < 5e-3
+        assert furthest(ours["norms"], theirs["norms"]) < 0.02
+        assert ours["weights"].keys() == theirs["weights"].keys()
+
+
 def test_dropout_draws_what_it_draws_alone(bench: Bench, tmp_path: Path) -> None:
     """From a generator of each trial, step and micro-batch, layer after layer."""
     wanted = [

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,7 @@ from raysft.orchestrate.search import open_study, search
 from raysft.orchestrate.sweep import spent_of
 from raysft.recipe.load import load_recipe
 from raysft.recipe.schema import Recipe
+from raysft.train.checkpoint import read_attempts
 from raysft.train.records import read_ledger, read_metrics
 from small import make_recipe
 
@@ -157,6 +162,44 @@ def test_trials_together_end_as_trials_apart(searched: Recipe, ray_cluster: None
     result = run_training(final)  # evaluates and exports what the host has trained
     assert result.exports
     assert result.steps == STEPS
+
+
+def test_a_host_that_dies_costs_its_trials_only_what_they_had_not_committed(
+    ray_cluster: None, directory: Path
+) -> None:
+    steps = 120
+    wanted = recipe(
+        directory,
+        "hosted",
+        train__max_steps=steps,
+        cluster__cpus_per_worker=2,
+        evaluate={"every_steps": 40, "max_rows": 2},
+        checkpoint={"every_steps": 10},
+        tune={"space": SPACE, "budget": {"trials": 2}, "scheduler": "none", "executor": "fused"},
+    )
+    runs = [directory / "storage" / "runs" / f"hosted-{number}" for number in range(2)]
+    killed: list[int] = []
+
+    def kill() -> None:
+        """As soon as both trials have committed something, the process that holds them."""
+        while not all(list(run.glob("checkpoints/*/*/commit.json")) for run in runs):
+            time.sleep(0.02)
+        pids = {json.loads(next(run.glob("ledger/*/*.jsonl")).read_text().splitlines()[0])["pid"] for run in runs}
+        killed.extend(pids)
+        os.kill(killed[0], signal.SIGKILL)
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    search(wanted)
+    assert len(killed) == 1  # they were in one process
+    assert wanted.tune is not None
+    for trial, run in zip(open_study(wanted, wanted.tune).trials(), runs, strict=True):
+        assert (trial.state, trial.facts["lost"]) == ("finished", 1)
+        first, second = read_attempts(str(run))
+        assert first.parent is None
+        assert second.parent is not None
+        assert second.parent.step >= 10
+        assert list(read_ledger(str(run))) == list(range(1, steps + 1))
 
 
 def test_another_search_of_the_same_name_is_refused(searched: Recipe, directory: Path) -> None:

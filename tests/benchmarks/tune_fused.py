@@ -199,14 +199,16 @@ KINDS = {
 
 def measured(kind: str, options: argparse.Namespace) -> dict[str, Any]:
     """In a fresh process; that of trials together as hosts.py starts it."""
-    arenas = {"MALLOC_ARENA_MAX": "1"} if kind == "together" else {}
+    from raysft.orchestrate.hosts import MALLOC
+
+    malloc = MALLOC if kind == "together" else {}
     arguments = [f"--{name}={value}" for name, value in vars(options).items() if value is not None]
     result = subprocess.run(
         [sys.executable, __file__, *arguments, f"--kind={kind}"],
         stdout=subprocess.PIPE,
         text=True,
         check=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", **arenas, "RAY_USAGE_STATS_ENABLED": "0"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", **malloc, "RAY_USAGE_STATS_ENABLED": "0"},
     )
     found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
     print(f"{kind:9} load {os.getloadavg()[0]:.0f} {json.dumps(found)}", flush=True)

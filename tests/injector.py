@@ -175,6 +175,14 @@ def _jump(seconds: float, run: Path) -> None:
     time.time_ns = lambda: of_day_ns() + int(seconds * 1e9)
 
 
+def _hog(run: Path) -> None:
+    """Memory without end, until Ray's monitor ends this process."""
+    held = []
+    while True:
+        held.append(bytearray(b"x") * (100 << 20))
+        time.sleep(0.02)
+
+
 def _unmanifest(run: Path) -> None:
     """The newest commit loses its record, then this process dies."""
     (_newest(run) / "commit.json").unlink()
@@ -197,6 +205,7 @@ ACTS: dict[str, Callable[[Path], None]] = {
     "lose": _lose,
     "truncate": _truncate,
     "unmanifest": _unmanifest,
+    "hog": _hog,
     "poison": lambda run: None,
     "slow": lambda run: None,
     "later": partial(_jump, 3600.0),

@@ -1,4 +1,4 @@
-"""Faults of machines: a partitioned node, a lost head, a command with ten seconds to end. Promised as in chaos.py.
+"""Faults of machines: a partitioned node, a lost head, no memory, ten seconds to end. Promised as in chaos.py.
 
     python tests/benchmarks/chaos_nodes.py [--only REGEX]        the partition needs root (network namespaces)
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import secrets
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", RAY_USAGE_STATS_ENABL
 import yaml  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
 
+import injector  # noqa: E402
 import marks  # noqa: E402
 from raysft.recipe.schema import Recipe  # noqa: E402
 from raysft.train.records import read_metrics  # noqa: E402
@@ -61,7 +63,7 @@ def start(wanted: Recipe, directory: Path, **environment: str) -> subprocess.Pop
     """`raysft train` in a process of its own; what it says goes to a file."""
     file = directory / f"{wanted.name}.yaml"
     file.write_text(yaml.safe_dump(wanted.model_dump(mode="json")))
-    program = "import sys; from raysft.cli import main; sys.exit(main(sys.argv[1:]))"
+    program = "import sys, injector; from raysft.cli import main; injector.arm(); sys.exit(main(sys.argv[1:]))"
     argv = [sys.executable, "-c", program, "train", str(file)]
     kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     said = (directory / f"{wanted.name}.log").open("a")
@@ -139,6 +141,35 @@ def head(directory: Path, calm: Path) -> str:
     return f"exit code {second}" if second else check(calm, run, same_bits=True)
 
 
+def memory(directory: Path, calm: Path) -> str:
+    """A rank takes memory until Ray's monitor ends it; the next attempt has half the rows in a pass."""
+    used, total = memory_kb()
+    injector.plan(path_of(directory, "hog"), [{"point": "forward", "step": 9, "rank": 1, "act": "hog", "commit": 6}])
+    wanted, run = recipe(directory, "hog", parallel={"zero": 2, "auto_micro_batch": True}), path_of(directory, "hog")
+    monitor = {
+        "RAY_memory_usage_threshold": f"{(used + ROOM_KB) / total:.3f}",
+        "RAY_memory_monitor_refresh_ms": "100",
+    }
+    code = start(wanted, directory, **monitor).wait(LONG_S)
+    kinds = [incident["kind"] for incident in marks.incidents(run)]
+    rows = [line["micro_batch_rows"] for line in read_metrics(str(run)) if line["kind"] == "start"]
+    print(f"    {kinds}; rows in a pass {rows}; from {marks.parents(run)}", flush=True)
+    if code or kinds != ["memory"] or rows != [2, 1]:
+        return f"exit code {code}"
+    return check(calm, run, same_bits=False)
+
+
+ROOM_KB = 5 << 20
+"""What a cluster and a run may take before the monitor acts."""
+
+
+def memory_kb() -> tuple[int, int]:
+    """(used, total) of this machine."""
+    found = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    total, free = (int(found[name].split()[0]) for name in ("MemTotal", "MemAvailable"))
+    return total - free, total
+
+
 def run_in(space: str | None, *argv: str) -> None:
     """A command in a network namespace, which must succeed."""
     prefix = ["ip", "netns", "exec", space] if space else []
@@ -205,7 +236,14 @@ def until_gone(run: Path) -> None:
         print("    a cut-off worker was still there 60 s after the end", flush=True)
 
 
-ROWS = {"SIGTERM with 10 s grace": sigterm, "head lost": head, "partition": partition}
+ROWS = {
+    "SIGTERM with 10 s grace": sigterm,
+    "head lost": head,
+    "partition": partition,
+    "out of memory (Ray's monitor)": memory,
+}
+OTHER_SPLIT = (partition, memory)
+"""Another number of workers, or other micro-batches: not the same bits."""
 
 
 def main() -> None:
@@ -216,6 +254,7 @@ def main() -> None:
     if options.inside:
         folder = Path(options.inside)
         sys.exit(say("partition", partition, folder, path_of(folder, "calm")))
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # the same for all that we start
     kept = True
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder)
@@ -239,8 +278,8 @@ def say(name: str, row: Callable[[Path, Path], str], directory: Path, calm: Path
         wrong = row(directory, calm)
     except (AssertionError, subprocess.SubprocessError) as error:
         wrong = str(error)
-    kind = "(b)" if row is partition else "(a)"
-    print(f"{name:38} {kind}  {wrong or ('losses within 1e-4' if row is partition else 'same bits')}", flush=True)
+    kind, kept = ("(b)", "losses within 1e-4") if row in OTHER_SPLIT else ("(a)", "same bits")
+    print(f"{name:38} {kind}  {wrong or kept}", flush=True)
     if wrong:
         for file in sorted(directory.glob("*.log")):
             print(f"--- {file.name}\n{file.read_text()[-1500:]}", flush=True)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from ray.train.v2.api.exceptions import WorkerGroupError
 
 from fakes import make_recipe
-from raysft.errors import ClusterError
+from raysft.errors import ClusterError, StorageError
 from raysft.orchestrate import attempts
 from raysft.recipe.facts import ClusterFacts, NodeFacts
 from raysft.recipe.resolve import with_workers
 from raysft.train import notice
+from raysft.train.failures import describe_failure, write_failure
 from raysft.train.notice import Notice
 
 ELASTIC = make_recipe(cluster={"workers": {"min": 1, "max": 4}})
@@ -43,6 +45,34 @@ def test_what_was_asked_for_stands(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setattr(attempts, "num_draining", lambda: 1)
     attempts._look(str(tmp_path), ELASTIC, ELASTIC)
     assert notice.pending(str(tmp_path)) is Notice.STOP
+
+
+def test_storage_that_is_away_does_not_end_the_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    looks = iter([True, True, False])
+
+    def away(location: str) -> list[str]:
+        if next(looks):
+            raise OSError("AWS Error NETWORK_CONNECTION")
+        return []
+
+    monkeypatch.setattr(attempts.storage, "list_names", away)
+    monkeypatch.setattr(attempts.time, "sleep", lambda seconds: None)
+    attempts._look(str(tmp_path), ELASTIC, ELASTIC)
+    attempts._await_storage(str(tmp_path))
+    monkeypatch.setattr(attempts, "PATIENCE_S", -1.0)
+    looks = iter([True])
+    with pytest.raises(OSError, match="NETWORK"):
+        attempts._await_storage(str(tmp_path))
+
+
+def test_a_save_that_failed_too_long_is_no_error_of_the_code(tmp_path: Path) -> None:
+    error = StorageError("cannot write s3://x", got="HTTP 500", expected="", fix="")
+    record = describe_failure(error, attempt=0, rank=1, step=4, certain=False)
+    write_failure(str(tmp_path), record)
+    ended = attempts._ended(str(tmp_path), ValueError("as Ray tells it"), 0)
+    assert ended.kind == "controller", "Ray's own words decide what ended it"
+    told = WorkerGroupError("a rank", {1: RuntimeError("as Ray tells it")})
+    assert attempts._ended(str(tmp_path), told, 0).kind == "no_storage"
 
 
 def test_too_few_nodes_are_waited_for_and_then_refused(monkeypatch: pytest.MonkeyPatch) -> None:

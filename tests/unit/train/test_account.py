@@ -70,8 +70,8 @@ def test_a_killed_worker_that_nobody_recorded(tmp_path: Path) -> None:
     seen = [("train", 10.0, 1), ("seen", 13.0, 1), ("seen", 30.0, 2)]
     driver(run, 1, 1000.0, ("start", 0.0, None), *seen, ("export", 40.0, None), ("end", 41.0, None))
     account = read_account(run)
-    expected = {"compute": 8 * 0.75, "data_wait": 8 * 0.25, "checkpoint": 1.0, "lost": 2.0, "export": 1.0}
-    expected |= {"recovery": 30 - 21.5 + 2, "start": 13.0 + 2 + 3.5}
+    expected = {"compute": 8 * 0.75, "data_wait": 7 * 0.25, "checkpoint": 1.0, "lost": 2.0, "export": 1.0}
+    expected |= {"recovery": 30 - 21.5 + 2 + 0.25, "start": 13.0 + 2 + 3.5}
     assert account.seconds == pytest.approx(dict.fromkeys(CLASSES, 0.0) | expected)
     assert account.wall_s == 41.0
     assert account.goodput == pytest.approx(6 / 41)
@@ -113,7 +113,7 @@ def test_drivers_that_die_or_are_asked_to_stop(tmp_path: Path) -> None:
     assert (died.steps_lost, died.back_after_s) == (1, (1100 - 1010.5) + 3 + 2 + 1)
     assert (asked.steps_lost, asked.incident.step) == (0, 6)
     assert account.seconds["down"] == (1100 - 1010.5) + (1200 - 1109)
-    assert account.seconds["recovery"] == 3 + 2  # of the second driver, until its first step
+    assert account.seconds["recovery"] == 3 + 2 + 0.25  # of the second driver, until its first step's rows were there
 
 
 def test_a_failure_record_tells_the_end(tmp_path: Path) -> None:
@@ -130,11 +130,12 @@ def test_skipped_updates_are_incidents_without_a_restart(tmp_path: Path) -> None
     run = str(tmp_path)
     attempt(run, 1, None, range(1, 5), status="finished")
     records = Records(run, 1, 0)
-    for step in (1, 2):
-        records.step(step_info(step, skipped=step == 2))
+    for step in (1, 2, 3):
+        records.step(step_info(step, skipped=step == 2, replayed=step in (2, 3)))
     driver(run, 1, 1000.0, ("start", 0.0, None), ("train", 1.0, 1), ("seen", 2.0, 1), ("end", 20.0, None))
-    (cost,) = read_account(run).costs
-    assert (cost.incident.kind, cost.incident.step, cost.steps_lost) == ("skipped", 2, None)
+    costs = read_account(run).costs
+    assert [(cost.incident.kind, cost.incident.step) for cost in costs] == [("skipped", 2), ("transient", 3)]
+    assert [cost.steps_lost for cost in costs] == [None, None]
 
 
 def test_a_driver_records_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,53 @@
+"""A host of trials, without Ray: a trial that is sent again while it still trains there is ended first."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fakes import recipe_content
+from raysft.orchestrate import follow, hosts
+from raysft.orchestrate.rundir import run_location
+from raysft.recipe.load import parse_recipe
+from raysft.recipe.schema import Recipe
+from raysft.train import notice
+
+
+def test_a_trial_has_one_trainer_in_a_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    running: list[int] = []
+    most: list[int] = []
+    began = threading.Event()
+
+    def train_trial(recipe: Recipe, planned: Callable[[int], None], attempts: Any, pause_step: int | None) -> str:
+        run, is_first = run_location(recipe), not began.is_set()
+        running.append(1)
+        most.append(len(running))
+        began.set()
+        deadline = time.monotonic() + 10
+        while is_first and notice.pending(run) is not notice.Notice.STOP and time.monotonic() < deadline:
+            time.sleep(0.01)
+        notice.clear(run)
+        running.pop()
+        return "interrupted" if is_first else "finished"
+
+    monkeypatch.setattr(hosts, "train_trial", train_trial)
+    monkeypatch.setattr(follow, "POLL_S", 0.01)
+    recipe = parse_recipe(recipe_content(storage=str(tmp_path), name="trial"))
+    config = {"number": 3, "recipe": json.dumps(recipe.model_dump(mode="json")), "pause_step": None, "host": 0}
+    host = hosts.Host(0)
+    said: list[dict[str, Any]] = []
+    first = threading.Thread(target=lambda: said.extend(map(json.loads, host.follow(config, ["train_loss"]))))
+    first.start()
+    assert began.wait(10)
+    second = [json.loads(line) for line in host.follow(config, ["train_loss"])]
+    first.join(10)
+    assert said[-1]["ended"]["status"] == "interrupted"
+    assert second[-1]["ended"]["status"] == "finished"
+    assert most == [1, 1]
+    assert 0 < said[-1]["spent"]["core_s"] <= said[-1]["spent"]["seconds"] + 0.1

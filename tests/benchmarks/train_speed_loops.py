@@ -303,7 +303,6 @@ def plain(folder: Path, steps: int, log: Log) -> None:
         total_steps=steps,
         steps_per_epoch=None,
         fingerprints={},
-        first_attempt=1,
         stream_cpus=0,
         memory_plan="",
         profile_steps=0,

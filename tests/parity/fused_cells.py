@@ -88,7 +88,6 @@ def wire_of(trial: dict[str, Any], store: str) -> dict[str, Any]:
             total_steps=trial["steps"],
             steps_per_epoch=None,
             fingerprints={},
-            first_attempt=1,
             stream_cpus=0,
             memory_plan="",
             profile_steps=0,

@@ -192,13 +192,14 @@ def _ended(run: str, end: Outcome | Exception, gained: int) -> Ended:
     if kind in ("worker", "code") and any(name.startswith(f"attempt-{number:04d}-") for name in stacks):
         return Ended("hung", f"no progress for cluster.hang_timeout_s: see {storage.join(run, 'stacks')}", gained)
     records = _newest_failures(run)
-    if kind != "code" or not records:
+    is_certain = any(record.certain for record in records)  # the other ranks then only lost their peer
+    if not records or not (kind == "code" or (kind == "worker" and is_certain)):
         return Ended(kind, what, gained)
     first = records[0]
     if first.kind == errors.StorageError.__name__:
         return Ended("no_storage", first.what, gained)
     where = f"{first.kind}: {first.what}, rank {first.rank}, after step {first.step}"
-    return Ended(kind, first.what, gained, error=where, certain=any(record.certain for record in records))
+    return Ended("code", first.what, gained, error=where, certain=is_certain)
 
 
 def _newest_failures(run: str) -> Sequence[failures.FailureRecord]:

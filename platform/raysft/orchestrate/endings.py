@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError
 from ray.train.v2._internal.exceptions import (
     WorkerGroupStartupFailedError,
@@ -24,8 +26,8 @@ LOST_PEER = (
 )
 """What the other ranks raise when one has died: no error of theirs."""
 
-WEIGHT: tuple[Kind, ...] = ("preempted", "memory", "node", "hung", "worker", "code")
-"""Of several ranks' ends the one that explains the others."""
+WEIGHT: tuple[Kind | Literal["peer"], ...] = ("preempted", "memory", "node", "hung", "worker", "code", "peer")
+"""Of several ranks' ends the one that explains the others. `peer`: it lost another, of whom Ray may not know yet."""
 
 
 def classify(error: Exception) -> tuple[Kind, str]:
@@ -37,7 +39,8 @@ def classify(error: Exception) -> tuple[Kind, str]:
     if isinstance(error, WorkerGroupError):
         ends = {rank: _of_worker(failure) for rank, failure in error.worker_failures.items()}
         rank = min(ends, key=lambda rank: (WEIGHT.index(ends[rank]), rank))
-        return ends[rank], f"rank {rank}: {_line(error.worker_failures[rank])}"
+        end = ends[rank]
+        return "worker" if end == "peer" else end, f"rank {rank}: {_line(error.worker_failures[rank])}"
     return "controller", _line(error)
 
 
@@ -47,7 +50,7 @@ def _of_controller(error: Exception) -> tuple[Kind, str]:
     return "controller", _line(error)
 
 
-def _of_worker(error: Exception) -> Kind:
+def _of_worker(error: Exception) -> Kind | Literal["peer"]:
     if isinstance(error, WorkerHealthCheckTimeoutError):
         return "hung"
     if isinstance(error, WorkerHealthCheckFailedError):
@@ -63,7 +66,7 @@ def _of_worker(error: Exception) -> Kind:
         if any(sign in text for sign in OUT_OF_MEMORY):
             return "memory"
         return "node" if any(sign in text for sign in NODE_DIED) else "worker"
-    return "worker" if any(sign in text for sign in LOST_PEER) else "code"
+    return "peer" if any(sign in text for sign in LOST_PEER) else "code"
 
 
 def _line(error: Exception) -> str:

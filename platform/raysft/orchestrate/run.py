@@ -233,12 +233,11 @@ def _train(plan: _Plan, profile_steps: int, driver: Driver) -> None:
 
 
 def _attempts(plan: _Plan, profile_steps: int, driver: Driver, attempts: Attempts = run_attempts) -> Outcome:
-    first = max((attempt.number for attempt in read_attempts(plan.run)), default=0) + 1
-    driver.phase("train", first)
-    return attempts(plan.run, plan.recipe, lambda sized: _wire(plan, sized, first, profile_steps))
+    driver.phase("train", max((attempt.number for attempt in read_attempts(plan.run)), default=0) + 1)
+    return attempts(plan.run, plan.recipe, lambda sized: _wire(plan, sized, profile_steps))
 
 
-def _wire(plan: _Plan, recipe: Recipe, first_attempt: int, profile_steps: int) -> Wire:
+def _wire(plan: _Plan, recipe: Recipe, profile_steps: int) -> Wire:
     """What the workers of one attempt are sent. recipe: with that attempt's number of workers and micro-batch."""
     resolved = resolve(recipe, read_facts(recipe), None)
     wanted = recipe.cluster
@@ -256,7 +255,6 @@ def _wire(plan: _Plan, recipe: Recipe, first_attempt: int, profile_steps: int) -
         total_steps=plan.schedule.total_steps,
         steps_per_epoch=plan.schedule.steps_per_epoch,
         fingerprints=plan.fingerprints,
-        first_attempt=first_attempt,
         stream_cpus=int(spare >= 1),
         memory_plan=plan.memory,
         profile_steps=profile_steps,

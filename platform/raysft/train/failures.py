@@ -1,8 +1,7 @@
-"""What went wrong in an attempt, written down by the rank it happened to; and what follows from it (pure)."""
+"""What went wrong in an attempt, written down by the rank it happened to. Decides nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from raysft import storage
@@ -46,20 +45,6 @@ def read_failures(run: str) -> list[FailureRecord]:
     root = storage.join(run, "failures")
     names = [name for name in storage.list_names(root) if name.startswith("attempt-")]  # no temporary files
     return [FailureRecord(**storage.read_json(storage.join(root, name))) for name in names]
-
-
-def verdict(failures: Sequence[FailureRecord], *, newest_attempt: int) -> Outcome | None:
-    """Is there any use in trying again? None: yes.
-
-    No, when the newest attempt failed with a certain error, or when the last two failed with the same
-    error after the same step: a loop that would never end.
-    """
-    last = [f for f in failures if f.attempt == newest_attempt]
-    before = {(f.kind, f.what, f.step) for f in failures if f.attempt == newest_attempt - 1}
-    for failure in last:
-        if failure.certain or (failure.kind, failure.what, failure.step) in before:
-            return as_outcome(failure)
-    return None
 
 
 def as_outcome(failure: FailureRecord) -> Outcome:

@@ -29,8 +29,6 @@ class Wire:
     total_steps: int
     steps_per_epoch: int | None
     fingerprints: dict[str, str]
-    first_attempt: int
-    """Failures of attempts before this one belong to earlier commands and are no reason to give up."""
     stream_cpus: int
     """CPUs that a task of the stream reserves."""
     memory_plan: str

@@ -35,7 +35,7 @@ from raysft.recipe.fingerprint import digest
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.resolve import ResolvedRun, with_micro_batch_rows
 from raysft.train import failures
-from raysft.train.checkpoint import Attempt, Checkpoint, begin_attempt, read_attempts
+from raysft.train.checkpoint import Attempt, Checkpoint, begin_attempt
 from raysft.train.group import TorchGroup
 from raysft.train.job import Place, Wire
 from raysft.train.probe import Closable, Largest, Probed, fit
@@ -64,9 +64,6 @@ def train_worker(wire: dict[str, Any], parts: Parts | None = None) -> dict[str, 
     torch.set_num_threads(recipe.cluster.cpus_per_worker)
     device = torch.device("cuda" if recipe.cluster.gpus_per_worker else "cpu")
     place = Place(job, recipe, TorchGroup(device), device)
-    ended = _hopeless(job)
-    if place.group.from_rank_0(int(ended is not None)):  # rank 0 decides, and its return value is the run's
-        return (ended or Outcome(status="failed", step=0, reason="rank 0 ended the run")).to_json()
     attempt, restored = begin_attempt(job.run, place.group)
     with closing(WorkerSpans(job.run, attempt.number, is_writer=place.group.rank == 0)) as spans:
         with _recording(place, attempt, lambda: restored.state.step if restored else 0):
@@ -88,15 +85,6 @@ def _recording(place: Place, attempt: Attempt, step: Callable[[], int]) -> Itera
         record = failures.describe_failure(error, attempt=attempt.number, rank=rank, step=step(), certain=False)
         failures.write_failure(place.job.run, record)
         raise
-
-
-def _hopeless(job: Wire) -> Outcome | None:
-    """Did this command's last attempt end in a way that would only repeat itself?"""
-    attempts = read_attempts(job.run)
-    if not attempts:
-        return None
-    own = [f for f in failures.read_failures(job.run) if f.attempt >= job.first_attempt]
-    return failures.verdict(own, newest_attempt=attempts[-1].number)
 
 
 def _try_set_up(place: Place, attempt: Attempt, restored: Checkpoint | None, parts: Parts) -> Session | Outcome:

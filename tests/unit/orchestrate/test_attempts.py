@@ -8,7 +8,7 @@ import pytest
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from fakes import make_recipe
-from raysft.errors import ClusterError, StorageError
+from raysft.errors import ClusterError, DataError, StorageError
 from raysft.orchestrate import attempts
 from raysft.recipe.facts import ClusterFacts, NodeFacts
 from raysft.recipe.resolve import with_workers
@@ -73,6 +73,18 @@ def test_a_save_that_failed_too_long_is_no_error_of_the_code(tmp_path: Path) -> 
     assert ended.kind == "controller", "Ray's own words decide what ended it"
     told = WorkerGroupError("a rank", {1: RuntimeError("as Ray tells it")})
     assert attempts._ended(str(tmp_path), told, 0).kind == "no_storage"
+
+
+def test_an_error_that_raysft_names_explains_the_peers_that_were_lost(tmp_path: Path) -> None:
+    """Rank 1 refuses the data; rank 0 sees a closed connection, and only that has come to Ray."""
+    lost = RuntimeError("Connection closed by peer [127.0.0.1]:4711")
+    ends = WorkerGroupError("ranks", {0: lost})
+    write_failure(str(tmp_path), describe_failure(lost, attempt=0, rank=0, step=4, certain=False))
+    assert attempts._ended(str(tmp_path), ends, 0).kind == "worker"
+    error = DataError("the files have changed", got="x", expected="y", fix="z")
+    write_failure(str(tmp_path), describe_failure(error, attempt=0, rank=1, step=4, certain=False))
+    ended = attempts._ended(str(tmp_path), ends, 0)
+    assert (ended.kind, ended.what, ended.certain) == ("code", "the files have changed", True)
 
 
 def test_too_few_nodes_are_waited_for_and_then_refused(monkeypatch: pytest.MonkeyPatch) -> None:

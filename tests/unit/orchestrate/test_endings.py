@@ -49,7 +49,8 @@ BUG = ValueError("no such column")
         (group(PEER, KILLED), "worker"),
         (group(PEER, PEER), "worker"),
         (group(BUG, KILLED), "worker"),
-        (group(BUG, PEER), "worker"),
+        (group(BUG, PEER), "code"),
+        (group(PEER, BUG), "code"),
         (group(BUG), "code"),
         (group(unhealthy(died("The actor died because its node has died. Node Id: 11ab"))), "node"),
         (group(KILLED, unhealthy(died("The actor died because its node has died."))), "node"),
@@ -73,5 +74,6 @@ def test_kinds(error: Exception, kind: str) -> None:
 
 
 def test_the_rank_that_explains_the_others_is_named() -> None:
-    assert classify(group(PEER, KILLED))[1].startswith("rank 0: RuntimeError")  # both say: a worker is gone
+    assert classify(group(PEER, KILLED))[1].startswith("rank 1:")  # it is the one that is gone
+    assert classify(group(PEER, BUG))[1] == "rank 1: ValueError: no such column"
     assert classify(group(BUG, PEER, KILLED, unhealthy(OutOfMemoryError("...low on memory"))))[1].startswith("rank 3")

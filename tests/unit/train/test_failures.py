@@ -1,14 +1,12 @@
-"""What follows from a failure, and that it is written down as it happened."""
+"""A failure is written down as it happened."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from raysft.errors import DataError, StorageError
-from raysft.train.failures import FailureRecord, as_outcome, describe_failure, read_failures, verdict, write_failure
+from raysft.train.failures import FailureRecord, as_outcome, describe_failure, read_failures, write_failure
 
 CRASH = FailureRecord(attempt=1, rank=0, step=10, kind="TrainingError", what="RuntimeError: lost", certain=False)
 CERTAIN = replace(CRASH, kind="ModelError", what="no weights", certain=True)
@@ -16,33 +14,6 @@ CERTAIN = replace(CRASH, kind="ModelError", what="no weights", certain=True)
 
 def at(record: FailureRecord, attempt: int, **fields: object) -> FailureRecord:
     return replace(record, attempt=attempt, **fields)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("failures", "newest", "hopeless"),
-    [
-        ([], 1, False),
-        ([CRASH], 1, False),
-        ([CERTAIN], 1, True),
-        ([CERTAIN], 2, False),  # a later attempt began: somebody mended it
-        ([CRASH, at(CRASH, 2)], 2, True),
-        ([CRASH, at(CRASH, 2, step=11)], 2, False),  # it got further
-        ([CRASH, at(CRASH, 2, what="OSError: other")], 2, False),
-        ([CRASH, at(CRASH, 3)], 3, False),  # attempt 2 was killed: not the same twice in a row
-        ([CRASH, at(CRASH, 2, rank=1)], 2, True),  # whichever rank tells
-        (
-            [at(CRASH, 1, what="OSError: x"), at(CRASH, 2, what="OSError: y"), at(CRASH, 2, what="OSError: x")],
-            2,
-            True,
-        ),
-        ([CRASH, at(CERTAIN, 2, rank=3)], 2, True),
-    ],
-)
-def test_there_is_use_in_trying_again_or_not(failures: list[FailureRecord], newest: int, hopeless: bool) -> None:
-    outcome = verdict(failures, newest_attempt=newest)
-    assert (outcome is not None) == hopeless
-    if outcome is not None:
-        assert outcome.status == "failed"
 
 
 def test_an_outcome_carries_the_error_whole() -> None:

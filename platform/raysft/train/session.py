@@ -60,8 +60,7 @@ def run_session(
         board = stack.enter_context(closing(NoticeBoard(job.run))) if group.rank == 0 else None
 
         def save(state: TrainState) -> None:
-            writer.save(session.engine.state, state, losses.get(state.step), before=records.flush)
-            spans.close()
+            writer.save(session.engine.state, state, losses.get(state.step), partial(_flush, records, spans))
             spans.until_now("checkpoint", state.step)
             dog.beat()
 
@@ -103,6 +102,12 @@ def run_session(
     if outcome.status == "rollback" and group.rank == 0:
         add_skip(job.run, Skip(outcome.step - 1, outcome.reason))
     return outcome
+
+
+def _flush(records: Records, spans: WorkerSpans) -> None:
+    """What others may read from the next commit on. In the saving thread: an object store may take its time."""
+    records.flush()
+    spans.close()
 
 
 def _hooks(

@@ -61,7 +61,7 @@ def kill_between_commits(run: Path, killed: list[int]) -> None:
         time.sleep(0.005)
 
 
-@pytest.fixture(scope="module", params=["prepared", "stream"])
+@pytest.fixture(scope="module", params=[pytest.param("prepared", marks=pytest.mark.full), "stream"])
 def runs(
     request: pytest.FixtureRequest, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[RunResult, RunResult]:

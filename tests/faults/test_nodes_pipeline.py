@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 PROGRAM = Path(__file__).with_name("nodes_pipeline.py")
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.full]
 
 
 def test_two_stages_of_two_replicas_on_three_nodes(tmp_path: Path) -> None:

@@ -6,11 +6,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from material import make_samples, make_store, make_tokenizer, recipe_fields
 from processes import EngineProcesses
 from transformers import PreTrainedTokenizerFast
 
 TOLERANCE = 1e-5
+
+
+def cells(*all_of_them: Any, often: tuple[Any, ...]) -> list[Any]:
+    """Parameters of a test; all but `often` only in `make parity-full`."""
+    assert set(often) <= set(all_of_them)
+    return [
+        cell
+        if cell in often
+        else pytest.param(*(cell if isinstance(cell, tuple) else (cell,)), marks=pytest.mark.full)
+        for cell in all_of_them
+    ]
+
+
 LORA = {
     "method__kind": "lora",
     "method__rank": 4,

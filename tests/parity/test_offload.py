@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from bench import TOLERANCE, Bench, furthest
+from bench import TOLERANCE, Bench, cells, furthest
 from material import CONFIG, make_samples
 from reference import fresh_model, run_reference, tokens_and_targets
 from safetensors.torch import load_file
@@ -16,8 +16,8 @@ from test_sequence import follows
 OFFLOAD: dict[str, Any] = {"parallel__offload": "cpu"}
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("zero", [1, 2, 3])
+@pytest.mark.parametrize("workers", cells(1, 2, often=(2,)))
+@pytest.mark.parametrize("zero", cells(1, 2, 3, often=(2, 3)))
 def test_norms_and_final_weights_are_those_of_a_bare_loop(
     bench: Bench, tmp_path: Path, zero: int, workers: int
 ) -> None:
@@ -37,7 +37,10 @@ def test_norms_and_final_weights_are_those_of_a_bare_loop(
         torch.testing.assert_close(found[f"weight:{name}"], parameter.detach(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("zero", "precision"), [(1, "bf16"), (2, "fp32"), (2, "bf16"), (3, "fp32"), (3, "bf16")])
+@pytest.mark.parametrize(
+    ("zero", "precision"),
+    cells((1, "bf16"), (2, "fp32"), (2, "bf16"), (3, "fp32"), (3, "bf16"), often=((2, "bf16"),)),
+)
 def test_resumes_bit_identically(bench: Bench, tmp_path: Path, zero: int, precision: str) -> None:
     cell = OFFLOAD | {"parallel__zero": zero, "train__precision": precision, "train__micro_batch_rows": 2}
     whole = bench.cell(2, until=5, **cell)[0]
@@ -60,7 +63,7 @@ def test_a_run_goes_to_host_memory_and_back(bench: Bench, tmp_path: Path) -> Non
         follows(bench.cell(workers, until=until, save=True, run=str(tmp_path), **layout), bench.base, first)
 
 
-@pytest.mark.parametrize(("zero", "precision"), [(1, "bf16"), (2, "fp32"), (3, "fp32")])
+@pytest.mark.parametrize(("zero", "precision"), cells((1, "bf16"), (2, "fp32"), (3, "fp32"), often=((2, "fp32"),)))
 def test_a_gradient_that_is_not_finite_is_skipped_on_all_ranks(bench: Bench, zero: int, precision: str) -> None:
     layout = OFFLOAD | {"parallel__zero": zero, "train__precision": precision}
     before = bench.cell(2, until=3, **layout)

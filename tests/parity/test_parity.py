@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from bench import LORA, TOLERANCE, Bench, furthest
+from bench import LORA, TOLERANCE, Bench, cells, furthest
 from material import CONFIG, make_samples
 from reference import fresh_model, run_reference, tokens_and_targets
 
@@ -24,7 +24,7 @@ def test_equals_a_bare_pytorch_loop(bench: Bench) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
-@pytest.mark.parametrize("micro", [1, 2, 4])
+@pytest.mark.parametrize("micro", cells(1, 2, 4, often=(2,)))
 def test_zero_workers_and_micro_batches(bench: Bench, zero: int, workers: int, micro: int) -> None:
     results = bench.cell(workers, parallel__zero=zero, train__micro_batch_rows=micro)
     assert furthest(results[0]["losses"], bench.base["losses"]) < TOLERANCE
@@ -55,7 +55,15 @@ def test_gradient_checkpointing_and_unpacked_rows(bench: Bench) -> None:
 
 @pytest.mark.parametrize(
     ("zero", "precision", "stages"),
-    [(0, "fp32", 1), (1, "fp32", 1), (2, "fp32", 1), (3, "fp32", 1), (1, "bf16", 1), (1, "fp32", 2)],
+    cells(
+        (0, "fp32", 1),
+        (1, "fp32", 1),
+        (2, "fp32", 1),
+        (3, "fp32", 1),
+        (1, "bf16", 1),
+        (1, "fp32", 2),
+        often=((3, "fp32", 1), (1, "bf16", 1)),
+    ),
 )
 def test_the_probe_leaves_no_trace(bench: Bench, zero: int, precision: str, stages: int) -> None:
     fields = {"parallel__zero": zero, "train__precision": precision, "parallel__pipeline": stages}
@@ -117,7 +125,10 @@ def test_dropout_is_the_same_over_workers(bench: Bench) -> None:
     assert furthest(one["losses"], dry["losses"]) > 100 * TOLERANCE
 
 
-SAME = [(2, zero, precision) for zero in (0, 1, 2, 3) for precision in ("fp32", "bf16")]
+SAME = cells(
+    *((2, zero, precision) for zero in (0, 1, 2, 3) for precision in ("fp32", "bf16")),
+    often=((2, 0, "fp32"), (2, 1, "bf16"), (2, 2, "fp32"), (2, 3, "bf16")),
+)
 
 
 @pytest.mark.parametrize(("workers", "zero", "precision"), SAME)
@@ -134,7 +145,15 @@ def test_resume_at_the_same_size_is_bit_identical(
 
 
 @pytest.mark.parametrize(
-    ("saved", "loaded"), [((2, 2), (1, 0)), ((1, 0), (2, 3)), ((2, 3), (1, 2)), ((1, 1), (2, 2)), ((2, 3), (2, 1))]
+    ("saved", "loaded"),
+    cells(
+        ((2, 2), (1, 0)),
+        ((1, 0), (2, 3)),
+        ((2, 3), (1, 2)),
+        ((1, 1), (2, 2)),
+        ((2, 3), (2, 1)),
+        often=(((1, 0), (2, 3)), ((2, 3), (1, 2))),
+    ),
 )
 def test_resume_at_another_size_and_stage(
     bench: Bench, tmp_path: Path, saved: tuple[int, int], loaded: tuple[int, int]
@@ -153,7 +172,7 @@ def test_lora_resumes(bench: Bench, tmp_path: Path) -> None:
     assert second["weights"] == whole["weights"]
 
 
-@pytest.mark.parametrize("zero", [1, 2, 3])
+@pytest.mark.parametrize("zero", cells(1, 2, 3, often=(2,)))
 def test_lora_in_bf16_resumes_bit_identically(bench: Bench, tmp_path: Path, zero: int) -> None:
     cell = LORA | {"train__precision": "bf16", "parallel__zero": zero}
     whole = bench.cell(2, until=6, **cell)[0]
@@ -165,7 +184,13 @@ def test_lora_in_bf16_resumes_bit_identically(bench: Bench, tmp_path: Path, zero
     assert second["weights"] == whole["weights"]
 
 
-@pytest.mark.parametrize(("zero", "precision"), [(z, p) for z in (0, 1, 2, 3) for p in ("fp32", "bf16")])
+@pytest.mark.parametrize(
+    ("zero", "precision"),
+    cells(
+        *((zero, precision) for zero in (0, 1, 2, 3) for precision in ("fp32", "bf16")),
+        often=((0, "fp32"), (1, "bf16"), (3, "fp32")),
+    ),
+)
 def test_a_gradient_that_is_not_finite_is_skipped_on_all_ranks(bench: Bench, zero: int, precision: str) -> None:
     """NaN on one rank only: no rank changes a weight in that step, and training goes on."""
     results = bench.cell(2, parallel__zero=zero, train__precision=precision, poison=3, until=6)

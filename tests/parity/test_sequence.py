@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench import LORA, TOLERANCE, Bench, furthest
+from bench import LORA, TOLERANCE, Bench, cells, furthest
 from material import CONFIG
 
 SP2: dict[str, Any] = {"parallel__sequence": 2}
@@ -26,7 +26,7 @@ def follows(results: list[dict[str, Any]], base: dict[str, Any], first: int = 0)
     assert furthest(results[0]["norms"], base["norms"][first:until]) < TOLERANCE
 
 
-@pytest.mark.parametrize(("zero", "micro"), [(0, 1), (2, 2), (3, 1)])
+@pytest.mark.parametrize(("zero", "micro"), cells((0, 1), (2, 2), (3, 1), often=((2, 2), (3, 1))))
 def test_parts_of_rows(bench: Bench, zero: int, micro: int) -> None:
     results = bench.cell(2, parallel__zero=zero, train__micro_batch_rows=micro, **SP2)
     follows(results, bench.base)
@@ -59,8 +59,8 @@ def test_adapters(bench: Bench) -> None:
         follows(bench.cell(2, until=8, parallel__zero=zero, **SP2, **LORA), base)
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
-@pytest.mark.parametrize("zero", [1, 2, 3])
+@pytest.mark.parametrize("method", cells("full", "lora", often=("full",)))
+@pytest.mark.parametrize("zero", cells(1, 2, 3, often=(3,)))
 def test_bf16_resumes_bit_identically(bench: Bench, tmp_path: Path, zero: int, method: str) -> None:
     change = {"parallel__zero": zero, "train__precision": "bf16"} | (LORA if method == "lora" else {})
     base = bench.cell(1, until=4, **change)[0]

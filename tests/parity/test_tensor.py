@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from bench import LORA, TOLERANCE, Bench, furthest
+from bench import LORA, TOLERANCE, Bench, cells, furthest
 from material import CONFIG, make_samples
 from reference import fresh_model, run_reference, tokens_and_targets
 from safetensors.torch import load_file
@@ -21,7 +21,7 @@ TP2: dict[str, Any] = {"parallel__tensor": 2}
 ALL_LINEAR = LORA | {"method__target_modules": ["all-linear"]}
 
 
-@pytest.mark.parametrize(("zero", "micro"), [(0, 1), (1, 2), (2, 1)])
+@pytest.mark.parametrize(("zero", "micro"), cells((0, 1), (1, 2), (2, 1), often=((1, 2), (2, 1))))
 def test_shards_of_layers(bench: Bench, zero: int, micro: int) -> None:
     results = bench.cell(2, parallel__zero=zero, train__micro_batch_rows=micro, **TP2)
     follows(results, bench.base)
@@ -59,7 +59,7 @@ def test_checkpointing_and_unpacked_rows(bench: Bench) -> None:
         follows(bench.cell(2, until=8, **TP2, **change), bench.base)
 
 
-@pytest.mark.parametrize("zero", [0, 1, 2])
+@pytest.mark.parametrize("zero", cells(0, 1, 2, often=(1,)))
 def test_adapters_are_cut_with_their_layers(bench: Bench, zero: int) -> None:
     base = bench.cell(1, **ALL_LINEAR)[0]
     results = bench.cell(2, parallel__zero=zero, **TP2, **ALL_LINEAR)
@@ -67,7 +67,7 @@ def test_adapters_are_cut_with_their_layers(bench: Bench, zero: int) -> None:
     assert len(results[0]["cut"]) == 2 * 7 * 2  # the layers, and one half of each adapter
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("method", cells("full", "lora", often=("lora",)))
 def test_a_run_goes_to_shards_and_back(bench: Bench, tmp_path: Path, method: str) -> None:
     change = ALL_LINEAR if method == "lora" else {}
     base = bench.cell(1, **change)[0] if change else bench.base
@@ -82,8 +82,8 @@ def test_a_run_goes_to_shards_and_back(bench: Bench, tmp_path: Path, method: str
         follows(results, base, first)
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
-@pytest.mark.parametrize("zero", [1, 2])
+@pytest.mark.parametrize("method", cells("full", "lora", often=("lora",)))
+@pytest.mark.parametrize("zero", cells(1, 2, often=(1,)))
 def test_bf16_resumes_bit_identically(bench: Bench, tmp_path: Path, zero: int, method: str) -> None:
     change = {"parallel__zero": zero, "train__precision": "bf16"} | (ALL_LINEAR if method == "lora" else {})
     base = bench.cell(1, until=4, **change)[0]
@@ -95,7 +95,7 @@ def test_bf16_resumes_bit_identically(bench: Bench, tmp_path: Path, zero: int, m
     assert furthest(whole["losses"], base["losses"]) < 5e-3
 
 
-@pytest.mark.parametrize(("zero", "precision"), [(0, "fp32"), (2, "fp32"), (1, "bf16")])
+@pytest.mark.parametrize(("zero", "precision"), cells((0, "fp32"), (2, "fp32"), (1, "bf16"), often=((2, "fp32"),)))
 def test_a_gradient_that_is_not_finite_is_skipped_on_all_ranks(bench: Bench, zero: int, precision: str) -> None:
     layout = TP2 | {"parallel__zero": zero, "train__precision": precision}
     before = bench.cell(2, until=3, **layout)

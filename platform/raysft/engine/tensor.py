@@ -6,6 +6,7 @@ Megatron's scheme (Shoeybi et al. 2019, arXiv:1909.08053): the layers into atten
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ def forget_groups() -> None:
         if group is not dist.group.WORLD:
             dist.destroy_process_group(group)
     groups._release_process_group_references()
+    gc.collect()  # engines refer to themselves in circles, and a group's threads end with its last reference
 
 
 def cut_layers(module: nn.Module, shape: ModelShape, ways: int) -> Shards:

@@ -117,7 +117,7 @@ def test_a_commit_is_read_whole_whatever_the_number_of_ranks(tmp_path: Path, siz
     assert found is not None
     assert found.commit == CommitId(1, 7)
     assert found.state == TrainState(step=7)
-    assert found.record["facts"] == {"who": "test", "eval_loss": None}
+    assert found.record["facts"] == {"who": "test", "eval_loss": None, "writer": found.record["facts"]["writer"]}
     expected, read = tensors(7), found.tensors()
     assert expected.keys() == read.keys()
     assert all(torch.equal(expected[key], read[key]) for key in expected)

@@ -179,7 +179,12 @@ def run_in(space: str | None, *argv: str) -> None:
 def bridge() -> None:
     """HEAD on a bridge here, and NODES each in a namespace; this process has a network of its own already."""
     Path("/run/netns").mkdir(exist_ok=True)
-    run_in(None, "mount", "-t", "tmpfs", "tmpfs", "/run/netns")  # names of this mount namespace only
+    Path("/tmp/ray").mkdir(exist_ok=True)
+    for place in (
+        "/run/netns",
+        "/tmp/ray",
+    ):  # of this mount namespace only: others look there for a cluster of theirs
+        run_in(None, "mount", "-t", "tmpfs", "tmpfs", place)
     run_in(None, "ip", "link", "set", "lo", "up")
     run_in(None, "ip", "link", "add", "br0", "type", "bridge")
     run_in(None, "ip", "addr", "add", f"{HEAD}/24", "dev", "br0")

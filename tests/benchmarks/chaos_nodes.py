@@ -183,7 +183,7 @@ def bridge() -> None:
     for place in (
         "/run/netns",
         "/tmp/ray",
-    ):  # of this mount namespace only: others look there for a cluster of theirs
+    ):  # here only: others look there for their cluster
         run_in(None, "mount", "-t", "tmpfs", "tmpfs", place)
     run_in(None, "ip", "link", "set", "lo", "up")
     run_in(None, "ip", "link", "add", "br0", "type", "bridge")

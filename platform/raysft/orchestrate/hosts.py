@@ -19,6 +19,7 @@ import torch
 
 from raysft.orchestrate.cluster import worker_environment
 from raysft.orchestrate.follow import follow
+from raysft.orchestrate.hosted import HostActor
 from raysft.orchestrate.run import train_trial
 from raysft.orchestrate.rundir import run_location
 from raysft.orchestrate.warm import run_here
@@ -36,7 +37,7 @@ MALLOC = {
 
 
 class Host:
-    """The Ray actor."""
+    """What a process of its own holds."""
 
     def __init__(self, gpus: int) -> None:
         self._crew = Crew(torch.device("cuda" if gpus else "cpu"))
@@ -61,14 +62,14 @@ class Host:
 def hosts(recipe: Recipe, count: int, concurrent: int) -> Iterator[list[Any]]:
     """Handles of `count` hosts that live as long as the block. concurrent: trials at a time, over all of them."""
     wanted = recipe.cluster
-    actor: Any = ray.remote(Host).options(
+    actor: Any = ray.remote(HostActor).options(
         num_cpus=wanted.cpus_per_worker,
         num_gpus=wanted.gpus_per_worker,
         max_concurrency=2 * concurrent,  # a trial whose listener died may still be ending
         max_restarts=-1,
         runtime_env={"env_vars": worker_environment(wanted) | MALLOC},
     )
-    handles = [actor.remote(wanted.gpus_per_worker) for _ in range(count)]
+    handles = [actor.remote(partial(Host, wanted.gpus_per_worker)) for _ in range(count)]
     try:
         yield handles
     finally:

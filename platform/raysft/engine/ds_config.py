@@ -29,6 +29,7 @@ def deepspeed_config(run: ResolvedRun) -> dict[str, Any]:
         "gradient_clipping": run.recipe.optimizer.max_grad_norm if stage else 0.0,  # fp32 ZeRO 0: the engines clip
         "zero_optimization": {
             "stage": stage,
+            "reduce_bucket_size": 50_000_000,  # elements, allocated whole; by default ten times as many
             "overlap_comm": run.recipe.parallel.overlap,
             "zero_hpz_partition_size": run.recipe.parallel.secondary_shards,
             **_offload(run, stage),

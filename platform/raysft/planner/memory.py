@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from functools import cache
 
 from raysft.planner.activations import FLOAT32, Attention, Pass, Training, layer_bytes, outer_bytes
-from raysft.planner.states import Basis, States, basis, model_states
+from raysft.planner.states import Basis, States, basis, model_states, on_device
 from raysft.recipe.balance import balance
 from raysft.recipe.facts import ModelShape
 from raysft.recipe.schema import Recipe
 
-REDUCE_BUCKET = 500_000_000
-"""Elements of DeepSpeed's reduce_bucket_size, which it allocates whole under ZeRO 1 to 3."""
+REDUCE_BUCKET = 50_000_000
+"""Elements of reduce_bucket_size (engine/ds_config.py), which DeepSpeed allocates whole under ZeRO 1 to 3."""
 
 MAX_LIVE_PARAMETERS = 1_000_000_000
 """DeepSpeed's stage3_max_live_parameters and stage3_max_reuse_distance: gathered weights kept at a time."""
@@ -133,7 +133,7 @@ def forward_pass(recipe: Recipe, *, is_gpu: bool) -> Pass:
         rows=recipe.train.micro_batch_rows,
         row_tokens=math.ceil(length / parallel.sequence),
         whole_row_tokens=length,
-        working=2 if recipe.train.precision == "bf16" else 4,
+        working=_working(recipe),
         attention=attention_kind(recipe, is_gpu=is_gpu),
         tensor=parallel.tensor,
     )
@@ -151,9 +151,12 @@ def _rank(recipe: Recipe, shape: ModelShape, stage: int, *, is_gpu: bool) -> Ran
     parameters, trained = stage_parameters(recipe, shape, stage)
     ranks = recipe.cluster.workers // (parallel.tensor * parallel.pipeline)  # replicas x sequence
     zero = 1 if recipe.train.precision == "bf16" and parallel.zero == 0 else parallel.zero
+    states = model_states(parameters, trained, ranks, zero, bytes_basis(recipe))
+    if parallel.offload == "cpu" and is_gpu:
+        states = on_device(states, zero, _working(recipe) * trained)
     return RankMemory(
         stage=stage,
-        states=model_states(parameters, trained, ranks, zero, bytes_basis(recipe)),
+        states=states,
         activations=_activations(recipe, shape, stage, is_gpu=is_gpu),
         logits=_logits(recipe, shape, is_gpu=is_gpu) if stage == parallel.pipeline - 1 else 0,
         buffers=_buffers(recipe, (parameters, trained), ranks, zero),
@@ -210,9 +213,16 @@ def _logits(recipe: Recipe, shape: ModelShape, *, is_gpu: bool) -> int:
 def _buffers(recipe: Recipe, counts: tuple[int, int], ranks: int, zero: int) -> int:
     """counts: parameters and trained ones of the rank."""
     parameters, trained = counts
-    working = 2 if recipe.train.precision == "bf16" else 4
-    if recipe.parallel.pipeline > 1 or zero == 0 or (zero == 1 and working == 2):
+    working, parallel = _working(recipe), recipe.parallel
+    if parallel.pipeline > 1 or zero == 0 or (zero == 1 and working == 2):
         # gradients are flattened into buckets of fp32 as they are reduced
         return 0 if ranks == 1 else FLOAT32 * min(trained, REDUCE_BUCKET)
     gathered = working * min(parameters, MAX_LIVE_PARAMETERS) if zero == 3 and ranks > 1 else 0
-    return REDUCE_BUCKET * working + gathered
+    if parallel.secondary_shards > 1:  # ZeRO++'s second copy, kept between the passes (arXiv:2306.10209)
+        gathered += working * parameters // parallel.secondary_shards
+    return (2 if parallel.overlap else 1) * REDUCE_BUCKET * working + gathered
+
+
+def _working(recipe: Recipe) -> int:
+    """Bytes of a parameter in the passes."""
+    return 2 if recipe.train.precision == "bf16" else FLOAT32

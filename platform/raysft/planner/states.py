@@ -55,6 +55,17 @@ class States:
         return self.parameters + self.masters + self.gradients + self.optimizer
 
 
+def on_device(states: States, zero: int, micro_gradients: int) -> States:
+    """What is left on a GPU with `parallel.offload: cpu`: masters, sums of gradients and moments lie in host memory,
+    under ZeRO 3 the parameters too. micro_gradients: bytes of one micro-batch's, which ZeRO 1 keeps until it ends."""
+    return States(
+        parameters=0 if zero == 3 else states.parameters,
+        masters=0,
+        gradients=micro_gradients if zero == 1 else 0,
+        optimizer=0,
+    )
+
+
 def model_states(parameters: int, trained: int, ranks: int, zero: int, per: Basis) -> States:
     """parameters, trained: of this rank's shard of the model; ranks: over which ZeRO partitions."""
 

@@ -139,7 +139,8 @@ def test_auto_takes_the_fastest_tested_layout_that_fits() -> None:
     choice = verbs.choose_layout(on_gpus(parallel={"auto": True}), facts(accelerator="H100"))
     parallel = choice.recipe.parallel
     assert not parallel.auto
-    assert parallel.zero in (2, 3)
+    best = next(c for c in ranked(on_gpus(), "8xH100-80G") if c.fits and c.status == "tested").recipe.parallel
+    assert parallel == best
     assert "auto" in choice.lines[0]
     assert "GiB a worker" in choice.memory
     small = make_recipe(
@@ -197,3 +198,27 @@ def test_a_recipe_for_gpus_needs_to_be_told_which() -> None:
     cpu = verbs.plan(make_recipe(model={"config": LLAMA | {"vocab_size": 300}}), None)
     assert any("CPU-" in line for line in cpu)
     assert isinstance(parse_cluster("1xCPU-1G"), Cluster)
+
+
+def test_what_offload_and_second_copies_change_on_a_gpu() -> None:
+    """8B, 8 GPUs, bf16: 8.03e9 parameters of 2 bytes; masters, sums and moments 16 bytes."""
+    plain, moved = (
+        memory.predict(recipe, read_shape(recipe), is_gpu=True)
+        for recipe in (recipe_8b(8, parallel={"zero": 2}), recipe_8b(8, parallel={"zero": 2, "offload": "cpu"}))
+    )
+    assert plain.total - moved.total == plain.states.total - plain.states.parameters == pytest.approx(16e9, rel=0.01)
+    three = [
+        memory.predict(recipe, read_shape(recipe), is_gpu=True)
+        for recipe in (
+            recipe_8b(8, parallel={"zero": 3}),
+            recipe_8b(8, parallel={"zero": 3, "offload": "cpu"}),
+            recipe_8b(8, parallel={"zero": 3, "secondary_shards": 4}),
+            recipe_8b(8, parallel={"zero": 3, "overlap": True}),
+        )
+    ]
+    assert three[1].states.total == 0
+    assert three[2].buffers - three[0].buffers == pytest.approx(2 * 8.03e9 / 4, rel=0.01)
+    assert three[3].buffers - three[0].buffers == 2 * memory.REDUCE_BUCKET
+    recipe = recipe_8b(8, parallel={"zero": 2, "offload": "cpu"})
+    on_cpu = memory.predict(recipe, read_shape(recipe), is_gpu=False)
+    assert on_cpu.states == plain.states, "the host's memory is all there is"

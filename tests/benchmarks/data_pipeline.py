@@ -9,6 +9,7 @@ slope between the two sizes, so start-up does not count:
 raw       encode_batch_fast over the same rendered texts, one thread: tokens per CPU-second; with the ids read into
           Python, which everybody who uses them must do, and without. For tokenizers that are not byte-level
           (--tokenizer unigram: SentencePiece's, with marks for blanks): encode_batch
+raw-2     the same in two processes at a time, as ours works: CPUs that share a core or its caches are slower together
 ours      `prepare` on Ray Data, all of it (read, render, tokenize, mask, pack, write): tokens per CPU-second of all
           processes of the cluster, and per second of wall time
 peer      datasets.map(num_proc=2) with the chat template and the tokenizer, then TRL's pack_dataset: wall time.
@@ -24,6 +25,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +164,11 @@ def peer(path: str, tokenizer: str, storage: str) -> dict[str, float]:
 
 
 def measure(what: str, path: Path, tokenizer: Path, peers: str | None) -> dict[str, float]:
-    """One measurement in a process of its own."""
+    """One measurement in a process of its own; raw-2: two at a time, their sums."""
+    if what == "raw-2":
+        with ThreadPoolExecutor(2) as threads:
+            one, two = threads.map(lambda _: measure("raw", path, tokenizer, peers), range(2))
+        return {key: one[key] + two[key] for key in one}
     storage = path.parent / f"storage-{what}"
     environment = dict(os.environ)
     if what == "peer" and peers:
@@ -220,7 +226,7 @@ def main() -> None:
             train_unigram(files[0], str(tokenizer))
         else:
             train_tokenizer(files, columns={}, vocab_size=16_000, template="chatml", out=str(tokenizer))
-    kinds = ["raw", "ours", *(["peer"] if options.peers else [])]
+    kinds = ["raw", "raw-2", "ours", *(["peer"] if options.peers else [])]
     for number in range(options.rounds):
         slopes: dict[str, dict[str, float]] = {}
         for kind in kinds:
@@ -228,11 +234,12 @@ def main() -> None:
             slopes[kind] = {key: large[key] - small[key] for key in large if key in small and key != "fill"}
             print(kind, json.dumps({"small": small, "large": large}), flush=True)
         rate = {kind: slope["tokens"] / slope["wall_s"] for kind, slope in slopes.items()}
-        per_cpu = {kind: slopes[kind]["tokens"] / slopes[kind]["cpu_s"] for kind in ("raw", "ours")}
+        per_cpu = {kind: slopes[kind]["tokens"] / slopes[kind]["cpu_s"] for kind in ("raw", "raw-2", "ours")}
         bare = slopes["raw"]["tokens"] / slopes["raw"]["bare_cpu_s"]
-        print(f"round {number + 1}: raw {per_cpu['raw']:,.0f} tokens per CPU-second, ours {per_cpu['ours']:,.0f}")
-        ours_to_raw = per_cpu["ours"] / per_cpu["raw"]
-        print(f"  ours / raw per CPU-second: {ours_to_raw:.3f} (ids not read: {per_cpu['ours'] / bare:.3f})")
+        told = ", ".join(f"{kind} {value:,.0f}" for kind, value in per_cpu.items())
+        print(f"round {number + 1}, tokens per CPU-second: {told}; ids not read {bare:,.0f}")
+        for kind in ("raw", "raw-2"):
+            print(f"  ours / {kind}: {per_cpu['ours'] / per_cpu[kind]:.3f}", flush=True)
         if "peer" in rate:
             print(f"  wall: ours {rate['ours']:,.0f} tokens/s, peer {rate['peer']:,.0f}")
             print(f"  ours / peer: {rate['ours'] / rate['peer']:.2f}", flush=True)

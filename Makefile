@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: bench-fused bench-tune chaos bench-stall bench-recovery parity-full bench-train bench-parity bench-packing bench-gsm8k bench-data bench-memory bench-kills bench-loss demo test check lint types format install constraints clean
+.PHONY: bench-fused bench-tune bench-grid chaos bench-stall bench-recovery parity-full bench-train bench-parity bench-packing bench-gsm8k bench-data bench-memory bench-kills bench-loss demo test check lint types format install constraints clean
 
 demo: $(READY)            ## train a small model end to end: data, training, evaluation, export, answers
 	$(BIN)/python jobs/demo.py
@@ -78,6 +78,9 @@ bench-stall: $(READY)     ## how long steps wait for a checkpoint behind them, o
 
 bench-recovery: $(READY)  ## kill -> next optimizer step, against plain Ray Train
 	$(BIN)/python tests/benchmarks/recovery.py
+
+bench-grid: $(READY)    ## ASHA + TPE against a whole grid: make bench-grid DATA=gsm8k_train.jsonl
+	$(BIN)/python tests/benchmarks/tune_grid.py $(DATA)
 
 bench-tune: $(READY)      ## regret of every searcher with every scheduler, replayed on given curves
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/tune_replay.py $(CURVES)

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from bench import Bench
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     """Engine processes that live as long as the session."""
     made = Bench.make(tmp_path_factory.mktemp("parity"))

@@ -22,7 +22,7 @@ from raysft.train.records import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-STEPS = 8
+STEPS = 3
 TOKEN = secrets.token_hex(32)
 
 
@@ -92,14 +92,13 @@ def curve(run: Path) -> list[tuple[int, float, float]]:
 def test_a_submitted_job_gives_the_same_losses(shared_data: Path, tmp_path: Path, job_server: str) -> None:
     data = shared_data / "gsm8k_train.jsonl"
     columns = {"instruction": "question", "output": "answer"}
-    train_tokenizer(
-        [str(data)], columns=columns, vocab_size=16_000, template="chatml", out=str(tmp_path / "tokenizer")
-    )
+    train_tokenizer([str(data)], columns=columns, vocab_size=4000, template="chatml", out=str(tmp_path / "tokenizer"))
     settings = {
         "data.train": data,
         "storage": tmp_path / "storage",
         "model.tokenizer": tmp_path / "tokenizer",
         "train.max_steps": STEPS,
+        "train.rows_per_step": 4,
         "optimizer.warmup_steps": 2,
         "evaluate.max_rows": 2,
         "evaluate.every_steps": STEPS,

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable
 
 from raysft import storage
@@ -20,11 +22,15 @@ HUNG_EXIT_CODE = 70
 
 
 class Watchdog:
-    """on_hang(stacks) is called in the watching thread, once, after limit_s without a beat()."""
+    """on_hang(stacks) is called in the watching thread, once, after limit_s without a beat().
+
+    The thread that makes the watchdog is the one that should beat.
+    """
 
     def __init__(self, limit_s: float, on_hang: Callable[[str], None]) -> None:
         self._limit_s, self._on_hang = limit_s, on_hang
         self._last, self._end = time.monotonic(), threading.Event()
+        self._watched = threading.get_ident()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()
 
@@ -40,16 +46,18 @@ class Watchdog:
     def _watch(self) -> None:
         while not self._end.wait(min(1.0, self._limit_s / 5)):
             if time.monotonic() - self._last > self._limit_s:
-                self._on_hang(stacks())
+                self._on_hang(stacks(self._watched))
                 return
 
 
-def stacks() -> str:
-    """Where each Python thread of this process stands."""
+def stacks(first: int) -> str:
+    """Where each Python thread of this process stands, one of them before all: faulthandler gives up after 100."""
+    frame = sys._current_frames().get(first)
+    watched = "".join(traceback.format_stack(frame)) if frame else "The watched thread has ended.\n"
     with tempfile.TemporaryFile("w+") as file:
         faulthandler.dump_traceback(file, all_threads=True)
         file.seek(0)
-        return file.read()
+        return f"{watched}\n{file.read()}"
 
 
 def leave(run: str, attempt: int, rank: int, text: str) -> None:

@@ -309,7 +309,7 @@ def plain(folder: Path, steps: int, log: Log) -> None:
     )
     place = Place(wire, recipe, TorchGroup(cpu), cpu)
     attempt, restored = begin_attempt(run, place.group)
-    setup = worker._try_set_up(place, attempt, restored)
+    setup = worker._try_set_up(place, attempt, restored, worker.ALONE)
     assert not isinstance(setup, Outcome), setup
     log.line(leak=None, attention="as raysft", loss="raysft")
     with closing(Prefetch(setup.batches, steps)) as batches:

@@ -1,6 +1,8 @@
 """Faults of machines: a partitioned node, a lost head, no memory, ten seconds to end. Promised as in chaos.py.
 
-    python tests/benchmarks/chaos_nodes.py [--only REGEX]        the partition needs root (network namespaces)
+    python tests/benchmarks/chaos_nodes.py [--only REGEX] [--folder DIR]        needs root (namespaces)
+
+Every row runs in process and mount namespaces of its own: whatever it leaves ends with it, and /tmp/ray is its own.
 
 partition: two nodes with addresses of their own on a bridge; the link of one goes down after the first commit and
 comes back once the other has gone on alone. Storage stays reachable for both, so only the fence keeps the cut-off
@@ -12,6 +14,7 @@ NOT YET SHOWN: no row has run to its end. `ray start` of the partition's nodes w
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import secrets
@@ -22,10 +25,15 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve()
 sys.path.insert(0, str(HERE.parents[1]))
 os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", RAY_USAGE_STATS_ENABLED="0")
+# Before Ray is imported, and said: `ray start --head` turns the mode on when there is a token, but a node or a driver
+# that is given an address does not, and is refused (InvalidAuthToken).
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 import yaml  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
@@ -98,9 +106,32 @@ def check(calm: Path, run: Path, *, same_bits: bool) -> str:
         assert marks.largest_difference(calm, run) < 1e-4, "the loss curve is another"
         marks.assert_each_sample_once(run, steps=steps, epochs=6)
         marks.assert_nothing_left(run)
+        assert max(lost_steps(run)) <= EVERY, f"steps lost: {lost_steps(run)}"
     except AssertionError as error:
         return " ".join(str(error).split())[:80] or "a mark is missing"
     return ""
+
+
+def lost_steps(run: Path) -> list[int]:
+    """Steps that each attempt but the last did, and the next one did again."""
+    files = sorted((run / "metrics").glob("attempt-*.jsonl"))
+    reached = [max((line["step"] for line in steps_of(file)), default=0) for file in files]
+    return [max(0, last - start) for last, start in zip(reached, marks.parents(run)[1:], strict=False)] or [0]
+
+
+def story(run: Path) -> str:
+    return f"attempts from {marks.parents(run)}, steps lost {lost_steps(run)}"
+
+
+def steps_of(file: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]
+    return [line for line in lines if line["kind"] == "step"]
+
+
+def undisturbed(directory: Path, calm: Path) -> str:
+    """The run that the others are compared with."""
+    code = start(recipe(directory, calm.name), directory).wait(LONG_S)
+    return f"exit code {code}" if code else ""
 
 
 def sigterm(directory: Path, calm: Path) -> str:
@@ -117,8 +148,7 @@ def sigterm(directory: Path, calm: Path) -> str:
         return "it was still there after 10 s"
     took = time.monotonic() - asked
     second = start(wanted, directory).wait(LONG_S)
-    lost = marks.parents(run)
-    print(f"    SIGTERM -> exit code {code} in {took:.1f} s; attempts from {lost}", flush=True)
+    print(f"    SIGTERM -> exit code {code} in {took:.1f} s; {story(run)}", flush=True)
     return f"exit codes {code}, {second}" if (code, second) != (75, 0) else check(calm, run, same_bits=True)
 
 
@@ -129,7 +159,7 @@ def head(directory: Path, calm: Path) -> str:
     driver = start(wanted, directory, RAY_ADDRESS=cluster.address)
     until(has_committed(run))
     struck = time.monotonic()
-    cluster.head_node.kill_all_processes(check_alive=False, allow_graceful=False)
+    cluster.head_node.kill_all_processes(check_alive=False, allow_graceful=False, wait=True)
     try:
         code: int | str = driver.wait(180)
     except subprocess.TimeoutExpired:
@@ -139,7 +169,7 @@ def head(directory: Path, calm: Path) -> str:
     again = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
     second = start(wanted, directory, RAY_ADDRESS=again.address).wait(LONG_S)
     again.shutdown()
-    print(f"    head killed -> driver's exit code {code} after {took:.1f} s; from {marks.parents(run)}", flush=True)
+    print(f"    head killed -> driver's exit code {code} after {took:.1f} s; {story(run)}", flush=True)
     return f"exit code {second}" if second else check(calm, run, same_bits=True)
 
 
@@ -155,7 +185,7 @@ def memory(directory: Path, calm: Path) -> str:
     code = start(wanted, directory, **monitor).wait(LONG_S)
     kinds = [incident["kind"] for incident in marks.incidents(run)]
     rows = [line["micro_batch_rows"] for line in read_metrics(str(run)) if line["kind"] == "start"]
-    print(f"    {kinds}; rows in a pass {rows}; from {marks.parents(run)}", flush=True)
+    print(f"    {kinds}; rows in a pass {rows}; {story(run)}", flush=True)
     if code or kinds != ["memory"] or rows != [2, 1]:
         return f"exit code {code}"
     return check(calm, run, same_bits=False)
@@ -181,12 +211,7 @@ def run_in(space: str | None, *argv: str) -> None:
 def bridge() -> None:
     """HEAD on a bridge here, and NODES each in a namespace; this process has a network of its own already."""
     Path("/run/netns").mkdir(exist_ok=True)
-    Path("/tmp/ray").mkdir(exist_ok=True)
-    for place in (
-        "/run/netns",
-        "/tmp/ray",
-    ):  # here only: others look there for their cluster
-        run_in(None, "mount", "-t", "tmpfs", "tmpfs", place)
+    run_in(None, "mount", "-t", "tmpfs", "tmpfs", "/run/netns")
     run_in(None, "ip", "link", "set", "lo", "up")
     run_in(None, "ip", "link", "add", "br0", "type", "bridge")
     run_in(None, "ip", "addr", "add", f"{HEAD}/24", "dev", "br0")
@@ -226,7 +251,7 @@ def partition(directory: Path, calm: Path) -> str:
     run_in(None, "ip", "link", "set", "v-w2", "up")
     code = driver.wait(LONG_S)
     kinds = [(incident["kind"], incident["workers"]) for incident in marks.incidents(run)]
-    print(f"    cut -> next attempt {alone - cut:.1f} s; {kinds}; from {marks.parents(run)}", flush=True)
+    print(f"    cut -> next attempt {alone - cut:.1f} s; {kinds}; {story(run)}", flush=True)
     until_gone(run)
     return f"exit code {code}" if code else check(calm, run, same_bits=False)
 
@@ -243,7 +268,9 @@ def until_gone(run: Path) -> None:
         print("    a cut-off worker was still there 60 s after the end", flush=True)
 
 
+CALM = "undisturbed"
 ROWS = {
+    CALM: undisturbed,
     "SIGTERM with 10 s grace": sigterm,
     "head lost": head,
     "partition": partition,
@@ -256,37 +283,46 @@ OTHER_SPLIT = (partition, memory)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="rows whose name this regular expression finds")
-    parser.add_argument("--inside", help="(used by itself) the folder of the partition row")
+    parser.add_argument("--folder", help="work here and leave it; an undisturbed run that is there is used")
+    parser.add_argument("--inside", help="(used by itself) the row to play, in --folder")
     options = parser.parse_args()
     if options.inside:
-        folder = Path(options.inside)
-        sys.exit(say("partition", partition, folder, path_of(folder, "calm")))
-    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # the same for all that we start
+        sys.exit(play(options.inside, Path(options.folder)))
     kept = True
-    with tempfile.TemporaryDirectory() as folder:
-        directory = Path(folder)
-        if start(recipe(directory, "calm"), directory).wait(LONG_S):
-            sys.exit((directory / "calm.log").read_text()[-3000:])
-        for name, row in ROWS.items():
-            if not re.search(options.only, name):
-                continue
-            if row is partition:
-                inside = ["unshare", "-n", "-m", "-p", "-f", "--mount-proc", "--kill-child", sys.executable]
-                argv = [*inside, str(HERE), "--inside", folder]
-                kept = subprocess.run(argv, check=False).returncode == 0 and kept
-            else:
-                kept = not say(name, row, directory, path_of(directory, "calm")) and kept
+    with tempfile.TemporaryDirectory() as own:
+        folder = Path(options.folder or own)
+        for name in ROWS:
+            is_wanted = re.search(options.only, name) if name != CALM else not has_ended(path_of(folder, "calm"))
+            if is_wanted:
+                kept = subprocess.run(apart(name, folder), check=False).returncode == 0 and kept
     sys.exit(not kept)
 
 
-def say(name: str, row: Callable[[Path, Path], str], directory: Path, calm: Path) -> int:
-    """Play a row and print its end."""
+def has_ended(run: Path) -> bool:
+    return (run / "result.json").exists()
+
+
+def apart(name: str, folder: Path) -> list[str]:
+    """A command that plays a row in namespaces of its own. Under a shell, which also waits for the orphans: to Ray a
+    process that nobody waited for is alive."""
+    own = ["-m", "-p", *(["-n"] if ROWS[name] is partition else [])]
+    argv = [sys.executable, str(HERE), "--inside", name, "--folder", str(folder)]
+    return ["unshare", *own, "-f", "--mount-proc", "--kill-child", "sh", "-c", '"$@"; exit $?', "row", *argv]
+
+
+def play(name: str, directory: Path) -> int:
+    """Play a row, here, and print its end."""
+    started = time.monotonic()
+    for place in (directory / "ray", Path("/tmp/ray")):
+        place.mkdir(exist_ok=True)
+    run_in(None, "mount", "--bind", str(directory / "ray"), "/tmp/ray")
+    row = ROWS[name]
     try:
-        wrong = row(directory, calm)
+        wrong = row(directory, path_of(directory, "calm"))
     except (AssertionError, subprocess.SubprocessError) as error:
         wrong = str(error)
     kind, kept = ("(b)", "losses within 1e-4") if row in OTHER_SPLIT else ("(a)", "same bits")
-    print(f"{name:38} {kind}  {wrong or kept}", flush=True)
+    print(f"{name:38} {kind}  {wrong or kept:28} {time.monotonic() - started:6.1f} s", flush=True)
     if wrong:
         for file in sorted(directory.glob("*.log")):
             print(f"--- {file.name}\n{file.read_text()[-1500:]}", flush=True)

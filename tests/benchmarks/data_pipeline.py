@@ -1,14 +1,14 @@
 """How near the data pipeline comes to the tokenizer's own rate, and how far it is ahead of the usual path.
 
     python tests/benchmarks/data_pipeline.py gsm8k_train.jsonl [more.jsonl] [--megabytes 200] [--peers FOLDER]
-                                             [--tokenizer unigram]
+                                             [--tokenizer unigram|llama]
 
 Real records (Alpaca, or GSM8K's question and answer) are repeated up to a small and a large size. Every rate is a
 slope between the two sizes, so start-up does not count:
 
 raw       encode_batch_fast over the same rendered texts, one thread: tokens per CPU-second; with the ids read into
           Python, which everybody who uses them must do, and without. For tokenizers that are not byte-level
-          (--tokenizer unigram: SentencePiece's, with marks for blanks): encode_batch
+          (--tokenizer unigram, llama: SentencePiece's kinds, with marks for blanks): encode_batch
 raw-2     the same in two processes at a time, as ours works: CPUs that share a core or its caches are slower together
 ours      `prepare` on Ray Data, all of it (read, render, tokenize, mask, pack, write): tokens per CPU-second of all
           processes of the cluster, and per second of wall time
@@ -183,20 +183,23 @@ def measure(what: str, path: Path, tokenizer: Path, peers: str | None) -> dict[s
     return found
 
 
-def train_unigram(path: str, out: str) -> None:
-    """A Unigram tokenizer with marks for blanks, as T5 and XLM-R have."""
+def train_marked(kind: str, path: str, out: str) -> None:
+    """A tokenizer with marks for blanks: Unigram as T5 and XLM-R have, or BPE as Llama 2 and Mistral."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    backend = Tokenizer(models.Unigram())
+    backend = Tokenizer(models.Unigram() if kind == "unigram" else models.BPE(unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     backend.decoder = decoders.Metaspace(prepend_scheme="first")
-    special = ["<unk>", "<|im_start|>", "<|im_end|>"]
-    trainer = trainers.UnigramTrainer(
-        vocab_size=16_000, special_tokens=special, unk_token="<unk>", show_progress=False
-    )
+    common = {"vocab_size": 16_000, "special_tokens": ["<unk>", "<|im_start|>", "<|im_end|>"], "show_progress": False}
+    if kind == "unigram":
+        trainer = trainers.UnigramTrainer(unk_token="<unk>", **common)
+    else:
+        trainer = trainers.BpeTrainer(**common)
     with open(path, encoding="utf-8") as stream:
         backend.train_from_iterator([_rendered(json.loads(line)) for line in stream][:20_000], trainer)
+    if kind == "llama":  # trained on words, as SentencePiece does; then the model sees the whole text
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
     PreTrainedTokenizerFast(
         tokenizer_object=backend, eos_token="<|im_end|>", unk_token="<unk>", extra_special_tokens=["<|im_start|>"]
     ).save_pretrained(out)
@@ -209,7 +212,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=Path("build/bench-data"))
     parser.add_argument("--peers")
-    parser.add_argument("--tokenizer", choices=["byte-level", "unigram"], default="byte-level")
+    parser.add_argument("--tokenizer", choices=["byte-level", "unigram", "llama"], default="byte-level")
     options = parser.parse_args()
     from raysft.data.tokenizer import train_tokenizer
 
@@ -222,10 +225,10 @@ def main() -> None:
     if not tokenizer.exists():
         make_file(folder / "some.jsonl", options.data, sum(p.stat().st_size for p in options.data) / 1e6 * 1.5)
         files = [str(folder / "some.jsonl")]
-        if options.tokenizer == "unigram":
-            train_unigram(files[0], str(tokenizer))
-        else:
+        if options.tokenizer == "byte-level":
             train_tokenizer(files, columns={}, vocab_size=16_000, template="chatml", out=str(tokenizer))
+        else:
+            train_marked(options.tokenizer, files[0], str(tokenizer))
     kinds = ["raw", "raw-2", "ours", *(["peer"] if options.peers else [])]
     for number in range(options.rounds):
         slopes: dict[str, dict[str, float]] = {}

@@ -53,6 +53,8 @@ _FEW = 16
 class BytePairs:
     """tiktoken's engine for one tokenizer."""
 
+    spells = True  # the bytes of a text's tokens are the text
+
     def __init__(self, core: CoreBPE, special: frozenset[str], *, normal_form: bool) -> None:
         self._core, self._special, self._normal_form = core, special, normal_form
         longest_first = sorted(special, key=len, reverse=True)

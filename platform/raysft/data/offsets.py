@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models
 
 from raysft.data.bytepair import byte_of_character, byte_pairs
+from raysft.data.marked_words import MARK, marked_words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -87,15 +88,16 @@ def _ids(
     tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]
 ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.bool_]]:
     """Ids one text after the other, their bounds, and of which texts the tokens' bytes are proven to be the text."""
-    fast = byte_pairs(tokenizer)
+    fast = byte_pairs(tokenizer) or marked_words(tokenizer)
     found = [fast.encode(text) for text in texts] if fast else [None] * len(texts)
-    proven = np.fromiter((ids is not None for ids in found), np.bool_, len(texts))
-    if proven.all():
+    done = np.fromiter((ids is not None for ids in found), np.bool_, len(texts))
+    proven = done if fast and fast.spells else np.zeros_like(done)
+    if done.all():
         counts = np.fromiter(map(len, found), np.int64, len(texts)) // 4  # type: ignore[arg-type]
         return np.frombuffer(b"".join(found), np.int32), _running_total(counts), proven  # type: ignore[arg-type]
     rest = [text for text, ids in zip(texts, found, strict=True) if ids is None]
     encodings = tokenizer.backend_tokenizer.encode_batch_fast(rest, add_special_tokens=False)
-    if not proven.any():
+    if not done.any():
         return *_joined([encoding.ids for encoding in encodings]), proven
     others = iter(encodings)
     return *_joined([next(others).ids if own is None else memoryview(own).cast("i") for own in found]), proven
@@ -221,15 +223,11 @@ def _byte_table(tokenizer: PreTrainedTokenizerFast) -> _ByteTable | None:
     return _ByteTable(pieces, lengths, proof)
 
 
-_MARK = "\u2581"
-"""SentencePiece's blank (Kudo & Richardson 2018, arXiv:1808.06226)."""
-
-
 def _writes_blanks_as_marks(backend: Tokenizer) -> bool:
     """Are the tokens pieces of the text with marks for blanks (Llama 2, Gemma, T5)? Not where a blank is put before
     every stretch of text: then hardly any text is its tokens."""
     steps = [*_steps(backend.normalizer, "normalizers"), *_steps(backend.pre_tokenizer, "pretokenizers")]
-    marks = [step for step in steps if step["type"] == "Metaspace" or step.get("content") == _MARK]
+    marks = [step for step in steps if step["type"] == "Metaspace" or step.get("content") == MARK]
     prepends = any(step["type"] == "Prepend" or step.get("prepend_scheme") == "always" for step in steps)
     return bool(marks) and not prepends
 
@@ -255,7 +253,7 @@ def _marked_piece(token: str) -> bytes:
     """The text of a token; `<0x0A>` is the byte 10 of a character that the vocabulary lacks."""
     if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
         return bytes([int(token[3:5], 16)])
-    return token.replace(_MARK, " ").encode()
+    return token.replace(MARK, " ").encode()
 
 
 def _proof(backend: Tokenizer) -> Literal["all", "ascii", "none"]:

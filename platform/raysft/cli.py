@@ -17,6 +17,7 @@ from typing import Any
 
 from raysft import __version__
 from raysft.errors import RaysftError, RecipeError
+from raysft.observe.console import StderrHandler
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _quiet(debug: bool) -> None:
     """Our own lines, and other libraries' warnings; with --debug all of it. Ray's loggers: orchestrate/cluster.py."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[StderrHandler()], force=True)
     logging.getLogger("raysft").setLevel(logging.DEBUG if debug else logging.INFO)
     if not debug:  # read by these libraries when they are imported, which is later
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # also transformers' "Loading weights"

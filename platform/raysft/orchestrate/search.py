@@ -21,18 +21,18 @@ from raysft import errors, storage
 from raysft.data.prepare import prepare
 from raysft.lease import lease
 from raysft.model.facts import read_facts
-from raysft.observe.tune_report import SearchFacts, TrialFacts, render_search, shown, summary_lines
+from raysft.observe.tune_report import SearchFacts, TrialFacts, render_search, summary_lines
 from raysft.orchestrate.cluster import cluster
 from raysft.orchestrate.plan import choose_layout
 from raysft.orchestrate.progress import PrepareProgress
 from raysft.orchestrate.run import check_before_ray
 from raysft.orchestrate.rundir import run_location
-from raysft.orchestrate.schedulers import Verdict
+from raysft.orchestrate.search_progress import SearchProgress
 from raysft.orchestrate.signals import asking
 from raysft.orchestrate.space import Point, apply, check_space
 from raysft.orchestrate.study import Study, Trial
 from raysft.orchestrate.sweep import Sweep, spent_of
-from raysft.orchestrate.trials import Room, Told, run_trials, trial_name
+from raysft.orchestrate.trials import Room, run_trials, trial_name
 from raysft.recipe.facts import ClusterFacts
 from raysft.recipe.fingerprint import split_fields
 from raysft.recipe.load import with_absolute_paths
@@ -69,7 +69,8 @@ def search(recipe: Recipe) -> list[str]:
                 together = f", together in {room.hosts} processes" if room.hosts else ""
                 logger.info("search       %s, %d at a time%s", _words(tune), room.concurrent, together)
                 out = storage.join(directory, "ray")
-                run_trials(recipe, tune, sweep, room=room, out=out, told=Log(tune))
+                with SearchProgress(tune, [trial for trial in study.trials() if trial.is_own]) as told:
+                    run_trials(recipe, tune, sweep, room=room, out=out, told=told)
         return _result(recipe, tune, study)
 
 
@@ -169,30 +170,6 @@ def _limited(recipe: Recipe, tune: TuneSection, sweep: Sweep) -> Iterator[None]:
             "the search was asked to stop; its running trials have committed",
             fix="run the same command to go on from there",
         )
-
-
-class Log(Told):
-    """Says in lines what happens."""
-
-    def __init__(self, tune: TuneSection) -> None:
-        self._tune = tune
-
-    def started(self, trial: Trial) -> None:
-        """See Told."""
-        words = ", ".join(f"{name.rpartition('.')[2]} {shown(value)}" for name, value in trial.point.items())
-        again = f" goes on from step {trial.curve[-1][0]}" if trial.curve else ""
-        logger.info("trial %d%s: %s", trial.number, again, words)
-
-    def reported(self, number: int, step: int, total: int, values: tuple[float, ...], verdict: Verdict) -> None:
-        """See Told."""
-        words = ", ".join(f"{name} {shown(value)}" for name, value in zip(self._tune.metrics, values, strict=True))
-        logger.info(
-            "trial %d step %d/%d: %s%s", number, step, total, words, {"stop": ", stopped"}.get(verdict.value, "")
-        )
-
-    def ended(self, number: int, state: str, why: str) -> None:
-        """See Told."""
-        logger.info("trial %d %s%s", number, {"running": "interrupted"}.get(state, state), f": {why}" if why else "")
 
 
 def _words(tune: TuneSection) -> str:

@@ -23,13 +23,13 @@ from small import make_recipe
 STEPS = 8
 
 
-def train_workers(raylet: int) -> int:
-    """Ray Train's worker processes that are children of this raylet now."""
+def processes_of(raylet: int, name: bytes) -> int:
+    """Processes of that name that are children of this raylet now."""
     found = 0
     for process in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
-            found += parent == raylet and b"RayTrainWorker" in (process / "cmdline").read_bytes()
+            found += parent == raylet and name in (process / "cmdline").read_bytes()
         except OSError:  # it ended meanwhile
             continue
     return found
@@ -46,7 +46,7 @@ def main(folder: str) -> None:
 
     def watch() -> None:
         while not over.wait(0.2):
-            seen[:] = [max(before, train_workers(pid)) for before, pid in zip(seen, raylets, strict=True)]
+            seen[:] = [max(n, processes_of(pid, b"RayTrainWorker")) for n, pid in zip(seen, raylets, strict=True)]
 
     answers: dict[str, list[float]] = {}
     for name, workers, layout in (("alone", 1, {"zero": 0}), ("stages", 4, {"pipeline": 2, "zero": 1})):

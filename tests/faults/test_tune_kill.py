@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sqlite3
 import subprocess
@@ -24,7 +25,7 @@ STEPS, KILLED = 30, 1
 """Of a trial; the trial that is under way when the driver dies."""
 
 
-def recipe(directory: Path, name: str) -> Recipe:
+def recipe(directory: Path, name: str, trials: int = 4) -> Recipe:
     space = {
         "optimizer.learning_rate": {"distribution": "loguniform", "low": 1e-4, "high": 3e-2},
         "method.kind": {"distribution": "choice", "values": ["full", "lora"]},
@@ -41,7 +42,7 @@ def recipe(directory: Path, name: str) -> Recipe:
         data__eval_fraction=0.1,
         evaluate={"every_steps": 3, "max_rows": 2},
         checkpoint={"every_steps": 4},
-        tune={"space": space, "budget": {"trials": 4}, "concurrent": 1},
+        tune={"space": space, "budget": {"trials": trials}, "concurrent": 1},
     )
 
 
@@ -57,8 +58,8 @@ def reports(database: Path, number: int) -> int:
         return 0  # its tables are being made
 
 
-def kill_inside_a_trial(wanted: Recipe, directory: Path) -> None:
-    """A search in a process of its own, killed when trial KILLED has reported."""
+def kill_inside_a_trial(wanted: Recipe, directory: Path, number: int = KILLED, times: int = 1) -> None:
+    """A search in a process of its own, killed when the trial has reported so often."""
     file, log = directory / "recipe.yaml", directory / "driver.log"
     file.write_text(yaml.safe_dump(wanted.model_dump(mode="json", exclude_defaults=True)))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
@@ -66,8 +67,8 @@ def kill_inside_a_trial(wanted: Recipe, directory: Path) -> None:
         command = [sys.executable, "-m", "raysft.cli", "tune", str(file)]
         driver = subprocess.Popen(command, env=environment, stdout=stream, stderr=stream, start_new_session=True)
     database = directory / "storage" / "sweeps" / wanted.name / "study.db"
-    deadline = time.monotonic() + 180
-    while not reports(database, KILLED):
+    deadline = time.monotonic() + 400
+    while reports(database, number) < times:
         assert driver.poll() is None, log.read_text()[-2000:]
         assert time.monotonic() < deadline, log.read_text()[-2000:]
         time.sleep(0.02)
@@ -80,6 +81,11 @@ def told(wanted: Recipe) -> list[Any]:
     study = open_study(wanted, wanted.tune)
     trials = [(trial.number, trial.point, trial.state, trial.values) for trial in study.trials()]
     return [*trials, [trial.number for trial in study.best()]]
+
+
+def curve_of(wanted: Recipe, number: int) -> Any:
+    assert wanted.tune is not None
+    return open_study(wanted, wanted.tune).trials()[number].curve
 
 
 def test_no_trial_is_lost_and_none_is_repeated(ray_cluster: None, tmp_path: Path) -> None:
@@ -97,3 +103,23 @@ def test_no_trial_is_lost_and_none_is_repeated(ray_cluster: None, tmp_path: Path
     assert after[-1] == told(calm)[-1]
     for mine, undisturbed in zip(after[:-1], told(calm)[:-1], strict=True):
         assert mine[3] == pytest.approx(undisturbed[3], rel=1e-6)
+
+
+@pytest.mark.full
+def test_three_kills_in_sixteen_trials(ray_cluster: None, tmp_path: Path) -> None:
+    """At random places of random trials; the sampler is sequential, so the end is the undisturbed one."""
+    calm, disturbed = recipe(tmp_path, "calm16", 16), recipe(tmp_path, "killed16", 16)
+    search(calm)
+    draw, before = random.Random(int(os.environ.get("SEED", "0"))), told(calm)
+    for number in sorted(draw.sample(range(16), 3)):
+        length = len(curve_of(calm, number))
+        kill_inside_a_trial(disturbed, tmp_path, number, draw.randint(1, max(1, length - 1)))
+    search(disturbed)
+    after = told(disturbed)
+    assert [entry[:3] for entry in after[:-1]] == [entry[:3] for entry in before[:-1]]
+    assert [entry[0] for entry in after[:-1]] == list(range(16))
+    assert after[-1] == before[-1], "the same best"
+    for mine, undisturbed in zip(after[:-1], before[:-1], strict=True):
+        assert mine[3] == pytest.approx(undisturbed[3], rel=1e-6)
+    started = [len(read_attempts(str(tmp_path / "storage" / f"runs/killed16-{n}"))) for n in range(16)]
+    assert sum(started) <= 16 + 3, f"only trials under way started again: {started}"

@@ -33,7 +33,7 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:
 
 def measured_peak(device: torch.device, dtype: torch.dtype, duration_s: float = 0.3) -> float:
     """FLOP/s of the fastest of the square matrix products that fit into the time (at least two)."""
-    size = 8192 if device.type == "cuda" else 1024
+    size = 8192 if device.type == "cuda" else 512  # milliseconds: some run between other processes' turns on a CPU
     left = torch.ones(size, size, dtype=dtype, device=device)
     fastest_s, runs, began = float("inf"), 0, time.perf_counter()
     while runs < 2 or time.perf_counter() - began < duration_s:

@@ -77,10 +77,11 @@ def tokenize(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> Tokens
     bases = _running_total(sizes + 1)[:-1]  # a place between two texts, so that no border belongs to both
     shift = np.repeat(bases - places[bounds[:-1]], np.diff(bounds))
     tokens = Tokens(ids, places[:-1] + shift, places[1:] + shift, bounds, bases, in_bytes)
-    for index, encoding in zip(np.flatnonzero(~in_bytes).tolist(), encodings, strict=True):
-        pairs = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2) + bases[index]
-        own = slice(bounds[index], bounds[index + 1])
-        tokens.starts[own], tokens.ends[own] = pairs[:, 0], pairs[:, 1]
+    pairs = chain.from_iterable(encoding.offsets for encoding in encodings)
+    reported = np.fromiter(chain.from_iterable(pairs), np.int64)
+    others = np.repeat(~in_bytes, np.diff(bounds))
+    from_base = np.repeat(bases, np.diff(bounds))[others]
+    tokens.starts[others], tokens.ends[others] = reported[::2] + from_base, reported[1::2] + from_base
     return tokens
 
 

@@ -1,7 +1,7 @@
-"""One run that meets five faults in a row, each at an exact point, against the same run undisturbed.
+"""One run that meets four faults in a row, each at an exact point, against the same run undisturbed.
 
 A worker is killed in a forward pass, while a checkpoint is written, and at the end of an epoch; the newest commit has
-a flipped bit, and then a missing file. Same size throughout, so the end must have the same bits.
+a flipped bit (`make chaos` has more). Same size throughout, so the end must have the same bits.
 """
 
 from __future__ import annotations
@@ -31,10 +31,9 @@ FAULTS: list[dict[str, Any]] = [
     {"point": "write", "step": 12, "rank": 1, "act": "kill", "commit": 6},
     {"point": "step", "step": 22, "rank": 0, "act": "kill", "commit": 18},
     {"point": "data", "step": 29, "rank": 0, "act": "flip", "commit": 24},
-    {"point": "optimizer", "step": 34, "rank": 1, "act": "lose", "commit": 30},
 ]
-STARTS = [0, 6, 6, 18, 18, 24]
-"""The commits that the attempts go on from. The fourth and fifth fault each cost the newest one."""
+STARTS = [0, 6, 6, 18, 18]
+"""The commits that the attempts go on from. The fourth fault costs the newest one."""
 
 pytestmark = pytest.mark.ray
 
@@ -87,12 +86,8 @@ def test_every_fault_struck_and_cost_what_it_may(calm: Run, disturbed: Run) -> N
     assert [incident["decision"] for incident in found] == ["retry"] * len(FAULTS)
     assert marks.parents(disturbed.path) == STARTS
     torn = marks.passing(disturbed.path)
-    assert [(incident["kind"], incident["step"], incident["attempt"]) for incident in torn] == [
-        ("torn", 24, 5),
-        ("torn", 30, 6),
-    ]
+    assert [(incident["kind"], incident["step"], incident["attempt"]) for incident in torn] == [("torn", 24, 5)]
     assert "rank-00000.safetensors does not have its checksum" in torn[0]["what"]
-    assert "rank-00001.safetensors cannot be read" in torn[1]["what"]
     undamaged = list(zip(FAULTS, STARTS[1:], strict=True))[:3]
     assert all(fault["step"] - start <= EVERY for fault, start in undamaged)
 

@@ -7,8 +7,6 @@ Every row runs in process and mount namespaces of its own: whatever it leaves en
 partition: two nodes with addresses of their own on a bridge; the link of one goes down after the first commit and
 comes back once the other has gone on alone. Storage stays reachable for both, so only the fence keeps the cut-off
 workers' files out. head: raylet and GCS of the head are killed; the same command goes on in a new cluster.
-
-NOT YET SHOWN: no row has run to its end. `ray start` of the partition's nodes was refused (InvalidAuthToken).
 """
 
 from __future__ import annotations
@@ -234,26 +232,63 @@ def ray_start(space: str | None, address: str, *more: str) -> None:
 
 
 def partition(directory: Path, calm: Path) -> str:
-    """See the module. In a network namespace of its own: main() sees to that."""
+    """The node of rank 1 is cut off in a step."""
+    return cut_off(directory, calm, "cut-off", 1, lambda run: until(has_committed(run)))
+
+
+def partition_in_save(directory: Path, calm: Path) -> str:
+    """The node of rank 0 is cut off before a commit record, which it writes once the next attempt has begun."""
+    name, late = "cut-off-in-save", 2 * EVERY
+    run = path_of(directory, name)
+    injector.plan(run, [{"point": "commit", "step": late, "rank": 0, "act": "hold", "commit": EVERY}])
+
+    def meanwhile() -> None:
+        injector.release(run, 0)
+        until(has_committed(run, late), 30)
+        print(f"    step {late} of attempt 1 was committed after attempt 2 began", flush=True)
+
+    wrong = cut_off(directory, calm, name, 0, lambda run: until(lambda: 0 in injector.happened(run)), meanwhile)
+    return wrong or ("what the fence kept out is still there" if has_committed(run, late)() else "")
+
+
+def cut_off(
+    directory: Path,
+    calm: Path,
+    name: str,
+    rank: int,
+    wait: Callable[[Path], None],
+    meanwhile: Callable[[], None] = lambda: None,
+) -> str:
+    """After wait() the link of a rank's node goes down; it is back once the other node has committed alone.
+
+    meanwhile() is called when the next attempt has begun. In a network of its own: apart() sees to that.
+    """
     bridge()
-    wanted = recipe(directory, "cut-off", cluster={"workers": {"min": 1, "max": 2}})
-    run = path_of(directory, wanted.name)
+    wanted = recipe(directory, name, cluster={"workers": {"min": 1, "max": 2}})
+    run = path_of(directory, name)
     ray_start(None, HEAD, "--head", "--num-cpus=0", "--port=6379", "--include-dashboard=false")
-    for name, address in NODES.items():
-        ray_start(name, address, f"--address={HEAD}:6379", "--num-cpus=1")
+    for node, address in NODES.items():
+        ray_start(node, address, f"--address={HEAD}:6379", "--num-cpus=1")
     driver = start(wanted, directory, RAY_ADDRESS=f"{HEAD}:6379")
-    until(has_committed(run))
-    cut = time.monotonic()
-    run_in(None, "ip", "link", "set", "v-w2", "down")
+    wait(run)
+    node, cut = node_of(marks.pids(run)[rank]), time.monotonic()
+    run_in(None, "ip", "link", "set", f"v-{node}", "down")
     until(lambda: (run / "attempts" / "attempt-0002.json").exists() or driver.poll() is not None)
     alone = time.monotonic()
+    meanwhile()
     until(lambda: has_commit_of(run, 2) or driver.poll() is not None)
-    run_in(None, "ip", "link", "set", "v-w2", "up")
+    run_in(None, "ip", "link", "set", f"v-{node}", "up")
     code = driver.wait(LONG_S)
     kinds = [(incident["kind"], incident["workers"]) for incident in marks.incidents(run)]
-    print(f"    cut -> next attempt {alone - cut:.1f} s; {kinds}; {story(run)}", flush=True)
+    print(f"    {node} cut -> next attempt {alone - cut:.1f} s; {kinds}; {story(run)}", flush=True)
     until_gone(run)
     return f"exit code {code}" if code else check(calm, run, same_bits=False)
+
+
+def node_of(pid: int) -> str:
+    """Whose network namespace a process is in."""
+    own = os.stat(f"/proc/{pid}/ns/net").st_ino
+    return next(name for name in NODES if os.stat(f"/run/netns/{name}").st_ino == own)
 
 
 def has_commit_of(run: Path, attempt: int) -> bool:
@@ -273,10 +308,11 @@ ROWS = {
     CALM: undisturbed,
     "SIGTERM with 10 s grace": sigterm,
     "head lost": head,
-    "partition": partition,
+    "partition of rank 1": partition,
+    "partition of rank 0 in a save": partition_in_save,
     "out of memory (Ray's monitor)": memory,
 }
-OTHER_SPLIT = (partition, memory)
+OTHER_SPLIT = (partition, partition_in_save, memory)
 """Another number of workers, or other micro-batches: not the same bits."""
 
 
@@ -305,7 +341,7 @@ def has_ended(run: Path) -> bool:
 def apart(name: str, folder: Path) -> list[str]:
     """A command that plays a row in namespaces of its own. Under a shell, which also waits for the orphans: to Ray a
     process that nobody waited for is alive."""
-    own = ["-m", "-p", *(["-n"] if ROWS[name] is partition else [])]
+    own = ["-m", "-p", *(["-n"] if name.startswith("partition") else [])]
     argv = [sys.executable, str(HERE), "--inside", name, "--folder", str(folder)]
     return ["unshare", *own, "-f", "--mount-proc", "--kill-child", "sh", "-c", '"$@"; exit $?', "row", *argv]
 

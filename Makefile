@@ -79,8 +79,8 @@ bench-stall: $(READY)     ## how long steps wait for a checkpoint behind them, o
 bench-recovery: $(READY)  ## kill -> next optimizer step, against plain Ray Train
 	$(BIN)/python tests/benchmarks/recovery.py
 
-bench-grid: $(READY)    ## ASHA + TPE against a whole grid: make bench-grid DATA=gsm8k_train.jsonl
-	$(BIN)/python tests/benchmarks/tune_grid.py $(DATA)
+bench-grid: $(READY)      ## ASHA + TPE against a whole grid: make bench-grid DATA=gsm8k_train.jsonl BASE=alpaca.json
+	$(BIN)/python tests/benchmarks/tune_grid.py $(DATA) $(BASE)
 
 bench-tune: $(READY)      ## regret of every searcher with every scheduler, replayed on given curves
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/tune_replay.py $(CURVES)

@@ -20,7 +20,7 @@ from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from raysft import errors, storage
-from raysft.orchestrate.cluster import cluster_facts, num_draining, worker_environment
+from raysft.orchestrate.cluster import cluster_facts, free_reservations, num_draining, worker_environment
 from raysft.orchestrate.endings import classify
 from raysft.orchestrate.failure import Ended, Kind, Limits, Retry, Stop, decide
 from raysft.recipe.resolve import check_fits, fitting_workers, with_workers
@@ -124,6 +124,7 @@ def _fit(trainer: TorchTrainer, look: Callable[[], None]) -> Outcome | Exception
     while thread.is_alive():
         thread.join(0.1)
         if time.monotonic() - looked > LOOK_S:
+            free_reservations()  # of the attempt before: its controller ends after its fit()
             look()
             looked = time.monotonic()
     return ends[0]

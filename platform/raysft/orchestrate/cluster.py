@@ -6,12 +6,14 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
 import ray
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # type: ignore[attr-defined]
 from ray.exceptions import RayTaskError
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from raysft.errors import ClusterError
 from raysft.recipe.facts import ClusterFacts, NodeFacts
@@ -115,6 +117,31 @@ def _draining() -> dict[str, int]:
     """{id of a node that is about to be taken away: when, Unix ms, 0 if not known}. Where Ray Train reads it too."""
     found: dict[str, int] = ray._private.state.state.get_draining_nodes()
     return found
+
+
+def free_reservations() -> None:
+    """Remove the placement groups of this job whose creating actor has died: Ray keeps them until the job ends.
+
+    Ray Train 2.60 leaves one behind wherever Ray killed a worker for memory: its controller does not expect that
+    error while it ends the group. The next attempt would wait in vain for the same CPUs.
+    """
+    table = ray._private.state.state._connect_and_get_accessor().get_placement_group_table()
+    records = [PlacementGroupTableData.FromString(record) for record in table]
+    for identity in left_behind(records, ray.get_runtime_context().get_job_id()):
+        logger.warning("removing the placement group of a controller that has died")
+        remove_placement_group(PlacementGroup(ray.PlacementGroupID(identity)))
+
+
+def left_behind(records: Sequence[PlacementGroupTableData], job: str) -> list[bytes]:
+    """Of Ray's placement groups those of a job (in hex) that no living actor made and that hold resources (pure)."""
+    return [
+        record.placement_group_id
+        for record in records
+        if record.creator_job_id.hex() == job
+        and record.creator_actor_dead
+        and not record.is_detached
+        and record.state != PlacementGroupTableData.REMOVED
+    ]
 
 
 def _answers(address: str, port: int) -> bool:

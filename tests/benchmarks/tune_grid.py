@@ -3,12 +3,12 @@
     python tests/benchmarks/tune_grid.py gsm8k_train.jsonl alpaca.json [--folder build/bench-grid] [--seeds 5]
                                          [--trials 48]
 
-A small Llama is trained on BASE for some hundred steps, so that LoRA has a base and something to learn. `raysft tune`
-then runs the grid (learning rate x rank x rows a step, 48 points of 30 steps) once and stores its curves (curves.json,
-also for `make bench-tune`). ASHA + TPE is replayed on these curves, with the nearest grid point's for every proposal,
-for SEEDS seeds; and once live, over the continuous space. Costs: tokens trained in the replays; in the live run tokens,
-and core-seconds of all trials, their starts included, until the best of the grid was reached within 0.5%. What is done
-is not done again: the same command goes on.
+A small Llama is trained on BASE for some hundred steps, so that LoRA has a base and something to learn. `raysft
+tune` then runs the grid (learning rate x rank x rows a step, 48 points of 30 steps) once and stores its curves
+(curves.json, also for `make bench-tune`). ASHA + TPE is replayed on these curves, with the nearest grid point's for
+every proposal, for SEEDS seeds; and once live, over the continuous space. Costs: tokens trained in the replays; in
+the live run tokens, and core-seconds of all trials, their starts included, until the best of the grid was reached
+within 0.5%. What is done is not done again: the same command goes on.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ import logging
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.integrations.liger import apply_liger_kernel
 from transformers.utils.import_utils import is_liger_kernel_available
 
 from raysft.errors import ModelError
@@ -33,7 +32,7 @@ def use_liger(model: PreTrainedModel) -> None:
         logger.info("liger kernels: none for %s", model.config.model_type)
         return
     before = _log_probs(model)
-    apply_liger_kernel(model, {"cross_entropy": False, "fused_linear_cross_entropy": False})
+    _apply(model, {"cross_entropy": False, "fused_linear_cross_entropy": False})
     difference = float((_log_probs(model) - before).abs().max())
     if not difference <= TOLERANCE:
         raise ModelError(
@@ -43,6 +42,12 @@ def use_liger(model: PreTrainedModel) -> None:
             fix="pip uninstall liger-kernel, and report the model type and the version",
         )
     logger.info("liger kernels: RMSNorm, rotary positions and MLP of %s", model.config.model_type)
+
+
+def _apply(model: PreTrainedModel, kernels: dict[str, bool]) -> None:
+    from transformers.integrations.liger import apply_liger_kernel  # imports peft: a tenth of a worker's start
+
+    apply_liger_kernel(model, kernels)
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ def applied(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, bool]]:
     known.MODEL_TYPE_TO_APPLY_LIGER_FN = {"llama": None}  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, known.__name__, known)
     monkeypatch.setattr(kernels, "is_liger_kernel_available", lambda: True)
-    monkeypatch.setattr(kernels, "apply_liger_kernel", lambda model, config: calls.append(config))
+    monkeypatch.setattr(kernels, "_apply", lambda model, config: calls.append(config))
     monkeypatch.setattr(torch.Tensor, "to", lambda self, *args, **kwargs: self)
     monkeypatch.setattr(PreTrainedModel, "device", torch.device("cuda"))
     return calls
@@ -48,6 +48,6 @@ def test_a_kernel_that_changes_the_answers_is_refused(
     def wrong(model: Any, config: Any) -> None:
         model.model.norm.weight.data[::2].mul_(1.1)
 
-    monkeypatch.setattr(kernels, "apply_liger_kernel", wrong)
+    monkeypatch.setattr(kernels, "_apply", wrong)
     with pytest.raises(ModelError, match="liger"):
         kernels.use_liger(make_model(LLAMA))

@@ -199,6 +199,10 @@ class _PassOn(Searcher):
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: all of it is in the study."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles what it was given, also locks and bars; nobody reads that."""
+        return {}
+
     def restore(self, checkpoint_path: str) -> None:
         """Never called: a search goes on from its study."""
 

@@ -1,0 +1,35 @@
+"""Which of Ray's placement groups nobody can use any more."""
+
+from __future__ import annotations
+
+import pytest
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+
+from raysft.orchestrate.cluster import left_behind
+
+OWN, OTHER = b"\1\0\0\0", b"\2\0\0\0"
+
+
+@pytest.mark.parametrize(
+    ("job", "dead", "detached", "state", "is_left"),
+    [
+        (OWN, True, False, "CREATED", True),
+        (OWN, True, False, "PENDING", True),  # it would take the CPUs as soon as they are free
+        (OWN, False, False, "CREATED", False),  # in use
+        (OTHER, True, False, "CREATED", False),
+        (OWN, True, True, "CREATED", False),  # meant to stay
+        (OWN, True, False, "REMOVED", False),  # Ray keeps its record
+    ],
+)
+def test_a_placement_group_whose_actor_has_died(
+    job: bytes, dead: bool, detached: bool, state: str, is_left: bool
+) -> None:
+    record = PlacementGroupTableData(
+        placement_group_id=b"this one",
+        creator_job_id=job,
+        creator_actor_id=b"an actor",
+        creator_actor_dead=dead,
+        is_detached=detached,
+        state=PlacementGroupTableData.PlacementGroupState.Value(state),
+    )
+    assert left_behind([record], "01000000") == ([b"this one"] if is_left else [])

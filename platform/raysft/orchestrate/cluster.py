@@ -133,12 +133,13 @@ def free_reservations() -> None:
 
 
 def left_behind(records: Sequence[PlacementGroupTableData], job: str) -> list[bytes]:
-    """Of Ray's placement groups those of a job (in hex) that no living actor made and that hold resources (pure)."""
+    """Of Ray's placement groups those of a job (in hex) that an actor made which has died (pure)."""
     return [
         record.placement_group_id
         for record in records
         if record.creator_job_id.hex() == job
         and record.creator_actor_dead
+        and not ray.ActorID(record.creator_actor_id).is_nil()  # a driver's or a task's: Ray calls that one dead too
         and not record.is_detached
         and record.state != PlacementGroupTableData.REMOVED
     ]

@@ -11,24 +11,25 @@ OWN, OTHER = b"\1\0\0\0", b"\2\0\0\0"
 
 
 @pytest.mark.parametrize(
-    ("job", "dead", "detached", "state", "is_left"),
+    ("job", "actor", "detached", "state", "is_left"),
     [
-        (OWN, True, False, "CREATED", True),
-        (OWN, True, False, "PENDING", True),  # it would take the CPUs as soon as they are free
-        (OWN, False, False, "CREATED", False),  # in use
-        (OTHER, True, False, "CREATED", False),
-        (OWN, True, True, "CREATED", False),  # meant to stay
-        (OWN, True, False, "REMOVED", False),  # Ray keeps its record
+        (OWN, "dead", False, "CREATED", True),
+        (OWN, "dead", False, "PENDING", True),  # it would take the CPUs as soon as they are free
+        (OWN, "alive", False, "CREATED", False),
+        (OWN, "none", False, "CREATED", False),  # Tune's groups of trials, made by the driver
+        (OTHER, "dead", False, "CREATED", False),
+        (OWN, "dead", True, "CREATED", False),  # meant to stay
+        (OWN, "dead", False, "REMOVED", False),  # Ray keeps its record
     ],
 )
 def test_a_placement_group_whose_actor_has_died(
-    job: bytes, dead: bool, detached: bool, state: str, is_left: bool
+    job: bytes, actor: str, detached: bool, state: str, is_left: bool
 ) -> None:
     record = PlacementGroupTableData(
         placement_group_id=b"this one",
         creator_job_id=job,
-        creator_actor_id=b"an actor",
-        creator_actor_dead=dead,
+        creator_actor_id=b"\xff" * 16 if actor == "none" else b"an actor" * 2,
+        creator_actor_dead=actor != "alive",  # also where there was none
         is_detached=detached,
         state=PlacementGroupTableData.PlacementGroupState.Value(state),
     )

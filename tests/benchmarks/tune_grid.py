@@ -1,6 +1,6 @@
 """`make bench-grid DATA=gsm8k_train.jsonl BASE=alpaca.json`: ASHA + TPE against a whole grid.
 
-    python tests/benchmarks/tune_grid.py gsm8k_train.jsonl alpaca.json [--folder build/bench-grid] [--seeds 5]
+    python tests/benchmarks/tune_grid.py gsm8k_train.jsonl alpaca.json [--folder build/bench-grid] [--seeds 20]
                                          [--trials 48]
 
 A small Llama is trained on BASE for some hundred steps, so that LoRA has a base and something to learn. `raysft
@@ -27,7 +27,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
 
 import ray  # noqa: E402
 import yaml  # noqa: E402
-from tune_replay import EVERY, GRID, SPACE, STEPS, TOKENS_PER_ROW, play, stored  # noqa: E402
+from tune_replay import EVERY, GRID, RUNGS, SPACE, STEPS, TOKENS_PER_ROW, play, stored  # noqa: E402
 
 from raysft.data.tokenizer import train_tokenizer  # noqa: E402
 from raysft.orchestrate.run import run_training  # noqa: E402
@@ -38,7 +38,7 @@ from raysft.recipe.load import parse_recipe  # noqa: E402
 from raysft.recipe.schema import Recipe  # noqa: E402
 
 NEAR = 1.005
-ASHA = {"kind": "asha", "min_steps": 4}
+ASHA = {"kind": "asha", **RUNGS}
 
 
 def fields(folder: Path, data: Path, **changes: Any) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("base", type=Path)
     parser.add_argument("--folder", type=Path, default=Path("build/bench-grid"))
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--trials", type=int, default=48)
     options = parser.parse_args()
     folder, data = options.folder.absolute(), options.data.absolute()
@@ -116,7 +116,7 @@ def main() -> None:
     print(f"  {core_s(grid):.0f} core-seconds, {tokens(grid) / 1e6:.2f} M tokens\n", flush=True)
     print("ASHA + TPE on the stored curves, tokens until within 0.5% of the grid's best / the grid's:")
     for seed in range(options.seeds):
-        study, _ = play(stored(str(curves)), "tpe", "asha", options.trials, seed)
+        study, _ = play(stored(str(curves)), "tpe", ASHA, options.trials, seed)
         trials = study.trials()
         needed = until_near(trials, best)
         share = tokens(needed) / tokens(grid) if needed else math.inf

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from programs import told_by
 from raysft.data.tokenizer import train_tokenizer
 
 PROGRAM = Path(__file__).with_name("three_nodes.py")
@@ -36,12 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, what: str) -> dict[str, Any]:
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
-    command = [sys.executable, str(PROGRAM), str(folder), str(folder / what), what]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, Any] = told_by(PROGRAM, folder, folder / what, what, timeout_s=300)
     return found
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from programs import told_by
 
 PROGRAM = Path(__file__).with_name("tune_nodes.py")
 TRIALS, STEPS, EVERY = 7, 40, 5
@@ -16,12 +14,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.full]
 
 
 def test_a_node_dies_inside_a_trial(tmp_path: Path) -> None:
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(PROGRAM.parents[1]), *sys.path])
-    command = [sys.executable, str(PROGRAM), str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=700, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = told_by(PROGRAM, tmp_path, timeout_s=700)
     assert found["trials"] == [[number, "finished"] for number in range(TRIALS)]
     assert min(found["per_node"]) >= 1, "every node had trials"
     disturbed = [attempts for attempts in found["attempts"].values() if len(attempts) > 1]

@@ -18,7 +18,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,14 +126,20 @@ def copy_newest(source: str, run: str) -> None:
 
 
 def begin_attempt(run: str, group: Group) -> tuple[Attempt, Checkpoint | None]:
-    """Choose the newest intact checkpoint of the lineage and record a new attempt that starts from it."""
+    """Choose the newest intact checkpoint of the lineage and record a new attempt that starts from it.
+
+    Until its record is there, workers that were cut off may commit once more and delete what was chosen: so it looks
+    again.
+    """
     passed_over: list[tuple[CommitId, str]] = []
-    restored = find_latest(run, group, passed_over)
-    parent = restored.commit if restored else None
-    number = 0
-    if group.rank == 0:
-        number = _record_attempt(run, parent)
-    number = group.from_rank_0(number)
+    own: list[int] = []
+    is_there = False
+    while not is_there:
+        restored = find_latest(run, group, passed_over, but=own)
+        parent = restored.commit if restored else None
+        number = group.from_rank_0(_record_attempt(run, parent) if group.rank == 0 else 0)
+        own.append(number)
+        is_there = bool(group.from_rank_0(int(parent is None or group.rank > 0 or parent in read_commits(run))))
     for commit, problem in passed_over:
         what = f"the checkpoint of step {commit.step} (attempt {commit.attempt}) was passed over: {problem}"
         incidents.record(run, "torn", what, attempt=number, step=commit.step, detected_after_s=None)
@@ -148,15 +154,20 @@ def _record_attempt(run: str, parent: CommitId | None) -> int:
     return number
 
 
-def find_latest(run: str, group: Group, passed_over: list[tuple[CommitId, str]] | None = None) -> Checkpoint | None:
+def find_latest(
+    run: str, group: Group, passed_over: list[tuple[CommitId, str]] | None = None, but: Sequence[int] = ()
+) -> Checkpoint | None:
     """The newest checkpoint of the lineage whose every file has its checksum. Torn ones are passed over.
 
-    passed_over gets those and what is wrong with them: a file on the rank that checked it, a record on rank 0.
+    passed_over gets those and what is wrong with them: a file on the rank that checked it, a record on rank 0. but:
+    attempts that do not count.
 
     Rank 0 lists and names the candidates, all ranks check their share of the files: two ranks that list at
     different moments may see different directories, and must not part ways over it.
     """
-    chain = lineage(read_attempts(run), read_commits(run)) if group.rank == 0 else []
+    chain: list[CommitId] = []
+    if group.rank == 0:
+        chain = lineage([attempt for attempt in read_attempts(run) if attempt.number not in but], read_commits(run))
     for i in range(group.from_rank_0(len(chain))):
         named = chain[i] if group.rank == 0 else CommitId(attempt=0, step=0)
         commit = CommitId(group.from_rank_0(named.attempt), group.from_rank_0(named.step))

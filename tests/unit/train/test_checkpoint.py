@@ -17,6 +17,7 @@ from torch import Tensor
 from fakes import FakeGroup
 from raysft import storage
 from raysft.errors import CheckpointError
+from raysft.train import checkpoint
 from raysft.train.checkpoint import (
     Attempt,
     Checkpoint,
@@ -124,6 +125,29 @@ def test_a_commit_is_read_whole_whatever_the_number_of_ranks(tmp_path: Path, siz
     weights = dict(found.weights())
     assert weights.keys() == {"a.weight", "b.bias"}
     assert torch.equal(weights["b.bias"], expected["weight:b.bias"])
+
+
+def test_what_is_cut_off_may_commit_and_delete_until_the_new_attempt_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With keep_last = 1 its commit deletes the one that the new attempt has chosen."""
+    run = str(tmp_path)
+    cut_off, _ = begin_attempt(run, FakeGroup())
+    commit(run, cut_off, 6)
+    record, late = checkpoint._record_attempt, [12]
+
+    def slow(run: str, parent: CommitId | None) -> int:
+        while late:
+            commit(run, cut_off, late.pop(), keep_last=1)
+        return record(run, parent)
+
+    monkeypatch.setattr(checkpoint, "_record_attempt", slow)
+    attempt, restored = begin_attempt(run, FakeGroup())
+    assert restored is not None
+    assert (attempt.parent, restored.commit, restored.state.step) == (CommitId(1, 12), CommitId(1, 12), 12)
+    commit(run, cut_off, 18, keep_last=1)  # from now on it is fenced
+    assert find_latest(run, FakeGroup()) is not None
+    assert lineage(read_attempts(run), read_commits(run)) == [CommitId(1, 12)]
 
 
 def test_each_rank_holds_a_share_and_files_are_plain_safetensors(tmp_path: Path) -> None:

@@ -87,18 +87,18 @@ def marked_words(tokenizer: PreTrainedTokenizerFast) -> MarkedWords | None:
     """The words of a tokenizer for which the proof holds, else None."""
     backend = tokenizer.backend_tokenizer
     state = json.loads(backend.to_str())
-    added = backend.get_added_tokens_decoder().values()
-    texts = {token.content: index for index, token in backend.get_added_tokens_decoder().items()}
+    found = backend.get_added_tokens_decoder()
+    added = {token.content: index for index, token in found.items()}
     form = _form(state["normalizer"], state["pre_tokenizer"])
-    greedy = any(token.lstrip or token.rstrip or token.single_word or not token.content for token in added)
-    in_normalized = {token.normalized for token in added}
+    greedy = any(token.lstrip or token.rstrip or token.single_word or not token.content for token in found.values())
+    in_normalized = {token.normalized for token in found.values()}
     if form is None or greedy or len(in_normalized) > 1 or (True in in_normalized and state["normalizer"]):
         return None
     prefix, into_words = form
-    if not into_words and not _stays_in_words(state["model"]):
+    if state["model"].get("dropout") or not (into_words or _stays_in_words(state["model"])):
         return None
     cut = rf"{MARK}[^{MARK}]*|[^{MARK}]+" if into_words else rf"{MARK}*[^{MARK}]+|{MARK}+"
-    return MarkedWords(backend.model, texts, prefix=prefix, cut=re.compile(cut))
+    return MarkedWords(backend.model, added, prefix=prefix, cut=re.compile(cut))
 
 
 def _form(normalizer: dict[str, Any] | None, pre_tokenizer: dict[str, Any] | None) -> tuple[Prefix, bool] | None:
@@ -120,7 +120,7 @@ def _form(normalizer: dict[str, Any] | None, pre_tokenizer: dict[str, Any] | Non
 
 def _stays_in_words(model: dict[str, Any]) -> bool:
     """Is it a BPE in which nothing joins a mark to another letter before it?"""
-    if model["type"] != "BPE" or model["dropout"] or model["ignore_merges"] or MARK not in model["vocab"]:
+    if model["type"] != "BPE" or model["ignore_merges"] or MARK not in model["vocab"]:
         return False
     if model["continuing_subword_prefix"] or model["end_of_word_suffix"]:
         return False

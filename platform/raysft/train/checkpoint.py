@@ -131,15 +131,16 @@ def begin_attempt(run: str, group: Group) -> tuple[Attempt, Checkpoint | None]:
     Until its record is there, workers that were cut off may commit once more and delete what was chosen: so it looks
     again.
     """
-    passed_over: list[tuple[CommitId, str]] = []
     own: list[int] = []
     is_there = False
     while not is_there:
+        passed_over: list[tuple[CommitId, str]] = []
         restored = find_latest(run, group, passed_over, but=own)
         parent = restored.commit if restored else None
         number = group.from_rank_0(_record_attempt(run, parent) if group.rank == 0 else 0)
         own.append(number)
-        is_there = bool(group.from_rank_0(int(parent is None or group.rank > 0 or parent in read_commits(run))))
+        is_there = group.rank > 0 or parent is None or parent in read_commits(run)
+        is_there = bool(group.from_rank_0(int(is_there)))
     for commit, problem in passed_over:
         what = f"the checkpoint of step {commit.step} (attempt {commit.attempt}) was passed over: {problem}"
         incidents.record(run, "torn", what, attempt=number, step=commit.step, detected_after_s=None)

@@ -125,6 +125,7 @@ REFUSED = {
     "a merge over the edge of a word": crossing(CORES["llama, never"]),
     "unigram over the whole text": trained(METASPACE(split=False), unigram=True),
     "dropout": trained(METASPACE(split=False), dropout=0.1),
+    "dropout within words": trained(METASPACE(), dropout=0.1),
     "whole words first": trained(METASPACE(split=False), ignore_merges=True),
     "another normalizer": trained(METASPACE(), normalizers.NFKC()),
     "another mark": trained(METASPACE(replacement="_")),

@@ -72,9 +72,10 @@ def worker(wire: dict[str, Any]) -> dict[str, Any]:
     def reach(point: str, step: int) -> None:
         for index, fault in enumerate(faults):
             if (fault["point"], fault["step"], fault["rank"]) == (point, step, rank):
+                mine = folder / f"{os.getpid()}.tmp"
+                mine.write_text(str(time.time()))
                 try:
-                    with (folder / f"{index}.at").open("x") as file:
-                        file.write(str(time.time()))
+                    os.link(mine, folder / f"{index}.at")  # whole, or not at all: others look while it is written
                 except FileExistsError:
                     continue
                 while fault.get("commit", 0) > _committed(run):

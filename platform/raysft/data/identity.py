@@ -20,7 +20,7 @@ from raysft.data.rendering import Template
 from raysft.data.sources import SourceFile, content_hashes, expand
 from raysft.data.stage import EncodeStage
 from raysft.data.stream import StreamSource
-from raysft.data.tokenizer import load_tokenizer, template_for, tokenizer_hash, tokenizer_source
+from raysft.data.tokenizer import recipe_tokenizer, template_for, tokenizer_hash, tokenizer_source
 from raysft.data.windows import WINDOW
 from raysft.recipe.rules import AUGMENTING, WHOLE_DATA, Leakage, Map
 from raysft.recipe.schema import MixtureSection, Recipe, SourceSection
@@ -48,12 +48,10 @@ class Side:
 
 def describe_sides(recipe: Recipe) -> list[Side]:
     """The training side, and the held-out side where the recipe has one."""
-    data, model = recipe.data, recipe.model
+    data = recipe.data
     for source in data.sources:
         check_columns(source.columns or data.columns, source.format or data.format)
-    tokenizer = load_tokenizer(
-        tokenizer_source(recipe), revision=model.revision, trust_remote_code=model.trust_remote_code
-    )
+    tokenizer = recipe_tokenizer(recipe)
     template = template_for(data.template, tokenizer)
     common = {"tokenizer": tokenizer_hash(tokenizer), "template": _template_hash(template)}
     if data.eval and data.eval_fraction:

@@ -20,7 +20,7 @@ from raysft.data.shards import shard_path
 from raysft.data.sources import ReadTask, SourceFile, describe_line, expand, plan_reads
 from raysft.data.survey_facts import COUNTS, Facts, groups, length_facts, merge, most_first, new_facts, quality_facts
 from raysft.data.survey_task import SurveyPlan, look
-from raysft.data.tokenizer import load_tokenizer, template_for, tokenizer_source
+from raysft.data.tokenizer import recipe_tokenizer, template_for, tokenizer_source
 from raysft.errors import DataError, UserError
 from raysft.recipe.rules import WHOLE_DATA, Conflicts, ExactDuplicates, NearDuplicates, Rule
 from raysft.recipe.schema import Recipe
@@ -47,9 +47,7 @@ def survey(
     data, model = recipe.data, recipe.model
     for source in data.sources:
         check_columns(source.columns or data.columns, source.format or data.format)
-    tokenizer = load_tokenizer(
-        tokenizer_source(recipe), revision=model.revision, trust_remote_code=model.trust_remote_code
-    )
+    tokenizer = recipe_tokenizer(recipe)
     files = expand(data.sources, format=data.format, columns=data.columns)
     tasks = plan_reads(files)
     work = join(absolute(recipe.storage), "datasets", recipe.name, f"survey-{uuid.uuid4().hex[:12]}")

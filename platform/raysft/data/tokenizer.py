@@ -106,6 +106,14 @@ def load_tokenizer(
     return tokenizer
 
 
+def recipe_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
+    """The tokenizer of a recipe. Raises ModelError, RecipeError."""
+    model = recipe.model
+    return load_tokenizer(
+        tokenizer_source(recipe), revision=model.revision, trust_remote_code=model.trust_remote_code
+    )
+
+
 def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
     """sha256 of everything that turns text into ids, and of the chat template."""
     backend = tokenizer.backend_tokenizer

@@ -18,7 +18,7 @@ from raysft.data.records import Conversation, Refusal
 from raysft.data.rendering import Template
 from raysft.data.sources import RawRecord, SourceFile, describe_line, expand, file_and_position
 from raysft.data.stage import is_held_out
-from raysft.data.tokenizer import load_tokenizer, template_for, tokenizer_source
+from raysft.data.tokenizer import recipe_tokenizer, template_for
 from raysft.recipe.rules import AUGMENTING
 from raysft.recipe.schema import Recipe
 
@@ -52,13 +52,11 @@ class Tracer:
     """Reads records as prepare does."""
 
     def __init__(self, recipe: Recipe) -> None:
-        data, model = recipe.data, recipe.model
+        data = recipe.data
         for source in data.sources:
             check_columns(source.columns or data.columns, source.format or data.format)
         self._data = data
-        self._tokenizer = load_tokenizer(
-            tokenizer_source(recipe), revision=model.revision, trust_remote_code=model.trust_remote_code
-        )
+        self._tokenizer = recipe_tokenizer(recipe)
         self._template = template_for(data.template, self._tokenizer)
         self.files = expand(data.sources, format=data.format, columns=data.columns)
         specials = self._template.special_tokens.texts

@@ -5,11 +5,16 @@ Imports little: each trial has a process of its own for this, which only passes 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import ActorUnavailableError
+
+START_S = 600.0
+"""How long a host that died may take to run again: a node may have to come for it."""
 
 
 class HostActor:
@@ -17,6 +22,9 @@ class HostActor:
 
     def __init__(self, make: Callable[[], Any]) -> None:
         self._host = make()
+
+    def ready(self) -> None:
+        """Answers when the host can be asked."""
 
     def follow(self, config: dict[str, Any], metrics: list[str]) -> Iterator[str]:
         """See Host.follow()."""
@@ -26,5 +34,17 @@ class HostActor:
 def hosted_trial(config: dict[str, Any], handles: list[Any], metrics: list[str]) -> None:
     """Raises what Ray raises when the host dies: the trial is lost, and goes on from its checkpoint."""
     host = handles[config["host"]]
+    _await(host)
     for said in host.follow.options(num_returns="streaming").remote(config, metrics):
         tune.report({"said": ray.get(said)})
+
+
+def _await(host: Any) -> None:
+    """Ray refuses calls of an actor that it starts again: a trial that came back at once would be lost once more."""
+    until = time.monotonic() + START_S
+    while (left := until - time.monotonic()) > 0:
+        try:
+            return ray.get(host.ready.remote(), timeout=left)  # type: ignore[no-any-return]
+        except ActorUnavailableError:
+            time.sleep(0.1)
+    raise TimeoutError(f"the host of this trial did not start again within {START_S:.0f} s")

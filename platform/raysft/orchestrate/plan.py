@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from raysft.data.tokenizer import load_tokenizer
-from raysft.errors import ClusterError
+from raysft.data.tokenizer import recipe_tokenizer
+from raysft.errors import ClusterError, UserError
 from raysft.model.facts import read_facts
 from raysft.model.shape import read_shape
 from raysft.planner import layout, report
 from raysft.planner.devices import GIB, Cluster, cluster_of, cpu, parse_cluster
 from raysft.recipe.checks import check_recipe
-from raysft.recipe.facts import ClusterFacts
+from raysft.recipe.facts import ClusterFacts, ModelFacts
 from raysft.recipe.legal import check_layout
 from raysft.recipe.load import with_absolute_paths
 from raysft.recipe.schema import Recipe
@@ -54,6 +54,8 @@ class Choice:
 
     recipe: Recipe
     """Its layout settled."""
+    model: ModelFacts
+    """As it will be trained."""
     lines: tuple[str, ...]
     """To be said before it starts."""
     memory: str
@@ -67,6 +69,8 @@ def choose_layout(recipe: Recipe, nodes: ClusterFacts) -> Choice:
     they have is refused; what is not known is not refused.
     """
     where = cluster_of(nodes.nodes, recipe.cluster.gpus_per_worker) or _cpus(recipe, nodes)
+    sized = with_vocabulary(recipe)
+    model = read_facts(sized)
     if where is None:
         if recipe.parallel.auto:
             raise ClusterError(
@@ -75,9 +79,8 @@ def choose_layout(recipe: Recipe, nodes: ClusterFacts) -> Choice:
                 expected="nodes with an accelerator_type that raysft knows",
                 fix="set parallel by hand: `raysft plan RECIPE --cluster 8xH100-80G` ranks the layouts",
             )
-        return Choice(recipe, (), "memory for it: see `raysft plan RECIPE --cluster ...`")
-    sized = with_vocabulary(recipe)
-    model, shape = read_facts(sized), read_shape(sized)
+        return Choice(recipe, model, (), "memory for it: see `raysft plan RECIPE --cluster ...`")
+    shape = read_shape(sized)
     lines = []
     if recipe.parallel.auto:
         chosen = layout.best(recipe, model, shape, where)
@@ -90,15 +93,21 @@ def choose_layout(recipe: Recipe, nodes: ClusterFacts) -> Choice:
         if where.device.is_gpu:
             layout.check_memory(chosen, model, shape, where)
     used = f"{chosen.memory.total / GIB:.2f} GiB a worker: {layout.breakdown(chosen.memory)}"
-    return Choice(recipe, (*lines, f"memory       {used} (predicted)"), f"the predicted {used}")
+    return Choice(recipe, model, (*lines, f"memory       {used} (predicted)"), f"the predicted {used}")
 
 
 def with_vocabulary(recipe: Recipe) -> Recipe:
-    """Fresh weights without a vocab_size get the tokenizer's, as they will in training."""
-    config, tokenizer = recipe.model.config, recipe.model.tokenizer
-    if config is None or "vocab_size" in config or tokenizer is None or not os.path.isdir(tokenizer):
+    """Fresh weights without a vocab_size get the tokenizer's, as they will in training.
+
+    One that cannot be loaded here is left out: a layout can be planned without it. A run has loaded it before.
+    """
+    config = recipe.model.config
+    if config is None or "vocab_size" in config:
         return recipe
-    size = len(load_tokenizer(tokenizer))
+    try:
+        size = len(recipe_tokenizer(recipe))
+    except UserError:
+        return recipe
     model = recipe.model.model_copy(update={"config": {**config, "vocab_size": size}})
     return recipe.model_copy(update={"model": model})
 

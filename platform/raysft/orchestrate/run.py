@@ -16,7 +16,7 @@ from typing import Any
 from raysft import errors, storage
 from raysft.data.inspect import certificate
 from raysft.data.prepare import Prepared, prepare, train_fingerprint
-from raysft.data.tokenizer import load_tokenizer, tokenizer_source
+from raysft.data.tokenizer import recipe_tokenizer, tokenizer_source
 from raysft.lease import lease
 from raysft.model.facts import check_vocabulary, check_weights, read_facts
 from raysft.orchestrate import summary, tasks
@@ -34,7 +34,7 @@ from raysft.orchestrate.rundir import (
     write_result,
 )
 from raysft.orchestrate.signals import stopping
-from raysft.recipe.facts import ClusterFacts, DataFacts
+from raysft.recipe.facts import ClusterFacts, DataFacts, ModelFacts
 from raysft.recipe.load import with_absolute_paths
 from raysft.recipe.resolve import ResolvedRun, Schedule, fitting_workers, resolve, schedule, with_workers
 from raysft.recipe.schema import Recipe
@@ -70,6 +70,7 @@ class _Plan:
 
     recipe: Recipe
     """With absolute paths, and the most workers."""
+    model: ModelFacts
     run: str
     resolved: ResolvedRun
     """With as many workers as there is room for."""
@@ -132,12 +133,10 @@ def _refuse_second(run: str, holder: str) -> None:
 
 def check_before_ray(recipe: Recipe) -> None:
     """What can be refused within seconds, and before the run's name is taken. Raises UserError."""
-    model, facts = recipe.model, read_facts(recipe)
+    facts = read_facts(recipe)
     resolve(recipe, facts, None)
     check_weights(recipe)
-    tokenizer = load_tokenizer(
-        tokenizer_source(recipe), revision=model.revision, trust_remote_code=model.trust_remote_code
-    )
+    tokenizer = recipe_tokenizer(recipe)
     check_vocabulary(recipe, facts, len(tokenizer))
 
 
@@ -161,7 +160,7 @@ def _plan(recipe: Recipe, run: str, nodes: ClusterFacts, driver: Driver) -> _Pla
     choice = choose_layout(with_absolute_paths(recipe), nodes)
     absolute = choice.recipe
     first = with_workers(absolute, fitting_workers(absolute, nodes.nodes) or wanted.min_workers or wanted.workers)
-    resolved = resolve(first, read_facts(first), nodes)
+    resolved = resolve(first, choice.model, nodes)
     for line in [*resolved.describe(), *choice.lines]:
         logger.info(line)
     started = time.monotonic()
@@ -178,7 +177,7 @@ def _plan(recipe: Recipe, run: str, nodes: ClusterFacts, driver: Driver) -> _Pla
     for line in steps.describe():
         logger.info(line)
     fingerprints = claim(run, recipe, prepared.train_manifest["fingerprint"])
-    return _Plan(absolute, run, resolved, steps, prepared, fingerprints, choice.memory)
+    return _Plan(absolute, choice.model, run, resolved, steps, prepared, fingerprints, choice.memory)
 
 
 def _evaluate_once(
@@ -239,7 +238,7 @@ def _attempts(plan: _Plan, profile_steps: int, driver: Driver, attempts: Attempt
 
 def _wire(plan: _Plan, recipe: Recipe, profile_steps: int) -> Wire:
     """What the workers of one attempt are sent. recipe: with that attempt's number of workers and micro-batch."""
-    resolved = resolve(recipe, read_facts(recipe), None)
+    resolved = resolve(recipe, plan.model, None)
     wanted = recipe.cluster
     spare = sum(node.cpus for node in cluster_facts().nodes) - wanted.workers * wanted.cpus_per_worker
     return Wire(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from raysft import storage
-from raysft.data.tokenizer import load_tokenizer, template_for, tokenizer_source
+from raysft.data.tokenizer import recipe_tokenizer, template_for
 from raysft.errors import CheckpointError, UserError
 from raysft.evaluate.evaluation import evaluate_model
 from raysft.evaluate.exported import load_exported
@@ -23,14 +23,14 @@ from raysft.train.checkpoint import Checkpoint, lineage, read_attempts, read_com
 def evaluate_initial(fields: dict[str, Any], eval_store: str) -> dict[str, Any]:
     """The model before training. Returns an Evaluation as JSON."""
     recipe = parse_recipe(fields)
-    tokenizer = _tokenizer(recipe)
+    tokenizer = recipe_tokenizer(recipe)
     return _evaluate(recipe, load_model(recipe, vocab_size=len(tokenizer)), tokenizer, eval_store)
 
 
 def evaluate_trained(fields: dict[str, Any], eval_store: str, run: str) -> dict[str, Any]:
     """The newest checkpoint of a run, adapters merged. Returns an Evaluation as JSON."""
     recipe = parse_recipe(fields)
-    tokenizer = _tokenizer(recipe)
+    tokenizer = recipe_tokenizer(recipe)
     module = rebuild(recipe, newest_checkpoint(run).weights(), vocab_size=len(tokenizer))
     return _evaluate(recipe, merge(module), tokenizer, eval_store)
 
@@ -44,7 +44,7 @@ def evaluate_exported(fields: dict[str, Any], eval_store: str, export: str) -> d
 def export(fields: dict[str, Any], run: str, card: dict[str, Any]) -> list[str]:
     """Export the newest checkpoint of a run. Returns the directories written."""
     recipe = parse_recipe(fields)
-    tokenizer = _tokenizer(recipe)
+    tokenizer = recipe_tokenizer(recipe)
     tokenizer.chat_template = template_for(recipe.data.template, tokenizer).text
     weights = newest_checkpoint(run).weights()
     return export_run(recipe, weights, tokenizer, out=storage.join(run, "export"), card=CardFacts(**card))
@@ -91,10 +91,3 @@ def _evaluate(recipe: Recipe, model: Any, tokenizer: Any, eval_store: str) -> di
         max_rows=section.max_rows,
         max_new_tokens=section.max_new_tokens,
     ).to_json()
-
-
-def _tokenizer(recipe: Recipe) -> Any:
-    model = recipe.model
-    return load_tokenizer(
-        tokenizer_source(recipe), revision=model.revision, trust_remote_code=model.trust_remote_code
-    )

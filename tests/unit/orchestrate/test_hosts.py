@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
+from ray import tune
+from ray.exceptions import ActorUnavailableError
 
 from fakes import recipe_content
-from raysft.orchestrate import follow, hosts
+from raysft.orchestrate import follow, hosted, hosts
 from raysft.orchestrate.hosted import HostActor
 from raysft.orchestrate.rundir import run_location
 from raysft.recipe.load import parse_recipe
@@ -55,6 +58,42 @@ def test_a_trial_has_one_trainer_in_a_host(tmp_path: Path, monkeypatch: pytest.M
     assert second[-1]["ended"]["status"] == "finished"
     assert most == [1, 1]
     assert 0 < said[-1]["spent"]["core_s"] <= said[-1]["spent"]["seconds"] + 0.1
+
+
+class Restarting:
+    """A handle of an actor that Ray starts again: it refuses so many calls."""
+
+    def __init__(self, refusals: int) -> None:
+        self.refusals, self.asked = refusals, [""]
+        self.ready, self.follow = self, self
+        self.options = lambda **_: self
+
+    def remote(self, *args: Any) -> Any:
+        self.asked.append("follow" if args else "ready")
+        return ["a", "b"] if args else ("ready", self)
+
+
+def test_a_trial_that_comes_back_waits_for_its_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    def get(asked: Any, timeout: float | None = None) -> Any:
+        if isinstance(asked, str):
+            return asked
+        assert timeout is not None
+        host = asked[1]
+        host.refusals -= 1
+        if host.refusals >= 0:
+            raise ActorUnavailableError("it is started again", None)
+        return None
+
+    reports: list[str] = []
+    monkeypatch.setattr(ray, "get", get)
+    monkeypatch.setattr(tune, "report", lambda report: reports.append(report["said"]))
+    host = Restarting(refusals=3)
+    hosted.hosted_trial({"host": 0}, [host], [])
+    assert reports == ["a", "b"]
+    assert host.asked[1:] == [*["ready"] * 4, "follow"]
+    monkeypatch.setattr(hosted, "START_S", 0.2)
+    with pytest.raises(TimeoutError, match="did not start again"):
+        hosted.hosted_trial({"host": 0}, [Restarting(refusals=1000)], [])
 
 
 def test_a_trials_own_process_imports_no_model_library() -> None:

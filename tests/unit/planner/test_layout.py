@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fakes import LLAMA, make_recipe, recipe_8b
+from fakes import LLAMA, make_recipe, make_tokenizer, recipe_8b
 from raysft.errors import ClusterError, RecipeError
 from raysft.model.facts import read_facts
 from raysft.model.head import chunk_targets
@@ -151,6 +152,19 @@ def test_auto_takes_the_fastest_tested_layout_that_fits() -> None:
         verbs.choose_layout(on_gpus(parallel={"auto": True}), facts(accelerator=None))
     with pytest.raises(RecipeError, match="open at once"):
         resolve(on_gpus(parallel={"auto": True, "tensor": 2}), read_facts(on_gpus()), None)
+
+
+def test_a_fresh_model_is_counted_with_its_tokenizers_vocabulary(tmp_path: Path) -> None:
+    """Operations, thus MFU and the balance of rows, as those of the model that will be trained."""
+    tokenizer = make_tokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    open_size = make_recipe(model={"source": "random", "config": LLAMA, "tokenizer": str(tmp_path)})
+    assert "vocab_size" not in LLAMA
+    named = make_recipe(model={"config": LLAMA | {"vocab_size": len(tokenizer)}, "tokenizer": "nowhere"})
+    for cluster in (facts(gpus=0), ClusterFacts(())):
+        choice = verbs.choose_layout(open_size, cluster)
+        assert choice.model == read_facts(named)
+        assert choice.recipe == open_size  # and thus its fingerprints
 
 
 def test_what_ray_tells_of_a_cluster() -> None:

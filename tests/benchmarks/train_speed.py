@@ -50,6 +50,7 @@ import json, sys
 from pathlib import Path
 from raysft.data.tokenizer import train_tokenizer
 from raysft.model.facts import read_facts
+from raysft.orchestrate.plan import with_vocabulary
 from raysft.orchestrate.verbs import prepare_data
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.resolve import resolve
@@ -62,7 +63,7 @@ if not Path(tokenizer).exists():
 recipe = parse_recipe(fields)
 prepared = prepare_data(recipe)
 Path(tokenizer).with_name("store").write_text(prepared.train)
-run = resolve(recipe, read_facts(recipe), None)
+run = resolve(recipe, read_facts(with_vocabulary(recipe)), None)
 tokens, squares = TokenStore.open(prepared.train).row_sizes()
 print(run.token_flops + run.square_flops * squares.sum() / tokens.sum())
 """

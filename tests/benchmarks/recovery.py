@@ -40,6 +40,7 @@ def plain_trainer(run: str, recipe: Any, wire: Any) -> Any:
     """The trainer of an attempt, with Ray's own retries."""
     trainer = OURS[1](run, recipe, wire)
     trainer.run_config.failure_config = FailureConfig(max_failures=3)
+    del trainer.run_config.worker_runtime_env["py_executable"]  # no fork server
     return trainer
 
 

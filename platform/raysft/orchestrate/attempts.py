@@ -20,7 +20,7 @@ from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from raysft import errors, storage
-from raysft.orchestrate.cluster import cluster_facts, free_reservations, num_draining, worker_environment
+from raysft.orchestrate.cluster import cluster_facts, free_reservations, num_draining, worker_runtime
 from raysft.orchestrate.endings import classify
 from raysft.orchestrate.failure import Ended, Kind, Limits, Retry, Stop, decide
 from raysft.recipe.resolve import check_fits, fitting_workers, with_workers
@@ -102,7 +102,7 @@ def _trainer(run: str, recipe: Recipe, wire: Wire) -> TorchTrainer:
             name=f"fit-{time.time_ns()}",  # a name that was used would have Ray restore that state of its own
             storage_path=storage.join(run, "ray"),
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
-            worker_runtime_env={"env_vars": worker_environment(wanted)},
+            worker_runtime_env=worker_runtime(wanted),
         ),
     )
 

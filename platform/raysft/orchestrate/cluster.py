@@ -8,7 +8,7 @@ import re
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import ray
 from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # type: ignore[attr-defined]
@@ -16,6 +16,7 @@ from ray.exceptions import RayTaskError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from raysft.errors import ClusterError
+from raysft.orchestrate import forklaunch
 from raysft.recipe.facts import ClusterFacts, NodeFacts
 from raysft.recipe.schema import ClusterSection
 
@@ -174,13 +175,18 @@ def worker_environment(section: ClusterSection) -> dict[str, str]:
     }
 
 
+def worker_runtime(section: ClusterSection, **variables: str) -> dict[str, Any]:
+    """Ray's runtime environment of such workers: these variables too, and made by the node's fork server."""
+    return {"env_vars": worker_environment(section) | variables, "py_executable": forklaunch.command()}
+
+
 def run_task(section: ClusterSection, function: Callable[..., Result], *arguments: object) -> Result:
     """Run a function once on the cluster with one worker's resources. Raises what it raised."""
     task = ray.remote(function).options(
         num_cpus=section.cpus_per_worker,
         num_gpus=section.gpus_per_worker,
         max_retries=2,
-        runtime_env={"env_vars": worker_environment(section)},
+        runtime_env=worker_runtime(section),
     )
     try:
         result: Result = ray.get(task.remote(*arguments))

@@ -17,7 +17,7 @@ from typing import Any
 import ray
 import torch
 
-from raysft.orchestrate.cluster import worker_environment
+from raysft.orchestrate.cluster import worker_runtime
 from raysft.orchestrate.follow import follow
 from raysft.orchestrate.hosted import HostActor
 from raysft.orchestrate.run import train_trial
@@ -67,7 +67,7 @@ def hosts(recipe: Recipe, count: int, concurrent: int) -> Iterator[list[Any]]:
         num_gpus=wanted.gpus_per_worker,
         max_concurrency=2 * concurrent,  # a trial whose listener died may still be ending
         max_restarts=-1,
-        runtime_env={"env_vars": worker_environment(wanted) | MALLOC},
+        runtime_env=worker_runtime(wanted, **MALLOC),
     )
     handles = [actor.remote(partial(Host, wanted.gpus_per_worker)) for _ in range(count)]
     try:

@@ -1,0 +1,240 @@
+"""One process on each node that has imported what workers need and becomes one by fork(): 0.1 s of CPU and not 5.
+
+forklaunch.py starts it and asks it for workers. It serves the raylets of its machine, and ends with the last of them
+or when it had no worker for IDLE_S.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import random
+import runpy
+import select
+import socket
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+from raysft.orchestrate import forklaunch
+from raysft.orchestrate.forklaunch import LENGTH, STARTED, check_user
+
+IDLE_S = 600
+REQUEST_TIMEOUT_S = 5.0
+
+_SAFE_THREADS = frozenset({"jemalloc_bg_thd"})
+"""Threads of libraries that know how to be forked: jemalloc's stops before a fork and starts again after."""
+
+
+@dataclass
+class _Request:
+    """What a worker is to be."""
+
+    argv: list[str]
+    cwd: str
+    env: dict[str, str]
+    oom: str
+    raylet: int
+    streams: list[int] = field(default_factory=list)
+
+
+@dataclass
+class _Server:
+    """The workers it made, each under a descriptor of its process, and the raylets they are for."""
+
+    listener: socket.socket
+    workers: dict[int, tuple[int, socket.socket]] = field(default_factory=dict)
+    raylets: dict[int, int] = field(default_factory=dict)
+
+    def serve(self) -> _Request | None:
+        """In a new worker: what it is to be. In the server: None, when it is no longer needed."""
+        while self.raylets:
+            ready = self._wait()
+            if not ready and not self.workers:
+                return None
+            for descriptor in ready:
+                if descriptor == self.listener.fileno():
+                    request = self._accept()
+                    if request is not None:
+                        return request
+                elif descriptor in self.workers:
+                    self._ended(descriptor)
+                elif descriptor in self.raylets.values():
+                    self.raylets = {pid: held for pid, held in self.raylets.items() if held != descriptor}
+                    os.close(descriptor)
+                else:
+                    self._abandoned(descriptor)
+        return None
+
+    def _wait(self) -> list[int]:
+        """Descriptors that have something to tell; none after IDLE_S."""
+        poll = select.poll()
+        asking = [connection.fileno() for _, connection in self.workers.values()]
+        for descriptor in (self.listener.fileno(), *self.workers, *self.raylets.values(), *asking):
+            poll.register(descriptor, select.POLLIN)
+        return [descriptor for descriptor, _ in poll.poll(IDLE_S * 1000)]
+
+    def _accept(self) -> _Request | None:
+        """A worker for whoever asks; in it, the request."""
+        connection, _ = self.listener.accept()
+        try:
+            check_user(connection)
+            request = _receive(connection)
+            self.watch(request.raylet)
+        except (OSError, ValueError, TypeError, KeyError):
+            connection.close()
+            return None
+        pid = os.fork()
+        if pid == 0:
+            self._forget(connection)
+            return request
+        for stream in request.streams:
+            os.close(stream)
+        self.workers[os.pidfd_open(pid)] = (pid, connection)
+        connection.sendall(STARTED)
+        return None
+
+    def watch(self, raylet: int) -> None:
+        """Live as long as this one does."""
+        if raylet not in self.raylets:
+            self.raylets[raylet] = os.pidfd_open(raylet)
+
+    def _ended(self, descriptor: int) -> None:
+        pid, connection = self.workers.pop(descriptor)
+        _, status = os.waitpid(pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        with suppress(OSError):  # nobody may wait for it
+            connection.sendall(bytes([code if code >= 0 else 128 - code]))
+        connection.close()
+        os.close(descriptor)
+
+    def _abandoned(self, descriptor: int) -> None:
+        """Ray killed the process that it had started: the worker that stands for it ends too."""
+        for worker, (pid, connection) in self.workers.items():
+            if connection.fileno() == descriptor:
+                os.kill(pid, 9)
+                self._ended(worker)
+                return
+
+    def _forget(self, connection: socket.socket) -> None:
+        """In a worker: nothing of the server."""
+        self.listener.close()
+        connection.close()
+        for descriptor, (_, other) in self.workers.items():
+            os.close(descriptor)
+            other.close()
+        for descriptor in self.raylets.values():
+            os.close(descriptor)
+
+
+def _receive(connection: socket.socket) -> _Request:
+    connection.settimeout(REQUEST_TIMEOUT_S)
+    header, streams, _, _ = socket.recv_fds(connection, LENGTH.size, 3)
+    (size,) = LENGTH.unpack(header)
+    body = bytearray()
+    while len(body) < size:
+        part = connection.recv(size - len(body))
+        if not part:
+            raise ConnectionError("cut short")
+        body += part
+    connection.settimeout(None)
+    return _Request(**json.loads(body), streams=streams)
+
+
+def _become(request: _Request) -> None:
+    """Run the worker's program in this process."""
+    os.setpgid(0, 0)
+    for number, stream in enumerate(request.streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write(request.oom)
+    os.chdir(request.cwd)
+    os.environ.clear()
+    os.environ.update(request.env)
+    random.seed()
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed()
+    sys.argv = request.argv
+    sys.path.insert(0, os.path.dirname(request.argv[0]))
+    runpy.run_path(request.argv[0], run_name="__main__")
+
+
+def _import_all(modules: str) -> bool:
+    """Whether a fork of this process is a whole worker."""
+    try:
+        with _unseeded():
+            for name in modules.split(","):
+                importlib.import_module(name)
+    except Exception:  # process boundary: workers start without this
+        traceback.print_exc()
+        return False
+    gc.collect()
+    gc.freeze()
+    return _may_fork()
+
+
+@contextmanager
+def _unseeded() -> Iterator[None]:
+    """Ray's random ids of actor classes from the kernel: its own generator, once seeded, is copied by a fork."""
+    actors: Any = importlib.import_module("ray.actor")
+    kind = actors.ActorClassID
+    size = len(kind.nil().binary())
+    actors.ActorClassID = SimpleNamespace(from_random=lambda: kind(os.urandom(size)))
+    try:
+        yield
+    finally:
+        actors.ActorClassID = kind
+
+
+def _may_fork() -> bool:
+    """No thread that a fork would lose, no CUDA that it would break, no random ids that workers would share."""
+    names = []
+    for task in os.listdir("/proc/self/task"):
+        with open(f"/proc/self/task/{task}/comm") as file:
+            names.append(file.read().strip())
+    with open("/proc/self/maps") as file:
+        has_cuda = "libcuda.so" in file.read()
+    others = [name for name in names if name not in _SAFE_THREADS]
+    return len(others) == 1 and not has_cuda and _drawn_in_a_fork() != _drawn_in_a_fork()
+
+
+def _drawn_in_a_fork() -> bytes:
+    """A random id of Ray as a worker would draw it."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.write(writer, importlib.import_module("ray").ObjectID.from_random().binary())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    os.waitpid(pid, 0)
+    with os.fdopen(reader, "rb") as drawn:
+        return drawn.read()
+
+
+def serve(descriptor: int, raylet: int, modules: str) -> None:
+    """The server's whole life; returns in it, or at the end of a worker."""
+    sys.path.pop(0)  # this file's folder
+    listener = socket.socket(fileno=descriptor)
+    server = _Server(listener)
+    server.watch(raylet)
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # else to ask for GPUs would start CUDA
+    if not _import_all(modules):
+        arguments = [os.path.abspath(forklaunch.__file__), "--refuse", str(descriptor), str(raylet)]
+        os.execv(sys.executable, [sys.executable, "-I", "-S", *arguments])
+    listener.set_inheritable(False)
+    request = server.serve()
+    if request is not None:
+        _become(request)
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

@@ -176,8 +176,9 @@ def worker_environment(section: ClusterSection) -> dict[str, str]:
 
 
 def worker_runtime(section: ClusterSection, **variables: str) -> dict[str, Any]:
-    """Ray's runtime environment of such workers: these variables too, and made by the node's fork server."""
-    return {"env_vars": worker_environment(section) | variables, "py_executable": forklaunch.command()}
+    """Ray's runtime environment of such workers: these variables too, and who makes them."""
+    made_by = {"py_executable": forklaunch.command()} if section.fork_server else {}
+    return {"env_vars": worker_environment(section) | variables, **made_by}
 
 
 def run_task(section: ClusterSection, function: Callable[..., Result], *arguments: object) -> Result:

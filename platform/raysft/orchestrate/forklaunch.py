@@ -119,7 +119,7 @@ def _start_server(address: str, modules: str) -> None:
 
 def _exec_server(listener: socket.socket, raylet: int, modules: str) -> None:
     quiet = os.open(os.devnull, os.O_RDWR)
-    for stream in (0, 1):
+    for stream in (0, 1, 2):  # whoever waits for the end of a worker's must not wait for the server's
         os.dup2(quiet, stream)
     listener.set_inheritable(True)
     server = os.path.join(os.path.dirname(os.path.abspath(__file__)), "forkserver.py")

@@ -14,8 +14,8 @@ import random
 import runpy
 import select
 import socket
+import struct
 import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -27,6 +27,8 @@ from raysft.orchestrate.forklaunch import LENGTH, STARTED, check_user
 
 IDLE_S = 600
 REQUEST_TIMEOUT_S = 5.0
+MOST_BYTES = 2**24
+"""Of a request: the kernel allows a program 2 MiB of arguments and variables."""
 
 _SAFE_THREADS = frozenset({"jemalloc_bg_thd"})
 """Threads of libraries that know how to be forked: jemalloc's stops before a fork and starts again after."""
@@ -83,21 +85,23 @@ class _Server:
     def _accept(self) -> _Request | None:
         """A worker for whoever asks; in it, the request."""
         connection, _ = self.listener.accept()
+        streams: list[int] = []
         try:
             check_user(connection)
-            request = _receive(connection)
+            request = _receive(connection, streams)
             self.watch(request.raylet)
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, struct.error):  # whoever asked is gone, or is another user
             connection.close()
-            return None
-        pid = os.fork()
-        if pid == 0:
-            self._forget(connection)
-            return request
-        for stream in request.streams:
+        else:
+            pid = os.fork()
+            if pid == 0:
+                self._forget(connection)
+                return request
+            self.workers[os.pidfd_open(pid)] = (pid, connection)
+            with suppress(OSError):
+                connection.sendall(STARTED)
+        for stream in streams:
             os.close(stream)
-        self.workers[os.pidfd_open(pid)] = (pid, connection)
-        connection.sendall(STARTED)
         return None
 
     def watch(self, raylet: int) -> None:
@@ -133,10 +137,14 @@ class _Server:
             os.close(descriptor)
 
 
-def _receive(connection: socket.socket) -> _Request:
+def _receive(connection: socket.socket, streams: list[int]) -> _Request:
+    """streams: gets the descriptors that came with it, whatever else is wrong with it."""
     connection.settimeout(REQUEST_TIMEOUT_S)
-    header, streams, _, _ = socket.recv_fds(connection, LENGTH.size, 3)
+    header, descriptors, _, _ = socket.recv_fds(connection, LENGTH.size, 3)
+    streams.extend(descriptors)
     (size,) = LENGTH.unpack(header)
+    if size > MOST_BYTES:
+        raise ValueError(f"a request of {size} bytes")
     body = bytearray()
     while len(body) < size:
         part = connection.recv(size - len(body))
@@ -172,8 +180,7 @@ def _import_all(modules: str) -> bool:
         with _unseeded():
             for name in modules.split(","):
                 importlib.import_module(name)
-    except Exception:  # process boundary: workers start without this
-        traceback.print_exc()
+    except Exception:  # process boundary: workers start without this, and say what is wrong
         return False
     gc.collect()
     gc.freeze()
@@ -194,15 +201,19 @@ def _unseeded() -> Iterator[None]:
 
 
 def _may_fork() -> bool:
-    """No thread that a fork would lose, no CUDA that it would break, no random ids that workers would share."""
+    """No random ids that workers would share, no CUDA that a fork would break, no thread that it would lose.
+
+    Threads are counted after a fork: OpenBLAS ends its own before each, and starts them again when it needs them.
+    """
+    if _drawn_in_a_fork() == _drawn_in_a_fork():
+        return False
     names = []
     for task in os.listdir("/proc/self/task"):
         with open(f"/proc/self/task/{task}/comm") as file:
             names.append(file.read().strip())
     with open("/proc/self/maps") as file:
         has_cuda = "libcuda.so" in file.read()
-    others = [name for name in names if name not in _SAFE_THREADS]
-    return len(others) == 1 and not has_cuda and _drawn_in_a_fork() != _drawn_in_a_fork()
+    return len([name for name in names if name not in _SAFE_THREADS]) == 1 and not has_cuda
 
 
 def _drawn_in_a_fork() -> bytes:

@@ -224,10 +224,11 @@ class ClusterSection(Section):
     min_workers: int | None = Field(
         None,
         ge=1,
-        description="Fewest workers to go on with when nodes are lost. Default: workers. Set by {min, max}.",
+        description="Fewest workers to go on with after a loss of nodes. Default: workers. Set by {min, max}.",
     )
     cpus_per_worker: int = Field(1, ge=1, description="CPUs reserved per worker; also its torch threads.")
     gpus_per_worker: int = Field(0, ge=0, le=1, description="GPUs per worker: 1, or 0 to train on CPU.")
+    fork_server: bool = Field(True, description="Fork each node's workers from one process that has imported all.")
     max_failures: int = Field(
         3,
         ge=0,

@@ -25,30 +25,33 @@ os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", RAY_USAGE_STATS_ENABL
 
 import ray  # noqa: E402
 from ray.train.v2.api.config import FailureConfig  # noqa: E402
+from ray.train.v2.torch.torch_trainer import TorchTrainer  # noqa: E402
 
 import injector  # noqa: E402
 import marks  # noqa: E402
 from raysft.orchestrate import attempts  # noqa: E402
+from raysft.orchestrate.cluster import CONTROLLER  # noqa: E402
 from raysft.orchestrate.run import run_training  # noqa: E402
 from small import make_recipe  # noqa: E402
 
 KILL = {"point": "forward", "step": 9, "rank": 1, "act": "kill", "commit": 6}
-OURS = (attempts.CONTROLLER, attempts._trainer)
+OURS = attempts.trainer
 
 
-def plain_trainer(run: str, recipe: Any, wire: Any) -> Any:
-    """The trainer of an attempt, with Ray's own retries."""
-    trainer = OURS[1](run, recipe, wire)
+def plain_trainer(*parts: Any) -> Any:
+    """The trainer of an attempt, with Ray's own retries, settings and starts of processes."""
+    trainer = OURS(*parts)
+    trainer.__class__ = TorchTrainer
     trainer.run_config.failure_config = FailureConfig(max_failures=3)
-    del trainer.run_config.worker_runtime_env["py_executable"]  # no fork server
+    runtime = trainer.run_config.worker_runtime_env
+    variables = {name: value for name, value in runtime["env_vars"].items() if name not in CONTROLLER}
+    trainer.run_config.worker_runtime_env = {"env_vars": variables}
     return trainer
 
 
 def measure(directory: Path, name: str, *, plain: bool) -> dict[str, float]:
     """Seconds after the kill at which the next attempt began, and had done its first step."""
-    attempts.CONTROLLER, attempts._trainer = ({}, plain_trainer) if plain else OURS
-    for variable in OURS[0]:
-        os.environ.pop(variable, None)
+    attempts.trainer = plain_trainer if plain else OURS
     run = directory / "storage" / "runs" / name
     injector.plan(run, [KILL])
     run_training(

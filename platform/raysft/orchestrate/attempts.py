@@ -7,22 +7,20 @@ decided by failure.py. What ended each attempt is kept in <run>/incidents/.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from ray.train.torch import TorchConfig
-from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from raysft import errors, storage
-from raysft.orchestrate.cluster import cluster_facts, free_reservations, num_draining, worker_runtime
+from raysft.orchestrate.cluster import cluster_facts, free_reservations, num_draining
 from raysft.orchestrate.endings import classify
 from raysft.orchestrate.failure import Ended, Kind, Limits, Retry, Stop, decide
+from raysft.orchestrate.trainer import trainer
 from raysft.recipe.resolve import check_fits, fitting_workers, with_workers
 from raysft.recipe.schema import Recipe
 from raysft.train import failures, incidents, notice
@@ -33,19 +31,11 @@ from raysft.train.worker import train_worker
 
 logger = logging.getLogger(__name__)
 
-COLLECTIVE_TIMEOUT_S = 1800
-
 LOOK_S = 5.0
 """Between two looks at the cluster while an attempt runs."""
 
 PATIENCE_S = 600.0
 """How long lost nodes are waited for when too few are left."""
-
-CONTROLLER = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",  # a dead worker is seen that much later; Ray's default is 2 s
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process for each attempt; _look() does it
-}
-"""Environment of Ray Train's controller, which the driver hands on."""
 
 
 def run_attempts(run: str, recipe: Recipe, make_wire: Callable[[Recipe], Wire]) -> Outcome:
@@ -54,14 +44,12 @@ def run_attempts(run: str, recipe: Recipe, make_wire: Callable[[Recipe], Wire]) 
     recipe: cluster.workers is the most workers. make_wire(recipe) is called for each attempt, with the number of
     workers and the micro-batch of that attempt. Raises ClusterError when too few nodes are left for PATIENCE_S.
     """
-    for name, value in CONTROLLER.items():
-        os.environ.setdefault(name, value)
     history: list[Ended] = []
     notice.clear(run)
     while True:
         sized = with_workers(recipe, _await_workers(recipe))
         start, num_nodes = _committed(run), len(cluster_facts().nodes)
-        end = _fit(_trainer(run, sized, make_wire(sized)), partial(_look, run, recipe, sized))
+        end = _fit(trainer(run, sized, make_wire(sized), train_worker), partial(_look, run, recipe, sized))
         _await_storage(run)
         if isinstance(end, Outcome) and (end.status not in ("interrupted", "rollback") or end.reason == "stop"):
             return end
@@ -81,30 +69,6 @@ def run_attempts(run: str, recipe: Recipe, make_wire: Callable[[Recipe], Wire]) 
             return Outcome(status="interrupted", step=_committed(run), reason="stop")
         notice.clear(run)
         remove_orphans(run)
-
-
-def _trainer(run: str, recipe: Recipe, wire: Wire) -> TorchTrainer:
-    """One attempt: this many workers, no retry by Ray."""
-    wanted = recipe.cluster
-    return TorchTrainer(
-        train_worker,
-        train_loop_config=asdict(wire),
-        torch_config=TorchConfig(
-            backend="nccl" if wanted.gpus_per_worker else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S
-        ),
-        scaling_config=ScalingConfig(
-            num_workers=wanted.workers,
-            use_gpu=wanted.gpus_per_worker > 0,
-            resources_per_worker={"CPU": wanted.cpus_per_worker}
-            | ({"GPU": wanted.gpus_per_worker} if wanted.gpus_per_worker else {}),
-        ),
-        run_config=RunConfig(
-            name=f"fit-{time.time_ns()}",  # a name that was used would have Ray restore that state of its own
-            storage_path=storage.join(run, "ray"),
-            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
-            worker_runtime_env=worker_runtime(wanted),
-        ),
-    )
 
 
 def _fit(trainer: TorchTrainer, look: Callable[[], None]) -> Outcome | Exception:

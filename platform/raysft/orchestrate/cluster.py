@@ -32,6 +32,14 @@ PASSED_ON = ("HF_HOME", "HF_HUB_OFFLINE", "AWS_REGION", "AWS_ENDPOINT_URL")
 runtime environment in its dashboard and logs. Give nodes their credentials (HF_TOKEN, AWS keys) when they start."""
 
 
+CONTROLLER = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",  # a dead worker is seen that much later; Ray's default is 2 s
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process for each attempt; attempts.py looks at the nodes itself
+    "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",  # as Ray Train sets it
+}
+"""What Ray Train's controller reads. All processes of a run have the same variables: one fork server makes them."""
+
+
 @contextmanager
 def cluster() -> Iterator[ClusterFacts]:
     """Join the cluster in RAY_ADDRESS, else start one on this machine for as long as the block lasts."""
@@ -171,6 +179,7 @@ def worker_environment(section: ClusterSection) -> dict[str, str]:
         "OMP_WAIT_POLICY": "passive",  # threads that spin at barriers starve each other where CPUs are shared
         "TOKENIZERS_PARALLELISM": "false",
         "DS_ACCELERATOR": "cuda" if section.gpus_per_worker else "cpu",
+        **CONTROLLER,
         **{name: os.environ[name] for name in PASSED_ON if name in os.environ},
     }
 

@@ -87,12 +87,15 @@ def recipe(directory: Path, name: str, **changes: Any) -> Recipe:
         count=900,
         name=name,
         data__eval_fraction=0.1,
-        checkpoint__every_steps=EVERY,
         checkpoint__keep_last=3,
-        evaluate__every_steps=10,
-        cluster={"workers": 2, "hang_timeout_s": 20.0},
         method={"kind": "lora", "rank": 4, "dropout": 0.1},
-        **{"train__epochs": 2, **changes},
+        **{
+            "train__epochs": 2,
+            "checkpoint__every_steps": EVERY,
+            "evaluate__every_steps": 10,
+            "cluster": {"workers": 2, "hang_timeout_s": 20.0},
+            **changes,
+        },
     )
 
 
@@ -174,13 +177,23 @@ def play_poison(directory: Path) -> bool:
 
 
 def soak(directory: Path, minutes: float, seed: int) -> bool:
-    """Random faults every 60 to 90 s. Prints goodput: time of the steps that count over all time."""
+    """Random faults every 60 to 90 s. Prints goodput: time of the steps that count over all time.
+
+    A commit every 3 s or so, a watchdog of 10 s: as one would set them where a fault strikes each minute.
+    """
     draw = random.Random(seed)
     short = run_training(recipe(directory, "speed"))
     lines = (Path(short.run) / "metrics" / "attempt-0001.jsonl").read_text().splitlines()
     taken = sorted(line["step_s"] for line in map(json.loads, lines) if line["kind"] == "step")
-    epochs = max(2, round(minutes * 60 / taken[len(taken) // 2] / EPOCH))
-    plain, disturbed = (recipe(directory, name, train__epochs=epochs) for name in ("soak-calm", "soak"))
+    step_s = taken[len(taken) // 2]
+    changes = {
+        "train__epochs": max(2, round(0.8 * minutes * 60 / step_s / EPOCH)),
+        "checkpoint__every_steps": max(EVERY, round(3 / step_s)),
+        "evaluate__every_steps": round(300 / step_s),
+        "cluster": {"workers": 2, "hang_timeout_s": 10.0},
+    }
+    epochs = changes["train__epochs"]
+    plain, disturbed = (recipe(directory, name, **changes) for name in ("soak-calm", "soak"))
     calm = run_training(plain)
     run, stop = Path(calm.run).with_name("soak"), threading.Event()
     thread = threading.Thread(target=strike_often, args=(run, draw, stop), daemon=True)

@@ -185,8 +185,13 @@ def worker_environment(section: ClusterSection) -> dict[str, str]:
 
 
 def worker_runtime(section: ClusterSection, **variables: str) -> dict[str, Any]:
-    """Ray's runtime environment of such workers: these variables too, and who makes them."""
-    made_by = {"py_executable": forklaunch.command()} if section.fork_server else {}
+    """Ray's runtime environment of such workers: these variables too, and who makes them.
+
+    A job that says itself how its processes start (`uv run` does) is not overruled.
+    """
+    of_job = ray.get_runtime_context().runtime_env.get("py_executable") if ray.is_initialized() else None
+    forked = section.fork_server and of_job in (None, forklaunch.command())
+    made_by = {"py_executable": forklaunch.command()} if forked else {}
     return {"env_vars": worker_environment(section) | variables, **made_by}
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 
-from raysft.orchestrate.cluster import left_behind
+from raysft.orchestrate import forklaunch
+from raysft.orchestrate.cluster import left_behind, worker_runtime
+from raysft.recipe.schema import ClusterSection
 
 OWN, OTHER = b"\1\0\0\0", b"\2\0\0\0"
 
@@ -34,3 +38,23 @@ def test_a_placement_group_whose_actor_has_died(
         state=PlacementGroupTableData.PlacementGroupState.Value(state),
     )
     assert left_behind([record], "01000000") == ([b"this one"] if is_left else [])
+
+
+@pytest.mark.parametrize(
+    ("wanted", "of_job", "forked"),
+    [
+        (True, None, True),
+        (False, None, False),
+        (True, "uv run --frozen", False),
+        (True, forklaunch.command(), True),
+    ],
+)
+def test_who_makes_workers(monkeypatch: pytest.MonkeyPatch, wanted: bool, of_job: str | None, forked: bool) -> None:
+    """A job that says how its processes start is not overruled."""
+    context = SimpleNamespace(runtime_env={"py_executable": of_job} if of_job else {})
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    monkeypatch.setattr("ray.get_runtime_context", lambda: context)
+    runtime = worker_runtime(ClusterSection(cpus_per_worker=3, fork_server=wanted), COLOUR="red")
+    assert runtime["env_vars"]["OMP_NUM_THREADS"] == "3"
+    assert runtime["env_vars"]["COLOUR"] == "red"
+    assert runtime.get("py_executable") == (forklaunch.command() if forked else None)

@@ -39,14 +39,15 @@ def classify(error: Exception) -> tuple[Kind, str]:
     if isinstance(error, WorkerGroupError):
         ends = {rank: _of_worker(failure) for rank, failure in error.worker_failures.items()}
         rank = min(ends, key=lambda rank: (WEIGHT.index(ends[rank]), rank))
-        end = ends[rank]
-        return "worker" if end == "peer" else end, f"rank {rank}: {_line(error.worker_failures[rank])}"
-    return "controller", _line(error)
+        return _alone(ends[rank]), f"rank {rank}: {_line(error.worker_failures[rank])}"
+    return _of_controller(error)
 
 
 def _of_controller(error: Exception) -> tuple[Kind, str]:
     if isinstance(error, WorkerGroupStartupFailedError | WorkerGroupStartupTimeoutError):
         return "start", _line(error)
+    if isinstance(error, RayActorError) and "RayTrainWorker" in str(error):  # it died while its group was set up
+        return _alone(_of_worker(error)), _line(error)
     return "controller", _line(error)
 
 
@@ -67,6 +68,11 @@ def _of_worker(error: Exception) -> Kind | Literal["peer"]:
             return "memory"
         return "node" if any(sign in text for sign in NODE_DIED) else "worker"
     return "peer" if any(sign in text for sign in LOST_PEER) else "code"
+
+
+def _alone(end: Kind | Literal["peer"]) -> Kind:
+    """The kind, when no other rank's end explains it."""
+    return "worker" if end == "peer" else end
 
 
 def _line(error: Exception) -> str:

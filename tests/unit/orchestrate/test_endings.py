@@ -64,6 +64,10 @@ BUG = ValueError("no such column")
         (ControllerError(WorkerGroupStartupFailedError("died in __init__")), "start"),
         (ControllerError(RuntimeError("?")), "controller"),
         (ActorDiedError(), "controller"),
+        (died("class_name: TrainController"), "controller"),
+        (died("class_name: RayTrainWorker"), "worker"),  # while the group was set up
+        (ControllerError(died("class_name: RayTrainWorker")), "worker"),
+        (ControllerError(died("class_name: RayTrainWorker ... its node has died")), "node"),
     ],
 )
 def test_kinds(error: Exception, kind: str) -> None:

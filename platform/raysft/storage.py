@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import secrets
+import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -222,18 +224,27 @@ class LineFile:
 
 
 def remove_tree(location: str) -> None:
-    """Delete a directory with everything in it, or a file; nothing when it is absent."""
+    """Delete a directory with everything in it, or a file; nothing when it is absent, or vanishes meanwhile."""
     fs, path = filesystem(location)
     kind = fs.get_file_info(path).type
-    if kind == pafs.FileType.Directory:
-        fs.delete_dir(path)
-    elif kind == pafs.FileType.File:
-        fs.delete_file(path)
+    with suppress(FileNotFoundError):
+        if kind == pafs.FileType.File:
+            fs.delete_file(path)
+        elif kind == pafs.FileType.Directory and isinstance(fs, pafs.LocalFileSystem):
+            shutil.rmtree(path, onerror=_unless_absent)
+        elif kind == pafs.FileType.Directory:
+            fs.delete_dir(path)
+
+
+def _unless_absent(_function: object, _path: str, raised: tuple[Any, BaseException, Any]) -> None:
+    """For shutil.rmtree: somebody else deletes the same tree."""
+    if not isinstance(raised[1], FileNotFoundError):
+        raise raised[1]
 
 
 def check_writable(location: str) -> None:
     """Write and delete a probe file. Raises StorageError: better now than after hours of training."""
-    probe = join(location, f".raysft-probe-{os.getpid()}")
+    probe = join(location, f".raysft-probe-{secrets.token_hex(8)}")
     write_bytes(probe, b"probe")
     remove_tree(probe)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -140,14 +140,9 @@ def test_two_prepares_at_once_do_the_work_once(recipe, monkeypatch):
         "make_manifest",
         lambda side, *rest, **more: made.append(side.name) or write(side, *rest, **more),
     )
-    found: list[object] = []
-    threads = [threading.Thread(target=lambda: found.append(prepare(recipe()))) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(120)
-    assert len(found) == 3
-    assert found[0] == found[1] == found[2]
+    with ThreadPoolExecutor(3) as pool:
+        first, *others = [asked.result(120) for asked in [pool.submit(prepare, recipe()) for _ in range(3)]]
+    assert others == [first, first]
     assert made == ["train"]
 
 

@@ -6,7 +6,7 @@ import json
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +138,43 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
 def test_a_check_leaves_nothing_behind(root: str) -> None:
     storage.check_writable(storage.join(root, "new"))
     assert storage.list_names(storage.join(root, "new")) == []
+
+
+def at_once(work: Callable[[], None], callers: int = 8) -> list[BaseException]:
+    """What was raised when several threads do the same."""
+    raised: list[BaseException] = []
+    together = threading.Barrier(callers)
+
+    def call() -> None:
+        together.wait(30)
+        try:
+            work()
+        except BaseException as error:
+            raised.append(error)
+
+    threads = [threading.Thread(target=call) for _ in range(callers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return raised
+
+
+def test_many_check_one_place(root: str) -> None:
+    def check() -> None:
+        for _ in range(25):
+            storage.check_writable(root)
+
+    assert at_once(check) == []
+    assert storage.list_names(root) == []
+
+
+def test_many_remove_one_tree(root: str) -> None:
+    for _ in range(5):
+        for number in range(40):
+            storage.write_bytes(storage.join(root, "tree", str(number % 4), str(number)), b"x")
+        assert at_once(lambda: storage.remove_tree(storage.join(root, "tree"))) == []
+        assert not storage.exists(storage.join(root, "tree"))
 
 
 def test_a_scheme_that_nobody_knows() -> None:

@@ -55,12 +55,14 @@ def chosen_fingerprint(recipe: Recipe, fingerprint: str) -> str:
 
 def record_version(recipe: Recipe, fingerprint: str) -> None:
     """Note that this store is the recipe's data from now on; nothing when it was already."""
-    versions = read_log(recipe)
-    newest = versions[-1] if versions else None
-    if newest and newest.fingerprint == fingerprint:
-        return
-    change = "; ".join(differing(recipe, newest.fingerprint, fingerprint)) if newest else "first version"
-    _append(recipe, versions, change or "the same inputs", fingerprint, ())
+    noted = None
+    while noted is None:
+        versions = read_log(recipe)
+        newest = versions[-1] if versions else None
+        if newest and newest.fingerprint == fingerprint:
+            return
+        change = "; ".join(differing(recipe, newest.fingerprint, fingerprint)) if newest else "first version"
+        noted = _append(recipe, versions, change or "the same inputs", fingerprint, ())
 
 
 def roll_back(recipe: Recipe, number: int) -> Version:
@@ -83,7 +85,9 @@ def roll_back(recipe: Recipe, number: int) -> Version:
             expected="an older version",
             fix="see `raysft data log`",
         )
-    return _append(recipe, versions, f"rolled back to version {number}", wanted.fingerprint, tuple(sorted(aside)))
+    change = f"rolled back to version {number}"
+    noted = _append(recipe, versions, change, wanted.fingerprint, tuple(sorted(aside)))
+    return noted or roll_back(recipe, number)
 
 
 def find(recipe: Recipe, versions: list[Version], number: int) -> Version:
@@ -127,15 +131,13 @@ def store_location(recipe: Recipe, fingerprint: str) -> str:
 
 def _append(
     recipe: Recipe, versions: list[Version], change: str, fingerprint: str, aside: tuple[str, ...]
-) -> Version:
-    number = versions[-1].number + 1 if versions else 1
+) -> Version | None:
+    """The version after these; None when another process was faster, which may have changed what is to be noted."""
+    parent = versions[-1].number if versions else None
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    while True:
-        parent = versions[-1].number if versions else None
-        version = Version(number, now, change, fingerprint, parent, aside)
-        if create_exclusive(join(_folder(recipe), f"version-{number:04d}.json"), asdict(version)):
-            return version
-        number += 1  # another process was faster
+    version = Version((parent or 0) + 1, now, change, fingerprint, parent, aside)
+    created = create_exclusive(join(_folder(recipe), f"version-{version.number:04d}.json"), asdict(version))
+    return version if created else None
 
 
 def _folder(recipe: Recipe) -> str:

@@ -95,7 +95,8 @@ def _find_or_make(recipe: Recipe, sides: Sequence[Side], progress: Progress) -> 
     with lease(join(work, "lease"), done=is_done, waiting=_say_waiting) as ours:
         if ours and not is_done():
             _make(recipe, sides, work, progress)
-    storage.remove_tree(work)
+    if ours:  # the lease in it, too, is no longer held
+        storage.remove_tree(work)
     return found()
 
 

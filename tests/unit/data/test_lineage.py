@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,23 @@ def test_each_change_is_a_version_with_a_parent(recipe: Recipe) -> None:
         "file 0 (source 0): 'hash-of-aaa' -> 'hash-of-bbb'; records_read: 10 -> 12; train_on: None -> 'last'"
     )
     assert differing(recipe, "aaa", "aaa") == []
+
+
+def test_versions_noted_at_once_are_one_line_of_history(recipe: Recipe) -> None:
+    """Three prepares of the same data, and of two other data, end at the same moment."""
+    for name in ("aaa", "bbb", "ccc"):
+        make_store(make_recipe(storage=str(recipe.storage), name="other"), name)
+    ends = [
+        threading.Thread(target=record_version, args=(recipe, name)) for name in ("aaa", "aaa", "aaa", "bbb", "ccc")
+    ]
+    for end in ends:
+        end.start()
+    for end in ends:
+        end.join(60)
+    versions = read_log(recipe)
+    assert {version.fingerprint for version in versions} == {"aaa", "bbb", "ccc"}
+    assert [version.parent for version in versions] == [None, *(version.number for version in versions[:-1])]
+    assert all(a.fingerprint != b.fingerprint for a, b in pairwise(versions))
 
 
 def test_a_rollback_counts_until_the_data_changes_again(recipe: Recipe) -> None:

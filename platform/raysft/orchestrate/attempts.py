@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 LOOK_S = 5.0
 """Between two looks at the cluster while an attempt runs."""
 
+FIRST_LOOK_S = 1.0
+"""Before the first: what the attempt before has left behind stands in the way of this one."""
+
 PATIENCE_S = 600.0
 """How long lost nodes are waited for when too few are left."""
 
@@ -72,7 +75,7 @@ def run_attempts(run: str, recipe: Recipe, make_wire: Callable[[Recipe], Wire]) 
 
 
 def _fit(trainer: TorchTrainer, look: Callable[[], None]) -> Outcome | Exception:
-    """fit(), in a thread: this one stays free for signals, and calls look() every LOOK_S."""
+    """fit(), in a thread: this one stays free for signals, and calls look() now and then."""
     ends: list[Outcome | Exception] = []
 
     def work() -> None:
@@ -84,13 +87,13 @@ def _fit(trainer: TorchTrainer, look: Callable[[], None]) -> Outcome | Exception
 
     thread = threading.Thread(target=work, name="fit", daemon=True)
     thread.start()
-    looked = time.monotonic()
+    next_look = time.monotonic() + min(FIRST_LOOK_S, LOOK_S)
     while thread.is_alive():
         thread.join(0.1)
-        if time.monotonic() - looked > LOOK_S:
+        if time.monotonic() > next_look:
             free_reservations()  # of the attempt before: its controller ends after its fit()
             look()
-            looked = time.monotonic()
+            next_look = time.monotonic() + LOOK_S
     return ends[0]
 
 

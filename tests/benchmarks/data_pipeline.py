@@ -53,8 +53,9 @@ def make_file(path: Path, sources: list[Path], megabytes: float) -> None:
 
 
 def processes_below(pid: int) -> list[int]:
-    """The process and all its descendants."""
+    """The process and all its descendants, and what was started since and belongs to nobody: forked Ray workers."""
     parents: dict[int, list[int]] = {}
+    starts: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
@@ -62,7 +63,9 @@ def processes_below(pid: int) -> list[int]:
             except OSError:
                 continue
             parents.setdefault(int(fields[1]), []).append(int(entry.name))
-    found, waiting = [], [pid]
+            starts[int(entry.name)] = int(fields[19])
+    began = starts.get(pid, 0)
+    found, waiting = [], [pid, *(one for one in parents.get(1, []) if one != pid and starts[one] > began)]
     while waiting:
         found.append(waiting.pop())
         waiting += parents.get(found[-1], [])

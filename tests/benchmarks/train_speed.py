@@ -33,6 +33,8 @@ from typing import Any
 from data_pipeline import cpu_seconds
 from train_speed_loops import LENGTH, LOOPS, THREADS, VOCABULARY, recipe_fields
 
+from raysft.orchestrate.cluster import SPINS
+
 HERE = Path(__file__).parent
 GEMM = (
     "import torch; from raysft.train.peak import measured_peak; "
@@ -75,7 +77,9 @@ print(run.token_flops + run.square_flops * squares.sum() / tokens.sum())
 
 def measure(kind: str, folder: Path, steps: int, peers: str | None) -> dict[str, Any]:
     """One loop in a process of its own: what it did per second, its peak memory and its CPU time."""
-    environment = os.environ | {"OMP_WAIT_POLICY": "passive"}  # as raysft gives its workers
+    environment = dict(os.environ)
+    if kind == "plain":
+        environment["GOMP_SPINCOUNT"] = SPINS  # as raysft gives its workers; the others run as their users run them
     if kind in ("trl", "padded") and peers:
         environment["PYTHONPATH"] = os.pathsep.join([peers, environment.get("PYTHONPATH", "")])
     command = [sys.executable, str(HERE / "train_speed_loops.py"), kind, str(folder), str(steps + 1)]
@@ -85,7 +89,7 @@ def measure(kind: str, folder: Path, steps: int, peers: str | None) -> dict[str,
         ended = threading.Event()
 
         def sample() -> None:
-            while not ended.wait(0.25):
+            while not ended.wait(1.0):  # looking costs time, the more the more processes there are
                 used.append((time.time(), cpu_seconds(process.pid)))
 
         sampler = threading.Thread(target=sample, daemon=True)

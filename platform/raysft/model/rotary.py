@@ -33,8 +33,8 @@ def use_rotation(model: PreTrainedModel) -> bool:
     somebody else has put a kernel in its place.
     """
     module = sys.modules[type(model).__module__]
-    theirs: Any = getattr(module, _NAME, None)
-    if getattr(theirs, "__module__", None) != module.__name__ or not _is_ours(theirs):
+    theirs = vars(module).get(_NAME)
+    if theirs is None or theirs.__module__ != module.__name__ or not _is_ours(theirs):
         return False
     setattr(module, _NAME, apply_rotary_pos_emb)
     logger.info("rotary positions of %s: in place", model.config.model_type)

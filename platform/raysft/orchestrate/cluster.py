@@ -32,6 +32,10 @@ PASSED_ON = ("HF_HOME", "HF_HUB_OFFLINE", "AWS_REGION", "AWS_ENDPOINT_URL")
 runtime environment in its dashboard and logs. Give nodes their credentials (HF_TOKEN, AWS keys) when they start."""
 
 
+SPINS = "5000"
+"""Turns that a thread spins at a barrier before it sleeps, where libgomp takes 300,000: spinning threads starve each
+other where CPUs are shared, sleeping ones cost 12% of a step where they are not (docs/benchmarks.md)."""
+
 CONTROLLER = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",  # a dead worker is seen that much later; Ray's default is 2 s
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process for each attempt; attempts.py looks at the nodes itself
@@ -176,7 +180,7 @@ def worker_environment(section: ClusterSection) -> dict[str, str]:
     """Environment variables of training workers and of tasks that run a model."""
     return {
         "OMP_NUM_THREADS": str(section.cpus_per_worker),
-        "OMP_WAIT_POLICY": "passive",  # threads that spin at barriers starve each other where CPUs are shared
+        "GOMP_SPINCOUNT": SPINS,
         "TOKENIZERS_PARALLELISM": "false",
         "DS_ACCELERATOR": "cuda" if section.gpus_per_worker else "cpu",
         **CONTROLLER,

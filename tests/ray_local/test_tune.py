@@ -212,3 +212,42 @@ def test_another_search_of_the_same_name_is_refused(searched: Recipe, directory:
         search(
             recipe(directory, "wide", tune={"space": {"method.rnk": SPACE["method.rank"]}, "budget": {"trials": 4}})
         )
+
+
+@pytest.mark.parametrize("executor", ["fused", "separate"])
+def test_a_population_goes_on_from_its_best(ray_cluster: None, directory: Path, executor: str) -> None:
+    """One of the members has a learning rate that teaches nothing: it becomes a copy, weights, moments and all."""
+    wanted = recipe(
+        directory,
+        f"population-{executor}",
+        tune={
+            "space": {"optimizer.learning_rate": {"distribution": "choice", "values": [1e-9, 3e-3]}},
+            "searcher": "grid",
+            "budget": {"trials": 2},
+            "scheduler": {"kind": "pbt", "min_steps": 2, "quantile": 0.5},
+            "concurrent": 2,
+            "executor": executor,
+        },
+    )
+    search(wanted)
+    assert wanted.tune is not None
+    trials = open_study(wanted, wanted.tune).trials()
+    assert sum(trial.state == "finished" for trial in trials) == 2
+    children = [trial for trial in trials if "copies" in trial.facts]
+    assert len(children) == 2, "a round at steps 2 and 4"
+    for child in children:
+        source, loser = trials[child.facts["copies"]], trials[child.facts["replaces"]]
+        at = loser.curve[-1][0]
+        assert loser.state == "pruned"
+        assert dict(source.curve)[at] <= dict(loser.curve)[at], (
+            "a copy that learns at the same rate ties with the best"
+        )
+        run = f"population-{executor}-{child.number}"
+        held, began = read_attempts(str(directory / "storage" / "runs" / run))[:2]
+        assert (held.parent, began.parent and began.parent.step) == (None, at)
+        losses, learns = dict(source.curve), child.point == source.point
+        assert curve(directory, run)[-1] == child.curve[-1]
+        assert dict(child.curve)[at + 2] == pytest.approx(
+            losses[at + 2 if learns else at], rel=1e-5 if learns else 1e-4
+        )
+    assert any(child.point == trials[child.facts["copies"]].point for child in children), "choose another seed"

@@ -16,6 +16,10 @@ COHERE = {k: v for k, v in LLAMA.items() if k != "tie_word_embeddings"} | {
 }
 GRANITE = LLAMA | {"model_type": "granite", "logits_scaling": 4.0}
 GPT2 = {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+NEOX = {"model_type": "gpt_neox", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2} | {
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
 TIED = LLAMA | {"model_type": "qwen3", "head_dim": 8, "tie_word_embeddings": True}
 FAMILIES = {"llama": LLAMA, "gemma2": GEMMA2, "cohere": COHERE, "granite": GRANITE, "gpt2": GPT2, "tied": TIED}
 

@@ -30,7 +30,7 @@ TOLERANCE = 1e-4
 
 
 def use_fast_paths(model: PreTrainedModel, vocab_size: int, *, packing: bool = True) -> None:
-    """Liger's kernels, rotation in place, the loss in the head and segment attention, where they can be.
+    """Liger's kernels, rotation without copies, the loss in the head and segment attention, where they can be.
 
     check_isolation must agree; the rotation is compared by itself.
 

@@ -1,4 +1,4 @@
-"""Rotary positions in place: x cos + rotate_half(x) sin in three passes over x, where transformers' code takes eight.
+"""Rotary positions without copied halves: x cos + rotate_half(x) sin in three operations where transformers has five.
 
 Owns the function that takes the place of a model type's own `apply_rotary_pos_emb`, and the check that both compute
 the same. RoFormer, arXiv:2104.09864.
@@ -37,7 +37,7 @@ def use_rotation(model: PreTrainedModel) -> bool:
     if theirs is None or theirs.__module__ != module.__name__ or not _is_ours(theirs):
         return False
     setattr(module, _NAME, apply_rotary_pos_emb)
-    logger.info("rotary positions of %s: in place", model.config.model_type)
+    logger.info("rotary positions of %s: without copies", model.config.model_type)
     return True
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from families import FAMILIES, GPT2, LLAMA, TIED, V, make_model
+from families import FAMILIES, GPT2, LLAMA, NEOX, TIED, V, make_model
 from raysft.errors import ModelError
 from raysft.model.attention import SEGMENTS, segment_arguments, segment_attention, use_segment_attention
 from raysft.model.loss import hidden_states
@@ -20,10 +20,6 @@ GEMMA3 = LLAMA | {
     "head_dim": 8,
     "sliding_window": 4,
     "layer_types": ["sliding_attention", "full_attention"],
-}
-NEOX = {"model_type": "gpt_neox", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2} | {
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
 }
 OPT = {"model_type": "opt", "hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 2, "num_attention_heads": 4} | {
     "max_position_embeddings": 64,

@@ -28,11 +28,10 @@ HERE = Path(__file__).resolve()
 sys.path.insert(0, str(HERE.parents[1]))
 os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", RAY_USAGE_STATS_ENABLED="0")
 
-import ray  # noqa: E402
-
 import injector  # noqa: E402
 import marks  # noqa: E402
 from raysft.errors import RaysftError  # noqa: E402
+from raysft.orchestrate.cluster import cluster  # noqa: E402
 from raysft.orchestrate.run import run_training  # noqa: E402
 from raysft.recipe.schema import Recipe  # noqa: E402
 from raysft.train.account import read_account  # noqa: E402
@@ -204,8 +203,10 @@ def soak(directory: Path, minutes: float, seed: int) -> bool:
     stop.set()
     wrong = check(Path(calm.run), run, result.steps, epochs)
     useful = sum(line["step_s"] for line in marks.read_metrics(str(run)) if line["kind"] == "step")
-    for incident in marks.incidents(run):
-        print(json.dumps({key: incident[key] for key in ("attempt", "kind", "gained_steps", "committed_step")}))
+    account = read_account(str(run))
+    for cost in account.costs:
+        print(cost.incident.attempt, cost.incident.kind, cost.detected_after_s, cost.steps_lost, cost.back_after_s)
+    print(" ".join(f"{name} {seconds:.0f} s" for name, seconds in account.seconds.items()))
     count = len(marks.incidents(run))
     print(f"soak: {wall / 60:.1f} min, {count} incidents, goodput {useful / wall:.1%}, {wrong or 'same bits'}")
     return not wrong
@@ -246,22 +247,21 @@ def main() -> None:
             argv = [sys.executable, str(program), f"{folder}/saves", str(options.kills), str(options.seed)]
             environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
             kept = subprocess.run(argv, env=environment, check=False).returncode == 0
-        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-        injector.arm()
-        undisturbed = run_training(recipe(directory, "calm"))
-        assert undisturbed.steps == STEPS, f"the rows were placed in {STEPS} steps, not {undisturbed.steps}"
-        calm = Path(undisturbed.run)
-        for name, fault in ROWS.items():
-            if re.search(options.only, name):
-                kept = play(calm, directory, name, fault) and kept
-        for name, fault in PASSING_ROWS.items():
-            if re.search(options.only, name):
-                kept = play_passing(calm, directory, name, fault) and kept
-        if re.search(options.only, POISON):
-            kept = play_poison(directory) and kept
-        if options.minutes:
-            kept = soak(directory, options.minutes, options.seed) and kept
-        ray.shutdown()
+        with cluster():  # as `raysft train` starts one
+            injector.arm()
+            undisturbed = run_training(recipe(directory, "calm"))
+            assert undisturbed.steps == STEPS, f"the rows were placed in {STEPS} steps, not {undisturbed.steps}"
+            calm = Path(undisturbed.run)
+            for name, fault in ROWS.items():
+                if re.search(options.only, name):
+                    kept = play(calm, directory, name, fault) and kept
+            for name, fault in PASSING_ROWS.items():
+                if re.search(options.only, name):
+                    kept = play_passing(calm, directory, name, fault) and kept
+            if re.search(options.only, POISON):
+                kept = play_poison(directory) and kept
+            if options.minutes:
+                kept = soak(directory, options.minutes, options.seed) and kept
     sys.exit(not kept)
 
 

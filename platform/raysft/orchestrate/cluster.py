@@ -44,6 +44,16 @@ CONTROLLER = {
 """What Ray Train's controller reads. All processes of a run have the same variables: one fork server makes them."""
 
 
+LOCAL = {
+    "RAY_enable_metrics_collection": "0",
+    "RAY_task_events_report_interval_ms": "0",
+    "RAY_event_stats": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "REPORTER_UPDATE_INTERVAL_MS": "60000",
+}
+"""Statistics of Ray that nobody reads where there is no dashboard. They take CPUs on which a model is trained."""
+
+
 @contextmanager
 def cluster() -> Iterator[ClusterFacts]:
     """Join the cluster in RAY_ADDRESS, else start one on this machine for as long as the block lasts."""
@@ -60,13 +70,7 @@ def cluster() -> Iterator[ClusterFacts]:
         if address:
             ray.init(address=address, log_to_driver=_wants_worker_logs(), logging_level=logging.WARNING)
         else:
-            ray.init(
-                address="local",
-                num_cpus=os.cpu_count(),
-                include_dashboard=False,
-                log_to_driver=_wants_worker_logs(),
-                logging_level=logging.WARNING,
-            )
+            _start()
     except (ConnectionError, RuntimeError, ValueError) as error:
         if address:
             raise _cannot_join(address, error) from error
@@ -80,6 +84,22 @@ def cluster() -> Iterator[ClusterFacts]:
         yield cluster_facts()
     finally:
         ray.shutdown()
+
+
+def _start() -> None:
+    """Ray on this machine, with as few processes and statistics of its own as it can do with."""
+    for name, value in LOCAL.items():
+        os.environ.setdefault(name, value)
+    ray.init(
+        address="local",
+        num_cpus=os.cpu_count(),
+        include_dashboard=False,
+        log_to_driver=_wants_worker_logs(),
+        logging_level=logging.WARNING,
+    )
+    if not _wants_worker_logs():
+        node: Any = ray._private.worker._global_node
+        node.kill_log_monitor(check_alive=False)  # it reads what nobody is shown
 
 
 def _knock(address: str) -> None:

@@ -24,6 +24,7 @@ MODULES = (
     "ray._private.workers.default_worker",
     "ray.train.v2.torch.torch_trainer",
     "raysft.train.worker",
+    "raysft.orchestrate.teardown",
     "raysft.orchestrate.tasks",
     "raysft.orchestrate.hosts",
 )

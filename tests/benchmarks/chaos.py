@@ -186,7 +186,7 @@ def soak(directory: Path, minutes: float, seed: int) -> bool:
     taken = sorted(line["step_s"] for line in map(json.loads, lines) if line["kind"] == "step")
     step_s = taken[len(taken) // 2]
     changes = {
-        "train__epochs": max(2, round(0.9 * minutes * 60 / step_s / EPOCH)),
+        "train__epochs": max(2, round(minutes * 60 / step_s / EPOCH)),
         "checkpoint__every_steps": max(EVERY, round(3 / step_s)),
         "evaluate__every_steps": round(300 / step_s),
         "cluster": {"workers": 2, "hang_timeout_s": 10.0},

@@ -198,6 +198,7 @@ def test_a_rank_hangs_and_then_somebody_asks_the_run_to_stop(calm: Run) -> None:
     assert hung["kind"] == "hung"
     stacks = run / "stacks" / "attempt-0001-rank-00000.txt"
     assert limit_s - 1 < stacks.stat().st_mtime - injector.happened(run)[0] < limit_s + 10
+    assert hung["at"] - stacks.stat().st_mtime < 4.5, "Ray Train alone waits 5 s for an answer of the stopped rank"
     assert "train_step" in stacks.read_text()
     again = start("-c", TRAIN, "train", file)
     _, said = again.communicate(timeout=200)

@@ -1,7 +1,10 @@
-"""Ray keeps the CPUs of a placement group whose actor has died: they are free again, and a living one's stay."""
+"""What Ray leaves to us: reservations of actors that have died, and how little runs on a cluster of our own."""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -12,6 +15,14 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from raysft.orchestrate.cluster import free_reservations
 
 pytestmark = pytest.mark.ray
+
+OWN = """
+import json, ray
+from raysft.orchestrate.cluster import cluster
+with cluster():
+    alive = [name for name, _ in ray._private.worker._global_node.live_processes()]
+    print(json.dumps({"alive": alive, "ran": ray.get(ray.remote(lambda: 1 + 1).remote())}))
+"""
 
 
 class Maker:
@@ -34,6 +45,16 @@ def test_what_a_dead_actor_reserved_is_free_again(ray_cluster: None) -> None:
     until(lambda: (free_reservations(), free_cpus() == 1)[1])
     remove_placement_group(kept)
     until(lambda: free_cpus() == 2)
+
+
+def test_a_cluster_of_our_own_has_no_process_that_reads_logs_for_nobody() -> None:
+    """In a process of its own: this one has joined another cluster."""
+    said = subprocess.run([sys.executable, "-c", OWN], capture_output=True, text=True, timeout=120, check=False)
+    assert said.returncode == 0, said.stderr[-3000:]
+    found = json.loads(said.stdout.splitlines()[-1])
+    assert "raylet" in found["alive"]
+    assert "log_monitor" not in found["alive"]
+    assert found["ran"] == 2, "and it works"
 
 
 def free_cpus() -> float:

@@ -1,9 +1,11 @@
 """`make bench-fused`: LoRA trials that train together on one base against the same trials one after the other.
 
-    python tests/benchmarks/tune_fused.py [--trials 8] [--steps 100] [--tokens 256] [--parts workers,search]
+    python tests/benchmarks/tune_fused.py [--trials 8] [--steps 100] [--tokens 256] [--model 19m]
+                                          [--parts workers,search]
 
-A fresh 19M-parameter Llama in fp32 (16k vocabulary), one row of TOKENS tokens a step, trials that differ in learning
-rate, rank and alpha; a token store that is there already; one thread.
+A fresh Llama in fp32 (`19m`: that of `make bench-train`, 16k vocabulary; `4m`: that of jobs/recipes/tune.yaml, 4k),
+one row of TOKENS tokens a step, trials that differ in learning rate, rank and alpha; a token store that is there
+already; one thread.
 
 workers   the trials' workers without Ray, in one process: alone (one after the other) or together. CPU-seconds of
           setting up and of the steps, apart; peak memory against that of a single trial
@@ -30,16 +32,22 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "parity")]
 
-CONFIG = {
-    "model_type": "llama",
-    "vocab_size": 16_000,
-    "hidden_size": 384,
-    "intermediate_size": 1024,
-    "num_hidden_layers": 7,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 6,
-    "max_position_embeddings": 1024,
-    "tie_word_embeddings": True,
+CONFIGS = {
+    name: {
+        "model_type": "llama",
+        "vocab_size": vocabulary,
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+        "max_position_embeddings": 1024,
+        "tie_word_embeddings": True,
+    }
+    for name, vocabulary, hidden, inner, layers, heads in (
+        ("19m", 16_000, 384, 1024, 7, 6),
+        ("4m", 4_000, 256, 704, 4, 4),
+    )
 }
 GOALS = {"steps": 1.0, "whole": 0.6, "peak": 2.0}
 
@@ -51,7 +59,7 @@ def recipe_of(folder: Path, options: argparse.Namespace, **changes: Any) -> Any:
         folder,
         count=4000,
         **{
-            "model__config": CONFIG,
+            "model__config": CONFIGS[options.model],
             "data__max_tokens": options.tokens,
             "method": {"kind": "lora"},
             "optimizer": {"learning_rate": 1e-3, "schedule": "constant"},
@@ -240,6 +248,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--model", choices=CONFIGS, default="19m")
     parser.add_argument("--parts", default="workers,search")
     parser.add_argument("--folder", default="build/bench-fused")
     parser.add_argument("--kind")

@@ -29,7 +29,7 @@ from raysft.engine import make
 from raysft.engine.make import make_engine
 from raysft.engine.pipeline import PipelineEngine
 from raysft.engine.zero import ZeroEngine
-from raysft.model import attention, head, isolation, ulysses
+from raysft.model import attention, head, isolation, products, ulysses
 from raysft.model.facts import read_facts
 from raysft.model.isolation import use_fast_paths
 from raysft.model.load import load_model
@@ -101,6 +101,12 @@ def switch_loss(cell: dict[str, Any]) -> None:
     chunk = cell.get("loss_chunk")
     head.chunk_targets = CHUNK_TARGETS if chunk is None else lambda vocab_size, weight: chunk
     isolation.install_loss_head = (lambda model: None) if cell.get("plain_head") else INSTALL
+
+
+def switch_products(cell: dict[str, Any]) -> None:
+    """oneDNN in every layer, on every machine; a cell may ask for torch's own products."""
+    products.LEAST_WEIGHTS = 1
+    products.onednn_is_faster = lambda: not cell.get("own_products")  # type: ignore[assignment]
 
 
 def one_segment_each(position_ids: torch.Tensor) -> dict[str, Any]:
@@ -214,6 +220,7 @@ def main() -> None:
         for line in sys.stdin:
             try:
                 cell = json.loads(line)
+                switch_products(cell)
                 answer = fused_cells.run_cell(cell) if "trials" in cell else run_cell(cell)
             except Exception as error:
                 import traceback

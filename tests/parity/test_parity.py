@@ -46,6 +46,15 @@ def test_the_data_tells_means_of_means_apart(bench: Bench) -> None:
         assert furthest(mutant["losses"], bench.base["losses"]) > 100 * TOLERANCE
 
 
+@pytest.mark.parametrize(("workers", "zero"), [(1, 0), (2, 2), (2, 3)])
+def test_products_of_two_libraries(bench: Bench, workers: int, zero: int) -> None:
+    """All other cells compute by oneDNN; this one as torch does by itself, and not to the same bits."""
+    theirs = bench.cell(workers, parallel__zero=zero, own_products=True)[0]
+    assert furthest(theirs["losses"], bench.base["losses"]) < TOLERANCE
+    assert furthest(theirs["norms"], bench.base["norms"]) < TOLERANCE
+    assert theirs["losses"] != bench.cell(workers, parallel__zero=zero)[0]["losses"]
+
+
 def test_gradient_checkpointing_and_unpacked_rows(bench: Bench) -> None:
     for change in ({"train__gradient_checkpointing": True}, {"data__packing": False}):
         result = bench.cell(2, parallel__zero=2, train__micro_batch_rows=2, **change)[0]

@@ -23,6 +23,7 @@ from raysft.errors import ModelError
 from raysft.model.attention import TOLD_BORDERS
 from raysft.model.loss import hidden_states
 from raysft.model.methods import LowRank
+from raysft.model.products import linear, product
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,7 @@ class _LinearWithAdapters(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, base: nn.Linear, parts: Sequence[_Part], *weights: Tensor) -> Tensor:
         """x [..., D]; weights: A [R, D], B [O, R] of each part."""
-        answer = nn.functional.linear(x, base.weight, base.bias)
+        answer = linear(x, base.weight, base.bias)
         flat, out = x.reshape(-1, x.shape[-1]), answer.view(-1, answer.shape[-1])
         low = []
         for part, a, b in zip(parts, weights[::2], weights[1::2], strict=True):
@@ -226,7 +227,7 @@ class _LinearWithAdapters(torch.autograd.Function):
         x, *saved = ctx.saved_tensors
         weights, low = saved[: 2 * count], saved[2 * count :]
         flat, grad = x.reshape(-1, x.shape[-1]), upstream.reshape(-1, upstream.shape[-1])
-        grad_x = grad @ ctx.base.weight if ctx.needs_input_grad[0] else None
+        grad_x = product(grad, ctx.base.weight) if ctx.needs_input_grad[0] else None
         grads: list[Tensor] = []
         for part, a, b, h in zip(parts, weights[::2], weights[1::2], low, strict=True):
             g = grad[part.start : part.stop]

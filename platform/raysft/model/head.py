@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers import PretrainedConfig, PreTrainedModel
 
+from raysft.model.products import add_product, linear, product
+
 
 @dataclass(frozen=True)
 class LogitShape:
@@ -151,7 +153,7 @@ class _Gradients:
         hidden = self.hidden[part]
         exact = torch.promote_types(hidden.dtype, torch.float32)
         weights = targets.weights.to(exact)
-        logits = shape.apply_(nn.functional.linear(hidden, weight, bias).to(exact))  # [C, V]
+        logits = shape.apply_(linear(hidden, weight, bias).to(exact))  # [C, V]
         chosen = logits.gather(-1, index).squeeze(-1)
         largest, where = logits.max(-1, keepdim=True)
         slope = None if shape.cap is None else 1 - (logits / shape.cap) ** 2
@@ -164,7 +166,7 @@ class _Gradients:
         factor = weights * shape.scale  # [C]: cheaper on [C, D] than on [C, V]
         errors = probs.to(weight.dtype)
         if self.grad_hidden is not None:
-            self.grad_hidden[part] = (errors @ weight) * factor.unsqueeze(-1)
+            self.grad_hidden[part] = product(errors, weight) * factor.unsqueeze(-1)
         if self.grad_weight is not None:
             self._add_weight(errors, (hidden * factor.unsqueeze(-1)).to(weight.dtype), first=start == 0)
         if self.grad_bias is not None:
@@ -175,8 +177,7 @@ class _Gradients:
         """grad_weight (+)= errors^T hidden; [C, V], [C, D] -> [V, D]."""
         assert self.grad_weight is not None
         if errors.dtype == self.grad_weight.dtype:
-            beta = 0 if first else 1  # 0: what empty memory holds is not read
-            torch.addmm(self.grad_weight, errors.T, hidden, beta=beta, out=self.grad_weight)
+            add_product(self.grad_weight, errors.T, hidden, first=first)
         elif first:
             self.grad_weight.copy_(errors.T @ hidden)
         else:

@@ -14,6 +14,7 @@ from raysft.model.attention import SEGMENTS, use_segment_attention
 from raysft.model.head import install_loss_head
 from raysft.model.kernels import use_liger
 from raysft.model.loss import IGNORE, hidden_states, output_head, target_log_probs, weighted_nll
+from raysft.model.products import use_products
 from raysft.model.rotary import use_rotation
 from raysft.model.ulysses import ULYSSES
 
@@ -30,13 +31,14 @@ TOLERANCE = 1e-4
 
 
 def use_fast_paths(model: PreTrainedModel, vocab_size: int, *, packing: bool = True) -> None:
-    """Liger's kernels, rotation without copies, the loss in the head and segment attention, where they can be.
+    """Liger's kernels, oneDNN, rotation without copies, the loss in the head, segment attention, where they can be.
 
     check_isolation must agree; the rotation is compared by itself.
 
     Raises ModelError when the model does not even pass with transformers' own attention.
     """
     use_liger(model)
+    use_products(model)
     use_rotation(model)
     install_loss_head(model)
     if use_segment_attention(model):

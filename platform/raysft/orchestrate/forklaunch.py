@@ -26,7 +26,7 @@ MODULES = (
     "raysft.train.worker",
     "raysft.orchestrate.teardown",
     "raysft.orchestrate.tasks",
-    "raysft.orchestrate.hosts",
+    "raysft.orchestrate.trials",
 )
 """What a server has imported."""
 

@@ -17,7 +17,6 @@ from typing import Any
 import ray
 import torch
 
-from raysft.orchestrate.cluster import worker_runtime
 from raysft.orchestrate.follow import follow
 from raysft.orchestrate.hosted import HostActor
 from raysft.orchestrate.run import train_trial
@@ -59,15 +58,18 @@ class Host:
 
 
 @contextmanager
-def hosts(recipe: Recipe, count: int, concurrent: int) -> Iterator[list[Any]]:
-    """Handles of `count` hosts that live as long as the block. concurrent: trials at a time, over all of them."""
+def hosts(recipe: Recipe, count: int, concurrent: int, runtime: dict[str, Any]) -> Iterator[list[Any]]:
+    """Handles of `count` hosts that live as long as the block. concurrent: trials at a time, over all of them.
+
+    runtime: Ray's runtime environment of theirs.
+    """
     wanted = recipe.cluster
     actor: Any = ray.remote(HostActor).options(
         num_cpus=wanted.cpus_per_worker,
         num_gpus=wanted.gpus_per_worker,
         max_concurrency=2 * concurrent,  # a trial whose listener died may still be ending
         max_restarts=-1,
-        runtime_env=worker_runtime(wanted, **MALLOC),
+        runtime_env=runtime,
     )
     handles = [actor.remote(partial(Host, wanted.gpus_per_worker)) for _ in range(count)]
     try:

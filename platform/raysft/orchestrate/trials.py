@@ -22,16 +22,17 @@ from ray.tune.search import Searcher
 from raysft import storage
 from raysft.errors import RaysftError
 from raysft.orchestrate.attempts import run_attempts
-from raysft.orchestrate.cluster import worker_environment
+from raysft.orchestrate.cluster import worker_runtime
 from raysft.orchestrate.follow import follow
 from raysft.orchestrate.hosted import hosted_trial
-from raysft.orchestrate.hosts import hosts
+from raysft.orchestrate.hosts import MALLOC, hosts
 from raysft.orchestrate.run import train_trial
 from raysft.orchestrate.rundir import run_location
 from raysft.orchestrate.schedulers import Verdict
 from raysft.orchestrate.space import apply
 from raysft.orchestrate.study import Trial
 from raysft.orchestrate.sweep import Ended, Spent, Sweep
+from raysft.orchestrate.tuner import trials_in
 from raysft.orchestrate.warm import run_here
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.schema import Recipe
@@ -92,7 +93,9 @@ def run_trials(recipe: Recipe, tune: TuneSection, sweep: Sweep, *, room: Room, o
         os.environ.setdefault(variable, value)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     searcher = _PassOn(recipe, sweep, told, num_hosts=room.hosts)
-    with hosts(recipe, room.hosts, room.concurrent) as handles:
+    # hosts and trials alike: one fork server makes them
+    runtime = worker_runtime(recipe.cluster, **(MALLOC if room.hosts else {}))
+    with trials_in(runtime), hosts(recipe, room.hosts, room.concurrent, runtime) as handles:
         tuner = ray_tune.Tuner(
             _function(recipe, tune, handles),
             tune_config=ray_tune.TuneConfig(
@@ -218,6 +221,5 @@ def trial_function(config: dict[str, Any], metrics: list[str], warm: bool) -> No
         return train_trial(recipe, planned, run_here if warm else run_attempts, config["pause_step"])
 
     recipe = parse_recipe(json.loads(config["recipe"]))
-    os.environ.update(worker_environment(recipe.cluster))
     for said in follow(recipe, metrics, train):
         ray_tune.report({"said": said})

@@ -6,6 +6,8 @@ import time
 
 import torch
 
+from raysft.model.products import product
+
 _DENSE_BF16_TFLOPS = {
     "A100": 312.0,
     "H100 PCIe": 756.0,
@@ -38,7 +40,7 @@ def measured_peak(device: torch.device, dtype: torch.dtype, duration_s: float = 
     fastest_s, runs, began = float("inf"), 0, time.perf_counter()
     while runs < 2 or time.perf_counter() - began < duration_s:
         started = time.perf_counter()
-        left @ left
+        product(left, left)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         fastest_s, runs = min(fastest_s, time.perf_counter() - started), runs + 1

@@ -1,0 +1,114 @@
+"""Matrix products in fp32 on a CPU through oneDNN, where it is faster than what torch takes.
+
+torch gives them to MKL, which leaves half of each vector unit of another maker's processor idle: on an AMD EPYC of
+the fifth generation oneDNN, which torch has in it too, does 2.2 times as many FLOP/s (docs/benchmarks.md). Which one
+it is depends on the processor alone, not on a measurement: a run that goes on computes the same bits.
+
+Shapes: N tokens, D and O features in and out of a layer.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
+
+LEAST_WEIGHTS = 2**14
+"""Of a layer: below that the calls, 60 us longer in all, take what the products save."""
+
+BLOCK = 1024
+"""Rows of a product that is added: they stay in the cache until they are."""
+
+
+@cache
+def onednn_is_faster() -> bool:
+    """On this machine's CPU: it has AVX-512, and torch's own choice is MKL, which uses that on Intel's only."""
+    backends: Any = torch.backends
+    has_both = backends.mkl.is_available() and backends.mkldnn.is_available()
+    return has_both and torch.backends.cpu.get_cpu_capability() == "AVX512" and _vendor() != "GenuineIntel"
+
+
+def _vendor(cpus: str = "/proc/cpuinfo") -> str:
+    with open(cpus) as file:
+        lines = (line.partition(":") for line in file)
+        return next((value.strip() for name, _, value in lines if name.strip() == "vendor_id"), "")
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b of [N, D] and [D, O], either of them transposed or not. No gradients."""
+    return _onednn(a, b.T) if _suits(a, b) else a @ b
+
+
+def add_product(total: Tensor, a: Tensor, b: Tensor, *, first: bool) -> None:
+    """total += a @ b in place; first: what is in total [N, O] does not count. No gradients."""
+    if not _suits(a, b):
+        torch.addmm(total, a, b, beta=0 if first else 1, out=total)  # 0: what empty memory holds is not read
+        return
+    for rows, some in zip(torch.split(total, BLOCK), torch.split(a, BLOCK), strict=True):
+        found = _onednn(some, b.T)
+        rows.copy_(found) if first else rows.add_(found)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """torch.nn.functional.linear: x [..., D], weight [O, D], bias [O] -> [..., O]."""
+    if not _suits(x, weight):
+        return nn.functional.linear(x, weight, bias)
+    answer: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    return answer
+
+
+def use_products(model: PreTrainedModel) -> bool:
+    """Have the linear layers of a model compute by linear(). False, and nothing changed, where MKL is as fast.
+
+    Layers keep their class: DeepSpeed's tensor parallelism goes by it, and puts its own in their place.
+    """
+    if not onednn_is_faster() or model.device.type != "cpu":
+        return False
+    layers: list[Any] = [m for m in model.modules() if type(m) is nn.Linear and m.weight.numel() >= LEAST_WEIGHTS]
+    for layer in layers:
+        layer.forward = MethodType(_forward, layer)
+    if layers:
+        logger.info("matrix products in fp32: oneDNN, in %d layers", len(layers))
+    return bool(layers)
+
+
+def _forward(self: nn.Linear, x: Tensor) -> Tensor:
+    return linear(x, self.weight, self.bias)
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _onednn(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        flat, grad = x.reshape(-1, x.shape[-1]), upstream.reshape(-1, upstream.shape[-1])
+        wanted = ctx.needs_input_grad
+        return (
+            _onednn(grad, weight.T).view_as(x) if wanted[0] else None,
+            _onednn(grad.T, flat.T) if wanted[1] else None,
+            grad.sum(0) if wanted[2] else None,
+        )
+
+
+def _suits(a: Tensor, b: Tensor) -> bool:
+    is_fp32 = a.dtype == b.dtype == torch.float32
+    return is_fp32 and a.device.type == b.device.type == "cpu" and onednn_is_faster()
+
+
+def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x [N, D], weight [O, D], bias [O] -> [N, O]. The operator that torch's compiler gives linear layers."""
+    answer: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return answer

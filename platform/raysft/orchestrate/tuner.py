@@ -1,0 +1,41 @@
+"""What Ray Tune starts for its trials: processes made as workers are, with their runtime environment.
+
+Ray Tune 2.60 makes that environment itself and takes no other. Its own would have each trial import for 2 s of CPU,
+and holds the driver's AWS keys, which Ray shows in its dashboard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import ray
+from ray.tune.execution import tune_controller
+
+
+class _Trainables:
+    """What Ray Tune asks for the actor of a trainable class: its _ActorClassCache."""
+
+    def __init__(self, runtime: dict[str, Any]) -> None:
+        self._runtime = runtime
+        self._actors: dict[type, Any] = {}
+
+    def get(self, trainable: type) -> Any:
+        """The actor class; always the same, for each is sent to the cluster once."""
+        if trainable not in self._actors:
+            self._actors[trainable] = ray.remote(runtime_env=self._runtime)(trainable)
+        return self._actors[trainable]
+
+
+@contextmanager
+def trials_in(runtime: dict[str, Any]) -> Iterator[None]:
+    """Inside, Ray Tune starts trials in this runtime environment of Ray."""
+    controller: Any = tune_controller
+    own = controller._ActorClassCache
+    controller._ActorClassCache = partial(_Trainables, runtime)
+    try:
+        yield
+    finally:
+        controller._ActorClassCache = own

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import cache
 
 import torch
 
@@ -33,8 +34,9 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:
     return measured_peak(device, dtype), f"matrix product measured at the start, {str(dtype).removeprefix('torch.')}"
 
 
+@cache
 def measured_peak(device: torch.device, dtype: torch.dtype, duration_s: float = 0.3) -> float:
-    """FLOP/s of the fastest of the square matrix products that fit into the time (at least two)."""
+    """FLOP/s of the fastest of the square matrix products that fit into the time (at least two). Once a process."""
     size = 8192 if device.type == "cuda" else 512  # milliseconds: some run between other processes' turns on a CPU
     left = torch.ones(size, size, dtype=dtype, device=device)
     fastest_s, runs, began = float("inf"), 0, time.perf_counter()

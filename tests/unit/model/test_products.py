@@ -92,6 +92,17 @@ def test_a_layer_and_its_gradients(taken: list[int], bias: bool, frozen: str) ->
     assert taken
 
 
+def test_gradients_that_were_expanded_and_rows_without_tokens(taken: list[int]) -> None:
+    x, w = drawn(2, 3, 8).requires_grad_(), drawn(5, 8, seed=1).requires_grad_()
+    linear(x, w).sum().backward()  # the gradient of a sum is one number, with strides of 0
+    assert x.grad is not None
+    assert w.grad is not None
+    assert_close(x.grad, np.broadcast_to(exact(w).sum(0), (2, 3, 8)))
+    assert_close(w.grad, np.broadcast_to(exact(x).sum((0, 1)), (5, 8)))
+    empty = torch.empty(1, 0, 8, requires_grad=True)
+    assert linear(empty, w).shape == (1, 0, 5)
+
+
 @pytest.mark.parametrize(
     "kinds", [(torch.bfloat16, torch.bfloat16), (torch.float64, torch.float64)], ids=["half", "double"]
 )

@@ -23,13 +23,13 @@ from small import make_recipe
 STEPS = 8
 
 
-def workers_of(nodes: list[str]) -> list[int]:
-    """Workers of Ray Train that live on each node now, by Ray's own table: a forked process tells nobody its node."""
+def actors_of(nodes: list[str], name: str) -> list[int]:
+    """Actors of a class so named that live on each node now, by Ray's table: no forked process tells its node."""
     actors = ray._private.state.actors().values()
     living = [
         actor["Address"]["NodeID"]
         for actor in actors
-        if actor["State"] == "ALIVE" and "RayTrainWorker" in actor["ActorClassName"]
+        if actor["State"] == "ALIVE" and name in actor["ActorClassName"]
     ]
     return [living.count(node) for node in nodes]
 
@@ -45,7 +45,7 @@ def main(folder: str) -> None:
 
     def watch() -> None:
         while not over.wait(0.2):
-            seen[:] = map(max, seen, workers_of(nodes))
+            seen[:] = map(max, seen, actors_of(nodes, "RayTrainWorker"))
 
     answers: dict[str, list[float]] = {}
     for name, workers, layout in (("alone", 1, {"zero": 0}), ("stages", 4, {"pipeline": 2, "zero": 1})):

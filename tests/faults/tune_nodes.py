@@ -1,6 +1,7 @@
 """A program for test_tune_nodes.py: a search on three nodes of one CPU each, one of which dies inside a trial.
 
-python tune_nodes.py FOLDER      prints JSON: {"trials": [[number, state]], "per_node": [...], "attempts": {...}}
+python tune_nodes.py FOLDER      prints JSON: {"trials": [[number, state]], "per_node": [...], "attempts": {...},
+"passed_over": [...]}
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from pathlib import Path
 os.environ.update(HF_HUB_OFFLINE="1", RAY_USAGE_STATS_ENABLED="0", OMP_NUM_THREADS="1")
 
 import ray
-from nodes_pipeline import processes_of
+from nodes_pipeline import actors_of
 from ray.cluster_utils import Cluster
 
 from raysft.orchestrate.search import open_study, search
 from raysft.train.checkpoint import read_attempts
 from small import make_recipe
 
-TRIALS, STEPS, EVERY = 7, 40, 5
+TRIALS, STEPS, EVERY = 7, 240, 20
 SPACE = {"optimizer.learning_rate": {"distribution": "loguniform", "low": 1e-4, "high": 3e-2}}
 
 
@@ -49,7 +50,7 @@ def main(folder: str) -> None:
     others = [cluster.add_node(num_cpus=1) for _ in range(2)]
     cluster.wait_for_nodes()
     ray.init(address=cluster.address, log_to_driver=False)
-    raylets = [node.all_processes["raylet"][0].process.pid for node in (cluster.head_node, *others)]
+    nodes = [node.node_id for node in (cluster.head_node, *others)]
     per_node = [0] * 3
     failed: list[str] = []
     searcher = threading.Thread(target=lambda: failed.append(attempt(recipe)), daemon=True)
@@ -57,7 +58,7 @@ def main(folder: str) -> None:
     runs = Path(folder) / "storage" / "runs"
     deadline = time.monotonic() + 240
     while not (all(per_node) and len(list(runs.glob("nodes-*/checkpoints/*"))) >= 6):
-        per_node = [max(n, processes_of(pid, b"ImplicitFunc")) for n, pid in zip(per_node, raylets, strict=True)]
+        per_node = list(map(max, per_node, actors_of(nodes, "ImplicitFunc")))
         assert time.monotonic() < deadline, per_node
         time.sleep(0.05)
     cluster.remove_node(others[0], allow_graceful=False)
@@ -75,7 +76,21 @@ def main(folder: str) -> None:
             (one.parent.step if one.parent else 0, steps_of(run / "metrics" / f"attempt-{one.number:04d}.jsonl"))
             for one in read_attempts(str(run))
         ]
-    print(json.dumps({"trials": trials, "per_node": per_node, "attempts": attempts}))
+    passed_over = [step for number, _ in trials for step in passed_over_in(runs / f"nodes-{number}")]
+    print(json.dumps({"trials": trials, "per_node": per_node, "attempts": attempts, "passed_over": passed_over}))
+
+
+def passed_over_in(run: Path) -> list[int]:
+    """Steps that a run's first attempt had committed when its second began, beyond the one that this started from.
+
+    A process outlives its node for a moment here: what it commits after that does not count.
+    """
+    if len(attempts := read_attempts(str(run))) < 2:
+        return []
+    began = (run / "attempts" / "attempt-0002.json").stat().st_mtime
+    commits = {int(c.parent.name[5:]): c for c in run.glob("checkpoints/attempt-0001/step-*/commit.json")}
+    start = attempts[1].parent.step if attempts[1].parent else 0
+    return [step for step, commit in commits.items() if step > start and commit.stat().st_mtime < began]
 
 
 def steps_of(file: Path) -> list[int]:

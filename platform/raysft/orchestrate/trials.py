@@ -93,8 +93,7 @@ def run_trials(recipe: Recipe, tune: TuneSection, sweep: Sweep, *, room: Room, o
         os.environ.setdefault(variable, value)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     searcher = _PassOn(recipe, sweep, told, num_hosts=room.hosts)
-    # hosts and trials alike: one fork server makes them
-    runtime = worker_runtime(recipe.cluster, **(MALLOC if room.hosts else {}))
+    runtime = worker_runtime(recipe.cluster, **(MALLOC if room.hosts else {}))  # of both: one fork server makes them
     with trials_in(runtime), hosts(recipe, room.hosts, room.concurrent, runtime) as handles:
         tuner = ray_tune.Tuner(
             _function(recipe, tune, handles),

@@ -121,8 +121,10 @@ class Live(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         for tensor in (t for t in tree_leaves(result) if isinstance(t, Tensor)):
             storage = tensor.untyped_storage()
-            if storage not in self._known and tuple(tensor.shape) not in self._shapes:
-                self._known[storage] = None
+            if storage in self._known:
+                continue
+            self._known[storage] = None  # a gradient's too: views of it have other shapes
+            if tuple(tensor.shape) not in self._shapes:
                 self._change(storage.nbytes())
                 weakref.finalize(storage, self._change, -storage.nbytes())
         return result

@@ -37,7 +37,7 @@ def main(folder: str) -> None:
         cluster__workers=1,
         data__eval_fraction=0.1,
         evaluate={"every_steps": 5, "max_rows": 2},
-        checkpoint={"every_steps": EVERY},
+        checkpoint={"every_steps": EVERY, "keep_last": STEPS // EVERY},  # passed_over_in() looks at all of them
         tune={
             "space": SPACE,
             "searcher": "random",

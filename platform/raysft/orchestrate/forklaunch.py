@@ -4,9 +4,9 @@ It hands the worker's arguments, variables, directory and standard streams to th
 (forkserver.py) and ends when the worker does. Where there is none it starts one. Whenever anything is in doubt it
 becomes an ordinary worker itself.
 
-A server's kind is its user, its Python, the code as it is on disk and every variable but those that tell workers
-apart. Its socket has a name in Linux's abstract space: no file is left, and each side asks the kernel whether the
-other is the same user.
+A server's kind is its user, its Python, its raylet, the code as it is on disk and every variable but those that tell
+workers apart. Its socket has a name in Linux's abstract space: no file is left, and each side asks the kernel whether
+the other is the same user.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ LENGTH = struct.Struct("!Q")
 STARTED = b"s"
 """Answer of the server when the worker is there; the next is its exit code."""
 
-_NO_KIND = ("RAY_JOB_ID", "RAY_RAYLET_PID")
-"""Variables that differ between workers of one kind."""
+_NO_KIND = ("RAY_JOB_ID",)
+"""Variables that differ between workers of one kind. Not the raylet's: Ray reads it at import, and a worker that has
+another's ends with that one."""
 
 _PEER = struct.Struct("3i")
 

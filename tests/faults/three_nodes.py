@@ -39,6 +39,16 @@ class Listener(logging.Handler):
             self.work.append(json.loads(text.partition(": ")[2]))
 
 
+def alive(expected: int) -> int:
+    """Nodes that Ray counts. It may notice a death after the work is done."""
+    deadline = time.monotonic() + 60
+    while True:
+        count = sum(node["Alive"] for node in ray.nodes())
+        if count == expected or time.monotonic() > deadline:
+            return count
+        time.sleep(0.2)
+
+
 def main(folder: str, storage: str, what: str) -> None:
     listener = Listener()
     logging.getLogger("raysft").setLevel(logging.DEBUG)
@@ -74,7 +84,9 @@ def main(folder: str, storage: str, what: str) -> None:
     if what == "kill":
         killer.start()
     prepared = prepare(recipe)
-    nodes = sum(node["Alive"] for node in ray.nodes())
+    if what == "kill":
+        killer.join()
+    nodes = alive(2 if at_kill else 3)
     total = len(sources.plan_reads(sources.expand(recipe.data.train), RANGE_BYTES))
     ray.shutdown()
     cluster.shutdown()

@@ -4,9 +4,10 @@ It hands the worker's arguments, variables, directory and standard streams to th
 (forkserver.py) and ends when the worker does. Where there is none it starts one. Whenever anything is in doubt it
 becomes an ordinary worker itself.
 
-A server's kind is its user, its Python, its raylet, the code as it is on disk and every variable but those that tell
-workers apart. Its socket has a name in Linux's abstract space: no file is left, and each side asks the kernel whether
-the other is the same user.
+A server's kind is its user, its Python, the code as it is on disk and every variable, the raylet's process id and the
+job among them: Ray reads both at import, and a worker with another's ends with that raylet or never registers. Its
+socket has a name in Linux's abstract space: no file is left, and each side asks the kernel whether the other is the
+same user.
 """
 
 from __future__ import annotations
@@ -36,10 +37,6 @@ LENGTH = struct.Struct("!Q")
 """Of a request, before it."""
 STARTED = b"s"
 """Answer of the server when the worker is there; the next is its exit code."""
-
-_NO_KIND = ("RAY_JOB_ID",)
-"""Variables that differ between workers of one kind. Not the raylet's: Ray reads it at import, and a worker that has
-another's ends with that one."""
 
 _PEER = struct.Struct("3i")
 
@@ -76,8 +73,7 @@ def _address(modules: str) -> str:
         for name in names
         if name.endswith(".py")
     )
-    variables = {name: value for name, value in os.environ.items() if name not in _NO_KIND}
-    kind = json.dumps([os.getuid(), sys.executable, package, newest, modules, variables], sort_keys=True)
+    kind = json.dumps([os.getuid(), sys.executable, package, newest, modules, dict(os.environ)], sort_keys=True)
     return f"\0raysft-fork-{hashlib.sha256(kind.encode()).hexdigest()}"
 
 
@@ -131,9 +127,7 @@ def _exec_server(listener: socket.socket, raylet: int, modules: str) -> None:
 def _send(connection: socket.socket, worker: list[str]) -> None:
     with open("/proc/self/oom_score_adj") as file:
         adjusted = file.read()
-    body = json.dumps(
-        {"argv": worker, "cwd": os.getcwd(), "env": dict(os.environ), "oom": adjusted, "raylet": os.getppid()}
-    ).encode()
+    body = json.dumps({"argv": worker, "cwd": os.getcwd(), "env": dict(os.environ), "oom": adjusted}).encode()
     socket.send_fds(connection, [LENGTH.pack(len(body))], [0, 1, 2])
     connection.sendall(body)
 

@@ -1,7 +1,7 @@
 """One process on each node that has imported what workers need and becomes one by fork(): 0.1 s of CPU and not 5.
 
-forklaunch.py starts it and asks it for workers. It serves the raylets of its machine, and ends with the last of them
-or when it had no worker for IDLE_S.
+forklaunch.py starts it and asks it for workers. It serves one job of one raylet, and ends with that raylet or when it
+had no worker for IDLE_S.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 from raysft.orchestrate import forklaunch
 from raysft.orchestrate.forklaunch import LENGTH, STARTED, check_user
 
-IDLE_S = 600
+IDLE_S = 120
 REQUEST_TIMEOUT_S = 5.0
 MOST_BYTES = 2**24
 """Of a request: the kernel allows a program 2 MiB of arguments and variables."""
@@ -42,23 +42,22 @@ class _Request:
     cwd: str
     env: dict[str, str]
     oom: str
-    raylet: int
     streams: list[int] = field(default_factory=list)
 
 
 @dataclass
 class _Server:
-    """The workers it made, each under a descriptor of its process, and the raylets they are for."""
+    """raylet: descriptor of its process. workers: those it made, each under a descriptor of its process."""
 
     listener: socket.socket
+    raylet: int
     workers: dict[int, tuple[int, socket.socket]] = field(default_factory=dict)
-    raylets: dict[int, int] = field(default_factory=dict)
 
     def serve(self) -> _Request | None:
         """In a new worker: what it is to be. In the server: None, when it is no longer needed."""
-        while self.raylets:
+        while True:
             ready = self._wait()
-            if not ready and not self.workers:
+            if self.raylet in ready or not (ready or self.workers):
                 return None
             for descriptor in ready:
                 if descriptor == self.listener.fileno():
@@ -67,18 +66,14 @@ class _Server:
                         return request
                 elif descriptor in self.workers:
                     self._ended(descriptor)
-                elif descriptor in self.raylets.values():
-                    self.raylets = {pid: held for pid, held in self.raylets.items() if held != descriptor}
-                    os.close(descriptor)
                 else:
                     self._abandoned(descriptor)
-        return None
 
     def _wait(self) -> list[int]:
         """Descriptors that have something to tell; none after IDLE_S."""
         poll = select.poll()
         asking = [connection.fileno() for _, connection in self.workers.values()]
-        for descriptor in (self.listener.fileno(), *self.workers, *self.raylets.values(), *asking):
+        for descriptor in (self.listener.fileno(), self.raylet, *self.workers, *asking):
             poll.register(descriptor, select.POLLIN)
         return [descriptor for descriptor, _ in poll.poll(IDLE_S * 1000)]
 
@@ -89,7 +84,6 @@ class _Server:
         try:
             check_user(connection)
             request = _receive(connection, streams)
-            self.watch(request.raylet)
         except (OSError, ValueError, TypeError, struct.error):  # whoever asked is gone, or is another user
             connection.close()
         else:
@@ -103,11 +97,6 @@ class _Server:
         for stream in streams:
             os.close(stream)
         return None
-
-    def watch(self, raylet: int) -> None:
-        """Live as long as this one does."""
-        if raylet not in self.raylets:
-            self.raylets[raylet] = os.pidfd_open(raylet)
 
     def _ended(self, descriptor: int) -> None:
         pid, connection = self.workers.pop(descriptor)
@@ -130,11 +119,10 @@ class _Server:
         """In a worker: nothing of the server."""
         self.listener.close()
         connection.close()
+        os.close(self.raylet)
         for descriptor, (_, other) in self.workers.items():
             os.close(descriptor)
             other.close()
-        for descriptor in self.raylets.values():
-            os.close(descriptor)
 
 
 def _receive(connection: socket.socket, streams: list[int]) -> _Request:
@@ -235,8 +223,7 @@ def serve(descriptor: int, raylet: int, modules: str) -> None:
     """The server's whole life; returns in it, or at the end of a worker."""
     sys.path.pop(0)  # this file's folder
     listener = socket.socket(fileno=descriptor)
-    server = _Server(listener)
-    server.watch(raylet)
+    server = _Server(listener, os.pidfd_open(raylet))
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # else to ask for GPUs would start CUDA
     if not _import_all(modules):
         arguments = [os.path.abspath(forklaunch.__file__), "--refuse", str(descriptor), str(raylet)]

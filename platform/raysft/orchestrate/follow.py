@@ -27,44 +27,45 @@ Train = Callable[[Recipe, Callable[[int], None]], str]
 """(recipe, what is told the number of its steps) -> `finished` or `interrupted`."""
 
 
-def follow(
-    recipe: Recipe, metrics: list[Any], train: Train, reserved_s: Callable[[], float] | None = None
-) -> Iterator[str]:
-    """Train the run in a thread; yield JSON for _PassOn.on_trial_result() (trials.py).
+class Followed:
+    """A trial that trains in a thread, from now on."""
 
-    reserved_s(): seconds for which the trial had a worker's resources; default: since it began.
-    """
-    ends: list[Ended] = []
-    total: list[int] = []
+    def __init__(self, recipe: Recipe, train: Train, reserved_s: Callable[[], float] | None = None) -> None:
+        """reserved_s(): seconds for which it had a worker's resources; default: since it began."""
+        self._recipe, self._train, self._reserved_s = recipe, train, reserved_s
+        self._total: list[int] = []
+        self._ends: list[Ended] = []
+        self._started = time.monotonic()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
 
-    def work() -> None:
+    def said(self, metrics: list[Any]) -> Iterator[str]:
+        """JSON for _PassOn.on_trial_result() (trials.py), until the trial has ended."""
+        seen, pause_s = 0, POLL_S
+        is_alive = True
+        while is_alive:
+            self._thread.join(pause_s)
+            is_alive = self._thread.is_alive()
+            looked = time.monotonic()
+            for step, values in _new(run_location(self._recipe), self._recipe, metrics, seen, self._total):
+                seen = step
+                yield json.dumps({"step": step, "total": self._total[0], "values": values, "spent": self._spent()})
+            pause_s = max(POLL_S, LOOK_SHARE * (time.monotonic() - looked))
+        yield json.dumps({"ended": asdict(self._ends[0]), "spent": self._spent()})
+
+    def _work(self) -> None:
         try:
-            status = train(recipe, total.append)
-            ends.append(Ended("finished" if status == "finished" else "interrupted"))
+            status = self._train(self._recipe, self._total.append)
+            self._ends.append(Ended("finished" if status == "finished" else "interrupted"))
         except RaysftError as error:
-            ends.append(Ended("failed", " ".join(str(error).split())))
+            self._ends.append(Ended("failed", " ".join(str(error).split())))
         except Exception as error:  # process boundary: a trial that fails is an answer
-            ends.append(Ended("failed", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))
+            self._ends.append(Ended("failed", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))
 
-    started, thread = time.monotonic(), threading.Thread(target=work, daemon=True)
-
-    def spent() -> dict[str, float]:
-        seconds, wanted = time.monotonic() - started, recipe.cluster
-        share = (seconds if reserved_s is None else reserved_s()) * wanted.workers
+    def _spent(self) -> dict[str, float]:
+        seconds, wanted = time.monotonic() - self._started, self._recipe.cluster
+        share = (seconds if self._reserved_s is None else self._reserved_s()) * wanted.workers
         return asdict(Spent(seconds, core_s=share * wanted.cpus_per_worker, gpu_s=share * wanted.gpus_per_worker))
-
-    thread.start()
-    seen, pause_s = 0, POLL_S
-    is_alive = True
-    while is_alive:
-        thread.join(pause_s)
-        is_alive = thread.is_alive()
-        looked = time.monotonic()
-        for step, values in _new(run_location(recipe), recipe, metrics, seen, total):
-            seen = step
-            yield json.dumps({"step": step, "total": total[0], "values": values, "spent": spent()})
-        pause_s = max(POLL_S, LOOK_SHARE * (time.monotonic() - looked))
-    yield json.dumps({"ended": asdict(ends[0]), "spent": spent()})
 
 
 def _new(

@@ -26,6 +26,10 @@ class HostActor:
     def ready(self) -> None:
         """Answers when the host can be asked."""
 
+    def begin(self, config: dict[str, Any]) -> None:
+        """See Host.begin()."""
+        self._host.begin(config)
+
     def follow(self, config: dict[str, Any], metrics: list[str]) -> Iterator[str]:
         """See Host.follow()."""
         yield from self._host.follow(config, metrics)

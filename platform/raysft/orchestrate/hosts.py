@@ -17,7 +17,7 @@ from typing import Any
 import ray
 import torch
 
-from raysft.orchestrate.follow import follow
+from raysft.orchestrate.follow import Followed
 from raysft.orchestrate.hosted import HostActor
 from raysft.orchestrate.run import train_trial
 from raysft.orchestrate.rundir import run_location
@@ -41,9 +41,23 @@ class Host:
     def __init__(self, gpus: int) -> None:
         self._crew = Crew(torch.device("cuda" if gpus else "cpu"))
         self._trained: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
+        self._newest: defaultdict[int, int] = defaultdict(int)
+        self._begun: dict[int, Followed] = {}
+        self._mutex = threading.Lock()
+
+    def begin(self, config: dict[str, Any]) -> None:
+        """Train a trial with the others. Once for each config["order"], which grows."""
+        with self._mutex:
+            if config["order"] > self._newest[config["number"]]:
+                self._newest[config["number"]] = config["order"]
+                self._begun[config["number"]] = self._train(config)
 
     def follow(self, config: dict[str, Any], metrics: list[str]) -> Iterator[str]:
-        """Train a trial with the others; what follow.follow() says of it."""
+        """What Followed.said() says of a trial, which begins now unless it has begun."""
+        self.begin(config)
+        yield from self._begun[config["number"]].said(metrics)
+
+    def _train(self, config: dict[str, Any]) -> Followed:
         number, recipe = config["number"], parse_recipe(json.loads(config["recipe"]))
 
         def train(recipe: Recipe, planned: Callable[[int], None]) -> str:
@@ -54,7 +68,7 @@ class Host:
         if self._trained[number].locked():  # its listener died, and it is started again
             notice.request(run_location(recipe), notice.Notice.STOP)
         before = self._crew.share_s(number)
-        yield from follow(recipe, metrics, train, lambda: self._crew.share_s(number) - before)
+        return Followed(recipe, train, lambda: self._crew.share_s(number) - before)
 
 
 @contextmanager

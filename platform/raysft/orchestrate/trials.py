@@ -23,7 +23,7 @@ from raysft import storage
 from raysft.errors import RaysftError
 from raysft.orchestrate.attempts import run_attempts
 from raysft.orchestrate.cluster import worker_runtime
-from raysft.orchestrate.follow import follow
+from raysft.orchestrate.follow import Followed
 from raysft.orchestrate.hosted import hosted_trial
 from raysft.orchestrate.hosts import MALLOC, hosts
 from raysft.orchestrate.run import train_trial
@@ -92,9 +92,9 @@ def run_trials(recipe: Recipe, tune: TuneSection, sweep: Sweep, *, room: Room, o
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    searcher = _PassOn(recipe, sweep, told, num_hosts=room.hosts)
     runtime = worker_runtime(recipe.cluster, **(MALLOC if room.hosts else {}))  # of both: one fork server makes them
     with trials_in(runtime), hosts(recipe, room.hosts, room.concurrent, runtime) as handles:
+        searcher = _PassOn(recipe, sweep, told, handles)
         tuner = ray_tune.Tuner(
             _function(recipe, tune, handles),
             tune_config=ray_tune.TuneConfig(
@@ -131,9 +131,10 @@ def _function(recipe: Recipe, tune: TuneSection, handles: list[Any]) -> Any:
 class _PassOn(Searcher):
     """Ray Tune's searcher: what Tune calls becomes a call of the sweep."""
 
-    def __init__(self, recipe: Recipe, sweep: Sweep, told: Told, *, num_hosts: int) -> None:
+    def __init__(self, recipe: Recipe, sweep: Sweep, told: Told, hosts: list[Any]) -> None:
         super().__init__()
-        self._recipe, self._sweep, self._told, self._num_hosts = recipe, sweep, told, num_hosts
+        self._recipe, self._sweep, self._told, self._handles = recipe, sweep, told, hosts
+        self._sent = 0
         self._numbers: dict[str, int] = {}
         self._hosts: dict[int, int] = {}  # a trial stays with its host, which knows whether it still trains it
         self._ends: dict[int, Ended] = {}
@@ -156,13 +157,17 @@ class _PassOn(Searcher):
         if "copies" in trial.facts:  # here: what it copies must not have gone on
             copy_newest(self._run(trial.facts["copies"]), run_location(recipe))
         fields = json.dumps(recipe.model_dump(mode="json"))
-        host = self._hosts.setdefault(trial.number, self._idlest()) if self._num_hosts else 0
-        return {
+        self._sent += 1
+        config: dict[str, Any] = {
             "number": trial.number,
+            "order": self._sent,
             "recipe": fields,
             "pause_step": self._sweep.pause_step(trial),
-            "host": host,
         }
+        if self._handles:
+            config["host"] = self._hosts.setdefault(trial.number, self._idlest())
+            self._handles[config["host"]].begin.remote(config)  # before Tune has a process that follows it
+        return config
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """A report, or the last words of a trial."""
@@ -193,7 +198,7 @@ class _PassOn(Searcher):
     def _idlest(self) -> int:
         """The host with the fewest trials now."""
         busy = [self._hosts.get(number) for number in self._numbers.values()]
-        return min(range(self._num_hosts), key=busy.count)
+        return min(range(len(self._handles)), key=busy.count)
 
     def _run(self, number: int) -> str:
         return run_location(self._recipe.model_copy(update={"name": trial_name(self._recipe, number)}))
@@ -220,5 +225,5 @@ def trial_function(config: dict[str, Any], metrics: list[str], warm: bool) -> No
         return train_trial(recipe, planned, run_here if warm else run_attempts, config["pause_step"])
 
     recipe = parse_recipe(json.loads(config["recipe"]))
-    for said in follow(recipe, metrics, train):
+    for said in Followed(recipe, train).said(metrics):
         ray_tune.report({"said": said})

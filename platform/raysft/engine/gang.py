@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -167,21 +167,29 @@ class Gang:
             Piece(one.trial, input_ids, position_ids, _generator(one.seed, self._device))
             for one, (input_ids, position_ids, _, _) in zip(passes, given, strict=True)
         ]
-        head = output_head(base.model)
-        sums, losses = [], []
-        for one, hidden, (_, _, labels, weights) in zip(passes, base.hidden(pieces), given, strict=True):
-            found = one.objective.loss_sums(hidden, head, labels, weights)
-            sums.append({name: value.detach() for name, value in found.items()})
-            losses += [found[name] / total for name, total in one.totals.items()]
+        _, _, labels, weights = (_in_one_row(parts) for parts in zip(*given, strict=True))
+        sums = passes[0].objective.loss_sums(  # {term: [trials]}; the objective is that of the search
+            _in_one_row(base.hidden(pieces)),
+            output_head(base.model),
+            labels,
+            weights,
+            [one.batch.input_ids.size for one in passes],
+        )
+        losses = [sums[name][i] / total for i, one in enumerate(passes) for name, total in one.totals.items()]
         if losses:
             parameters = [parameter for one in passes for parameter in one.parameters]
             gradients = torch.autograd.grad(torch.stack(losses).sum(), parameters, allow_unused=True)
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 if gradient is not None:
                     parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
-        for one, found in zip(passes, sums, strict=True):
-            one.sums = found
+        for i, one in enumerate(passes):
+            one.sums = {name: found[i].detach() for name, found in sums.items()}
         self.num_passes += 1
+
+
+def _in_one_row(parts: Iterable[Tensor]) -> Tensor:
+    """Each [B, T, ...] -> [1, sum of B x T, ...]."""
+    return torch.cat([part.flatten(0, 1) for part in parts]).unsqueeze(0)
 
 
 def _generator(seed: int | None, device: torch.device) -> torch.Generator | None:

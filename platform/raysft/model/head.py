@@ -8,6 +8,7 @@ Shapes: N targets, D hidden size, V vocabulary, C targets of a chunk.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +54,8 @@ class Targets:
     weights: Tensor
     """[N] float."""
     shape: LogitShape
+    counts: Sequence[int] | None = None
+    """Targets of each of P parts, one behind the other, whose sums are apart; None: all are one."""
 
     def part(self, start: int, stop: int) -> Targets:
         """Some of them."""
@@ -67,7 +70,10 @@ class LossHead(nn.Linear):
     """
 
     def forward(self, hidden: Tensor, targets: Targets | None = None) -> Tensor:
-        """hidden [..., D] -> raw logits [..., V]; or, with N targets, hidden [N, D] -> sum of weight * -log p, []."""
+        """hidden [..., D] -> raw logits [..., V]; or, with N targets, hidden [N, D] -> sum of weight * -log p, [].
+
+        [P] with targets in parts; then the head must be frozen, for a backward weighs the parts.
+        """
         if targets is None:
             return super().forward(hidden)
         nll: Tensor = _WeightedNll.apply(hidden, self.weight, self.bias, targets, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
@@ -110,18 +116,24 @@ class _WeightedNll(torch.autograd.Function):
         wanted = [with_gradients and needed for needed in ctx.needs_input_grad[:3]]
         gradients = _Gradients.empty(hidden, weight, bias, wanted)
         exact = torch.promote_types(hidden.dtype, torch.float32)
-        total = torch.zeros((), dtype=exact, device=hidden.device)
+        nll = torch.empty(hidden.shape[0], dtype=exact, device=hidden.device)
         size = chunk_targets(weight.shape[0], weight)
         for start in range(0, hidden.shape[0], size):
-            total += gradients.add_chunk(start, weight, bias, targets.part(start, start + size))
-        ctx.gradients = gradients.finished(weight.dtype)
-        return total
+            nll[start : start + size] = gradients.add_chunk(start, weight, bias, targets.part(start, start + size))
+        ctx.gradients, ctx.counts = gradients.finished(weight.dtype), targets.counts
+        if targets.counts is None:
+            return nll.sum()
+        assert not any(wanted[1:]), "the gradient of a head is summed before a backward can weigh the parts"
+        return torch.stack([part.sum() for part in torch.split(nll, list(targets.counts))])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         gradients = ctx.gradients
         assert gradients is not None, "the gradients of this loss were used: a second backward needs a second forward"
+        if ctx.counts is not None:
+            counts = torch.tensor(ctx.counts, device=upstream.device)
+            upstream = upstream.repeat_interleave(counts).unsqueeze(-1)  # [N, 1]
         ctx.gradients = None  # autograd keeps a gradient without a copy when nobody else holds it
         return *(g if g is None else g.mul_(upstream).to(dtype) for g, dtype in gradients), None, None
 
@@ -148,7 +160,7 @@ class _Gradients:
         )
 
     def add_chunk(self, start: int, weight: Tensor, bias: Tensor | None, targets: Targets) -> Tensor:
-        """The weighted sum of the targets from `start` on; its gradients are added."""
+        """The weighted loss of each target from `start` on; the gradients of their sum are added."""
         part, index, shape = slice(start, start + len(targets.labels)), targets.labels.unsqueeze(-1), targets.shape
         hidden = self.hidden[part]
         exact = torch.promote_types(hidden.dtype, torch.float32)
@@ -159,7 +171,7 @@ class _Gradients:
         slope = None if shape.cap is None else 1 - (logits / shape.cap) ** 2
         probs = torch.softmax(logits, -1, out=logits)  # row by row: in place is safe
         normaliser = (largest - probs.gather(-1, where).log()).squeeze(-1)  # the largest is never < 1 / V
-        nll = ((normaliser - chosen) * weights).sum()
+        nll = (normaliser - chosen) * weights
         probs.scatter_add_(-1, index, torch.full_like(index, -1, dtype=exact))
         if slope is not None:
             probs.mul_(slope)

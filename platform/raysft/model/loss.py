@@ -6,6 +6,7 @@ the wrapped module's forward: under ZeRO-3 the head's weight is empty outside.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,17 +51,24 @@ def hidden_states(model: PreTrainedModel, input_ids: Tensor, position_ids: Tenso
     return hidden
 
 
-def weighted_nll(hidden: Tensor, head: OutputHead, labels: Tensor, weights: Tensor) -> Tensor:
+def weighted_nll(
+    hidden: Tensor, head: OutputHead, labels: Tensor, weights: Tensor, sizes: Sequence[int] | None = None
+) -> Tensor:
     """Sum over the targets of weight * -log p(label | its segment so far): [] float32.
 
     hidden [B, T, D]; labels [B, T] int64, the token to predict AT a position or IGNORE; weights [B, T].
+    sizes: positions of each of P parts, one behind the other: a sum for each, [P], from a head that is frozen.
     The fast case of target_log_probs: a LossHead makes the gradients while it makes the sum.
     """
     wanted = labels != IGNORE
+    counts = None
+    if sizes is not None:
+        counts = torch.stack([part.sum() for part in torch.split(wanted.flatten(), list(sizes))]).tolist()
     if isinstance(head.module, LossHead):
-        nll: Tensor = head.module(hidden[wanted], Targets(labels[wanted], weights[wanted], head.shape))
-        return nll
-    return -(target_log_probs(hidden, head, labels) * weights[wanted]).sum()
+        sums: Tensor = head.module(hidden[wanted], Targets(labels[wanted], weights[wanted], head.shape, counts))
+        return sums
+    nll = -target_log_probs(hidden, head, labels) * weights[wanted]
+    return nll.sum() if counts is None else torch.stack([part.sum() for part in torch.split(nll, counts)])
 
 
 def target_log_probs(hidden: Tensor, head: OutputHead, labels: Tensor) -> Tensor:

@@ -6,8 +6,9 @@ Owns the choice of the objective. Its forward returns sums, never means: whoever
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from torch import Tensor, nn
@@ -22,13 +23,24 @@ from raysft.recipe.schema import Recipe
 logger = logging.getLogger(__name__)
 
 
+class LossSums(Protocol):
+    """How an objective reads a model's hidden states."""
+
+    def __call__(
+        self, hidden: Tensor, head: OutputHead, labels: Tensor, weights: Tensor, sizes: Sequence[int] | None = None
+    ) -> dict[str, Tensor]:
+        """hidden [B, T, D], labels and weights [B, T] -> {term: sum, []}.
+
+        sizes: positions of each of P parts that lie behind each other: {term: sums, [P]}, from a head that is frozen.
+        """
+
+
 @dataclass(frozen=True)
 class Objective:
     """What is minimised. `units` runs on the host before the forward, `loss_sums` inside it."""
 
     units: Callable[[Mapping[str, np.ndarray]], dict[str, float]]
-    loss_sums: Callable[[Tensor, OutputHead, Tensor, Tensor], dict[str, Tensor]]
-    """(hidden [B, T, D], head, labels [B, T], weights [B, T]) -> {term: sum}."""
+    loss_sums: LossSums
 
 
 def make_objective(recipe: Recipe) -> Objective:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -18,6 +18,8 @@ def units(token_fields: Mapping[str, np.ndarray]) -> dict[str, float]:
     return {TERM: float(token_fields["target"].sum(dtype=np.float64))}
 
 
-def loss_sums(hidden: Tensor, head: OutputHead, labels: Tensor, weights: Tensor) -> dict[str, Tensor]:
-    """{term: sum over targets}. hidden [B, T, D], labels and weights [B, T] -> scalars."""
-    return {TERM: weighted_nll(hidden, head, labels, weights)}
+def loss_sums(
+    hidden: Tensor, head: OutputHead, labels: Tensor, weights: Tensor, sizes: Sequence[int] | None = None
+) -> dict[str, Tensor]:
+    """{term: sum over targets}. See LossSums."""
+    return {TERM: weighted_nll(hidden, head, labels, weights, sizes)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -90,6 +91,33 @@ def test_bias_scale_and_soft_cap(shape: str) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
     for ours, other in zip(torch.autograd.grad(found, leaves), theirs, strict=True):
         torch.testing.assert_close(ours, other, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.usefixtures("small_chunks")
+def test_parts_have_sums_of_their_own_and_one_that_is_not_finite_stays_alone(fused: bool) -> None:
+    """Chunks go over their borders, one has no target, each is weighed by another upstream gradient; fp64."""
+    head = linear_head(V, dtype=torch.float64) if fused else OutputHead(nn.Linear(16, V).double(), LogitShape())
+    head.module.requires_grad_(False)
+    hidden, weights = torch.randn(1, 40, 16).double().requires_grad_(), torch.rand(1, 40).double()
+    labels = torch.randint(0, V, (1, 40))
+    labels[0, 3:9] = labels[0, 20:24] = IGNORE
+    sizes, upstream = [5, 15, 4, 16], torch.tensor([0.5, 2.0, 3.0, 0.1]).double()
+    found = weighted_nll(hidden, head, labels, weights, sizes)
+    (ours,) = torch.autograd.grad(found, hidden, upstream)
+    logits = hidden[0] @ head.module.weight.T + (0 if head.module.bias is None else head.module.bias)
+    each = nn.functional.cross_entropy(logits, labels[0], reduction="none", ignore_index=IGNORE) * weights[0]
+    expected = torch.stack([part.sum() for part in each.split(sizes)])
+    (theirs,) = torch.autograd.grad(expected, hidden, upstream)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+    spoilt = hidden.detach().clone()
+    spoilt[0, 10] = math.nan
+    again = weighted_nll(spoilt.requires_grad_(), head, labels, weights, sizes)
+    (grad,) = torch.autograd.grad(again.sum(), spoilt)
+    assert again.isnan().tolist() == [False, True, False, False]
+    assert not grad[0, :5].isnan().any()
+    assert not grad[0, 20:].isnan().any()
 
 
 def test_only_labelled_positions_are_answered_row_by_row() -> None:

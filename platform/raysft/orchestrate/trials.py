@@ -91,7 +91,8 @@ def run_trials(recipe: Recipe, tune: TuneSection, sweep: Sweep, *, room: Room, o
     """Until the sweep is over. out: directory for what Tune writes; it is removed. told: see Told."""
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    wants_tracebacks = logging.getLogger("raysft").isEnabledFor(logging.DEBUG)  # of trials that were lost, and go on
+    logging.getLogger("ray.tune").setLevel(logging.ERROR if wants_tracebacks else logging.CRITICAL)
     runtime = worker_runtime(recipe.cluster, **(MALLOC if room.hosts else {}))  # of both: one fork server makes them
     with trials_in(runtime), hosts(recipe, room.hosts, room.concurrent, runtime) as handles:
         searcher = _PassOn(recipe, sweep, told, handles)

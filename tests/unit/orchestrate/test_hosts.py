@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,12 +19,13 @@ from ray import tune
 from ray.exceptions import ActorUnavailableError
 
 from fakes import recipe_content
-from raysft.orchestrate import follow, hosted, hosts
+from raysft.orchestrate import follow, hosted, hosts, trials
 from raysft.orchestrate.hosted import HostActor
 from raysft.orchestrate.rundir import run_location
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.schema import Recipe
 from raysft.train import notice
+from replay import open_sweep, search_recipe
 
 
 def test_a_trial_has_one_trainer_in_a_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,6 +65,26 @@ def test_a_trial_has_one_trainer_in_a_host(tmp_path: Path, monkeypatch: pytest.M
     assert second[-1]["ended"]["status"] == "finished"
     assert most == [1, 1], "each once, one after the other"
     assert 0 < said[-1]["spent"]["core_s"] <= said[-1]["spent"]["seconds"] + 0.1
+
+
+class Handle:
+    """Of a host: keeps the trials that it was told to begin."""
+
+    def __init__(self) -> None:
+        self.begun: list[dict[str, Any]] = []
+        self.begin = SimpleNamespace(remote=self.begun.append)
+
+
+def test_a_host_is_told_of_a_trial_when_it_is_suggested() -> None:
+    """Before Tune has a process for it: trials of a host that begin together go through the model together."""
+    recipe = search_recipe({"method.rank": {"distribution": "choice", "values": [2, 4]}}, budget={"trials": 4})
+    sweep, _ = open_sweep(recipe)
+    handles = [Handle(), Handle()]
+    searcher = trials._PassOn(recipe, sweep, trials.Told(), handles)
+    told = [searcher.suggest(f"trial-{i}") for i in range(4)]
+    assert [config["host"] for config in told] == [0, 1, 0, 1]
+    assert [handle.begun for handle in handles] == [told[::2], told[1::2]]
+    assert [config["order"] for config in told] == [1, 2, 3, 4]
 
 
 class Restarting:

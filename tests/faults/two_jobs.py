@@ -24,13 +24,15 @@ forklaunch.MODULES = ("ray._private.workers.default_worker",)
 
 def main() -> None:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    other = cluster.add_node(num_cpus=1)
-    cluster.wait_for_nodes()
-    head = cluster.head_node.node_id
-    first = job(cluster.address, other.node_id, head)
-    cluster.remove_node(other, allow_graceful=False)
-    second = job(cluster.address, head)
-    cluster.shutdown()
+    try:
+        other = cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
+        head = cluster.head_node.node_id
+        first = job(cluster.address, other.node_id, head)
+        cluster.remove_node(other, allow_graceful=False)
+        second = job(cluster.address, head)
+    finally:
+        cluster.shutdown()
     print(json.dumps([first, second]))
 
 

@@ -49,8 +49,8 @@ class Host:
         """Train a trial with the others. Once for each config["order"], which grows."""
         with self._mutex:
             if config["order"] > self._newest[config["number"]]:
-                self._newest[config["number"]] = config["order"]
                 self._begun[config["number"]] = self._train(config)
+                self._newest[config["number"]] = config["order"]  # now: what fails is follow()'s to say
 
     def follow(self, config: dict[str, Any], metrics: list[str]) -> Iterator[str]:
         """What Followed.said() says of a trial, which begins now unless it has begun."""

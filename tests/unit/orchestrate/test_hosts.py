@@ -19,6 +19,7 @@ from ray import tune
 from ray.exceptions import ActorUnavailableError
 
 from fakes import recipe_content
+from raysft.errors import RecipeError
 from raysft.orchestrate import follow, hosted, hosts, trials
 from raysft.orchestrate.hosted import HostActor
 from raysft.orchestrate.rundir import run_location
@@ -59,11 +60,18 @@ def test_a_trial_has_one_trainer_in_a_host(tmp_path: Path, monkeypatch: pytest.M
     host.begin(config | {"order": 2})
     host.begin(config | {"order": 2})  # as the one of follow() that comes late
     second = [json.loads(line) for line in host.follow(config | {"order": 2}, ["train_loss"])]
-    host.begin(config | {"order": 1})
     first.join(10)
     assert said[-1]["ended"]["status"] == "interrupted"
     assert second[-1]["ended"]["status"] == "finished"
     assert most == [1, 1], "each once, one after the other"
+    newest = host._host._begun[3]
+    for order in (1, 2):  # late: they are over
+        host.begin(config | {"order": order})
+        assert host._host._begun[3] is newest
+    broken = config | {"order": 3, "recipe": "{}"}
+    for what in (host.begin, lambda config: list(host.follow(config, []))):  # nobody hears the first
+        with pytest.raises(RecipeError):
+            what(broken)
     assert 0 < said[-1]["spent"]["core_s"] <= said[-1]["spent"]["seconds"] + 0.1
 
 

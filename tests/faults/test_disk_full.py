@@ -20,7 +20,7 @@ from raysft.data.store import TokenStore, read_manifest, write_manifest
 from raysft.data.tokenizer import load_tokenizer, template_for, train_tokenizer
 from raysft.data.windows import write_window
 from raysft.errors import StorageError
-from raysft.recipe.schema import DataSection
+from raysft.recipe.sections.data import DataSection
 
 PROGRAM = """
 import resource, signal, sys

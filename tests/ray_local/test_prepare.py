@@ -16,7 +16,9 @@ from raysft.data.prepare import prepare
 from raysft.data.store import TokenStore
 from raysft.data.tokenizer import train_tokenizer
 from raysft.errors import DataError, StorageError
-from raysft.recipe.schema import DataSection, ModelSection, Recipe
+from raysft.recipe.schema import Recipe
+from raysft.recipe.sections.data import DataSection
+from raysft.recipe.sections.model import ModelSection
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 

@@ -23,7 +23,8 @@ from raysft.data.stream import StreamSource
 from raysft.data.tokenizer import recipe_tokenizer, template_for, tokenizer_hash, tokenizer_source
 from raysft.data.windows import WINDOW
 from raysft.recipe.rules import AUGMENTING, WHOLE_DATA, Leakage, Map
-from raysft.recipe.schema import MixtureSection, Recipe, SourceSection
+from raysft.recipe.schema import Recipe
+from raysft.recipe.sections.data import MixtureSection, SourceSection
 from raysft.storage import absolute, join
 
 logger = logging.getLogger(__name__)

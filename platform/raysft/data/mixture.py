@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from raysft.data.plan import splitmix64
 from raysft.errors import DataError
-from raysft.recipe.schema import MixtureSection, SourceSection
+from raysft.recipe.sections.data import MixtureSection, SourceSection
 
 Indices = NDArray[np.int64]
 Number = TypeVar("Number", bound=np.generic)

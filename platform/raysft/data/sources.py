@@ -23,7 +23,7 @@ from raysft.data.readers import LINES, ranges, read_range
 from raysft.data.records import Refusal
 from raysft.data.remote import local_path, open_bytes, open_text_bytes, retried, without_query
 from raysft.errors import DataError
-from raysft.recipe.schema import SourceSection
+from raysft.recipe.sections.data import SourceSection
 from raysft.storage import filesystem, read_json, write_json
 
 logger = logging.getLogger(__name__)

@@ -30,7 +30,7 @@ from raysft.data.store import lists
 from raysft.data.tokenizer import load_tokenizer
 from raysft.errors import DataError
 from raysft.recipe.rules import AUGMENTING
-from raysft.recipe.schema import DataSection
+from raysft.recipe.sections.data import DataSection
 
 SAMPLES = (
     pa.field("sample_id", pa.int64()),

@@ -45,7 +45,7 @@ from raysft.recipe.rules import (
     SpecialTokens,
     Symbols,
 )
-from raysft.recipe.schema import DataSection
+from raysft.recipe.sections.data import DataSection
 from raysft.storage import write_stream
 
 _LOOKING: tuple[Rule, ...] = (

@@ -18,7 +18,7 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 from raysft.errors import ClusterError
 from raysft.orchestrate import forklaunch
 from raysft.recipe.facts import ClusterFacts, NodeFacts
-from raysft.recipe.schema import ClusterSection
+from raysft.recipe.sections.cluster import ClusterSection
 
 logger = logging.getLogger(__name__)
 

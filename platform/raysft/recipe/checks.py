@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from raysft.errors import RecipeError
 from raysft.recipe.rules import WHOLE_DATA
-from raysft.recipe.schema import DataSection, ParallelSection, Recipe
+from raysft.recipe.schema import Recipe
+from raysft.recipe.sections.data import DataSection
+from raysft.recipe.sections.parallel import ParallelSection
 
 AUTOMATIC = ("zero", "tensor", "pipeline", "sequence")
 """Fields that parallel.auto chooses."""

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ValidationError
 
 from raysft.errors import RecipeError
 from raysft.recipe.rules import Contamination, HarmfulWords, Rule, Synonyms
-from raysft.recipe.schema import Recipe, SourceSection
+from raysft.recipe.schema import Recipe
+from raysft.recipe.sections.data import SourceSection
 
 
 class _Loader(yaml.SafeLoader):

@@ -17,7 +17,8 @@ from raysft.recipe.facts import ClusterFacts, DataFacts, ModelFacts, NodeFacts
 from raysft.recipe.layout import Layout
 from raysft.recipe.legal import check_layout
 from raysft.recipe.matrix import cell_of, verdict
-from raysft.recipe.schema import OptimizerSection, Recipe
+from raysft.recipe.schema import Recipe
+from raysft.recipe.sections.optimizer import OptimizerSection
 
 
 @dataclass(frozen=True)

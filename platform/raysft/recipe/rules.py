@@ -9,9 +9,17 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Strict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict
 
 Strings = Annotated[tuple[str, ...], Strict(False)]
+OneOrMany = Annotated[
+    tuple[str, ...],
+    Strict(False),
+    BeforeValidator(
+        lambda value: (value,) if isinstance(value, str) else value, json_schema_input_type=str | Strings
+    ),
+]
+"""A list of strings, or one string for a list of one."""
 PiiKind = Literal["email", "phone", "china_id", "us_ssn", "bank_card", "ip", "secret"]
 PiiKinds = Annotated[tuple[PiiKind, ...], Strict(False)]
 Templates = Annotated[tuple[Annotated[str, Field(pattern=r"\{prompt\}")], ...], Strict(False)]

@@ -11,7 +11,7 @@ from raysft.data.formats import check_columns, detect_format, to_conversation
 from raysft.data.formats.readers import FIELDS
 from raysft.data.records import Candidate, Conversation, Message, Refusal
 from raysft.errors import DataError
-from raysft.recipe.schema import DataSection
+from raysft.recipe.sections.data import DataSection
 
 U, A = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
 EXAMPLES = {

@@ -7,7 +7,9 @@ import pytest
 
 from raysft.data.inspect import certificate, preview
 from raysft.errors import DataError
-from raysft.recipe.schema import DataSection, ModelSection, Recipe
+from raysft.recipe.schema import Recipe
+from raysft.recipe.sections.data import DataSection
+from raysft.recipe.sections.model import ModelSection
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from raysft.data.mixture import Samples, sequence, source_counts
 from raysft.errors import DataError
-from raysft.recipe.schema import MixtureSection, SourceSection
+from raysft.recipe.sections.data import MixtureSection, SourceSection
 
 
 def sources(*fields: dict[str, Any]) -> list[SourceSection]:

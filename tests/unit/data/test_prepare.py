@@ -4,7 +4,9 @@ import pytest
 
 from raysft.data.prepare import prepare
 from raysft.errors import ClusterError
-from raysft.recipe.schema import DataSection, ModelSection, Recipe
+from raysft.recipe.schema import Recipe
+from raysft.recipe.sections.data import DataSection
+from raysft.recipe.sections.model import ModelSection
 
 
 def test_without_ray_it_says_so(monkeypatch):

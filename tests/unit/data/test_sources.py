@@ -24,7 +24,7 @@ from raysft.data.sources import (
     read_all,
 )
 from raysft.errors import DataError, StorageError
-from raysft.recipe.schema import SourceSection
+from raysft.recipe.sections.data import SourceSection
 
 LINES = [{"n": i, "text": "你好🙂" * (i % 7) + "\n" * (i % 3)} for i in range(50)]
 

@@ -24,7 +24,7 @@ from raysft.data.sources import expand, plan_reads
 from raysft.data.stage import Batch, EncodeStage, encode_task, is_held_out, schema
 from raysft.data.tokenizer import template_for
 from raysft.errors import DataError
-from raysft.recipe.schema import DataSection
+from raysft.recipe.sections.data import DataSection
 
 
 @pytest.fixture

@@ -18,7 +18,9 @@ from raysft.data.survey_facts import Facts, merge
 from raysft.data.survey_task import SurveyPlan, look
 from raysft.data.tokenizer import template_for
 from raysft.errors import DataError, UserError
-from raysft.recipe.schema import DataSection, ModelSection, Recipe
+from raysft.recipe.schema import Recipe
+from raysft.recipe.sections.data import DataSection
+from raysft.recipe.sections.model import ModelSection
 
 ENGLISH = "The river runs slowly through the old town, and people walk along its banks in the evening."
 CHINESE = "这条河缓缓流过古老的城镇，人们傍晚沿着河岸散步。"

@@ -15,7 +15,9 @@ from raysft.data.tokenizer import (
     train_tokenizer,
 )
 from raysft.errors import DataError, ModelError, RecipeError
-from raysft.recipe.schema import DataSection, ModelSection, Recipe
+from raysft.recipe.schema import Recipe
+from raysft.recipe.sections.data import DataSection
+from raysft.recipe.sections.model import ModelSection
 
 RECORDS = [{"question": f"what is {i} + 你好 🙂?", "answer": f"it is {i}\n\n#### {i}"} for i in range(50)]
 COLUMNS = {"instruction": "question", "output": "answer"}

@@ -9,7 +9,7 @@ from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 
 from raysft.orchestrate import forklaunch
 from raysft.orchestrate.cluster import left_behind, worker_runtime
-from raysft.recipe.schema import ClusterSection
+from raysft.recipe.sections.cluster import ClusterSection
 
 OWN, OTHER = b"\1\0\0\0", b"\2\0\0\0"
 

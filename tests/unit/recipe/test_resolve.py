@@ -12,7 +12,7 @@ from fakes import make_recipe
 from raysft.errors import ClusterError, RecipeError, UserError
 from raysft.recipe.facts import ClusterFacts, DataFacts, ModelFacts, NodeFacts
 from raysft.recipe.resolve import Schedule, fitting_workers, resolve, schedule, with_workers
-from raysft.recipe.schema import OptimizerSection
+from raysft.recipe.sections.optimizer import OptimizerSection
 
 MODEL = ModelFacts(
     model_type="llama",

@@ -1,0 +1,33 @@
+"""`parallel:`: how the model is split over workers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from raysft.recipe.rules import Section
+
+
+class ParallelSection(Section):
+    """How the model is split over workers. Workers = data-parallel replicas x tensor x pipeline x sequence."""
+
+    zero: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage (arXiv:1910.02054).")
+    tensor: int = Field(1, ge=1, description="Tensor-parallel size.")
+    pipeline: int = Field(1, ge=1, description="Pipeline stages.")
+    sequence: int = Field(1, ge=1, description="Sequence-parallel (Ulysses) size.")
+    offload: Literal["none", "cpu"] = Field(
+        "none", description="cpu: optimizer state, with `zero: 3` also weights, in host memory (arXiv:2101.06840)."
+    )
+    overlap: bool = Field(False, description="Reduce gradients during backward, with a second buffer.")
+    secondary_shards: int = Field(
+        1,
+        ge=1,
+        description="With `zero: 3`: neighbours that share a second copy of the weights (ZeRO++ hpZ); 1: none.",
+    )
+    auto: bool = Field(
+        False, description="Choose zero, tensor, pipeline and sequence: the fastest that fits (`raysft plan`)."
+    )
+    auto_micro_batch: bool = Field(
+        False, description="Halve train.micro_batch_rows until the largest rows fit into memory; same global step."
+    )

@@ -1,0 +1,29 @@
+"""`train:`: how long, and in which steps."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from raysft.recipe.rules import Section
+
+
+class TrainSection(Section):
+    """How long and in which steps."""
+
+    epochs: int = Field(1, ge=1, description="Passes over the data. Ignored when max_steps is set.")
+    max_steps: int | None = Field(None, ge=1, description="Optimizer steps of the run; goes round the data.")
+    rows_per_step: int = Field(8, ge=1, description="Packed rows of one optimizer step, over all workers.")
+    micro_batch_rows: int = Field(1, ge=1, description="Rows one worker holds in one forward pass.")
+    precision: Literal["fp32", "bf16"] = Field("bf16", description="Computation and working weights.")
+    spike_factor: float | None = Field(
+        None,
+        gt=1,
+        description="A loss over this many times the median of 32 steps rolls the run back to its last commit "
+        "and leaves that step's data out.",
+    )
+    reduce_precision: Literal["fp32", "bf16"] | None = Field(
+        None, description="In which gradients travel between workers. Default: `precision`."
+    )
+    gradient_checkpointing: bool = Field(False, description="Recompute activations: less memory, +30% time.")

@@ -1,6 +1,6 @@
 """Keys of one conversation, by which whole-data rules compare records without their texts. Pure.
 
-    exact      hash of the whole text and the tools, without case and white space
+    exact      hash of the whole text, the reasoning and the tools, without case and white space
     prompt     hash of the tools and everything before the last answer (of all of a plain text)
     answer     hash of the last answer
     signature  MinHash of the text's shingles (Broder 1997, "On the resemblance and containment of documents")
@@ -68,7 +68,10 @@ class KeyMaker:
         values: dict[str, Any] = {}
         if self.exact or self.prompt:
             turns = [_turns(talk) for talk in conversations]
-            values["exact"] = [stable_hash("\n".join(own)) for own in turns]
+            values["exact"] = [
+                stable_hash("\n".join([*own, *_reasoning(talk)]))
+                for own, talk in zip(turns, conversations, strict=True)
+            ]
             # A plain text is its own prompt; the first turn is the tools.
             values["prompt_key"] = [stable_hash("\n".join(own[:-1] if len(own) > 2 else own)) for own in turns]
             values["answer_key"] = [stable_hash(own[-1]) for own in turns]
@@ -128,7 +131,12 @@ def _turns(conversation: Conversation) -> list[str]:
     return found
 
 
+def _reasoning(conversation: Conversation) -> list[str]:
+    """What was thought before the answers. No part of a prompt or an answer: templates drop it from earlier turns."""
+    return [" ".join(m.reasoning.casefold().split()) for m in conversation.messages if m.reasoning]
+
+
 def _text(conversation: Conversation) -> str:
-    texts = [message.content for message in conversation.messages]
+    texts = [text for message in conversation.messages for text in (message.reasoning, message.content) if text]
     texts += [json.dumps(message.tool_calls) for message in conversation.messages if message.tool_calls]
     return "\n".join(texts)

@@ -30,7 +30,14 @@ class Message:
     content: str
     train: bool | None = None
     tool_calls: tuple[dict[str, Any], ...] = ()
+    """Each `{type: function, function: {name, arguments}}`, mostly with an `id`; `arguments` is always an object."""
     tool_call_id: str = ""
+    reasoning: str = ""
+    """What an assistant thought before `content`, where the record keeps it apart from the answer: templates get it
+    as `reasoning_content` (and `thinking`). Reasoning that stands inside the text, as `<think>...</think>`, stays
+    there: templates that know the block cut it out themselves. Empty: there is none."""
+    name: str = ""
+    """Who speaks: the function whose result a tool turn holds. Templates get it as `name`. Empty: not said."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -136,6 +136,10 @@ def _own_texts(conversation: Conversation) -> Iterator[str]:
     """Everything that a template may write of a conversation, but for its roles."""
     for message in conversation.messages:
         yield message.content
+        if message.reasoning:
+            yield message.reasoning
+        if message.name:
+            yield message.name
         if message.tool_calls:
             yield to_json(message.tool_calls)
         if message.tool_call_id:
@@ -176,6 +180,10 @@ def _as_dict(message: Message) -> dict[str, Any]:
         found["tool_calls"] = list(message.tool_calls)
     if message.tool_call_id:
         found["tool_call_id"] = message.tool_call_id
+    if message.reasoning:
+        found["reasoning_content"] = found["thinking"] = message.reasoning
+    if message.name:
+        found["name"] = message.name
     return found
 
 
@@ -238,7 +246,7 @@ def _with_marks(message: Message, trimmed: bool) -> Message:
         return message
     core = message.content.strip() if trimmed else message.content
     before, _, after = message.content.partition(core) if core else (message.content, "", "")
-    return Message(message.role, f"{before}{OPEN}{core}{CLOSE}{after}")
+    return replace(message, content=f"{before}{OPEN}{core}{CLOSE}{after}")
 
 
 def _after_special_token(text: str, end: int, special: SpecialTokens) -> int:

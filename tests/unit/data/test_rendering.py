@@ -214,3 +214,15 @@ def test_special_tokens_in_the_own_text():
     assert special_tokens_in(Conversation(1, (Message("assistant", "", tool_calls=(call,)),)), specials) == "<s>"
     assert special_tokens_in(conversation("a", "b"), ()) is None
     assert special_tokens_in(conversation("<s>[INST]", "b"), ("<s", "<s>")) == "<s>", "the longest"
+
+
+def test_a_template_gets_the_reasoning_and_the_name_of_a_turn():
+    text = (
+        "{% for m in messages %}{% generation %}{{ m.reasoning_content }}|{{ m.thinking }}|"
+        "{{ m.name }}|{{ m.content }};"
+        "{% endgeneration %}{% endfor %}"
+    )
+    messages = (Message("tool", "4 C", name="weather"), Message("assistant", "a", reasoning="r"))
+    rendered = render(Conversation(0, messages), Template("own", text))
+    assert rendered.text == "||weather|4 C;r|r||a;"
+    assert special_tokens_in(Conversation(0, messages), ["r"]) == "r"

@@ -45,7 +45,7 @@ def texts(conversation: Conversation, *, arguments: bool = False) -> list[str]:
     messages = list(conversation.messages)
     for candidate in conversation.candidates:  # `messages` ends in one of them
         messages += [message for message in candidate.messages if message not in conversation.messages]
-    found = [message.content for message in messages]
+    found = [text for message in messages for text in (message.content, message.reasoning) if text]
     if arguments:
         found += [leaf for message in messages for call in message.tool_calls for leaf in _leaves(_arguments(call))]
     return found
@@ -100,12 +100,13 @@ def _rewrite_message(
     if roles and message.role not in roles:
         return message
     content = change(message.content)
+    reasoning = change(message.reasoning) if message.reasoning else ""
     calls = message.tool_calls
     if arguments and calls:
         calls = tuple(_with_arguments(call, _rewrite_leaves(_arguments(call), change)) for call in calls)
-    if content == message.content and calls == message.tool_calls:
+    if (content, reasoning, calls) == (message.content, message.reasoning, message.tool_calls):
         return message
-    return replace(message, content=content, tool_calls=calls)
+    return replace(message, content=content, reasoning=reasoning, tool_calls=calls)
 
 
 def _arguments(call: dict[str, Any]) -> Any:

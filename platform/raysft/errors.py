@@ -13,10 +13,14 @@
         ├── CheckpointError  a checkpoint is torn or belongs to something else
         └── TrainingError    training ended without a model (diverged, kept crashing)
 
-All of them pickle, because they cross processes.
+All of them pickle, because they cross processes; where pickle is not wanted (records on storage, results of tasks)
+they cross as the fields of `to_fields`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 
 class RaysftError(Exception):
@@ -79,3 +83,28 @@ class CheckpointError(PlatformError):
 
 class TrainingError(PlatformError):
     """Example: workers died more often than `cluster.max_failures` allows."""
+
+
+def to_fields(error: RaysftError) -> dict[str, str]:
+    """The wire form of an error: {kind, what, got, expected, fix}, all of it text."""
+    return {
+        "kind": type(error).__name__,
+        "what": error.what,
+        "got": error.got,
+        "expected": error.expected,
+        "fix": error.fix,
+    }
+
+
+def from_fields(fields: Mapping[str, Any]) -> RaysftError:
+    """The error that `to_fields` took apart, of the same kind. A kind that nobody knows here is a PlatformError."""
+    kinds = {kind.__name__: kind for kind in _kinds(RaysftError)}
+    kind = kinds.get(str(fields.get("kind")), PlatformError)
+    what, got, expected, fix = (str(fields.get(name, "")) for name in ("what", "got", "expected", "fix"))
+    return kind(what, got=got, expected=expected, fix=fix)
+
+
+def _kinds(kind: type[RaysftError]) -> Iterator[type[RaysftError]]:
+    yield kind
+    for child in kind.__subclasses__():
+        yield from _kinds(child)

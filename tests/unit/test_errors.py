@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import inspect
+import json
 import pickle
 
 import pytest
 
 from raysft import errors
-from raysft.errors import InterruptedRunError, PlatformError, RaysftError, UserError
+from raysft.errors import InterruptedRunError, PlatformError, RaysftError, UserError, from_fields, to_fields
 
 KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, RaysftError)]
 
@@ -28,6 +29,19 @@ def test_an_error_survives_a_process_border(kind: type[RaysftError], protocol: i
         assert type(other) is kind
         assert (other.what, other.got, other.expected, other.fix) == ("it broke", "a pipe", "none", "call a plumber")
         assert str(other) == str(error)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_error_survives_as_text(kind: type[RaysftError]) -> None:
+    error = kind("it broke", got="a pipe", expected="none", fix="call a plumber")
+    other = from_fields(json.loads(json.dumps(to_fields(error))))
+    assert (type(other), str(other), other.exit_code) == (kind, str(error), kind.exit_code)
+
+
+def test_an_error_that_nobody_knows_is_the_platforms() -> None:
+    """Records on storage may be of another version, or damaged."""
+    assert (type(from_fields({"kind": "Gone", "what": "it broke"})), str(from_fields({}))) == (PlatformError, "")
+    assert type(from_fields({"kind": "SystemExit", "what": "it broke"})) is PlatformError
 
 
 def test_the_message_says_what_got_expected_and_fix_each_on_its_line() -> None:

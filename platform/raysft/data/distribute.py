@@ -18,14 +18,12 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from raysft.errors import DataError, ModelError, PlatformError, RaysftError, RecipeError, StorageError
+from raysft.errors import RaysftError, from_fields, to_fields
 
 logger = logging.getLogger(__name__)
 
 Item = dict[str, Any]
 """A piece of work: numbers, strings and bytes by name."""
-
-_ERRORS = {kind.__name__: kind for kind in (DataError, ModelError, PlatformError, RecipeError, StorageError)}
 
 
 def on_ray(function: Callable[[Item], Any], items: Sequence[Item]) -> Iterator[Any]:
@@ -66,7 +64,7 @@ def tables_on_ray(
     for table in batches:
         failures = [text for text in table.column("failure").to_pylist() if text] if len(table) else []
         if failures:
-            raise _raised(failures[0])
+            raise from_fields(json.loads(failures[0]))
         yield table.drop_columns("failure")
 
 
@@ -92,13 +90,7 @@ def _guarded(batch: pa.Table, function: Callable[[Item], Iterator[pa.Table]]) ->
             shape = table.schema
             yield table.append_column("failure", pa.nulls(len(table), pa.string()))
     except RaysftError as error:
-        text = json.dumps([type(error).__name__, error.what, error.got, error.expected, error.fix])
-        failed = pa.table({"failure": [text]})
+        failed = pa.table({"failure": [json.dumps(to_fields(error))]})
         for field in shape or ():
             failed = failed.append_column(field, pa.nulls(1, field.type))
         yield failed.select([*(shape.names if shape else ()), "failure"])
-
-
-def _raised(failure: str) -> RaysftError:
-    kind, what, got, expected, fix = json.loads(failure)
-    return _ERRORS.get(kind, PlatformError)(what, got=got, expected=expected, fix=fix)

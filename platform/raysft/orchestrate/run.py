@@ -273,11 +273,4 @@ def as_error(run: str, outcome: Outcome) -> errors.RaysftError:
             got=f"see {storage.join(run, 'metrics')}",
             fix="lower optimizer.learning_rate or look at the data of the last steps; run again to resume",
         )
-    error = dict(outcome.error)
-    kinds = {kind.__name__: kind for kind in _all_kinds(errors.RaysftError)}
-    kind = kinds.get(error.pop("kind"), errors.TrainingError)
-    return kind(error["what"], got=error["got"], expected=error["expected"], fix=error["fix"])
-
-
-def _all_kinds(kind: type[errors.RaysftError]) -> list[type[errors.RaysftError]]:
-    return [kind, *(sub for child in kind.__subclasses__() for sub in _all_kinds(child))]
+    return errors.from_fields(outcome.error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from raysft import storage
-from raysft.errors import RaysftError, StorageError
+from raysft.errors import RaysftError, StorageError, to_fields
 from raysft.train.state import Outcome
 
 
@@ -28,8 +28,7 @@ def describe_failure(error: Exception, *, attempt: int, rank: int, step: int, ce
     """An exception as a record. Errors below raysft are told by their type and text."""
     if isinstance(error, RaysftError):
         certain = not isinstance(error, StorageError)  # which may come back
-        kind = type(error).__name__
-        return FailureRecord(attempt, rank, step, kind, error.what, error.got, error.expected, error.fix, certain)
+        return FailureRecord(attempt, rank, step, **to_fields(error), certain=certain)
     text = " ".join(str(error).split())[:500]
     return FailureRecord(attempt, rank, step, "TrainingError", f"{type(error).__name__}: {text}", certain=certain)
 

@@ -14,6 +14,9 @@ from torch import Tensor
 
 from raysft.engine.protocol import StepCosts
 
+_all_gather = dist.all_gather_single if hasattr(dist, "all_gather_single") else dist.all_gather_into_tensor
+"""torch 2.13 gave it a new name."""
+
 
 class StepWatch:
     """Made when a step starts. On a GPU the passes are timed there: the host only queues them."""
@@ -54,7 +57,7 @@ class StepWatch:
         everyone = mine
         if dist.get_world_size() > 1:  # alone, gloo takes 1 ms to say so
             everyone = mine.new_empty(dist.get_world_size() * len(mine))
-            dist.all_gather_single(everyone, mine)
+            _all_gather(everyone, mine)
         ranks = everyone.reshape(-1, len(mine)).cpu().numpy()
         waits, passes, own, peaks, notices = ranks[:, -5:].T
         last = int((waits + passes).argmax())

@@ -8,6 +8,7 @@ Shapes: B rows, T tokens a row, S segments over all rows, H query heads, K key h
 
 from __future__ import annotations
 
+import inspect
 import logging
 from itertools import pairwise
 from typing import Any
@@ -24,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 SEGMENTS = "raysft_segments"
 """The name under which transformers knows segment_attention."""
+
+_GROUPED = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
+"""What varlen_attn is told where key heads are fewer than query heads; torch < 2.13 takes them as they are."""
 
 TOLD_BORDERS = (SEGMENTS, "flash_attention_2", "flash_attention_3")
 """Backends that take segment borders as arguments; the others read them from the positions."""
@@ -162,7 +166,7 @@ def _varlen(
         longest,
         scale=scaling,
         window_size=(-1 if window is None else window - 1, 0),
-        enable_gqa=query.shape[1] != key.shape[1],
+        **(_GROUPED if query.shape[1] != key.shape[1] else {}),
     )  # type: ignore[assignment]  # a tuple only where asked for
     return answer.view(query.shape[0], query.shape[2], query.shape[1], -1)
 

@@ -1,0 +1,175 @@
+"""The kernels that a GPU trains with, against plain arithmetic in float64: attention, the model's check, the head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from gpu.machine import median_s
+from raysft.model import attention as ours
+from raysft.model import head as heads
+from raysft.model.isolation import check_isolation
+from raysft.model.kernels import use_liger
+
+if TYPE_CHECKING:
+    from gpu.run import Options
+
+LENGTHS = ([1, 2, 7, 12, 130, 360], [512], [3, 509], [64] * 8)
+"""Lengths of segments; each list fills a row of 512."""
+HEADS = ((8, 8, 64), (8, 2, 64), (32, 8, 128), (8, 8, 80), (4, 1, 256))
+"""(query heads, key heads, head size)."""
+WORST_RELATIVE = 2e-2
+"""Of bf16 results over float64's, by norm."""
+
+
+def exact_attention(query: Tensor, key: Tensor, value: Tensor, lengths: list[int], window: int | None) -> Tensor:
+    """softmax(q k^T / sqrt(E)) v of each segment by itself: q [1, H, T, E], k and v [1, K, T, E] -> [1, T, H, E]."""
+    group = query.shape[1] // key.shape[1]
+    parts = []
+    for q, k, v in zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True):
+        k, v = (x.repeat_interleave(group, dim=1) for x in (k, v))
+        n = q.shape[2]
+        far = torch.arange(n, device=q.device)[:, None] - torch.arange(n, device=q.device)  # how far back
+        hidden = (far < 0) | (far >= (window or n))
+        scores = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).masked_fill(hidden, -torch.inf)
+        parts.append(scores.softmax(-1) @ v)
+    return torch.cat(parts, dim=2).transpose(1, 2)
+
+
+def attention(options: Options) -> dict[str, Any]:
+    """Forward and gradients of segment_attention in bf16; NaN in one segment must not reach another."""
+    device = options.device
+    worst, leaked, repeats, cells = 0.0, 0, {False: 0, True: 0}, 0
+    where = ""
+    for heads_of, keys, size in HEADS[:2] if options.tiny else HEADS:
+        for lengths in LENGTHS:
+            for window in (None, 64):
+                cells += 1
+                torch.manual_seed(cells)
+                total = sum(lengths)
+                borders = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
+                named = {"cu_seq_lens_q": borders, "max_length_q": max(lengths), "sliding_window": window}
+
+                def fast(*x: Tensor, named: dict[str, Any] = named) -> Tensor:
+                    return ours.segment_attention(torch.nn.Identity(), *x, None, **named)[0]
+
+                shapes = ((1, n, total, size) for n in (heads_of, keys, keys))
+                inputs = [torch.randn(s, device=device, dtype=torch.bfloat16, requires_grad=True) for s in shapes]
+                up = torch.randn(1, total, heads_of, size, device=device)
+                doubles = [x.detach().double().requires_grad_() for x in inputs]
+                slow = exact_attention(*doubles, lengths, window)
+                exact = [slow, *torch.autograd.grad((slow * up).sum(), doubles)]
+                got = with_gradients(fast, inputs, up)
+                for name, g, e in zip(("out", "dq", "dk", "dv"), got, exact, strict=True):
+                    error = float((g.double() - e).norm() / e.norm())
+                    if not error <= worst:
+                        worst, where = error, f"{name} of {heads_of}/{keys}/{size}, {lengths}, window {window}"
+                if len(lengths) > 1:
+                    poisoned = [x.detach().clone() for x in inputs]
+                    for x in poisoned:
+                        x[:, :, : lengths[0]] = torch.nan
+                    leaked += int(fast(*poisoned)[:, lengths[0] :].isnan().sum())
+                for deterministic in repeats:
+                    torch.use_deterministic_algorithms(deterministic)
+                    first = with_gradients(fast, inputs, up)
+                    again = [with_gradients(fast, inputs, up) for _ in range(3)]
+                    repeats[deterministic] += all(
+                        torch.equal(x, y) for z in again for x, y in zip(first, z, strict=True)
+                    )
+                torch.use_deterministic_algorithms(False)
+    return {
+        "worst_relative_error": worst,
+        "worst_at": where,
+        "leaked_nans": leaked,
+        "same_bits_again": f"{repeats[False]}/{cells}",
+        "same_bits_again_deterministic": f"{repeats[True]}/{cells}",
+        "ok": worst <= WORST_RELATIVE and leaked == 0,
+    }
+
+
+def with_gradients(function: Callable[..., Tensor], inputs: list[Tensor], up: Tensor) -> list[Tensor]:
+    """[output, gradient of each input]."""
+    out = function(*inputs)
+    return [out, *torch.autograd.grad((out.float() * up).sum(), inputs)]
+
+
+def isolation(options: Options) -> dict[str, Any]:
+    """The start-up check in fp32 and bf16, at ordinary and at huge activations, with and without Liger's kernels."""
+    found: dict[str, Any] = {}
+    shape = {"hidden_size": 64, "intermediate_size": 160, "num_attention_heads": 4, "num_key_value_heads": 2}
+    depth = 2 if options.tiny else 24
+    for kind in ("llama", "qwen3", "mistral", "gemma2"):
+        sizes = shape | {"num_hidden_layers": depth, "vocab_size": 512, "head_dim": 64}
+        for scale in (1.0, 30.0):
+            for liger in (False, True):
+                for dtype in (torch.float32, torch.bfloat16):
+                    model = random_model(kind, sizes, options.device, scale)
+                    name = f"{kind} x{scale:.0f} {'liger ' if liger else ''}{str(dtype).removeprefix('torch.')}"
+                    if liger:
+                        if options.device != "cuda":
+                            continue
+                        use_liger(model)
+                    heads.install_loss_head(model)
+                    ours.use_segment_attention(model)
+                    found[name] = check_isolation(model.to(dtype), 512)
+    return {"differences": found, "ok": all(v < 1e-3 for k, v in found.items() if "float32" in k and "x1 " in k)}
+
+
+def random_model(kind: str, sizes: dict[str, int], device: str, scale: float) -> PreTrainedModel:
+    """A seeded model in fp32; scale: of its down projections, which makes the residual stream large."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **sizes)
+    implementation = "eager" if kind == "gemma2" else "sdpa"
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(
+        config, dtype=torch.float32, attn_implementation=implementation
+    )
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith("down_proj.weight"):
+                weight.mul_(scale)
+    return model.to(device)
+
+
+def head(options: Options) -> dict[str, Any]:
+    """Milliseconds and peak GiB of the loss head, forward and backward, by vocabulary and chunk, full and frozen."""
+    device, found = options.device, {}
+    hidden, rows = (64, 128) if options.tiny else (4096, 4096)
+    worst = 0.0
+    for vocab in (2_048,) if options.tiny else (32_000, 128_256, 151_936, 262_144):
+        layer = heads.LossHead(hidden, vocab, bias=False, device=device, dtype=torch.bfloat16)
+        x = torch.randn(rows, hidden, device=device, dtype=torch.bfloat16, requires_grad=True)
+        labels = torch.randint(0, vocab, (rows,), device=device)
+        targets = heads.Targets(labels, torch.ones(rows, device=device), heads.LogitShape())
+        exact = torch.nn.functional.cross_entropy(
+            x.detach()[:64].float() @ layer.weight.detach().float().T, labels[:64]
+        )
+        few = heads.Targets(labels[:64], torch.ones(64, device=device), heads.LogitShape())
+        worst = max(worst, abs(float(layer(x[:64], few)) / 64 / float(exact) - 1))
+        rule = heads.chunk_targets
+        for frozen in (False, True):
+            layer.requires_grad_(not frozen)
+            for chunk in dict.fromkeys((rule(vocab, layer.weight), 1024, 2048, 4096)):
+                heads.chunk_targets = lambda *_, size=chunk: size
+
+                def act(layer: heads.LossHead = layer, x: Tensor = x, targets: heads.Targets = targets) -> None:
+                    layer.weight.grad = x.grad = None
+                    layer(x, targets).backward()
+
+                held = peak = 0
+                if device == "cuda":
+                    torch.cuda.empty_cache()
+                    layer.weight.grad = x.grad = None
+                    torch.cuda.reset_peak_memory_stats()
+                    held = torch.cuda.memory_allocated()
+                seconds = median_s(act, device, times=3)
+                if device == "cuda":
+                    peak = torch.cuda.max_memory_allocated() - held
+                name = f"V {vocab} {'frozen' if frozen else 'full'} chunk {chunk}"
+                found[name] = [round(seconds * 1e3, 2), round(peak / 2**30, 2)]
+        heads.chunk_targets = rule
+    return {"ms_and_peak_gib": found, "loss_error": worst, "ok": worst < 2e-3}

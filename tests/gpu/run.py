@@ -1,0 +1,132 @@
+"""The GPU kit: what only a GPU can tell of raysft, in order of worth, within minutes.
+
+    python tests/gpu/run.py --out DIR --budget 480          # on a machine with a GPU
+    python tests/gpu/run.py --out DIR --device cpu --tiny   # the same code without one: what CI runs
+
+Each step is a process of its own with a time limit. Each prints one line of JSON, kept in DIR/gpu.jsonl; a table
+comes last. Exit code 1 when a step failed or found something wrong. Steps that the budget no longer holds are left
+out, and the table says so. tests/gpu/pack.sh makes a folder of wheels for a machine that has torch and no network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+sys.path[0] = str(HERE.parent)
+sys.path.insert(0, str(HERE.parents[1] / "platform"))
+
+LIMITS_S = {
+    "facts": 40,
+    "fork_server": 60,
+    "attention": 60,
+    "parity": 150,
+    "isolation": 60,
+    "head": 60,
+    "memory": 120,
+    "speed": 150,
+    "saves": 80,
+    "whole": 150,
+}
+"""Seconds a step may take, in the order in which they are run."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a step is told."""
+
+    device: str
+    """cuda or cpu."""
+    tiny: bool
+    """Sizes that a CPU can do in seconds."""
+
+
+def run_step(name: str, options: Options) -> dict[str, Any]:
+    """The figures of one step, in this process. `ok` False: something is wrong."""
+    from gpu import engines, kernels, machine, whole
+
+    steps = {
+        "facts": machine.facts,
+        "fork_server": machine.fork_server,
+        "attention": kernels.attention,
+        "isolation": kernels.isolation,
+        "head": kernels.head,
+        "parity": engines.parity,
+        "memory": engines.memory,
+        "speed": engines.speed,
+        "saves": engines.saves,
+        "whole": whole.whole,
+    }
+    return steps[name](options)
+
+
+def run_apart(name: str, options: Options, limit_s: float, log: Path) -> dict[str, Any]:
+    """The figures of one step, from a process of its own; `error` where it fails or takes longer."""
+    command = [sys.executable, __file__, "--step", name, "--device", options.device, *["--tiny"] * options.tiny]
+    environment = os.environ | {"DS_ACCELERATOR": options.device, "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=stream, env=environment, start_new_session=True
+        )
+        try:
+            printed, _ = process.communicate(timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # and what it has started
+            process.communicate()
+            return {"ok": False, "error": f"took longer than {limit_s:.0f} s: {last_lines(log)}"}
+    lines = printed.decode(errors="replace").splitlines()
+    if process.returncode == 0 and lines:
+        found: dict[str, Any] = json.loads(lines[-1])
+        return found
+    return {"ok": False, "error": f"exit code {process.returncode}: {last_lines(log)}"}
+
+
+def last_lines(log: Path) -> str:
+    """The end of what a step wrote to its standard error."""
+    return " | ".join(log.read_text(errors="replace").splitlines()[-6:])[-700:]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--out", type=Path, default=Path("build/gpu"))
+    parser.add_argument("--budget", type=float, default=480, help="seconds for all steps")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--only", default=",".join(LIMITS_S), help="names of steps")
+    parser.add_argument("--step", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    options = Options(given.device, given.tiny)
+    if given.step:
+        print(json.dumps(run_step(given.step, options)))
+        return 0
+    given.out.mkdir(parents=True, exist_ok=True)
+    began, table = time.monotonic(), []
+    for name in given.only.split(","):
+        left = given.budget - (time.monotonic() - began)
+        started = time.monotonic()
+        if left < LIMITS_S[name] / 3:
+            found: dict[str, Any] = {"error": "left out: no budget left"}
+        else:
+            found = run_apart(name, options, min(LIMITS_S[name], left), given.out / f"{name}.log")
+        line = {"step": name, "seconds": round(time.monotonic() - started, 1), **found}
+        with (given.out / "gpu.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        print(json.dumps(line)[:2500], flush=True)
+        state = "ok" if found.get("ok", "error" not in found) else str(found.get("error", "WRONG"))[:80]
+        table.append((name, f"{line['seconds']:.1f} s", state))
+    for row in table:
+        print("{:<12}{:>9}  {}".format(*row))
+    return 0 if all(state == "ok" or state.startswith("left out") for _, _, state in table) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""The whole way once, with Ray: `raysft train` on one GPU, its worker killed in the middle."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gpu.run import Options
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+RECIPE = """
+name: kit
+storage: {folder}/storage
+model:
+  source: random
+  tokenizer: {folder}/tokenizer
+  config: {{model_type: llama, hidden_size: 128, intermediate_size: 352, num_hidden_layers: 3, num_attention_heads: 4,
+    num_key_value_heads: 2, max_position_embeddings: 512, tie_word_embeddings: true}}
+data: {{train: {folder}/reverse.jsonl, eval_fraction: 0.02, template: chatml, max_tokens: 256}}
+train: {{max_steps: {steps}, rows_per_step: 12, micro_batch_rows: 6, precision: {precision}}}
+optimizer: {{learning_rate: 3.0e-3, warmup_steps: 20}}
+parallel: {{zero: 2}}
+cluster: {{workers: 1, gpus_per_worker: {gpus}}}
+checkpoint: {{every_steps: 20}}
+evaluate: {{every_steps: 40, max_rows: 16, generate_prompts: 40, max_new_tokens: 16}}
+"""
+
+
+def whole(options: Options) -> dict[str, Any]:
+    """Tokenizer, data, training, a SIGKILL between two commits, resume, evaluation, export."""
+    steps = 60 if options.tiny else 400
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        draw = random.Random(0)
+        words = [
+            "".join(draw.choices(LETTERS, k=draw.randint(4, 8))) for _ in range(4_000 if options.tiny else 40_000)
+        ]
+        lines = [json.dumps({"instruction": f"Reverse {word}", "output": word[::-1]}) for word in words]
+        (folder / "reverse.jsonl").write_text("\n".join(lines))
+        gpus, precision = (1, "bf16") if options.device == "cuda" else (0, "fp32")
+        text = RECIPE.format(folder=folder, steps=steps, precision=precision, gpus=gpus)
+        (folder / "kit.yaml").write_text(text)
+        tokenizer = ["tokenizer", "train", "reverse.jsonl", "--out", "tokenizer", "--vocab-size", "280"]
+        raysft(folder, *tokenizer).wait(timeout=60)
+        started = time.monotonic()
+        training = raysft(folder, "train", "kit.yaml")
+        killed = kill_worker(folder / "storage" / "runs" / "kit", training)
+        try:
+            code = training.wait(timeout=140)
+        except subprocess.TimeoutExpired:
+            training.send_signal(signal.SIGINT)
+            training.wait(timeout=20)
+            code = -1
+        printed = (folder / "train.log").read_text(errors="replace").splitlines()
+        run = folder / "storage" / "runs" / "kit"
+        attempts = [json.loads(p.read_text()) for p in sorted((run / "attempts").glob("*.json"))]
+        exported = (run / "export" / "merged" / "model.safetensors").exists()
+    return {
+        "exit_code": code,
+        "seconds": round(time.monotonic() - started, 1),
+        "killed": killed,
+        "attempts": len(attempts),
+        "resumed_from": [attempt["parent"] for attempt in attempts],
+        "exported": exported,
+        "printed": printed[-25:] if code == 0 else printed[-40:],
+        "ok": code == 0 and killed and len(attempts) == 2 and exported,
+    }
+
+
+def raysft(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    """A command of the package, in `folder`; what it prints is in <verb>.log."""
+    code = "import sys; from raysft.cli import main; sys.exit(main(sys.argv[1:]))"
+    with (folder / f"{arguments[0]}.log").open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-c", code, *arguments],
+            cwd=folder,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+
+
+def kill_worker(run: Path, training: subprocess.Popen[bytes]) -> bool:
+    """SIGKILL the worker of the first attempt once its metrics are past step 30. False: the run ended before."""
+    metrics, ledger = run / "metrics" / "attempt-0001.jsonl", run / "ledger" / "attempt-0001" / "rank-00000.jsonl"
+    deadline = time.monotonic() + 120
+    while training.poll() is None and time.monotonic() < deadline:
+        lines = metrics.read_text().splitlines() if metrics.exists() else []
+        steps = [json.loads(line)["step"] for line in lines if line.endswith("}")]
+        if steps and steps[-1] >= 30:
+            os.kill(json.loads(ledger.read_text().splitlines()[0])["pid"], signal.SIGKILL)
+            return True
+        time.sleep(0.02)
+    return False

@@ -55,7 +55,7 @@ DOORWAYS = {
         *("raysft.train.worker", "raysft.orchestrate"),
     },
     "tiktoken": {"raysft.data.bytepair"},
-    "jinja2": {"raysft.data", "raysft.observe", "raysft.model.export"},
+    "jinja2": {"raysft.data", "raysft.observe", "raysft.model.generation"},
     "pickle": set(),
     "mlflow": set(),
     "wandb": set(),

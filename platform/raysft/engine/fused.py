@@ -41,7 +41,7 @@ class FusedEngine:
         self._trained = {hf_name(name): p for name, p in module.named_parameters() if p.requires_grad}
         if restored is not None:
             set_weights(self._trained, restored)
-        self._adam = adamw(self._trained, run)
+        self._adam = adamw(module, self._trained, run)
         self._state = AdamState(None, self._adam, self._trained, stage=0, bf16=False)
         if restored is not None:
             self._state.restore(restored)

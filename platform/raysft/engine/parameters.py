@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 
 from raysft.engine.protocol import MicroBatch
 from raysft.recipe.resolve import ResolvedRun
+
+_PER_CHANNEL = re.compile("bias|norm|(^|_)log$|(^|_)scale$")
+"""Names of parameters that are no matrices whatever their axes."""
 
 
 def hf_name(name: str) -> str:
@@ -25,14 +29,12 @@ def set_weights(trained: Mapping[str, nn.Parameter], restored: Mapping[str, Tens
             parameter.copy_(restored[f"weight:{name}"])
 
 
-def adamw(trained: Mapping[str, nn.Parameter], run: ResolvedRun) -> torch.optim.AdamW:
-    """Matrices decay; vectors (biases, norms) do not."""
-    section = run.recipe.optimizer
-    matrices = [p for p in trained.values() if p.ndim >= 2]
-    vectors = [p for p in trained.values() if p.ndim < 2]
+def adamw(module: nn.Module, trained: Mapping[str, nn.Parameter], run: ResolvedRun) -> torch.optim.AdamW:
+    """Matrices decay; biases, norms and what else is a number for each channel do not. module: holds `trained`."""
+    section, still = run.recipe.optimizer, undecayed(module)
     groups: list[dict[str, Any]] = [
-        {"params": matrices, "weight_decay": section.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+        {"params": [p for p in trained.values() if p not in still], "weight_decay": section.weight_decay},
+        {"params": [p for p in trained.values() if p in still], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],
@@ -41,6 +43,22 @@ def adamw(trained: Mapping[str, nn.Parameter], run: ResolvedRun) -> torch.optim.
         eps=section.eps,
         fused=True,  # one pass over the memory: 4 to 10 times faster than torch's default on a CPU
     )
+
+
+def undecayed(module: nn.Module) -> set[nn.Parameter]:
+    """The parameters of a module that weight decay must not reach, by what they are for and not by their axes:
+    biases (those of experts have two axes), weights of norms (Cohere's have one row a head), decays and scales of
+    channels (Mamba's A_log, RWKV's time_mix).
+    """
+    return {
+        parameter
+        for owner in module.modules()
+        for name, parameter in owner.named_parameters(recurse=False)
+        if parameter.ndim < 2
+        or "norm" in type(owner).__name__.lower()
+        or _PER_CHANNEL.search(name)
+        or (parameter.ndim > 2 and parameter.shape[:-1].numel() == 1)
+    }
 
 
 def dropout_seed(seed: int, step: int, index: int) -> int:

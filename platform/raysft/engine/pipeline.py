@@ -67,7 +67,7 @@ class PipelineEngine:
         self._check_trained()
         if restored is not None:
             set_weights(self._trained, restored)
-        self._adam: torch.optim.Optimizer = adamw(self._trained, run)
+        self._adam: torch.optim.Optimizer = adamw(self._passes, self._trained, run)
         self._deepspeed = self._initialize(run)
         self._state = AdamState(self._deepspeed, self._adam, self._trained, self._zero, bf16=self._bf16)
         if restored is not None:

@@ -54,7 +54,7 @@ class ZeroEngine:
         restored = None if restored is None else shards.own_of(restored)
         if restored is not None:
             set_weights(self._trained, restored)
-        optimizer = adamw(self._trained, run)
+        optimizer = adamw(module, self._trained, run)
         use_no_compiler()
         self._deepspeed, _, _, _ = deepspeed.initialize(
             model=module, optimizer=optimizer, config=deepspeed_config(run), dist_init_required=False

@@ -13,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 from raysft import storage
 from raysft.data.tokenizer import load_tokenizer
 from raysft.errors import ModelError
+from raysft.model.files import refuse_other_weights
 
 
 def load_exported(location: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
@@ -25,9 +26,19 @@ def load_exported(location: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFa
     if "://" not in directory:
         return _load(directory, location)
     with tempfile.TemporaryDirectory(prefix="raysft-export-") as copy:
-        for name in storage.list_names(directory):
-            Path(copy, name).write_bytes(storage.read_bytes(storage.join(directory, name)))
+        _copy(directory, Path(copy))
         return _load(copy, location)
+
+
+def _copy(location: str, directory: Path) -> None:
+    """The files of a model at a URI, and its tokenizer's further templates, which have a folder."""
+    directory.mkdir(exist_ok=True)
+    for name in storage.list_names(location):
+        source = storage.join(location, name)
+        if name == "additional_chat_templates":
+            _copy(source, directory / name)
+        else:
+            (directory / name).write_bytes(storage.read_bytes(source))
 
 
 def _model_directory(location: str) -> str:
@@ -53,6 +64,7 @@ def _model_directory(location: str) -> str:
 
 def _load(directory: str, location: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     transformers_logging.disable_progress_bar()
+    refuse_other_weights(directory)
     tokenizer = load_tokenizer(directory)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(directory, use_safetensors=True, output_loading_info=True)

@@ -17,14 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from torch import Tensor, nn
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from raysft import storage
 from raysft.errors import CheckpointError, StorageError
 from raysft.model.card import CardFacts, model_card
-from raysft.model.load import load_model
+from raysft.model.files import copy_processors
+from raysft.model.generation import set_generation
+from raysft.model.load import cast_as_loaded, load_model
 from raysft.model.methods import apply_method, merge, save_adapter
 from raysft.recipe.schema import Recipe
 
@@ -34,7 +35,6 @@ MAX_SHARD = "2GB"
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _STAGING = ".export-"
-_PROBE = "raysft-answer"
 
 
 def export_run(
@@ -60,12 +60,7 @@ def export_run(
         return locations
     module = rebuild(recipe, weights, vocab_size=len(tokenizer))
     with tempfile.TemporaryDirectory(prefix=_STAGING, dir=_staging_parent(out)) as staging:
-        if "adapter" in parts:
-            save_adapter(module, str(Path(staging, "adapter")))
-        if "merged" in parts:
-            _write_merged(module, tokenizer, Path(staging, "merged"), recipe)
-        for part in parts:  # peft has put an empty form there
-            Path(staging, part, "README.md").write_text(model_card(recipe, card, part), encoding="utf-8")
+        write_parts(recipe, module, tokenizer, card, Path(staging))
         files = _describe_files(Path(staging))
         storage.remove_tree(storage.join(out, MANIFEST))
         for part in parts:
@@ -136,53 +131,33 @@ def _does_not_fit(what: str, *, got: str, expected: str) -> CheckpointError:
     return CheckpointError(what, got=got, expected=expected, fix=fix)
 
 
-def _write_merged(module: nn.Module, tokenizer: PreTrainedTokenizerFast, directory: Path, recipe: Recipe) -> None:
-    """A transformers directory. Takes the adapters out of `module`."""
-    model = merge(module)
-    nn.Module.to(model, _DTYPES[recipe.train.precision])  # transformers' own `to` is untyped
-    _set_generation(model, tokenizer, is_fresh=recipe.model.source == "random")
-    model.save_pretrained(directory, max_shard_size=MAX_SHARD)
-    tokenizer.save_pretrained(directory)
-
-
-def _set_generation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *, is_fresh: bool) -> None:
-    """Cache on; generation ends where the tokenizer's text or the template's assistant turn ends.
-
-    A fresh model's config carries its class's default token ids, which mean nothing to this tokenizer.
-    """
-    model.config.use_cache = True
-    previous = model.generation_config
-    if is_fresh or previous is None:
-        model.generation_config = GenerationConfig()
-        known: list[int] = []
-        model.config.bos_token_id = tokenizer.bos_token_id
-        model.config.eos_token_id = tokenizer.eos_token_id
-        model.config.pad_token_id = tokenizer.pad_token_id
-    else:
-        stated = previous.eos_token_id
-        known = [] if stated is None else [stated] if isinstance(stated, int) else list(stated)
-    ends = {*known, tokenizer.eos_token_id, turn_end_id(tokenizer)} - {None}
-    model.generation_config.use_cache = True
-    model.generation_config.bos_token_id = tokenizer.bos_token_id
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.generation_config.eos_token_id = sorted(ends) or None
-
-
-def turn_end_id(tokenizer: PreTrainedTokenizerFast) -> int | None:
-    """Id of the special token that the chat template writes after an assistant's answer, if there is one."""
-    if tokenizer.chat_template is None:
-        return None
-    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _PROBE}]
-    try:
-        text = str(tokenizer.apply_chat_template(turns, tokenize=False))
-    except (TypeError, ValueError, TemplateError):  # the template wants more than these two turns
-        return None
-    _, found, rest = text.rpartition(_PROBE)
-    if not found:
-        return None
-    ids = tokenizer(rest, add_special_tokens=False)["input_ids"]
-    special = set(tokenizer.all_special_ids)
-    return next((int(i) for i in ids if i in special), None)
+def write_parts(
+    recipe: Recipe,
+    module: nn.Module,
+    tokenizer: PreTrainedTokenizerFast,
+    card: CardFacts,
+    directory: Path,
+    *,
+    with_weights: bool = True,
+) -> None:
+    """Write the parts of an export. Takes the adapters out of `module`. with_weights: False leaves them out."""
+    weights: dict[str, Tensor] | None = None if with_weights else {}
+    parts = export_parts(recipe)
+    if "adapter" in parts:
+        save_adapter(module, str(directory / "adapter"), weights)
+    if "merged" in parts:
+        model = merge(module)
+        cast_as_loaded(model, _DTYPES[recipe.train.precision])
+        set_generation(model, tokenizer, is_fresh=recipe.model.source == "random")
+        model.save_pretrained(directory / "merged", state_dict=weights, max_shard_size=MAX_SHARD)
+        tokenizer.save_pretrained(directory / "merged")
+        copy_processors(recipe, directory / "merged")
+    for part in parts:  # peft has put an empty form there
+        readme = directory / part / "README.md"
+        readme.unlink(missing_ok=True)
+        readme.write_text(model_card(recipe, card, part), encoding="utf-8")
+        for path in _files(directory / part):  # safetensors makes files that only their owner may read
+            path.chmod(readme.stat().st_mode)
 
 
 def _staging_parent(out: str) -> str | None:

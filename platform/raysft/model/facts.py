@@ -1,41 +1,36 @@
-"""config.json -> ModelFacts, without torch. Owns where a model source lies; loads no weights."""
+"""config.json -> ModelFacts, without torch. Loads no weights."""
 
 from __future__ import annotations
 
 import difflib
-import os
-from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PretrainedConfig
 
-from raysft import storage
 from raysft.errors import ModelError, RecipeError
+from raysft.model.files import model_location, nearest_directory, refuse_other_weights, what_is_at
 from raysft.recipe.facts import ModelFacts
 from raysft.recipe.schema import Recipe
 
 _MLP_WITHOUT_GATE = frozenset(
-    {"gpt2", "gpt_neo", "gpt_neox", "gptj", "gpt_bigcode", "opt", "bloom", "falcon", "phi", "codegen", "starcoder2"}
+    {
+        "gpt2",
+        "gpt_neo",
+        "gpt_neox",
+        "gptj",
+        "gpt_bigcode",
+        "opt",
+        "bloom",
+        "falcon",
+        "phi",
+        "codegen",
+        "starcoder2",
+        "mpt",
+        "xglm",
+    }
 )
 """Model types whose feed-forward layer is two matrices; all others count as three."""
-
-
-def model_location(recipe: Recipe) -> str:
-    """Directory or hub id of the model's files: `run://NAME` becomes that run's merged export."""
-    source = recipe.model.source
-    if source.startswith("run://"):
-        export = storage.join(storage.absolute(recipe.storage), "runs", source[6:], "export")
-        location = storage.join(export, "merged")
-        if not (storage.exists(location) and storage.exists(storage.join(export, "export.json"))):
-            raise ModelError(
-                f"the run {source[6:]!r} has no exported model",
-                got=f"nothing at {location}",
-                expected="a finished run with export.merged",
-                fix="train it first, or run `raysft export`",
-            )
-        return location
-    return storage.absolute(source) if os.path.isdir(source) or source.startswith((".", "/", "~")) else source
 
 
 def load_config(recipe: Recipe) -> PretrainedConfig:
@@ -51,6 +46,7 @@ def load_config(recipe: Recipe) -> PretrainedConfig:
             fix="add model.config, or name a model directory or hub id in model.source",
         )
     location = model_location(recipe)
+    refuse_other_weights(location, model.revision)
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(
             location, revision=model.revision, trust_remote_code=model.trust_remote_code
@@ -58,9 +54,9 @@ def load_config(recipe: Recipe) -> PretrainedConfig:
     except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         raise ModelError(
             f"cannot read the model {model.source!r}",
-            got=_what_is_at(location, " ".join(str(error).split())[:200]),
+            got=what_is_at(location, " ".join(str(error).split())[:200]),
             expected="a local directory with config.json, a hub id that is reachable, run://NAME or `random`",
-            fix="check model.source" + _nearest_directory(location),
+            fix="check model.source" + nearest_directory(location),
         ) from error
     return config
 
@@ -68,35 +64,77 @@ def load_config(recipe: Recipe) -> PretrainedConfig:
 def read_facts(recipe: Recipe) -> ModelFacts:
     """Sizes of the model that a recipe names. Raises ModelError."""
     config = load_config(recipe)
-    text = config.get_text_config().to_dict()
+    text = text_fields(config)
+    heads = optional_size(text, "num_attention_heads")
+    groups = optional_size(text, "num_key_value_heads") or heads or 1
+    if heads and heads % groups:
+        raise ModelError(
+            "the heads of keys and values do not divide the heads",
+            got=f"{heads} heads, {groups} of keys and values",
+            expected=f"a divisor of {heads}",
+            fix="mend the model's config",
+        )
     return ModelFacts(
         model_type=config.model_type,
-        num_layers=first_size(text, "num_hidden_layers", "n_layer"),
-        hidden_size=first_size(text, "hidden_size", "n_embd"),
+        num_layers=first_size(text, "num_hidden_layers"),
+        hidden_size=first_size(text, "hidden_size"),
         vocab_size=first_size(text, "vocab_size"),
-        max_tokens=text.get("max_position_embeddings") or text.get("n_positions"),
+        max_tokens=optional_size(text, "max_position_embeddings", "max_seq_len"),
         num_parameters=_weights_per_token(config.model_type, text),
-        attention_size=_head_size(text) * first_size(text, "num_attention_heads", "n_head"),
-        num_heads=first_size(text, "num_attention_heads", "n_head"),
-        num_kv_heads=text.get("num_key_value_heads") or first_size(text, "num_attention_heads", "n_head"),
+        attention_size=_head_size(text) * heads if heads else 0,
+        num_heads=heads or 1,
+        num_kv_heads=groups,
+        same_factors_up_to=_same_factors_up_to(text),
+        router_loss=_router_loss(text),
     )
 
 
+def text_fields(config: PretrainedConfig) -> dict[str, Any]:
+    """The config of the text model, each field by its common name besides the type's own (MPT's d_model)."""
+    text = config.get_text_config()
+    fields: dict[str, Any] = text.to_dict()
+    return fields | {common: fields[own] for common, own in text.attribute_map.items() if own in fields}
+
+
 def _head_size(text: dict[str, Any]) -> int:
-    size = text.get("head_dim")
-    return size or first_size(text, "hidden_size", "n_embd") // first_size(text, "num_attention_heads", "n_head")
+    size = optional_size(text, "head_dim")
+    return size or first_size(text, "hidden_size") // first_size(text, "num_attention_heads")
 
 
 def _weights_per_token(model_type: str, text: dict[str, Any]) -> int:
     """Weights of the matrices that each token is multiplied with: of a mixture, those of the experts it goes to."""
-    hidden, heads = first_size(text, "hidden_size", "n_embd"), first_size(text, "num_attention_heads", "n_head")
-    attention = 2 * hidden * _head_size(text) * (heads + (text.get("num_key_value_heads") or heads))
-    inner = text.get("intermediate_size") or text.get("n_inner") or text.get("ffn_dim") or 4 * hidden
-    if experts := text.get("num_experts_per_tok"):
-        inner = experts * (text.get("moe_intermediate_size") or inner)
+    hidden, attention = first_size(text, "hidden_size"), 0
+    if heads := optional_size(text, "num_attention_heads"):
+        attention = 2 * hidden * _head_size(text) * (heads + (optional_size(text, "num_key_value_heads") or heads))
+    inner = optional_size(text, "intermediate_size", "n_inner", "ffn_dim") or 4 * hidden
+    if experts := optional_size(text, "num_experts_per_tok"):
+        inner = experts * (optional_size(text, "moe_intermediate_size") or inner)
     mlp = hidden * inner * (2 if model_type in _MLP_WITHOUT_GATE else 3)
-    layers = first_size(text, "num_hidden_layers", "n_layer")
+    layers = first_size(text, "num_hidden_layers")
     return int(layers * (attention + mlp) + hidden * first_size(text, "vocab_size"))
+
+
+def _same_factors_up_to(text: dict[str, Any]) -> int | None:
+    """Tokens up to which all positions are rotated by the same factors; None: always.
+
+    Phi-3's longrope (arXiv:2402.13753) and dynamic NTK change the factors of a whole pass with its longest position.
+    """
+    scaling = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    per_layer = [value for value in scaling.values() if isinstance(value, dict)]
+    limits: list[int | None] = []
+    for rope in [scaling, *per_layer]:
+        kind = rope.get("rope_type") or rope.get("type")
+        if kind == "longrope":
+            limits.append(optional_size({**text, **rope}, "original_max_position_embeddings"))
+        if kind == "dynamic":
+            limits.append(optional_size(text, "max_position_embeddings"))
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _router_loss(text: dict[str, Any]) -> float:
+    """Weight of the loss that balances a mixture's experts, where the config asks for it; else 0."""
+    coefficient = text.get("router_aux_loss_coef")
+    return float(coefficient) if text.get("output_router_logits") and isinstance(coefficient, int | float) else 0.0
 
 
 def _config_from_recipe(fields: dict[str, Any]) -> PretrainedConfig:
@@ -128,33 +166,36 @@ def _refuse_misspelt(config: PretrainedConfig, fields: dict[str, Any]) -> None:
             )
 
 
-def first_size(fields: dict[str, Any], *names: str) -> int:
-    """The first of these fields that is a number. Raises ModelError."""
+def optional_size(fields: dict[str, Any], *names: str) -> int | None:
+    """The first of these fields that is a number, or a number for each layer (their mean, rounded). None: there is
+    none. Raises ModelError for one that is no size."""
     for name in names:
-        if isinstance(fields.get(name), int):
-            return int(fields[name])
-    raise ModelError(
-        "this model is no decoder that raysft knows",
-        got=f"a config without {' or '.join(names)}",
-        expected="a decoder language model",
-        fix="choose a causal language model",
-    )
+        value = fields.get(name)
+        if isinstance(value, list | tuple) and value and all(type(one) is int for one in value):
+            value = round(sum(value) / len(value))
+        if type(value) is int:
+            if value < 1:
+                raise ModelError(
+                    "the model's config has a size that is none",
+                    got=f"{name}: {fields[name]}",
+                    expected="a whole number of 1 or more",
+                    fix="mend the model's config",
+                )
+            return value
+    return None
 
 
-def check_weights(recipe: Recipe) -> None:
-    """Refuse a local model directory without safetensors before anything starts. Raises ModelError."""
-    location = model_location(recipe) if recipe.model.source != "random" else ""
-    if not os.path.isdir(location):
-        return  # fresh weights, or the hub, which is asked when the model is loaded
-    names = sorted(os.listdir(location))
-    if not any(name.endswith(".safetensors") for name in names):
-        pickled = [name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]
+def first_size(fields: dict[str, Any], *names: str) -> int:
+    """As optional_size, and there must be one. Raises ModelError."""
+    size = optional_size(fields, *names)
+    if size is None:
         raise ModelError(
-            f"the model directory {location} has no weights that can be loaded",
-            got=f"only pickled weights: {', '.join(pickled)}" if pickled else f"only {', '.join(names[:8])}",
-            expected="model.safetensors (pickled weights are never loaded: they can run code)",
-            fix="convert the weights to safetensors first" if pickled else "name a directory with weights",
+            "this model is no decoder that raysft knows",
+            got=f"a config without {' or '.join(names)}",
+            expected="a decoder language model",
+            fix="choose a causal language model",
         )
+    return size
 
 
 def check_vocabulary(recipe: Recipe, model: ModelFacts, num_tokens: int) -> None:
@@ -171,22 +212,3 @@ def check_vocabulary(recipe: Recipe, model: ModelFacts, num_tokens: int) -> None
             if config is None
             else f"set model.config.vocab_size to {num_tokens} or more, or leave it out",
         )
-
-
-def _what_is_at(location: str, told: str) -> str:
-    """What is wrong with a model's location; `told` is what transformers said of it."""
-    if os.path.isdir(location):
-        if os.path.isfile(os.path.join(location, "config.json")):
-            return told
-        return f"a directory without config.json: {', '.join(sorted(os.listdir(location))[:8]) or 'it is empty'}"
-    if os.path.exists(location):
-        return "a file, no directory"
-    return f"no such directory; as a hub id: {told}"
-
-
-def _nearest_directory(location: str) -> str:
-    parent = Path(location).parent
-    if "://" in location or os.path.exists(location) or not parent.is_dir():
-        return ""
-    close = difflib.get_close_matches(Path(location).name, [path.name for path in parent.iterdir()], n=1)
-    return f"; did you mean {parent / close[0]}?" if close else ""

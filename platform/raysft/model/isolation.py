@@ -30,16 +30,20 @@ TOLERANCE = 1e-4
 """Largest difference of fp32 log-probabilities between a packed and an unpacked segment."""
 
 
-def use_fast_paths(model: PreTrainedModel, vocab_size: int, *, packing: bool = True) -> None:
+def use_fast_paths(
+    model: PreTrainedModel, vocab_size: int, *, packing: bool = True, max_tokens: int | None = None
+) -> None:
     """Liger's kernels, oneDNN, rotation without copies, the loss in the head, segment attention, where they can be.
 
-    check_isolation must agree; the rotation is compared by itself.
+    check_isolation must agree; the rotation is compared by itself. max_tokens: of the longest row.
 
     Raises ModelError when the model does not even pass with transformers' own attention.
     """
     use_liger(model)
     use_products(model)
     use_rotation(model)
+    if max_tokens is not None:
+        refuse_shared_factors(model, vocab_size, max_tokens)
     install_loss_head(model)
     if use_segment_attention(model):
         try:
@@ -63,6 +67,30 @@ def refuse_leaks(model: PreTrainedModel, difference: float, setting: str) -> Non
             got=f"log-probabilities that differ by {difference:.2g}, {setting}",
             expected=f"at most {TOLERANCE:g}: packed samples that do not see each other, the same head",
             fix="set data.packing: false, or another model.attention; if it stays, report the model type",
+        )
+
+
+def refuse_shared_factors(model: PreTrainedModel, vocab_size: int, max_tokens: int) -> None:
+    """Raises ModelError where a token far behind changes what is computed of the tokens before it.
+
+    So it is with rotary factors that follow the longest position of a pass (longrope, dynamic NTK): the loss of a
+    sample would depend on what is in the pass with it.
+    """
+    segment = _segments(model, vocab_size)[0]
+    positions = torch.arange(segment.shape[1], device=segment.device)[None]
+    far = torch.cat([positions[:, :-1], positions.new_tensor([[max_tokens - 1]])], dim=1)
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        near, apart = (hidden_states(model, segment, where)[:, :-1] for where in (positions, far))
+    model.train(was_training)
+    difference = float((near - apart).abs().max())
+    if not difference <= TOLERANCE * max(1.0, float(near.abs().max())):
+        raise ModelError(
+            "this model's rotary factors depend on the longest position of a pass",
+            got=f"hidden states that differ by {difference:.2g} with a token at position {max_tokens - 1:,}",
+            expected="factors that are the same for every pass: one sample, one loss",
+            fix="lower data.max_tokens to the length that the model was first trained at",
         )
 
 

@@ -7,12 +7,28 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers.core_model_loading import build_glob_alternation
 from transformers.utils import logging as transformers_logging
 
 from raysft.errors import ModelError
-from raysft.model.facts import load_config, model_location
+from raysft.model.backend import attention_backend
+from raysft.model.facts import load_config
+from raysft.model.files import model_location, read_object, refuse_other_weights
 from raysft.recipe.schema import Recipe
+
+_UNUSABLE = (
+    AssertionError,
+    AttributeError,
+    ArithmeticError,
+    ImportError,
+    LookupError,
+    RuntimeError,
+    StrictDataclassError,
+    TypeError,
+    ValueError,
+)
+"""What transformers' model classes raise at a config that is none of theirs."""
 
 
 def load_model(recipe: Recipe, *, vocab_size: int) -> PreTrainedModel:
@@ -38,36 +54,106 @@ def load_model(recipe: Recipe, *, vocab_size: int) -> PreTrainedModel:
     return model
 
 
+def empty_model(recipe: Recipe, *, vocab_size: int) -> PreTrainedModel:
+    """The same modules without any weight (torch's meta device), in fp32: what can be said before weights are read.
+
+    Raises ModelError.
+    """
+    config = load_config(recipe)
+    if recipe.model.source == "random":
+        _set_vocabulary(recipe, config, vocab_size)
+    with torch.device("meta"):
+        model = _from_config(recipe, config)
+    if recipe.model.source != "random" and model.can_generate():
+        model.generation_config = _generation_config(recipe) or model.generation_config
+    return model
+
+
+def cast_as_loaded(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Cast parameters and buffers as transformers' from_pretrained(dtype=dtype) does: some stay in fp32.
+
+    Those are what the model type names (_keep_in_fp32_modules_strict: DeepSeek's e_score_correction_bias), and what
+    its code makes in fp32 whatever the default is.
+    """
+    with torch.device("meta"):
+        empty: Any = AutoModelForCausalLM.from_config(model.config, dtype=dtype)
+    made = {name: tensor.dtype for name, tensor in (*empty.named_parameters(), *empty.named_buffers())}
+    strict = model._keep_in_fp32_modules_strict if dtype in (torch.float16, torch.bfloat16) else None
+    pattern = build_glob_alternation([*sorted(strict)])[0] if strict else None
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_floating_point():
+            kept = pattern is not None and pattern.search(name)
+            tensor.data = tensor.data.to(torch.float32 if kept else made.get(name, dtype))
+
+
+def _generation_config(recipe: Recipe) -> GenerationConfig | None:
+    """The base's own, as from_pretrained would give it to the model; None: it has none. Raises ModelError."""
+    fields = read_object(model_location(recipe), "generation_config.json", recipe.model.revision)
+    try:
+        return GenerationConfig.from_dict(fields) if fields else None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise _cannot_load(recipe, f"generation_config.json: {error}") from error
+
+
 def _fresh(recipe: Recipe, config: PretrainedConfig, vocab_size: int) -> PreTrainedModel:
-    assert recipe.model.config is not None
-    if "vocab_size" not in recipe.model.config:
-        config.vocab_size = vocab_size
+    _set_vocabulary(recipe, config, vocab_size)
     generator_state = torch.get_rng_state()
     torch.manual_seed(recipe.seed)
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            config, dtype=torch.float32, attn_implementation=recipe.model.attention
-        )
-    except (ValueError, ImportError, TypeError, RuntimeError, ArithmeticError, StrictDataclassError) as error:
-        raise _cannot_load(recipe, error) from error
+        return _from_config(recipe, config)
     finally:
         torch.set_rng_state(generator_state)
+
+
+def _set_vocabulary(recipe: Recipe, config: PretrainedConfig, vocab_size: int) -> None:
+    """Rows for the tokenizer's tokens; and no padding token unless the recipe names one.
+
+    A class's default id means nothing to this tokenizer: torch would keep that token's embedding at zero, or refuse
+    an id beyond the vocabulary.
+    """
+    fields = recipe.model.config
+    assert fields is not None
+    text = config.get_text_config()
+    if "vocab_size" not in fields:
+        text.vocab_size = vocab_size
+    if "pad_token_id" not in fields:
+        text.pad_token_id = None
+    elif text.pad_token_id is not None and not 0 <= text.pad_token_id < text.vocab_size:
+        raise ModelError(
+            "model.config names a padding token that the model has no row for",
+            got=f"pad_token_id: {text.pad_token_id}, vocab_size: {text.vocab_size}",
+            expected=f"an id from 0 to {text.vocab_size - 1}",
+            fix="leave model.config.pad_token_id out: raysft needs none",
+        )
+
+
+def _from_config(recipe: Recipe, config: PretrainedConfig) -> PreTrainedModel:
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config,
+            dtype=torch.float32,
+            attn_implementation=attention_backend(recipe, config),
+            trust_remote_code=recipe.model.trust_remote_code,
+        )
+    except _UNUSABLE as error:
+        raise _cannot_load(recipe, error) from error
     return model
 
 
 def _from_files(recipe: Recipe) -> PreTrainedModel:
     section = recipe.model
+    refuse_other_weights(model_location(recipe), section.revision)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             model_location(recipe),
             revision=section.revision,
             trust_remote_code=section.trust_remote_code,
-            attn_implementation=section.attention,
+            attn_implementation=attention_backend(recipe, load_config(recipe)),
             dtype=torch.float32,
             use_safetensors=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+    except (OSError, SafetensorError, *_UNUSABLE) as error:
         raise _cannot_load(recipe, error) from error
     model: PreTrainedModel = loaded[0]
     missing = sorted(loaded[1]["missing_keys"])
@@ -80,7 +166,7 @@ def _cannot_load(recipe: Recipe, error: Exception | str) -> ModelError:
     got = " ".join(str(error).split())[:300]
     if "attention" in got.lower() or "flash" in got.lower():
         return ModelError(
-            f"the model {recipe.model.source!r} has no attention backend {recipe.model.attention!r}",
+            f"the model {recipe.model.source!r} cannot be loaded with model.attention: {recipe.model.attention}",
             got=got,
             expected="a backend that this model and this machine have",
             fix="set model.attention: eager (every model has it)",

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from raysft.model.attention import segment_arguments
+from raysft.model.decoder import decoder
 from raysft.model.head import LogitShape, LossHead, Targets, logit_shape
 
 IGNORE = -100
@@ -47,7 +48,7 @@ def hidden_states(model: PreTrainedModel, input_ids: Tensor, position_ids: Tenso
     them in the positions, as long as no 2-D attention mask is passed.
     """
     segments = segment_arguments(model, position_ids)
-    hidden: Tensor = model.base_model(input_ids=input_ids, position_ids=position_ids, use_cache=False, **segments)[0]
+    hidden: Tensor = decoder(model)(input_ids=input_ids, position_ids=position_ids, use_cache=False, **segments)[0]
     return hidden
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from raysft.errors import ModelError
+from raysft.model.decoder import unread
+from raysft.model.head import LossHead
 from raysft.recipe.schema import Recipe
 
 
@@ -18,6 +21,8 @@ def apply_method(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
         case "full":
             for parameter in model.parameters():
                 parameter.requires_grad_(True)
+            for tower in unread(model).values():  # no text passes it: only weight decay would reach it
+                tower.requires_grad_(False)
             return model
         case "lora":
             return _with_lora(model, recipe)
@@ -46,9 +51,24 @@ def merge(module: nn.Module) -> PreTrainedModel:
     return merged
 
 
-def save_adapter(module: nn.Module, directory: str) -> None:
-    """The bare adapter as peft loads it: adapter_model.safetensors and adapter_config.json."""
-    module.save_pretrained(directory, safe_serialization=True)  # type: ignore[operator]
+def save_adapter(module: nn.Module, directory: str, weights: dict[str, torch.Tensor] | None = None) -> None:
+    """The bare adapter as peft loads it: adapter_model.safetensors and adapter_config.json. weights: others."""
+    module.save_pretrained(directory, safe_serialization=True, state_dict=weights)  # type: ignore[operator]
+
+
+def adapted_layers(module: nn.Module) -> list[str]:
+    """Names, in the model without adapters, of the layers and parameters (of experts) that have one."""
+    from peft.tuners.lora.layer import ParamWrapper
+
+    return [
+        plain_name(name) + (f".{layer.parameter_name}" if isinstance(layer, ParamWrapper) else "")
+        for name, layer in _adapters(base_model(module))
+    ]
+
+
+def plain_name(name: str) -> str:
+    """The name of a module or parameter before adapters were put around it."""
+    return ".".join(part for part in name.split(".") if part != "base_layer")
 
 
 @dataclass(frozen=True)
@@ -93,7 +113,7 @@ def low_rank_adapters(module: nn.Module) -> dict[str, LowRank]:
 
 
 def _with_lora(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
-    from peft import LoraConfig, get_peft_model  # 6.8 s to import: only where it is used
+    from peft import LoraConfig, get_peft_model  # 4 s to import: only where it is used
 
     method = recipe.method
     targets: str | list[str] = list(method.target_modules)
@@ -104,6 +124,7 @@ def _with_lora(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
         lora_alpha=method.alpha,  # type: ignore[arg-type]  # peft divides it by r, a float is fine
         lora_dropout=method.dropout,
         target_modules=targets,
+        exclude_modules=_unfit(model, targets) or None,
         task_type="CAUSAL_LM",
     )
     generator_state = torch.get_rng_state()
@@ -111,13 +132,82 @@ def _with_lora(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
     try:
         adapted: nn.Module = get_peft_model(model, config)
     except ValueError as error:
-        names = sorted({name.rsplit(".", 1)[-1] for name, m in model.named_modules() if isinstance(m, nn.Linear)})
-        raise ModelError(
-            "method.target_modules fits no layer",
-            got=f"{list(method.target_modules)}: {str(error)[:200]}",
-            expected=f"all-linear, or some of {', '.join(names)}",
-            fix="mend method.target_modules",
-        ) from error
+        raise _cannot_adapt(model, recipe, " ".join(str(error).split())[:200]) from error
     finally:
         torch.set_rng_state(generator_state)
+    _untie(base_model(adapted))
     return adapted
+
+
+def _unfit(model: PreTrainedModel, targets: str | list[str]) -> list[str]:
+    """Layers that get no adapter though their name is among the targets: those that no text passes (a vision tower),
+    and linear ones that do more than multiply (the router of PhiMoE answers a tuple)."""
+    towers = tuple(f"{name}." for name in unread(model))
+    return [
+        name
+        for name, module in model.named_modules()
+        if (isinstance(module, nn.Linear) if isinstance(targets, str) else name.rsplit(".", 1)[-1] in targets)
+        and (f"{name}.".startswith(towers) or (isinstance(module, nn.Linear) and not _multiplies(module)))
+    ]
+
+
+def _multiplies(layer: nn.Linear) -> bool:
+    """Is what it answers its input times its weight?"""
+    return type(layer).forward is nn.Linear.forward or isinstance(layer, LossHead)
+
+
+def _cannot_adapt(model: PreTrainedModel, recipe: Recipe, told: str) -> ModelError:
+    if "lora_dropout" in told:
+        return ModelError(
+            "the adapters of a mixture's experts take no dropout",
+            got=f"method.dropout = {recipe.method.dropout}, a {model.config.model_type} model",
+            expected="method.dropout: 0, or target modules that are no experts",
+            fix="set method.dropout: 0, or name the attention's layers in method.target_modules",
+        )
+    unfit = set(_unfit(model, "all-linear"))
+    linear = {name for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+    return ModelError(
+        "method.target_modules fits no layer",
+        got=f"{list(recipe.method.target_modules)}: {told}",
+        expected=f"all-linear, or some of {', '.join(sorted({name.rsplit('.', 1)[-1] for name in linear - unfit}))}",
+        fix="mend method.target_modules",
+    )
+
+
+def _untie(model: PreTrainedModel) -> None:
+    """Part embedding and head, where they share a weight and one of them is adapted: the adapter's product, added
+    to the shared weight, would make another model than the trained one. Raises ModelError for other layers."""
+    layers = {name: layer.get_base_layer() for name, layer in _adapters(model)}
+    holders: dict[int, list[nn.Module]] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            holders.setdefault(id(parameter), []).append(module)
+    ends = [_inside(model.get_input_embeddings()), _inside(model.get_output_embeddings())]
+    for name, layer in layers.items():
+        others = [m for p in layer.parameters() for m in holders[id(p)] if m is not layer]
+        if others and not all(module in ends for module in (layer, *others)):
+            raise ModelError(
+                "an adapted layer shares its weight with others",
+                got=f"{name} ({model.config.model_type})",
+                expected="layers with weights of their own, which an adapter can be merged into",
+                fix="take it out of method.target_modules, or set method.kind: full",
+            )
+        if others:
+            ends[1].weight = nn.Parameter(ends[1].weight.detach().clone(), requires_grad=False)
+            for config in (model.config, model.config.get_text_config()):
+                config.tie_word_embeddings = False
+            return
+
+
+def _adapters(model: nn.Module) -> list[tuple[str, Any]]:
+    """(name, adapted layer) of each adapter; adapters of several parameters of a module are nested."""
+    from peft.tuners.lora.layer import LoraLayer
+
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
+
+
+def _inside(layer: Any) -> Any:
+    """A layer without its adapter."""
+    from peft.tuners.lora.layer import LoraLayer
+
+    return layer.get_base_layer() if isinstance(layer, LoraLayer) else layer

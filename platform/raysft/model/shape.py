@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from raysft.model.facts import first_size, load_config
+from raysft.model.facts import first_size, load_config, optional_size, text_fields
 from raysft.recipe.facts import Linear, ModelShape
 from raysft.recipe.schema import Recipe
 
@@ -83,23 +83,23 @@ _DROPOUT = ("resid_pdrop", "hidden_dropout", "dropout")
 def read_shape(recipe: Recipe) -> ModelShape:
     """The modules of the model that a recipe names. Raises ModelError."""
     config = load_config(recipe)
-    text = config.get_text_config().to_dict()
+    text = text_fields(config)
     model_type = str(text.get("model_type") or config.model_type)
     kind = _KINDS.get(model_type, _LLAMA)
-    hidden, heads = first_size(text, "hidden_size", "n_embd"), first_size(text, "num_attention_heads", "n_head")
+    hidden, heads = first_size(text, "hidden_size"), optional_size(text, "num_attention_heads") or 1
     grouped = kind.norm != "layer"  # GPT-2, GPT-NeoX and OPT know no groups of heads
-    kv_heads = (grouped and text.get("num_key_value_heads")) or heads
-    head_size = text.get("head_dim") or hidden // heads
+    kv_heads = (grouped and optional_size(text, "num_key_value_heads")) or heads
+    head_size = optional_size(text, "head_dim") or hidden // heads
     norms = (hidden,) * kind.layer_norms + ((head_size,) * 2 if kind.qk_norm else ())
     tied = text.get("tie_word_embeddings")
     activation = text.get("hidden_activation") or text.get("hidden_act") or text.get("activation_function")
     positions = 0
     if kind.learned_positions is not None:
-        positions = kind.learned_positions + first_size(text, "max_position_embeddings", "n_positions")
+        positions = kind.learned_positions + first_size(text, "max_position_embeddings")
     return ModelShape(
         model_type=model_type,
         is_known=model_type in _KINDS,
-        num_layers=first_size(text, "num_hidden_layers", "n_layer"),
+        num_layers=first_size(text, "num_hidden_layers"),
         hidden_size=hidden,
         vocab_size=first_size(text, "vocab_size"),
         position_rows=positions,
@@ -137,11 +137,11 @@ def _attention(kind: _Kind, text: dict[str, Any], hidden: int, sizes: tuple[int,
 
 def _mlp(kind: _Kind, text: dict[str, Any], hidden: int) -> list[Linear]:
     """The dense MLP, or the experts and their router."""
-    inner = text.get("intermediate_size") or text.get("n_inner") or text.get("ffn_dim") or 4 * hidden
-    experts = text.get("num_local_experts") or text.get("num_experts") or 1
-    active = text.get("num_experts_per_tok") or 1
+    inner = optional_size(text, "intermediate_size", "n_inner", "ffn_dim") or 4 * hidden
+    experts = optional_size(text, "num_local_experts", "num_experts") or 1
+    active = optional_size(text, "num_experts_per_tok") or 1
     if experts > 1:
-        inner = text.get("moe_intermediate_size") or inner
+        inner = optional_size(text, "moe_intermediate_size") or inner
     *into, out = kind.mlp
     width = 2 * inner if kind.gated and len(into) == 1 else inner
     always = bool(text.get("mlp_bias"))

@@ -21,6 +21,7 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from raysft.errors import ModelError
 from raysft.model.attention import SEGMENTS, segment_attention, segment_borders
+from raysft.model.decoder import decoder
 
 ULYSSES = "raysft_ulysses"
 """The name under which transformers knows ulysses_attention."""
@@ -60,7 +61,7 @@ def hidden_part(model: PreTrainedModel, input_ids: Tensor, position_ids: Tensor,
     missing = -position_ids.shape[1] % sequence.size
     padding = torch.arange(missing, device=position_ids.device).expand(len(position_ids), -1)
     positions = torch.cat([position_ids, padding], dim=1)
-    hidden: Tensor = model.base_model(
+    hidden: Tensor = decoder(model)(
         input_ids=sequence.own(input_ids, 0),
         position_ids=sequence.own(positions, 0),
         use_cache=False,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from raysft.data.tokenizer import recipe_tokenizer
 from raysft.errors import ClusterError, UserError
+from raysft.model.backend import with_backend
 from raysft.model.facts import read_facts
 from raysft.model.shape import read_shape
 from raysft.planner import layout, report
@@ -23,7 +24,7 @@ def plan(recipe: Recipe, cluster: str | None, *, as_json: bool = False) -> list[
 
     Raises RecipeError, ModelError, ClusterError.
     """
-    recipe = with_vocabulary(with_absolute_paths(recipe))
+    recipe = with_backend(with_vocabulary(with_absolute_paths(recipe)))
     check_recipe(recipe)
     where = parse_cluster(cluster) if cluster else _this_machine(recipe)
     workers = recipe.cluster.model_copy(
@@ -69,8 +70,11 @@ def choose_layout(recipe: Recipe, nodes: ClusterFacts) -> Choice:
     they have is refused; what is not known is not refused.
     """
     where = cluster_of(nodes.nodes, recipe.cluster.gpus_per_worker) or _cpus(recipe, nodes)
-    sized = with_vocabulary(recipe)
-    model = read_facts(sized)
+    sized, planned = with_vocabulary(recipe), with_backend(recipe)
+    model, backend = read_facts(sized), planned.model.attention
+    lines = []
+    if recipe.model.attention == "auto" and backend != "sdpa":
+        lines.append(f"attention    {backend}: a {model.model_type} model has no sdpa")
     if where is None:
         if recipe.parallel.auto:
             raise ClusterError(
@@ -79,17 +83,16 @@ def choose_layout(recipe: Recipe, nodes: ClusterFacts) -> Choice:
                 expected="nodes with an accelerator_type that raysft knows",
                 fix="set parallel by hand: `raysft plan RECIPE --cluster 8xH100-80G` ranks the layouts",
             )
-        return Choice(recipe, model, (), "memory for it: see `raysft plan RECIPE --cluster ...`")
+        return Choice(recipe, model, tuple(lines), "memory for it: see `raysft plan RECIPE --cluster ...`")
     shape = read_shape(sized)
-    lines = []
     if recipe.parallel.auto:
-        chosen = layout.best(recipe, model, shape, where)
+        chosen = layout.best(planned, model, shape, where)
         settled = chosen.recipe.parallel.model_copy(update={"auto": False})
         recipe = recipe.model_copy(update={"parallel": settled})
         lines.append(f"auto         {chosen.words}: the fastest that fits {where.device.name}")
     else:
         check_layout(recipe, model)
-        chosen = layout.weigh(recipe, shape, where)
+        chosen = layout.weigh(planned, shape, where)
         if where.device.is_gpu:
             layout.check_memory(chosen, model, shape, where)
     used = f"{chosen.memory.total / GIB:.2f} GiB a worker: {layout.breakdown(chosen.memory)}"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -16,9 +16,11 @@ from typing import Any
 from raysft import errors, storage
 from raysft.data.inspect import certificate
 from raysft.data.prepare import Prepared, prepare, train_fingerprint
-from raysft.data.tokenizer import recipe_tokenizer, tokenizer_source
+from raysft.data.tokenizer import tokenizer_source
 from raysft.lease import lease
-from raysft.model.facts import check_vocabulary, check_weights, read_facts
+from raysft.model.facts import check_vocabulary, read_facts
+from raysft.model.files import check_weights
+from raysft.model.rehearsal import rehearse
 from raysft.orchestrate import summary, tasks
 from raysft.orchestrate.attempts import run_attempts
 from raysft.orchestrate.cluster import cluster, cluster_facts, run_task
@@ -93,14 +95,14 @@ def run_training(recipe: Recipe, *, profile_steps: int = 0) -> RunResult:
         if not has_same_data_fields(run, recipe):
             check_data(run, recipe, train_fingerprint(with_absolute_paths(recipe)))
         return replace(_result(run, finished), was_finished=True)
-    check_before_ray(recipe)
+    trained = check_before_ray(recipe)
     storage.check_writable(run)
     spent, held = (
         time.monotonic_ns() - began,
         lease(storage.join(run, "driver"), waiting=partial(_refuse_second, run)),
     )
     with held, driving(run, spent) as driver, cluster() as nodes:
-        plan = _plan(recipe, run, nodes, driver)
+        plan = _plan(recipe, run, nodes, driver, trained)
         driver.phase("evaluation")
         before = _evaluate_once(plan, "before", tasks.evaluate_initial)
         _train(plan, profile_steps, driver)
@@ -131,13 +133,23 @@ def _refuse_second(run: str, holder: str) -> None:
     )
 
 
-def check_before_ray(recipe: Recipe) -> None:
-    """What can be refused within seconds, and before the run's name is taken. Raises UserError."""
+def check_before_ray(recipe: Recipe) -> list[str]:
+    """What can be refused within seconds, and before the run's name is taken. Returns what will be trained, in lines.
+
+    Raises UserError.
+    """
     facts = read_facts(recipe)
     resolve(recipe, facts, None)
     check_weights(recipe)
-    tokenizer = recipe_tokenizer(recipe)
+    tokenizer = tasks.export_tokenizer(recipe)
     check_vocabulary(recipe, facts, len(tokenizer))
+    trained = rehearse(recipe, tokenizer)
+    if facts.router_loss:
+        weight = f"router_aux_loss_coef {facts.router_loss:g}"
+        trained.append(
+            f"router loss  left out: this base's config asks for it ({weight}); only the answers' loss is trained"
+        )
+    return trained
 
 
 def _result(run: str, record: dict[str, Any]) -> RunResult:
@@ -154,14 +166,14 @@ def _result(run: str, record: dict[str, Any]) -> RunResult:
     )
 
 
-def _plan(recipe: Recipe, run: str, nodes: ClusterFacts, driver: Driver) -> _Plan:
+def _plan(recipe: Recipe, run: str, nodes: ClusterFacts, driver: Driver, trained: Sequence[str] = ()) -> _Plan:
     """Everything that is known before the first worker starts, said aloud."""
     wanted = recipe.cluster
     choice = choose_layout(with_absolute_paths(recipe), nodes)
     absolute = choice.recipe
     first = with_workers(absolute, fitting_workers(absolute, nodes.nodes) or wanted.min_workers or wanted.workers)
     resolved = resolve(first, choice.model, nodes)
-    for line in [*resolved.describe(), *choice.lines]:
+    for line in [*resolved.describe(), *trained, *choice.lines]:
         logger.info(line)
     started = time.monotonic()
     driver.phase("prepare")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from raysft import storage
 from raysft.data.tokenizer import recipe_tokenizer, template_for
@@ -44,10 +45,17 @@ def evaluate_exported(fields: dict[str, Any], eval_store: str, export: str) -> d
 def export(fields: dict[str, Any], run: str, card: dict[str, Any]) -> list[str]:
     """Export the newest checkpoint of a run. Returns the directories written."""
     recipe = parse_recipe(fields)
-    tokenizer = recipe_tokenizer(recipe)
-    tokenizer.chat_template = template_for(recipe.data.template, tokenizer).text
+    tokenizer = export_tokenizer(recipe)
     weights = newest_checkpoint(run).weights()
     return export_run(recipe, weights, tokenizer, out=storage.join(run, "export"), card=CardFacts(**card))
+
+
+def export_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
+    """The recipe's tokenizer with the template that is trained, beside its own named ones. Raises ModelError."""
+    tokenizer = recipe_tokenizer(recipe)
+    text, own = template_for(recipe.data.template, tokenizer).text, tokenizer.chat_template
+    tokenizer.chat_template = {**own, "default": text} if isinstance(own, dict) else text
+    return tokenizer
 
 
 def newest_checkpoint(run: str) -> Checkpoint:

@@ -21,7 +21,12 @@ class ModelFacts:
     attention_size: int
     """Attention heads x size of a head."""
     num_heads: int
+    """1 where it has none (Mamba): nothing to divide over ranks."""
     num_kv_heads: int
+    same_factors_up_to: int | None = None
+    """Tokens up to which rotary factors are the same whatever else is in the pass; None: always."""
+    router_loss: float = 0.0
+    """Weight of the loss for a mixture's router that the config asks for."""
 
 
 @dataclass(frozen=True)

@@ -194,3 +194,11 @@ def _check_length(recipe: Recipe, model: ModelFacts) -> None:
             expected=f"at most {model.max_tokens} ({model.model_type})",
             fix=f"set data.max_tokens to {model.max_tokens} or less",
         )
+    if model.same_factors_up_to is not None and recipe.data.max_tokens > model.same_factors_up_to:
+        raise RecipeError(
+            "this model's rotary factors would depend on what else is in a pass",
+            got=f"data.max_tokens = {recipe.data.max_tokens}; this {model.model_type} rotates a whole pass by "
+            f"other factors when any sample in it is longer than {model.same_factors_up_to} (longrope, dynamic)",
+            expected=f"at most {model.same_factors_up_to}: one sample, one loss, whatever it is packed with",
+            fix=f"set data.max_tokens to {model.same_factors_up_to} or less",
+        )

@@ -155,9 +155,10 @@ def load_base(place: Place) -> PreTrainedModel:
         place.job.tokenizer, revision=section.revision, trust_remote_code=section.trust_remote_code
     )
     model = load_model(recipe, vocab_size=len(tokenizer))
-    if recipe.parallel.pipeline == 1 or recipe.model.attention not in ("sdpa", "eager"):  # others need the device
+    if recipe.parallel.pipeline == 1 or recipe.model.attention == "flash_attention_2":  # it needs the device
         torch.nn.Module.to(model, place.device)
-    use_fast_paths(model, len(tokenizer), packing=recipe.data.packing)
+    packing, max_tokens = recipe.data.packing, recipe.data.max_tokens
+    use_fast_paths(model, len(tokenizer), packing=packing, max_tokens=max_tokens)
     if recipe.train.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model

@@ -18,6 +18,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, TypeVar
 
 import numpy as np
@@ -64,11 +65,11 @@ class Retention:
     """The one with the lowest held-out loss."""
 
     def keeps(self, chain: list[tuple[CommitId, float | None]]) -> set[CommitId]:
-        """Of a lineage, newest first, with the held-out loss measured at each (pure)."""
+        """Of a lineage, newest first, with the held-out loss measured at each (pure). NaN is no loss."""
         kept = {commit for commit, _ in chain[: self.last]}
         if self.every_steps:
             kept |= {commit for commit, _ in chain if commit.step % self.every_steps == 0}
-        measured = [(loss, -commit.step, commit) for commit, loss in chain if loss is not None]
+        measured = [(loss, -c.step, c) for c, loss in chain if loss is not None and isfinite(loss)]
         if self.best and measured:
             kept.add(min(measured, key=lambda found: found[:2])[2])
         return kept

@@ -19,7 +19,8 @@ import raysft
 from fakes import LLAMA, make_recipe, make_tokenizer
 from raysft.errors import CheckpointError
 from raysft.model.card import CardFacts
-from raysft.model.export import export_run, turn_end_id
+from raysft.model.export import export_run
+from raysft.model.generation import turn_end_id
 from raysft.recipe.schema import Recipe
 
 FACTS = CardFacts(

@@ -12,7 +12,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from fakes import LLAMA, make_recipe
 from raysft.errors import ModelError
-from raysft.model.facts import model_location, read_facts
+from raysft.model.facts import read_facts
+from raysft.model.files import model_location
 from raysft.model.load import load_model
 from raysft.model.methods import apply_method, base_model, is_adapted, merge
 

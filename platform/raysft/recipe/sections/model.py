@@ -24,8 +24,8 @@ class ModelSection(Section):
     )
     revision: str | None = Field(None, description="Hub revision (commit or tag) to pin.")
     trust_remote_code: bool = Field(False, description="Run Python code that comes with the model. Off.")
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = Field(
-        "sdpa",
-        description="Attention backend. `sdpa`: segment by segment without a mask, where the model's code allows it. "
-        "Whether packed samples stay apart is checked at start-up.",
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
+        "auto",
+        description="Attention backend. `auto`: sdpa, or eager for model types without it. `sdpa`: segment by "
+        "segment without a mask, where the model's code allows it. Whether packed samples stay apart is checked.",
     )

@@ -1,0 +1,76 @@
+"""A run's way through its model, walked before it starts: built without weights, adapted, merged, saved.
+
+Owns what is tried and what is said of it. What cannot be saved after days of training is refused within seconds.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+from transformers.pytorch_utils import Conv1D
+from transformers.utils import logging as transformers_logging
+
+from raysft.errors import ModelError, RaysftError
+from raysft.model.card import CardFacts
+from raysft.model.decoder import unread
+from raysft.model.export import write_parts
+from raysft.model.load import empty_model
+from raysft.model.methods import adapted_layers, apply_method, base_model, is_adapted, plain_name
+from raysft.recipe.schema import Recipe
+
+_NOTHING = CardFacts(0, 0, 0, 0, {}, {}, {})
+
+
+def rehearse(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    """Do without weights all that an export will do. Returns what will be trained, in lines. Raises ModelError."""
+    transformers_logging.disable_progress_bar()
+    module = apply_method(empty_model(recipe, vocab_size=len(tokenizer)), recipe)
+    lines = describe_trained(module, num_tokens=len(tokenizer))
+    try:
+        with tempfile.TemporaryDirectory(prefix="raysft-rehearsal-") as directory:
+            write_parts(recipe, module, tokenizer, _NOTHING, Path(directory), with_weights=False)
+    except RaysftError:
+        raise
+    except Exception as error:  # whatever a model's, a tokenizer's or peft's own code raises
+        raise ModelError(
+            "this model could be trained, but not exported",
+            got=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}",
+            expected="configs and a tokenizer that transformers saves, adapters that peft merges",
+            fix="mend what is named in the model's directory, or choose other method.target_modules",
+        ) from error
+    return lines
+
+
+def describe_trained(module: nn.Module, *, num_tokens: int) -> list[str]:
+    """How many parameters are trained, in which layers, and what stays as it is. num_tokens: of the tokenizer."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in module.parameters()]
+    trained, total = sum(n for n, is_trained in sizes if is_trained), sum(n for n, _ in sizes)
+    line = f"trained      {trained:,} of {total:,} parameters ({trained / total:.2%})"
+    model = base_model(module)
+    lines = [f"not read     {name}: no text passes it, it stays as it is" for name in unread(model)]
+    if not is_adapted(module):
+        return [line, *lines]
+    adapted = adapted_layers(module)
+    counts = Counter(name.rpartition(".")[2] for name in adapted)
+    lines.insert(0, f"adapters     {', '.join(f'{name} x {count}' for name, count in sorted(counts.items()))}")
+    return [line, *lines, *_frozen(model, set(adapted), total)]
+
+
+def _frozen(model: nn.Module, adapted: set[str], total: int) -> list[str]:
+    """Matrices of no linear layer that have no adapter: experts in one parameter, routers, convolutions."""
+    found: dict[str, list[int]] = {}
+    for path, owner in model.named_modules():
+        if isinstance(owner, nn.Linear | nn.Embedding | Conv1D) or "norm" in type(owner).__name__.lower():
+            continue
+        for name, parameter in owner.named_parameters(recurse=False):
+            is_left = not parameter.requires_grad and plain_name(f"{path}.{name}") not in adapted
+            if parameter.ndim >= 2 and is_left and "bias" not in name:
+                found.setdefault(f"{type(owner).__name__}.{name}", []).append(parameter.numel())
+    return [
+        f"frozen       {name} x {len(sizes)}: {sum(sizes):,} parameters ({sum(sizes) / total:.2%}) without an adapter"
+        for name, sizes in found.items()
+    ]

@@ -1,0 +1,155 @@
+"""What is tried and said before a run starts: adapters, experts, towers, configs that cannot be saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from fakes import LLAMA, make_recipe, make_tokenizer
+from families import tiny_fields
+from raysft.errors import ModelError
+from raysft.model.facts import read_facts
+from raysft.model.methods import apply_method
+from raysft.model.rehearsal import rehearse
+from raysft.recipe.schema import Recipe
+
+LORA = {"kind": "lora", "rank": 4}
+
+
+def fresh(model_type: str, method: dict[str, Any] | None = None, **fields: Any) -> Recipe:
+    config = {
+        name: value for name, value in tiny_fields(model_type).items() if name not in ("vocab_size", "pad_token_id")
+    }
+    config |= fields
+    return make_recipe(model={"source": "random", "config": config, "tokenizer": "t"}, method=method or {})
+
+
+def local(directory: Path, **sections: Any) -> Recipe:
+    return make_recipe(model={"source": str(directory), "config": None, "tokenizer": None}, **sections)
+
+
+def test_it_tells_how_many_parameters_are_trained() -> None:
+    (line,) = rehearse(make_recipe(), make_tokenizer())
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**LLAMA, vocab_size=len(make_tokenizer())))
+    total = sum(p.numel() for p in model.parameters())
+    assert line == f"trained      {total:,} of {total:,} parameters (100.00%)"
+    lines = rehearse(make_recipe(method=LORA | {"target_modules": ["q_proj", "down_proj"]}), make_tokenizer())
+    trained = 2 * 4 * ((32 + 32) + (48 + 32))  # layers x rank x (in + out)
+    assert (
+        lines[0] == f"trained      {trained:,} of {total + trained:,} parameters ({trained / (total + trained):.2%})"
+    )
+    assert lines[1:] == ["adapters     down_proj x 2, q_proj x 2"]
+
+
+FROZEN = {"gpt_oss": "GptOssExperts", "granitemoe": "GraniteMoeExperts", "qwen2_moe": "Qwen2MoeExperts"}
+
+
+@pytest.mark.parametrize("model_type", FROZEN)
+def test_experts_without_an_adapter_are_named(model_type: str) -> None:
+    lines = rehearse(fresh(model_type, LORA), make_tokenizer())
+    for name in ("gate_up_proj", "down_proj"):
+        assert any(line.startswith(f"frozen       {FROZEN[model_type]}.{name} x 2: ") for line in lines), lines
+
+
+def test_experts_with_one_are_not() -> None:
+    lines = rehearse(fresh("mixtral", LORA), make_tokenizer())
+    assert not [line for line in lines if line.startswith("frozen")]
+    assert "gate_up_proj x 2" in lines[1]
+
+
+def test_dropout_on_experts_is_what_the_message_names() -> None:
+    with pytest.raises(ModelError, match="take no dropout") as caught:
+        rehearse(fresh("mixtral", LORA | {"dropout": 0.1}), make_tokenizer())
+    assert caught.value.fix.startswith("set method.dropout: 0")
+
+
+@pytest.mark.parametrize("model_type", ["phimoe", "llama4_text"])
+def test_a_router_that_answers_more_than_a_product_gets_no_adapter(model_type: str) -> None:
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**tiny_fields(model_type)))
+    adapted = apply_method(model, fresh(model_type, LORA))
+    assert any("q_proj.lora_A" in name for name, _ in adapted.named_parameters())
+    assert not any("router.lora_" in name for name, _ in adapted.named_parameters())
+    adapted(input_ids=torch.arange(8)[None])
+    with pytest.raises(ModelError, match="fits no layer"):
+        apply_method(model, fresh(model_type, LORA | {"target_modules": ["router"]}))
+
+
+GEMMA3 = {
+    "text_config": {**LLAMA, "model_type": "gemma3_text", "head_dim": 8, "vocab_size": 400},
+    "vision_config": {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    },
+    "mm_tokens_per_image": 4,
+}
+
+
+@pytest.mark.parametrize("method", [{}, LORA, LORA | {"target_modules": ["q_proj"]}])
+def test_towers_that_no_text_passes_stay_as_they_are(tmp_path: Path, method: dict[str, Any]) -> None:
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gemma3", **GEMMA3))
+    model.save_pretrained(tmp_path / "gemma3")
+    recipe = local(tmp_path / "gemma3", method=method)
+    lines = rehearse(recipe, make_tokenizer())
+    assert {line.split()[2] for line in lines if line.startswith("not read")} == {
+        "model.vision_tower:",
+        "model.multi_modal_projector:",
+    }
+    module = apply_method(model, recipe)
+    trained = [name for name, p in module.named_parameters() if p.requires_grad]
+    assert trained
+    assert not [name for name in trained if "vision" in name or "multi_modal" in name]
+
+
+def test_a_tokenizer_that_cannot_be_saved_is_refused_before_training(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.init_kwargs["extra"] = object()  # what JSON does not know
+    with pytest.raises(ModelError, match="could be trained, but not exported") as caught:
+        rehearse(make_recipe(), tokenizer)
+    assert "TypeError" in caught.value.got
+
+
+@pytest.mark.parametrize("text", ["{", '{"num_return_sequences": 3}', "[]"])
+def test_a_generation_config_that_transformers_does_not_read_is_told(tmp_path: Path, text: str) -> None:
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**LLAMA, vocab_size=300))
+    model.save_pretrained(tmp_path / "base")
+    (tmp_path / "base/generation_config.json").write_text(text)
+    with pytest.raises(ModelError):
+        rehearse(local(tmp_path / "base"), make_tokenizer())
+
+
+@pytest.mark.parametrize("model_type", ["phi3", "glm", "glm4", "smollm3"])
+def test_a_class_whose_padding_token_has_no_row_is_built(model_type: str) -> None:
+    assert rehearse(fresh(model_type), make_tokenizer())[0].startswith("trained")
+    with pytest.raises(ModelError, match="padding token that the model has no row for"):
+        rehearse(fresh(model_type, pad_token_id=10**6), make_tokenizer())
+
+
+ABSURD = (
+    {"num_hidden_layers": -1},
+    {"hidden_size": 0},
+    {"num_attention_heads": 0},
+    {"num_attention_heads": 5},
+    {"num_key_value_heads": 3},
+    {"vocab_size": -3},
+    {"hidden_act": "no"},
+    {"rope_parameters": {"rope_type": "no"}},
+)
+
+
+def all_checks(recipe: Recipe) -> None:
+    read_facts(recipe)
+    rehearse(recipe, make_tokenizer())
+
+
+@pytest.mark.parametrize("fields", ABSURD)
+def test_absurd_sizes_are_a_model_error(fields: dict[str, Any]) -> None:
+    with pytest.raises(ModelError):
+        all_checks(make_recipe(model={"source": "random", "config": LLAMA | fields, "tokenizer": "t"}))

@@ -46,7 +46,7 @@ EXAMPLES = {
 
 FORMATS = (
     *("auto", "alpaca", "sharegpt", "messages", "unified"),
-    *("preference", "critique", "labelled", "ranking", "text"),
+    *("preference", "critique", "labelled", "ranking", "text", "completion"),
 )
 """As data.format in a recipe."""
 

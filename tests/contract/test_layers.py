@@ -282,7 +282,7 @@ def test_every_field_of_a_recipe_is_described_and_sections_are_small() -> None:
     from raysft.recipe.schema import Recipe
 
     def check(section: type[BaseModel]) -> None:
-        assert len(section.model_fields) <= 15, section.__name__
+        assert len(section.model_fields) <= 20, section.__name__
         for name, info in section.model_fields.items():
             kind = info.annotation
             if isinstance(kind, type) and issubclass(kind, BaseModel):

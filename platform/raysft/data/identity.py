@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raysft.data.clean.cleaner import rules_hash
-from raysft.data.formats import check_columns
+from raysft.data.conversations import check_source_columns
 from raysft.data.keys import keys_hash
 from raysft.data.remote import open_bytes
 from raysft.data.rendering import Template
@@ -29,7 +29,7 @@ from raysft.storage import absolute, join
 
 logger = logging.getLogger(__name__)
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 """Raise it when the same inputs would give other tokens or rows."""
 
 
@@ -50,8 +50,7 @@ class Side:
 def describe_sides(recipe: Recipe) -> list[Side]:
     """The training side, and the held-out side where the recipe has one."""
     data = recipe.data
-    for source in data.sources:
-        check_columns(source.columns or data.columns, source.format or data.format)
+    check_source_columns(data)
     tokenizer = recipe_tokenizer(recipe)
     template = template_for(data.template, tokenizer)
     common = {"tokenizer": tokenizer_hash(tokenizer), "template": _template_hash(template)}
@@ -94,6 +93,9 @@ def _side(recipe: Recipe, name: str, files: list[SourceFile], template: Template
         "max_tokens": data.max_tokens,
         "over_long": data.over_long,
         "on_bad_record": data.on_bad_record,
+        "on_unread": data.on_unread,
+        "ignore_columns": sorted(data.ignore_columns),
+        "several_answers": data.several_answers,
         "rules": rules_hash(rules),
     }
     if name == "train":

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from rich.text import Text
 
+from raysft.data.notes import NoteCounts, count_notes, tell_notes, unused
 from raysft.data.packing import pack
 from raysft.data.sources import read_all
 from raysft.data.trace import Traced, TracedSample, Tracer
@@ -65,11 +66,13 @@ def preview(recipe: Recipe, num_records: int, *, color: bool, packed: bool = Fal
     samples: list[TracedSample] = []
     refused: Counter[str] = Counter()
     findings: Counter[str] = Counter()
+    notes: NoteCounts = {}
     num_seen = 0
     for num_seen, raw in enumerate(islice(read_all(tracer.files), num_records), 1):  # noqa: B007
         seen = tracer.trace(raw)
         findings.update(seen.findings)
         refused.update(refusal.reason for refusal in seen.refusals)
+        count_notes(notes, seen.notes)
         samples += seen.samples
         _tell(page, seen, packed=packed)
     if not num_seen:
@@ -82,6 +85,8 @@ def preview(recipe: Recipe, num_records: int, *, color: bool, packed: bool = Fal
     if packed and samples:
         _tell_rows(page, samples, recipe.data.max_tokens)
     _sum_up(page, num_seen, samples, refused, findings)
+    for line in tell_notes(notes, num_seen):
+        page.line(line)
     return page.text
 
 
@@ -164,6 +169,9 @@ def certificate(manifest: Mapping[str, Any]) -> list[str]:
     for reason, count in counts["refused"].items():
         first = manifest["refusals"][reason][0]
         lines.append(f"refused {count:,} x {reason}; first: {first['where']}: {first['detail']}")
+    lines += tell_notes(counts.get("notes", {}), counts["records_read"])
+    if names := unused(manifest.get("inputs", {}).get("ignore_columns", ()), counts.get("notes", {})):
+        lines.append(f"data.ignore_columns names what no record has: {', '.join(names)}")
     dropped = counts.get("dropped", {})
     reported = {rule: n for rule, n in counts.get("selected", {}).items() if n != dropped.get(rule)}
     for what, found in (("dropped", dropped), ("found", {**counts.get("findings", {}), **reported})):

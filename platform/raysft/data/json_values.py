@@ -51,6 +51,13 @@ def checked(value: Any) -> dict[str, Any] | Refusal:
     """Is it an object, and one that recursive code can walk?"""
     if type(value) is not dict:
         return Refusal("not_an_object", f"got a {type(value).__name__}")
+    if is_too_deep(value):
+        return Refusal("nested_too_deep", f"over {_MAX_DEPTH} levels")
+    return value
+
+
+def is_too_deep(value: Any) -> bool:
+    """Is it nested deeper than recursive code should walk?"""
     level: list[Any] = [value]
     for _ in range(_MAX_DEPTH):
         level = [
@@ -60,8 +67,8 @@ def checked(value: Any) -> dict[str, Any] | Refusal:
             if type(child) is dict or type(child) is list
         ]
         if not level:
-            return value
-    return Refusal("nested_too_deep", f"over {_MAX_DEPTH} levels")
+            return False
+    return True
 
 
 def stream_values(blocks: Iterable[bytes], location: str, *, array: bool) -> Iterator[dict[str, Any] | Refusal]:

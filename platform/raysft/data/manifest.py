@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from raysft.data.identity import Side
-from raysft.data.mixture import Samples, sequence
+from raysft.data.mixture import Samples, no_such_column, sequence
 from raysft.data.select import Selection
 from raysft.data.shards import SIDES, Summary, merge_summaries, read_shard, rejects_path, take_samples
 from raysft.data.sources import ReadTask, SourceFile, describe_line, describe_sample, source_names
@@ -60,6 +60,9 @@ def choose(
     of_shard = np.array([names.index(task.file.source) for task in tasks], np.int64)
     if not len(table):
         raise nothing_left(side, summary, selection)
+    weighted = recipe.data.mixture.weight_column
+    if side.name == "train" and weighted is not None and "weighted" not in summary["sides"]["train"]["notes"]:
+        raise no_such_column(weighted)
     columns = {name: table.column(name).to_numpy(zero_copy_only=False) for name in _COLUMNS[2:] if name != "group"}
     source = of_shard[shards]
     order = np.arange(len(table))
@@ -197,6 +200,7 @@ def _counts(
         "records_read": read["records"],
         "refused": dict(_most(read["refused"])),
         "findings": dict(sorted(summary["findings"].items())),
+        "notes": read["notes"],
         "truncated": int(used["truncated"].sum(dtype=np.int64)),
         "straddles": int(used["straddles"].sum(dtype=np.int64)),
         "tokens": int(used["num_tokens"].sum(dtype=np.int64)),

@@ -49,11 +49,16 @@ def sequence(samples: Samples, sources: Sequence[SourceSection], mixture: Mixtur
     )
     order = np.arange(len(samples.id)) if plain else _spread(parts)
     if mixture.balance_by is not None:
-        order = _balance(order, _wanted(samples.group, mixture.balance_by), samples.id, seed)
+        has_group = samples.group is not None and bool(np.any(samples.group >= 0))
+        group = _wanted(samples.group if has_group else None, mixture.balance_by)
+        order = _balance(order, group, samples.id, seed)
     if mixture.curriculum is None:
         return order
-    key = samples.length if mixture.curriculum == "length" else _wanted(samples.key, mixture.curriculum)
-    values = key[order].astype(np.float64)
+    if mixture.curriculum == "length":
+        values = samples.length[order].astype(np.float64)
+    else:
+        has_key = samples.key is not None and not bool(np.all(np.isnan(samples.key)))
+        values = _wanted(samples.key if has_key else None, mixture.curriculum)[order]
     return order[np.argsort(-values if mixture.descending else values, kind="stable")]  # NaN sorts last both ways
 
 
@@ -121,10 +126,15 @@ def _balance(order: Indices, group: NDArray[np.int64], ids: NDArray[np.int64], s
 
 def _wanted(column: NDArray[Number] | None, name: str) -> NDArray[Number]:
     if column is None:
-        raise DataError(
-            f"no record has the column {name!r} that data.mixture names",
-            got="no such metadata",
-            expected=f"records with a column {name!r}",
-            fix="see `raysft preview` for the metadata of the records",
-        )
+        raise no_such_column(name)
     return column
+
+
+def no_such_column(name: str) -> DataError:
+    """A rule of the mixture would do nothing: no record has a value in its column."""
+    return DataError(
+        f"no record has the column {name!r} that data.mixture names",
+        got="no value in any record",
+        expected=f"records with a column {name!r}",
+        fix="correct the name, or take it out of data.mixture",
+    )

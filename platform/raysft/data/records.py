@@ -1,14 +1,14 @@
 """What a record is, whatever file and format it came from. Values only: no reading, no rules.
 
-A record becomes a Conversation or a Refusal: a value, because refusals are counted, not raised. Formats
-(formats.py) make conversations, rules (clean/) change or refuse them, chat.py turns them into tokens.
+A record becomes conversations or a Refusal: a value, because refusals are counted, not raised. formats/ makes
+conversations, rules (clean/) change or refuse them, chat.py turns them into tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,20 @@ class Refusal:
 
     reason: str
     detail: str
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something to be told of a record that is used all the same. Counted by kind and name."""
+
+    kind: Literal["unread", "ignored", "absent", "guess", "weighted"]
+    """unread: a key that nothing reads. ignored: one of data.ignore_columns. absent: data.columns names a column that
+    the record does not have. guess: what was decided for the user, and how to decide otherwise. weighted: it has the
+    column of data.mixture.weight_column."""
+    name: str
+    """The key with its place, `messages[].tool_calls[].x`, or the guess as a sentence."""
+    example: str = ""
+    """The value, shortened."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +83,8 @@ class Conversation:
     """Columns that describe the record (difficulty, category, language, a score), by name."""
     weight: float = 1.0
     """Weight of its target tokens in the loss."""
+    notes: tuple[Note, ...] = ()
+    """What the certificate tells of the record that it came from."""
 
     @property
     def last_assistant(self) -> int:

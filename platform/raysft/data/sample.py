@@ -46,6 +46,7 @@ def sample_manifest(side: Side) -> dict[str, Any]:
             "examples": merged["samples"],
             "refused": dict(read["refused"]),
             "findings": dict(merged["findings"]),
+            "notes": read["notes"],
             "tokens": tokens,
             "target_tokens": targets,
             "truncated": truncated,

@@ -20,13 +20,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import fs as pafs
 
+from raysft.data.notes import merge_notes
 from raysft.data.records import Refusal
 from raysft.data.sources import ReadTask
 from raysft.data.stage import Batch, EncodeStage, Reject, encode_task, schema
 from raysft.storage import filesystem, join, list_names, read_json, write_bytes, write_json, write_stream
 
 Summary = dict[str, Any]
-"""{samples, rejected, sides: {train | eval: {records, refused: {reason: n}, first: {reason: [reject]}}},
+"""{samples, rejected, sides: {train | eval: {records, refused: {reason: n}, first: {reason: [reject]}, notes}},
 sources: {name: {train | eval: {records, refused}}}, findings: {name: n}}."""
 
 SIDES = ("train", "eval")
@@ -114,6 +115,7 @@ def merge_summaries(summaries: Sequence[Summary]) -> Summary:
         total["findings"].update(summary["findings"])
         for side in SIDES:
             ours, theirs = total["sides"][side], summary["sides"][side]
+            merge_notes(ours["notes"], theirs["notes"])
             ours["records"] += theirs["records"]
             ours["refused"].update(theirs["refused"])
             for reason, rejects in theirs["first"].items():
@@ -127,7 +129,7 @@ def merge_summaries(summaries: Sequence[Summary]) -> Summary:
 
 def new_summary() -> Summary:
     """Nothing counted yet."""
-    sides = {side: {"records": 0, "refused": Counter(), "first": {}} for side in SIDES}
+    sides = {side: {"records": 0, "refused": Counter(), "first": {}, "notes": {}} for side in SIDES}
     return {"samples": 0, "sides": sides, "sources": {}, "findings": Counter()}
 
 
@@ -135,6 +137,8 @@ def count_batch(summary: Summary, batch: Batch) -> None:
     """Add a batch to a summary."""
     summary["samples"] += len(batch.samples)
     summary["findings"].update(batch.findings)
+    for side, notes in zip(SIDES, batch.notes, strict=True):
+        merge_notes(summary["sides"][side]["notes"], notes)
     for (source, held_out), count in batch.num_records.items():
         summary["sides"][SIDES[held_out]]["records"] += count
         _of_source(summary, source, held_out)["records"] += count

@@ -21,14 +21,15 @@ from transformers import PreTrainedTokenizerFast
 
 from raysft.data.chat import Example, encode
 from raysft.data.clean.cleaner import Cleaner
-from raysft.data.formats import to_conversation
+from raysft.data.conversations import read_raw, reading_of
 from raysft.data.keys import KeyMaker, key_maker
-from raysft.data.records import Conversation, Refusal
+from raysft.data.mixture_columns import group_of, valid_text, value_of, weight_of
+from raysft.data.notes import NoteCounts, count_notes
+from raysft.data.records import Conversation, Note, Refusal
 from raysft.data.rendering import Template, render_prompt
-from raysft.data.sources import RawRecord, ReadTask, SourceFile, read
+from raysft.data.sources import RawRecord, ReadTask, read
 from raysft.data.store import lists
 from raysft.data.tokenizer import load_tokenizer
-from raysft.errors import DataError
 from raysft.recipe.rules import AUGMENTING
 from raysft.recipe.sections.data import DataSection
 
@@ -90,6 +91,8 @@ class Batch:
     """Hits of the rules by name, of training and held-out records together."""
     num_records: Counter[tuple[str, bool]]
     """Records read by (source, held out)."""
+    notes: tuple[NoteCounts, NoteCounts]
+    """What was not read of training records, and of held-out ones."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,9 @@ _MADE: dict[tuple[Any, ...], _Tools] = {}
 def _encode_batch(batch: Sequence[RawRecord], task: ReadTask, stage: EncodeStage, tools: _Tools) -> Batch:
     """Format, clean and encode some records of one task."""
     file, whole = task.file, stage.held_out == 1
+    reading = reading_of(file, stage.data)
+    notes: tuple[NoteCounts, NoteCounts] = ({}, {})
+    weighted = stage.data.mixture.weight_column
     conversations: list[Conversation] = []
     sides: list[bool] = []
     origins: list[Any] = []
@@ -171,20 +177,24 @@ def _encode_batch(batch: Sequence[RawRecord], task: ReadTask, stage: EncodeStage
     findings: Counter[str] = Counter()
     num_records: Counter[tuple[str, bool]] = Counter()
     for raw in batch:
-        value = _conversation(raw, file)
-        if isinstance(value, Refusal):
+        found = read_raw(raw, file, reading)
+        if isinstance(found, Refusal):
             num_records[file.source, whole] += 1
-            rejects.append(Reject(raw.sample_id, file.source, whole, value, True, raw.value))
+            rejects.append(Reject(raw.sample_id, file.source, whole, found, True, raw.value))
             continue
-        held_out = is_held_out(value, stage.held_out)
+        held_out = is_held_out(found[0], stage.held_out)
         num_records[file.source, held_out] += 1
-        cleaned = tools.cleaners[held_out].apply(value)
-        findings.update(cleaned.findings)
-        if cleaned.refusal is not None:
-            rejects.append(Reject(raw.sample_id, file.source, held_out, cleaned.refusal, False, raw.value))
-        conversations += cleaned.conversations
-        sides += [held_out] * len(cleaned.conversations)
-        origins += [raw.value] * len(cleaned.conversations)
+        count_notes(notes[held_out], found[0].notes)
+        if weighted is not None and found[0].metadata.get(weighted) is not None:
+            count_notes(notes[held_out], [Note("weighted", weighted)])
+        for conversation in found:
+            cleaned = tools.cleaners[held_out].apply(conversation)
+            findings.update(cleaned.findings)
+            if cleaned.refusal is not None:
+                rejects.append(Reject(raw.sample_id, file.source, held_out, cleaned.refusal, False, raw.value))
+            conversations += cleaned.conversations
+            sides += [held_out] * len(cleaned.conversations)
+            origins += [raw.value] * len(cleaned.conversations)
     results = encode(
         conversations,
         tools.tokenizer,
@@ -201,13 +211,7 @@ def _encode_batch(batch: Sequence[RawRecord], task: ReadTask, stage: EncodeStage
         else:
             kept += [(index, example) for example in result]
     samples = _table(kept, conversations, sides, stage, tools.keys)
-    return Batch(samples, rejects, findings, num_records)
-
-
-def _conversation(raw: RawRecord, file: SourceFile) -> Conversation | Refusal:
-    if isinstance(raw.value, Refusal):
-        return raw.value
-    return to_conversation(raw.value, id=raw.sample_id, source=file.source, format=file.format, columns=file.columns)
+    return Batch(samples, rejects, findings, num_records, notes)
 
 
 def _table(
@@ -231,7 +235,7 @@ def _table(
         for owner, out in zip(owners, held_out, strict=True)
     ]
     answers = [
-        _valid(owner.messages[owner.last_assistant].content) if prompt is not None else None
+        valid_text(owner.messages[owner.last_assistant].content) if prompt is not None else None
         for owner, prompt in zip(owners, prompts, strict=True)
     ]
     columns = {
@@ -239,7 +243,7 @@ def _table(
         "held_out": pa.array(held_out, pa.bool_()),
         "input_ids": lists(pa.array(ids), ends),
         "target": lists(pa.array(mask), ends),
-        "weight": pa.array([_weight(owner, mixture.weight_column) for owner in owners], pa.float32()),
+        "weight": pa.array([weight_of(owner, mixture.weight_column) for owner in owners], pa.float32()),
         "num_tokens": pa.array(np.diff(ends, prepend=0), pa.int32()),
         "num_targets": pa.array(np.add.reduceat(mask, np.concatenate(([0], ends[:-1])), dtype=np.int32))
         if len(ends)
@@ -247,8 +251,8 @@ def _table(
         "straddles": pa.array([example.straddles for example in examples], pa.int32()),
         "truncated": pa.array([example.truncated for example in examples], pa.bool_()),
         "plain_text": pa.array([owner.messages[-1].role == "text" for owner in owners], pa.bool_()),
-        "group": pa.array([_group(owner, mixture.balance_by) for owner in owners], pa.string()),
-        "value": pa.array([_value(owner, mixture.curriculum) for owner in owners], pa.float64()),
+        "group": pa.array([group_of(owner, mixture.balance_by) for owner in owners], pa.string()),
+        "value": pa.array([value_of(owner, mixture.curriculum) for owner in owners], pa.float64()),
         "prompt": pa.array(prompts, pa.string()),
         "answer": pa.array(answers, pa.string()),
         **keys.columns(owners),
@@ -261,32 +265,3 @@ def _flat(pieces: Sequence[NDArray[Any]], dtype: type) -> tuple[NDArray[Any], ND
     lengths = np.fromiter(map(len, pieces), np.int64, len(pieces))
     flat = np.concatenate(pieces) if len(pieces) else np.zeros(0, dtype)
     return flat.astype(dtype, copy=False), np.cumsum(lengths)
-
-
-def _weight(conversation: Conversation, column: str | None) -> float:
-    if column is None:
-        return conversation.weight
-    value = conversation.metadata.get(column, 1.0)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-        raise DataError(
-            f"data.mixture.weight_column: {column} holds no weight",
-            got=repr(value)[:80],
-            expected="a number from 0 on, in every record that has the column",
-            fix="correct that column, or leave weight_column out",
-        )
-    return conversation.weight * float(value)
-
-
-def _group(conversation: Conversation, column: str | None) -> str | None:
-    value = conversation.metadata.get(column) if column else None
-    return None if value is None else _valid(str(value))
-
-
-def _value(conversation: Conversation, column: str | None) -> float | None:
-    value = conversation.metadata.get(column) if column and column != "length" else None
-    return float(value) if isinstance(value, int | float) else None
-
-
-def _valid(text: str) -> str:
-    """Text that Arrow can hold: lone surrogates replaced."""
-    return text.encode(errors="replace").decode()

@@ -13,8 +13,8 @@ from functools import partial
 from typing import Any
 
 from raysft.data.bias import ATTRIBUTES, advice, bias_table
+from raysft.data.conversations import check_source_columns
 from raysft.data.distribute import Item, on_ray
-from raysft.data.formats import check_columns
 from raysft.data.select import select
 from raysft.data.shards import shard_path
 from raysft.data.sources import ReadTask, SourceFile, describe_line, expand, plan_reads
@@ -45,8 +45,7 @@ def survey(
 ) -> dict[str, Any]:
     """The report's numbers, as JSON values. Ray must be initialised. Raises DataError for data without records."""
     data, model = recipe.data, recipe.model
-    for source in data.sources:
-        check_columns(source.columns or data.columns, source.format or data.format)
+    check_source_columns(data)
     tokenizer = recipe_tokenizer(recipe)
     files = expand(data.sources, format=data.format, columns=data.columns)
     tasks = plan_reads(files)
@@ -120,6 +119,11 @@ def _describe(
             }
             for reason, number in most_first(facts["refused"])
         ],
+        "not_read": [
+            {"kind": kind, "name": name, "count": counted["count"]}
+            for kind in ("unread", "ignored", "guess", "absent")
+            for name, counted in sorted(facts["notes"].get(kind, {}).items(), key=lambda item: -item[1]["count"])
+        ][:_MAX_LABELS],
         **duplicates,
         "labels": most_first(facts["labels"])[:_MAX_LABELS],
         "groups": groups(facts),
@@ -149,6 +153,8 @@ def _advice(survey: dict[str, Any]) -> list[str]:
             f"{survey['over_long'] / kept:.1%} of the samples are longer than data.max_tokens "
             f"({survey['max_tokens']:,}): raise it, or choose what becomes of them with `data.over_long`"
         )
+    if unread := [line["name"] for line in survey["not_read"] if line["kind"] == "unread"]:
+        lines.append(f"nothing reads {', '.join(unread[:5])}: map them in data.columns, or data.ignore_columns")
     if (survey["records"] - survey["kept"]) / survey["records"] > _MUCH_REFUSED:
         lines.append("many records are refused: look at the first examples of each reason before training")
     return lines

@@ -29,7 +29,7 @@ COUNTS = ("records", "conversations", "kept", "tokens", "target_tokens", "over_l
 """Plain numbers among the facts."""
 _TABLES = (
     *("refused", "first", "formats", "turns", "lengths", "quality", "components", "found", "findings"),
-    *("labels", "columns", "attributes"),
+    *("labels", "columns", "attributes", "notes"),
 )
 
 

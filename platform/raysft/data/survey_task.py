@@ -19,9 +19,11 @@ from transformers import PreTrainedTokenizerFast
 from raysft.data.chat import Template, encode
 from raysft.data.clean.cleaner import Cleaner
 from raysft.data.clean.quality import quality_components, quality_score
-from raysft.data.formats import detect_format, rename, to_conversation
+from raysft.data.conversations import read_raw, reading_of
+from raysft.data.formats import detect_format, rename
 from raysft.data.keys import KeyMaker, key_maker
-from raysft.data.records import Conversation, Refusal
+from raysft.data.notes import count_notes
+from raysft.data.records import Conversation, Note, Refusal
 from raysft.data.shards import shard_path
 from raysft.data.sources import RawRecord, ReadTask, SourceFile, read
 from raysft.data.survey_facts import (
@@ -109,23 +111,21 @@ def _look(
     origins: list[tuple[Conversation, float]] = []
     for raw in batch:
         facts["records"] += 1
-        conversation = _conversation(raw, file, facts)
-        if conversation is None:
-            continue
-        components = quality_components(conversation)
-        quality = quality_score(components)
-        count_conversation(facts, conversation, components)
-        for name in tools.looking.apply(conversation).findings:
-            count(facts["found"], name)
-        cleaned = tools.cleaning.apply(conversation)
-        for name in cleaned.findings:
-            count(facts["findings"], name)
-        if cleaned.refusal is not None:
-            count_refusal(facts, cleaned.refusal.reason, raw.sample_id)
-        if not cleaned.conversations:
-            count_groups(facts, conversation, plan.attributes, quality=quality, kept=False)
-        candidates += cleaned.conversations
-        origins += [(conversation, quality)] * len(cleaned.conversations)
+        for conversation in _conversations(raw, file, plan.data, facts):
+            components = quality_components(conversation)
+            quality = quality_score(components)
+            count_conversation(facts, conversation, components)
+            for name in tools.looking.apply(conversation).findings:
+                count(facts["found"], name)
+            cleaned = tools.cleaning.apply(conversation)
+            for name in cleaned.findings:
+                count(facts["findings"], name)
+            if cleaned.refusal is not None:
+                count_refusal(facts, cleaned.refusal.reason, raw.sample_id)
+            if not cleaned.conversations:
+                count_groups(facts, conversation, plan.attributes, quality=quality, kept=False)
+            candidates += cleaned.conversations
+            origins += [(conversation, quality)] * len(cleaned.conversations)
     results = encode(
         candidates,
         tools.tokenizer,
@@ -149,22 +149,19 @@ def _look(
     return kept
 
 
-def _conversation(raw: RawRecord, file: SourceFile, facts: Facts) -> Conversation | None:
-    found: Conversation | Refusal
-    if isinstance(raw.value, Refusal):
-        found = raw.value
-    else:
+def _conversations(raw: RawRecord, file: SourceFile, data: DataSection, facts: Facts) -> tuple[Conversation, ...]:
+    """A record's conversations; its format, its notes or its refusal are counted."""
+    if not isinstance(raw.value, Refusal):
         kind = file.format
         if kind == "auto":
             detected = detect_format(rename(raw.value, file.columns))
             kind = "unknown" if isinstance(detected, Refusal) else detected
         count(facts["formats"], kind)
-        found = to_conversation(
-            raw.value, id=raw.sample_id, source=file.source, format=file.format, columns=file.columns
-        )
+    found = read_raw(raw, file, reading_of(file, data))
     if isinstance(found, Refusal):
         count_refusal(facts, found.reason, raw.sample_id)
-        return None
+        return ()
+    count_notes(facts["notes"], [Note(note.kind, note.name) for note in found[0].notes])  # no text of a record
     return found
 
 

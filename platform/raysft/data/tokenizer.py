@@ -16,7 +16,7 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from raysft.data.formats import check_columns, to_conversation
+from raysft.data.formats import Reading, check_columns, read_record
 from raysft.data.records import Refusal
 from raysft.data.rendering import BUILT_IN, Rendered, SpecialTokens, Template, render, resolve_template
 from raysft.data.sources import RawRecord, expand, read_all
@@ -252,5 +252,6 @@ def _texts(
 def _rendered(raw: RawRecord, columns: Mapping[str, str], format: str, template: Template) -> Rendered | Refusal:
     if isinstance(raw.value, Refusal):
         return raw.value
-    read = to_conversation(raw.value, id=raw.sample_id, source="", format=format, columns=columns)
-    return read if isinstance(read, Refusal) else render(read, template)
+    reading = Reading(format=format, columns=columns, several_answers="first")
+    read = read_record(raw.value, reading, id=raw.sample_id, source="")
+    return read if isinstance(read, Refusal) else render(read[0], template)

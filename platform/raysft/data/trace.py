@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,11 @@ from transformers import PreTrainedTokenizerFast
 
 from raysft.data.chat import Example, encode, render, trained_spans
 from raysft.data.clean.cleaner import Cleaner
-from raysft.data.formats import check_columns, to_conversation
+from raysft.data.conversations import check_source_columns, read_raw, reading_of
 from raysft.data.offsets import locate, tokenize
-from raysft.data.records import Conversation, Refusal
+from raysft.data.records import Conversation, Note, Refusal
 from raysft.data.rendering import Template
-from raysft.data.sources import RawRecord, SourceFile, describe_line, expand, file_and_position
+from raysft.data.sources import RawRecord, describe_line, expand, file_and_position
 from raysft.data.stage import is_held_out
 from raysft.data.tokenizer import recipe_tokenizer, template_for
 from raysft.recipe.rules import AUGMENTING
@@ -46,6 +46,8 @@ class Traced:
     refusals: list[Refusal]
     findings: Counter[str]
     tags: tuple[str, ...]
+    notes: tuple[Note, ...]
+    """What of the record was not read, and what was guessed."""
 
 
 class Tracer:
@@ -53,8 +55,7 @@ class Tracer:
 
     def __init__(self, recipe: Recipe) -> None:
         data = recipe.data
-        for source in data.sources:
-            check_columns(source.columns or data.columns, source.format or data.format)
+        check_source_columns(data)
         self._data = data
         self._tokenizer = recipe_tokenizer(recipe)
         self._template = template_for(data.template, self._tokenizer)
@@ -69,24 +70,27 @@ class Tracer:
     def trace(self, raw: RawRecord) -> Traced:
         """One record through format, rules and tokenizer."""
         place = describe_line(raw.sample_id, self.files)
-        conversation = _conversation(raw, self.files)
-        if isinstance(conversation, Refusal):
-            return Traced(place, [], [conversation], Counter(), ())
-        held_out = not self._data.eval and is_held_out(conversation, self._data.eval_fraction)
+        file = self.files[file_and_position(raw.sample_id)[0]]
+        conversations = read_raw(raw, file, reading_of(file, self._data))
+        if isinstance(conversations, Refusal):
+            return Traced(place, [], [conversations], Counter(), (), ())
+        held_out = not self._data.eval and is_held_out(conversations[0], self._data.eval_fraction)
         if held_out:
             place += " (held out)"
-        cleaned = self._cleaners[held_out].apply(conversation)
-        refusals = [cleaned.refusal] if cleaned.refusal else []
+        cleaned = [self._cleaners[held_out].apply(conversation) for conversation in conversations]
+        refusals = [one.refusal for one in cleaned if one.refusal]
+        kept_ones = [kept for one in cleaned for kept in one.conversations]
         samples: list[TracedSample] = []
-        for number, kept in enumerate(cleaned.conversations, 1):
-            of = f"sample {number} of {len(cleaned.conversations)}, " if len(cleaned.conversations) > 1 else ""
+        for number, kept in enumerate(kept_ones, 1):
+            of = f"sample {number} of {len(kept_ones)}, " if len(kept_ones) > 1 else ""
             found = self._samples(kept, f"{place}, {of}" if of else f"{place} ")
             if isinstance(found, Refusal):
                 refusals.append(found)
             else:
                 samples += found
-        tags = tuple(dict.fromkeys(tag for kept in cleaned.conversations for tag in kept.tags))
-        return Traced(place, samples, refusals, Counter(cleaned.findings), tags)
+        tags = tuple(dict.fromkeys(tag for kept in kept_ones for tag in kept.tags))
+        findings = Counter(finding for one in cleaned for finding in one.findings)
+        return Traced(place, samples, refusals, findings, tags, conversations[0].notes)
 
     def _samples(self, conversation: Conversation, name: str) -> list[TracedSample] | Refusal:
         (result,) = encode(
@@ -107,13 +111,6 @@ class Tracer:
             )
             for number, example in enumerate(result, 1)
         ]
-
-
-def _conversation(raw: RawRecord, files: Sequence[SourceFile]) -> Conversation | Refusal:
-    if isinstance(raw.value, Refusal):
-        return raw.value
-    file = files[file_and_position(raw.sample_id)[0]]
-    return to_conversation(raw.value, id=raw.sample_id, source=file.source, format=file.format, columns=file.columns)
 
 
 def _pieces(

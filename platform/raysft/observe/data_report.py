@@ -201,6 +201,10 @@ def _sections(survey: Survey) -> Iterator[tuple[str, list[list[str]]]]:
             for r in survey["refused"]
         ],
     )
+    yield (
+        "keys that are not read",
+        [[line["kind"], line["name"], share(line["count"], records)] for line in survey["not_read"]],
+    )
     yield "findings of the recipe's rules", [[name, f"{n:,}"] for name, n in survey["findings"]]
     yield "findings of other rules, reported only", [[name, f"{n:,}"] for name, n in survey["found"]]
     yield "labels", _counted(survey["labels"], sum(n for _, n in survey["labels"]))

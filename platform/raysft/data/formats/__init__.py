@@ -1,9 +1,10 @@
-"""Record formats: a record of any of them -> Conversation. Pure.
+"""Record formats: a record of any of them -> conversations. Pure.
 
-Owns the column mapping, which format a record has, and whether what its reader (readers.py) found can be used.
-Everything ends in a Conversation; nothing after this package knows which format a record had. A record that cannot be
-one becomes a `Refusal`: a value, because refusals are counted, not raised. Reading files is sources.py, turning a
-conversation into tokens is chat.py.
+Owns the column mapping, what becomes of several answers, and whether what was read can be used. Everything ends in a
+Conversation; nothing after this package knows which format a record had. Nothing that a record holds is lost in
+silence: it is in the conversation, or counted in its notes, or the record is a `Refusal`: a value, because refusals
+are counted, not raised. Which format a record has is detect.py, what its columns mean readers.py, turns are turns.py,
+tools tools.py, and the account of what was not read unread.py. Reading files is sources.py, tokens are chat.py.
 """
 
 from __future__ import annotations
@@ -12,28 +13,29 @@ import difflib
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
-from raysft.data.formats.readers import FIELDS, READERS
-from raysft.data.formats.values import Record, RefusedError, columns_of, read_tools
-from raysft.data.records import Conversation, Message, Refusal
+from raysft.data.formats.detect import detect_format
+from raysft.data.formats.fields import FIELDS, TURNS, names_of
+from raysft.data.formats.readers import READERS, Content
+from raysft.data.formats.tools import read_tools
+from raysft.data.formats.unread import Account, Reading, says_again
+from raysft.data.formats.values import Record, RefusedError, decoded, is_empty, short
+from raysft.data.records import Conversation, Message, Note, Refusal
 from raysft.errors import DataError
 
-_EXPECTED = (
-    "alpaca {instruction, input, output}, unified {instruction, input, output, metadata{}}, "
-    "sharegpt {conversations: [{from, value}]}, messages {messages: [{role, content}]}, "
-    "preference {prompt, chosen, rejected}, ranking {prompt, responses[], scores[]}, "
-    "critique {question, noisy_answer, critique}, labelled {text, label}, text {text}"
-)
+__all__ = ["Reading", "check_columns", "detect_format", "read_record", "rename"]
+
 _READ = {name: frozenset(fields) for name, fields in FIELDS.items()}
-_RESPONSES = frozenset(("responses", "candidates", "answers"))
-_QUESTIONS = frozenset(("prompt", "question", "instruction"))
 _SCALARS = (str, int, float)  # a bool is an int
 _MEDIA = {name: kind for kind in ("image", "video", "audio") for name in (kind, f"{kind}s")}
+_WITH_INNER = (*TURNS, "prompt", "completion", "chosen", "rejected")
+"""Columns whose turns' keys data.columns maps as well."""
+_WORDS = frozenset(("user", "assistant", "system", "human", "gpt", "tool", "text", "function"))
 
 
 def check_columns(columns: Mapping[str, str], format: str = "auto") -> None:
     """Raise DataError when `data.columns` maps a name that the format does not have."""
-    chosen = FIELDS.values() if format == "auto" else (FIELDS[format],)
-    known = sorted({name for fields in chosen for name in fields})
+    chosen = FIELDS if format == "auto" else (format,)
+    known = sorted({name for each in chosen for name in names_of(each)})
     for name in columns:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
@@ -48,7 +50,20 @@ def check_columns(columns: Mapping[str, str], format: str = "auto") -> None:
 
 
 def rename(record: Record, columns: Mapping[str, str]) -> dict[str, Any]:
-    """The record under the format's names; a mapped file column gives up its own name."""
+    """The record, and the turns in it, under the format's names; a mapped file column gives up its own name."""
+    renamed = _renamed(record, columns)
+    for column in _WITH_INNER:
+        turns = renamed.get(column)
+        if type(turns) is str:
+            turns = decoded(turns)
+        if isinstance(turns, list):
+            renamed[column] = [_renamed(turn, columns) if isinstance(turn, dict) else turn for turn in turns]
+        elif isinstance(turns, dict):
+            renamed[column] = _renamed(turns, columns)
+    return renamed
+
+
+def _renamed(record: Record, columns: Mapping[str, str]) -> dict[str, Any]:
     renamed = dict(record)
     for column in columns.values():
         renamed.pop(column, None)
@@ -58,62 +73,124 @@ def rename(record: Record, columns: Mapping[str, str]) -> dict[str, Any]:
     return renamed
 
 
-def detect_format(record: Record) -> str | Refusal:
-    """The format's name, judged by this record's columns alone: the first in the order of this function."""
-    if "chosen" in record and "rejected" in record:
-        return "preference"
-    if "critique" in record and ("question" in record or "instruction" in record):
-        return "critique"
-    turns = record.get("messages")
-    if isinstance(turns, list):
-        keyed_by_role = any(isinstance(turn, dict) and "role" in turn for turn in turns)
-        found = "messages" if keyed_by_role or not turns else "sharegpt"
-    else:
-        found = "sharegpt" if isinstance(record.get("conversations"), list) else ""
-    if not _RESPONSES.isdisjoint(record) and any(isinstance(record.get(name), list) for name in _RESPONSES):
-        asked = found or not _QUESTIONS.isdisjoint(record)
-        found = "ranking" if asked else found
-    if found:
-        return found
-    if "instruction" in record and "output" in record:
-        return "unified" if isinstance(record.get("metadata"), dict) else "alpaca"
-    if "label" in record and ("text" in record or "sentence1" in record):
-        return "labelled"
-    if isinstance(record.get("text", record.get("content")), str):
-        return "text"
-    return Refusal(
-        "unknown_format", f"columns seen: {columns_of(record)}; expected {_EXPECTED} (or map with data.columns)"
-    )
-
-
-def to_conversation(
-    record: Record, *, id: int, source: str, format: str = "auto", columns: Mapping[str, str]
-) -> Conversation | Refusal:
-    """Read one record. `format` is `auto` or a format's name."""
-    record = rename(record, columns) if columns else record
-    name = detect_format(record) if format == "auto" else format
+def read_record(record: Record, reading: Reading, *, id: int, source: str) -> tuple[Conversation, ...] | Refusal:
+    """One record's conversations: one, or with `several_answers: all` one for each answer."""
+    original = record
+    if reading.columns:
+        record = rename(record, reading.columns)
+    account = Account(record, reading)
+    if reading.ignored:
+        record = account.record = account.without_ignored(record)
+    name = detect_format(record) if reading.format == "auto" else reading.format
     if isinstance(name, Refusal):
         return name
     try:
-        found = READERS[name](record)
-        tools = read_tools(record["tools"]) if "tools" in record else ()
+        found = READERS[name](account)
+        tools = _tools(account)
+        texts = _texts(found)
+        refusal = _bad_text(record, texts)
+        if refusal is not None:
+            return refusal
+        _account_for_columns(account, original, name)
+        _account_for_rest(account, name, texts)
+        endings = _endings(found, account)
     except RefusedError as refused:
         return refused.refusal
-    texts = [message.content for message in found.messages]
-    for candidate in found.candidates:
-        texts += [message.content for message in candidate.messages]
-    refusal = _bad_text(record, texts) or _bad_turns(found.messages)
-    if refusal is not None:
-        return refusal
-    return Conversation(
-        id=id,
-        messages=tuple(found.messages),
-        source=source,
-        tools=tools,
-        candidates=found.candidates,
-        label=found.label,
-        metadata=_metadata(record, _READ[name]),
+    conversations = tuple(
+        Conversation(
+            id=id,
+            messages=tuple(messages),
+            source=source,
+            tools=tools,
+            candidates=found.candidates,
+            label=found.label,
+            metadata=_metadata(record, _READ[name]),
+            notes=tuple(account.notes),
+        )
+        for messages in endings
     )
+    refusal = next(filter(None, (_bad_turns(conversation.messages) for conversation in conversations)), None)
+    return refusal or conversations
+
+
+def _tools(account: Account) -> tuple[dict[str, Any], ...]:
+    """Of `tools`, or of OpenAI's older `functions`; every format may have them."""
+    given = [name for name in ("tools", "functions") if not is_empty(account.record.get(name))]
+    found = [read_tools(account.get(name), name) for name in given]
+    if len(found) > 1 and found[0] != found[1]:
+        raise RefusedError("wrong_type", "`tools` and `functions` are given, and differ")
+    return found[0] if found else ()
+
+
+def _texts(found: Content) -> list[str]:
+    """Every text of the record's messages."""
+    messages = [*found.messages, *found.answers]
+    for candidate in found.candidates:
+        messages += candidate.messages
+    texts = [message.content for message in messages]
+    return texts + [message.reasoning for message in messages if message.reasoning]
+
+
+def _account_for_columns(account: Account, original: Record, format: str) -> None:
+    """What data.columns maps has to be read by the format, where the record has it."""
+    columns = account.reading.columns
+    for name, column in columns.items():
+        is_inner = name not in FIELDS[format] and name in names_of(format) and _in_turns(account.record, name)
+        if column not in original:
+            if not is_inner:
+                account.notes.append(Note("absent", f"{name}: {column}"))
+            continue
+        if is_inner:
+            account.unread("", column, original[column], inside=False)
+        elif name not in account.used and not is_empty(original[column]):
+            raise RefusedError(
+                "unused_mapping",
+                f"data.columns maps `{column}` to {name!r}, which this record of the format {format} does not use; "
+                "correct the mapping, name data.format, or give each entry of data.train its own columns",
+            )
+        if name in original and name not in columns.values():
+            account.unread("", name, original[name], inside=False)
+
+
+def _in_turns(record: Record, name: str) -> bool:
+    found = (turn for column in _WITH_INNER if isinstance(turns := record.get(column), list) for turn in turns)
+    return any(isinstance(turn, dict) and name in turn for turn in found)
+
+
+def _account_for_rest(account: Account, format: str, texts: Sequence[str]) -> None:
+    """Every column that was not read."""
+    record, described = account.record, account.reading.described
+    rest = [name for name in record.keys() - account.used if name not in described and not is_empty(record[name])]
+    if not rest:
+        return
+    said = _WORDS.union(text.strip() for text in texts)
+    rest = [name for name in sorted(rest) if not says_again(record[name], said)]
+    before = len(account.notes)
+    for name in rest:
+        account.unread("", name, record[name], inside=False)
+    if account.reading.format == "auto" and len(account.notes) > before:
+        other = detect_format({name: record[name] for name in rest})
+        if isinstance(other, str):
+            columns = ", ".join(f"`{note.name}`" for note in account.notes[before:])
+            account.notes.append(
+                Note("guess", f"read as {format}, though {columns} would make it {other}; data.format decides")
+            )
+
+
+def _endings(found: Content, account: Account) -> list[list[Message]]:
+    """The messages with each answer that is to be trained."""
+    if not found.answers:
+        return [found.messages]
+    number, policy = len(found.answers), account.reading.several_answers
+    if policy == "refuse":
+        raise RefusedError(
+            "several_answers",
+            f"{number} different answers: {short([answer.content for answer in found.answers])}; "
+            "data.several_answers: `first` trains the first, `all` makes a sample of each",
+        )
+    if policy == "first":
+        account.notes.append(Note("guess", "the first of several answers is trained (data.several_answers: first)"))
+    return [[*found.messages, answer] for answer in found.answers[: 1 if policy == "first" else None]]
 
 
 def _bad_text(record: Record, texts: Sequence[str]) -> Refusal | None:
@@ -132,7 +209,7 @@ def _bad_text(record: Record, texts: Sequence[str]) -> Refusal | None:
 
 
 def _bad_turns(messages: Sequence[Message]) -> Refusal | None:
-    """Turns go user, assistant, user, assistant; tool turns stand between a call and the next assistant turn."""
+    """Questions and answers take turns, whoever begins; tool turns stand between a call and the next answer."""
     if len(messages) == 1 and messages[0].role == "text":
         return None if messages[0].content.strip() else Refusal("empty_answer", "the text is empty")
     if "assistant" not in [message.role for message in messages]:
@@ -145,7 +222,7 @@ def _bad_turns(messages: Sequence[Message]) -> Refusal | None:
             continue
         before = last.role if last else "nothing"
         if role == "assistant":
-            out_of_order = last is None or before == "assistant"
+            out_of_order = before == "assistant"
             if not message.content.strip() and not message.tool_calls and message.train is not False:
                 return Refusal("empty_answer", f"turn {number}, of the assistant, is empty")
         elif role == "tool":
@@ -170,6 +247,6 @@ def _calls(message: Message | None) -> bool:
 def _metadata(record: Record, fields: Set[str]) -> dict[str, Any]:
     """The scalar columns that the format does not read, and those in `metadata`."""
     found = {k: v for k, v in record.items() if k not in fields and isinstance(v, _SCALARS)}
-    if isinstance(inner := record.get("metadata"), dict):
+    if isinstance(inner := decoded(record.get("metadata")), dict):
         found.update((k, v) for k, v in inner.items() if isinstance(v, _SCALARS))
     return found

@@ -1,89 +1,96 @@
 """One reader for each record format: a record -> its messages, candidates and label. Pure.
 
-Owns what each format's columns mean. Which format a record has, and whether what was read can be used, is
-data/formats/__init__.py.
+Owns what each format's columns mean. A reader asks the account for the columns that it reads, so that what is left
+can be told. Which format a record has is detect.py; whether what was read can be used is data/formats/__init__.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from raysft.data.formats.fields import ANSWERS, JUDGED, PROMPTS, RESPONSES, TURNS
+from raysft.data.formats.names import REASONING
+from raysft.data.formats.turns import read_messages
+from raysft.data.formats.unread import Account
 from raysft.data.formats.values import (
-    Content,
-    Record,
     RefusedError,
-    first_of,
-    read_messages,
+    columns_of,
+    decoded,
+    is_empty,
+    read_list,
     read_number,
     read_text,
-    read_turns,
-    require,
     short,
-    system_turn,
 )
 from raysft.data.records import Candidate, Message
 
 # The wording of Critique Fine-Tuning (Wang et al. 2025, arXiv:2501.17703).
 _CRITIQUE = "Please critique whether the following solution to the question is correct.\n\n"
-_PROMPTS = ("prompt", "conversations", "messages", "question", "instruction")
-_RESPONSES = ("responses", "candidates", "answers")
-_JUDGED = ("noisy_answer", "response", "answer")
-
-FIELDS = {
-    "alpaca": ("instruction", "input", "output", "system", "history", "tools"),
-    "unified": ("instruction", "input", "output", "system", "metadata"),
-    "sharegpt": ("conversations", "messages", "system", "tools"),
-    "messages": ("messages", "tools"),
-    "preference": (*_PROMPTS, "input", "system", "tools", "chosen", "rejected"),
-    "ranking": (*_PROMPTS, "input", "system", "tools", *_RESPONSES, "scores", "ranks"),
-    "critique": ("question", "instruction", "input", "system", *_JUDGED, "critique"),
-    "labelled": ("text", "text2", "sentence1", "sentence2", "label", "label_text", "system"),
-    "text": ("text", "content"),
-}
-"""The columns that each format reads; the other scalar columns describe the record."""
 
 
-def _alpaca(record: Record) -> Content:
-    require(record, ("instruction", "output"), "alpaca")
-    messages = system_turn(record)
-    history = record.get("history") or ()
-    if not isinstance(history, list | tuple):
-        raise RefusedError(
-            "wrong_type", f"`history` must be a list of [question, answer] pairs, got {short(history)}"
-        )
-    for pair in history:
+@dataclass(frozen=True)
+class Content:
+    """What a format's reader finds in a record."""
+
+    messages: list[Message]
+    candidates: tuple[Candidate, ...] = ()
+    label: str | None = None
+    answers: tuple[Message, ...] = ()
+    """Where the record has several answers to `messages`, which then hold none."""
+
+
+def _alpaca(account: Account) -> Content:
+    _require(account, ("instruction", "output"), "alpaca")
+    history = account.get("history")
+    messages: list[Message] = []
+    for pair in [] if is_empty(history) else read_list(history, "history"):
         if not isinstance(pair, list | tuple) or len(pair) != 2:
             raise RefusedError("wrong_type", f"`history` must be [question, answer] pairs, got {short(pair)}")
         messages.append(Message("user", read_text(pair[0], "history")))
         messages.append(Message("assistant", read_text(pair[1], "history")))
-    messages.append(Message("user", _question(record, "instruction")))
-    messages.append(Message("assistant", read_text(record["output"], "output")))
-    return Content(messages)
+    messages.append(Message("user", _question(account, "instruction")))
+    return _answered(_with_system(account, messages), account, "output")
 
 
-def _unified(record: Record) -> Content:
-    metadata = record.get("metadata")
-    if metadata is not None and not isinstance(metadata, dict):
+def _unified(account: Account) -> Content:
+    metadata = decoded(account.get("metadata"))
+    if not is_empty(metadata) and not isinstance(metadata, dict):
         raise RefusedError("wrong_type", f"`metadata` must be an object, got {short(metadata)}")
-    return _alpaca(record)
+    return _alpaca(account)
 
 
-def _sharegpt(record: Record) -> Content:
-    require(record, ("conversations|messages",), "sharegpt")
-    key = "conversations" if "conversations" in record else "messages"
-    return Content(system_turn(record) + read_messages(record[key], key))
+def _turns(account: Account) -> Content:
+    column = account.first(TURNS)
+    if column is None:
+        _require(account, ("|".join(TURNS),), "messages")
+    column = column or "messages"
+    return Content(_with_system(account, read_messages(account.get(column), column, account)))
 
 
-def _messages(record: Record) -> Content:
-    require(record, ("messages",), "messages")
-    return Content(read_messages(record["messages"], "messages"))
+def _completion(account: Account) -> Content:
+    """TRL's and OpenAI's prompt and completion, each a text or turns. Only the completion is trained."""
+    _require(account, ("|".join(PROMPTS), "|".join(ANSWERS)), "completion")
+    prompt = [replace(m, train=False) if m.role == "assistant" else m for m in _prompt(account, "completion")]
+    if (label := account.record.get("label")) is not None and isinstance(decoded(label), bool):
+        account.used.add("label")  # TRL's unpaired preference
+        if not decoded(label):
+            raise RefusedError("unwanted_answer", "`label: false` says that this answer is not wanted")
+    column = account.first(ANSWERS) or ANSWERS[0]
+    value = account.record.get(column)
+    turns = decoded(value) if column == "completion" else value
+    is_turns = isinstance(turns, dict) or (isinstance(turns, list) and turns and isinstance(turns[0], dict))
+    if is_turns and column not in RESPONSES:
+        account.used.add(column)
+        return Content(prompt + _answer(turns, column, account))
+    return _answered(prompt, account, column)
 
 
-def _preference(record: Record) -> Content:
+def _preference(account: Account) -> Content:
     """`chosen` and `rejected` are answers, or whole conversations that part at some turn."""
-    require(record, ("chosen", "rejected"), "preference")
-    chosen, rejected = (_answer(record[name], name) for name in ("chosen", "rejected"))
+    _require(account, ("chosen", "rejected"), "preference")
+    chosen, rejected = (_answer(account.get(name), name, account) for name in ("chosen", "rejected"))
     if _is_whole(chosen) and _is_whole(rejected):
         shared = 0
         while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
@@ -92,35 +99,34 @@ def _preference(record: Record) -> Content:
             shared -= 1
         if not shared:
             raise RefusedError("role_order", "chosen and rejected part before the first answer")
-        system = [] if chosen[0].role == "system" else system_turn(record)
-        prompt, chosen, rejected = system + chosen[:shared], chosen[shared:], rejected[shared:]
+        prompt, chosen, rejected = _with_system(account, chosen[:shared]), chosen[shared:], rejected[shared:]
     else:
-        prompt = _prompt(record, "preference")
+        prompt = _prompt(account, "preference")
     candidates = (Candidate(tuple(chosen), 1.0), Candidate(tuple(rejected), 0.0))
     return Content(prompt + chosen, candidates)
 
 
-def _ranking(record: Record) -> Content:
-    column = first_of(record, _RESPONSES)
+def _ranking(account: Account) -> Content:
+    column = account.first(RESPONSES)
     if column is None:
-        require(record, ("|".join(_RESPONSES),), "ranking")
-        raise RefusedError("wrong_type", f"`{'|'.join(_RESPONSES)}` is null")
-    responses = record[column]
-    if not isinstance(responses, list) or not responses:
+        _require(account, ("|".join(RESPONSES),), "ranking")
+        raise RefusedError("wrong_type", f"`{'|'.join(RESPONSES)}` is null")
+    responses = read_list(account.get(column), column)
+    if not responses:
         raise RefusedError("wrong_type", f"`{column}` must be a list of answers, got {short(responses)}")
-    scores = _scores(record, responses, column)
-    answers = [_answer(response, column) for response in responses]
+    scores = _scores(account, responses, column)
+    answers = [_answer(response, column, account) for response in responses]
     candidates = tuple(Candidate(tuple(a), score) for a, score in zip(answers, scores, strict=True))
     best = max(range(len(scores)), key=scores.__getitem__)  # the first of equals
-    return Content(_prompt(record, "ranking") + answers[best], candidates)
+    return Content(_prompt(account, "ranking") + answers[best], candidates)
 
 
-def _scores(record: Record, responses: list[Any], column: str) -> list[float]:
+def _scores(account: Account, responses: list[Any], column: str) -> list[float]:
     """Higher is better; ranks count from the best on."""
     for key, sign in (("scores", 1.0), ("ranks", -1.0)):
-        if record.get(key) is not None:
-            values = record[key]
-            if not isinstance(values, list) or len(values) != len(responses):
+        if not is_empty(account.record.get(key)):
+            values = read_list(account.get(key), key)
+            if len(values) != len(responses):
                 raise RefusedError("wrong_type", f"`{key}` must be a list as long as `{column}`, got {short(values)}")
             return [sign * read_number(value, key) for value in values]
         own = key[:-1]
@@ -129,33 +135,32 @@ def _scores(record: Record, responses: list[Any], column: str) -> list[float]:
     raise RefusedError("missing_column", f"ranking needs scores or ranks, or a score or rank in each of `{column}`")
 
 
-def _critique(record: Record) -> Content:
-    require(record, ("question|instruction", "|".join(_JUDGED), "critique"), "critique")
-    column = first_of(record, _JUDGED) or _JUDGED[0]
-    question = _question(record, "question" if "question" in record else "instruction")
-    text = f"{_CRITIQUE}Question:\n{question}\n\nSolution:\n{read_text(record.get(column), column)}"
-    answer = Message("assistant", read_text(record["critique"], "critique"))
-    return Content([*system_turn(record), Message("user", text), answer])
+def _critique(account: Account) -> Content:
+    _require(account, ("question|instruction", "|".join(JUDGED), "critique"), "critique")
+    column = account.first(JUDGED) or JUDGED[0]
+    question = _question(account, account.first(("question", "instruction")) or "question")
+    text = f"{_CRITIQUE}Question:\n{question}\n\nSolution:\n{read_text(account.get(column), column)}"
+    answer = Message("assistant", read_text(account.get("critique"), "critique"))
+    return Content(_with_system(account, [Message("user", text), answer]))
 
 
-def _labelled(record: Record) -> Content:
-    require(record, ("text|sentence1", "label"), "labelled")
-    first = "text" if "text" in record else "sentence1"
+def _labelled(account: Account) -> Content:
+    _require(account, ("text|sentence1", "label"), "labelled")
+    first = account.first(("text", "sentence1")) or "text"
     second = "text2" if first == "text" else "sentence2"
-    texts = [read_text(record[first], first)]
-    if record.get(second) is not None:
-        texts.append(read_text(record[second], second))
-    label = _label(record)
-    return Content(
-        [*system_turn(record), Message("user", "\n".join(texts)), Message("assistant", label)], label=label
-    )
+    texts = [read_text(account.get(first), first)]
+    if account.record.get(second) is not None:
+        texts.append(read_text(account.get(second), second))
+    label = _label(account)
+    messages = [Message("user", "\n".join(texts)), Message("assistant", label)]
+    return Content(_with_system(account, messages), label=label)
 
 
-def _label(record: Record) -> str:
+def _label(account: Account) -> str:
     """Its name where `label_text` gives one, else the label as text."""
-    if isinstance(name := record.get("label_text"), str) and name.strip():
-        return name
-    label = record["label"]
+    label = account.get("label")
+    if isinstance(name := account.record.get("label_text"), str) and name.strip():
+        return str(account.get("label_text"))
     if isinstance(label, str):
         return label
     if isinstance(label, float) and label.is_integer():  # a whole number in a column that has gaps
@@ -165,38 +170,94 @@ def _label(record: Record) -> str:
     raise RefusedError("wrong_type", f"`label` must be text or a whole number, got {short(label)}")
 
 
-def _text(record: Record) -> Content:
-    require(record, ("text|content",), "text")
-    column = "text" if "text" in record else "content"
-    return Content([Message("text", read_text(record[column], column))])
+def _text(account: Account) -> Content:
+    _require(account, ("text|content",), "text")
+    column = account.first(("text", "content")) or "text"
+    return Content([Message("text", read_text(account.get(column), column))])
 
 
-def _question(record: Record, column: str) -> str:
-    question = read_text(record[column], column)
-    extra = read_text(record.get("input"), "input", optional=True)
+def _require(account: Account, names: Sequence[str], format: str) -> None:
+    """Refuse a record without one of these columns; `a|b` needs one of the two."""
+    record = account.record
+    missing = [name for name in names if name not in record and not any(n in record for n in name.split("|"))]
+    if missing:
+        raise RefusedError(
+            "missing_column", f"{format} needs {', '.join(missing)}; columns seen: {columns_of(record)}"
+        )
+
+
+def _with_system(account: Account, messages: list[Message]) -> list[Message]:
+    """The messages behind the `system` column's turn, where it says something that they do not begin with."""
+    system = read_text(account.get("system"), "system", optional=True)
+    if not system:
+        return messages
+    if messages and messages[0].role == "system":
+        if messages[0].content.strip() != system.strip():
+            raise RefusedError(
+                "two_system_turns",
+                f"`system` is {short(system)}, and the turns begin with {short(messages[0].content)}",
+            )
+        return messages
+    return [Message("system", system), *messages]
+
+
+def _question(account: Account, column: str) -> str:
+    question = read_text(account.get(column), column)
+    extra = read_text(account.get("input"), "input", optional=True)
     return f"{question}\n{extra}" if extra else question
 
 
-def _prompt(record: Record, format: str) -> list[Message]:
+def _prompt(account: Account, format: str) -> list[Message]:
     """What all answers answer: text or turns."""
-    column = first_of(record, _PROMPTS)
+    column = account.first(PROMPTS)
     if column is None:
-        raise RefusedError("missing_column", f"{format} needs {'|'.join(_PROMPTS)}")
-    value = record[column]
-    if isinstance(value, list):
-        messages = read_messages(value, column)
-        return messages if messages and messages[0].role == "system" else system_turn(record) + messages
-    return [*system_turn(record), Message("user", _question(record, column))]
+        raise RefusedError("missing_column", f"{format} needs {'|'.join(PROMPTS)}")
+    value = account.record[column]
+    turns = decoded(value) if column in ("prompt", *TURNS) else value
+    if isinstance(turns, list | dict):
+        account.used.add(column)
+        return _with_system(account, read_messages(turns, column, account))
+    return _with_system(account, [Message("user", _question(account, column))])
 
 
-def _answer(value: Any, column: str) -> list[Message]:
+def _answered(prompt: list[Message], account: Account, column: str) -> Content:
+    """The prompt with its answer, or with several: a list of texts."""
+    value = account.get(column)
+    if not isinstance(value, list) and column in RESPONSES:
+        value = read_list(value, column)
+    reasoning = _reasoning(account)
+    if isinstance(value, list) and value and not any(isinstance(part, dict) and "type" in part for part in value):
+        texts = [_answer(item, column, account)[-1].content for item in value if not is_empty(item)]
+        answers = tuple(Message("assistant", text, reasoning=reasoning) for text in dict.fromkeys(texts))
+        if len(answers) > 1:
+            return Content(prompt, answers=answers)
+        return Content([*prompt, *answers])
+    return Content([*prompt, Message("assistant", read_text(value, column), reasoning=reasoning)])
+
+
+def _reasoning(account: Account) -> str:
+    """What was thought before the answer, from a column beside it."""
+    column = next((name for name in REASONING if not is_empty(account.record.get(name))), None)
+    return read_text(account.get(column), column) if column else ""
+
+
+def _answer(value: Any, column: str, account: Account) -> list[Message]:
     """An answer as text, as one message (ShareGPT's or OpenAI's), as {text|content}, or as a list of messages."""
+    if isinstance(value, str) and value[:1] in ("[", "{"):
+        turns = decoded(value)
+        is_turns = isinstance(turns, list) and turns and all(isinstance(turn, dict) for turn in turns)
+        if is_turns and all("role" in turn or "from" in turn for turn in turns):
+            value = turns
     if isinstance(value, list):
-        return read_messages(read_turns(value, column), column)
+        return read_messages(value, column, account)
     if isinstance(value, dict):
         if "from" in value or "role" in value:
-            return read_messages([value], column)
-        value = value.get("text", value.get("content"))
+            own = {key: inner for key, inner in value.items() if key not in ("score", "rank")}
+            return read_messages([own], column, account)
+        name = "text" if value.get("text") is not None else "content"
+        for key in value.keys() - {name, "score", "rank"}:
+            account.unread(f"{column}[].", key, value[key])
+        value = value.get(name)
     return [Message("assistant", read_text(value, column))]
 
 
@@ -204,11 +265,12 @@ def _is_whole(messages: list[Message]) -> bool:
     return bool(messages) and messages[0].role in ("system", "user")
 
 
-READERS: dict[str, Callable[[Record], Content]] = {
+READERS: dict[str, Callable[[Account], Content]] = {
     "alpaca": _alpaca,
     "unified": _unified,
-    "sharegpt": _sharegpt,
-    "messages": _messages,
+    "sharegpt": _turns,
+    "messages": _turns,
+    "completion": _completion,
     "preference": _preference,
     "ranking": _ranking,
     "critique": _critique,

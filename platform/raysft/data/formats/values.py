@@ -1,31 +1,25 @@
-"""Values inside a record -> texts, roles, messages, tool calls; or a refusal. Knows no format. Pure."""
+"""Values inside a record -> texts, numbers, lists; or a refusal. Knows no format. Pure.
+
+Files write one value in several ways: a list as JSON text (CSV, many JSONL files), or as an object of lists (Hugging
+Face's `Sequence` of objects). All of them are read here, so that no format has to care.
+"""
 
 from __future__ import annotations
 
+import ast
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Mapping
 from typing import Any
 
-from raysft.data.records import Candidate, Message, Refusal
+from raysft.data.json_values import is_too_deep
+from raysft.data.records import Refusal
 
 Record = Mapping[str, Any]
 
-_ROLE_OF = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "model": "assistant",
-    "function_call": "assistant",
-    "tool": "tool",
-    "function": "tool",
-    "observation": "tool",
-}
+_MAX_LITERAL_CHARS = 1 << 20  # Python's parser takes some hundred times that in memory
+_TEXT_KEYS = ("text", "value", "content")
 
 
 class RefusedError(Exception):
@@ -36,166 +30,117 @@ class RefusedError(Exception):
         self.refusal = Refusal(reason, detail)
 
 
-@dataclass(frozen=True)
-class Content:
-    """What a format's reader finds in a record."""
-
-    messages: list[Message]
-    candidates: tuple[Candidate, ...] = ()
-    label: str | None = None
-
-
-def require(record: Record, names: Sequence[str], format: str) -> None:
-    """Refuse a record without one of these columns; `a|b` needs one of the two."""
-    missing = [name for name in names if name not in record and not any(n in record for n in name.split("|"))]
-    if missing:
-        raise RefusedError(
-            "missing_column", f"{format} needs {', '.join(missing)}; columns seen: {columns_of(record)}"
-        )
-
-
 def columns_of(record: Record) -> str:
     """The record's columns, for people."""
     return ", ".join(sorted(map(str, record))) or "none"
 
 
-def first_of(record: Record, names: Sequence[str]) -> str | None:
-    """The first of these columns that the record has and that is not null."""
-    return next((name for name in names if record.get(name) is not None), None)
+def is_empty(value: Any) -> bool:
+    """Does it hold nothing: null, an empty text, list or object? (An empty text is CSV's null.)"""
+    return value is None or (type(value) in (str, list, dict, tuple) and not value)
 
 
 def read_text(value: Any, column: str, *, optional: bool = False) -> str:
-    """A string, or a list of text parts joined."""
+    """A string, or text parts (`{type: text, text}`) joined. Several plain texts are several texts: refused."""
     if isinstance(value, str):
         return value
     if value is None and optional:
         return ""
     if isinstance(value, list):
-        return "".join(_part(part, column) for part in value)
+        if len(value) > 1 and any(isinstance(part, str) for part in value):
+            raise RefusedError(
+                "several_texts", f"`{column}` holds {len(value)} texts where one is read: {short(value)}"
+            )
+        return "".join(part if isinstance(part, str) else text_of_part(part, column) for part in value)
+    if isinstance(value, Refusal):
+        raise RefusedError(value.reason, f"`{column}`: {value.detail}")
     raise RefusedError("wrong_type", f"`{column}` must be text, got {short(value)}")
 
 
-def read_number(value: Any, column: str) -> float:
-    """A finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise RefusedError("wrong_type", f"`{column}` must be a number, got {short(value)}")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise RefusedError("wrong_type", f"`{column}` must be a finite number, got {short(value)}")
-    return number
-
-
-def read_turns(value: Any, column: str) -> list[Record]:
-    """A list of objects."""
-    if not isinstance(value, list) or not all(isinstance(turn, dict) for turn in value):
-        raise RefusedError("wrong_type", f"`{column}` must be a list of objects, got {short(value)}")
-    return value
-
-
-def system_turn(record: Record) -> list[Message]:
-    """The `system` column as a turn, where it says something."""
-    system = read_text(record.get("system"), "system", optional=True)
-    return [Message("system", system)] if system else []
-
-
-def read_messages(value: Any, column: str) -> list[Message]:
-    """Turns as {from, value} (ShareGPT) or {role, content} (OpenAI), also mixed.
-
-    A call that follows its own turn's text or another call without a result between them is one turn with them, as
-    OpenAI writes it.
-    """
-    messages: list[Message] = []
-    for turn in read_turns(value, column):
-        message = _sharegpt_message(turn) if "from" in turn else _openai_message(turn)
-        last = messages[-1] if messages else None
-        if turn.get("from") == "function_call" and last and (last.role, last.train) == ("assistant", message.train):
-            messages[-1] = Message("assistant", last.content, last.train, last.tool_calls + message.tool_calls)
-        else:
-            messages.append(message)
-    return messages
-
-
-def _sharegpt_message(turn: Record) -> Message:
-    speaker, value = turn["from"], turn.get("value")
-    if speaker == "function_call":
-        calls = _decoded(value)
-        return Message("assistant", "", _train_flag(turn), _tool_calls(calls if isinstance(calls, list) else [calls]))
-    return Message(_role(speaker), read_text(value, "value"), _train_flag(turn))
-
-
-def _openai_message(turn: Record) -> Message:
-    if "role" not in turn:
-        raise RefusedError("wrong_type", f"a turn needs `role` or `from`, got the keys {columns_of(turn)}")
-    role = _role(turn["role"])
-    calls = _tool_calls(turn.get("tool_calls") or ())
-    content = read_text(turn.get("content"), "content", optional=bool(calls))
-    return Message(role, content, _train_flag(turn), calls, str(turn.get("tool_call_id") or ""))
-
-
-def _role(name: Any) -> str:
-    if not isinstance(name, str) or name not in _ROLE_OF:
-        raise RefusedError("unknown_role", f"role {short(name)}; expected one of {', '.join(_ROLE_OF)}")
-    return _ROLE_OF[name]
-
-
-def _train_flag(turn: Record) -> bool | None:
-    """`train: bool`, or OpenAI's `weight: 0 | 1`."""
-    flag = turn.get("train")
-    if flag is None and turn.get("weight") is not None:
-        flag = turn["weight"]
-        if flag not in (0, 1):
-            raise RefusedError("wrong_type", f"`weight` must be 0 or 1, got {short(flag)}")
-        return bool(flag)
-    if flag is not None and not isinstance(flag, bool):
-        raise RefusedError("wrong_type", f"`train` must be true or false, got {short(flag)}")
-    return flag
-
-
-def _part(part: Any, column: str) -> str:
-    if isinstance(part, str):
-        return part
-    if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str):
-        return str(part["text"])
+def text_of_part(part: Any, column: str) -> str:
+    """The text of `{type: text, text}`; the types of OpenAI, and the keys that LLaMA-Factory and others write."""
+    if isinstance(part, dict) and part.get("type") in ("text", "input_text", "output_text"):
+        for key in _TEXT_KEYS:
+            if isinstance(text := part.get(key), str):
+                return text
     kind = part.get("type") if isinstance(part, dict) else part
     raise RefusedError("unsupported_content", f"`{column}` has a part of type {short(kind)}; only text is read")
 
 
-def _tool_calls(calls: Any) -> tuple[dict[str, Any], ...]:
-    """To `{type: function, function: {name, arguments}}`; arguments decoded when they are JSON text."""
-    if not isinstance(calls, list | tuple):
-        raise RefusedError("wrong_type", f"`tool_calls` must be a list, got {short(calls)}")
-    found = []
-    for call in map(_decoded, calls):
-        inner = call.get("function", call) if isinstance(call, dict) else None
-        if not isinstance(inner, dict) or not isinstance(inner.get("name"), str):
-            raise RefusedError("wrong_type", f"a tool call needs a name, got {short(call)}")
-        arguments = _decoded(inner.get("arguments", {}))
-        nested = {"type": "function", "function": {"name": inner["name"], "arguments": arguments}}
-        found.append({**nested, "id": str(call["id"])} if call.get("id") else nested)
-    return tuple(found)
+def read_number(value: Any, column: str) -> float:
+    """A finite number; also as text, because every value of a CSV file is text."""
+    number = number_of(value)
+    if number is None:
+        raise RefusedError("wrong_type", f"`{column}` must be a finite number, got {short(value)}")
+    return number
 
 
-def read_tools(value: Any) -> tuple[dict[str, Any], ...]:
-    """To a tuple of `{type: function, function: {...}}`."""
-    value = _decoded(value)
-    if not value:
-        return ()
-    if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
-        raise RefusedError("wrong_type", f"`tools` must be a list of objects, got {short(value)}")
-    return tuple(tool if "function" in tool else {"type": "function", "function": tool} for tool in value)
+def number_of(value: Any) -> float | None:
+    """The finite number that a value is, or that its text is; None: it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
 
 
-def _decoded(value: Any) -> Any:
-    """JSON text decoded; other text and other values as they are."""
+def read_list(value: Any, column: str) -> list[Any]:
+    """A list, whichever way it is written."""
+    value = decoded(value)
+    if isinstance(value, dict):
+        value = _of_lists(value, column)
+    if not isinstance(value, list | tuple):
+        if isinstance(value, Refusal):
+            raise RefusedError(value.reason, f"`{column}`: {value.detail}")
+        raise RefusedError("wrong_type", f"`{column}` must be a list, got {short(value)}")
+    return list(value)
+
+
+def _of_lists(value: dict[str, Any], column: str) -> Any:
+    """{role: [...], content: [...]} -> [{role, content}, ...]; another object is a list of itself."""
+    lists = {key: inner for key, inner in value.items() if inner is not None}
+    if not lists or not all(isinstance(inner, list) for inner in lists.values()):
+        return [value]
+    if len({len(inner) for inner in lists.values()}) > 1:
+        sizes = ", ".join(f"{key} {len(inner)}" for key, inner in lists.items())
+        raise RefusedError("wrong_type", f"`{column}` is an object of lists of different lengths: {sizes}")
+    return [dict(zip(lists, items, strict=True)) for items in zip(*lists.values(), strict=True)]
+
+
+def read_turns(value: Any, column: str) -> list[dict[str, Any]]:
+    """A list of objects, whichever way it is written."""
+    if type(value) is not list or not all(type(turn) is dict for turn in value):
+        turns = [decoded(item) for item in read_list(value, column)]
+        if not all(isinstance(turn, dict) for turn in turns):
+            raise RefusedError("wrong_type", f"`{column}` must be a list of objects, got {short(value)}")
+        return turns
+    return value
+
+
+def decoded(value: Any) -> Any:
+    """JSON text, or a list or object as Python writes it (`str()` of one), decoded; all else as it is."""
     if not isinstance(value, str):
         return value
+    found: Any = value
     try:
-        return json.loads(value)
+        found = json.loads(value)
     except (ValueError, RecursionError):
-        return value
+        if value.lstrip()[:1] in ("[", "{") and len(value) <= _MAX_LITERAL_CHARS:
+            found = _literal(value)
+    return value if isinstance(found, list | dict) and is_too_deep(found) else found
+
+
+def _literal(text: str) -> Any:
+    """What `str()` of lists, objects, texts and numbers reads back as; else the text itself. Runs no code."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of escapes in the data
+            found = ast.literal_eval(text)
+        return json.loads(json.dumps(found))  # no sets, bytes or complex numbers
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+        return text
 
 
 def short(value: Any) -> str:

@@ -19,6 +19,7 @@ Format = Literal[
     "labelled",
     "ranking",
     "text",
+    "completion",
 ]
 
 
@@ -77,6 +78,19 @@ class DataSection(Section):
     columns: dict[str, str] = Field(
         default_factory=dict,
         description="The format's column name -> the file's column name, e.g. {instruction: question}.",
+    )
+    ignore_columns: OneOrMany = Field(
+        (),
+        description="Keys that are left out on purpose, by name or by place (`messages[].channel`). Counted.",
+    )
+    on_unread: Literal["warn", "refuse"] = Field(
+        "warn",
+        description="A key that nothing reads: tell of it, or refuse the record. One that would change what is "
+        "trained (reasoning, a system prompt, tools...) always refuses it.",
+    )
+    several_answers: Literal["refuse", "first", "all"] = Field(
+        "refuse",
+        description="A record with several different answers: refuse it, train the first, or make a sample of each.",
     )
     template: str = Field(
         "tokenizer",

@@ -1,0 +1,33 @@
+"""The names of the columns that each record format may read. Pure."""
+
+from __future__ import annotations
+
+from raysft.data.formats.names import REASONING
+from raysft.data.formats.turns import TURN_NAMES
+
+TURNS = ("messages", "conversations", "conversation")
+PROMPTS = ("prompt", *TURNS, "question", "query", "instruction")
+RESPONSES = ("responses", "candidates", "answers", "completions")
+ANSWERS = ("completion", "response", *RESPONSES)
+JUDGED = ("noisy_answer", "response", "answer")
+
+FIELDS = {
+    "alpaca": ("instruction", "input", "output", "system", "history", "tools", *REASONING),
+    "unified": ("instruction", "input", "output", "system", "history", "tools", "metadata", *REASONING),
+    "sharegpt": (*TURNS, "system", "tools", "functions"),
+    "messages": (*TURNS, "system", "tools", "functions"),
+    "completion": (*PROMPTS, "input", "system", "tools", "functions", *ANSWERS, *REASONING, "label"),
+    "preference": (*PROMPTS, "input", "system", "tools", "functions", "chosen", "rejected"),
+    "ranking": (*PROMPTS, "input", "system", "tools", "functions", *RESPONSES, "scores", "ranks"),
+    "critique": ("question", "instruction", "input", "system", *JUDGED, "critique"),
+    "labelled": ("text", "text2", "sentence1", "sentence2", "label", "label_text", "system"),
+    "text": ("text", "content"),
+}
+"""The columns that each format may read; the other scalar columns describe the record."""
+WITH_TURNS = ("sharegpt", "messages", "completion", "preference", "ranking")
+"""Formats in whose turns data.columns may map the keys as well."""
+
+
+def names_of(format: str) -> frozenset[str]:
+    """Every name of the format that data.columns may map."""
+    return frozenset((*FIELDS[format], *(TURN_NAMES if format in WITH_TURNS else ())))

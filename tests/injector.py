@@ -31,7 +31,8 @@ from raysft.engine.zero import ZeroEngine
 from raysft.objectives.module import ObjectiveModule
 from raysft.orchestrate import attempts
 from raysft.train import writer
-from raysft.train.checkpoint import commit_directory, lineage, read_attempts, read_commits
+from raysft.train.commits import commit_directory, read_commits
+from raysft.train.lineage import lineage, read_attempts
 from raysft.train.records import Records
 from raysft.train.worker import train_worker
 

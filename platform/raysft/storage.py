@@ -6,13 +6,11 @@ bytes or nothing). `create_exclusive` is the primitive behind commit records: ex
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import secrets
 import shutil
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -62,12 +60,12 @@ def exists(location: str) -> bool:
 
 
 def list_names(location: str) -> list[str]:
-    """Sorted names directly under a directory; [] when it does not exist."""
+    """Sorted names directly under a directory; [] when it does not exist, or is none."""
     fs, path = filesystem(location)
     if isinstance(fs, pafs.LocalFileSystem):  # pyarrow's listing fails when a file vanishes while it looks
         try:
             return sorted(os.listdir(path))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
     infos = fs.get_file_info(pafs.FileSelector(path, allow_not_found=True))
     return sorted(info.base_name for info in infos)
@@ -109,7 +107,7 @@ def write_bytes(location: str, data: bytes) -> None:
         os.replace(temporary, path)
         _sync_directory(Path(path).parent)
     except OSError as error:
-        raise _cannot_write(location, error) from error
+        raise cannot_write(location, error) from error
 
 
 @contextmanager
@@ -135,7 +133,7 @@ def write_stream(location: str) -> Iterator[BinaryIO]:
             os.unlink(temporary)
             raise
     except OSError as error:
-        raise _cannot_write(location, error) from error
+        raise cannot_write(location, error) from error
 
 
 def write_json(location: str, value: Any) -> None:
@@ -162,7 +160,7 @@ def create_exclusive(location: str, value: Any) -> bool:
             os.unlink(temporary)
         _sync_directory(Path(path).parent)
     except OSError as error:
-        raise _cannot_write(location, error) from error
+        raise cannot_write(location, error) from error
     return True
 
 
@@ -176,56 +174,32 @@ def _create_exclusive_remote(location: str, data: bytes) -> bool:
     except FileExistsError:
         return False
     except Exception as error:  # boundary: each library behind fsspec has errors of its own
-        raise _cannot_write(location, error) from error
+        raise cannot_write(location, error) from error
     return True
 
 
-class LineFile:
-    """A file of JSON lines that one process appends to.
+def is_directory(location: str) -> bool:
+    """Is it a directory, or a link to one?"""
+    fs, path = filesystem(location)
+    return bool(fs.get_file_info(path).type == pafs.FileType.Directory)
 
-    Locally each line is there at once, or, when the disk is full or away, with the first later one that can be
-    written. Object stores cannot append: there the lines so far are written anew at every flush().
-    """
 
-    def __init__(self, location: str) -> None:
-        self._location = location
-        fs, path = filesystem(location)
-        self._lines: list[str] = []  # locally: those that are not in the file yet
-        self._is_local, self._lock = isinstance(fs, pafs.LocalFileSystem), threading.Lock()
-        if self._is_local:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-        self._path = path
-
-    def append(self, value: Any) -> None:
-        """Add one line. A storage that fails raises nothing here."""
-        self._lines.append(json.dumps(value) + "\n")
-        if self._is_local:
-            with suppress(StorageError):
-                self._append_pending()
-
-    def flush(self) -> None:
-        """Make what was appended readable by others. Raises StorageError."""
-        if not self._is_local:
-            write_bytes(self._location, "".join(self._lines).encode())
-        elif self._lines:
-            self._append_pending()
-
-    def _append_pending(self) -> None:
-        try:
-            with self._lock, open(self._path, "ab", buffering=0) as stream:
-                data, count = "".join(self._lines).encode(), len(self._lines)
-                size = stream.tell()
-                if stream.write(data) != len(data):  # a disk that fills up takes what there is room for
-                    stream.truncate(size)
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                del self._lines[:count]
-        except OSError as error:
-            raise _cannot_write(self._location, error) from error
+def is_link(location: str) -> bool:
+    """Is it a symbolic link? Object stores have none."""
+    fs, path = filesystem(location)
+    return isinstance(fs, pafs.LocalFileSystem) and os.path.islink(path)
 
 
 def remove_tree(location: str) -> None:
-    """Delete a directory with everything in it, or a file; nothing when it is absent, or vanishes meanwhile."""
+    """Delete a directory with everything in it, or a file; nothing when it is absent, or vanishes meanwhile.
+
+    Of a link the link itself, never what it leads to.
+    """
     fs, path = filesystem(location)
+    if is_link(location):
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+        return
     kind = fs.get_file_info(path).type
     with suppress(FileNotFoundError):
         if kind == pafs.FileType.File:
@@ -273,7 +247,8 @@ def _sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def _cannot_write(location: str, error: Exception) -> StorageError:
+def cannot_write(location: str, error: Exception) -> StorageError:
+    """The error of a write that failed."""
     return StorageError(
         f"cannot write {location}",
         got=f"{type(error).__name__}: {error}",

@@ -26,7 +26,7 @@ os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", RAY_USAGE_STATS_ENABL
 
 from raysft.data.sources import expand, read_all  # noqa: E402
 from raysft.orchestrate.run import run_training  # noqa: E402
-from raysft.train.checkpoint import read_attempts  # noqa: E402
+from raysft.train.lineage import read_attempts  # noqa: E402
 from raysft.train.records import read_ledger, read_metrics  # noqa: E402
 from small import make_recipe  # noqa: E402
 

@@ -20,6 +20,7 @@ from raysft.data.store import TokenStore, read_manifest, write_manifest
 from raysft.data.tokenizer import load_tokenizer, template_for, train_tokenizer
 from raysft.data.windows import write_window
 from raysft.errors import StorageError
+from raysft.lines import LineFile
 from raysft.recipe.sections.data import DataSection
 
 PROGRAM = """
@@ -53,7 +54,7 @@ def make_part(folder: str) -> None:
 
 def make_lines(folder: str) -> None:
     """Records of steps while the disk is full, and when there is room again."""
-    lines = storage.LineFile(f"{folder}/metrics.jsonl")
+    lines = LineFile(f"{folder}/metrics.jsonl")
     for step in range(50):
         lines.append({"step": step, "text": "x" * 70})
     limit, most = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -23,7 +23,7 @@ from raysft.orchestrate.run import RunResult, run_training
 from raysft.orchestrate.tasks import newest_checkpoint
 from raysft.recipe.schema import Recipe
 from raysft.train.account import read_account
-from raysft.train.checkpoint import read_attempts
+from raysft.train.lineage import read_attempts
 from raysft.train.records import read_ledger, read_metrics
 from small import make_recipe
 

@@ -18,7 +18,7 @@ import yaml
 
 from raysft.orchestrate.search import open_study, search
 from raysft.recipe.schema import Recipe
-from raysft.train.checkpoint import read_attempts
+from raysft.train.lineage import read_attempts
 from small import make_recipe
 
 STEPS, KILLED = 30, 1

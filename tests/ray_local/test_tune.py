@@ -18,7 +18,7 @@ from raysft.orchestrate.search import open_study, search
 from raysft.orchestrate.sweep import spent_of
 from raysft.recipe.load import load_recipe
 from raysft.recipe.schema import Recipe
-from raysft.train.checkpoint import read_attempts
+from raysft.train.lineage import read_attempts
 from raysft.train.records import read_ledger, read_metrics
 from small import make_recipe
 

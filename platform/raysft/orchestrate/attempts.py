@@ -24,8 +24,11 @@ from raysft.orchestrate.trainer import trainer
 from raysft.recipe.resolve import check_fits, fitting_workers, with_workers
 from raysft.recipe.schema import Recipe
 from raysft.train import failures, incidents, notice
-from raysft.train.checkpoint import lineage, read_attempts, read_commits, remove_orphans
+from raysft.train.checkpoint import remove_orphans
+from raysft.train.commits import read_commits
 from raysft.train.job import Wire
+from raysft.train.lineage import lineage, read_attempts
+from raysft.train.records import attempt_metrics
 from raysft.train.state import Outcome
 from raysft.train.worker import train_worker
 
@@ -199,9 +202,7 @@ def _record(run: str, sized: Recipe, ended: Ended, decision: Retry | Stop) -> No
 
 def _reached(run: str, attempt: int) -> tuple[int | None, float | None]:
     """(steps done, Unix time) by the last line of an attempt's metrics; workers write a line at every step."""
-    location = storage.join(run, "metrics", f"attempt-{attempt:04d}.jsonl")
-    lines = storage.read_json_lines(location) if storage.exists(location) else []
-    steps = [line for line in lines if line["kind"] == "step"]
+    steps = [line for line in attempt_metrics(run, attempt) if line["kind"] == "step"]
     return (steps[-1]["step"], steps[-1]["at"]) if steps else (None, None)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import threading
@@ -12,8 +11,8 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from raysft import storage
-from raysft.train.checkpoint import read_attempts
+from raysft.train.lineage import read_attempts
+from raysft.train.records import attempt_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -70,13 +69,12 @@ class TrainingProgress:
                     start = newest.parent.step if newest.parent else 0
                     logger.info("attempt %d starts from step %d", newest.number, start)
                 self._attempt, self._num_seen = newest.number, 0
-            location = storage.join(self._run, "metrics", f"attempt-{self._attempt:04d}.jsonl")
-            lines = list(storage.read_lines(location)) if storage.exists(location) else []
+            lines = list(attempt_metrics(self._run, self._attempt))
         except OSError as error:
             logger.debug("cannot read the run's records yet: %s", error)
             return
         for line in lines[self._num_seen :]:
-            self._show(json.loads(line))
+            self._show(line)
         self._num_seen = len(lines)
 
     def _show(self, line: dict[str, Any]) -> None:

@@ -40,8 +40,9 @@ from raysft.recipe.facts import ClusterFacts, DataFacts, ModelFacts
 from raysft.recipe.load import with_absolute_paths
 from raysft.recipe.resolve import ResolvedRun, Schedule, fitting_workers, resolve, schedule, with_workers
 from raysft.recipe.schema import Recipe
-from raysft.train.checkpoint import read_attempts, remove_orphans
+from raysft.train.checkpoint import remove_orphans
 from raysft.train.job import Wire
+from raysft.train.lineage import read_attempts
 from raysft.train.spans import Driver, driving
 from raysft.train.state import Outcome
 
@@ -88,12 +89,13 @@ def run_training(recipe: Recipe, *, profile_steps: int = 0) -> RunResult:
 
     profile_steps: steps of rank 0 that a torch profiler traces into the run's `profile` directory.
     """
-    began, run = time.monotonic_ns(), run_location(recipe)
+    began, recipe = time.monotonic_ns(), with_absolute_paths(recipe)
+    run = run_location(recipe)
     check_recipe(run, recipe)
     finished = read_result(run)
     if finished is not None:
         if not has_same_data_fields(run, recipe):
-            check_data(run, recipe, train_fingerprint(with_absolute_paths(recipe)))
+            check_data(run, recipe, train_fingerprint(recipe))
         return replace(_result(run, finished), was_finished=True)
     trained = check_before_ray(recipe)
     storage.check_writable(run)
@@ -109,7 +111,8 @@ def run_training(recipe: Recipe, *, profile_steps: int = 0) -> RunResult:
         driver.phase("evaluation")
         after = _evaluate_once(plan, "after", tasks.evaluate_trained, run)
         driver.phase("export")
-        card = summary.card_facts(plan.run, plan.prepared, plan.fingerprints, before, after)
+        newest = tasks.newest_checkpoint(run)
+        card = summary.card_facts(newest.state, plan.prepared, plan.fingerprints, before, after)
         fields = plan.recipe.model_dump(mode="json")
         exports = run_task(plan.recipe.cluster, tasks.export, fields, run, asdict(card))
         driver.phase("start")  # and its end
@@ -119,9 +122,15 @@ def run_training(recipe: Recipe, *, profile_steps: int = 0) -> RunResult:
     remove_orphans(run)
     for leftover in ("ray", "requests", "driver"):
         storage.remove_tree(storage.join(run, leftover))
-    result = {"steps": plan.schedule.total_steps, "before": before, "after": after, "exports": exports}
-    write_result(run, {**result, "report": report, "finished_at": datetime.now(UTC).isoformat(timespec="seconds")})
-    return _result(run, {**result, "report": report})
+    result: dict[str, Any] = {
+        "steps": plan.schedule.total_steps,
+        "before": before,
+        "after": after,
+        "exports": exports,
+    }
+    result |= {"report": report, "finished_at": datetime.now(UTC).isoformat(timespec="seconds")}
+    write_result(run, result, plan.fingerprints)
+    return _result(run, result)
 
 
 def _refuse_second(run: str, holder: str) -> None:
@@ -169,7 +178,7 @@ def _result(run: str, record: dict[str, Any]) -> RunResult:
 def _plan(recipe: Recipe, run: str, nodes: ClusterFacts, driver: Driver, trained: Sequence[str] = ()) -> _Plan:
     """Everything that is known before the first worker starts, said aloud."""
     wanted = recipe.cluster
-    choice = choose_layout(with_absolute_paths(recipe), nodes)
+    choice = choose_layout(recipe, nodes)
     absolute = choice.recipe
     first = with_workers(absolute, fitting_workers(absolute, nodes.nodes) or wanted.min_workers or wanted.workers)
     resolved = resolve(first, choice.model, nodes)
@@ -198,12 +207,12 @@ def _evaluate_once(
     """An evaluation on the cluster, kept in the run; None without held-out data."""
     if plan.prepared.eval is None:
         return None
-    location = storage.join(plan.run, "evaluation", f"{when}.json")
-    if not storage.exists(location):
+    evaluation = summary.read_evaluation(plan.run, when, plan.fingerprints)
+    if evaluation is None:
         logger.info("evaluating %s training", when)
         fields = plan.recipe.model_dump(mode="json")
-        storage.write_json(location, run_task(plan.recipe.cluster, function, fields, plan.prepared.eval, *more))
-    evaluation: dict[str, Any] = storage.read_json(location)
+        evaluation = run_task(plan.recipe.cluster, function, fields, plan.prepared.eval, *more)
+        summary.write_evaluation(plan.run, when, evaluation, plan.fingerprints)
     logger.info("%-12s %s", when, summary.evaluation_line(evaluation))
     return evaluation
 
@@ -220,6 +229,7 @@ def train_trial(
     Returns `finished` or, when it was asked to stop or has paused, `interrupted`. Raises RaysftError. The lease is
     the search's.
     """
+    recipe = with_absolute_paths(recipe)
     run = run_location(recipe)
     check_recipe(run, recipe)
 
@@ -254,7 +264,7 @@ def _wire(plan: _Plan, recipe: Recipe, profile_steps: int) -> Wire:
     wanted = recipe.cluster
     spare = sum(node.cpus for node in cluster_facts().nodes) - wanted.workers * wanted.cpus_per_worker
     return Wire(
-        recipe=recipe.model_dump(mode="json"),
+        recipe=recipe.model_dump(mode="json") | {"tune": None},
         run=plan.run,
         tokenizer=tokenizer_source(recipe),
         train_store=plan.prepared.train,

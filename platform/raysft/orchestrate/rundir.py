@@ -6,13 +6,32 @@ result.json    written when the run is whole: trained, exported, evaluated, repo
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
-from raysft import storage
-from raysft.errors import ConflictError
-from raysft.recipe.fingerprint import differences, fingerprints, split_fields
+from raysft import sealed, storage
+from raysft.errors import CheckpointError, ConflictError, RecipeError
+from raysft.orchestrate.places import same_place
+from raysft.recipe.fingerprint import differences, fingerprints, first_mathematics, split_fields
+from raysft.recipe.load import parse_recipe, with_absolute_paths
 from raysft.recipe.schema import Recipe
-from raysft.train.checkpoint import read_commits
+from raysft.recipe.secrets import hidden
+from raysft.train.commits import Checkpoint, is_copy, read_commits
+
+logger = logging.getLogger(__name__)
+
+_RUN: sealed.Shape = {"recipe": dict, "mathematics": dict, "fingerprints": dict}
+_RESULT: sealed.Shape = {
+    "steps": int,
+    "before": (dict, type(None)),
+    "after": (dict, type(None)),
+    "exports": list,
+    "report": str,
+    "finished_at": str,
+}
 
 
 def run_location(recipe: Recipe) -> str:
@@ -21,55 +40,124 @@ def run_location(recipe: Recipe) -> str:
 
 
 def read_result(run: str) -> dict[str, Any] | None:
-    """What a finished run left; None while it is not finished."""
+    """What a finished run left; None while it is not finished, or when the record is lost: it is finished anew."""
     location = storage.join(run, "result.json")
-    return storage.read_json(location) if storage.exists(location) else None
+    result, record = sealed.read(location, _RESULT), _read_run(run)
+    if result is None:
+        return None
+    expected = record["fingerprints"].get("mathematics") if record else None
+    if result.get("mathematics", expected) != expected or Path(result["report"]).parent.name != Path(run).name:
+        logger.warning("%s is passed over: it is the result of another run", location)
+        return None
+    return result
 
 
-def write_result(run: str, result: dict[str, Any]) -> None:
+def write_result(run: str, result: dict[str, Any], fingerprints: Mapping[str, str]) -> None:
     """Mark the run as finished."""
-    storage.write_json(storage.join(run, "result.json"), result)
+    sealed.write(storage.join(run, "result.json"), {**result, "mathematics": fingerprints["mathematics"]})
 
 
 def check_recipe(run: str, recipe: Recipe) -> None:
     """Refuse a recipe that would train something else than the run of this name did. Raises ConflictError."""
-    location = storage.join(run, "run.json")
-    if storage.exists(location):
-        _refuse(run, differences(storage.read_json(location)["mathematics"], split_fields(recipe)[0]))
+    record = _read_run(run)
+    if record is not None:
+        _refuse(run, _differing(run, record, recipe))
 
 
 def has_same_data_fields(run: str, recipe: Recipe) -> bool:
     """Does run.json name the same training data in the same words?"""
-    return not _data_differences(storage.read_json(storage.join(run, "run.json")), recipe)
+    record = _read_run(run)
+    return record is not None and not _data_differences(record, recipe)
 
 
 def check_data(run: str, recipe: Recipe, data_fingerprint: str) -> None:
     """Refuse other training data than the run's. Raises ConflictError."""
-    stored = storage.read_json(storage.join(run, "run.json"))
-    tokens = differences({"tokens": stored["fingerprints"]["data"]}, {"tokens": data_fingerprint})
-    if tokens:
-        _refuse(
-            run, _data_differences(stored, recipe) or ["the contents of data.train, the tokenizer or its template"]
-        )
+    record = _read_run(run)
+    if record is not None and record["fingerprints"].get("data") != data_fingerprint:
+        other = "the contents of data.train, the tokenizer or its template, or how this raysft reads them"
+        _refuse(run, _data_differences(record, recipe) or [other])
 
 
 def claim(run: str, recipe: Recipe, data_fingerprint: str) -> dict[str, str]:
-    """Create run.json, or check it when it is there. Returns the three fingerprints. Raises ConflictError."""
-    mathematics = split_fields(recipe)[0]
-    prints = fingerprints(recipe, data_fingerprint)
-    record = {"recipe": recipe.model_dump(mode="json"), "mathematics": mathematics, "fingerprints": prints}
-    location = storage.join(run, "run.json")
-    if not storage.create_exclusive(location, record):
-        check_recipe(run, recipe)
-        check_data(run, recipe, data_fingerprint)
-    return prints
+    """Create run.json, or check it when it is there. Returns the run's fingerprints: that of its mathematics is the
+    one that it began with. Raises ConflictError.
+    """
+    prints, location = fingerprints(recipe, data_fingerprint), storage.join(run, "run.json")
+    record = {
+        "recipe": hidden(recipe.model_dump(mode="json")),
+        "mathematics": hidden(split_fields(recipe)[0]),
+        "fingerprints": prints,
+    }
+    stored = _read_run(run)
+    if stored is None:
+        prints = record["fingerprints"] = prints | _of_commits(run, recipe, prints)
+        if sealed.create(location, record):
+            return prints
+        stored = _read_run(run)
+    if stored is None:  # damaged: all that it says is in the recipe, which made the checkpoints
+        sealed.write(location, record)
+        return prints
+    _refuse(run, _differing(run, stored, recipe))
+    check_data(run, recipe, data_fingerprint)
+    return {**prints, "mathematics": stored["fingerprints"]["mathematics"]}
 
 
-def _data_differences(stored: dict[str, Any], recipe: Recipe) -> list[str]:
+def _of_commits(run: str, recipe: Recipe, prints: Mapping[str, str]) -> dict[str, str]:
+    """{mathematics: fingerprint} of the checkpoints of a run that has lost its run.json. Raises ConflictError when
+    none of them is of this recipe."""
+    own = {
+        prints["mathematics"],
+        first_mathematics(recipe, prints["data"]),
+        first_mathematics(with_absolute_paths(recipe), prints["data"]),
+    }
+    found = []
+    for commit in sorted(read_commits(run), key=lambda commit: (-commit.attempt, -commit.step)):
+        with suppress(OSError, ValueError, CheckpointError):
+            record = Checkpoint.open(run, commit).record
+            if not is_copy(run, record, commit):
+                found.append(str(record["facts"].get("fingerprints", {}).get("mathematics")))
+    for mathematics in found:
+        if mathematics in own:
+            logger.warning("%s/run.json is lost; the checkpoints are of this recipe: it is written anew", run)
+            return {"mathematics": mathematics}
+    if found:
+        raise ConflictError(
+            f"{run} has lost its run.json, and its checkpoints are of another recipe",
+            got=f"checkpoints of the mathematics {found[0]}",
+            expected=f"{prints['mathematics']}, that of this recipe and its data",
+            fix="use the recipe that the run began with, or another `name`",
+        )
+    return {}
+
+
+def _read_run(run: str) -> dict[str, Any] | None:
+    """run.json; None when it is absent or damaged."""
+    record = sealed.read(storage.join(run, "run.json"), _RUN)
+    if record is None or not {"data", "mathematics"} <= record["fingerprints"].keys():
+        return None
+    return record if isinstance(record["recipe"].get("data"), dict) else None
+
+
+def _differing(run: str, record: Mapping[str, Any], recipe: Recipe) -> list[str]:
+    """What of the mathematics differs, by the fields as they are today; paths that lead to one place do not."""
+    try:
+        old = split_fields(parse_recipe(record["recipe"]))[0]
+    except RecipeError:  # written when the schema had other fields
+        old = record["mathematics"]
+    began_in = str(record["recipe"].get("storage", ""))
+
+    def same(name: str, before: Any, after: Any) -> bool:
+        is_path = name in ("model.source", "model.tokenizer")
+        return is_path and same_place(before, after, run=run, storage_then=began_in)
+
+    return differences(old, hidden(split_fields(recipe)[0]), same)
+
+
+def _data_differences(record: Mapping[str, Any], recipe: Recipe) -> list[str]:
     """The fields that say what is trained on; held-out files and packing are told apart elsewhere."""
-    old, new = dict(stored["recipe"]["data"]), recipe.model_dump(mode="json")["data"]
-    found = differences({**old, "eval": None}, {**new, "eval": None})
-    return [f"data.{line}" for line in found]
+    old, new = record["recipe"]["data"], hidden(recipe.model_dump(mode="json")["data"])
+    before, after = ({f"data.{name}": value for name, value in data.items()} for data in (old, new))
+    return differences({**before, "data.eval": None}, {**after, "data.eval": None})
 
 
 def _refuse(run: str, differ: list[str]) -> None:

@@ -3,42 +3,47 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import yaml
 
 import raysft
-from raysft import storage
+from raysft import sealed, storage
 from raysft.data.inspect import certificate
 from raysft.data.prepare import Prepared
 from raysft.model.card import CardFacts
 from raysft.observe.goodput import IncidentRow, TimeFacts
 from raysft.observe.report import AttemptFacts, ReportFacts, render_report
 from raysft.recipe.schema import Recipe
+from raysft.recipe.secrets import hidden
 from raysft.train.account import Cost, read_account
 from raysft.train.failures import read_failures
 from raysft.train.goodput import CLASSES
-from raysft.train.records import lineage_ranges, read_metrics
+from raysft.train.lineage import lineage_ranges
+from raysft.train.records import attempt_metrics, read_metrics
+from raysft.train.state import TrainState
+
+logger = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "transformers", "peft", "deepspeed", "ray")
 
 
 def card_facts(
-    run: str,
+    state: TrainState,
     prepared: Prepared,
     fingerprints: dict[str, str],
     before: dict[str, Any] | None,
     after: dict[str, Any] | None,
 ) -> CardFacts:
-    """What the model card tells."""
-    steps = [line for line in read_metrics(run) if line["kind"] == "step"]
-    last = steps[-1]
+    """What the model card tells. state: of the checkpoint that is exported."""
     return CardFacts(
-        steps=last["step"],
+        steps=state.step,
         train_samples=prepared.train_manifest["counts"]["examples"],
-        train_tokens=last["total_tokens"],
-        train_target_tokens=int(last["total_target_tokens"]),
+        train_tokens=state.tokens,
+        train_target_tokens=int(state.target_tokens),
         fingerprints=fingerprints,
         before=before or {},
         after=after or {},
@@ -57,11 +62,11 @@ def write_report(
         duration_s=sum(line["step_s"] for line in metrics if line["kind"] == "step"),
         arithmetic=arithmetic,
         metrics=metrics,
-        before=_evaluation(run, "before"),
-        after=_evaluation(run, "after"),
+        before=read_evaluation(run, "before", fingerprints),
+        after=read_evaluation(run, "after", fingerprints),
         certificate=certificate(prepared.train_manifest),
         attempts=_attempts(run),
-        recipe_yaml=yaml.safe_dump(recipe.model_dump(mode="json", exclude_defaults=True), sort_keys=False),
+        recipe_yaml=yaml.safe_dump(hidden(recipe.model_dump(mode="json", exclude_defaults=True)), sort_keys=False),
         fingerprints=fingerprints,
         versions={"raysft": raysft.__version__, **{name: importlib.metadata.version(name) for name in PACKAGES}},
         time=time_facts(run),
@@ -101,12 +106,28 @@ def evaluation_line(evaluation: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _evaluation(run: str, when: str) -> dict[str, Any] | None:
+_EVALUATION: sealed.Shape = {
+    "loss": (int, float, type(None)),
+    "perplexity": (int, float, type(None)),
+    "exact_match": (int, float, type(None)),
+    "num_prompts": int,
+}
+
+
+def read_evaluation(run: str, when: str, fingerprints: Mapping[str, str]) -> dict[str, Any] | None:
+    """A kept evaluation of this run, `before` or `after`; None: not made yet, lost, or another run's."""
     location = storage.join(run, "evaluation", f"{when}.json")
-    if not storage.exists(location):
+    evaluation = sealed.read(location, _EVALUATION)
+    if evaluation is not None and evaluation.pop("mathematics", None) not in (None, fingerprints["mathematics"]):
+        logger.warning("%s is passed over: it is of another run", location)
         return None
-    evaluation: dict[str, Any] = storage.read_json(location)
     return evaluation
+
+
+def write_evaluation(run: str, when: str, evaluation: Mapping[str, Any], fingerprints: Mapping[str, str]) -> None:
+    """Keep an evaluation in the run."""
+    location = storage.join(run, "evaluation", f"{when}.json")
+    sealed.write(location, {**evaluation, "mathematics": fingerprints["mathematics"]})
 
 
 def _attempts(run: str) -> list[AttemptFacts]:
@@ -115,8 +136,7 @@ def _attempts(run: str) -> list[AttemptFacts]:
     facts = []
     ranges = lineage_ranges(run)
     for number, after, _ in ranges:
-        location = storage.join(run, "metrics", f"attempt-{number:04d}.jsonl")
-        steps = [line["step"] for line in storage.read_json_lines(location)] if storage.exists(location) else []
+        steps = [line["step"] for line in attempt_metrics(run, number)]
         is_last = number == ranges[-1][0]
         ended = "finished" if is_last else failures.get(number, "lost (process or node died)")
         facts.append(AttemptFacts(number, after, max(steps, default=after), ended))

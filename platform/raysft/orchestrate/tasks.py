@@ -18,7 +18,8 @@ from raysft.model.load import load_model
 from raysft.model.methods import merge
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.schema import Recipe
-from raysft.train.checkpoint import Checkpoint, lineage, read_attempts, read_commits
+from raysft.train.commits import Checkpoint, read_commits
+from raysft.train.lineage import lineage, read_attempts
 
 
 def evaluate_initial(fields: dict[str, Any], eval_store: str) -> dict[str, Any]:
@@ -68,14 +69,19 @@ def newest_checkpoint(run: str) -> Checkpoint:
             expected="a run that has trained",
             fix="run `raysft train` first, or check `name` and `storage`",
         )
-    checkpoint = Checkpoint.open(run, commits[0])
-    problem = checkpoint.verify()
+    try:
+        checkpoint = Checkpoint.open(run, commits[0])
+        problem = checkpoint.verify()
+    except (OSError, ValueError) as error:
+        problem = f"its commit record: {error}"
+    is_finished = storage.exists(storage.join(run, "result.json"))
     if problem:
         raise CheckpointError(
             f"the newest checkpoint of {run} is damaged",
             got=problem,
             expected="files with the checksums of their commit record",
-            fix="run `raysft train` again: it goes back to the checkpoint before",
+            fix="run `raysft train` again: it goes back to the checkpoint before, if there is one"
+            + (f"; remove {storage.join(run, 'result.json')} first: the run had finished" if is_finished else ""),
         )
     return checkpoint
 

@@ -17,8 +17,7 @@ from raysft.observe.goodput import terminal_lines
 from raysft.orchestrate import summary, tasks
 from raysft.orchestrate.cluster import cluster, run_task
 from raysft.orchestrate.progress import PrepareProgress
-from raysft.orchestrate.rundir import check_recipe, read_result, run_location
-from raysft.recipe.fingerprint import fingerprints
+from raysft.orchestrate.rundir import check_recipe, claim, read_result, run_location
 from raysft.recipe.load import load_recipe, with_absolute_paths
 from raysft.recipe.schema import Recipe
 
@@ -71,13 +70,13 @@ def evaluate(recipe: Recipe, model: str | None) -> dict[str, Any]:
 
 def export(recipe: Recipe) -> list[str]:
     """Export the newest checkpoint of the recipe's run. Returns the directories written."""
-    run, absolute = run_location(recipe), with_absolute_paths(recipe)
-    check_recipe(run, recipe)
-    tasks.newest_checkpoint(run)
+    absolute, run = with_absolute_paths(recipe), run_location(recipe)
+    check_recipe(run, absolute)
+    newest = tasks.newest_checkpoint(run)
     with cluster():
         prepared = prepare_store(absolute)
-        prints = fingerprints(recipe, prepared.train_manifest["fingerprint"])
-        card = summary.card_facts(run, prepared, prints, None, None)
+        prints = claim(run, absolute, prepared.train_manifest["fingerprint"])
+        card = summary.card_facts(newest.state, prepared, prints, None, None)
         return run_task(absolute.cluster, tasks.export, absolute.model_dump(mode="json"), run, asdict(card))
 
 

@@ -1,17 +1,26 @@
-"""Three hashes of a run.
+"""Three hashes of a run, and what differs between two recipes.
 
 data         what the tokens are                          (made by data/prepare.py, passed in)
 mathematics  what the loss curve is: a change refuses resume
 execution    how it is carried out: may change on resume (workers, micro-batches, logging, storage)
+
+Fields that have their default are left out of the hashes: a field that raysft gains later, with a default that
+changes nothing, leaves the fingerprints of older runs as they are. Change VERSION with the meaning of a field.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from pydantic import BaseModel, TypeAdapter
+
 from raysft.recipe.schema import Recipe
+
+VERSION = 2
+"""Of the mathematics. 1: the hash of every field."""
 
 EXECUTION_FIELDS = (
     "name",
@@ -33,6 +42,9 @@ EXECUTION_FIELDS = (
 
 _ROW_FIELDS = ("data.packing", "data.order")
 """Fields of the data that change the steps and not the tokens."""
+
+
+_ANY = TypeAdapter[Any](Any)
 
 
 def digest(value: Any) -> str:
@@ -58,18 +70,51 @@ def split_fields(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def fingerprints(recipe: Recipe, data_fingerprint: str) -> dict[str, str]:
     """{data, mathematics, execution} -> hash."""
-    mathematics, execution = split_fields(recipe)
+    mathematics, execution = map(_without_defaults, split_fields(recipe))
     return {
         "data": data_fingerprint,
-        "mathematics": digest({**mathematics, "data": data_fingerprint}),
+        "mathematics": digest({**mathematics, "data": data_fingerprint, "version": VERSION}),
         "execution": digest(execution),
     }
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """`field: old -> new` for every leaf that differs."""
-    names = sorted(old.keys() | new.keys())
-    return [f"{name}: {old.get(name)!r} -> {new.get(name)!r}" for name in names if old.get(name) != new.get(name)]
+def first_mathematics(recipe: Recipe, data_fingerprint: str) -> str:
+    """The fingerprint of the mathematics as VERSION 1 had it, for runs that have no newer one."""
+    return digest({**split_fields(recipe)[0], "data": data_fingerprint})
+
+
+def differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], same: Callable[[str, Any, Any], bool] = lambda name, a, b: a == b
+) -> list[str]:
+    """`field: old -> new` for every leaf that differs. A field of the recipe that one of them lacks has its default.
+
+    same(name, old, new): are two values one?
+    """
+    found = []
+    for name in sorted(old.keys() | new.keys()):
+        before, after = (leaves[name] if name in leaves else default_of(name) for leaves in (old, new))
+        if before != after and not same(name, before, after):
+            found.append(f"{name}: {before!r} -> {after!r}")
+    return found
+
+
+def default_of(name: str) -> Any:
+    """The default of a recipe's field by its dotted name, as JSON; None where there is no such field or default."""
+    section: type[BaseModel] = Recipe
+    *sections, last = name.split(".")
+    for key in sections:
+        info = section.model_fields.get(key)
+        if info is None or not (isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)):
+            return None
+        section = info.annotation
+    info = section.model_fields.get(last)
+    if info is None or info.is_required():
+        return None
+    return _ANY.dump_python(info.get_default(call_default_factory=True), mode="json")
+
+
+def _without_defaults(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in leaves.items() if value != default_of(name)}
 
 
 def _is_execution(name: str) -> bool:

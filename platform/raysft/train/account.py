@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from raysft import storage
 from raysft.train.failures import read_failures
 from raysft.train.goodput import AttemptTime, DriverTime, Piece, fold, totals
 from raysft.train.incidents import Incident, read_incidents
-from raysft.train.records import lineage_ranges
+from raysft.train.lineage import lineage_ranges
+from raysft.train.records import attempt_metrics
 from raysft.train.spans import read_spans
 
 PASSING = ("skipped", "transient", "storage", "torn", "straggler")
@@ -134,9 +134,7 @@ def _skipped(run: str, attempts: Sequence[AttemptTime]) -> list[Incident]:
     """Steps whose gradients were not finite, twice or once, from the metrics of each attempt."""
     found = []
     for attempt in attempts:
-        location = storage.join(run, "metrics", f"attempt-{attempt.number:04d}.jsonl")
-        lines = storage.read_json_lines(location) if storage.exists(location) else ()
-        for line in lines:
+        for line in attempt_metrics(run, attempt.number):
             if line["kind"] == "step" and line["skipped"]:
                 what = "the gradients were not finite, twice: the update was left out"
                 found.append(Incident("skipped", what, attempt.number, at=line["at"], step=line["step"]))

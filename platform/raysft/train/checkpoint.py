@@ -1,116 +1,33 @@
-"""Checkpoints: layout, checksums, lineage, the choice at a resume. writer.py makes them. Owns no policy.
-
-    checkpoints/attempt-0002/step-00000040/rank-00000.safetensors   written first, by each rank
-    checkpoints/attempt-0002/step-00000040/rank-00000.json          its size and sha256
-    checkpoints/attempt-0002/step-00000040/commit.json              written last, created exclusively
-    attempts/attempt-0002.json                                      which commit this attempt started from
-
-Tensors are whole fp32 tensors keyed `<kind>:<HF parameter name>`; which rank holds which is of no meaning,
-so any number of ranks at any ZeRO stage can load them. Nothing is ever unpickled.
-
-Fence: an attempt record names the commit it starts from, and is created exclusively. Only commits in the
-lineage of the newest attempt count, so what a superseded attempt still writes is never loaded.
-"""
+"""Which checkpoint an attempt starts from, and what is left over between attempts. Owns no policy, no layout."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
-from safetensors.torch import load as load_safetensors
-from torch import Tensor
-
-from raysft import storage
-from raysft.errors import CheckpointError
+from raysft import sealed, storage
 from raysft.train import incidents
+from raysft.train.commits import (
+    Checkpoint,
+    CommitId,
+    attempt_path,
+    commit_directory,
+    read_commits,
+    read_saves,
+    run_mathematics,
+)
 from raysft.train.group import Group
-from raysft.train.state import TrainState
+from raysft.train.lineage import Attempt, lineage, next_number, read_attempts, record_of
 
 logger = logging.getLogger(__name__)
-
-LAYOUT_VERSION = 1
-_ATTEMPT, _STEP = re.compile(r"attempt-\d+"), re.compile(r"step-\d+")
-
-
-@dataclass(frozen=True)
-class CommitId:
-    """Which checkpoint: made by `attempt` after `step` optimizer steps."""
-
-    attempt: int
-    step: int
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One start of the worker group, and the commit it started from."""
-
-    number: int
-    parent: CommitId | None
-
-
-def attempt_path(run: str, number: int) -> str:
-    """Location of an attempt record."""
-    return storage.join(run, "attempts", f"attempt-{number:04d}.json")
-
-
-def commit_directory(run: str, commit: CommitId) -> str:
-    """Directory of a checkpoint's files."""
-    return storage.join(run, "checkpoints", f"attempt-{commit.attempt:04d}", f"step-{commit.step:08d}")
-
-
-def read_attempts(run: str) -> list[Attempt]:
-    """All attempts of a run, oldest first."""
-    names = [n for n in storage.list_names(storage.join(run, "attempts")) if n.startswith("attempt-")]
-    attempts = []
-    for name in names:
-        record = storage.read_json(storage.join(run, "attempts", name))
-        parent = CommitId(**record["parent"]) if record["parent"] else None
-        attempts.append(Attempt(number=record["number"], parent=parent))
-    return attempts
-
-
-def read_commits(run: str) -> list[CommitId]:
-    """All committed checkpoints, in no order that matters."""
-    root = storage.join(run, "checkpoints")
-    commits = []
-    for attempt_name in filter(_ATTEMPT.fullmatch, storage.list_names(root)):
-        for step_name in filter(_STEP.fullmatch, storage.list_names(storage.join(root, attempt_name))):
-            commit = CommitId(attempt=int(attempt_name[8:]), step=int(step_name[5:]))
-            if storage.exists(storage.join(commit_directory(run, commit), "commit.json")):
-                commits.append(commit)
-    return commits
-
-
-def lineage(attempts: list[Attempt], commits: list[CommitId]) -> list[CommitId]:
-    """Commits the newest attempt descends from or made, newest first (pure).
-
-    An attempt's commits count only up to the step at which its successor in the lineage branched off.
-    """
-    by_number = {attempt.number: attempt for attempt in attempts}
-    chain: list[CommitId] = []
-    current = attempts[-1] if attempts else None
-    limit: int | None = None
-    while current is not None:
-        own = [c for c in commits if c.attempt == current.number and (limit is None or c.step <= limit)]
-        chain += sorted(own, key=lambda c: -c.step)
-        parent = current.parent
-        limit = parent.step if parent else None
-        current = by_number.get(parent.attempt) if parent else None
-    return chain
 
 
 def remove_orphans(run: str) -> None:
     """Between attempts: delete saves that were not committed, and commits outside the lineage."""
-    chain, root = lineage(read_attempts(run), read_commits(run)), storage.join(run, "checkpoints")
-    for attempt in filter(_ATTEMPT.fullmatch, storage.list_names(root)):
-        for step in filter(_STEP.fullmatch, storage.list_names(storage.join(root, attempt))):
-            if CommitId(int(attempt.rpartition("-")[2]), int(step.rpartition("-")[2])) not in chain:
-                storage.remove_tree(storage.join(root, attempt, step))
+    chain = lineage(read_attempts(run), read_commits(run))
+    for save in read_saves(run):
+        if save not in chain:
+            storage.remove_tree(commit_directory(run, save))
 
 
 def copy_newest(source: str, run: str) -> None:
@@ -118,11 +35,11 @@ def copy_newest(source: str, run: str) -> None:
     chain = lineage(read_attempts(source), read_commits(source))
     if not chain or read_attempts(run):
         return
-    old, new = commit_directory(source, chain[0]), commit_directory(run, CommitId(1, chain[0].step))
-    names = [name for name in storage.list_names(old) if name != "commit.json"]
-    for name in [*names, "commit.json"]:
-        storage.write_bytes(storage.join(new, name), storage.read_bytes(storage.join(old, name)))
-    storage.create_exclusive(attempt_path(run, 1), {"number": 1, "parent": None})
+    copied = Checkpoint.open(source, chain[0])
+    new = commit_directory(run, CommitId(1, chain[0].step))
+    for name in [*(entry["name"] for entry in copied.files), "commit.json"]:
+        storage.write_bytes(storage.join(new, name), storage.read_bytes(storage.join(copied.location, name)))
+    sealed.create(attempt_path(run, 1), record_of(Attempt(1, None), None) | {"copied": copied.record["sha256"]})
 
 
 def begin_attempt(run: str, group: Group) -> tuple[Attempt, Checkpoint | None]:
@@ -148,9 +65,8 @@ def begin_attempt(run: str, group: Group) -> tuple[Attempt, Checkpoint | None]:
 
 
 def _record_attempt(run: str, parent: CommitId | None) -> int:
-    number = max((attempt.number for attempt in read_attempts(run)), default=0) + 1
-    record = {"number": number, "parent": {"attempt": parent.attempt, "step": parent.step} if parent else None}
-    while not storage.create_exclusive(attempt_path(run, number), {**record, "number": number}):
+    number = next_number(run)
+    while not sealed.create(attempt_path(run, number), record_of(Attempt(number, parent), run_mathematics(run))):
         number += 1
     return number
 
@@ -189,81 +105,3 @@ def _open_and_verify(run: str, commit: CommitId, group: Group) -> tuple[Checkpoi
     except (OSError, ValueError) as error:
         return None, f"its commit record: {error}"
     return checkpoint, checkpoint.verify(group.rank, group.size)
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A committed checkpoint: a mapping of its tensors, read file by file."""
-
-    commit: CommitId
-    location: str
-    record: Mapping[str, Any]
-
-    @staticmethod
-    def open(run: str, commit: CommitId) -> Checkpoint:
-        """Read the commit record. Raises CheckpointError when its layout is unknown, OSError and ValueError
-        when it is damaged."""
-        location = commit_directory(run, commit)
-        record = storage.read_json(storage.join(location, "commit.json"))
-        if not {"layout_version", "sha256"} <= set(record):
-            raise ValueError("it is no commit record")
-        if record["layout_version"] != LAYOUT_VERSION:
-            raise CheckpointError(
-                f"the checkpoint {location} has another layout",
-                got=f"version {record['layout_version']}",
-                expected=f"version {LAYOUT_VERSION}",
-                fix="resume it with the raysft version that wrote it",
-            )
-        if record["sha256"] != _record_sum(record):
-            raise ValueError("it does not have its own checksum")
-        return Checkpoint(commit=commit, location=location, record=record)
-
-    @property
-    def state(self) -> TrainState:
-        """Step and counters at the commit."""
-        return TrainState(**self.record["state"])
-
-    @property
-    def files(self) -> list[dict[str, Any]]:
-        """[{name, bytes, sha256}] of every tensor file."""
-        files: list[dict[str, Any]] = self.record["files"]
-        return files
-
-    def verify(self, part: int = 0, num_parts: int = 1) -> str | None:
-        """Check every num_parts-th file's checksum. None: intact; otherwise what is wrong."""
-        for entry in self.files[part::num_parts]:
-            try:
-                data = storage.read_bytes(storage.join(self.location, entry["name"]))
-            except OSError as error:
-                return f"{entry['name']} cannot be read ({type(error).__name__})"
-            if len(data) != entry["bytes"]:
-                return f"{entry['name']} has {len(data)} bytes, its record says {entry['bytes']}"
-            if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-                return f"{entry['name']} does not have its checksum"
-        return None
-
-    def tensors(self) -> dict[str, Tensor]:
-        """{`<kind>:<HF name>`: whole fp32 tensor}, and `adam_step`."""
-        tensors: dict[str, Tensor] = {}
-        for entry in self.files:
-            tensors |= load_safetensors(storage.read_bytes(storage.join(self.location, entry["name"])))
-        return tensors
-
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """(HF parameter name, fp32 weight) of each trained parameter."""
-        for key, tensor in self.tensors().items():
-            kind, _, name = key.partition(":")
-            if kind == "weight":
-                yield name, tensor
-
-
-def commit_record(state: TrainState, files: list[dict[str, Any]], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of commit.json."""
-    record = {"layout_version": LAYOUT_VERSION, "state": state.to_json(), "files": files, "facts": dict(facts)}
-    return record | {"sha256": _record_sum(record)}
-
-
-def _record_sum(record: Mapping[str, Any]) -> str:
-    """sha256 of a commit record without its own sum."""
-    content = {key: value for key, value in record.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from raysft import storage
+from raysft import sealed, storage
 from raysft.errors import RaysftError, StorageError, to_fields
+from raysft.train.commits import own_record, run_mathematics
 from raysft.train.state import Outcome
 
 
@@ -24,6 +25,13 @@ class FailureRecord:
     certain: bool = False
 
 
+_SHAPE: sealed.Shape = {
+    **dict.fromkeys(("attempt", "rank", "step"), int),
+    **dict.fromkeys(("kind", "what", "got", "expected", "fix"), str),
+    "certain": bool,
+}
+
+
 def describe_failure(error: Exception, *, attempt: int, rank: int, step: int, certain: bool) -> FailureRecord:
     """An exception as a record. Errors below raysft are told by their type and text."""
     if isinstance(error, RaysftError):
@@ -36,14 +44,16 @@ def describe_failure(error: Exception, *, attempt: int, rank: int, step: int, ce
 def write_failure(run: str, record: FailureRecord) -> None:
     """Keep the record beside the attempt's."""
     name = f"attempt-{record.attempt:04d}-rank-{record.rank:05d}.json"
-    storage.write_json(storage.join(run, "failures", name), asdict(record))
+    origin = {"mathematics": run_mathematics(run)}
+    sealed.write(storage.join(run, "failures", name), asdict(record) | origin)
 
 
 def read_failures(run: str) -> list[FailureRecord]:
     """All records of a run, by attempt and rank."""
     root = storage.join(run, "failures")
-    names = [name for name in storage.list_names(root) if name.startswith("attempt-")]  # no temporary files
-    return [FailureRecord(**storage.read_json(storage.join(root, name))) for name in names]
+    names = sealed.names(root, r"attempt-\d{4,}-rank-\d{5,}\.json")
+    records = [own_record(run, storage.join(root, name), _SHAPE) for name in names]
+    return [FailureRecord(**{name: record[name] for name in _SHAPE}) for record in records if record is not None]
 
 
 def as_outcome(failure: FailureRecord) -> Outcome:

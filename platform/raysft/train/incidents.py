@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from raysft import storage
+from raysft import sealed, storage
 from raysft.errors import StorageError
+from raysft.train.commits import own_record, run_mathematics
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,10 @@ class Incident:
     """What else the writer knew."""
 
 
+_NUMBER_OR_NONE = (int, float, type(None))
+_SHAPE: sealed.Shape = {"kind": str, "what": str, "attempt": int, "at": _NUMBER_OR_NONE, "step": (int, type(None))}
+
+
 def record(
     run: str,
     kind: str,
@@ -51,12 +56,19 @@ def record(
 
     facts: JSON values that stand beside the incident's own fields (what was decided, how many workers).
     """
-    incident = {"kind": kind, "what": what, "attempt": attempt, "step": step, "at": time.time()}
+    incident = {
+        "kind": kind,
+        "what": what,
+        "attempt": attempt,
+        "step": step,
+        "at": time.time(),
+        "mathematics": run_mathematics(run),
+    }
     value = {**(facts or {}), **incident, "detected_after_s": detected_after_s}
     root = storage.join(run, "incidents")
     try:
         number = len(storage.list_names(root)) + 1
-        while not storage.create_exclusive(storage.join(root, f"incident-{number:04d}.json"), value):
+        while not sealed.create(storage.join(root, f"incident-{number:04d}.json"), value):
             number += 1
     except (StorageError, OSError) as error:
         logger.warning("an incident was not kept (%s): %s", error, what)
@@ -65,11 +77,14 @@ def record(
 def read_incidents(run: str) -> list[Incident]:
     """What was recorded, in the order of its numbers."""
     root = storage.join(run, "incidents")
-    names = [name for name in storage.list_names(root) if name.startswith("incident-")]  # no temporary files
-    return [_incident(storage.read_json(storage.join(root, name))) for name in names]
+    records = [
+        own_record(run, storage.join(root, name), _SHAPE) for name in sealed.names(root, r"incident-\d{4,}\.json")
+    ]
+    return [_incident(record) for record in records if record is not None]
 
 
 def _incident(value: dict[str, Any]) -> Incident:
+    value.pop("mathematics", None)
     own = {name: value.pop(name) for name in ("kind", "what", "attempt", "at")}
     return Incident(
         **own, step=value.pop("step", None), detected_after_s=value.pop("detected_after_s", None), facts=value

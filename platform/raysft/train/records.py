@@ -9,6 +9,7 @@ attempt counts whose update is in the final model.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import socket
@@ -17,9 +18,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from raysft import storage
-from raysft.train.checkpoint import read_attempts
+from raysft import sealed, storage
+from raysft.lines import LineFile
+from raysft.train.commits import own_lines, run_mathematics
+from raysft.train.lineage import lineage_ranges
 from raysft.train.state import StepInfo
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,22 +42,38 @@ class StartFacts:
     """Where that figure comes from."""
 
 
+_LINE: sealed.Shape = {"kind": str, "step": int}
+_METRICS: dict[str, sealed.Shape] = {
+    "start": {"micro_batch_rows": int, "probe_s": sealed.NUMBER},
+    "eval": {"loss": sealed.NUMBER, "perplexity": sealed.NUMBER},
+    "step": {
+        **dict.fromkeys(("at", "loss", "learning_rate", "step_s", "tokens_per_s", "data_wait_share"), sealed.NUMBER),
+        **dict.fromkeys(("total_tokens", "peak_bytes"), int),
+        "total_target_tokens": sealed.NUMBER,
+        "skipped": bool,
+        "mfu": (int, float, type(None)),
+    },
+}
+_LEDGER: dict[str, sealed.Shape] = {"step": {"step": int, "samples": list}, "rank": {"rank": int, "host": str}}
+
+
 class Records:
     """Written by every rank of an attempt, each to its own files."""
 
     def __init__(self, run: str, attempt: int, rank: int) -> None:
         name = f"attempt-{attempt:04d}"
-        self._ledger = storage.LineFile(storage.join(run, "ledger", name, f"rank-{rank:05d}.jsonl"))
-        self._metrics = storage.LineFile(storage.join(run, "metrics", f"{name}.jsonl"))
+        self._ledger = LineFile(storage.join(run, "ledger", name, f"rank-{rank:05d}.jsonl"))
+        self._metrics = LineFile(storage.join(run, "metrics", f"{name}.jsonl"))
         self._is_writer = rank == 0
         self._peak_flops = math.nan
-        self._ledger.append({"rank": rank, "pid": os.getpid(), "host": socket.gethostname()})
+        self._origin = {"mathematics": run_mathematics(run)}
+        self._ledger.append({**self._origin, "rank": rank, "pid": os.getpid(), "host": socket.gethostname()})
 
     def start(self, facts: StartFacts) -> None:
         """Before the first step."""
         self._peak_flops = facts.peak_flops
         if self._is_writer:
-            self._metrics.append({"kind": "start", **asdict(facts)})
+            self._metrics.append({"kind": "start", **self._origin, **asdict(facts)})
 
     def step(self, info: StepInfo) -> None:
         """One optimizer step."""
@@ -77,12 +98,22 @@ class Records:
             self._metrics.flush()
 
 
+def attempt_metrics(run: str, number: int) -> Iterator[dict[str, Any]]:
+    """Metric lines of one attempt, as they were written: `start`, `step` and `eval`."""
+    location = storage.join(run, "metrics", f"attempt-{number:04d}.jsonl")
+    for line in own_lines(run, location, {"kind": _LINE}):
+        problem = sealed.problem_of(line, _METRICS[line["kind"]]) if line["kind"] in _METRICS else "of another kind"
+        if problem is None:
+            yield line
+        else:
+            logger.warning("%s: a line is passed over: %s", location, problem)
+
+
 def read_metrics(run: str) -> list[dict[str, Any]]:
     """Metric lines of the final lineage, in order of steps."""
     lines = []
     for number, after, until in lineage_ranges(run):
-        location = storage.join(run, "metrics", f"attempt-{number:04d}.jsonl")
-        for line in _read(location):
+        for line in attempt_metrics(run, number):
             is_first = line["kind"] == "start" or (line["kind"] == "eval" and line["step"] == 0)
             if (after < line["step"] or is_first) and (until is None or line["step"] <= until):
                 lines.append(line)
@@ -94,8 +125,8 @@ def read_ledger(run: str) -> dict[int, list[int]]:
     ledger: dict[int, list[int]] = {}
     for number, after, until in lineage_ranges(run):
         root = storage.join(run, "ledger", f"attempt-{number:04d}")
-        for name in storage.list_names(root):
-            for line in _read(storage.join(root, name)):
+        for name in sealed.names(root, r"rank-\d{5,}\.jsonl"):
+            for line in own_lines(run, storage.join(root, name), _LEDGER):
                 if "step" in line and after < line["step"] and (until is None or line["step"] <= until):
                     ledger.setdefault(line["step"], []).extend(line["samples"])
     return dict(sorted(ledger.items()))
@@ -105,22 +136,10 @@ def ledger_host(run: str, attempt: int, rank: int) -> str:
     """The node that a rank of an attempt runs on; `?` while an object store does not show it yet."""
     location = storage.join(run, "ledger", f"attempt-{attempt:04d}", f"rank-{rank:05d}.jsonl")
     try:
-        return str(next(storage.read_json_lines(location))["host"])
-    except (OSError, StopIteration):
+        header = next(iter(own_lines(run, location, _LEDGER)), {})
+    except OSError:
         return "?"
-
-
-def lineage_ranges(run: str) -> list[tuple[int, int, int | None]]:
-    """(attempt, after step, until step or None) of each attempt that the newest one descends from, oldest first."""
-    attempts = {attempt.number: attempt for attempt in read_attempts(run)}
-    ranges: list[tuple[int, int, int | None]] = []
-    current, until = (attempts[max(attempts)] if attempts else None), None
-    while current is not None:
-        parent = current.parent
-        ranges.insert(0, (current.number, parent.step if parent else 0, until))
-        until = parent.step if parent else None
-        current = attempts[parent.attempt] if parent else None
-    return ranges
+    return str(header.get("host", "?"))
 
 
 def _rates(info: StepInfo, peak_flops: float) -> dict[str, float | None]:
@@ -151,7 +170,3 @@ def _totals(state: dict[str, Any]) -> dict[str, Any]:
         "total_tokens": state["tokens"],
         "total_target_tokens": state["target_tokens"],
     }
-
-
-def _read(location: str) -> Iterator[dict[str, Any]]:
-    return storage.read_json_lines(location) if storage.exists(location) else iter(())

@@ -13,8 +13,8 @@ import torch
 from raysft.engine.protocol import Engine
 from raysft.recipe.resolve import Schedule
 from raysft.train import hooks, incidents, watchdog
-from raysft.train.checkpoint import Attempt
 from raysft.train.job import Place
+from raysft.train.lineage import Attempt
 from raysft.train.loop import Batch, train
 from raysft.train.notice import NoticeBoard
 from raysft.train.peak import peak_flops

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from raysft import storage
+from raysft import sealed, storage
 
 
 @dataclass(frozen=True)
@@ -17,11 +17,12 @@ class Skip:
 
 def add_skip(run: str, skip: Skip) -> None:
     """Leave a step out from the next attempt on."""
-    storage.write_json(storage.join(run, "skips", f"step-{skip.step:08d}.json"), asdict(skip))
+    sealed.write(storage.join(run, "skips", f"step-{skip.step:08d}.json"), asdict(skip))
 
 
 def read_skips(run: str) -> list[Skip]:
-    """All steps left out, in order."""
+    """All steps left out, in order. Which step it is stands in the name: a damaged record still leaves it out."""
     root = storage.join(run, "skips")
-    names = [name for name in storage.list_names(root) if name.startswith("step-")]  # no temporary files
-    return [Skip(**storage.read_json(storage.join(root, name))) for name in names]
+    names = sealed.names(root, r"step-\d{8,}\.json")
+    records = {int(name[5:-5]): sealed.read(storage.join(root, name), {"step": int, "reason": str}) for name in names}
+    return [Skip(step, record["reason"] if record else "its record is lost") for step, record in records.items()]

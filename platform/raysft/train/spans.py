@@ -16,10 +16,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from raysft import storage
+from raysft import sealed, storage
 from raysft.errors import StorageError
-from raysft.train.checkpoint import read_attempts
-from raysft.train.goodput import AttemptTime, DriverTime, Span
+from raysft.lines import LineFile
+from raysft.train.commits import own_lines, run_mathematics
+from raysft.train.goodput import CLASSES, AttemptTime, DriverTime, Span
+from raysft.train.lineage import read_attempts
 
 logger = logging.getLogger(__name__)
 
@@ -33,17 +35,19 @@ class WorkerSpans:
         self, run: str, attempt: int, *, is_writer: bool, clock: Callable[[], int] = time.monotonic_ns
     ) -> None:
         self._clock, self._since = clock, clock()
-        self._file: storage.LineFile | None = None
+        self._file: LineFile | None = None
+        self._origin: dict[str, Any] = {}
         if is_writer:
             try:
-                self._file = storage.LineFile(storage.join(run, "goodput", f"attempt-{attempt:04d}.jsonl"))
+                self._file = LineFile(storage.join(run, "goodput", f"attempt-{attempt:04d}.jsonl"))
+                self._origin = {"mathematics": run_mathematics(run)}
             except OSError as error:
                 logger.warning("goodput is not recorded: %s", error)
 
     def until_now(self, kind: str, step: int, data_wait_s: float = 0.0) -> None:
         """What passed since the last call was `kind`. step: optimizer steps done; data_wait_s: its part in it."""
         now = self._clock()
-        line: dict[str, Any] = {"kind": kind, "step": step, "ns": now - self._since}
+        line: dict[str, Any] = {"kind": kind, "step": step, "ns": now - self._since, **self._origin}
         if kind == "compute":
             line["wait_ns"] = min(now - self._since, int(data_wait_s * 1e9))
         if self._append(line):
@@ -91,17 +95,18 @@ class Driver:
 
     def __init__(self, run: str, before_ns: int) -> None:
         root = storage.join(run, "goodput")
-        names = [name for name in storage.list_names(root) if name.startswith("driver-")]
+        number = max((int(name[7:-6]) for name in sealed.names(root, _DRIVER)), default=0) + 1
         self._run, self._began, self.over = run, time.monotonic_ns() - before_ns, threading.Event()
-        self._file = storage.LineFile(storage.join(root, f"driver-{len(names) + 1:04d}.jsonl"))
-        self._beat = storage.join(root, f"beat-{len(names) + 1:04d}.json")
+        self._file = LineFile(storage.join(root, f"driver-{number:04d}.jsonl"))
+        self._beat = storage.join(root, f"beat-{number:04d}.json")
         self._lock, self._next = threading.Lock(), 0
 
     def phase(self, name: str, attempt: int | None = None) -> None:
         """From here on. `train` has the number of the first attempt that may come: those are looked for."""
         with self._lock:
             try:
-                self._file.append({"phase": name, **self._now(), "attempt": attempt})
+                origin = {"mathematics": run_mathematics(self._run)}  # not known before the data are prepared
+                self._file.append({"phase": name, **self._now(), "attempt": attempt, **origin})
                 self._file.flush()
             except StorageError as error:
                 logger.warning("goodput: %s", error.what)
@@ -120,7 +125,7 @@ class Driver:
                     self._next += 1
                 looks += 1
                 if looks % int(BEAT_S / LOOK_S) == 0:
-                    storage.write_json(self._beat, self._now())
+                    sealed.write(self._beat, self._now())
             except (OSError, ValueError, StorageError) as error:
                 logger.debug("goodput: %s", error)
 
@@ -131,29 +136,39 @@ class Driver:
 def read_spans(run: str) -> tuple[list[DriverTime], list[AttemptTime]]:
     """What the drivers and the attempts of a run wrote, oldest first. Attempts that wrote nothing are there too."""
     root = storage.join(run, "goodput")
-    names = storage.list_names(root)
-    drivers = [_driver(root, name) for name in names if name.startswith("driver-")]
-    attempts = [_attempt(root, attempt.number, names) for attempt in read_attempts(run)]
+    drivers = [_driver(run, name) for name in sealed.names(root, _DRIVER)]
+    attempts = [_attempt(run, attempt.number) for attempt in read_attempts(run)]
     return [driver for driver in drivers if driver is not None], attempts
 
 
-def _attempt(root: str, number: int, names: list[str]) -> AttemptTime:
-    name = f"attempt-{number:04d}.jsonl"
-    lines = list(storage.read_json_lines(storage.join(root, name))) if name in names else []
-    spans = [Span(**line) for line in lines if "kind" in line]
+_DRIVER = r"driver-\d{4,}\.jsonl"
+_SIGN: sealed.Shape = {"ns": int, "at_ns": int}
+_LINES: dict[str, sealed.Shape] = {
+    "phase": {"phase": str, **_SIGN},
+    "kind": {"kind": str, "ns": int, "step": int},
+    "status": {"status": str, "reason": str},
+}
+
+
+def _attempt(run: str, number: int) -> AttemptTime:
+    lines = own_lines(run, storage.join(run, "goodput", f"attempt-{number:04d}.jsonl"), _LINES)
+    spans = [Span(line["kind"], line["ns"], line["step"], line.get("wait_ns", 0)) for line in lines if "kind" in line]
     last = lines[-1] if lines else {}
-    return AttemptTime(number, spans, last.get("status", ""), last.get("reason", ""))
+    known = [span for span in spans if span.kind in CLASSES]
+    return AttemptTime(number, known, last.get("status", ""), last.get("reason", ""))
 
 
-def _driver(root: str, name: str) -> DriverTime | None:
-    lines = list(storage.read_json_lines(storage.join(root, name)))
-    if not lines:
+def _driver(run: str, name: str) -> DriverTime | None:
+    root = storage.join(run, "goodput")
+    lines = [line for line in own_lines(run, storage.join(root, name), _LINES) if "phase" in line]
+    phases = [(line["phase"], line["ns"]) for line in lines if line["phase"] in (*CLASSES, "train")]
+    if not phases:
         return None
-    beat, last = storage.join(root, f"beat-{name[7:11]}.json"), lines[-1]
-    if last["phase"] != "end" and storage.exists(beat):
-        last = max(last, storage.read_json(beat), key=lambda sign: int(sign["ns"]))
-    phases = [(line["phase"], line["ns"]) for line in lines if line["phase"] not in ("seen", "end")]
-    firsts = [line["attempt"] for line in lines if line["phase"] == "train"]
+    last = lines[-1]
+    if last["phase"] != "end":
+        beat = sealed.read(storage.join(root, f"beat-{name[7:-6]}.json"), _SIGN)
+        last = max(last, beat or last, key=lambda sign: int(sign["ns"]))
+    firsts = [line["attempt"] for line in lines if line["phase"] == "train" and line.get("attempt")]
     return DriverTime(
         phases=[(phases[0][0], 0), *phases[1:]],
         last_ns=last["ns"],
@@ -161,5 +176,5 @@ def _driver(root: str, name: str) -> DriverTime | None:
         last_at_ns=last["at_ns"],
         ended=lines[-1]["phase"] == "end",
         first_attempt=firsts[0] if firsts else None,
-        seen={line["attempt"]: line["ns"] for line in lines if line["phase"] == "seen"},
+        seen={line["attempt"]: line["ns"] for line in lines if line["phase"] == "seen" and line.get("attempt")},
     )

@@ -35,9 +35,11 @@ from raysft.recipe.fingerprint import digest
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.resolve import ResolvedRun, with_micro_batch_rows
 from raysft.train import failures
-from raysft.train.checkpoint import Attempt, Checkpoint, begin_attempt
+from raysft.train.checkpoint import begin_attempt
+from raysft.train.commits import Checkpoint
 from raysft.train.group import TorchGroup
 from raysft.train.job import Place, Wire
+from raysft.train.lineage import Attempt
 from raysft.train.probe import Closable, Largest, Probed, fit
 from raysft.train.session import Session, run_session
 from raysft.train.spans import WorkerSpans

@@ -17,7 +17,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any, TypeVar
 
@@ -28,17 +28,9 @@ from torch import Tensor
 from raysft import storage
 from raysft.errors import CheckpointError, RaysftError, StorageError
 from raysft.train import incidents
-from raysft.train.checkpoint import (
-    Attempt,
-    Checkpoint,
-    CommitId,
-    commit_directory,
-    commit_record,
-    lineage,
-    read_attempts,
-    read_commits,
-)
+from raysft.train.commits import Checkpoint, CommitId, commit_directory, commit_record, read_commits
 from raysft.train.group import Group
+from raysft.train.lineage import Attempt, lineage, read_attempts
 from raysft.train.state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -103,6 +95,8 @@ class Writer:
     ) -> None:
         self._run, self._attempt, self._group = run, attempt, group
         self._retention, self._facts, self._patience_s = retention, dict(facts), patience_s
+        parent = asdict(attempt.parent) if attempt.parent else None
+        self._origin = {"attempt": attempt.number, "parent": parent}
         self._share: dict[str, Tensor] = {}
         self._thread: threading.Thread | None = None
         self._error: RaysftError | None = None
@@ -221,7 +215,9 @@ class Writer:
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, 1.0)
         files = self._tried(lambda: [storage.read_json(storage.join(location, name)) for name in names])
-        record = commit_record(state, files, self._facts | {"eval_loss": loss, "writer": uuid.uuid4().hex})
+        record = commit_record(
+            state, files, self._facts | {"eval_loss": loss, "writer": uuid.uuid4().hex, **self._origin}
+        )
         place = storage.join(location, "commit.json")
         is_ours = self._tried(lambda: storage.create_exclusive(place, record))
         if not is_ours and self._tried(lambda: storage.read_json(place)) != record:  # equal: its answer was lost
@@ -236,7 +232,7 @@ class Writer:
         """Delete what need not stay: the record first, then the files. What cannot be deleted is left."""
         try:
             chain = lineage(read_attempts(self._run), read_commits(self._run))
-            losses = [Checkpoint.open(self._run, commit).record["facts"].get("eval_loss") for commit in chain]
+            losses = [_eval_loss(self._run, commit) for commit in chain]
             kept = self._retention.keeps(list(zip(chain, losses, strict=True)))
             for commit in chain:
                 if commit not in kept:
@@ -245,6 +241,15 @@ class Writer:
                     storage.remove_tree(directory)
         except (OSError, ValueError, RaysftError) as error:
             logger.warning("old checkpoints were not removed: %s", error)
+
+
+def _eval_loss(run: str, commit: CommitId) -> float | None:
+    """The held-out loss at a commit; None where none was measured, or the commit is damaged."""
+    try:
+        loss = Checkpoint.open(run, commit).record["facts"].get("eval_loss")
+    except (OSError, ValueError, CheckpointError):
+        return None
+    return loss if isinstance(loss, float) else None
 
 
 def write_tensors(location: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:

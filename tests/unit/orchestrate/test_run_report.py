@@ -27,7 +27,8 @@ def test_a_recipe_and_its_directory_tell_the_same(tmp_path: Path) -> None:
     assert "not finished" in told[0]
     assert told[1] == "goodput 0.0% of 4.0 s"
     assert told[-1] == "no incident"
-    (run / "result.json").write_text(json.dumps({"finished_at": "2026-01-02T03:04:05+00:00"}))
+    result = {"steps": 4, "before": None, "after": None, "exports": [], "report": str(run / "report.html")}
+    (run / "result.json").write_text(json.dumps({**result, "finished_at": "2026-01-02T03:04:05+00:00"}))
     assert "finished 2026-01-02T03:04:05+00:00" in report(str(run), [])[0]
     with pytest.raises(UserError, match="no record of the time"):
         report(str(recipe), ["name=other"])

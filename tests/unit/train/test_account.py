@@ -9,9 +9,10 @@ import pytest
 
 from fakes import step_info
 from raysft import storage
+from raysft.lines import LineFile
 from raysft.train import spans
 from raysft.train.account import read_account
-from raysft.train.checkpoint import CommitId, attempt_path
+from raysft.train.commits import CommitId, attempt_path
 from raysft.train.failures import FailureRecord, write_failure
 from raysft.train.goodput import CLASSES
 from raysft.train.incidents import record
@@ -57,7 +58,7 @@ def attempt(
 
 
 def driver(run: str, number: int, at_s: float, *lines: tuple[str, float, int | None]) -> None:
-    file = storage.LineFile(storage.join(run, "goodput", f"driver-{number:04d}.jsonl"))
+    file = LineFile(storage.join(run, "goodput", f"driver-{number:04d}.jsonl"))
     for phase, since_s, first in lines:
         file.append({"phase": phase, "ns": int(since_s * S), "at_ns": int((at_s + since_s) * S), "attempt": first})
     file.flush()

@@ -15,22 +15,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fakes import FakeGroup
-from raysft import storage
+from raysft import sealed, storage
 from raysft.errors import CheckpointError
 from raysft.train import checkpoint
-from raysft.train.checkpoint import (
-    Attempt,
-    Checkpoint,
-    CommitId,
-    begin_attempt,
-    commit_directory,
-    find_latest,
-    lineage,
-    read_attempts,
-    read_commits,
-    remove_orphans,
-)
+from raysft.train.checkpoint import begin_attempt, find_latest, remove_orphans
+from raysft.train.commits import Checkpoint, CommitId, commit_directory, read_commits
 from raysft.train.incidents import read_incidents
+from raysft.train.lineage import Attempt, lineage, read_attempts
 from raysft.train.state import TrainState
 from raysft.train.writer import Retention, Writer
 
@@ -118,7 +109,13 @@ def test_a_commit_is_read_whole_whatever_the_number_of_ranks(tmp_path: Path, siz
     assert found is not None
     assert found.commit == CommitId(1, 7)
     assert found.state == TrainState(step=7)
-    assert found.record["facts"] == {"who": "test", "eval_loss": None, "writer": found.record["facts"]["writer"]}
+    assert found.record["facts"] == {
+        **found.record["facts"],
+        "who": "test",
+        "eval_loss": None,
+        "attempt": 1,
+        "parent": None,
+    }
     expected, read = tensors(7), found.tensors()
     assert expected.keys() == read.keys()
     assert all(torch.equal(expected[key], read[key]) for key in expected)
@@ -316,7 +313,7 @@ def test_a_layout_of_another_version_is_refused_not_guessed(tmp_path: Path) -> N
     run = str(tmp_path)
     commit(run, begin_attempt(run, FakeGroup())[0], 5)
     place = storage.join(commit_directory(run, CommitId(1, 5)), "commit.json")
-    storage.write_json(place, {**storage.read_json(place), "layout_version": 99})
+    sealed.write(place, {**storage.read_json(place), "layout_version": 99})
     with pytest.raises(CheckpointError, match="another layout"):
         begin_attempt(run, FakeGroup())
 

@@ -8,8 +8,9 @@ import pytest
 
 from fakes import step_info
 from raysft import storage
-from raysft.train.checkpoint import CommitId, attempt_path
-from raysft.train.records import Records, StartFacts, lineage_ranges, read_ledger, read_metrics
+from raysft.train.commits import CommitId, attempt_path
+from raysft.train.lineage import lineage_ranges
+from raysft.train.records import Records, StartFacts, read_ledger, read_metrics
 from raysft.train.state import TrainState
 
 

@@ -17,8 +17,10 @@ from fakes import FakeGroup
 from raysft import storage
 from raysft.errors import CheckpointError, StorageError
 from raysft.train import writer as writing
-from raysft.train.checkpoint import Attempt, CommitId, begin_attempt, find_latest, read_commits
+from raysft.train.checkpoint import begin_attempt, find_latest
+from raysft.train.commits import CommitId, read_commits
 from raysft.train.incidents import read_incidents
+from raysft.train.lineage import Attempt
 from raysft.train.state import TrainState
 from raysft.train.writer import Retention, Writer, write_tensors
 

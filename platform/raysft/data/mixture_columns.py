@@ -15,7 +15,7 @@ def weight_of(conversation: Conversation, column: str | None) -> float:
     if column is None:
         return conversation.weight
     value = conversation.metadata.get(column)
-    if value is None:
+    if is_empty(value):
         return conversation.weight
     weight = number_of(value)
     if weight is None or weight < 0:

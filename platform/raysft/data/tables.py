@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raysft.data.arrow_values import rows_of
 from raysft.data.json_values import MAX_RECORD_BYTES, too_large
 from raysft.data.records import Refusal
 from raysft.data.remote import local_path, open_bytes
@@ -83,7 +84,7 @@ def _batches(location: str) -> Iterator[pa.RecordBatch]:
 def _rows(batch: pa.RecordBatch, first: int) -> Values:
     if batch.nbytes <= MAX_RECORD_BYTES:
         try:
-            yield from enumerate(batch.to_pylist(), first)
+            yield from enumerate(rows_of(batch), first)
             return
         except (ValueError, OverflowError, pa.ArrowException):
             pass  # one at a time, to refuse only those that cannot be read
@@ -96,8 +97,7 @@ def _row(row: pa.RecordBatch) -> dict[str, Any] | Refusal:
     if row.nbytes > MAX_RECORD_BYTES:
         return too_large(row.nbytes)
     try:
-        record: dict[str, Any] = row.to_pylist()[0]
-        return record
+        return rows_of(row)[0]
     except UnicodeDecodeError as error:
         return Refusal("invalid_utf8", str(error))
     except (ValueError, OverflowError, pa.ArrowException) as error:

@@ -59,7 +59,7 @@ def _first(record: Record) -> str:
         return "completion"
     if _has(record, _QUESTIONS) and any(isinstance(record.get(name), list | dict) for name in RESPONSES):
         return "completion"
-    return "text" if isinstance(record.get("text", record.get("content")), str) else ""
+    return "text" if isinstance(record.get("text", record.get("content")), str | Refusal) else ""
 
 
 def _format_of_turns(record: Record) -> str:

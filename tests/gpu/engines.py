@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,8 +26,10 @@ from torch import Tensor
 
 from raysft.data.feed import MicroBatch, largest_micro_batch
 from raysft.engine.zero import ZeroEngine
+from raysft.model import isolation
 from raysft.model.facts import read_facts
 from raysft.model.isolation import use_fast_paths
+from raysft.model.kernels import use_liger
 from raysft.model.load import load_model
 from raysft.model.methods import apply_method
 from raysft.model.shape import read_shape
@@ -101,6 +104,8 @@ class Cell:
     micro_steps: int = 2
     tokens: int = 64
     attention: str = "sdpa"
+    liger: bool = True
+    """Its kernels, where they are installed."""
 
     def recipe(self, device: str) -> Recipe:
         """As a user would write it."""
@@ -148,6 +153,7 @@ def build(cell: Cell, device: str, restored: dict[str, Tensor] | None = None) ->
     with torch.device("cpu" if small else device):  # the same weights on both devices where curves are compared
         model = load_model(recipe, vocab_size=vocab)
     torch.nn.Module.to(model, device)
+    isolation.use_liger = use_liger if cell.liger else lambda model: None
     use_fast_paths(model, vocab)
     if cell.checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -274,8 +280,10 @@ SIZES = {
     "0.5B full zero 1": Cell(QWEN_0_5B, 1, tokens=4096),
     "0.5B full zero 2": Cell(QWEN_0_5B, 2, tokens=4096),
     "1.5B full zero 1": Cell(QWEN_1_5B, 1, tokens=4096),
+    "1.5B full zero 1, no Liger": Cell(QWEN_1_5B, 1, tokens=4096, liger=False),
     "1.5B full zero 1 checkpointing": Cell(QWEN_1_5B, 1, checkpointing=True, tokens=4096),
     "8B LoRA zero 1": Cell(LLAMA_8B, 1, method="lora", tokens=4096, rows=1),
+    "8B LoRA zero 1, no Liger": Cell(LLAMA_8B, 1, method="lora", tokens=4096, rows=1, liger=False),
     "8B LoRA zero 3 checkpointing": Cell(LLAMA_8B, 3, method="lora", checkpointing=True, tokens=4096, rows=1),
 }
 TINY_SIZES = {"small": Cell(SMALL, 1), "small LoRA": Cell(SMALL, 2, method="lora")}
@@ -330,7 +338,8 @@ def peak(device: str) -> int:
 SPEEDS = {
     "1.5B full, packed 8 x 512": (Cell(QWEN_1_5B, tokens=4096, micro_steps=8), 512),
     "8B LoRA, 4096 x 2": (Cell(LLAMA_8B, method="lora", tokens=4096, micro_steps=4), 4096),
-    "0.5B full, packed 8 x 512": (Cell(QWEN_0_5B, tokens=4096, micro_steps=8), 512),
+    "8B LoRA, no Liger": (Cell(LLAMA_8B, method="lora", tokens=4096, micro_steps=4, liger=False), 4096),
+    "1.5B full ZeRO 2": (Cell(QWEN_1_5B, 2, tokens=4096, micro_steps=8), 512),
 }
 TINY_SPEEDS = {"small, packed": (Cell(SMALL), 16)}
 
@@ -380,7 +389,8 @@ def profile(engine: ZeroEngine, batches: list[MicroBatch], units: dict[str, floa
     rows = traced.key_averages()
     waits = {row.key: row for row in rows if "Synchronize" in row.key or row.key.startswith("cudaMemcpy")}
     kernels = sorted(rows, key=lambda row: row.self_device_time_total, reverse=True)
-    kernels = [row for row in kernels if row.self_device_time_total and not row.key.startswith("aten::")]
+    on_device = torch.autograd.DeviceType.CUDA
+    kernels = [row for row in kernels if row.self_device_time_total and row.device_type == on_device]
     return {
         "wall_ms": round(wall_ms),
         "kernels_ms": round(sum(row.self_device_time_total for row in kernels) / 1e3),
@@ -397,7 +407,8 @@ def saves(options: Options) -> dict[str, Any]:
     device = options.device
     cell = TINY_SIZES["small"] if options.tiny else SIZES["0.5B full zero 1"]
     found: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder, process_group(device):
+    shm = "/dev/shm" if shutil.disk_usage("/dev/shm").free > 2**35 else None  # what a disk takes is no figure of ours
+    with tempfile.TemporaryDirectory(dir=shm) as folder, process_group(device):
         group = TorchGroup(torch.device(device))
         engine, _ = build(cell, device)
         attempt, _ = begin_attempt(folder, group)

@@ -153,7 +153,7 @@ def head(options: Options) -> dict[str, Any]:
         rule = heads.chunk_targets
         for frozen in (False, True):
             layer.requires_grad_(not frozen)
-            for chunk in dict.fromkeys((rule(vocab, layer.weight), 1024, 2048, 4096)):
+            for chunk in dict.fromkeys((rule(vocab, layer.weight), 512, 1024, 2048)):
                 heads.chunk_targets = lambda *_, size=chunk: size
 
                 def act(layer: heads.LossHead = layer, x: Tensor = x, targets: heads.Targets = targets) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -59,22 +60,34 @@ def facts(options: Options) -> dict[str, Any]:
 
 
 def fork_server(options: Options) -> dict[str, Any]:
-    """What a fork server finds after its imports, and whether its child computes on the device."""
+    """What a fork server finds after its imports, which import brought the driver, and whether a child computes."""
     from raysft.orchestrate import forklaunch, forkserver
 
+    names: list[str] = []
+    found: dict[str, str] = {}
+
+    def note(event: str, arguments: tuple[object, ...]) -> None:
+        if event == "import" and len(found) < len(SIGNS):
+            names.append(str(arguments[0]))
+            mapped = Path("/proc/self/maps").read_text() + " ".join(thread_names())
+            found.update({sign: " < ".join(names[:-4:-1]) for sign in SIGNS if sign in mapped and sign not in found})
+
+    sys.addaudithook(note)
     may_fork = forkserver._import_all(",".join(forklaunch.MODULES))
-    mapped = Path("/proc/self/maps").read_text()
-    libraries = [name for name in ("libcuda.so", "libnvidia-ml.so") if name in mapped]
-    threads = sorted((task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir())
+    threads = thread_names()
     child = os.fork()
     if child == 0:
         total = float(torch.ones(8, device=options.device).sum())
         os._exit(0 if total == 8 else 1)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return {
-        "may_fork": bool(may_fork),
-        "driver_libraries": libraries,
-        "threads": threads,
-        "child": status,
-        "ok": status == 0 and bool(may_fork),
-    }
+    ok = status == 0 and bool(may_fork)
+    return {"may_fork": may_fork, "brought_by": found, "threads": threads, "child": status, "ok": ok}
+
+
+SIGNS = ("libcuda.so", "libnvidia-ml.so", "cuda0")
+"""Of the driver's libraries, and of its thread."""
+
+
+def thread_names() -> list[str]:
+    """Of this process."""
+    return sorted((task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir())

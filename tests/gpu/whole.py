@@ -50,12 +50,12 @@ def whole(options: Options) -> dict[str, Any]:
         text = RECIPE.format(folder=folder, steps=steps, precision=precision, gpus=gpus)
         (folder / "kit.yaml").write_text(text)
         tokenizer = ["tokenizer", "train", "reverse.jsonl", "--out", "tokenizer", "--vocab-size", "280"]
-        raysft(folder, *tokenizer).wait(timeout=60)
+        made = raysft(folder, *tokenizer).wait(timeout=60)
         started = time.monotonic()
         training = raysft(folder, "train", "kit.yaml")
         killed = kill_worker(folder / "storage" / "runs" / "kit", training)
         try:
-            code = training.wait(timeout=140)
+            code = training.wait(timeout=80)
         except subprocess.TimeoutExpired:
             training.send_signal(signal.SIGINT)
             training.wait(timeout=20)
@@ -65,6 +65,7 @@ def whole(options: Options) -> dict[str, Any]:
         attempts = [json.loads(p.read_text()) for p in sorted((run / "attempts").glob("*.json"))]
         exported = (run / "export" / "merged" / "model.safetensors").exists()
     return {
+        "tokenizer": made,
         "exit_code": code,
         "seconds": round(time.monotonic() - started, 1),
         "killed": killed,
@@ -92,7 +93,7 @@ def raysft(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
 def kill_worker(run: Path, training: subprocess.Popen[bytes]) -> bool:
     """SIGKILL the worker of the first attempt once its metrics are past step 30. False: the run ended before."""
     metrics, ledger = run / "metrics" / "attempt-0001.jsonl", run / "ledger" / "attempt-0001" / "rank-00000.jsonl"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 60
     while training.poll() is None and time.monotonic() < deadline:
         lines = metrics.read_text().splitlines() if metrics.exists() else []
         steps = [json.loads(line)["step"] for line in lines if line.endswith("}")]

@@ -37,6 +37,7 @@ def deepspeed_config(run: ResolvedRun) -> dict[str, Any]:
         "bf16": {"enabled": bf16},
         "steps_per_print": 2**31,
         "wall_clock_breakdown": False,
+        "timers": {"throughput": {"enabled": False}},  # it waits for the device in every pass
     }
     if run.layout.tensor > 1:
         config["tensor_parallel"] = {"autotp_size": run.layout.tensor}  # the layers are cut already: tensor.py

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from raysft.errors import ModelError
 from raysft.model.decoder import unread
 from raysft.model.head import LossHead
+from raysft.model.low_rank import use_low_rank
 from raysft.recipe.schema import Recipe
 
 
@@ -114,6 +115,7 @@ def low_rank_adapters(module: nn.Module) -> dict[str, LowRank]:
 
 def _with_lora(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
     from peft import LoraConfig, get_peft_model  # 4 s to import: only where it is used
+    from peft.tuners.lora.layer import Linear
 
     method = recipe.method
     targets: str | list[str] = list(method.target_modules)
@@ -136,6 +138,8 @@ def _with_lora(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
     finally:
         torch.set_rng_state(generator_state)
     _untie(base_model(adapted))
+    if model.device.type == "cuda":
+        use_low_rank(layer for _, layer in _adapters(base_model(adapted)) if type(layer) is Linear)
     return adapted
 
 

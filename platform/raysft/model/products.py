@@ -1,8 +1,10 @@
-"""Matrix products in fp32 on a CPU through oneDNN, where it is faster than what torch takes.
+"""Matrix products by the fastest way that keeps fp32 sums: oneDNN for fp32 on a CPU, cuBLAS with fp32 results for
+half precision on a GPU.
 
-torch gives them to MKL, which leaves half of each vector unit of another maker's processor idle: on an AMD EPYC of
-the fifth generation oneDNN, which torch has in it too, does 2.2 times as many FLOP/s (docs/benchmarks.md). Which one
-it is depends on the processor alone, not on a measurement: a run that goes on computes the same bits.
+On a CPU torch gives products in fp32 to MKL, which leaves half of each vector unit of another maker's processor
+idle: on an AMD EPYC of the fifth generation oneDNN, which torch has in it too, does 2.2 times as many FLOP/s
+(docs/benchmarks.md). Which one it is depends on the processor alone, not on a measurement: a run that goes on
+computes the same bits.
 
 Shapes: N tokens, D and O features in and out of a layer.
 """
@@ -48,7 +50,20 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def add_product(total: Tensor, a: Tensor, b: Tensor, *, first: bool) -> None:
-    """total += a @ b in place; first: what is in total [N, O] does not count. No gradients."""
+    """total += a @ b in place; first: what is in total [N, O] does not count. No gradients.
+
+    total is fp32 or of the dtype of a and b; fp32 sums of half-precision products are not rounded before they are
+    added.
+    """
+    if a.dtype != total.dtype:
+        if not _has_wide_products(a):
+            found = a @ b
+            total.copy_(found) if first else total.add_(found)
+        elif first:
+            torch.mm(a, b, out_dtype=total.dtype, out=total)
+        else:
+            torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
+        return
     if not _suits(a, b):
         torch.addmm(total, a, b, beta=0 if first else 1, out=total)  # 0: what empty memory holds is not read
         return
@@ -63,6 +78,19 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return nn.functional.linear(x, weight, bias)
     answer: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
     return answer
+
+
+def wide_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """linear() of x [N, D] with an answer in fp32 or more: on a GPU never rounded to half precision. No gradients."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    if bias is None and x.dtype == weight.dtype and x.dtype != wide and _has_wide_products(x):
+        return torch.mm(x, weight.T, out_dtype=wide)
+    return linear(x, weight, bias).to(wide)
+
+
+def _has_wide_products(x: Tensor) -> bool:
+    """Does torch multiply factors like x into fp32? It does on a GPU."""
+    return x.is_cuda and x.dtype in (torch.bfloat16, torch.float16)
 
 
 def use_products(model: PreTrainedModel) -> bool:

@@ -165,7 +165,7 @@ def _become(request: _Request) -> None:
 def _import_all(modules: str) -> bool:
     """Whether a fork of this process is a whole worker."""
     try:
-        with _unseeded():
+        with _unseeded(), _without_driver():
             for name in modules.split(","):
                 importlib.import_module(name)
     except Exception:  # process boundary: workers start without this, and say what is wrong
@@ -186,6 +186,19 @@ def _unseeded() -> Iterator[None]:
         yield
     finally:
         actors.ActorClassID = kind
+
+
+@contextmanager
+def _without_driver() -> Iterator[None]:
+    """DeepSpeed asks the GPU for its kind as it is imported (ops/fp_quantizer/fp8_gemm.py), which starts the driver in
+    this process: no fork could use it. The answer only chooses kernels that are not used here."""
+    cuda: Any = importlib.import_module("torch.cuda")
+    asked = cuda.get_device_capability
+    cuda.get_device_capability = lambda *_: (0, 0)
+    try:
+        yield
+    finally:
+        cuda.get_device_capability = asked
 
 
 def _may_fork() -> bool:

@@ -139,9 +139,12 @@ def forward_pass(recipe: Recipe, *, is_gpu: bool) -> Pass:
     )
 
 
-def chunk_targets(vocab_size: int, *, is_small: bool) -> int:
-    """Targets whose logits exist at a time: model/head.py's rule; is_small: fp32 on a CPU."""
-    if is_small:
+def chunk_targets(vocab_size: int, *, is_gpu: bool, working: int, is_trained: bool) -> int:
+    """Targets whose logits exist at a time: model/head.py's rule. working: bytes of a parameter in the passes."""
+    if is_gpu:
+        logits, most = (2**28, 2048) if is_trained else (2**27, 1024)
+        return min(max(logits // vocab_size, 256), most)
+    if working == FLOAT32:
         return min(max(2**24 // vocab_size, 32), 1024)
     return min(max(2**26 // vocab_size, 256), 1024)
 
@@ -202,11 +205,13 @@ def _logits(recipe: Recipe, shape: ModelShape, *, is_gpu: bool) -> int:
     """The fused head: a chunk's logits; the hidden states, those of the targets and their gradients; that of the
     weight, in fp32."""
     run = forward_pass(recipe, is_gpu=is_gpu)
-    chunk = min(chunk_targets(shape.vocab_size, is_small=not is_gpu and run.working == FLOAT32), run.tokens)
+    is_trained = recipe.method.kind == "full"
+    rule = chunk_targets(shape.vocab_size, is_gpu=is_gpu, working=run.working, is_trained=is_trained)
+    chunk = min(rule, run.tokens)
     copies = 1 if run.working == FLOAT32 else 2  # the raw output, and the errors in the working precision
     logits = chunk * shape.vocab_size * (FLOAT32 + copies * run.working)
     hidden = run.tokens * shape.hidden_size * run.working
-    weight = shape.hidden_size * shape.vocab_size * FLOAT32 if recipe.method.kind == "full" else 0
+    weight = shape.hidden_size * shape.vocab_size * FLOAT32 if is_trained else 0
     return logits + 3 * hidden + weight
 
 

@@ -113,7 +113,8 @@ def test_the_chunk_of_logits_is_the_heads(vocab: int) -> None:
 
     for dtype in (torch.float32, torch.bfloat16):
         weight = torch.empty(0, dtype=dtype)
-        assert memory.chunk_targets(vocab, is_small=dtype is torch.float32) == chunk_targets(vocab, weight)
+        planned = memory.chunk_targets(vocab, is_gpu=False, working=dtype.itemsize, is_trained=True)
+        assert planned == chunk_targets(vocab, weight)
 
 
 def facts(**node: Any) -> ClusterFacts:

@@ -190,8 +190,8 @@ def _unseeded() -> Iterator[None]:
 
 @contextmanager
 def _without_driver() -> Iterator[None]:
-    """DeepSpeed asks the GPU for its kind as it is imported (ops/fp_quantizer/fp8_gemm.py), which starts the driver in
-    this process: no fork could use it. The answer only chooses kernels that are not used here."""
+    """DeepSpeed asks the GPU for its kind as it is imported (ops/fp_quantizer/fp8_gemm.py), which starts the driver
+    in this process: no fork could use it. The answer only chooses kernels that are not used here."""
     cuda: Any = importlib.import_module("torch.cuda")
     asked = cuda.get_device_capability
     cuda.get_device_capability = lambda *_: (0, 0)

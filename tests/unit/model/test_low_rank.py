@@ -38,8 +38,6 @@ def test_it_computes_what_peft_computes() -> None:
     assert use_low_rank(m for m in module.modules() if type(m) is Linear) == 2
     for ours, own in zip(answers(module), theirs, strict=True):
         torch.testing.assert_close(ours, own, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(
-    )
 
 
 def test_its_gradients_are_those_of_differences() -> None:

@@ -1,20 +1,25 @@
-"""Conversation -> token ids + target mask: rendered and tokenized ONCE, whole (the mask law). Pure.
+"""Conversation -> token ids + target mask: rendered and tokenized ONCE, whole, cut where answers begin. Pure.
 
-Owns which answers are trained, the step from their spans to a mask over tokens, and what becomes of a sample that is
-too long. Text and spans come from rendering.py, token positions from offsets.py.
+Owns which answers are trained, that they end in a stop, and the step from their regions to a mask over tokens. Text
+and regions come from rendering.py, token positions from offsets.py, the cuts from borders.py; what becomes of a
+sample that is too long is fitting.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raysft.data.offsets import Span, locate, tokenize
+from raysft.data.borders import cut
+from raysft.data.fitting import CUT, STRADDLES, UNKNOWN, Example, OverLong, Turn, cut_text, split, truncate
+from raysft.data.offsets import Span, Tokens, byte_places, locate, tokenize, unknown_id
+from raysft.data.omissions import omission
+from raysft.data.plain_text import between_ends, with_ends
 from raysft.data.records import Conversation, Refusal
+from raysft.data.regions import Region
 from raysft.data.rendering import (
     BUILT_IN,
     Rendered,
@@ -25,54 +30,54 @@ from raysft.data.rendering import (
     resolve_template,
     special_tokens_in,
 )
+from raysft.data.writing import write_marked
+from raysft.errors import DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-OverLong = Literal["drop", "truncate", "split"]
-_TRAINED = ("assistant", "text")
+Stop = Literal["refuse", "append", "accept"]
 
 __all__ = [
     "BUILT_IN",
     "Example",
+    "OverLong",
     "Rendered",
     "SpecialTokens",
+    "Stop",
     "Template",
     "encode",
     "render",
     "render_prompt",
     "resolve_template",
     "special_tokens_in",
-    "trained_spans",
+    "trained_regions",
 ]
 
 
-@dataclass(frozen=True)
-class Example:
-    """One tokenized conversation, or the part of it from its token `start` on. `target` holds a weight per token;
-    0: not trained. `truncated`: tokens were lost."""
+class _Ready(NamedTuple):
+    """A conversation's text, and what of it is trained: spans in order. `ends`: ids around plain text."""
 
-    sample_id: int
-    input_ids: NDArray[np.int32]
-    target: NDArray[np.float32]
-    straddles: int
-    truncated: bool
-    start: int = 0
+    text: str
+    spans: list[Span]
+    template: Template
+    ends: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
 
-def trained_spans(
+def trained_regions(
     conversation: Conversation, rendered: Rendered, train_on: Literal["all", "last"]
-) -> list[Span] | Refusal:
-    """Which of the answers' spans are trained: `train_on`, and `train: false` of a message."""
-    wanted = [message.train is not False for message in conversation.messages if message.role in _TRAINED]
-    spans = list(rendered.answers)
-    if len(spans) != len(wanted):
-        if train_on == "last" or not all(wanted):
-            return Refusal("template_refused", "to choose turns, each needs a generation block of its own")
-        wanted = [True] * len(spans)
+) -> list[Region] | Refusal:
+    """Which regions are trained: `train_on`, and `train: false` of a message."""
+    messages, regions = conversation.messages, rendered.regions
+    if train_on == "all" and not any(message.train is False for message in messages):
+        return [region for region in regions if region.end > region.start]
+    turns = [index for index, message in enumerate(messages) if message.role in ("assistant", "text")]
+    wanted = {index for index in turns if messages[index].train is not False}
+    if any(region.message < 0 for region in regions):
+        return Refusal("template_refused", "to choose turns, each needs a generation block of its own")
     if train_on == "last":
-        wanted[:-1] = [False] * len(wanted[:-1])
-    return [span for span, trained in zip(spans, wanted, strict=True) if trained and span[1] > span[0]]
+        wanted &= set(turns[-1:])
+    return [region for region in regions if region.message in wanted and region.end > region.start]
 
 
 def encode(
@@ -83,17 +88,21 @@ def encode(
     train_on: Literal["all", "last"],
     max_tokens: int,
     over_long: OverLong,
+    stop: Stop = "refuse",
 ) -> list[tuple[Example, ...] | Refusal]:
-    """The Examples of each conversation (one, or several where it is split), or a Refusal; in order."""
-    prepared = [_text_and_spans(conversation, template, train_on) for conversation in conversations]
+    """The Examples of each conversation (one, or several where it is split), or a Refusal; in order.
+
+    Raises DataError where a trained answer does not end in a stop and `stop` is `refuse`.
+    """
+    prepared = [_prepare(conversation, tokenizer, template, train_on, stop) for conversation in conversations]
     ready = [found for found in prepared if not isinstance(found, Refusal)]
-    texts, spans = [text for text, _ in ready], [own for _, own in ready]
-    tokens = tokenize(tokenizer, texts)
+    texts, spans = [found.text for found in ready], [found.spans for found in ready]
+    tokens, cut_places = cut(tokenizer, texts, tokenize(tokenizer, texts), [[s for s, _ in own] for own in spans])
     target, straddles = locate(texts, tokens, spans)
     target[tokens.bounds[:-1][np.diff(tokens.bounds) > 0]] = False  # nothing predicts a segment's first token
     weights = target.astype(np.float32)
+    flags = _flags(tokenizer, texts, tokens, straddles)
     num_targets = np.diff(np.concatenate(([0], np.cumsum(target)))[tokens.bounds]).tolist()
-    num_straddles = np.diff(np.concatenate(([0], np.cumsum(straddles)))[tokens.bounds]).tolist()
     bounds = tokens.bounds.tolist()
     results: list[tuple[Example, ...] | Refusal] = []
     place = 0
@@ -102,62 +111,149 @@ def encode(
             results.append(found)
             continue
         own = slice(bounds[place], bounds[place + 1])
-        whole = Example(conversation.id, tokens.ids[own], weights[own], num_straddles[place], truncated=False)
-        if not num_targets[place]:
+        if cut_places[place]:
+            begins = np.asarray(cut_places[place]) + tokens.bases[place]
+            flags[own] |= np.isin(tokens.starts[own], begins).astype(np.uint8) * np.uint8(CUT)
+        whole = Example(conversation.id, tokens.ids[own], weights[own], flags[own], template=found.template.name)
+        if found.ends is not None:
+            whole = with_ends(whole, *found.ends)
+        if not num_targets[place] and not np.any(whole.target):
             results.append(Refusal("no_target_tokens", "no token is trained"))
-        elif own.stop - own.start <= max_tokens:
+        elif len(whole.input_ids) <= max_tokens:
             results.append((whole,))
         else:
-            context = 1 if conversation.messages[0].role == "text" else max_tokens // 2
-            results.append(_fit(whole, straddles[own], over_long, max_tokens, context))
+            is_text = found.ends is not None
+            turns = _turns(conversation, found, tokens, place) if over_long == "truncate" and not is_text else ()
+            results.append(_fit(whole, over_long, max_tokens, turns, is_text=is_text))
         place += 1
     return results
 
 
-def _text_and_spans(
-    conversation: Conversation, template: Template, train_on: Literal["all", "last"]
-) -> tuple[str, list[Span]] | Refusal:
+def _prepare(
+    conversation: Conversation,
+    tokenizer: PreTrainedTokenizerFast,
+    template: Template,
+    train_on: Literal["all", "last"],
+    stop: Stop,
+) -> _Ready | Refusal:
     rendered = render(conversation, template)
     if isinstance(rendered, Refusal):
         return rendered
-    spans = trained_spans(conversation, rendered, train_on)
-    if isinstance(spans, Refusal):
-        return spans
-    if not spans:
+    regions = trained_regions(conversation, rendered, train_on)
+    if isinstance(regions, Refusal):
+        return regions
+    if not regions:
         return Refusal("no_target_tokens", "no assistant turn is trained")
     if not _encodable(rendered.text):
         return Refusal("invalid_unicode", "the text holds a lone surrogate")
-    return rendered.text, spans
+    if conversation.messages[0].role == "text":
+        special = template.special_tokens
+        text, ends = between_ends(rendered.text, conversation.messages[0].content, tokenizer, special)
+        return _Ready(text, [(0, len(text))], template, ends)
+    own = template.for_record(conversation)
+    trained = {region.message for region in regions}
+    if left_out := omission(conversation, own, rendered.text, trained):
+        return left_out
+    if stop != "accept" and not all(region.stops for region in regions):
+        if stop == "refuse":
+            raise _does_not_stop(rendered, regions, own)
+        return _with_stops(rendered.text, regions, own)
+    return _Ready(rendered.text, [(region.start, region.end) for region in regions], own)
+
+
+def _with_stops(text: str, regions: Sequence[Region], template: Template) -> _Ready:
+    """The text with the end of text put after each trained answer that has no stop."""
+    end_of_text = template.special_tokens.end_of_text
+    if not end_of_text:
+        raise DataError(
+            "there is no token to append to the answers (data.stop: append)",
+            got="a tokenizer without an eos_token",
+            expected="a tokenizer that says which token ends a text",
+            fix="set eos_token in the tokenizer's files, or data.stop: accept",
+        )
+    pieces, spans = [], []
+    done = shift = 0
+    for region in regions:
+        more = "" if region.stops else end_of_text
+        pieces += [text[done : region.end], more]
+        spans.append((region.start + shift, region.end + shift + len(more)))
+        done, shift = region.end, shift + len(more)
+    return _Ready("".join([*pieces, text[done:]]), spans, template)
+
+
+def _does_not_stop(rendered: Rendered, regions: Sequence[Region], template: Template) -> DataError:
+    region = next(region for region in regions if not region.stops)
+    special = template.special_tokens
+    others = [other for other in regions if other.stops]
+    stops = list(dict.fromkeys([*special.stops, *filter(None, [special.end_of_text])]))
+    answer, after = rendered.text[region.start : region.end], rendered.text[region.end : region.end + 20]
+    last = "data.train_on: last trains only the answers that end in one; " if others else ""
+    return DataError(
+        "a trained answer does not end in a token that generation stops at: the model would not learn to stop",
+        got=f"the template {template.name!r} writes {after!r} after the answer {answer[-40:]!r}",
+        expected=f"one of {', '.join(stops)} right after it" if stops else "a stop token; the tokenizer names none",
+        fix=f"write it in the template; {last}data.stop: append puts "
+        f"{special.end_of_text or 'the end of text'} after each trained answer; data.stop: accept trains without",
+    )
+
+
+def _flags(
+    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], tokens: Tokens, straddles: NDArray[np.bool_]
+) -> NDArray[np.uint8]:
+    """Which tokens straddle a border, and which are unknown."""
+    flags = straddles.view(np.uint8) * np.uint8(STRADDLES)
+    if (unknown := unknown_id(tokenizer)) is not None:
+        flags |= (tokens.ids == unknown).view(np.uint8) * np.uint8(UNKNOWN)
+    for index in np.flatnonzero(~tokens.in_bytes).tolist():
+        own = slice(int(tokens.bounds[index]), int(tokens.bounds[index + 1]))
+        starts, ends = tokens.starts[own] - tokens.bases[index], tokens.ends[own] - tokens.bases[index]
+        reached = np.concatenate(([0], np.maximum.accumulate(ends))) if len(ends) else np.zeros(1, np.int64)
+        nexts = np.concatenate((starts, [len(texts[index])]))
+        for gap in np.flatnonzero(nexts > reached).tolist():
+            if texts[index][int(reached[gap]) : int(nexts[gap])].strip() and own.stop > own.start:
+                flags[min(own.start + gap, own.stop - 1)] |= UNKNOWN
+    return flags
+
+
+def _turns(conversation: Conversation, ready: _Ready, tokens: Tokens, place: int) -> list[Turn]:
+    """The tokens in the texts of the turns, in order; none where a template's text does not show them."""
+    own = slice(int(tokens.bounds[place]), int(tokens.bounds[place + 1]))
+    starts, ends = tokens.starts[own] - tokens.bases[place], tokens.ends[own] - tokens.bases[place]
+    spans = _contents(conversation, ready)
+    turns = []
+    for role, span in spans:
+        first, last = byte_places(ready.text, span) if tokens.in_bytes[place] else list(span)
+        begin = int(np.searchsorted(starts, first))
+        turns.append(Turn(role, begin, max(begin, int(np.searchsorted(ends, last, side="right")))))
+    return sorted(turns, key=lambda turn: turn.first)
+
+
+def _contents(conversation: Conversation, ready: _Ready) -> list[tuple[str, Span]]:
+    """(role, place of its text) of the messages that have one."""
+    messages = conversation.messages
+    indices = [index for index, message in enumerate(messages) if message.content.strip()]
+    marked = write_marked(ready.template, conversation, indices, ready.text)
+    if marked is not None:
+        pairs = list(zip(indices, marked.contents, strict=True))
+        if all(ready.text[a:b].strip() == messages[index].content.strip() for index, (a, b) in pairs):
+            return [(messages[index].role, span) for index, span in pairs]
+    return []
 
 
 def _fit(
-    whole: Example, straddles: NDArray[np.bool_], over_long: OverLong, limit: int, context: int
+    whole: Example, over_long: OverLong, limit: int, turns: Sequence[Turn], *, is_text: bool
 ) -> tuple[Example, ...] | Refusal:
-    """What becomes of an example of more than `limit` tokens. A split's windows share `context` tokens."""
+    """What becomes of an example of more than `limit` tokens."""
     if over_long == "drop":
         return Refusal("over_long", f"{len(whole.input_ids)} tokens, at most {limit} fit a row")
-    targets = np.flatnonzero(whole.target)
-    if over_long == "truncate":
-        # From the front as many as need be, but one token must stay before the first target: it is predicted.
-        start = min(len(whole.input_ids) - limit, int(targets[0]) - 1)
-        return (_part(whole, straddles, start, start + limit, new=start, truncated=True),)
-    windows: list[Example] = []
-    done = 0
-    while (first := int(np.searchsorted(targets, done))) < len(targets):
-        start = max(0, int(targets[first]) - context) if done or targets[first] >= limit else 0
-        windows.append(_part(whole, straddles, start, start + limit, new=max(done, start), truncated=False))
-        done = start + limit
-    return tuple(windows)
-
-
-def _part(
-    whole: Example, straddles: NDArray[np.bool_], start: int, stop: int, *, new: int, truncated: bool
-) -> Example:
-    """Tokens [start, stop), trained from `new` on."""
-    target = whole.target[start:stop].copy()
-    target[: new - start] = 0.0
-    num_straddles = int(straddles[new:stop].sum())
-    return Example(whole.sample_id, whole.input_ids[start:stop], target, num_straddles, truncated, start)
+    if over_long == "split":
+        return split(whole, limit, 1 if is_text else limit // 2)
+    if is_text:
+        return (cut_text(whole, limit),)
+    if not turns:
+        return Refusal("over_long", f"{len(whole.input_ids)} tokens; the texts of its turns are not found, to be cut")
+    found = truncate(whole, limit, turns)
+    return found if isinstance(found, Refusal) else (found,)
 
 
 def _encodable(text: str) -> bool:

@@ -16,11 +16,12 @@ from raysft.data.clean.cleaner import rules_hash
 from raysft.data.conversations import check_source_columns
 from raysft.data.keys import keys_hash
 from raysft.data.remote import open_bytes
-from raysft.data.rendering import Template
 from raysft.data.sources import SourceFile, content_hashes, expand
 from raysft.data.stage import EncodeStage
+from raysft.data.stops import recipe_template
 from raysft.data.stream import StreamSource
-from raysft.data.tokenizer import recipe_tokenizer, template_for, tokenizer_hash, tokenizer_source
+from raysft.data.template import Template
+from raysft.data.tokenizer import recipe_tokenizer, tokenizer_hash, tokenizer_source
 from raysft.data.windows import WINDOW
 from raysft.recipe.rules import AUGMENTING, WHOLE_DATA, Leakage, Map
 from raysft.recipe.schema import Recipe
@@ -52,7 +53,7 @@ def describe_sides(recipe: Recipe) -> list[Side]:
     data = recipe.data
     check_source_columns(data)
     tokenizer = recipe_tokenizer(recipe)
-    template = template_for(data.template, tokenizer)
+    template = recipe_template(recipe, tokenizer)
     common = {"tokenizer": tokenizer_hash(tokenizer), "template": _template_hash(template)}
     if data.eval and data.eval_fraction:
         logger.warning("data.eval_fraction is ignored: data.eval names held-out files")
@@ -92,6 +93,7 @@ def _side(recipe: Recipe, name: str, files: list[SourceFile], template: Template
         "train_on": data.train_on,
         "max_tokens": data.max_tokens,
         "over_long": data.over_long,
+        "stop": data.stop,
         "on_bad_record": data.on_bad_record,
         "on_unread": data.on_unread,
         "ignore_columns": sorted(data.ignore_columns),
@@ -152,5 +154,7 @@ def _ends_hash(file: SourceFile) -> str:
 
 
 def _template_hash(template: Template) -> str:
-    content = json.dumps([template.text, template.special_tokens.named, template.special_tokens.texts])
+    special = template.special_tokens
+    texts = [one.text for one in (template, template.with_tools) if one is not None]
+    content = json.dumps([texts, special.named, special.texts, special.added, special.stops])
     return hashlib.sha256(content.encode()).hexdigest()

@@ -5,6 +5,7 @@ Needs no Ray: a preview reads the first records itself, through the same functio
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import groupby, islice
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from rich.text import Text
 
+from raysft.data.fitting import COUNTED, ROLES, counted
 from raysft.data.notes import NoteCounts, count_notes, tell_notes, unused
 from raysft.data.packing import pack
 from raysft.data.sources import read_all
@@ -23,9 +25,15 @@ from raysft.recipe.schema import Recipe
 _STYLES = {
     "trained": ("bold green", "bold green on grey23"),
     "straddling": ("bold white on red", "bold white on dark_red"),
+    "unknown": ("bold black on magenta", "bold black on dark_magenta"),
     "plain": ("dim", "dim on grey23"),
 }
 """Two shades of each kind of token take turns, so that the borders of tokens show."""
+_BRACKETS = {"trained": ("[[", "]]"), "straddling": ("[~", "~]"), "unknown": ("[?", "?]")}
+"""Around what is not plain, where there are no colours."""
+_LOOKS_LIKE_BRACKETS = re.compile(r"\[(?=[\[~?]|$)|(?<=[\]~?])\]|^\]")
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""What a terminal would carry out, or turn around, instead of showing it."""
 _MAX_ROWS = 3
 _RULE = "---"
 
@@ -38,27 +46,29 @@ class _Page:
         self._color = color
 
     def heading(self, line: str) -> None:
-        self.text.append(f"{_RULE} {line}\n", style="bold" if self._color else "")
+        self.text.append(f"{_RULE} {_shown(line)}\n", style="bold" if self._color else "")
 
     def line(self, line: str) -> None:
-        self.text.append(f"    {line}\n", style="yellow" if self._color else "")
+        self.text.append(f"    {_shown(line)}\n", style="yellow" if self._color else "")
 
     def tokens(self, pieces: Sequence[tuple[str, str]]) -> None:
-        """Each token in a shade, or runs of trained tokens between [[ and ]]."""
+        """Each token in a shade, or runs of tokens that are not plain between brackets."""
         if self._color:
             for index, (piece, kind) in enumerate(pieces):
-                self.text.append(piece, style=_STYLES[kind][index % 2])
+                self.text.append(_shown(piece), style=_STYLES[kind][index % 2])
         else:
             for kind, run in groupby(pieces, key=lambda token: token[1]):
-                joined = "".join(piece for piece, _ in run)
-                self.text.append(joined if kind == "plain" else f"[[{joined}]]")
+                joined = _LOOKS_LIKE_BRACKETS.sub(r"\\\g<0>", _shown("".join(piece for piece, _ in run)))
+                before, after = _BRACKETS.get(kind, ("", ""))
+                self.text.append(f"{before}{joined}{after}")
         self.text.append("\n")
 
 
 def preview(recipe: Recipe, num_records: int, *, color: bool, packed: bool = False) -> Text:
     """The first records as they become tokens: what is trained, what the rules changed, what is refused.
 
-    Trained tokens are in colour, or between [[ and ]] without it. `packed`: as the first rows that they would
+    Trained tokens are in colour, or between [[ and ]] without it; those over a border between [~ and ~], unknown ones
+    between [? and ?]; a bracket of the data that looks like these follows a backslash. `packed`: as the first rows that they would
     fill if they were all the data. Raises DataError when there is no record.
     """
     tracer = Tracer(recipe)
@@ -116,6 +126,11 @@ def _tell_rows(page: _Page, samples: Sequence[TracedSample], max_tokens: int) ->
             page.tokens(samples[index].pieces)
 
 
+def _shown(text: str) -> str:
+    """A text that a terminal only shows: control characters as `\\u001b`."""
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
 def _sum_up(
     page: _Page,
     num_seen: int,
@@ -125,10 +140,14 @@ def _sum_up(
 ) -> None:
     tokens = sum(len(sample.example.input_ids) for sample in samples)
     targets = sum(int(np.count_nonzero(sample.example.target)) for sample in samples)
-    straddles = sum(sample.example.straddles for sample in samples)
+    rows = [counted(sample.example) for sample in samples]
+    counts = {name: sum(row[place] for row in rows) for place, name in enumerate(COUNTED)}
     page.heading(
-        f"certificate: {targets} of {tokens} tokens trained ({targets / max(tokens, 1):.1%}), {straddles} straddle"
+        f"certificate: {targets} of {tokens} tokens trained ({targets / max(tokens, 1):.1%}), "
+        f"{counts['straddles']} straddle"
     )
+    for line in _exceptions(counts):
+        page.line(line)
     page.line(
         f"{num_seen} records, {len(samples)} samples"
         + (f"; refused: {_listed(refused)}" if refused else "; none refused")
@@ -161,8 +180,11 @@ def certificate(manifest: Mapping[str, Any]) -> list[str]:
         f"({_share(counts['target_tokens'], counts['tokens'])}){by_role}"
     )
     lines.append(f"{counts['straddles']:,} tokens straddle the border of a trained text")
+    lines += _exceptions(counts)
     if counts["truncated"]:
-        lines.append(f"{counts['truncated']:,} samples cut at {limit:,} tokens")
+        removed = {role: counts.get(f"removed_{role}", 0) for role in ROLES}
+        listed = ", ".join(f"{role} {number:,}" for role, number in removed.items() if number)
+        lines.append(f"{counts['truncated']:,} samples cut at {limit:,} tokens" + (f": {listed}" if listed else ""))
     sources = counts.get("sources", {})
     if len(sources) > 1:
         lines += [_source_line(name, source, counts["target_tokens"]) for name, source in sources.items()]
@@ -179,6 +201,18 @@ def certificate(manifest: Mapping[str, Any]) -> list[str]:
         lines += [f"{what} by rules: {listed}"] if listed else []
     if proof := manifest.get("proof"):
         lines.append(f"unpacked again, all {proof['unpacked_samples']:,} samples are equal; masks {proof['masks']}")
+    return lines
+
+
+def _exceptions(counts: Mapping[str, Any]) -> list[str]:
+    """Lines for what most data does not have: tokens cut at an answer's beginning, and unknown ones."""
+    lines = []
+    if cuts := counts.get("cuts", 0):
+        lines.append(f"{cuts:,} answers begin with a token cut from the prompt's, as when the model generates")
+    if unknown := counts.get("unknown", 0):
+        lines.append(
+            f"{unknown:,} unknown tokens: the tokenizer lacks letters of the text (`raysft preview` shows them)"
+        )
     return lines
 
 

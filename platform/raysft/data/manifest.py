@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from raysft.data.fitting import COUNTED
 from raysft.data.identity import Side
 from raysft.data.mixture import Samples, no_such_column, sequence
 from raysft.data.select import Selection
@@ -30,8 +31,8 @@ from raysft.storage import join, read_lines, write_bytes, write_stream
 MAX_PROMPTS = 1024
 
 _COLUMNS = (
-    *("sample_id", "held_out", "num_tokens", "num_targets", "straddles", "truncated", "plain_text"),
-    *("group", "value"),
+    *("sample_id", "held_out", "num_tokens", "num_targets", "truncated", "plain_text", "group", "value"),
+    *COUNTED,
 )
 
 
@@ -202,7 +203,7 @@ def _counts(
         "findings": dict(sorted(summary["findings"].items())),
         "notes": read["notes"],
         "truncated": int(used["truncated"].sum(dtype=np.int64)),
-        "straddles": int(used["straddles"].sum(dtype=np.int64)),
+        **{name: int(used[name].sum(dtype=np.int64)) for name in COUNTED},
         "tokens": int(used["num_tokens"].sum(dtype=np.int64)),
         "target_tokens": targets,
         "target_tokens_by_role": {"assistant": targets - of_text, "text": of_text}

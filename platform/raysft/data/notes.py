@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from raysft.data.records import Note
+from raysft.data.records import Conversation, Note
+from raysft.data.template import Template
 
 NoteCounts = dict[str, dict[str, dict[str, Any]]]
 """{kind: {name: {count, example}}}; the example is the first one's."""
@@ -27,6 +28,11 @@ def count_notes(counts: NoteCounts, notes: Iterable[Note]) -> None:
     """Add the notes of one record; a name that it has several times counts once."""
     for kind, name, example in dict.fromkeys((note.kind, note.name, note.example) for note in notes):
         _add(counts, kind, name, 1, example)
+
+
+def template_note(template: Template, conversation: Conversation) -> Note:
+    """Which of a tokenizer's several templates writes a record."""
+    return Note("guess", f"written by the tokenizer's template `{template.for_record(conversation).name}`")
 
 
 def merge_notes(counts: NoteCounts, other: NoteCounts) -> None:

@@ -122,7 +122,7 @@ def locate(
     for text, own, base, as_bytes in zip(texts, spans, bases, in_bytes, strict=True):
         found = _borders(own)
         if as_bytes and not text.isascii():
-            found = _byte_places(text, found)
+            found = byte_places(text, found)
         borders += [base + border for border in found]
     edges = np.asarray(borders, dtype=np.int64)
     if np.array_equal(tokens.starts[1:], tokens.ends[:-1]) and np.all(tokens.ends > tokens.starts):
@@ -158,7 +158,8 @@ def _borders(spans: Sequence[Span]) -> list[int]:
     return borders
 
 
-def _byte_places(text: str, places: Sequence[int]) -> list[int]:
+def byte_places(text: str, places: Sequence[int]) -> list[int]:
+    """Places in characters, in order, as places in UTF-8 bytes."""
     found: list[int] = []
     done = total = 0
     for place in places:
@@ -242,12 +243,18 @@ def _keeps_letters(backend: Tokenizer) -> bool:
     return only_marks and not removed and isinstance(backend.model, models.BPE | models.Unigram)
 
 
-def _unknown(backend: Tokenizer) -> int | None:
+@lru_cache(maxsize=8)
+def unknown_id(tokenizer: PreTrainedTokenizerFast) -> int | None:
     """The id that stands for letters which the vocabulary lacks."""
-    if isinstance(backend.model, models.BPE):
-        return backend.token_to_id(backend.model.unk_token) if backend.model.unk_token else None
-    unknown: int | None = json.loads(backend.to_str())["model"]["unk_id"]
-    return unknown
+    return _unknown(tokenizer.backend_tokenizer)
+
+
+def _unknown(backend: Tokenizer) -> int | None:
+    model = backend.model
+    if isinstance(model, models.Unigram):
+        unknown: int | None = json.loads(backend.to_str())["model"]["unk_id"]
+        return unknown
+    return backend.token_to_id(model.unk_token) if model.unk_token else None
 
 
 def _marked_piece(token: str) -> bytes:

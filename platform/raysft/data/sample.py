@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from raysft.data.distribute import Item, on_ray
+from raysft.data.fitting import COUNTED
 from raysft.data.identity import Side
 from raysft.data.manifest import nothing_left
 from raysft.data.select import Selection
@@ -25,7 +26,8 @@ def sample_manifest(side: Side) -> dict[str, Any]:
     """A manifest whose counts are those of the first records. Raises DataError when they give nothing to train on."""
     tasks = plan_reads(side.files)
     (found,) = on_ray(partial(_look, tasks=tasks, stage=side.stage), [{"batches": _BATCHES}])
-    summary, tokens, targets, truncated, straddles = found
+    summary, totals = found
+    tokens, targets, truncated, *others = totals
     merged = merge_summaries([summary])
     if not targets:
         raise nothing_left(side, merged, Selection.none())
@@ -50,18 +52,19 @@ def sample_manifest(side: Side) -> dict[str, Any]:
             "tokens": tokens,
             "target_tokens": targets,
             "truncated": truncated,
-            "straddles": straddles,
+            **dict(zip(COUNTED, others, strict=True)),
         },
         "refusals": first,
     }
 
 
 def _look(item: Item, *, tasks: Sequence[ReadTask], stage: EncodeStage) -> list[Any]:
-    """[summary, tokens, targets, truncated, straddles] of the first batches."""
+    """[summary, [tokens, targets, truncated, *COUNTED]] of the first batches."""
     summary = new_summary()
-    totals = [0, 0, 0, 0]
+    names = ("num_tokens", "num_targets", "truncated", *COUNTED)
+    totals = [0] * len(names)
     for batch in islice((batch for task in tasks for batch in encode_task(task, stage)), item["batches"]):
         count_batch(summary, batch)
-        for place, name in enumerate(("num_tokens", "num_targets", "truncated", "straddles")):
+        for place, name in enumerate(names):
             totals[place] += pc.sum(batch.samples.column(name)).as_py() or 0
-    return [summary, *totals]
+    return [summary, totals]

@@ -19,14 +19,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
-from raysft.data.chat import Example, encode
+from raysft.data.chat import Example, Template, encode, render_prompt
 from raysft.data.clean.cleaner import Cleaner
 from raysft.data.conversations import read_raw, reading_of
+from raysft.data.fitting import COUNTED, counted
 from raysft.data.keys import KeyMaker, key_maker
 from raysft.data.mixture_columns import group_of, valid_text, value_of, weight_of
-from raysft.data.notes import NoteCounts, count_notes
+from raysft.data.notes import NoteCounts, count_notes, template_note
 from raysft.data.records import Conversation, Note, Refusal
-from raysft.data.rendering import Template, render_prompt
 from raysft.data.sources import RawRecord, ReadTask, read
 from raysft.data.store import lists
 from raysft.data.tokenizer import load_tokenizer
@@ -41,7 +41,7 @@ SAMPLES = (
     pa.field("weight", pa.float32()),
     pa.field("num_tokens", pa.int32()),
     pa.field("num_targets", pa.int32()),
-    pa.field("straddles", pa.int32()),
+    *(pa.field(name, pa.int32()) for name in COUNTED),
     pa.field("truncated", pa.bool_()),
     pa.field("plain_text", pa.bool_()),
     pa.field("group", pa.string()),  # the value of mixture.balance_by
@@ -187,6 +187,8 @@ def _encode_batch(batch: Sequence[RawRecord], task: ReadTask, stage: EncodeStage
         count_notes(notes[held_out], found[0].notes)
         if weighted is not None and found[0].metadata.get(weighted) is not None:
             count_notes(notes[held_out], [Note("weighted", weighted)])
+        if stage.template.with_tools is not None:
+            count_notes(notes[held_out], [template_note(stage.template, found[0])])
         for conversation in found:
             cleaned = tools.cleaners[held_out].apply(conversation)
             findings.update(cleaned.findings)
@@ -202,6 +204,7 @@ def _encode_batch(batch: Sequence[RawRecord], task: ReadTask, stage: EncodeStage
         train_on=stage.data.train_on,
         max_tokens=stage.data.max_tokens,
         over_long=stage.data.over_long,
+        stop=stage.data.stop,
     )
     kept: list[tuple[int, Example]] = []
     for index, result in enumerate(results):
@@ -229,6 +232,7 @@ def _table(
     target, _ = _flat([example.target for example in examples], np.float32)
     sample_ids = np.fromiter((owner.id for owner in owners), np.int64, len(owners))
     mask = (target != 0).astype(np.uint8)
+    counts = np.asarray([counted(example) for example in examples], np.int32).reshape(-1, len(COUNTED)).T
     mixture = stage.data.mixture
     prompts = [
         render_prompt(owner, stage.template) if out and owner.messages[-1].role != "text" else None
@@ -248,7 +252,7 @@ def _table(
         "num_targets": pa.array(np.add.reduceat(mask, np.concatenate(([0], ends[:-1])), dtype=np.int32))
         if len(ends)
         else pa.array([], pa.int32()),
-        "straddles": pa.array([example.straddles for example in examples], pa.int32()),
+        **{name: pa.array(column, pa.int32()) for name, column in zip(COUNTED, counts, strict=True)},
         "truncated": pa.array([example.truncated for example in examples], pa.bool_()),
         "plain_text": pa.array([owner.messages[-1].role == "text" for owner in owners], pa.bool_()),
         "group": pa.array([group_of(owner, mixture.balance_by) for owner in owners], pa.string()),

@@ -18,9 +18,10 @@ from raysft.data.distribute import Item, on_ray
 from raysft.data.select import select
 from raysft.data.shards import shard_path
 from raysft.data.sources import ReadTask, SourceFile, describe_line, expand, plan_reads
+from raysft.data.stops import recipe_template
 from raysft.data.survey_facts import COUNTS, Facts, groups, length_facts, merge, most_first, new_facts, quality_facts
 from raysft.data.survey_task import SurveyPlan, look
-from raysft.data.tokenizer import recipe_tokenizer, template_for, tokenizer_source
+from raysft.data.tokenizer import recipe_tokenizer, tokenizer_source
 from raysft.errors import DataError, UserError
 from raysft.recipe.rules import WHOLE_DATA, Conflicts, ExactDuplicates, NearDuplicates, Rule
 from raysft.recipe.schema import Recipe
@@ -54,7 +55,7 @@ def survey(
         tokenizer_source(recipe),
         model.revision,
         model.trust_remote_code,
-        template_for(data.template, tokenizer),
+        recipe_template(recipe, tokenizer),
         data,
         recipe.seed,
         frozenset(name.casefold() for name in attributes or ATTRIBUTES),

@@ -133,6 +133,7 @@ def _look(
         train_on=plan.data.train_on,
         max_tokens=_NO_LIMIT,
         over_long="drop",
+        stop="accept",
     )
     kept: list[Conversation] = []
     for candidate, (origin, quality), result in zip(candidates, origins, results, strict=True):

@@ -18,8 +18,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from raysft.data.formats import Reading, check_columns, read_record
 from raysft.data.records import Refusal
-from raysft.data.rendering import BUILT_IN, Rendered, SpecialTokens, Template, render, resolve_template
+from raysft.data.rendering import Rendered, render
 from raysft.data.sources import RawRecord, expand, read_all
+from raysft.data.template import BUILT_IN, SpecialTokens, Template, resolve_template
 from raysft.errors import DataError, ModelError, RecipeError, StorageError
 from raysft.recipe.schema import Recipe
 from raysft.storage import absolute, check_writable, join
@@ -123,22 +124,30 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def chat_template(tokenizer: PreTrainedTokenizerFast) -> str | None:
-    """The tokenizer's own (default) template."""
+def chat_template(tokenizer: PreTrainedTokenizerFast) -> str | dict[str, str] | None:
+    """The tokenizer's own template; by name where it has several."""
     template = tokenizer.chat_template
-    if isinstance(template, dict):
-        template = template.get("default")
+    if isinstance(template, Mapping):
+        return {str(name): str(text) for name, text in template.items()}
     return None if template is None else str(template)
 
 
-def template_for(name: str, tokenizer: PreTrainedTokenizerFast) -> Template:
-    """`data.template` resolved, with this tokenizer's special tokens."""
+def template_for(name: str, tokenizer: PreTrainedTokenizerFast, *, stops: Sequence[str] = ()) -> Template:
+    """`data.template` resolved, with this tokenizer's special tokens. stops: what generation stops at besides the
+    tokenizer's end of text."""
     named = tuple(sorted((k, str(v)) for k, v in tokenizer.special_tokens_map.items() if isinstance(v, str)))
     added = tokenizer.backend_tokenizer.get_added_tokens_decoder().values()
     if name in BUILT_IN and (end := _SPECIAL_TOKENS[name][0]) not in tokenizer.get_vocab():
         logger.warning("template %s ends turns with %s, which is not a token of this tokenizer", name, end)
     texts = {*tokenizer.all_special_tokens, *(token.content for token in added if token.special)}
-    return resolve_template(name, chat_template(tokenizer), SpecialTokens(named, tuple(sorted(texts))))
+    end_of_text = dict(named).get("eos_token")
+    special = SpecialTokens(
+        named,
+        texts=tuple(sorted(texts)),
+        added=tuple(sorted({*texts, *(token.content for token in added)})),
+        stops=tuple(dict.fromkeys(filter(None, (end_of_text, *stops)))),
+    )
+    return resolve_template(name, chat_template(tokenizer), special)
 
 
 def parse_columns(assignments: Sequence[str]) -> dict[str, str]:

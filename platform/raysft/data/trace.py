@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedTokenizerFast
 
-from raysft.data.chat import Example, encode, render, trained_spans
+from raysft.data.chat import Example, encode
 from raysft.data.clean.cleaner import Cleaner
 from raysft.data.conversations import check_source_columns, read_raw, reading_of
-from raysft.data.offsets import locate, tokenize
+from raysft.data.fitting import STRADDLES, UNKNOWN
+from raysft.data.notes import template_note
 from raysft.data.records import Conversation, Note, Refusal
-from raysft.data.rendering import Template
 from raysft.data.sources import RawRecord, describe_line, expand, file_and_position
 from raysft.data.stage import is_held_out
-from raysft.data.tokenizer import recipe_tokenizer, template_for
+from raysft.data.stops import recipe_template
+from raysft.data.tokenizer import recipe_tokenizer
 from raysft.recipe.rules import AUGMENTING
 from raysft.recipe.schema import Recipe
 
@@ -58,7 +59,7 @@ class Tracer:
         check_source_columns(data)
         self._data = data
         self._tokenizer = recipe_tokenizer(recipe)
-        self._template = template_for(data.template, self._tokenizer)
+        self._template = recipe_template(recipe, self._tokenizer)
         self.files = expand(data.sources, format=data.format, columns=data.columns)
         specials = self._template.special_tokens.texts
         plain = [rule for rule in data.rules if not isinstance(rule, AUGMENTING)]
@@ -88,9 +89,12 @@ class Tracer:
                 refusals.append(found)
             else:
                 samples += found
+        notes = conversations[0].notes
+        if self._template.with_tools is not None:
+            notes += (template_note(self._template, conversations[0]),)
         tags = tuple(dict.fromkeys(tag for kept in kept_ones for tag in kept.tags))
         findings = Counter(finding for one in cleaned for finding in one.findings)
-        return Traced(place, samples, refusals, findings, tags, conversations[0].notes)
+        return Traced(place, samples, refusals, findings, tags, notes)
 
     def _samples(self, conversation: Conversation, name: str) -> list[TracedSample] | Refusal:
         (result,) = encode(
@@ -100,6 +104,7 @@ class Tracer:
             train_on=self._data.train_on,
             max_tokens=self._data.max_tokens,
             over_long=self._data.over_long,
+            stop=self._data.stop,
         )
         if isinstance(result, Refusal):
             return result
@@ -107,36 +112,29 @@ class Tracer:
             TracedSample(
                 f"{name}part {number} of {len(result)}: " if len(result) > 1 else name,
                 example,
-                list(_pieces(conversation, self._tokenizer, self._template, self._data.train_on, example)),
+                list(token_texts(self._tokenizer, example)),
             )
             for number, example in enumerate(result, 1)
         ]
 
 
-def _pieces(
-    conversation: Conversation,
-    tokenizer: PreTrainedTokenizerFast,
-    template: Template,
-    train_on: Any,
-    example: Example,
-) -> Iterator[tuple[str, str]]:
-    """(text, kind) of each of the example's tokens; those that share a character are one piece."""
-    rendered = render(conversation, template)
-    assert not isinstance(rendered, Refusal)  # encode() rendered it
-    spans = trained_spans(conversation, rendered, train_on)
-    assert not isinstance(spans, Refusal)
-    tokens = tokenize(tokenizer, [rendered.text])
-    _, straddles = locate([rendered.text], tokens, [spans])
-    raw = rendered.text.encode() if tokens.in_bytes[0] else rendered.text
-    own = slice(example.start, example.start + len(example.input_ids))
-    done = int(tokens.starts[own][0])
-    for end, trained, straddling in zip(tokens.ends[own].tolist(), example.target, straddles[own], strict=True):
-        piece = raw[done:end]
-        try:
-            text = piece.decode() if isinstance(piece, bytes) else piece
-        except UnicodeDecodeError as error:
-            if error.reason == "unexpected end of data" and end < tokens.ends[own][-1]:
-                continue  # the character goes on in the next token
-            text = raw[done:end].decode(errors="replace")  # type: ignore[union-attr]
-        done = max(done, end)
-        yield text, "straddling" if straddling else "trained" if trained else "plain"
+def token_texts(tokenizer: PreTrainedTokenizerFast, example: Example) -> Iterator[tuple[str, str]]:
+    """(text, kind) of each of the example's tokens as the tokenizer decodes it; those that share a character are one.
+
+    kind: `trained`, `plain`, `straddling` (over a border), `unknown` (letters that the tokenizer lacks).
+    """
+    stream = DecodeStream(skip_special_tokens=False)
+    backend = tokenizer.backend_tokenizer
+    pending = False
+    for index, weight, flags in zip(
+        example.input_ids.tolist(), example.target.tolist(), example.flags.tolist(), strict=True
+    ):
+        kind = (
+            "unknown" if flags & UNKNOWN else "straddling" if flags & STRADDLES else "trained" if weight else "plain"
+        )
+        text = stream.step(backend, index)
+        pending = text is None
+        if text is not None:
+            yield text, kind
+    if pending:
+        yield "\N{REPLACEMENT CHARACTER}", kind

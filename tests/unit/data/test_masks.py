@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from raysft.data.chat import Example, Template, encode, render, resolve_template, trained_spans
+from raysft.data.chat import Example, Template, encode, render, trained_regions
 from raysft.data.offsets import locate, tokenize
 from raysft.data.records import Conversation, Message, Refusal
+from raysft.data.tokenizer import template_for
 
 TEMPLATES = ("chatml", "gemma", "llama3", "mistral", "qwen3", "zephyr")
 END = {
@@ -63,46 +64,43 @@ def expected_answers(template: str, messages: list[Message]) -> list[str]:
     return [answer + END[template] for answer in answers]
 
 
-def encoded(messages, tokenizer, template, *, tools=(), train_on="all"):
+def encoded(messages, tokenizer, template, *, tools=(), train_on="all", stop="refuse"):
     conversation = Conversation(1, tuple(messages), tools=tuple(tools))
-    (result,) = encode([conversation], tokenizer, template, train_on=train_on, max_tokens=4096, over_long="drop")
+    (result,) = encode(
+        [conversation], tokenizer, template, train_on=train_on, max_tokens=4096, over_long="drop", stop=stop
+    )
     return conversation, result if isinstance(result, Refusal) else result[0]
 
 
 def check_law(messages, expected, tokenizer, name, *, tools=()) -> int:
-    """Decoded targets are the trained texts but for the straddling tokens. Returns how many straddle."""
-    template = resolve_template(name, None)
+    """Decoded targets are the trained texts, and the tokens those of the text cut where answers begin.
+
+    Returns how many answers the whole text's tokens would have joined with what stands before them.
+    """
+    template = template_for(name, tokenizer)
     conversation, result = encoded(messages, tokenizer, template, tools=tools)
     assert isinstance(result, Example), result
     text = tokenizer.decode(result.input_ids, skip_special_tokens=False)
     assert render(conversation, template).text == text, "the tokens are the whole text"
-    pieces = [tokenizer.decode([token]) for token in result.input_ids]
-    if not text.isascii():
-        return check_law_by_runs(result, expected, tokenizer)
+    assert tokenizer.decode(result.input_ids[result.target > 0], skip_special_tokens=False) == "".join(expected)
+    assert result.straddles == 0
     # Recompute from the text alone: where each expected answer lies, searched for behind its header.
-    inside = np.zeros(len(text) + 1, dtype=bool)
-    position = 0
+    ids, target, position, joined = [], [], 0, 0
     for answer in expected:
         start = find_answer(text, answer, name, position)
-        inside[start : start + len(answer)] = True
+        pieces = [text[position:start], answer]
+        for piece, trained in zip(pieces, (False, True), strict=True):
+            own = tokenizer(piece, add_special_tokens=False).input_ids
+            ids += own
+            target += [trained] * len(own)
+        whole = tokenizer(text[position : start + len(answer)], add_special_tokens=False).input_ids
+        joined += len(whole) < len(tokenizer(pieces[0]).input_ids) + len(tokenizer(pieces[1]).input_ids)
         position = start + len(answer)
-    ends = np.cumsum([len(piece) for piece in pieces])
-    starts = ends - [len(piece) for piece in pieces]
-    straddling = [not (inside[a:b].all() or not inside[a:b].any()) for a, b in zip(starts, ends, strict=True)]
-    wanted = inside[starts]
-    wanted[0] = False
-    assert (result.target > 0).tolist() == wanted.tolist()
-    assert result.straddles == sum(straddling)
-    if not result.straddles:
-        assert tokenizer.decode(result.input_ids[result.target > 0], skip_special_tokens=False) == "".join(expected)
-    return result.straddles
-
-
-def check_law_by_runs(result, expected, tokenizer) -> int:
-    """Beyond ASCII single tokens may not decode; whole targets must."""
-    assert result.straddles == 0
-    assert tokenizer.decode(result.input_ids[result.target > 0], skip_special_tokens=False) == "".join(expected)
-    return 0
+    rest = tokenizer(text[position:], add_special_tokens=False).input_ids
+    assert result.input_ids.tolist() == ids + rest
+    assert (result.target > 0).tolist() == target + [False] * len(rest)
+    assert result.cuts >= joined
+    return result.cuts
 
 
 def find_answer(text: str, answer: str, name: str, position: int) -> int:
@@ -118,7 +116,7 @@ def find_answer(text: str, answer: str, name: str, position: int) -> int:
 def test_the_targets_are_the_trained_text(name, case, tokenizers):
     messages = CASES[case]
     if name == "gemma" and messages[0].role == "system":
-        _, result = encoded(messages, tokenizers[name], resolve_template(name, None))
+        _, result = encoded(messages, tokenizers[name], template_for(name, tokenizers[name]))
         assert result == Refusal("template_refused", "gemma: Gemma has no turn of role system")
         return
     check_law(messages, expected_answers(name, messages), tokenizers[name], name)
@@ -132,23 +130,14 @@ random_turns = st.lists(st.lists(st.sampled_from(WORDS), max_size=12).map("".joi
 @settings(max_examples=25, deadline=None)
 @given(turns=random_turns, system=st.none() | st.just("be: brief\n"))
 def test_random_conversations_keep_the_law(name, turns, system, tokenizers):
-    """Targets begin in what is trained and, with the straddling tokens beside them, are all of it."""
+    """Also where line breaks of a header and an answer would be one token."""
     turns = turns[: len(turns) // 2 * 2]
     messages = talk(*turns, system=None if name == "gemma" else system)
-    expected = expected_answers(name, messages)
-    if all(turn.isascii() for turn in turns):
-        check_law(messages, expected, tokenizers[name], name)
-        return
-    _, result = encoded(messages, tokenizers[name], resolve_template(name, None))
-    trained = tokenizers[name].decode(result.input_ids[result.target > 0], skip_special_tokens=False)
-    if result.straddles == 0:
-        assert trained == "".join(expected)
-    else:  # only line breaks are merged over the border of a header, and only at an answer's start
-        assert trained.replace("\n", "") == "".join(expected).replace("\n", "")
+    check_law(messages, expected_answers(name, messages), tokenizers[name], name)
 
 
 @pytest.mark.parametrize("name", ["chatml", "gemma", "llama3", "qwen3", "zephyr"])
-def test_an_answer_that_begins_with_a_newline_straddles_its_header(name, tokenizers):
+def test_an_answer_that_begins_with_a_newline_is_cut_from_its_header(name, tokenizers):
     assert check_law(*_newline_case(name), tokenizers[name], name) >= 1
 
 
@@ -157,15 +146,7 @@ def _newline_case(name):
     return messages, expected_answers(name, messages)
 
 
-def prefix_length_mask(text: str, answer: str, tokenizer) -> list[bool]:
-    """The usual wrong way: as many tokens as the prompt has alone are masked, up to as many as with the answer."""
-    start = text.index(answer)
-    lengths = [len(tokenizer(text[:end], add_special_tokens=False).input_ids) for end in (start, start + len(answer))]
-    total = len(tokenizer(text, add_special_tokens=False).input_ids)
-    return [lengths[0] <= index < lengths[1] for index in range(total)]
-
-
-def test_a_mask_from_prefix_lengths_fails_the_newline_case():
+def test_a_prompt_keeps_the_tokens_that_it_has_alone():
     """`:` + line break is one token alone, but in `:` + two line breaks the line breaks go together."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: index for index, token in enumerate([*alphabet, "ĊĊ", ":Ċ"])}
@@ -175,33 +156,25 @@ def test_a_mask_from_prefix_lengths_fails_the_newline_case():
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
     source = "Q:\n{{ messages[0].content }}A:\n{% generation %}{{ messages[1].content }}{% endgeneration %}"
     for answer, breaks in (("7", False), ("\n7", True)):
-        conversation, result = encoded(talk("?", answer), tokenizer, Template("own", source))
+        conversation, result = encoded(talk("?", answer), tokenizer, Template("own", source), stop="accept")
         text = render(conversation, Template("own", source)).text
         assert text == "Q:\n?A:\n" + answer
-        law = (result.target > 0).tolist()
-        assert (prefix_length_mask(text, answer, tokenizer) != law) is breaks
-        assert result.straddles == int(breaks)
-        assert tokenizer.decode(result.input_ids[result.target > 0]) == "7"
+        prompt = tokenizer(text[: -len(answer)], add_special_tokens=False).input_ids
+        assert result.input_ids.tolist() == prompt + tokenizer(answer, add_special_tokens=False).input_ids
+        assert (result.target > 0).tolist() == [False] * len(prompt) + [True] * len(answer)
+        assert (result.straddles, result.cuts) == (0, int(breaks))
+        assert tokenizer.decode(result.input_ids[result.target > 0]) == answer
 
 
 def test_a_mask_from_prefix_renderings_fails_qwen3_thinking(tokenizers):
     """Rendered alone, a first answer keeps the reasoning that the whole conversation drops."""
-    tokenizer, template = tokenizers["qwen3"], resolve_template("qwen3", None)
+    tokenizer, template = tokenizers["qwen3"], template_for("qwen3", tokenizers["qwen3"])
     messages = talk("hi", "<think>\nhm\n</think>\n\none", "again", "two")
     whole = render(Conversation(1, tuple(messages)), template).text
     first = render(Conversation(1, tuple(messages[:2])), template).text
     assert not whole.startswith(first)
-    check_law(messages, ["one<|im_end|>", "two<|im_end|>"], tokenizer, "qwen3")
-
-
-@pytest.mark.parametrize("name", ["chatml", "gemma", "llama3", "qwen3"])
-def test_tokenizing_pieces_would_give_other_tokens(name, tokenizers):
-    tokenizer = tokenizers[name]
-    conversation, result = encoded(talk("hi", "\nalpha", "a", "b"), tokenizer, resolve_template(name, None))
-    text = render(conversation, resolve_template(name, None)).text
-    border = text.index("\nalpha")
-    pieces = [tokenizer(piece, add_special_tokens=False).input_ids for piece in (text[:border], text[border:])]
-    assert pieces[0] + pieces[1] != result.input_ids.tolist()
+    _, result = encoded(messages, tokenizer, template, train_on="last")
+    assert tokenizer.decode(result.input_ids[result.target > 0]) == "two<|im_end|>"
 
 
 @pytest.mark.parametrize("name", ["llama3", "mistral", "qwen3"])
@@ -219,7 +192,7 @@ def test_tools(name, tokenizers):
         "qwen3": f'<tool_call>\n{{"name": "add", "arguments": {arguments}}}\n</tool_call>',
     }[name]
     check_law(messages, [call + END[name], "It is 3." + END[name]], tokenizers[name], name, tools=[TOOL])
-    template = resolve_template(name, None)
+    template = template_for(name, tokenizers[name])
     text = render(Conversation(1, tuple(messages), tools=(TOOL,)), template).text
     assert '"add"' in text.split(call)[0], "the tools come before the call"
     assert '{"sum": 3}' in text
@@ -227,17 +200,17 @@ def test_tools(name, tokenizers):
 
 @pytest.mark.parametrize("name", NO_TOOLS)
 def test_tools_are_refused_by_message(name, tokenizers):
-    _, result = encoded(talk("a", "b"), tokenizers[name], resolve_template(name, None), tools=[TOOL])
+    _, result = encoded(talk("a", "b"), tokenizers[name], template_for(name, tokenizers[name]), tools=[TOOL])
     assert isinstance(result, Refusal)
     assert result.reason == "template_refused"
     assert "has no tools" in result.detail
     messages = [Message("user", "a"), Message("assistant", "", tool_calls=(CALL,))]
-    _, result = encoded(messages, tokenizers[name], resolve_template(name, None))
+    _, result = encoded(messages, tokenizers[name], template_for(name, tokenizers[name]))
     assert "no tool calls" in result.detail
 
 
 def test_llama3_refuses_what_its_format_cannot_say(tokenizers):
-    template = resolve_template("llama3", None)
+    template = template_for("llama3", tokenizers["llama3"])
     two = [Message("user", "a"), Message("assistant", "", tool_calls=(CALL, CALL))]
     assert "one tool call" in encoded(two, tokenizers["llama3"], template)[1].detail
     beside = [Message("user", "a"), Message("assistant", "text", tool_calls=(CALL,))]
@@ -247,15 +220,19 @@ def test_llama3_refuses_what_its_format_cannot_say(tokenizers):
 @pytest.mark.parametrize("name", ["gemma", "mistral"])
 def test_turns_must_alternate(name, tokenizers):
     messages = [Message("user", "a"), Message("user", "b"), Message("assistant", "c")]
-    _, result = encoded(messages, tokenizers[name], resolve_template(name, None))
+    _, result = encoded(messages, tokenizers[name], template_for(name, tokenizers[name]))
     assert "alternate" in result.detail
 
 
 def test_qwen3_thinking(tokenizers):
-    tokenizer, template = tokenizers["qwen3"], resolve_template("qwen3", None)
+    tokenizer, template = tokenizers["qwen3"], template_for("qwen3", tokenizers["qwen3"])
     thought = "<think>\nlet me see\n</think>\n\n"
     messages = talk("hi", thought + "one", "again", thought + "two")
-    _, result = encoded(messages, tokenizer, template)
+    _, refused = encoded(messages, tokenizer, template)
+    assert refused.reason == "left_out", "an answer would be trained without its reasoning"
+    assert "the reasoning of message 2" in refused.detail
+    assert "train_on: last" in refused.detail
+    _, result = encoded(messages, tokenizer, template, train_on="last")
     text = tokenizer.decode(result.input_ids)
     assert text == (
         "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\none<|im_end|>\n"
@@ -263,11 +240,11 @@ def test_qwen3_thinking(tokenizers):
     )
     trained = tokenizer.decode(result.input_ids[result.target > 0])
     assert result.straddles == 0
-    assert trained == "one<|im_end|>" + thought + "two<|im_end|>"
+    assert trained == thought + "two<|im_end|>"
 
 
 def test_qwen3_without_thinking_has_an_empty_block_that_is_not_trained(tokenizers):
-    tokenizer, template = tokenizers["qwen3"], resolve_template("qwen3", None)
+    tokenizer, template = tokenizers["qwen3"], template_for("qwen3", tokenizers["qwen3"])
     _, result = encoded(talk("hi", "one", "again", "two"), tokenizer, template)
     text = tokenizer.decode(result.input_ids)
     assert text.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\ntwo<|im_end|>\n")
@@ -277,7 +254,7 @@ def test_qwen3_without_thinking_has_an_empty_block_that_is_not_trained(tokenizer
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_train_on_and_train_flags(name, tokenizers):
-    tokenizer, template = tokenizers[name], resolve_template(name, None)
+    tokenizer, template = tokenizers[name], template_for(name, tokenizers[name])
     messages = talk("a", "first", "b", "second")
     _, last = encoded(messages, tokenizer, template, train_on="last")
     assert tokenizer.decode(last.input_ids[last.target > 0]) == "second" + END[name]
@@ -292,7 +269,7 @@ def test_train_on_and_train_flags(name, tokenizers):
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_the_real_data_keeps_the_law(name, tokenizers, shared):
     records = json.loads((shared / "alpaca_zh_demo.json").read_text("utf-8"))[:100]
-    template, tokenizer = resolve_template(name, None), tokenizers[name]
+    template, tokenizer = template_for(name, tokenizers[name]), tokenizers[name]
     for record in records:
         messages = talk(record["instruction"] + record["input"], record["output"])
         conversation = Conversation(1, tuple(messages))
@@ -303,11 +280,13 @@ def test_the_real_data_keeps_the_law(name, tokenizers, shared):
 
 
 def test_straddling_tokens_are_exactly_those_over_a_border(tokenizers):
-    tokenizer, template = tokenizers["chatml"], resolve_template("chatml", None)
+    tokenizer, template = tokenizers["chatml"], template_for("chatml", tokenizers["chatml"])
     conversation = Conversation(1, tuple(talk("hi", "\nhello")))
     rendered = render(conversation, template)
     tokens = tokenize(tokenizer, [rendered.text])
-    target, straddles = locate([rendered.text], tokens, [trained_spans(conversation, rendered, "all")])
+    target, straddles = locate(
+        [rendered.text], tokens, [[region[:2] for region in trained_regions(conversation, rendered, "all")]]
+    )
     (place,) = np.flatnonzero(straddles)
     assert tokenizer.decode([tokens.ids[place]]) == "\n\n"
     assert not target[place], "its first character belongs to the header"
@@ -326,10 +305,10 @@ def test_a_sentencepiece_like_tokenizer_keeps_the_law(scheme):
     backend.add_special_tokens(["<|im_start|>", "<|im_end|>"])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
     for answer in ("hello", " hello 你🙂", "you: hello"):
-        _, result = encoded(talk("hi", answer), tokenizer, resolve_template("chatml", None))
+        _, result = encoded(talk("hi", answer), tokenizer, template_for("chatml", tokenizer))
         trained = tokenizer.decode(result.input_ids[result.target > 0], skip_special_tokens=False)
         assert result.straddles == 0
         assert trained == answer + "<|im_end|>"
-    _, result = encoded(talk("hi", "\nhello"), tokenizer, resolve_template("chatml", None))
-    assert result.straddles == 1
-    assert tokenizer.decode(result.input_ids[result.target > 0]) == "hello<|im_end|>"
+    _, result = encoded(talk("hi", "\nhello"), tokenizer, template_for("chatml", tokenizer))
+    assert (result.straddles, result.cuts) == (0, 1)
+    assert tokenizer.decode(result.input_ids[result.target > 0]) == "\nhello<|im_end|>"

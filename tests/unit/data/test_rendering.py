@@ -50,26 +50,28 @@ def test_marks_and_generation_blocks_agree(tokenizers):
     bare = Template("bare", built_in.text.replace("{%- generation -%}", "").replace("{%- endgeneration -%}", ""), END)
     talk = conversation("hi", "\nhello", "你好", " 🙂 ok\n\n")
     assert not bare.has_generation_blocks
-    assert render(talk, bare) == render(talk, built_in)
-    arguments = {"train_on": "all", "max_tokens": 999, "over_long": "drop"}
+    assert (render(talk, bare).text, render(talk, bare).answers) == (
+        render(talk, built_in).text,
+        render(talk, built_in).answers,
+    )
+    arguments = {"train_on": "all", "max_tokens": 999, "over_long": "drop", "stop": "accept"}
     ((ours,),) = encode([talk], tokenizers["chatml"], built_in, **arguments)
     ((found,),) = encode([talk], tokenizers["chatml"], bare, **arguments)
     assert ours.target.tolist() == found.target.tolist()
 
 
-@pytest.mark.parametrize(("filter", "written"), [("upper", "BCD"), ("replace('b', '')", "cd")])
-def test_a_template_that_changes_letters_in_place_is_maskable(filter, written):
-    template = Template("own", PLAIN.replace("m.content", f"m.content | {filter}"), END)
-    assert answers(conversation("a", "bcd"), template) == [f"{written}<|im_end|>"]
+def encoded(talk: Conversation, template: Template, tokenizer, **how):
+    how = {"train_on": "all", "max_tokens": 999, "over_long": "drop", "stop": "accept", **how}
+    (result,) = encode([talk], tokenizer, template, **how)
+    return result
 
 
-@pytest.mark.parametrize("filter", ["reverse", "truncate(1, true, '', 0)", "length"])
-def test_a_template_that_rewrites_answers_cannot_be_masked(filter):
+@pytest.mark.parametrize("filter", ["upper", "replace('b', '')", "reverse", "truncate(1, true, '', 0)", "length"])
+def test_a_template_that_rewrites_answers_is_refused(filter, tokenizers):
     template = Template("own", PLAIN.replace("m.content", f"m.content | {filter} | string"), END)
-    refused = render(conversation("a", "bcd"), template)
-    assert refused.reason == "cannot_be_masked"
-    for part in ("'own' cannot be masked", "chatml", "{% generation %}"):
-        assert part in refused.detail, "it says what to do"
+    refused = encoded(conversation("a", "bcd"), template, tokenizers["chatml"])
+    assert refused.reason == "left_out"
+    assert "'own' leaves out the text of message" in refused.detail
 
 
 def test_nested_generation_blocks_cannot_be_masked():
@@ -78,15 +80,33 @@ def test_nested_generation_blocks_cannot_be_masked():
 
 
 def test_a_template_that_drops_answers_cannot_be_masked():
-    template = Template("own", PLAIN.replace("m.content", "m.content if loop.last else ''"), END)
-    assert render(conversation("a", "b", "c", "d"), template).reason == "cannot_be_masked"
+    template = Template("own", PLAIN.replace("m.content", "m.content if m.role == 'user' or loop.last else ''"), END)
+    refused = render(conversation("a", "b", "c", "d"), template)
+    assert refused.reason == "cannot_be_masked"
+    for part in ("'own' cannot be masked", "chatml", "{% generation %}"):
+        assert part in refused.detail, "it says what to do"
     assert answers(conversation("a", "b"), template) == ["b<|im_end|>"], "another record of the template is fine"
 
 
-def test_tool_calls_need_generation_blocks():
+def test_a_template_that_drops_calls_is_refused(tokenizers):
     call = {"type": "function", "function": {"name": "f", "arguments": {}}}
     talk = Conversation(1, (Message("user", "a"), Message("assistant", "", tool_calls=(call,))))
-    assert render(talk, Template("own", PLAIN, END)).reason == "tool_calls_not_maskable"
+    refused = encoded(talk, Template("own", PLAIN, END), tokenizers["chatml"])
+    assert refused.reason == "left_out"
+    assert "a tool call of message 2 (assistant)" in refused.detail
+    assert "tool_use" in refused.detail, "it says what would keep it"
+
+
+def test_calls_are_trained_without_generation_blocks(tokenizers):
+    """The region is the turn: from the end of the prompt to the end of the turn."""
+    calls = (
+        "{% for c in m.tool_calls or [] %}<call>{{ c.function.name }}{{ c.function.arguments | tojson }}{% endfor %}"
+    )
+    template = Template("own", PLAIN.replace("{{ m.content }}", "{{ m.content }}" + calls), END)
+    call = {"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
+    turns = (Message("user", "a"), Message("assistant", "so", tool_calls=(call,)), Message("tool", "r"))
+    talk = Conversation(1, (*turns, Message("assistant", "b")))
+    assert answers(talk, template) == ['so<call>f{"x": 1}<|im_end|>', "b<|im_end|>"]
 
 
 def test_reserved_characters_are_refused():
@@ -101,6 +121,7 @@ def test_lone_surrogates_are_refused(tokenizers):
         train_on="all",
         max_tokens=99,
         over_long="drop",
+        stop="accept",
     )
     assert result.reason == "invalid_unicode"
 
@@ -153,12 +174,13 @@ def test_the_date_is_fixed():
 def test_the_first_token_is_never_a_target(tokenizers):
     source = "{% generation %}{{ messages[1].content }}{% endgeneration %}"
     ((result,),) = encode(
-        [conversation("a", "alpha beta")],
+        [conversation("", "alpha beta")],
         tokenizers["chatml"],
         Template("own", source),
         train_on="all",
         max_tokens=99,
         over_long="drop",
+        stop="accept",
     )
     assert result.target[0] == 0
     assert result.target[1:].all()

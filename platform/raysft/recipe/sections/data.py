@@ -94,11 +94,17 @@ class DataSection(Section):
     )
     template: str = Field(
         "tokenizer",
-        description="Chat template: `tokenizer` (its own), a built-in name (chatml, llama3, qwen3, mistral, "
-        "gemma, zephyr) or a path to a Jinja file.",
+        description="Chat template: `tokenizer` (its own; for records with tools its `tool_use`, where it has one), "
+        "one that the tokenizer has by name, a built-in name (chatml, llama3, qwen3, mistral, gemma, zephyr) or a "
+        "path to a Jinja file.",
     )
     train_on: Literal["all", "last"] = Field(
         "all", description="Which assistant turns are trained: all of them or only the last."
+    )
+    stop: Literal["refuse", "append", "accept"] = Field(
+        "refuse",
+        description="A trained answer that does not end in a token that generation stops at: refuse to start, append "
+        "the tokenizer's end of text to it, or accept that the model never learns to stop.",
     )
     max_tokens: int = Field(1024, ge=8, description="Length of a packed row, and the longest sample, in tokens.")
     over_long: Literal["drop", "truncate", "split"] = Field(

@@ -68,8 +68,8 @@ def preview(recipe: Recipe, num_records: int, *, color: bool, packed: bool = Fal
     """The first records as they become tokens: what is trained, what the rules changed, what is refused.
 
     Trained tokens are in colour, or between [[ and ]] without it; those over a border between [~ and ~], unknown ones
-    between [? and ?]; a bracket of the data that looks like these follows a backslash. `packed`: as the first rows that they would
-    fill if they were all the data. Raises DataError when there is no record.
+    between [? and ?]; a bracket of the data that looks like these follows a backslash. `packed`: as the first rows
+    that they would fill if they were all the data. Raises DataError when there is no record.
     """
     tracer = Tracer(recipe)
     page = _Page(color=color)

@@ -31,11 +31,12 @@ def recipe(tmp_path, tokenizers) -> Recipe:
 
 def test_plain_preview_marks_trained_text(recipe):
     text = preview(recipe, 3, color=False).plain
-    assert "<|im_start|>assistant[[\n\n]][[yes 🙂<|im_end|>]]" in text, "the straddling token is apart"
+    assert "<|im_start|>assistant\n[[\nyes 🙂<|im_end|>]]" in text
     assert "<|im_start|>user\n你好<|im_end|>" in text
     assert "a.jsonl:2 refused, unknown_format: columns seen: text" in text
     assert "a.jsonl:3 refused, malformed_json" in text
-    assert "1 straddle" in text
+    assert "0 straddle" in text
+    assert "1 answers begin with a token cut from the prompt's" in text
     assert "a.jsonl:4" not in text
 
 
@@ -47,8 +48,7 @@ def styled(text, *words):
 def test_coloured_preview(recipe):
     text = preview(recipe, 1, color=True)
     assert "[[" not in text.plain
-    assert "".join(styled(text, "green")) == "yes 🙂<|im_end|>"
-    assert styled(text, "white") == ["\n\n"], "straddling tokens are apart"
+    assert "".join(styled(text, "green")) == "\nyes 🙂<|im_end|>"
 
 
 def test_token_borders_show_as_alternating_shades(recipe, tokenizers):
@@ -60,7 +60,8 @@ def test_token_borders_show_as_alternating_shades(recipe, tokenizers):
     pieces = [text.plain[span.start : span.end] for span in tokens]
     rendered = "<|im_start|>user\n你好<|im_end|>\n<|im_start|>assistant\n\nyes 🙂<|im_end|>\n"
     assert "".join(pieces) == rendered
-    ids = tokenizers["chatml"](rendered, add_special_tokens=False).input_ids
+    cut = rendered.index("\nyes")
+    ids = [i for part in (rendered[:cut], rendered[cut:]) for i in tokenizers["chatml"](part).input_ids]
     whole = [tokenizers["chatml"].decode([i]) for i in ids]
     expected = [piece for piece in whole if piece.isascii()]
     assert [p for p in pieces if p.isascii()] == expected, "one shade per token, save those that share a character"

@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import re
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -21,11 +23,13 @@ from raysft.data.records import Refusal
 from raysft.data.rendering import Rendered, render
 from raysft.data.sources import RawRecord, expand, read_all
 from raysft.data.template import BUILT_IN, SpecialTokens, Template, resolve_template
-from raysft.errors import DataError, ModelError, RecipeError, StorageError
+from raysft.errors import ConflictError, DataError, ModelError, RecipeError, StorageError
 from raysft.recipe.schema import Recipe
-from raysft.storage import absolute, check_writable, join
+from raysft.storage import absolute, check_writable, exists, join
 
 logger = logging.getLogger(__name__)
+
+_TOKENIZER = "tokenizer.json"
 
 # What a tokenizer trained for a built-in template gets: (end of turn = eos, padding, begin of text, others).
 _SPECIAL_TOKENS: dict[str, tuple[str, str, str | None, tuple[str, ...]]] = {
@@ -174,15 +178,13 @@ def train_tokenizer(
     vocab_size: int,
     template: str,
     out: str,
+    overwrite: bool = False,
 ) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE on the records as `template` (a built-in) writes them; save it to `out`."""
-    if template not in BUILT_IN:
-        raise RecipeError(
-            "a tokenizer is trained for a built-in template",
-            got=f"template {template!r}",
-            expected=f"one of {', '.join(BUILT_IN)}",
-            fix="name one of them; data.template can still be changed later",
-        )
+    """Train a byte-level BPE on the records as `template` (a built-in) writes them; save it to the directory `out`.
+
+    It appears there whole or not at all. overwrite: replace what is there.
+    """
+    _check_built_in(template)
     eos, pad, bos, others = _SPECIAL_TOKENS[template]
     special = [token for token in (pad, bos, eos, *others) if token]
     if vocab_size < 256 + len(special):
@@ -193,7 +195,7 @@ def train_tokenizer(
             fix="raise --vocab-size; 4,000 to 32,000 is usual",
         )
     check_columns(columns, format)
-    _check_out(out)
+    _check_out(out, overwrite)
     resolved = resolve_template(template, None)
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.Sequence(
@@ -220,11 +222,48 @@ def train_tokenizer(
         clean_up_tokenization_spaces=False,
     )
     tokenizer.chat_template = resolved.text
-    tokenizer.save_pretrained(absolute(out))
+    _publish(tokenizer, out)
+    if len(tokenizer) < vocab_size:
+        logger.warning("the records are too few: %d tokens of the %d that were asked for", len(tokenizer), vocab_size)
     return tokenizer
 
 
-def _check_out(out: str) -> None:
+def _check_built_in(template: str) -> None:
+    if template not in BUILT_IN:
+        raise RecipeError(
+            "a tokenizer is trained for a built-in template",
+            got=f"template {template!r}",
+            expected=f"one of {', '.join(BUILT_IN)}",
+            fix="name one of them; data.template can still be changed later",
+        )
+
+
+def _publish(tokenizer: PreTrainedTokenizerFast, out: str) -> None:
+    """Save beside `out`, then rename file by file, the tokenizer itself last: a full disk leaves no half of one."""
+    place = Path(absolute(out))
+    try:
+        with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.") as folder:
+            tokenizer.save_pretrained(folder)
+            place.mkdir(exist_ok=True)
+            for name in sorted(os.listdir(folder), key=lambda name: name == _TOKENIZER):
+                os.replace(Path(folder, name), place / name)
+    except Exception as error:  # boundary: the tokenizers library raises its own for a full disk
+        raise StorageError(
+            f"cannot write the tokenizer to {out}",
+            got=f"{type(error).__name__}: {error}",
+            expected="a directory this process may write to, with space left",
+            fix="name another --out",
+        ) from error
+
+
+def _check_out(out: str, overwrite: bool) -> None:
+    if not overwrite and exists(join(absolute(out), _TOKENIZER)):
+        raise ConflictError(
+            f"there is a tokenizer in {out}",
+            got=f"{join(out, _TOKENIZER)}, which models may have been trained with",
+            expected="a new directory",
+            fix="name another --out, or say --overwrite",
+        )
     try:
         check_writable(absolute(out))
     except StorageError as error:

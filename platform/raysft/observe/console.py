@@ -1,9 +1,20 @@
-"""Lines for a person: they pass above the bars that are on the terminal at that moment."""
+"""Lines for a person: harmless to a terminal, and above the bars that are on it at that moment."""
 
 from __future__ import annotations
 
 import logging
+import re
 import sys
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """A text that a terminal only shows: control characters and changes of direction as `\\u001b`.
+
+    Line breaks and tabs stay. What comes from data, file names and templates goes to a terminal through this.
+    """
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 class StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
@@ -13,3 +24,7 @@ class StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
         """See logging.Handler."""
         self.setStream(sys.stderr)
         super().emit(record)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See logging.Handler."""
+        return printable(super().format(record))

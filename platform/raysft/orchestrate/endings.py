@@ -36,6 +36,8 @@ def classify(error: Exception) -> tuple[Kind, str]:
         return "preempted", "a node is taken away"
     if isinstance(error, ControllerError):
         return _of_controller(error.controller_failure)
+    if isinstance(error, WorkerGroupError) and not error.worker_failures:  # NCCLHangError: its text names the ranks
+        return "hung", _line(error)
     if isinstance(error, WorkerGroupError):
         ends = {rank: _of_worker(failure) for rank, failure in error.worker_failures.items()}
         rank = min(ends, key=lambda rank: (WEIGHT.index(ends[rank]), rank))

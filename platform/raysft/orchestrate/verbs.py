@@ -18,6 +18,7 @@ from raysft.orchestrate import summary, tasks
 from raysft.orchestrate.cluster import cluster, run_task
 from raysft.orchestrate.progress import PrepareProgress
 from raysft.orchestrate.rundir import check_recipe, claim, read_result, run_location
+from raysft.recipe.checks import check_recipe as check_rules
 from raysft.recipe.load import load_recipe, with_absolute_paths
 from raysft.recipe.schema import Recipe
 
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 def prepare_data(recipe: Recipe) -> Prepared:
     """Make the recipe's token stores, or find them; says what they hold."""
+    check_rules(recipe)
     storage.check_writable(storage.absolute(recipe.storage))
     with cluster(), PrepareProgress() as progress:
         prepared = prepare_store(with_absolute_paths(recipe), progress=progress)

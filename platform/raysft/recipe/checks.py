@@ -24,8 +24,26 @@ def check_recipe(recipe: Recipe) -> None:
         _check_rules,
         _check_mixture,
         _check_stream,
+        _check_steps,
     ):
         check(recipe)
+
+
+def check_warmup(recipe: Recipe, total_steps: int) -> None:
+    """Is there a step after the warm-up? Raises RecipeError."""
+    if recipe.optimizer.warmup_steps >= total_steps:
+        raise RecipeError(
+            "the warm-up is as long as the run",
+            got=f"optimizer.warmup_steps = {recipe.optimizer.warmup_steps}, the run has {total_steps} steps",
+            expected="fewer warm-up steps than steps",
+            fix=f"set optimizer.warmup_steps below {total_steps}, or train longer",
+        )
+
+
+def _check_steps(recipe: Recipe) -> None:
+    """What the number of steps decides, where the recipe says it."""
+    if recipe.train.max_steps is not None:
+        check_warmup(recipe, recipe.train.max_steps)
 
 
 def _check_auto(recipe: Recipe) -> None:

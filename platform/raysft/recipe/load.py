@@ -3,61 +3,32 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from raysft.errors import RecipeError
 from raysft.recipe.rules import Contamination, HarmfulWords, Rule, Synonyms
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.data import SourceSection
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads `1e-3` as a number, as YAML 1.2 does, and refuses a key given twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [str(key.value) for key, _ in node.value]
-        twice = sorted({key for key in keys if keys.count(key) > 1})
-        if twice:
-            lines = [str(key.start_mark.line + 1) for key, _ in node.value if key.value == twice[0]]
-            raise RecipeError(
-                f"the key {twice[0]!r} stands twice",
-                got=f"lines {' and '.join(lines)}",
-                expected="every key once",
-                fix="keep one of them",
-            )
-        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
-        return mapping
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:float"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.\d*|\.\d+|\d+)([eE][-+]?\d+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"),
-    list("-+0123456789."),
-)
+from raysft.recipe.yaml_text import MOST_BYTES, parse_yaml
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file and apply `a.b=value` overrides in their order. Raises RecipeError."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        with Path(path).open("rb") as stream:
+            text = stream.read(MOST_BYTES + 1).decode("utf-8-sig")
+    except (OSError, ValueError) as error:
         raise RecipeError(
             f"cannot read the recipe {path}",
             got=str(error),
             expected="a YAML file in UTF-8",
             fix="check the path; `raysft schema` prints what a recipe may hold",
         ) from error
-    content = _parse_yaml(text, str(path))
+    content = parse_yaml(text, str(path))
     if not isinstance(content, dict):
         raise RecipeError(
             f"the recipe {path} is no mapping",
@@ -65,6 +36,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
             expected="`name:`, `model:`, `data:` and further sections",
             fix="start from a file in jobs/recipes/",
         )
+    content.pop("$schema", None)  # of editors
     for override in overrides:
         _apply_override(content, override)
     return parse_recipe(content)
@@ -89,18 +61,6 @@ def parse_recipe(content: dict[str, Any]) -> Recipe:
         ) from None
 
 
-def _parse_yaml(text: str, where: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_Loader)  # a SafeLoader
-    except yaml.YAMLError as error:
-        raise RecipeError(
-            f"{where} is not YAML",
-            got=" ".join(str(error).replace('in "<unicode string>", ', "at ").split()),
-            expected="YAML: `key: value` lines, spaces for indentation",
-            fix="mend that line",
-        ) from None
-
-
 def _apply_override(content: dict[str, Any], override: str) -> None:
     path, separator, text = override.partition("=")
     keys = path.strip().split(".")
@@ -122,7 +82,7 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
                 fix="name a field that exists (`raysft schema`)",
             )
         node = child
-    node[keys[-1]] = _parse_yaml(text, f"--set {override}")
+    node[keys[-1]] = parse_yaml(text, f"--set {override}")
 
 
 def _describe(problem: Any) -> tuple[str, str, str, str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from raysft.errors import ClusterError, RecipeError
-from raysft.recipe.checks import check_recipe
+from raysft.recipe.checks import check_recipe, check_warmup
 from raysft.recipe.facts import ClusterFacts, DataFacts, ModelFacts, NodeFacts
 from raysft.recipe.layout import Layout
 from raysft.recipe.legal import check_layout
@@ -142,13 +142,7 @@ def schedule(run: ResolvedRun, data: DataFacts) -> Schedule:
     train, optimizer = run.recipe.train, run.recipe.optimizer
     steps_per_epoch = None if data.num_rows is None else math.ceil(data.num_rows / train.rows_per_step)
     total_steps = train.max_steps or train.epochs * (steps_per_epoch or 0)
-    if optimizer.warmup_steps >= total_steps:
-        raise RecipeError(
-            "the warm-up is as long as the run",
-            got=f"optimizer.warmup_steps = {optimizer.warmup_steps}, the run has {total_steps} steps",
-            expected="fewer warm-up steps than steps",
-            fix=f"set optimizer.warmup_steps below {total_steps}, or train longer",
-        )
+    check_warmup(run.recipe, total_steps)
     return Schedule(total_steps=total_steps, steps_per_epoch=steps_per_epoch, optimizer=optimizer)
 
 

@@ -20,6 +20,16 @@ OneOrMany = Annotated[
     ),
 ]
 """A list of strings, or one string for a list of one."""
+AtLeastOne = Annotated[
+    tuple[str, ...],
+    Strict(False),
+    BeforeValidator(
+        lambda given: (given,) if isinstance(given, str) else given,
+        json_schema_input_type=str | Annotated[Strings, Field(min_length=1)],
+    ),
+    Field(min_length=1),
+]
+"""The same, and not empty."""
 PiiKind = Literal["email", "phone", "china_id", "us_ssn", "bank_card", "ip", "secret"]
 PiiKinds = Annotated[tuple[PiiKind, ...], Strict(False)]
 Templates = Annotated[tuple[Annotated[str, Field(pattern=r"\{prompt\}")], ...], Strict(False)]

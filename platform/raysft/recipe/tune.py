@@ -74,10 +74,13 @@ MODES: dict[Metric, Literal["min", "max"]] = {
 Metrics = Annotated[tuple[Metric, ...], Strict(False)]
 
 
+SchedulerKind = Literal["asha", "hyperband", "median", "pbt", "none"]
+
+
 class Scheduler(Section):
     """Which running trials are ended early. They are judged at rungs: min_steps, min_steps x reduction, ..."""
 
-    kind: Literal["asha", "hyperband", "median", "pbt", "none"] = Field(
+    kind: SchedulerKind = Field(
         "asha",
         description="asha, hyperband (asha with several min_steps; with tpe: BOHB), median (worse than the median so "
         "far), pbt (the worst copy weights from the best and vary their fields), none.",
@@ -90,6 +93,10 @@ class Scheduler(Section):
     )
     reduction: int = Field(3, ge=2, description="One of so many goes on at a rung (asha, hyperband).")
     quantile: float = Field(0.25, gt=0, le=0.5, description="Share of the trials that copy, and are copied (pbt).")
+
+
+def _listed(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
 
 
 def _scheduler(value: object) -> object:
@@ -116,8 +123,12 @@ class TuneSection(Section):
     searcher: Literal["grid", "random", "tpe", "gp", "cmaes", "nsga2", "qmc"] = Field(
         "tpe", description="What proposes the next trial: Optuna's samplers, or every point of a grid."
     )
-    scheduler: Annotated[Scheduler, BeforeValidator(_scheduler)] = Scheduler()
-    metrics: Annotated[Metrics, BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)] = Field(
+    scheduler: Annotated[Scheduler, BeforeValidator(_scheduler, json_schema_input_type=SchedulerKind | Scheduler)] = (
+        Field(Scheduler(), description="Which running trials are ended early: a kind, or a section with its numbers.")
+    )
+    metrics: Annotated[
+        Metrics, BeforeValidator(_listed, json_schema_input_type=Metric | Annotated[Metrics, Field(min_length=1)])
+    ] = Field(
         ("held_out_loss",),
         min_length=1,
         description="What is searched for: held_out_loss, train_loss, tokens_per_s, peak_bytes. Several: the Pareto "

@@ -10,7 +10,7 @@ from ray.train.v2._internal.exceptions import (
     WorkerHealthCheckFailedError,
     WorkerHealthCheckTimeoutError,
 )
-from ray.train.v2.api.exceptions import ControllerError, PreemptionError, WorkerGroupError
+from ray.train.v2.api.exceptions import ControllerError, NCCLHangError, PreemptionError, WorkerGroupError
 from ray.train.v2.api.preemption import PreemptionInfo
 
 from raysft.orchestrate.endings import classify
@@ -43,6 +43,8 @@ BUG = ValueError("no such column")
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
+        (group(), "hung"),
+        (NCCLHangError("ranks 3 and 5 wait in AllReduce", worker_failures={}), "hung"),
         (group(KILLED), "worker"),
         (group(unhealthy(ActorDiedError())), "worker"),
         (group(unhealthy(ActorUnavailableError("no answer", None))), "worker"),

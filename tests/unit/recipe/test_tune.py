@@ -39,7 +39,7 @@ def test_defaults() -> None:
 def test_every_searcher_says_what_it_can_hold() -> None:
     properties = TuneSection.model_json_schema()["properties"]
     assert set(properties["searcher"]["enum"]) == ABILITIES.keys()
-    assert set(properties["metrics"]["items"]["enum"]) == MODES.keys()
+    assert set(properties["metrics"]["anyOf"][0]["enum"]) == MODES.keys()
 
 
 @pytest.mark.parametrize(

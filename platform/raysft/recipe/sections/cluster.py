@@ -8,7 +8,18 @@ from pydantic import Field, WithJsonSchema, model_validator
 
 from raysft.recipe.rules import Section
 
-_WORKERS = {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "object", "required": ["min", "max"]}]}
+_COUNT = {"type": "integer", "minimum": 1}
+_WORKERS = {
+    "anyOf": [
+        _COUNT,
+        {
+            "type": "object",
+            "required": ["min", "max"],
+            "properties": {"min": _COUNT, "max": _COUNT},
+            "additionalProperties": False,
+        },
+    ]
+}
 
 
 class ClusterSection(Section):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, Strict
 
-from raysft.recipe.rules import OneOrMany, Rule, Section
+from raysft.recipe.rules import AtLeastOne, OneOrMany, Rule, Section
 
 Format = Literal[
     "auto",
@@ -26,7 +26,7 @@ Format = Literal[
 class SourceSection(Section):
     """One source of a mixture; a plain string in data.train is a source with nothing but a path."""
 
-    path: OneOrMany = Field(min_length=1, description="Files, directories, globs or URIs.")
+    path: AtLeastOne = Field(description="Files, directories, globs or URIs.")
     name: str | None = Field(None, description="What reports call it. Default: the first path's file name.")
     format: Format | None = Field(None, description="Record format. Default: data.format.")
     columns: dict[str, str] | None = Field(None, description="Column mapping. Default: data.columns.")

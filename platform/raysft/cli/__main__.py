@@ -1,0 +1,7 @@
+"""`python -m raysft.cli`."""
+
+import sys
+
+from raysft.cli.main import main
+
+sys.exit(main())

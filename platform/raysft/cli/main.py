@@ -1,0 +1,84 @@
+"""One command from its arguments to its exit code. Imports nothing heavy before a verb needs it.
+
+Exit codes: 0 done, 2 the user can mend it, 3 the platform failed, 75 interrupted after a commit, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from raysft.cli.parser import parser
+from raysft.errors import RaysftError
+from raysft.observe.console import StderrHandler, printable
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Returns its exit code; never a traceback unless --debug."""
+    _print_anything()
+    options = parser().parse_args(arguments)
+    _quiet(options.debug)
+    try:
+        options.run(options)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command goes on from the last checkpoint\n")
+        return 130
+    except BrokenPipeError:  # `raysft schema | head`: whoever read our output has seen enough
+        _forget_output()
+        return 0
+    except Exception as error:  # process boundary: everything becomes a message and an exit code
+        if options.debug:
+            traceback.print_exc()
+        return _told(error)
+    return 0
+
+
+def _told(error: Exception) -> int:
+    """Say what went wrong. Returns the exit code."""
+    if isinstance(error, RaysftError):
+        sys.stderr.write(f"error: {printable(str(error))}\n")
+        return error.exit_code
+    if _cannot_print():
+        _forget_output()
+        sys.stderr.write(f"error: cannot write the output\n  got: {error}\n  fix: free the disk it goes to\n")
+        return 2
+    text = printable(f"{type(error).__name__}: {error}")
+    sys.stderr.write(f"error: {text}\n  fix: run again with --debug and report it\n")
+    return 3
+
+
+def _print_anything() -> None:
+    """A terminal or file that is not UTF-8 gets escapes for what it cannot show."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _cannot_print() -> bool:
+    """Does what is left of our output find no room?"""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return True
+    return False
+
+
+def _forget_output() -> None:
+    """Nothing more goes to stdout, also not when the interpreter ends."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _quiet(debug: bool) -> None:
+    """Our own lines, and other libraries' warnings; with --debug all of it. Ray's loggers: orchestrate/cluster.py."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[StderrHandler()], force=True)
+    logging.getLogger("raysft").setLevel(logging.DEBUG if debug else logging.INFO)
+    if not debug:  # read by these libraries when they are imported, which is later
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # also transformers' "Loading weights"
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # the driver's own; workers are told theirs

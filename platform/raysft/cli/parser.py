@@ -1,0 +1,154 @@
+"""What `raysft` takes: verbs, their options, help and examples. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from raysft import __version__
+from raysft.cli import verbs
+
+Run = Callable[[argparse.Namespace], None]
+
+EXAMPLES = {
+    "train": "  raysft train jobs/recipes/gsm8k.yaml --set data.train=gsm8k_train.jsonl\n"
+    "  RAY_ADDRESS=10.0.0.5:6379 raysft train recipe.yaml --set cluster.workers=8",
+    "check": "  raysft check recipe.yaml --set cluster.workers=8",
+    "prepare": "  raysft prepare recipe.yaml --set data.max_tokens=2048",
+    "plan": "  raysft plan recipe.yaml --cluster 8xH100-80G\n"
+    "  raysft plan recipe.yaml --cluster 2x8xA100-80G --json\n"
+    "  raysft plan --matrix",
+    "preview": "  raysft preview recipe.yaml --num 3\n  raysft preview recipe.yaml --num 20 --packed",
+    "data": "  raysft data report recipe.yaml\n  raysft data log recipe.yaml",
+    "report": "  raysft report recipe.yaml\n  raysft report storage/runs/my-run",
+    "data report": "  raysft data report recipe.yaml --out report.html\n"
+    "  raysft data report recipe.yaml --attribute gender --attribute region",
+    "data log": "  raysft data log recipe.yaml",
+    "data diff": "  raysft data diff recipe.yaml 1 2",
+    "data rollback": "  raysft data rollback recipe.yaml 1",
+    "evaluate": "  raysft evaluate recipe.yaml\n  raysft evaluate recipe.yaml --model storage/runs/my-run/export",
+    "export": "  raysft export recipe.yaml",
+    "tune": "  raysft tune recipe.yaml --set tune.budget.trials=32\n  raysft tune report recipe.yaml",
+    "schema": "  raysft schema > recipe.schema.json",
+    "tokenizer": "  raysft tokenizer train gsm8k_train.jsonl --out tokenizer --vocab-size 16000 \\\n"
+    "      --column instruction=question --column output=answer",
+}
+
+
+FORMATS = (
+    *("auto", "alpaca", "sharegpt", "messages", "unified"),
+    *("preference", "critique", "labelled", "ranking", "text", "completion"),
+)
+"""As data.format in a recipe."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """All verbs; `run` of what it parses is the function of the verb."""
+    whole = argparse.ArgumentParser(prog="raysft", description="Fine-tune language models on Ray clusters.")
+    whole.add_argument("--version", action="version", version=f"raysft {__version__}")
+    commands = whole.add_subparsers(dest="verb", required=True, metavar="VERB")
+    train = _recipe_verb(commands, "train", "train, evaluate, export; resumes a run of the same name", verbs.train)
+    train.add_argument(
+        "--profile", type=_positive, default=0, metavar="N", help="trace N steps with torch's profiler (rank 0)"
+    )
+    _recipe_verb(commands, "check", "what is known of a run before its data are read, in seconds", verbs.check)
+    _recipe_verb(commands, "prepare", "make the token store only", verbs.prepare)
+    plan = _recipe_verb(
+        commands, "plan", "which layouts fit a cluster, and how fast they would be", verbs.plan, nargs="?"
+    )
+    plan.add_argument("--cluster", metavar="8xH100-80G,...", help="nodes (default: CPU workers on this machine)")
+    plan.add_argument("--matrix", action="store_true", help="which methods, precisions and layouts go together")
+    plan.add_argument("--json", action="store_true", help="print all numbers, in bytes and seconds")
+    preview = _recipe_verb(commands, "preview", "show which tokens are trained, in colour", verbs.preview)
+    preview.add_argument("--num", type=_positive, default=3, metavar="N", help="records to show (default 3)")
+    preview.add_argument("--packed", action="store_true", help="show the rows that they are packed into")
+    evaluate = _recipe_verb(commands, "evaluate", "held-out loss, perplexity and greedy answers", verbs.evaluate)
+    evaluate.add_argument("--model", metavar="DIR", help="an exported model; default: the run's own export")
+    _recipe_verb(commands, "export", "write the newest checkpoint of a run as a model", verbs.export)
+    _recipe_verb(
+        commands,
+        "report",
+        "where a run's time went, and what its incidents cost; takes its directory too",
+        verbs.report,
+    )
+    _recipe_verb(
+        commands, "tune", "search the fields in `tune:`; `tune report RECIPE` shows it", verbs.tune, nargs="+"
+    )
+    schema = _verb(commands, "schema", "print the JSON schema of a recipe", verbs.schema)
+    schema.set_defaults(debug=False)
+    tokenizer = commands.add_parser("tokenizer", help="make a tokenizer", **_texts("tokenizer"))
+    actions = tokenizer.add_subparsers(dest="action", required=True, metavar="ACTION")
+    _tokenizer_train(actions)
+    data = commands.add_parser("data", help="report on the data, and its versions", **_texts("data"))
+    _data_actions(data.add_subparsers(dest="action", required=True, metavar="ACTION"))
+    return whole
+
+
+def _verb(commands: Any, name: str, text: str, run: Run, of: str = "") -> argparse.ArgumentParser:
+    """of: the verb before this one, as in `data report`."""
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text, **_texts(of + name))
+    parser.add_argument("--debug", action="store_true", help="tracebacks and the workers' logs")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _recipe_verb(
+    commands: Any, name: str, text: str, run: Run, *, of: str = "", nargs: str | None = None
+) -> argparse.ArgumentParser:
+    parser = _verb(commands, name, text, run, of)
+    parser.add_argument("recipe", nargs=nargs, help="a recipe file (YAML)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="a.b=v", help="override a field; may be repeated"
+    )
+    return parser
+
+
+def _data_actions(actions: Any) -> None:
+    report = _recipe_verb(
+        actions, "report", "lengths, languages, duplicates, personal data, groups", verbs.data_report, of="data "
+    )
+    report.add_argument("--out", metavar="FILE.html", help="the page (default: in the recipe's storage)")
+    report.add_argument(
+        "--attribute",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="protected column to compare; may be repeated",
+    )
+    report.add_argument("--json", action="store_true", help="print the numbers as JSON instead of the summary")
+    _recipe_verb(actions, "log", "the versions that were prepared", verbs.data_log, of="data ")
+    diff = _recipe_verb(actions, "diff", "what differs between two versions", verbs.data_diff, of="data ")
+    diff.add_argument("first", type=_positive, metavar="A", help="number of a version")
+    diff.add_argument("second", type=_positive, metavar="B", help="number of another")
+    rollback = _recipe_verb(
+        actions, "rollback", "use an older version until the data changes", verbs.data_rollback, of="data "
+    )
+    rollback.add_argument("number", type=_positive, metavar="N", help="number of the version")
+
+
+def _tokenizer_train(actions: Any) -> None:
+    parser = _verb(actions, "train", "train a byte-level BPE on the texts of records", verbs.train_tokenizer)
+    parser.epilog = "example:\n" + EXAMPLES["tokenizer"]
+    parser.add_argument("files", nargs="+", help="jsonl, json or parquet files")
+    parser.add_argument("--out", required=True, metavar="DIR", help="where to write the tokenizer")
+    parser.add_argument("--overwrite", action="store_true", help="replace a tokenizer that is there")
+    parser.add_argument("--vocab-size", type=_positive, default=16_000, metavar="N", help="tokens (default 16000)")
+    parser.add_argument("--template", default="chatml", help="chat template to keep in it (default chatml)")
+    parser.add_argument("--format", default="auto", choices=FORMATS, help="record format (default: detected)")
+    parser.add_argument("--column", action="append", default=[], metavar="NAME=FILE_NAME", help="column mapping")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from 1 on")
+    return int(text)
+
+
+def _texts(name: str) -> dict[str, Any]:
+    if name not in EXAMPLES:
+        return {}
+    return {
+        "epilog": "example:\n" + EXAMPLES[name],
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+    }

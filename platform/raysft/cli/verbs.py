@@ -1,0 +1,140 @@
+"""What each verb does: load the recipe, call one function, print what it returns. Imports nothing heavy before."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from raysft.errors import RecipeError
+from raysft.observe.console import printable
+
+logger = logging.getLogger(__name__)
+
+
+def _call(target: str) -> Any:
+    """`module:function`, imported now: `raysft --help` must not wait for torch."""
+    module, _, function = target.partition(":")
+    return getattr(importlib.import_module(f"raysft.{module}"), function)
+
+
+def _load(options: argparse.Namespace) -> Any:
+    return _call("recipe.load:load_recipe")(options.recipe, options.set)
+
+
+def train(options: argparse.Namespace) -> None:
+    recipe = _load(options)
+    result = _call("orchestrate.run:run_training")(recipe, profile_steps=options.profile)
+    if result.was_finished:
+        logger.info("the run %s is finished already (%d steps); nothing was changed", recipe.name, result.steps)
+    logger.info("run          %s", result.run)
+    for export in result.exports:
+        logger.info("export       %s", export)
+    logger.info("report       %s", result.report)
+    for trace in result.profiles:
+        logger.info("profile      %s (open it in chrome://tracing or ui.perfetto.dev)", trace)
+
+
+def check(options: argparse.Namespace) -> None:
+    _say(_call("orchestrate.check:check")(_load(options)))
+
+
+def prepare(options: argparse.Namespace) -> None:
+    _call("orchestrate.verbs:prepare_data")(_load(options))
+
+
+def plan(options: argparse.Namespace) -> None:
+    if options.matrix:
+        _say(_call("orchestrate.plan:matrix")())
+        return
+    if options.recipe is None:
+        raise RecipeError(
+            "what is to be planned?", got="no recipe", expected="a recipe, or --matrix", fix="raysft plan recipe.yaml"
+        )
+    told = _call("orchestrate.plan:plan")(_load(options), options.cluster, as_json=options.json)
+    _say([json.dumps(told, indent=1)] if options.json else told)
+
+
+def preview(options: argparse.Namespace) -> None:
+    color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    recipe = _call("recipe.load:with_absolute_paths")(_load(options))
+    text = _call("data.inspect:preview")(recipe, options.num, color=color, packed=options.packed)
+    importlib.import_module("rich.console").Console(soft_wrap=True, highlight=False).print(text)
+
+
+def data_report(options: argparse.Namespace) -> None:
+    report = _call("orchestrate.data_verbs:report")(
+        _load(options), attributes=tuple(options.attribute), out=options.out
+    )
+    if options.json:
+        sys.stdout.write(printable(json.dumps(report.survey, indent=1, ensure_ascii=False)) + "\n")
+    else:
+        bold = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+        sys.stdout.writelines(
+            f"\033[1m{line}\033[0m\n" if bold and not line.startswith(" ") else f"{line}\n"
+            for line in map(printable, report.lines)
+        )
+    logger.info("page         %s", report.page)
+    logger.info("numbers      %s", report.numbers)
+
+
+def data_log(options: argparse.Namespace) -> None:
+    _say(_call("orchestrate.data_verbs:log")(_load(options)))
+
+
+def data_diff(options: argparse.Namespace) -> None:
+    _say(_call("orchestrate.data_verbs:diff")(_load(options), options.first, options.second))
+
+
+def data_rollback(options: argparse.Namespace) -> None:
+    _say(_call("orchestrate.data_verbs:roll_back")(_load(options), options.number))
+
+
+def _say(lines: Sequence[str]) -> None:
+    sys.stdout.writelines(f"{printable(line)}\n" for line in lines)
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    evaluation = _call("orchestrate.verbs:evaluate")(_load(options), options.model)
+    sys.stdout.write(printable(json.dumps(evaluation, indent=1, ensure_ascii=False)) + "\n")
+
+
+def report(options: argparse.Namespace) -> None:
+    _say(_call("orchestrate.verbs:report")(options.recipe, options.set))
+
+
+def export(options: argparse.Namespace) -> None:
+    for location in _call("orchestrate.verbs:export")(_load(options)):
+        sys.stdout.write(location + "\n")
+
+
+def tune(options: argparse.Namespace) -> None:
+    *words, options.recipe = options.recipe
+    if words not in ([], ["report"]):
+        raise RecipeError(
+            "one recipe at a time", got=f"also {words[0]}", expected="tune [report] RECIPE", fix="see -h"
+        )
+    _say(_call(f"orchestrate.search:{'report' if words else 'search'}")(_load(options)))
+
+
+def schema(options: argparse.Namespace) -> None:
+    schema = _call("recipe.json_schema:recipe_schema")()
+    sys.stdout.write(json.dumps(schema, indent=1) + "\n")
+
+
+def train_tokenizer(options: argparse.Namespace) -> None:
+    tokenizer = _call("data.tokenizer:train_tokenizer")(
+        options.files,
+        columns=_call("data.tokenizer:parse_columns")(options.column),
+        format=options.format,
+        vocab_size=options.vocab_size,
+        template=options.template,
+        out=options.out,
+        overwrite=options.overwrite,
+    )
+    logger.info("tokenizer    %s (%s tokens)", options.out, f"{len(tokenizer):,}")

@@ -9,9 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -23,13 +21,12 @@ from raysft.data.records import Refusal
 from raysft.data.rendering import Rendered, render
 from raysft.data.sources import RawRecord, expand, read_all
 from raysft.data.template import BUILT_IN, SpecialTokens, Template, resolve_template
-from raysft.errors import ConflictError, DataError, ModelError, RecipeError, StorageError
+from raysft.data.tokenizer_files import check_out, publish
+from raysft.errors import DataError, ModelError, RecipeError
 from raysft.recipe.schema import Recipe
-from raysft.storage import absolute, check_writable, exists, join
+from raysft.storage import absolute, join
 
 logger = logging.getLogger(__name__)
-
-_TOKENIZER = "tokenizer.json"
 
 # What a tokenizer trained for a built-in template gets: (end of turn = eos, padding, begin of text, others).
 _SPECIAL_TOKENS: dict[str, tuple[str, str, str | None, tuple[str, ...]]] = {
@@ -195,7 +192,7 @@ def train_tokenizer(
             fix="raise --vocab-size; 4,000 to 32,000 is usual",
         )
     check_columns(columns, format)
-    _check_out(out, overwrite)
+    check_out(out, overwrite)
     resolved = resolve_template(template, None)
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.Sequence(
@@ -222,7 +219,7 @@ def train_tokenizer(
         clean_up_tokenization_spaces=False,
     )
     tokenizer.chat_template = resolved.text
-    _publish(tokenizer, out)
+    publish(tokenizer, out)
     if len(tokenizer) < vocab_size:
         logger.warning("the records are too few: %d tokens of the %d that were asked for", len(tokenizer), vocab_size)
     return tokenizer
@@ -236,43 +233,6 @@ def _check_built_in(template: str) -> None:
             expected=f"one of {', '.join(BUILT_IN)}",
             fix="name one of them; data.template can still be changed later",
         )
-
-
-def _publish(tokenizer: PreTrainedTokenizerFast, out: str) -> None:
-    """Save beside `out`, then rename file by file, the tokenizer itself last: a full disk leaves no half of one."""
-    place = Path(absolute(out))
-    try:
-        with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.") as folder:
-            tokenizer.save_pretrained(folder)
-            place.mkdir(exist_ok=True)
-            for name in sorted(os.listdir(folder), key=lambda name: name == _TOKENIZER):
-                os.replace(Path(folder, name), place / name)
-    except Exception as error:  # boundary: the tokenizers library raises its own for a full disk
-        raise StorageError(
-            f"cannot write the tokenizer to {out}",
-            got=f"{type(error).__name__}: {error}",
-            expected="a directory this process may write to, with space left",
-            fix="name another --out",
-        ) from error
-
-
-def _check_out(out: str, overwrite: bool) -> None:
-    if not overwrite and exists(join(absolute(out), _TOKENIZER)):
-        raise ConflictError(
-            f"there is a tokenizer in {out}",
-            got=f"{join(out, _TOKENIZER)}, which models may have been trained with",
-            expected="a new directory",
-            fix="name another --out, or say --overwrite",
-        )
-    try:
-        check_writable(absolute(out))
-    except StorageError as error:
-        raise StorageError(
-            f"cannot write the tokenizer to {out}",
-            got=error.got,
-            expected="a directory that can be made or written",
-            fix="choose another --out",
-        ) from error
 
 
 def _texts(

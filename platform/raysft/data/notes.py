@@ -26,8 +26,11 @@ _WORDS = {
 
 def count_notes(counts: NoteCounts, notes: Iterable[Note]) -> None:
     """Add the notes of one record; a name that it has several times counts once."""
-    for kind, name, example in dict.fromkeys((note.kind, note.name, note.example) for note in notes):
-        _add(counts, kind, name, 1, example)
+    seen: set[tuple[str, str]] = set()
+    for note in notes:
+        if (note.kind, note.name) not in seen:
+            seen.add((note.kind, note.name))
+            _add(counts, note.kind, note.name, 1, note.example)
 
 
 def template_note(template: Template, conversation: Conversation) -> Note:

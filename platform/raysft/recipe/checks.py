@@ -131,6 +131,16 @@ def _check_data(recipe: Recipe) -> None:
             expected="one of them",
             fix="remove data.eval_fraction to use the files",
         )
+    mapped = {
+        column for columns in (data.columns, *(s.columns or {} for s in data.sources)) for column in columns.values()
+    }
+    if both := sorted(mapped & set(data.ignore_columns)):
+        raise RecipeError(
+            "a column is mapped and left out at once",
+            got=f"{', '.join(both)} in data.columns and in data.ignore_columns",
+            expected="one of them",
+            fix="remove it from data.ignore_columns to read it",
+        )
     wants_eval = recipe.evaluate.every_steps is not None or recipe.evaluate.generate_prompts > 0
     if wants_eval and not (data.eval or data.eval_fraction):
         raise RecipeError(

@@ -25,6 +25,7 @@ def _read_call(call: Any, place: str, account: Account) -> dict[str, Any]:
     if isinstance(call, dict) and isinstance(call.get("function"), dict):
         inner = call["function"]
         _account_for(call, _CALL_KEYS, place, account)
+        place += "function."
     if not isinstance(inner, dict) or not isinstance(inner.get("name"), str):
         raise RefusedError("wrong_type", f"a tool call needs a name, got {short(call)}")
     key = next((key for key in _ARGUMENTS if not is_empty(inner.get(key))), "arguments")

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from raysft.data.formats.names import is_harmless, meaning_of
-from raysft.data.formats.values import Record, RefusedError, is_empty, short
+from raysft.data.formats.values import Record, RefusedError, is_empty, printable, short
 from raysft.data.records import Note
 
 _FIX = {
@@ -68,7 +68,7 @@ class Account:
         """The object without the keys of data.ignore_columns."""
         ignored = self.reading.ignored
         gone = [key for key in found if key in ignored or f"{place}{key}" in ignored]
-        self.notes += [Note("ignored", f"{place}{key}") for key in gone if not is_empty(found[key])]
+        self.notes += [Note("ignored", printable(f"{place}{key}")) for key in gone if not is_empty(found[key])]
         return {key: value for key, value in found.items() if key not in gone}
 
     def unread(self, place: str, key: str, value: Any, *, inside: bool = True) -> None:
@@ -77,15 +77,16 @@ class Account:
             return
         name = f"{place}{key}"
         if key in self.reading.ignored or name in self.reading.ignored:
-            self.notes.append(Note("ignored", name))
+            self.notes.append(Note("ignored", printable(name)))
             return
+        name = printable(name)
         kind = meaning_of(key, inside=inside)
         if kind and not inside and _is_plain_number(key, value):
             kind = None
         if kind:
             fix = _FIX.get(kind, "").format(name=key)
             raise RefusedError(
-                f"unread:{key}"[:80],
+                f"unread:{printable(key)}",
                 f"`{name}` ({kind}) changes what is trained, and this format does not read it: {short(value)}; "
                 f"{fix + ', or' if fix else 'leave it out with'} data.ignore_columns: [{key}]",
             )

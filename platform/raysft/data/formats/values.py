@@ -32,7 +32,13 @@ class RefusedError(Exception):
 
 def columns_of(record: Record) -> str:
     """The record's columns, for people."""
-    return ", ".join(sorted(map(str, record))) or "none"
+    return ", ".join(printable(str(name)) for name in sorted(record, key=str)) or "none"
+
+
+def printable(name: str) -> str:
+    """A key for people: control characters escaped, long ones cut."""
+    shown = name if name.isprintable() else name.encode("unicode_escape").decode()
+    return shown if len(shown) <= 80 else shown[:77] + "..."
 
 
 def is_empty(value: Any) -> bool:

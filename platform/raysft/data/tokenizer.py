@@ -110,10 +110,18 @@ def load_tokenizer(
 
 def recipe_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
     """The tokenizer of a recipe. Raises ModelError, RecipeError."""
-    model = recipe.model
-    return load_tokenizer(
-        tokenizer_source(recipe), revision=model.revision, trust_remote_code=model.trust_remote_code
-    )
+    model, source = recipe.model, tokenizer_source(recipe)
+    try:
+        return load_tokenizer(source, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    except ModelError as error:
+        if model.tokenizer is not None:
+            raise
+        raise ModelError(  # what is wrong may be the model's place
+            f"cannot load the tokenizer of the model {model.source!r}",
+            got=error.got,
+            expected="a model directory with its tokenizer.json, a hub id that is reachable or cached, or run://NAME",
+            fix="check model.source, or name a tokenizer in model.tokenizer",
+        ) from error
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:

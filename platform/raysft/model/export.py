@@ -25,7 +25,7 @@ from raysft.errors import CheckpointError, StorageError
 from raysft.model.card import CardFacts, model_card
 from raysft.model.files import copy_processors
 from raysft.model.generation import set_generation
-from raysft.model.load import cast_as_loaded, load_model
+from raysft.model.load import cast_as_loaded, load_model, rows_for
 from raysft.model.methods import apply_method, merge, save_adapter
 from raysft.recipe.schema import Recipe
 
@@ -58,7 +58,7 @@ def export_run(
     locations = [storage.join(out, part) for part in parts]
     if read_manifest(out, identity) is not None:
         return locations
-    module = rebuild(recipe, weights, vocab_size=len(tokenizer))
+    module = rebuild(recipe, weights, vocab_size=rows_for(tokenizer))
     with tempfile.TemporaryDirectory(prefix=_STAGING, dir=_staging_parent(out)) as staging:
         write_parts(recipe, module, tokenizer, card, Path(staging))
         files = _describe_files(Path(staging))

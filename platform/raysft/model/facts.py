@@ -198,17 +198,26 @@ def first_size(fields: dict[str, Any], *names: str) -> int:
     return size
 
 
-def check_vocabulary(recipe: Recipe, model: ModelFacts, num_tokens: int) -> None:
-    """Refuse a tokenizer with more tokens than the model has embedding rows. Raises ModelError."""
+def check_vocabulary(recipe: Recipe, embedding_rows: int, num_rows: int) -> None:
+    """Refuse a tokenizer with more tokens than the model has embedding rows. Raises ModelError.
+
+    num_rows: what the tokenizer needs. Fresh weights without a vocab_size get as many.
+    """
     config = recipe.model.config
-    if config is not None and "vocab_size" not in config:
-        return  # fresh weights get one row for every token
-    if num_tokens > model.vocab_size:
-        raise ModelError(
-            "the tokenizer knows more tokens than the model",
-            got=f"{num_tokens} tokens, {model.vocab_size} embedding rows",
-            expected="an embedding row for every token",
-            fix="use the model's own tokenizer (leave model.tokenizer out)"
-            if config is None
-            else f"set model.config.vocab_size to {num_tokens} or more, or leave it out",
+    if num_rows <= embedding_rows or (config is not None and "vocab_size" not in config):
+        return
+    if config is not None:
+        fix = f"set model.config.vocab_size to {num_rows} or more, or leave it out"
+    elif recipe.model.tokenizer is not None:
+        fix = "use the model's own tokenizer (leave model.tokenizer out)"
+    else:
+        fix = (
+            f"raysft adds no rows to a model: do it with transformers, model.resize_token_embeddings({num_rows}) and "
+            "model.save_pretrained(), and name that directory; or take the added tokens out of the tokenizer"
         )
+    raise ModelError(
+        "the tokenizer knows more tokens than the model",
+        got=f"token ids up to {num_rows - 1}, {embedding_rows} embedding rows",
+        expected="an embedding row for every token",
+        fix=fix,
+    )

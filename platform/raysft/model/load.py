@@ -7,13 +7,19 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 from transformers.core_model_loading import build_glob_alternation
 from transformers.utils import logging as transformers_logging
 
 from raysft.errors import ModelError
 from raysft.model.backend import attention_backend
-from raysft.model.facts import load_config
+from raysft.model.facts import check_vocabulary, load_config
 from raysft.model.files import model_location, read_object, refuse_other_weights
 from raysft.recipe.schema import Recipe
 
@@ -34,7 +40,7 @@ _UNUSABLE = (
 def load_model(recipe: Recipe, *, vocab_size: int) -> PreTrainedModel:
     """The model of a recipe in fp32 on CPU. Raises ModelError.
 
-    vocab_size: tokens the tokenizer can produce; the embedding must have a row for each. With
+    vocab_size: of rows_for(the tokenizer); the embedding must have as many. With
     `source: random` the config's vocab_size defaults to it; fresh weights are seeded by recipe.seed.
     """
     transformers_logging.disable_progress_bar()
@@ -42,16 +48,14 @@ def load_model(recipe: Recipe, *, vocab_size: int) -> PreTrainedModel:
     model = _fresh(recipe, config, vocab_size) if recipe.model.source == "random" else _from_files(recipe)
     embedding = model.get_input_embeddings().weight
     assert isinstance(embedding, torch.Tensor)
-    embedding_rows = embedding.shape[0]
-    if vocab_size > embedding_rows:
-        raise ModelError(
-            "the tokenizer knows more tokens than the model",
-            got=f"{vocab_size} tokens, {embedding_rows} embedding rows",
-            expected="an embedding row for every token",
-            fix="use the model's own tokenizer (leave model.tokenizer out)",
-        )
+    check_vocabulary(recipe, embedding.shape[0], vocab_size)
     model.config.use_cache = False
     return model
+
+
+def rows_for(tokenizer: PreTrainedTokenizerFast) -> int:
+    """Embedding rows that its tokens need: one more than the largest id; ids may have gaps."""
+    return max(len(tokenizer), max(tokenizer.get_vocab().values()) + 1)
 
 
 def empty_model(recipe: Recipe, *, vocab_size: int) -> PreTrainedModel:

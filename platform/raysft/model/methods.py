@@ -67,6 +67,13 @@ def adapted_layers(module: nn.Module) -> list[str]:
     ]
 
 
+def is_layer_adapted(layer: object) -> bool:
+    """Does this layer carry an adapter?"""
+    from peft.tuners.lora.layer import LoraLayer
+
+    return isinstance(layer, LoraLayer)
+
+
 def plain_name(name: str) -> str:
     """The name of a module or parameter before adapters were put around it."""
     return ".".join(part for part in name.split(".") if part != "base_layer")
@@ -212,6 +219,4 @@ def _adapters(model: nn.Module) -> list[tuple[str, Any]]:
 
 def _inside(layer: Any) -> Any:
     """A layer without its adapter."""
-    from peft.tuners.lora.layer import LoraLayer
-
-    return layer.get_base_layer() if isinstance(layer, LoraLayer) else layer
+    return layer.get_base_layer() if is_layer_adapted(layer) else layer

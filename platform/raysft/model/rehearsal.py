@@ -18,8 +18,15 @@ from raysft.errors import ModelError, RaysftError
 from raysft.model.card import CardFacts
 from raysft.model.decoder import unread
 from raysft.model.export import write_parts
-from raysft.model.load import empty_model
-from raysft.model.methods import adapted_layers, apply_method, base_model, is_adapted, plain_name
+from raysft.model.load import empty_model, rows_for
+from raysft.model.methods import (
+    adapted_layers,
+    apply_method,
+    base_model,
+    is_adapted,
+    is_layer_adapted,
+    plain_name,
+)
 from raysft.recipe.schema import Recipe
 
 _NOTHING = CardFacts(0, 0, 0, 0, {}, {}, {})
@@ -28,8 +35,8 @@ _NOTHING = CardFacts(0, 0, 0, 0, {}, {}, {})
 def rehearse(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> list[str]:
     """Do without weights all that an export will do. Returns what will be trained, in lines. Raises ModelError."""
     transformers_logging.disable_progress_bar()
-    module = apply_method(empty_model(recipe, vocab_size=len(tokenizer)), recipe)
-    lines = describe_trained(module, num_tokens=len(tokenizer))
+    module = apply_method(empty_model(recipe, vocab_size=rows_for(tokenizer)), recipe)
+    lines = describe_trained(module, tokenizer)
     try:
         with tempfile.TemporaryDirectory(prefix="raysft-rehearsal-") as directory:
             write_parts(recipe, module, tokenizer, _NOTHING, Path(directory), with_weights=False)
@@ -45,8 +52,8 @@ def rehearse(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> list[str]:
     return lines
 
 
-def describe_trained(module: nn.Module, *, num_tokens: int) -> list[str]:
-    """How many parameters are trained, in which layers, and what stays as it is. num_tokens: of the tokenizer."""
+def describe_trained(module: nn.Module, tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    """How many parameters are trained, in which layers, and what stays as it is."""
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in module.parameters()]
     trained, total = sum(n for n, is_trained in sizes if is_trained), sum(n for n, _ in sizes)
     line = f"trained      {trained:,} of {total:,} parameters ({trained / total:.2%})"
@@ -57,7 +64,18 @@ def describe_trained(module: nn.Module, *, num_tokens: int) -> list[str]:
     adapted = adapted_layers(module)
     counts = Counter(name.rpartition(".")[2] for name in adapted)
     lines.insert(0, f"adapters     {', '.join(f'{name} x {count}' for name, count in sorted(counts.items()))}")
-    return [line, *lines, *_frozen(model, set(adapted), total)]
+    return [line, *lines, *_frozen(model, set(adapted), total), *_added_tokens(module, tokenizer)]
+
+
+def _added_tokens(module: nn.Module, tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    """Tokens that were added to a vocabulary may have rows that nobody has trained, and LoRA leaves them so."""
+    added = [token.content for _, token in sorted(tokenizer.added_tokens_decoder.items())]
+    model = base_model(module)
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    if not added or any(is_layer_adapted(layer) for layer in ends):
+        return []
+    some = ", ".join(added[:3]) + (", ..." if len(added) > 3 else "")
+    return [f"frozen       embeddings and head: rows of {len(added)} added tokens ({some}) stay as the base has them"]
 
 
 def _frozen(model: nn.Module, adapted: set[str], total: int) -> list[str]:

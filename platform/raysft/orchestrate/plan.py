@@ -9,6 +9,7 @@ from raysft.data.tokenizer import recipe_tokenizer
 from raysft.errors import ClusterError, UserError
 from raysft.model.backend import with_backend
 from raysft.model.facts import read_facts
+from raysft.model.load import rows_for
 from raysft.model.shape import read_shape
 from raysft.planner import layout, report
 from raysft.planner.devices import GIB, Cluster, cluster_of, cpu, parse_cluster
@@ -108,7 +109,7 @@ def with_vocabulary(recipe: Recipe) -> Recipe:
     if config is None or "vocab_size" in config:
         return recipe
     try:
-        size = len(recipe_tokenizer(recipe))
+        size = rows_for(recipe_tokenizer(recipe))
     except UserError:
         return recipe
     model = recipe.model.model_copy(update={"config": {**config, "vocab_size": size}})

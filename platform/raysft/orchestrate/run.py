@@ -20,6 +20,7 @@ from raysft.data.tokenizer import tokenizer_source
 from raysft.lease import lease
 from raysft.model.facts import check_vocabulary, read_facts
 from raysft.model.files import check_weights
+from raysft.model.load import rows_for
 from raysft.model.rehearsal import rehearse
 from raysft.orchestrate import summary, tasks
 from raysft.orchestrate.attempts import run_attempts
@@ -151,7 +152,7 @@ def check_before_ray(recipe: Recipe) -> list[str]:
     resolve(recipe, facts, None)
     check_weights(recipe)
     tokenizer = tasks.export_tokenizer(recipe)
-    check_vocabulary(recipe, facts, len(tokenizer))
+    check_vocabulary(recipe, facts.vocab_size, rows_for(tokenizer))
     trained = rehearse(recipe, tokenizer)
     if facts.router_loss:
         weight = f"router_aux_loss_coef {facts.router_loss:g}"

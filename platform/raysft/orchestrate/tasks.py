@@ -14,7 +14,7 @@ from raysft.evaluate.evaluation import evaluate_model
 from raysft.evaluate.exported import load_exported
 from raysft.model.card import CardFacts
 from raysft.model.export import export_run, rebuild
-from raysft.model.load import load_model
+from raysft.model.load import load_model, rows_for
 from raysft.model.methods import merge
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.schema import Recipe
@@ -26,14 +26,14 @@ def evaluate_initial(fields: dict[str, Any], eval_store: str) -> dict[str, Any]:
     """The model before training. Returns an Evaluation as JSON."""
     recipe = parse_recipe(fields)
     tokenizer = recipe_tokenizer(recipe)
-    return _evaluate(recipe, load_model(recipe, vocab_size=len(tokenizer)), tokenizer, eval_store)
+    return _evaluate(recipe, load_model(recipe, vocab_size=rows_for(tokenizer)), tokenizer, eval_store)
 
 
 def evaluate_trained(fields: dict[str, Any], eval_store: str, run: str) -> dict[str, Any]:
     """The newest checkpoint of a run, adapters merged. Returns an Evaluation as JSON."""
     recipe = parse_recipe(fields)
     tokenizer = recipe_tokenizer(recipe)
-    module = rebuild(recipe, newest_checkpoint(run).weights(), vocab_size=len(tokenizer))
+    module = rebuild(recipe, newest_checkpoint(run).weights(), vocab_size=rows_for(tokenizer))
     return _evaluate(recipe, merge(module), tokenizer, eval_store)
 
 

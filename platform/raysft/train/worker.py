@@ -28,7 +28,7 @@ from raysft.engine.make import make_engine
 from raysft.engine.protocol import Engine
 from raysft.errors import DataError, ModelError
 from raysft.model.isolation import use_fast_paths
-from raysft.model.load import load_model
+from raysft.model.load import load_model, rows_for
 from raysft.model.methods import apply_method
 from raysft.objectives.module import ObjectiveModule, make_objective
 from raysft.recipe.fingerprint import digest
@@ -156,7 +156,7 @@ def load_base(place: Place) -> PreTrainedModel:
     tokenizer = load_tokenizer(
         place.job.tokenizer, revision=section.revision, trust_remote_code=section.trust_remote_code
     )
-    model = load_model(recipe, vocab_size=len(tokenizer))
+    model = load_model(recipe, vocab_size=rows_for(tokenizer))
     if recipe.parallel.pipeline == 1 or recipe.model.attention == "flash_attention_2":  # it needs the device
         torch.nn.Module.to(model, place.device)
     packing, max_tokens = recipe.data.packing, recipe.data.max_tokens

@@ -85,3 +85,18 @@ def test_the_check_leaves_the_mode_and_the_generator_alone() -> None:
     assert model.training
     assert all(m.training for m in model.modules() if isinstance(m, nn.Module))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_rotary_factors_that_follow_the_longest_position_are_found() -> None:
+    """At 7 and 12 tokens Phi-3 rotates by its short factors; a token at position 99 turns all others."""
+    rope = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "rope_theta": 10000.0}
+    fields = LLAMA | {"model_type": "phi3", "original_max_position_embeddings": 64}
+    fields |= {"rope_parameters": rope | {"original_max_position_embeddings": 64}}
+    use_fast_paths(make_model(fields, "sdpa"), V, max_tokens=64)
+    with pytest.raises(ModelError, match="longest position of a pass"):
+        use_fast_paths(make_model(fields, "sdpa"), V, max_tokens=100)
+
+
+def test_a_token_far_behind_changes_nothing_in_others() -> None:
+    for fields in (LLAMA, GEMMA2, FAMILIES["tied"], FAMILIES["gpt2"]):
+        isolation.refuse_shared_factors(make_model(fields), V, 60)

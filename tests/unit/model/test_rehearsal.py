@@ -42,7 +42,11 @@ def test_it_tells_how_many_parameters_are_trained() -> None:
     assert (
         lines[0] == f"trained      {trained:,} of {total + trained:,} parameters ({trained / (total + trained):.2%})"
     )
-    assert lines[1:] == ["adapters     down_proj x 2, q_proj x 2"]
+    assert lines[1] == "adapters     down_proj x 2, q_proj x 2"
+    added = "4 added tokens (<|endoftext|>, <|pad|>, <|im_start|>, ...)"
+    assert lines[2:] == [f"frozen       embeddings and head: rows of {added} stay as the base has them"]
+    lines = rehearse(make_recipe(method=LORA | {"target_modules": ["embed_tokens"]}), make_tokenizer())
+    assert lines[1:] == ["adapters     embed_tokens x 1"]
 
 
 FROZEN = {"gpt_oss": "GptOssExperts", "granitemoe": "GraniteMoeExperts", "qwen2_moe": "Qwen2MoeExperts"}
@@ -57,7 +61,7 @@ def test_experts_without_an_adapter_are_named(model_type: str) -> None:
 
 def test_experts_with_one_are_not() -> None:
     lines = rehearse(fresh("mixtral", LORA), make_tokenizer())
-    assert not [line for line in lines if line.startswith("frozen")]
+    assert not [line for line in lines if line.startswith("frozen") and "embeddings" not in line]
     assert "gate_up_proj x 2" in lines[1]
 
 

@@ -59,6 +59,17 @@ TINY = {
     "eos_token_id": 2,
 }
 """Fields that make a model tiny, as far as its type has them."""
+TOWER = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2} | {
+    "depth": 2,
+    "num_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+    "out_hidden_size": 32,
+    "embed_dim": 16,
+    "num_position_embeddings": 16,
+    "deepstack_visual_indexes": [],
+}
+"""Fields that make a vision or an audio tower tiny."""
 LATENT = {"num_key_value_heads": 4, "kv_lora_rank": 8, "q_lora_rank": 8, "v_head_dim": 8} | {
     "qk_rope_head_dim": 4,
     "qk_nope_head_dim": 4,
@@ -78,11 +89,13 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "codegen": {"rotary_dim": 4},
     "dbrx": {
         "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0},
-        "ffn_config": {"ffn_hidden_size": 16, "moe_num_experts": 4, "moe_top_k": 2},
+        "ffn_config": {"ffn_hidden_size": 16, "moe_num_experts": 4, "moe_top_k": 2, "hidden_size": 32},
     },
+    "dots3_note_text": {"num_key_value_heads": 4},
     "deepseek_v2": ROUTED,
     "deepseek_v3": ROUTED | {"head_dim": 4},
     "deepseek_v32": INDEXED,
+    "falcon_h1": STATE | {"mamba_d_ssm": 64},
     "gemma3n_text": TWO_KINDS
     | {"num_kv_shared_layers": 0, "intermediate_size": [48, 48], "activation_sparsity_pattern": [0.0, 0.0]}
     | {"vocab_size_per_layer_input": V, "hidden_size_per_layer_input": 8, "laurel_rank": 4, "altup_num_inputs": 2},
@@ -106,15 +119,29 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "qwen3_5_text": DELTA,
     "qwen3_next": DELTA,
     "recurrent_gemma": {"num_hidden_layers": 3, "lru_width": 32, "attention_window_size": 16},
-    "youtu": LATENT | {"head_dim": 4},
+    "xlnet": {"d_head": 8},
+    "youtu": LATENT | {"head_dim": 4, "pad_token_id": None},  # transformers zeroes that row when it loads it
     "zaya": {"num_experts_per_tok": 1},
 }
 """What else a type needs."""
 
 
-def tiny_fields(model_type: str) -> dict[str, Any]:
-    """Fields for AutoConfig.for_model of a tiny model of any type."""
-    default = CONFIG_MAPPING[model_type]()
-    known = {*default.to_dict(), *default.attribute_map}
-    fields = {name: value for name, value in TINY.items() if name in known}
-    return {"model_type": model_type, **fields, **SPECIAL.get(model_type, {})}
+def tiny_fields(model_type: str, vocab_size: int = V) -> dict[str, Any]:
+    """Fields for AutoConfig.for_model of a tiny model of any type, its text and its towers."""
+    config_class = CONFIG_MAPPING[model_type]
+    fields = _known(config_class, TINY) | SPECIAL.get(model_type, {})
+    for name, part in config_class.sub_configs.items():
+        if "model_type" in vars(part) and name != "assistant_config":
+            small = TINY | SPECIAL.get(part.model_type, {}) if "text" in name else TOWER
+            fields[name] = _known(part, small) | {"model_type": part.model_type}
+    for part in (fields, *(value for value in fields.values() if isinstance(value, dict))):
+        for name in ("vocab_size", "vocab_size_per_layer_input"):
+            if name in part:
+                part[name] = vocab_size
+    return {"model_type": model_type, **fields}
+
+
+def _known(config_class: Any, fields: dict[str, Any]) -> dict[str, Any]:
+    default = config_class()
+    names = {*default.to_dict(), *default.attribute_map}
+    return {name: value for name, value in fields.items() if name in names}

@@ -78,7 +78,7 @@ class NotCausalError(Exception):
 def make_base(model_type: str, directory: Path) -> None:
     """A tiny model of a family on disk, by transformers alone. Raises NotCausalError, or what a config raises."""
     torch.manual_seed(0)
-    fields = tiny_fields(model_type) | {"vocab_size": VOCABULARY}
+    fields = tiny_fields(model_type, VOCABULARY)
     config = AutoConfig.for_model(fields.pop("model_type"), **fields)
     with torch.device("meta"):
         size = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())

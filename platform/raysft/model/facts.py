@@ -33,6 +33,19 @@ _MLP_WITHOUT_GATE = frozenset(
 """Model types whose feed-forward layer is two matrices; all others count as three."""
 
 
+_COMMON = (
+    "num_hidden_layers",
+    "hidden_size",
+    "vocab_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "intermediate_size",
+    "max_position_embeddings",
+)
+"""Sizes by the names that transformers gives them in every type, be they fields, aliases or computed."""
+
+
 def load_config(recipe: Recipe) -> PretrainedConfig:
     """The model's transformers config, from its files or from the recipe. Raises ModelError."""
     model = recipe.model
@@ -93,7 +106,7 @@ def text_fields(config: PretrainedConfig) -> dict[str, Any]:
     """The config of the text model, each field by its common name besides the type's own (MPT's d_model)."""
     text = config.get_text_config()
     fields: dict[str, Any] = text.to_dict()
-    return fields | {common: fields[own] for common, own in text.attribute_map.items() if own in fields}
+    return fields | {name: getattr(text, name) for name in _COMMON if hasattr(text, name)}
 
 
 def _head_size(text: dict[str, Any]) -> int:

@@ -8,6 +8,7 @@ Shapes: N targets, D hidden size, V vocabulary, C targets of a chunk.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,13 @@ from torch.autograd.function import once_differentiable
 from transformers import PretrainedConfig, PreTrainedModel
 
 from raysft.model.products import add_product, product, wide_linear
+
+_SCALES = ("logit_scale", "lm_head_multiplier")
+"""Config fields that the head's output is multiplied by (Cohere, Falcon-H1)."""
+_DIVISORS = ("logits_scaling", "logits_mup_width_multiplier")
+"""Fields that it is divided by (Granite, MiniCPM3; Inkling)."""
+_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+"""Fields with its soft cap (Gemma, RecurrentGemma, xLSTM)."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +48,11 @@ class LogitShape:
 
 def logit_shape(config: PretrainedConfig) -> LogitShape:
     """Scale and soft cap of a model type, where raysft knows them; check_isolation finds the others."""
-    fields = vars(config.get_text_config())
-    scale = float(fields.get("logit_scale") or 1.0) / float(fields.get("logits_scaling") or 1.0)
-    return LogitShape(scale, fields.get("final_logit_softcapping") or None)
+    text = config.get_text_config()
+    stated = {name: getattr(text, name) for name in (*_SCALES, *_DIVISORS, *_CAPS) if hasattr(text, name)}
+    scale = math.prod(float(stated.get(name) or 1.0) for name in _SCALES)
+    scale /= math.prod(float(stated.get(name) or 1.0) for name in _DIVISORS)
+    return LogitShape(scale, next((float(stated[name]) for name in _CAPS if stated.get(name)), None))
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -14,6 +15,9 @@ from raysft.model.decoder import unread
 from raysft.model.head import LossHead
 from raysft.model.low_rank import use_low_rank
 from raysft.recipe.schema import Recipe
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 
 def apply_method(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
@@ -55,6 +59,14 @@ def merge(module: nn.Module) -> PreTrainedModel:
 def save_adapter(module: nn.Module, directory: str, weights: dict[str, torch.Tensor] | None = None) -> None:
     """The bare adapter as peft loads it: adapter_model.safetensors and adapter_config.json. weights: others."""
     module.save_pretrained(directory, safe_serialization=True, state_dict=weights)  # type: ignore[operator]
+
+
+def keys_lost_by_reload(trained: nn.Module, fresh: nn.Module) -> list[str]:
+    """Names of adapter weights that peft, by renaming keys, does not find in what it saves."""
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    found: Any = set_peft_model_state_dict(fresh, get_peft_model_state_dict(trained))
+    return [name for name in found.missing_keys if "lora_" in name]
 
 
 def adapted_layers(module: nn.Module) -> list[str]:
@@ -136,6 +148,8 @@ def _with_lora(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
         exclude_modules=_unfit(model, targets) or None,
         task_type="CAUSAL_LM",
     )
+    if targets == "all-linear":
+        _target_experts(config, model)
     generator_state = torch.get_rng_state()
     torch.manual_seed(recipe.seed)
     try:
@@ -151,15 +165,47 @@ def _with_lora(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
 
 
 def _unfit(model: PreTrainedModel, targets: str | list[str]) -> list[str]:
-    """Layers that get no adapter though their name is among the targets: those that no text passes (a vision tower),
-    and linear ones that do more than multiply (the router of PhiMoE answers a tuple)."""
+    """Layers that get no adapter though their name is among the targets.
+
+    Those that no text passes (a vision tower); linear ones that do more than multiply (the router of PhiMoE answers a
+    tuple); and those whose weights are read past the layer, and so past any adapter around it: in a Mamba mixer
+    behind in_proj (its kernels do), and in routers (LongCat's).
+    """
     towers = tuple(f"{name}." for name in unread(model))
-    return [
-        name
-        for name, module in model.named_modules()
-        if (isinstance(module, nn.Linear) if isinstance(targets, str) else name.rsplit(".", 1)[-1] in targets)
-        and (f"{name}.".startswith(towers) or (isinstance(module, nn.Linear) and not _multiplies(module)))
-    ]
+    mixers = tuple(f"{name}." for name, m in model.named_modules() if {"A_log", "D"} <= m._parameters.keys())
+    routers = tuple(f"{name}." for name, m in model.named_modules() if "router" in type(m).__name__.lower())
+    unfit = []
+    for name, module in model.named_modules():
+        leaf = name.rsplit(".", 1)[-1]
+        is_target = isinstance(module, nn.Linear) if isinstance(targets, str) else leaf in targets
+        is_bypassed = name.startswith(routers) or (name.startswith(mixers) and not leaf.startswith("in_proj"))
+        does_more = isinstance(module, nn.Linear) and not _multiplies(module)
+        if is_target and (f"{name}.".startswith(towers) or is_bypassed or does_more):
+            unfit.append(name)
+    return unfit
+
+
+def _target_experts(config: LoraConfig, model: PreTrainedModel) -> None:
+    """Have the experts of a mixture adapted where they are parameters [experts, ...] and no layers.
+
+    peft does so by itself for the types that it knows in an older form (Mixtral, Qwen3-MoE, DeepSeek).
+    """
+    from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+
+    known = copy.deepcopy(config)
+    convert_peft_config_for_transformers(known, model, None)
+    if not known.target_parameters:
+        config.target_parameters = (
+            sorted(
+                {
+                    f"{path.rsplit('.', 1)[-1]}.{name}"
+                    for path, owner in model.named_modules()
+                    for name, parameter in owner.named_parameters(recurse=False)
+                    if "experts" in type(owner).__name__.lower() and parameter.ndim == 3 and "bias" not in name
+                }
+            )
+            or None
+        )
 
 
 def _multiplies(layer: nn.Linear) -> bool:

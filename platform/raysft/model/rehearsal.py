@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 from raysft.errors import ModelError, RaysftError
 from raysft.model.card import CardFacts
 from raysft.model.decoder import unread
-from raysft.model.export import write_parts
+from raysft.model.export import export_parts, write_parts
 from raysft.model.load import empty_model, rows_for
 from raysft.model.methods import (
     adapted_layers,
@@ -25,6 +25,7 @@ from raysft.model.methods import (
     base_model,
     is_adapted,
     is_layer_adapted,
+    keys_lost_by_reload,
     plain_name,
 )
 from raysft.recipe.schema import Recipe
@@ -38,6 +39,8 @@ def rehearse(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> list[str]:
     module = apply_method(empty_model(recipe, vocab_size=rows_for(tokenizer)), recipe)
     lines = describe_trained(module, tokenizer)
     try:
+        if "adapter" in export_parts(recipe):
+            _check_adapter_loads(module, apply_method(empty_model(recipe, vocab_size=rows_for(tokenizer)), recipe))
         with tempfile.TemporaryDirectory(prefix="raysft-rehearsal-") as directory:
             write_parts(recipe, module, tokenizer, _NOTHING, Path(directory), with_weights=False)
     except RaysftError:
@@ -50,6 +53,19 @@ def rehearse(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> list[str]:
             fix="mend what is named in the model's directory, or choose other method.target_modules",
         ) from error
     return lines
+
+
+def _check_adapter_loads(trained: nn.Module, fresh: nn.Module) -> None:
+    """Would peft put an adapter that it has saved where it was? Raises ModelError. Both modules without weights."""
+    lost = keys_lost_by_reload(trained, fresh)
+    if lost:
+        raise ModelError(
+            "peft would not load all of this adapter again",
+            got=f"{len(lost)} matrices that it saves under other names than it looks for: {lost[0]}, ...",
+            expected="an adapter that anybody can put on its base",
+            fix="set export.adapter: false (export/merged has all of it), or name other layers in "
+            "method.target_modules",
+        )
 
 
 def describe_trained(module: nn.Module, tokenizer: PreTrainedTokenizerFast) -> list[str]:

@@ -13,6 +13,7 @@ from fakes import LLAMA, make_recipe, make_tokenizer
 from families import tiny_fields
 from raysft.errors import ModelError
 from raysft.model.facts import read_facts
+from raysft.model.load import empty_model
 from raysft.model.methods import apply_method
 from raysft.model.rehearsal import rehearse
 from raysft.recipe.schema import Recipe
@@ -49,20 +50,29 @@ def test_it_tells_how_many_parameters_are_trained() -> None:
     assert lines[1:] == ["adapters     embed_tokens x 1"]
 
 
-FROZEN = {"gpt_oss": "GptOssExperts", "granitemoe": "GraniteMoeExperts", "qwen2_moe": "Qwen2MoeExperts"}
+EXPERTS = ("gpt_oss", "granitemoe", "qwen2_moe", "mixtral", "deepseek_v3")
 
 
-@pytest.mark.parametrize("model_type", FROZEN)
-def test_experts_without_an_adapter_are_named(model_type: str) -> None:
-    lines = rehearse(fresh(model_type, LORA), make_tokenizer())
-    for name in ("gate_up_proj", "down_proj"):
-        assert any(line.startswith(f"frozen       {FROZEN[model_type]}.{name} x 2: ") for line in lines), lines
+@pytest.mark.parametrize("model_type", EXPERTS)
+def test_experts_that_are_parameters_are_adapted_and_what_is_left_is_named(model_type: str) -> None:
+    recipe = fresh(model_type, LORA)
+    lines = rehearse(recipe, make_tokenizer())
+    model = apply_method(empty_model(recipe, vocab_size=300), recipe)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert any(".experts." in name for name in trained)
+    for name in ("gate_up_proj x", "down_proj x"):
+        assert name in lines[1]
+    frozen = [line.split()[1] for line in lines if line.startswith("frozen") and "embeddings" not in line]
+    assert not [name for name in frozen if "Experts" in name]
+    if model_type in ("gpt_oss", "granitemoe", "qwen2_moe"):
+        assert [name for name in frozen if name.endswith("Router.weight")]
 
 
-def test_experts_with_one_are_not() -> None:
-    lines = rehearse(fresh("mixtral", LORA), make_tokenizer())
-    assert not [line for line in lines if line.startswith("frozen") and "embeddings" not in line]
-    assert "gate_up_proj x 2" in lines[1]
+def test_experts_that_no_target_names_are_said_to_be_frozen() -> None:
+    lines = rehearse(fresh("gpt_oss", LORA | {"target_modules": ["q_proj"]}), make_tokenizer())
+    model = empty_model(fresh("gpt_oss"), vocab_size=len(make_tokenizer()))
+    experts = sum(p.numel() for name, p in model.named_parameters() if name.endswith("experts.gate_up_proj"))
+    assert any(f"GptOssExperts.gate_up_proj x 2: {experts:,} parameters (" in line for line in lines), lines
 
 
 def test_dropout_on_experts_is_what_the_message_names() -> None:

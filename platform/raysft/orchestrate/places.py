@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from raysft import storage
+from raysft.recipe.sections.data import DataSection
+from raysft.recipe.tune import Distribution
 
 
 def same_place(before: object, after: object, *, run: str, storage_then: str) -> bool:
@@ -26,6 +31,43 @@ def same_place(before: object, after: object, *, run: str, storage_then: str) ->
         return True
     run_then = os.path.join(began_in, os.path.expanduser(storage_then), "runs", os.path.basename(run))
     return os.path.isabs(old) and os.path.relpath(old, run_then) == os.path.relpath(os.path.abspath(new), run)
+
+
+def same_in_search(directory: str, name: str, before: Any, after: Any) -> bool:
+    """same_place() for the fields of a search; fields and rules that got a new default since then are the same.
+
+    directory: <storage>/sweeps/<name> of today.
+    """
+    if name.startswith("space."):
+        return bool(_today(Distribution, before) == _today(Distribution, after))
+    if name.startswith("data."):
+        before, after = (_today_data(name.removeprefix("data."), value) for value in (before, after))
+    return _same_value(before, after, directory)
+
+
+def _same_value(before: Any, after: Any, directory: str) -> bool:
+    if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        return all(_same_value(a, b, directory) for a, b in zip(before, after, strict=True))
+    if isinstance(before, dict) and isinstance(after, dict) and before.keys() == after.keys():
+        return all(_same_value(before[key], after[key], directory) for key in before)
+    return bool(before == after) or same_place(before, after, run=directory, storage_then="")
+
+
+def _today(kind: Any, value: Any) -> Any:
+    """A stored JSON value with the fields that its kind has today."""
+    adapter = TypeAdapter[Any](kind)
+    try:
+        return adapter.dump_python(adapter.validate_python(value), mode="json")
+    except ValidationError:
+        return value
+
+
+def _today_data(field: str, value: Any) -> Any:
+    try:
+        section = DataSection.model_validate({"train": ["x"], field: value})
+    except ValidationError:
+        return value
+    return section.model_dump(mode="json")[field]
 
 
 def _began_in(run: str, storage_then: str) -> str:

@@ -23,6 +23,7 @@ from raysft.lease import lease
 from raysft.model.facts import read_facts
 from raysft.observe.tune_report import SearchFacts, TrialFacts, render_search, summary_lines
 from raysft.orchestrate.cluster import cluster
+from raysft.orchestrate.places import same_in_search
 from raysft.orchestrate.plan import choose_layout
 from raysft.orchestrate.progress import PrepareProgress
 from raysft.orchestrate.run import check_before_ray
@@ -38,9 +39,10 @@ from raysft.recipe.fingerprint import split_fields
 from raysft.recipe.load import with_absolute_paths
 from raysft.recipe.resolve import check_fits, resolve
 from raysft.recipe.schema import Recipe
+from raysft.recipe.secrets import hidden
 from raysft.recipe.tune import TuneSection
 from raysft.recipe.tune_executor import GANG, is_fused, trials_at_a_time
-from raysft.recipe.tune_rules import advice, check_tune
+from raysft.recipe.tune_rules import advice, advice_at_a_time, check_tune
 from raysft.train import notice
 
 logger = logging.getLogger(__name__)
@@ -48,8 +50,12 @@ logger = logging.getLogger(__name__)
 
 def search(recipe: Recipe) -> list[str]:
     """Run the search of a recipe to the end of its budget, or go on with it. Its report. Raises RaysftError."""
+    recipe = with_absolute_paths(recipe)
     tune, directory = check_tune(recipe), search_directory(recipe)
     check_space(recipe, tune)
+    if is_finished(recipe, tune):
+        logger.info("the search %s is finished already; nothing was changed but its report", recipe.name)
+        return _result(recipe, tune, open_study(recipe, tune))
     check_before_ray(recipe)
     for line in advice(tune):
         logger.warning("%s", line)
@@ -68,6 +74,8 @@ def search(recipe: Recipe) -> list[str]:
                 room = _room(recipe, tune, room_for(recipe, nodes))
                 together = f", together in {room.hosts} processes" if room.hosts else ""
                 logger.info("search       %s, %d at a time%s", _words(tune), room.concurrent, together)
+                for line in advice_at_a_time(tune, room.concurrent):
+                    logger.warning("%s", line)
                 out = storage.join(directory, "ray")
                 with SearchProgress(tune, [trial for trial in study.trials() if trial.is_own]) as told:
                     run_trials(recipe, tune, sweep, room=room, out=out, told=told)
@@ -76,6 +84,7 @@ def search(recipe: Recipe) -> list[str]:
 
 def report(recipe: Recipe) -> list[str]:
     """The report of a search as far as it has come. Raises UserError when it has not begun."""
+    recipe = with_absolute_paths(recipe)
     tune, directory = check_tune(recipe), search_directory(recipe)
     check_space(recipe, tune)
     if tune.study is None and not storage.exists(storage.join(directory, "study.db")):
@@ -86,6 +95,18 @@ def report(recipe: Recipe) -> list[str]:
             fix="run `raysft tune` first, or check `name` and `storage`",
         )
     return _result(recipe, tune, open_study(recipe, tune))
+
+
+def is_finished(recipe: Recipe, tune: TuneSection) -> bool:
+    """Has this search begun, and is nothing of its budget left? Told without a cluster."""
+    directory = search_directory(recipe)
+    if tune.study is None and not storage.exists(storage.join(directory, "study.db")):
+        return False
+    study = open_study(recipe, tune)
+    trials = [trial for trial in study.trials() if trial.is_own]
+    if not trials or any(trial.state == "running" for trial in trials):
+        return False
+    return Sweep(recipe, tune, study, admit=lambda point: None).is_over
 
 
 def search_directory(recipe: Recipe) -> str:
@@ -107,8 +128,9 @@ def open_study(recipe: Recipe, tune: TuneSection) -> Study:
     study = Study(tune.study or f"sqlite:///{directory}/study.db", recipe.name, tune, seed=recipe.seed, base=base)
     space = {f"space.{name}": distribution.model_dump(mode="json") for name, distribution in tune.space.items()}
     data = {f"data.{name}": value for name, value in base["data"].items()}
-    fixed = {**split_fields(with_absolute_paths(recipe))[0], **data}
-    study.claim({**space, "metrics": tune.metrics} | {n: v for n, v in fixed.items() if n not in tune.space})
+    fixed = hidden({**split_fields(recipe)[0], **data})
+    search = {**space, "metrics": tune.metrics} | {n: v for n, v in fixed.items() if n not in tune.space}
+    study.claim(search, partial(same_in_search, storage.join(directory, "")))
     return study
 
 
@@ -186,8 +208,11 @@ def _result(recipe: Recipe, tune: TuneSection, study: Study) -> list[str]:
     if best:
         trial = best[0]
         chosen = with_absolute_paths(apply(recipe, trial_name(recipe, trial.number), trial.point))
-        text = yaml.safe_dump(chosen.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
-        storage.write_bytes(storage.join(directory, "best.yaml"), text.encode())
+        fields = chosen.model_dump(mode="json", exclude_defaults=True)
+        storage.write_bytes(
+            storage.join(directory, "best.yaml"), yaml.safe_dump(fields, sort_keys=False, allow_unicode=True).encode()
+        )
+        text = yaml.safe_dump(hidden(fields), sort_keys=False, allow_unicode=True)
         more.append(f"best recipe  {storage.join(directory, 'best.yaml')}")
     facts = SearchFacts(
         name=recipe.name,

@@ -27,6 +27,7 @@ from raysft.errors import ConflictError, StorageError
 from raysft.orchestrate.cma import propose
 from raysft.orchestrate.space import Point, holds, ordered
 from raysft.recipe.fingerprint import differences
+from raysft.recipe.secrets import without_secrets
 from raysft.recipe.tune import Choice, Distribution, Int, LogUniform, TuneSection
 
 State = Literal["running", "finished", "pruned", "failed"]
@@ -88,12 +89,17 @@ class Study:
         except Exception as error:  # SQLAlchemy's many; process boundary to a database
             raise _cannot_open(url or "in memory", error) from error
 
-    def claim(self, search: Mapping[str, Any]) -> None:
-        """Note what is searched, or check that it is the same as before. Raises ConflictError."""
+    def claim(
+        self, search: Mapping[str, Any], same: Callable[[str, Any, Any], bool] = lambda name, a, b: bool(a == b)
+    ) -> None:
+        """Note what is searched, or check that it is the same as before. Raises ConflictError.
+
+        same(field, before, now): are two values that differ as text one?
+        """
         stored, search = self._study.user_attrs.get("search"), json.loads(json.dumps(search))
         if stored is None:
             self._study.set_user_attr("search", search)
-        elif found := differences(stored, dict(search)):
+        elif found := differences(stored, dict(search), same):
             raise ConflictError(
                 f"the study {self._study.study_name} exists with another search",
                 got="; ".join(found),
@@ -270,10 +276,9 @@ def _decode(distribution: Distribution, value: Any) -> Any:
 
 
 def _cannot_open(url: str, error: Exception) -> StorageError:
-    shown = url.rpartition("@")[2] if "@" in url else url  # without a password
     return StorageError(
-        f"cannot open the study's database {shown}",
-        got=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}",
+        f"cannot open the study's database {without_secrets(url)}",
+        got=f"{type(error).__name__}: {without_secrets(' '.join(str(error).split()))[:300]}",
         expected="sqlite:///FILE in a local directory, or postgresql://USER@HOST/NAME with its driver installed",
         fix="check tune.study and that the database answers",
     )

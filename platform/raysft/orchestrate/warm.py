@@ -7,12 +7,12 @@ is the caller's to decide; nothing is tried again here.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore
 
 from raysft.recipe.schema import Recipe
 from raysft.train import notice
@@ -41,7 +41,5 @@ def _alone(recipe: Recipe) -> None:
     if dist.is_initialized():
         return
     os.environ.update({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"})
-    handle, file = tempfile.mkstemp(prefix="raysft-alone-")
-    os.close(handle)
     backend = "nccl" if recipe.cluster.gpus_per_worker else "gloo"
-    dist.init_process_group(backend, init_method=f"file://{file}", rank=0, world_size=1)
+    dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)

@@ -67,6 +67,18 @@ def advice(tune: TuneSection) -> list[str]:
     ]
 
 
+def advice_at_a_time(tune: TuneSection, concurrent: int) -> list[str]:
+    """What is unwise about so many trials at a time: a searcher learns from those that have ended."""
+    trials = tune.budget.trials
+    if tune.searcher in ("grid", "random", "qmc") or trials is None or 2 * concurrent <= trials:
+        return []
+    first = min(concurrent, trials)
+    return [
+        f"{tune.searcher} proposes {first} of the {trials} trials before any has ended, and learns nothing for them: "
+        f"set tune.concurrent to at most {max(1, trials // 4)}, or a larger tune.budget.trials"
+    ]
+
+
 def _check_distribution(name: str, distribution: Distribution) -> None:
     if isinstance(distribution, Choice):
         if any(value in distribution.values[:i] for i, value in enumerate(distribution.values)):

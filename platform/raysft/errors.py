@@ -14,11 +14,12 @@
         └── TrainingError    training ended without a model (diverged, kept crashing)
 
 All of them pickle, because they cross processes; where pickle is not wanted (records on storage, results of tasks)
-they cross as the fields of `to_fields`.
+they cross as the fields of `to_fields`. None holds a secret of an address: see `redacted`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -29,8 +30,8 @@ class RaysftError(Exception):
     exit_code = 3
 
     def __init__(self, what: str, *, got: str = "", expected: str = "", fix: str = "") -> None:
-        self.what, self.got, self.expected, self.fix = what, got, expected, fix
-        super().__init__(what)
+        self.what, self.got, self.expected, self.fix = map(redacted, (what, got, expected, fix))
+        super().__init__(self.what)
 
     def __str__(self) -> str:
         parts = [("", self.what), ("got: ", self.got), ("expected: ", self.expected), ("fix: ", self.fix)]
@@ -83,6 +84,23 @@ class CheckpointError(PlatformError):
 
 class TrainingError(PlatformError):
     """Example: workers died more often than `cluster.max_failures` allows."""
+
+
+_URL = re.compile(r"[A-Za-z][\w+.-]*://[^\s'\"<>]+")
+_LOGIN = re.compile(r"(?<=://)[^/?#@]*@|(?<=://)[^/?#@:]*:(?!\d*(?:[/?#]|$))[^?#]*@")
+_VALUE = re.compile(r"([?&;]\w[\w.%~-]*=)([^&;#)\]]*)")
+_OPEN = ("region=", "scheme=", "endpoint_override=", "revision=", "download=")
+"""Options of addresses whose values are no secrets."""
+
+
+def redacted(text: str) -> str:
+    """A text whose addresses (`scheme://...`) show no login and no values of a query: keys, signatures, passwords."""
+    return _URL.sub(_redacted_address, text) if "://" in text else text
+
+
+def _redacted_address(found: re.Match[str]) -> str:
+    address = _LOGIN.sub("***@", found[0])
+    return _VALUE.sub(lambda match: match[0] if match[1][1:] in _OPEN else f"{match[1]}***", address)
 
 
 def to_fields(error: RaysftError) -> dict[str, str]:

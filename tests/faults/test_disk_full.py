@@ -16,7 +16,8 @@ from raysft import storage
 from raysft.data.shards import read_summaries, write_shard
 from raysft.data.sources import expand, plan_reads
 from raysft.data.stage import EncodeStage
-from raysft.data.store import TokenStore, read_manifest, write_manifest
+from raysft.data.store import TokenStore
+from raysft.data.store_manifest import read_manifest, write_manifest
 from raysft.data.tokenizer import load_tokenizer, template_for, train_tokenizer
 from raysft.data.windows import write_window
 from raysft.errors import StorageError

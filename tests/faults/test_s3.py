@@ -19,8 +19,9 @@ from moto.server import ThreadedMotoServer
 from werkzeug.serving import WSGIRequestHandler
 
 from raysft.data import remote
+from raysft.data.contents import content, contents
 from raysft.data.remote import Retry
-from raysft.data.sources import content_hash, expand, plan_reads, read, read_all
+from raysft.data.sources import expand, plan_reads, read, read_all
 from raysft.errors import DataError, StorageError
 
 RECORDS = [{"n": i, "text": random.Random(i).randbytes(200).hex()} for i in range(2000)]  # hardly compresses
@@ -158,7 +159,11 @@ def test_directories_globs_options_and_hashes(proxy: Proxy) -> None:
     host = f"127.0.0.1:{proxy.server.server_address[1]}"
     (file,) = expand([f"s3://bucket/d/*.gz?endpoint_override={host}&scheme=http&region=us-east-1"])
     assert [raw.value for raw in read_all([file])] == RECORDS
-    assert len(content_hash(file)) == 64
+    assert len(content(file).sha256) == 64
+    (trusted,) = contents([file], "/nowhere/hashes.json", trusts_stores=True)
+    assert "checksum:" in trusted.stamp
+    assert trusted.is_settled
+    assert trusted.sha256 != content(file).sha256, "a checksum of the store's stands for the bytes"
     with pytest.raises(DataError, match=r"did you mean 'a\.jsonl'"):
         expand(["s3://bucket/d/aa.jsonl"])
 

@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerFast
 
 from raysft.data.chat import encode
 from raysft.data.records import Conversation, Message
-from raysft.data.store import write_manifest, write_part
+from raysft.data.store import write_part
+from raysft.data.store_manifest import write_manifest
 from raysft.data.tokenizer import template_for
 from raysft.data.windows import pack_window
 

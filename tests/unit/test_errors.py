@@ -10,7 +10,7 @@ import pickle
 import pytest
 
 from raysft import errors
-from raysft.errors import InterruptedRunError, PlatformError, RaysftError, UserError, from_fields, to_fields
+from raysft.errors import InterruptedRunError, PlatformError, RaysftError, UserError, from_fields, redacted, to_fields
 
 KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, RaysftError)]
 
@@ -60,3 +60,28 @@ def test_exit_codes_tell_the_user_from_the_platform(kind: type[RaysftError]) -> 
         assert kind.exit_code == 75
     else:
         pytest.fail(f"{kind.__name__} is on no branch")
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        (
+            "https://b.s3.amazonaws.com/a.jsonl?X-Amz-Credential=AK%2Fx&X-Amz-Signature=feed",
+            "https://b.s3.amazonaws.com/a.jsonl?X-Amz-Credential=***&X-Amz-Signature=***",
+        ),
+        ("https://host:8080/a.jsonl?password=hunter2", "https://host:8080/a.jsonl?password=***"),
+        ("https://me:hunter2@host/a.jsonl", "https://***@host/a.jsonl"),
+        ("s3://AKIA:sec/ret+x@bucket/a.jsonl?region=eu", "s3://***@bucket/a.jsonl?region=eu"),
+        ("postgresql://me:hun/ter2@host:5432/db", "postgresql://***@host:5432/db"),
+        ("s3://bucket/v@1/part-?.jsonl", "s3://bucket/v@1/part-?.jsonl"),
+        ("http://host:80/a@b/c.jsonl", "http://host:80/a@b/c.jsonl"),
+        ("hf://datasets/o/n@main/a.parquet", "hf://datasets/o/n@main/a.parquet"),
+        ("s3://b/k?region=eu&scheme=http&token=feed", "s3://b/k?region=eu&scheme=http&token=***"),
+        ("/data/what?=1/a.jsonl", "/data/what?=1/a.jsonl"),
+    ],
+)
+def test_no_error_shows_the_secrets_of_an_address(address: str, shown: str) -> None:
+    error = UserError(f"cannot read {address}", got=f"'{address}' (8 attempts)", fix=address)
+    assert (error.what, error.got, error.fix) == (f"cannot read {shown}", f"'{shown}' (8 attempts)", shown)
+    assert redacted(shown) == shown
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)

@@ -1,7 +1,9 @@
 """What makes a token store the one it is: the sides of a recipe's data and their fingerprints. No Ray.
 
 A fingerprint covers everything that changes tokens, rows or their order in the store: the files' contents, the
-fields, the tokenizer, the template, the rules with the files they read, and the version of the code.
+fields, the tokenizer, the template, the rules with the files they read, and the version of the code. All of them
+are looked at again when a store has been made (`check_unchanged`): else one edited meanwhile would lie under a
+fingerprint that is not its own, for everybody who prepares the same data later.
 """
 
 from __future__ import annotations
@@ -9,20 +11,27 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from transformers import PreTrainedTokenizerFast
+
+from raysft.data import contents
 from raysft.data.clean.cleaner import rules_hash
+from raysft.data.contents import Content
 from raysft.data.conversations import check_source_columns
 from raysft.data.keys import keys_hash
-from raysft.data.remote import open_bytes
-from raysft.data.sources import SourceFile, content_hashes, expand
+from raysft.data.sources import SourceFile, expand
 from raysft.data.stage import EncodeStage
 from raysft.data.stops import recipe_template
 from raysft.data.stream import StreamSource
 from raysft.data.template import Template
 from raysft.data.tokenizer import recipe_tokenizer, tokenizer_hash, tokenizer_source
 from raysft.data.windows import WINDOW
+from raysft.errors import DataError
 from raysft.recipe.rules import AUGMENTING, WHOLE_DATA, Leakage, Map
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.data import MixtureSection, SourceSection
@@ -43,9 +52,13 @@ class Side:
     fingerprint: str
     inputs: dict[str, Any]
     files: list[SourceFile]
+    contents: list[Content]
+    """Of each file, when the fingerprint was made."""
     stage: EncodeStage
     shards: str
     """Sides of the same pass over the files share their shards: its name."""
+    is_rolled_back: bool = False
+    """The store is an older version's, which the files as they are now do not give."""
 
 
 def describe_sides(recipe: Recipe) -> list[Side]:
@@ -54,37 +67,96 @@ def describe_sides(recipe: Recipe) -> list[Side]:
     check_source_columns(data)
     tokenizer = recipe_tokenizer(recipe)
     template = recipe_template(recipe, tokenizer)
-    common = {"tokenizer": tokenizer_hash(tokenizer), "template": _template_hash(template)}
+    common = _inputs(tokenizer, template)
     if data.eval and data.eval_fraction:
         logger.warning("data.eval_fraction is ignored: data.eval names held-out files")
     share = 0.0 if data.eval else data.eval_fraction
-    files = expand(data.sources, format=data.format, columns=data.columns)
-    listed = _listed(recipe, files)
+    train = _Read.of(recipe, expand(data.sources, format=data.format, columns=data.columns))
     eval_listed: list[Any] = []
     sides = []
     if data.eval:
-        held_out = expand([SourceSection(path=data.eval, name="eval")], format=data.format, columns=data.columns)
-        eval_listed = _listed(recipe, held_out)
+        section = SourceSection(path=data.eval, name="eval")
+        found = expand([section], format=data.format, columns=data.columns)
+        held_out = _Read.of(recipe, found)
+        eval_listed = held_out.listed
         sides.append(_side(recipe, "eval", held_out, template, {**common, "files": eval_listed, "held_out": 1.0}))
     elif share:
-        sides.append(_side(recipe, "eval", files, template, {**common, "files": listed, "held_out": share}))
+        sides.append(_side(recipe, "eval", train, template, {**common, "files": train.listed, "held_out": share}))
     compared = eval_listed if any(isinstance(rule, Leakage) for rule in data.rules) else []
-    inputs = {**common, "files": listed, "held_out": share, "compared_with": compared}
-    return [_side(recipe, "train", files, template, inputs), *sides]
+    inputs = {**common, "files": train.listed, "held_out": share, "compared_with": compared}
+    return [_side(recipe, "train", train, template, inputs), *sides]
+
+
+def check_unchanged(recipe: Recipe, sides: Sequence[Side]) -> None:
+    """Raises DataError when a file of the sides, their tokenizer, template or rules are not what they were."""
+    for side in sides:
+        contents.check_unchanged(side.files, side.contents)
+    tokenizer = recipe_tokenizer(recipe)
+    now = _inputs(tokenizer, recipe_template(recipe, tokenizer)) | _rules(recipe, sides[0].name)
+    differ = sorted(name for name, value in now.items() if sides[0].inputs[name] != value)
+    if differ:
+        raise DataError(
+            "what the data is made with changed while it was made",
+            got=f"another {', '.join(differ)} than at the start",
+            expected="files that nobody writes to; nothing of what was made is kept",
+            fix="let the writer finish, then run the same command again",
+        )
+
+
+def _inputs(tokenizer: PreTrainedTokenizerFast, template: Template) -> dict[str, str]:
+    return {"tokenizer": tokenizer_hash(tokenizer), "template": _template_hash(template)}
+
+
+def _rules(recipe: Recipe, name: str) -> dict[str, Any]:
+    """What the rules of a side are, with the files that they read."""
+    rules = [rule for rule in recipe.data.rules if not isinstance(rule, WHOLE_DATA)]
+    if name == "eval":
+        return {"rules": rules_hash([rule for rule in rules if not isinstance(rule, AUGMENTING)])}
+    return {"rules": rules_hash(rules), "whole_data_rules": keys_hash(recipe.data.rules)}
+
+
+@dataclass(frozen=True)
+class _Read:
+    """Files and what their bytes are."""
+
+    files: list[SourceFile]
+    contents: list[Content]
+    listed: list[Any]
+    """Their part of the fingerprint. A source is a number: the same data under another name gives the same tokens."""
+
+    @classmethod
+    def of(cls, recipe: Recipe, files: list[SourceFile]) -> _Read:
+        """By a hash of all bytes; in stream mode a remote store's checksum will do: training shall not wait."""
+        cache = join(absolute(recipe.storage), "tokens", "hashes.json")
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            found = contents.contents(files, cache, pool.map, trusts_stores=recipe.data.mode == "stream")
+        sources = list(dict.fromkeys(file.source for file in files))
+        return cls(
+            files,
+            found,
+            [
+                [sources.index(file.source), file.kind, file.format, dict(file.columns), one.sha256]
+                for file, one in zip(files, found, strict=True)
+            ],
+        )
 
 
 def stream_source(recipe: Recipe, *, cpus_per_task: int) -> StreamSource:
     """What a run in stream mode reads; the same on every process that asks."""
     side = describe_sides(recipe)[0]
-    return StreamSource(tuple(side.files), side.stage, recipe.data.max_tokens, cpus_per_task, side.fingerprint)
+    return StreamSource(
+        tuple(side.files),
+        tuple(side.contents),
+        side.stage,
+        recipe.data.max_tokens,
+        cpus_per_task,
+        side.fingerprint,
+    )
 
 
-def _side(recipe: Recipe, name: str, files: list[SourceFile], template: Template, inputs: dict[str, Any]) -> Side:
+def _side(recipe: Recipe, name: str, read: _Read, template: Template, inputs: dict[str, Any]) -> Side:
     data, model = recipe.data, recipe.model
     held_out = inputs["held_out"]
-    rules = [rule for rule in data.rules if not isinstance(rule, WHOLE_DATA)]
-    if name == "eval":
-        rules = [rule for rule in rules if not isinstance(rule, AUGMENTING)]
     whole = {
         **inputs,
         "side": name,
@@ -98,10 +170,9 @@ def _side(recipe: Recipe, name: str, files: list[SourceFile], template: Template
         "on_unread": data.on_unread,
         "ignore_columns": sorted(data.ignore_columns),
         "several_answers": data.several_answers,
-        "rules": rules_hash(rules),
+        **_rules(recipe, name),
     }
     if name == "train":
-        whole["whole_data_rules"] = keys_hash(data.rules)
         whole["mixture"] = [
             data.mixture.model_dump(mode="json"),
             [[source.weight, source.epochs] for source in data.sources],
@@ -119,7 +190,8 @@ def _side(recipe: Recipe, name: str, files: list[SourceFile], template: Template
         json.dumps([rules_hash(data.rules), keys_hash(data.rules)]),
     )
     location = join(absolute(recipe.storage), "tokens", fingerprint)
-    return Side(name, location, fingerprint, whole, files, stage, "held-out" if held_out == 1 else "all")
+    shards = "held-out" if held_out == 1 else "all"
+    return Side(name, location, fingerprint, whole, read.files, read.contents, stage, shards)
 
 
 def _is_random(recipe: Recipe) -> bool:
@@ -127,30 +199,6 @@ def _is_random(recipe: Recipe) -> bool:
     data = recipe.data
     mixed = data.mixture != MixtureSection() or any(s.weight is not None or s.epochs != 1 for s in data.sources)
     return mixed or any(isinstance(rule, (*AUGMENTING, Map)) for rule in data.rules)
-
-
-def _listed(recipe: Recipe, files: list[SourceFile]) -> list[Any]:
-    """Each file with what its bytes are: by a hash of all of them, of both ends in stream mode.
-
-    Its source is a number: the same data under another name gives the same tokens.
-    """
-    if recipe.data.mode == "stream":
-        hashes = [_ends_hash(file) for file in files]
-    else:
-        hashes = content_hashes(files, join(absolute(recipe.storage), "tokens", "hashes.json"))
-    sources = list(dict.fromkeys(file.source for file in files))
-    return [
-        [sources.index(file.source), file.kind, file.format, dict(file.columns), digest]
-        for file, digest in zip(files, hashes, strict=True)
-    ]
-
-
-def _ends_hash(file: SourceFile) -> str:
-    """sha256 of the size and of the first and last MiB: training must not wait until everything is read."""
-    with open_bytes(file.location) as stream:
-        head = stream.read(1 << 20)
-        stream.seek(max(0, file.num_bytes - (1 << 20)))
-        return hashlib.sha256(b"%d:" % file.num_bytes + head + stream.read(1 << 20)).hexdigest()
 
 
 def _template_hash(template: Template) -> str:

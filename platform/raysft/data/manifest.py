@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,9 +24,10 @@ from raysft.data.mixture import Samples, no_such_column, sequence
 from raysft.data.select import Selection
 from raysft.data.shards import SIDES, Summary, merge_summaries, read_shard, rejects_path, take_samples
 from raysft.data.sources import ReadTask, SourceFile, describe_line, describe_sample, source_names
-from raysft.errors import DataError, PlatformError
+from raysft.data.store_manifest import REJECTS
+from raysft.errors import DataError, PlatformError, redacted
 from raysft.recipe.schema import Recipe
-from raysft.storage import join, read_lines, write_bytes, write_stream
+from raysft.storage import join, read_lines, write_stream
 
 MAX_PROMPTS = 1024
 
@@ -85,8 +86,11 @@ def choose(
     return Chosen(shards[order], rows[order], counts)
 
 
-def make_manifest(side: Side, chosen: Chosen, parts: list[dict[str, Any]], *, num_prompts: int) -> dict[str, Any]:
-    """Everything about a store. Raises DataError when the parts do not hold the chosen samples."""
+def make_manifest(
+    side: Side, chosen: Chosen, parts: list[dict[str, Any]], *, num_prompts: int, sums: dict[str, str | None]
+) -> dict[str, Any]:
+    """Everything about a store; `sums`: of its other files, by their names in it. Raises PlatformError when the parts
+    do not hold the chosen samples."""
     num_rows, num_samples = (sum(part[name] for part in parts) for name in ("rows", "samples"))
     if num_samples != len(chosen.rows):
         raise PlatformError(
@@ -104,37 +108,50 @@ def make_manifest(side: Side, chosen: Chosen, parts: list[dict[str, Any]], *, nu
         "max_tokens": max_tokens,
         "tokenizer_hash": side.inputs["tokenizer"],
         "template_hash": side.inputs["template"],
-        "files": [file.location for file in side.files],
+        "files": [redacted(file.location) for file in side.files],
         "counts": counts,
         "proof": {"unpacked_samples": num_samples, "masks": _digest([part["masks"] for part in parts])},
         "refusals": refusals,
         "prompts": num_prompts,
+        **sums,
         "parts": parts,
     }
 
 
-def write_prompts(side: Side, chosen: Chosen, locations: Sequence[str]) -> int:
+def first_prompts(chosen: Chosen, locations: Sequence[str]) -> list[dict[str, Any]]:
     """The first held-out prompts with their answers, for generation."""
     first = slice(0, MAX_PROMPTS)
     table = take_samples(locations, chosen.shards[first], chosen.rows[first], ["sample_id", "prompt", "answer"])
-    prompts = [line for line in table.to_pylist() if line["prompt"] is not None]
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in prompts)
-    write_bytes(join(side.location, "prompts.jsonl"), text.encode())
-    return len(prompts)
+    return [line for line in table.to_pylist() if line["prompt"] is not None]
 
 
-def write_rejects(side: Side, locations: Sequence[str], summaries: Sequence[Summary], selection: Selection) -> None:
-    """rejects.jsonl of the store: refused records with their reasons, then the samples that rules dropped."""
+def write_rejects(
+    side: Side, locations: Sequence[str], summaries: Sequence[Summary], selection: Selection
+) -> str | None:
+    """rejects.jsonl of the store: refused records with their reasons, then the samples that rules dropped.
+
+    Returns its sha256; None: there is nothing to write.
+    """
     refused = [index for index, summary in enumerate(summaries) if summary["sides"][side.name]["refused"]]
     if not refused and (side.name != "train" or not len(selection.dropped)):
-        return
-    with write_stream(join(side.location, "rejects.jsonl")) as stream:
-        for index in refused:
-            for line in read_lines(rejects_path(locations[index])):
-                if json.loads(line)["side"] == side.name:
-                    stream.write((line + "\n").encode())
-        for dropped in _dropped_lines(side, locations, selection) if side.name == "train" else ():
-            stream.write((json.dumps(dropped, ensure_ascii=False) + "\n").encode())
+        return None
+    digest = hashlib.sha256()
+    with write_stream(join(side.location, REJECTS)) as stream:
+        for line in _reject_lines(side, locations, refused, selection):
+            digest.update(line.encode())
+            stream.write(line.encode())
+    return digest.hexdigest()
+
+
+def _reject_lines(
+    side: Side, locations: Sequence[str], refused: Sequence[int], selection: Selection
+) -> Iterator[str]:
+    for index in refused:
+        for line in read_lines(rejects_path(locations[index])):
+            if json.loads(line)["side"] == side.name:
+                yield line + "\n"
+    for dropped in _dropped_lines(side, locations, selection) if side.name == "train" else ():
+        yield json.dumps(dropped, ensure_ascii=False) + "\n"
 
 
 def nothing_left(side: Side, summary: Summary, selection: Selection) -> DataError:

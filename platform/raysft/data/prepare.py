@@ -4,7 +4,9 @@
     -> windows, packed and written as parts (windows.py) -> manifest (manifest.py), last
 
 Every arrow runs on the cluster and leaves files: a killed prepare goes on with the shards that are finished, and
-two prepares of the same data do the work once. Stores depend on the data alone, never on the cluster.
+two prepares of the same data do the work once. Stores depend on the data alone, never on the cluster. A store that is
+there is read once and compared with its manifest; what is damaged is made anew. One that was made of files which
+somebody wrote to meanwhile is never published.
 """
 
 from __future__ import annotations
@@ -20,15 +22,16 @@ import ray
 
 from raysft import storage
 from raysft.data.distribute import Item, on_ray
-from raysft.data.identity import Side, describe_sides
+from raysft.data.identity import Side, check_unchanged, describe_sides
 from raysft.data.lineage import check_compatible, chosen_fingerprint, record_version, store_location
-from raysft.data.manifest import Chosen, choose, make_manifest, write_prompts, write_rejects
+from raysft.data.manifest import Chosen, choose, first_prompts, make_manifest, write_rejects
 from raysft.data.sample import sample_manifest
 from raysft.data.select import Selection, select
-from raysft.data.shards import Summary, read_summaries, shard_path, write_shard
+from raysft.data.shards import Summary, resume, shard_path, write_shard
 from raysft.data.sources import ReadTask, SourceFile, describe_line, plan_reads
 from raysft.data.stage import EncodeStage
-from raysft.data.store import read_manifest, write_manifest
+from raysft.data.store import write_prompts
+from raysft.data.store_manifest import MANIFEST, REJECTS, find_damage, problem_of, read_manifest, write_manifest
 from raysft.data.windows import CURRICULUM_WINDOW, WINDOW, write_window
 from raysft.errors import ClusterError, DataError
 from raysft.lease import lease
@@ -77,18 +80,19 @@ def prepare(recipe: Recipe, *, progress: Progress = lambda what, done, total: No
 
 def _find_or_make(recipe: Recipe, sides: Sequence[Side], progress: Progress) -> dict[str, dict[str, Any]]:
     """The manifest of every side's store."""
+    intact = {side.name: manifest for side in sides if (manifest := _intact(side)) is not None}
+    if len(intact) == len(sides):
+        for side in sides:
+            logger.info("token store %s: cache hit", side.location)
+        return intact
 
     def found() -> dict[str, dict[str, Any]]:
-        manifests = {side.name: read_manifest(side.location) for side in sides}
+        manifests = {side.name: _readable(side) for side in sides}
         return {name: manifest for name, manifest in manifests.items() if manifest is not None}
 
     def is_done() -> bool:
         return len(found()) == len(sides)
 
-    if is_done():
-        for side in sides:
-            logger.info("token store %s: cache hit", side.location)
-        return found()
     for side in sides:
         check_writable(side.location)
     work = join(storage.absolute(recipe.storage), "tokens", f"work-{sides[0].fingerprint[:16]}")
@@ -98,6 +102,55 @@ def _find_or_make(recipe: Recipe, sides: Sequence[Side], progress: Progress) -> 
     if ours:  # the lease in it, too, is no longer held
         storage.remove_tree(work)
     return found()
+
+
+def _intact(side: Side) -> dict[str, Any] | None:
+    """The manifest of a store whose files are all as they were written; None: it is to be made.
+
+    The manifest of a damaged store is deleted, so that nobody takes it for a store, whatever ends this process.
+    """
+    manifest = _readable(side)
+    problems = [] if manifest is None else list(find_damage(side.location, manifest))
+    if not problems:
+        if manifest is not None:
+            _say_lost_rejects(side, manifest)
+        return manifest
+    listed = "; ".join(f"{name}: {problem}" for name, problem in problems[:3])
+    _refuse_if_lost(side, listed)
+    more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+    logger.warning("the token store %s is damaged (%s%s): it is made anew", side.location, listed, more)
+    storage.remove_tree(join(side.location, MANIFEST))
+    return None
+
+
+def _say_lost_rejects(side: Side, manifest: dict[str, Any]) -> None:
+    location = join(side.location, REJECTS)
+    wanted = manifest["rejects_sha256"]
+    if wanted is not None and (problem := problem_of(location, wanted)):
+        logger.warning("the list of refused records is damaged, the tokens are not: %s (%s)", location, problem)
+
+
+def _readable(side: Side) -> dict[str, Any] | None:
+    """The manifest; None where there is none, or a damaged one, which is deleted."""
+    try:
+        return read_manifest(side.location)
+    except DataError as error:
+        _refuse_if_lost(side, error.got)
+        logger.warning("%s (%s): it is made anew", error.what, error.got)
+        storage.remove_tree(join(side.location, MANIFEST))
+        return None
+
+
+def _refuse_if_lost(side: Side, problem: str) -> None:
+    """A store that the data was rolled back to is of files that may be gone: it cannot be made anew."""
+    if side.is_rolled_back:
+        raise DataError(
+            "the store that the data was rolled back to is damaged",
+            got=f"{side.location}: {problem}",
+            expected="the bytes that were written when it was made",
+            fix="bring that file back from a copy, or `raysft data rollback` to another version; "
+            "the data as it is now: delete the newest version of `raysft data log`",
+        )
 
 
 def train_fingerprint(recipe: Recipe) -> str:
@@ -112,7 +165,8 @@ def _with_versions(recipe: Recipe, sides: list[Side]) -> list[Side]:
     if fingerprint != train.fingerprint:
         check_compatible(recipe, fingerprint, train.inputs)
         logger.warning("data         rolled back to the store %s (`raysft data log`)", fingerprint[:16])
-        train = replace(train, fingerprint=fingerprint, location=store_location(recipe, fingerprint))
+        location = store_location(recipe, fingerprint)
+        train = replace(train, fingerprint=fingerprint, location=location, is_rolled_back=True)
     return [train, *others]
 
 
@@ -135,7 +189,10 @@ def _make(recipe: Recipe, sides: Sequence[Side], work: str, progress: Progress) 
     for side in sorted(sides, key=lambda side: side.name):  # eval, train
         if side.shards not in passes:
             passes[side.shards] = _write_shards(side, join(work, side.shards), recipe, progress)
+    check_unchanged(recipe, sides)
     for side in sides:
+        if _readable(side) is not None:
+            continue
         selection = Selection.none()
         if side.name == "train":
             others = [path for name, shards in passes.items() if name != side.shards for path in shards.locations]
@@ -146,7 +203,7 @@ def _make(recipe: Recipe, sides: Sequence[Side], work: str, progress: Progress) 
 
 def _write_shards(side: Side, work: str, recipe: Recipe, progress: Progress) -> _Shards:
     tasks = plan_reads(side.files)
-    done = read_summaries(work)
+    done = resume(work, [one.stamp for one in side.contents])
     if done:
         logger.info("going on with %d of %d finished shards", len(done), len(tasks))
     items = [_task_item(index, task) for index, task in enumerate(tasks) if index not in done]
@@ -193,8 +250,6 @@ def _refuse_malformed(summary: Summary, side: Side, recipe: Recipe) -> None:
 
 def _write_store(recipe: Recipe, side: Side, shards: _Shards, selection: Selection, progress: Progress) -> None:
     """The side's sequence of samples -> parts, prompts, rejects, and last the manifest."""
-    if read_manifest(side.location) is not None:
-        return
     chosen = choose(recipe, side, shards.locations, shards.tasks, shards.summaries, selection)
     size = WINDOW if recipe.data.mixture.curriculum is None else CURRICULUM_WINDOW
     num_windows = -(-len(chosen.shards) // size)
@@ -204,10 +259,13 @@ def _write_store(recipe: Recipe, side: Side, shards: _Shards, selection: Selecti
     for index, part in on_ray(write, items):
         parts[index] = part
         progress("parts", len(parts), num_windows)
-    write_rejects(side, shards.locations, shards.summaries, selection)
-    num_prompts = write_prompts(side, chosen, shards.locations) if side.name == "eval" else 0
+    rejects_sha256 = write_rejects(side, shards.locations, shards.summaries, selection)
+    prompts = first_prompts(chosen, shards.locations) if side.name == "eval" else []
+    prompts_sha256 = write_prompts(side.location, prompts) if side.name == "eval" else None
     ordered = [parts[index] for index in range(num_windows)]
-    write_manifest(side.location, make_manifest(side, chosen, ordered, num_prompts=num_prompts))
+    sums = {"prompts_sha256": prompts_sha256, "rejects_sha256": rejects_sha256}
+    manifest = make_manifest(side, chosen, ordered, num_prompts=len(prompts), sums=sums)
+    write_manifest(side.location, manifest)
 
 
 def _window_item(index: int, chosen: Chosen, size: int) -> Item:

@@ -11,6 +11,7 @@ import gzip
 import io
 import logging
 import lzma
+import os
 import queue
 import random
 import re
@@ -22,7 +23,8 @@ from typing import Any, BinaryIO, TypeVar, cast
 
 import pyarrow as pa
 
-from raysft.errors import RaysftError, StorageError
+from raysft.data.web import is_web, open_web
+from raysft.errors import DataError, RaysftError, StorageError, redacted
 from raysft.storage import filesystem
 
 logger = logging.getLogger(__name__)
@@ -46,10 +48,14 @@ class Retry:
 
 
 RETRY = Retry()
+_FIRST_CONTACTS = 3
+"""Tries to reach a place that nothing was read of yet: a name that is not known may be a typing error."""
 
 
 def without_query(location: str) -> str:
     """`s3://bucket/key?region=...` without the options; a `?` of a glob stays."""
+    if is_web(location):
+        return re.split(r"[?#]", location, maxsplit=1)[0]
     return _QUERY.sub("", location) if "://" in location else location
 
 
@@ -62,16 +68,31 @@ def local_path(location: str) -> str | None:
 
 
 def open_bytes(location: str) -> BinaryIO:
-    """The file as it lies there, seekable. Raises OSError (local) or StorageError (remote)."""
+    """The file as it lies there, seekable. Raises OSError (local), DataError (it may not be read), StorageError."""
     path = local_path(location)
     if path is not None:
-        return open(path, "rb", buffering=_BLOCK_BYTES)
+        try:
+            return open(path, "rb", buffering=_BLOCK_BYTES)
+        except PermissionError as error:
+            raise unreadable(location, error) from error
+    if is_web(location):
+        return open_web(location, retried)
     return io.BufferedReader(_RemoteFile(location), _REMOTE_BLOCK_BYTES)
 
 
+def unreadable(location: str, error: OSError) -> DataError:
+    """A file or a folder that is there, and that this user may not look into."""
+    return DataError(
+        f"cannot read {location}",
+        got=f"{error.strerror or error} (as user {os.geteuid()})",
+        expected="a place that every node may read",
+        fix=f"give the right to read it (`chmod a+r`, on folders `a+rx`), or take it out of the data: {location}",
+    )
+
+
 def compression(location: str) -> str:
-    """`.gz`, `.bz2`, `.xz`, `.zst` or nothing."""
-    return next((suffix for suffix in COMPRESSIONS if without_query(location).endswith(suffix)), "")
+    """`.gz`, `.bz2`, `.xz`, `.zst` or nothing; the file's name may write it in capitals."""
+    return next((suffix for suffix in COMPRESSIONS if without_query(location).lower().endswith(suffix)), "")
 
 
 def open_text_bytes(location: str) -> BinaryIO:
@@ -89,24 +110,31 @@ def open_text_bytes(location: str) -> BinaryIO:
     return raw
 
 
-def retried(action: Callable[[], T], location: str) -> T:
-    """The action's result, tried again as RETRY says. Raises StorageError; what is surely final as it is."""
+def retried(action: Callable[[], T], location: str, *, is_first: bool = False, answer_s: float | None = None) -> T:
+    """The action's result, tried again as RETRY says. Raises StorageError; what is surely final as it is.
+
+    is_first: nothing was read of the place yet, so that one which cannot be reached at all is given up soon.
+    answer_s: how long one try may take, instead of RETRY's.
+    """
     retry, start = RETRY, time.monotonic()
     for attempt in range(1, retry.attempts + 1):
         try:
-            return _in_time(action, retry.answer_s)
-        except (RaysftError, FileNotFoundError, PermissionError):
+            return _in_time(action, answer_s or retry.answer_s)
+        except (RaysftError, FileNotFoundError, NotADirectoryError, PermissionError):
             raise
         except Exception as error:  # what an fsspec backend raises is its own: aiohttp's, httpx's, botocore's...
-            if attempt == retry.attempts or _is_final(error):
+            gives_up = is_first and attempt >= _FIRST_CONTACTS and _is_unreachable(error)
+            if attempt == retry.attempts or gives_up or _is_final(error):
+                text = " ".join(redacted(str(error)).split())[:300]
                 raise StorageError(
                     f"cannot read {location}",
-                    got=f"{type(error).__name__}: {error} ({attempt} attempts in {time.monotonic() - start:.0f} s)",
+                    got=f"{type(error).__name__}: {text} ({attempt} attempts in {time.monotonic() - start:.0f} s)",
                     expected="a file that this machine can reach",
                     fix=_fix(location, error),
                 ) from error
             wait = min(retry.first_wait_s * 2 ** (attempt - 1), retry.longest_wait_s) * random.uniform(0.5, 1)
-            logger.warning("%s: %s; attempt %d in %.1f s", location, error, attempt + 1, wait)
+            text = " ".join(redacted(str(error)).split())[:200]
+            logger.warning("%s: %s; attempt %d in %.1f s", redacted(location), text, attempt + 1, wait)
             time.sleep(wait)
     raise AssertionError("unreachable")
 
@@ -133,6 +161,14 @@ def _in_time(action: Callable[[], T], seconds: float) -> T:
 
 def _is_final(error: Exception) -> bool:
     return "ACCESS_DENIED" in str(error) or type(error).__name__ == "OfflineModeIsEnabled"
+
+
+_UNREACHABLE = ("name resolution", "Name or service not known", "getaddrinfo", "refused", "unreachable", "No route")
+
+
+def _is_unreachable(error: Exception) -> bool:
+    """Was there nobody to talk to? Libraries wrap what the system says in errors of their own."""
+    return any(text in str(error) for text in _UNREACHABLE)
 
 
 def _fix(location: str, error: Exception) -> str:

@@ -3,17 +3,22 @@
     <work>/shard-00012.arrow           samples (stage.SAMPLES and the keys), in the order of the records
     <work>/shard-00012.rejects.jsonl   refused records with their reasons; absent when there is none
     <work>/shard-00012.json            the summary: written last, no summary, no shard
+    <work>/files.json                  what the input files were when the first shard was begun
 
+A shard counts when its files have the sums that its summary holds, and the input files are those it was begun with.
 Owns these files. What is in a sample is stage.py, which samples go into a store is prepare.py.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +29,20 @@ from raysft.data.notes import merge_notes
 from raysft.data.records import Refusal
 from raysft.data.sources import ReadTask
 from raysft.data.stage import Batch, EncodeStage, Reject, encode_task, schema
-from raysft.storage import filesystem, join, list_names, read_json, write_bytes, write_json, write_stream
+from raysft.errors import redacted
+from raysft.storage import (
+    filesystem,
+    join,
+    list_names,
+    read_bytes,
+    read_json,
+    remove_tree,
+    write_bytes,
+    write_json,
+    write_stream,
+)
+
+logger = logging.getLogger(__name__)
 
 Summary = dict[str, Any]
 """{samples, rejected, sides: {train | eval: {records, refused: {reason: n}, first: {reason: [reject]}, notes}},
@@ -33,6 +51,7 @@ sources: {name: {train | eval: {records, refused}}}, findings: {name: n}}."""
 SIDES = ("train", "eval")
 _FIRST_OF_A_REASON = 5
 _MAX_RECORD_CHARS = 100_000
+_SUMMARY = re.compile(r"shard-(\d{5,})\.json")
 _PRIVATE = ("pii:",)
 """Reasons whose records are not copied into the rejects file."""
 
@@ -41,22 +60,90 @@ def write_shard(work: str, index: int, task: ReadTask, stage: EncodeStage) -> Su
     """Encode a task into shard `index`. Atomic: the summary is written last."""
     summary = new_summary()
     rejects: list[str] = []
-    with write_stream(shard_path(work, index)) as stream, pa.ipc.new_file(stream, schema(stage)) as writer:
-        for batch in encode_task(task, stage):
-            count_batch(summary, batch)
-            rejects += [json.dumps(_reject(reject, task), ensure_ascii=False) + "\n" for reject in batch.rejects]
-            for piece in batch.samples.combine_chunks().to_batches():
-                writer.write_batch(piece)
-    if rejects:
-        write_bytes(rejects_path(shard_path(work, index)), "".join(rejects).encode(errors="replace"))
-    write_json(_path(work, index, "json"), summary)
+    with write_stream(shard_path(work, index)) as stream:
+        hashed = _Hashed(stream)
+        with pa.ipc.new_file(pa.PythonFile(hashed, mode="w"), schema(stage)) as writer:
+            for batch in encode_task(task, stage):
+                count_batch(summary, batch)
+                lines = [json.dumps(_reject(reject, task), ensure_ascii=False) + "\n" for reject in batch.rejects]
+                rejects += lines
+                for piece in batch.samples.combine_chunks().to_batches():
+                    writer.write_batch(piece)
+    text = "".join(rejects).encode(errors="replace")
+    if text:
+        write_bytes(rejects_path(shard_path(work, index)), text)
+    sums = {"samples": hashed.digest.hexdigest(), "rejects": _sum(text) if text else None}
+    write_json(_path(work, index, "json"), {**sums, "sum": _sum_of(summary, sums), "summary": summary})
     return summary
 
 
+class _Hashed:
+    """A stream that is hashed while it is written."""
+
+    closed = False
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream, self.digest = stream, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        return self._stream.write(data)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
 def read_summaries(work: str) -> dict[int, Summary]:
-    """Summaries of the shards that are finished, by index."""
-    names = [name for name in list_names(work) if name.startswith("shard-") and name.endswith(".json")]
-    return {int(name[6:-5]): read_json(join(work, name)) for name in names}
+    """Summaries of the shards that are finished, by index; a shard that is damaged is none."""
+    found = {}
+    for name in list_names(work):
+        if match := _SUMMARY.fullmatch(name):
+            index = int(match[1])
+            if (summary := _intact_summary(work, index)) is not None:
+                found[index] = summary
+            else:
+                logger.warning("shard %d in %s is damaged: it is made again", index, work)
+    return found
+
+
+def resume(work: str, stamps: Sequence[str]) -> dict[int, Summary]:
+    """read_summaries, where the input files still have the stamps that they had when the first shard was begun.
+
+    Else nothing is kept: a shard may be of a file that somebody wrote to, and put back as it was.
+    """
+    location, now = join(work, "files.json"), [_sum(stamp.encode()) for stamp in stamps]
+    try:
+        is_same = all(stamps) and read_json(location) == now
+    except (OSError, ValueError):
+        is_same = False
+    if not is_same:
+        remove_tree(work)
+        write_json(location, now)
+    return read_summaries(work)
+
+
+def _intact_summary(work: str, index: int) -> Summary | None:
+    try:
+        stored = read_json(_path(work, index, "json"))
+        summary, sums = stored["summary"], {name: stored[name] for name in ("samples", "rejects")}
+        if stored["sum"] != _sum_of(summary, sums):
+            return None
+        location = shard_path(work, index)
+        if _sum(read_bytes(location)) != sums["samples"]:
+            return None
+        if sums["rejects"] is not None and _sum(read_bytes(rejects_path(location))) != sums["rejects"]:
+            return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return dict(summary)
+
+
+def _sum(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _sum_of(summary: Summary, sums: dict[str, Any]) -> str:
+    return _sum(json.dumps([summary, sums], sort_keys=True).encode())
 
 
 def shard_path(work: str, index: int) -> str:
@@ -165,7 +252,7 @@ def _reject(reject: Reject, task: ReadTask) -> dict[str, Any]:
         if len(text := json.dumps(record, ensure_ascii=False, default=str)) > _MAX_RECORD_CHARS:
             record = text[:_MAX_RECORD_CHARS]
     return {
-        "file": task.file.location,
+        "file": redacted(task.file.location),
         "sample_id": reject.sample_id,
         "side": SIDES[reject.held_out],
         "reason": reject.refusal.reason,

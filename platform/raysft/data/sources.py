@@ -6,12 +6,10 @@ A sample id is `file index << 40 | position`: a byte offset in files of lines, e
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain, count
@@ -21,10 +19,9 @@ from typing import Any
 from raysft.data.listing import kind_of, list_files
 from raysft.data.readers import LINES, ranges, read_range
 from raysft.data.records import Refusal
-from raysft.data.remote import local_path, open_bytes, open_text_bytes, retried, without_query
-from raysft.errors import DataError
+from raysft.data.remote import open_text_bytes, without_query
+from raysft.errors import DataError, redacted
 from raysft.recipe.sections.data import SourceSection
-from raysft.storage import filesystem, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +29,6 @@ MIN_RANGE_BYTES = 4 << 20
 MAX_TASKS = 10_000
 _POSITION_BITS = 40
 _PLANNERS = 16  # threads: planning waits for footers of remote files
-_SETTLED_S = 2.0  # a file younger than that may change again within the resolution of its time stamp
 
 
 @dataclass(frozen=True)
@@ -160,53 +156,6 @@ def read_all(files: Iterable[SourceFile]) -> Iterator[RawRecord]:
             yield from read(task)
 
 
-def content_hash(file: SourceFile) -> str:
-    """sha256 of the file's bytes."""
-    digest = hashlib.sha256()
-    with open_bytes(file.location) as stream:
-        while block := stream.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-Mapper = Callable[[Callable[[SourceFile], str], Sequence[SourceFile]], Iterable[str]]
-
-
-def content_hashes(files: Sequence[SourceFile], cache: str, map: Mapper = map) -> list[str]:
-    """content_hash of every file; one whose size and time are those in the JSON file `cache` is not read again.
-
-    `map` may work in parallel. The time has to be older than _SETTLED_S, else a later change could keep it.
-    """
-    try:
-        stored = read_json(cache)
-    except (OSError, ValueError):
-        stored = None
-    known = stored if isinstance(stored, dict) and all(isinstance(v, str) for v in stored.values()) else {}
-    now = time.time_ns()
-    keys = [_stamp(file) for file in files]
-    unknown = {file.location: file for file, key in zip(files, keys, strict=True) if known.get(key or "") is None}
-    found = dict(zip(unknown, map(content_hash, list(unknown.values())), strict=True))
-    hashes = [found.get(file.location) or known[key] for file, key in zip(files, keys, strict=True)]
-    fresh = {
-        key: digest
-        for key, digest in zip(keys, hashes, strict=True)
-        if key and key not in known and now - int(key.rpartition("@")[2]) > _SETTLED_S * 1e9
-    }
-    if fresh:
-        write_json(cache, {**known, **fresh})
-    return hashes
-
-
-def _stamp(file: SourceFile) -> str | None:
-    """What changes with the file: `location:bytes@nanoseconds`. None where the storage tells no time."""
-    fs, path = filesystem(file.location)
-    if local_path(file.location) is not None:
-        info = fs.get_file_info(path)
-    else:
-        info = retried(lambda: fs.get_file_info(path), file.location)
-    return f"{file.location}:{info.size}@{info.mtime_ns}" if info.mtime_ns else None
-
-
 def file_and_position(sample_id: int) -> tuple[int, int]:
     """(file index, byte offset or record index)."""
     return sample_id >> _POSITION_BITS, sample_id & ((1 << _POSITION_BITS) - 1)
@@ -215,7 +164,7 @@ def file_and_position(sample_id: int) -> tuple[int, int]:
 def describe_sample(sample_id: int, files: Sequence[SourceFile]) -> str:
     """`file:offset` in files of lines, `file#record` elsewhere."""
     index, position = file_and_position(sample_id)
-    return f"{files[index].location}{':' if files[index].kind in LINES else '#'}{position}"
+    return f"{redacted(files[index].location)}{':' if files[index].kind in LINES else '#'}{position}"
 
 
 def describe_line(sample_id: int, files: Sequence[SourceFile]) -> str:
@@ -228,4 +177,4 @@ def describe_line(sample_id: int, files: Sequence[SourceFile]) -> str:
         while position > 0 and (block := stream.read(min(position, 1 << 22))):
             newlines += block.count(b"\n")
             position -= len(block)
-    return f"{files[index].location}:{newlines + 1}"
+    return f"{redacted(files[index].location)}:{newlines + 1}"

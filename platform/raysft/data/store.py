@@ -1,13 +1,16 @@
 """The token store: Parquet parts of packed rows and a manifest. pyarrow and numpy only.
 
 `<storage>/tokens/<fingerprint>/part-*.parquet + manifest.json`; the manifest is written last: no manifest, no
-store. Owns the layout on disk. How rows come to be is prepare.py; their order in training is plan.py.
+store. It holds the sha256 of every part, and its own. Nothing of a part is believed before its bytes have that sum:
+each process compares when it first reads rows of a part (0.7 s a GiB), the sizes of all rows by sums of their own.
+Owns the layout on disk. How rows come to be is prepare.py; their order in training is plan.py.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import json
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -20,10 +23,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from raysft.data.store_manifest import MANIFEST, PROMPTS, damaged, problem_of, read_manifest
 from raysft.errors import StorageError
-from raysft.storage import filesystem, join, read_json, write_bytes, write_json
+from raysft.storage import filesystem, join, read_bytes, write_bytes
 
-FORMAT_VERSION = 2
 TOKEN_FIELDS = ("input_ids", "target")
 _TYPES = {
     "token.input_ids": "<i4",
@@ -34,7 +37,7 @@ _TYPES = {
     "segment.atom": "<i4",
 }
 """Columns of bytes: Parquet's lists cost several times as much to write and to read."""
-_MANIFEST = "manifest.json"
+_SIZES = ("row.tokens", "row.squares")
 _ROWS_PER_GROUP = 32
 _CACHED_TOKENS = 16 << 20
 
@@ -68,12 +71,12 @@ class TokenStore:
 
     @classmethod
     def open(cls, location: str) -> TokenStore:
-        """Raises StorageError when there is no finished store."""
+        """Raises StorageError when there is no finished store, DataError when its manifest is damaged."""
         manifest = read_manifest(location)
         if manifest is None:
             raise StorageError(
                 f"there is no token store at {location}",
-                got=f"no {_MANIFEST}",
+                got=f"no {MANIFEST}",
                 expected="a store that `raysft prepare` finished",
                 fix="run `raysft prepare` with this recipe",
             )
@@ -95,13 +98,24 @@ class TokenStore:
     def row_sizes(self) -> tuple[Array, Array]:
         """(tokens, sum of squared segment lengths) of every row, int64 [num_rows] each."""
         if self._sizes is None:
-            parts = [
-                self._part(index).read(columns=["row.tokens", "row.squares"]) for index in range(len(self._ends))
-            ]
-            sizes = pa.concat_tables(parts)
-            tokens, squares = (sizes.column(name).to_numpy() for name in ("row.tokens", "row.squares"))
+            sizes = pa.concat_tables([self._sizes_of(index) for index in range(len(self._ends))])
+            tokens, squares = (sizes.column(name).to_numpy() for name in _SIZES)
             self._sizes = tokens, squares
         return self._sizes
+
+    def _sizes_of(self, part: int) -> pa.Table:
+        """The sizes of a part's rows, without hashing all of the part: training looks at those of all parts first."""
+        entry = self.manifest["parts"][part]
+        location = join(self.location, entry["name"])
+        try:
+            fs, path = filesystem(location)
+            sizes = pq.ParquetFile(fs.open_input_file(path)).read(columns=list(_SIZES))
+            is_intact = len(sizes) == entry["rows"] and _sizes_sum(sizes) == entry["sizes"]
+        except (OSError, pa.ArrowException, KeyError, ValueError, OverflowError, MemoryError) as error:
+            raise damaged(location, f"{type(error).__name__}: {error}") from error
+        if not is_intact:
+            raise damaged(location, "the sizes of its rows are others than the manifest says")
+        return sizes
 
     def _row(self, index: int) -> Row:
         if not 0 <= index < self.num_rows:
@@ -112,9 +126,23 @@ class TokenStore:
 
     def _part(self, part: int) -> pq.ParquetFile:
         if part not in self._parts:
-            fs, path = filesystem(join(self.location, self.manifest["parts"][part]["name"]))
+            entry = self.manifest["parts"][part]
+            location = join(self.location, entry["name"])
+            if problem := problem_of(location, entry["sha256"]):
+                raise damaged(location, problem)
+            fs, path = filesystem(location)
             self._parts[part] = pq.ParquetFile(fs.open_input_file(path))
         return self._parts[part]
+
+    def prompts(self) -> list[dict[str, Any]]:
+        """The first held-out prompts: {sample_id, prompt, answer} each. Raises DataError where they are damaged."""
+        wanted = self.manifest["prompts_sha256"]
+        if wanted is None:
+            return []
+        location = join(self.location, PROMPTS)
+        if problem := problem_of(location, wanted):
+            raise damaged(location, problem)
+        return [json.loads(line) for line in read_bytes(location).decode().split("\n")[:-1]]
 
     def _group(self, part: int, group: int) -> pa.Table:
         key = (part, group)
@@ -126,25 +154,11 @@ class TokenStore:
         return self._groups[key]
 
 
-def read_manifest(location: str) -> dict[str, Any] | None:
-    """The manifest, or None: then there is no store."""
-    try:
-        manifest: dict[str, Any] = read_json(join(location, _MANIFEST))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    if manifest.get("format_version") != FORMAT_VERSION:
-        raise StorageError(
-            f"the token store {location} is of another version",
-            got=f"format {manifest.get('format_version')}",
-            expected=f"format {FORMAT_VERSION}",
-            fix="delete that directory; it is made again from the data",
-        )
-    return manifest
-
-
-def write_manifest(location: str, manifest: Mapping[str, Any]) -> None:
-    """The last write: from now on there is a store."""
-    write_json(join(location, _MANIFEST), {"format_version": FORMAT_VERSION, **manifest})
+def write_prompts(location: str, prompts: Sequence[Mapping[str, Any]]) -> str:
+    """Write the held-out prompts of a store; returns their sha256 for its manifest."""
+    data = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in prompts).encode()
+    write_bytes(join(location, PROMPTS), data)
+    return hashlib.sha256(data).hexdigest()
 
 
 def write_part(location: str, index: int, rows: pa.Table) -> dict[str, Any]:
@@ -159,9 +173,17 @@ def write_part(location: str, index: int, rows: pa.Table) -> dict[str, Any]:
         "name": name,
         "rows": rows.num_rows,
         "sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),
+        "sizes": _sizes_sum(rows),
         "tokens": int(rows.column("row.tokens").to_numpy().sum()),
         "target_tokens": int(np.count_nonzero(_flat_values(rows, "token.target"))),
     }
+
+
+def _sizes_sum(rows: pa.Table) -> str:
+    """sha256 of the sizes of rows, in their order."""
+    return hashlib.sha256(
+        b"".join(rows.column(name).to_numpy().astype("<i8").tobytes() for name in _SIZES)
+    ).hexdigest()
 
 
 def pack_rows(samples: pa.Table, atoms: Sequence[NDArray[np.int64]]) -> pa.Table:

@@ -14,8 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raysft.data.contents import Content, check_stamp
 from raysft.data.distribute import Item, tables_on_ray
 from raysft.data.plan import Order
+from raysft.data.remote import local_path
 from raysft.data.rows import StepRows
 from raysft.data.sources import ReadTask, SourceFile, plan_reads
 from raysft.data.stage import EncodeStage, encode_task
@@ -29,6 +31,8 @@ class StreamSource:
     """What is streamed."""
 
     files: tuple[SourceFile, ...]
+    contents: tuple[Content, ...]
+    """Of each file, when the run's data was looked at."""
     stage: EncodeStage
     max_tokens: int
     cpus_per_task: int
@@ -85,7 +89,7 @@ def windows(source: StreamSource, start: Cursor) -> Iterator[Window]:
 def _tables(source: StreamSource, tasks: Sequence[ReadTask], start: Cursor) -> Iterator[tuple[int, pa.Table]]:
     """(task, its samples) in order; the samples before the cursor are left out."""
     items = [{"index": index} for index in range(start.task, len(tasks))]
-    encode = partial(_encode_item, tasks=tasks, stage=source.stage)
+    encode = partial(_encode_item, tasks=tasks, source=source)
     skip = {start.task: start.sample}
     for table in tables_on_ray(encode, items, ordered=True, cpus=source.cpus_per_task):
         for task in pc.unique(table.column("task")).to_pylist():  # a block may hold several batches of one task
@@ -116,10 +120,16 @@ def _cut(
         yield pa.concat_tables(waiting).combine_chunks(), begins, at
 
 
-def _encode_item(item: Item, *, tasks: Sequence[ReadTask], stage: EncodeStage) -> Iterator[pa.Table]:
-    for batch in encode_task(tasks[item["index"]], stage):
+def _encode_item(item: Item, *, tasks: Sequence[ReadTask], source: StreamSource) -> Iterator[pa.Table]:
+    """Every batch is of the bytes that the run began with. Raises DataError where somebody writes to the file."""
+    task = tasks[item["index"]]
+    known, is_local = source.contents[task.file.index], local_path(task.file.location) is not None
+    for batch in encode_task(task, source.stage):
+        if is_local:  # elsewhere it is a request
+            check_stamp(task.file, known)
         samples = batch.samples.select(COLUMNS)
         yield samples.append_column("task", pa.repeat(pa.scalar(item["index"], pa.int64()), len(samples)))
+    check_stamp(task.file, known)
 
 
 class StreamedRows:

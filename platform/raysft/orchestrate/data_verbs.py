@@ -7,7 +7,6 @@ from typing import Any
 
 from raysft import storage
 from raysft.data import lineage
-from raysft.data.store import read_manifest
 from raysft.data.survey import survey
 from raysft.observe.data_report import aligned, render_data_report, summary_lines
 from raysft.orchestrate.cluster import cluster
@@ -50,7 +49,7 @@ def log(recipe: Recipe) -> list[str]:
         return [f"{recipe.name} has no data version yet: `raysft prepare` makes the first"]
     rows = [["", "version", "when", "samples", "tokens", "change"]]
     for version in reversed(versions):
-        manifest = read_manifest(lineage.store_location(recipe, version.fingerprint))
+        manifest = lineage.manifest_of(recipe, version.fingerprint)
         counts = manifest["counts"] if manifest else {}
         sizes = [f"{counts[name]:,}" if name in counts else "gone" for name in ("examples", "tokens")]
         mark = ("*" if version is versions[-1] else "") + ("<" if version.is_rollback else "")

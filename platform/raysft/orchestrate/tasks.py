@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from raysft import storage
+from raysft.data.store import TokenStore
 from raysft.data.tokenizer import recipe_tokenizer, template_for
 from raysft.errors import CheckpointError, UserError
 from raysft.evaluate.evaluation import evaluate_model
@@ -88,8 +89,7 @@ def newest_checkpoint(run: str) -> Checkpoint:
 
 def read_prompts(eval_store: str, count: int) -> list[dict[str, str]]:
     """The first held-out prompts with their reference answers."""
-    location = storage.join(eval_store, "prompts.jsonl")
-    return list(storage.read_json_lines(location))[:count]
+    return TokenStore.open(eval_store).prompts()[:count]
 
 
 def _evaluate(recipe: Recipe, model: Any, tokenizer: Any, eval_store: str) -> dict[str, Any]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from raysft.data.identity import describe_sides
+from raysft.data.identity import check_unchanged, describe_sides
+from raysft.errors import DataError
 from raysft.recipe.load import parse_recipe
 
 
@@ -79,9 +81,45 @@ def test_held_out_data_is_neither_mixed_nor_augmented_nor_compared(prints, tmp_p
     assert prints(**eval_, **leakage)[0] != before, "leakage compares with the held-out files"
 
 
-def test_a_stream_looks_at_both_ends_of_its_files(prints, tmp_path):
+def test_a_stream_looks_at_all_of_its_files(prints, tmp_path):
+    """Also where a file is replaced by another of its size and time, and differs in the middle only."""
     stream = {"mode": "stream", "order": "windowed"}
-    before = prints(**stream)
     path = tmp_path / "a.jsonl"
-    path.write_text(path.read_text()[:-2] + " \n")
+    lines = [json.dumps({"instruction": f"q{i}", "output": "a" * 100}) + "\n" for i in range(30_000)]
+    path.write_text("".join(lines))
+    os.utime(path, ns=(10**18, 10**18))
+    before = prints(**stream)
+    assert prints(**stream) == before
+    lines[15_000] = lines[15_000].replace("q", "p")
+    path.write_text("".join(lines))
+    os.utime(path, ns=(10**18, 10**18))
     assert prints(**stream) != before
+
+
+def test_a_store_is_not_published_when_what_it_is_made_with_changes(tokenizers, tmp_path):
+    tokenizers["chatml"].save_pretrained(tmp_path / "tok")
+    words, own = tmp_path / "words.txt", tmp_path / "own.jinja"
+    words.write_text("bad\n")
+    own.write_text(tokenizers["chatml"].chat_template)
+    (tmp_path / "a.jsonl").write_text(json.dumps({"instruction": "q", "output": "a"}) + "\n")
+    data = {
+        "train": str(tmp_path / "a.jsonl"),
+        "template": str(own),
+        "rules": [{"rule": "harmful_words", "lists": {"own": str(words)}}],
+    }
+    model = {"source": "random", "config": {"model_type": "llama"}, "tokenizer": str(tmp_path / "tok")}
+    recipe = parse_recipe({"name": "r", "storage": str(tmp_path / "s"), "model": model, "data": data})
+    sides = describe_sides(recipe)
+    check_unchanged(recipe, sides)
+    for path, text, name in [
+        (words, "worse\n", "rules"),
+        (own, own.read_text() + " ", "template"),
+        (tmp_path / "a.jsonl", json.dumps({"instruction": "Q", "output": "a"}) + "\n", "a.jsonl"),
+        (tmp_path / "tok" / "tokenizer.json", None, "tokenizer"),
+    ]:
+        before = path.read_text()
+        path.write_text(text or before.replace('"<|im_end|>"', '"<|im_over|>"'))
+        with pytest.raises(DataError, match=rf"changed(.|\n)*{name}|{name} changed"):
+            check_unchanged(recipe, sides)
+        path.write_text(before)
+        sides = describe_sides(recipe)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,8 @@ from raysft.data.lineage import (
     roll_back,
     store_location,
 )
-from raysft.data.store import write_manifest
-from raysft.errors import UserError
+from raysft.data.store_manifest import write_manifest
+from raysft.errors import DataError, UserError
 from raysft.recipe.schema import Recipe
 
 
@@ -95,3 +97,80 @@ def test_what_cannot_be_rolled_back_to_says_why(recipe: Recipe) -> None:
         check_compatible(recipe, "bbb", {"tokenizer": "t", "template": "c", "max_tokens": 64})
     assert "max_tokens" in str(caught.value.got)
     check_compatible(recipe, "bbb", {"tokenizer": "t", "template": "c", "max_tokens": 128})
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[data.index(b'"fingerprint": "') + 16] ^= 1  # valid JSON, another store
+    path.write_bytes(data)
+
+
+DAMAGES: dict[str, Callable[[Path, Path], object]] = {
+    "cut": lambda path, other: path.write_bytes(path.read_bytes()[:-9]),
+    "emptied": lambda path, other: path.write_bytes(b""),
+    "flipped": lambda path, other: flip(path),
+    "deleted": lambda path, other: path.unlink(),
+    "another recipe's": lambda path, other: path.write_bytes(other.read_bytes()),
+    "no record": lambda path, other: path.write_text("[1]"),
+    "another number": lambda path, other: path.write_bytes((path.parent / "version-0001.json").read_bytes()),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["version-0002.json", "version-0004.json", "newest.json"])
+def test_one_damaged_record_changes_no_data(recipe: Recipe, name: str, damage: str, caplog: Any) -> None:
+    """Version 4 is a rollback to 1. Whichever file is lost, the data is that of version 1, and the log goes on."""
+    other = make_recipe(storage=str(recipe.storage), name="other")
+    for fingerprint in ("aaa", "bbb", "ccc"):
+        make_store(recipe, fingerprint)
+        make_store(other, fingerprint)
+    roll_back(recipe, 1)
+    roll_back(other, 2)
+    folder = Path(recipe.storage) / "datasets" / recipe.name
+    (folder / "version-0004.json.bak").write_text("{")  # what editors and copies leave
+    before = read_log(recipe)
+    DAMAGES[damage](folder / name, folder.parent / "other" / name)
+    assert chosen_fingerprint(recipe, "ccc") == "aaa"
+    kept = read_log(recipe)
+    if name == "version-0002.json":
+        assert [version.number for version in kept] == [1, 3, 4], "history is lost, which is said"
+        assert damage == "deleted" or "data version 2 cannot be read" in caplog.text
+    else:
+        assert kept == before, "put back from the copy"
+    make_store(recipe, "ddd")
+    assert read_log(recipe)[-1].number == 5
+    assert chosen_fingerprint(recipe, "ddd") == "ddd"
+
+
+def test_without_an_intact_newest_record_the_command_stops(recipe: Recipe) -> None:
+    for fingerprint in ("aaa", "bbb"):
+        make_store(recipe, fingerprint)
+    roll_back(recipe, 1)
+    folder = Path(recipe.storage) / "datasets" / recipe.name
+    for name in ("version-0003.json", "newest.json"):
+        (folder / name).write_text("{")
+    with pytest.raises(DataError, match=r"newest data version(.|\n)*version-0003\.json(.|\n)*delete it"):
+        chosen_fingerprint(recipe, "bbb")
+    (folder / "version-0003.json").unlink()
+    assert chosen_fingerprint(recipe, "bbb") == "bbb"
+
+
+def test_records_of_before_sums_are_read(recipe: Recipe) -> None:
+    make_store(recipe, "aaa")
+    folder = Path(recipe.storage) / "datasets" / recipe.name
+    record = json.loads((folder / "version-0001.json").read_text())
+    del record["sha256"], record["recipe"]
+    (folder / "version-0001.json").write_text(json.dumps(record))
+    (folder / "newest.json").unlink()
+    assert [version.fingerprint for version in read_log(recipe)] == ["aaa"]
+    assert (folder / "newest.json").exists()
+
+
+def test_a_rollback_to_a_damaged_store_is_refused(recipe: Recipe) -> None:
+    for fingerprint in ("aaa", "bbb"):
+        make_store(recipe, fingerprint)
+    manifest = Path(store_location(recipe, "aaa")) / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"t"', '"u"'))
+    with pytest.raises(UserError, match="the store of version 1 is gone or damaged"):
+        roll_back(recipe, 1)
+    assert differing(recipe, "aaa", "bbb"), "and a comparison says what it can"

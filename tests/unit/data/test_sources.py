@@ -1,10 +1,7 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
-import os
-from pathlib import Path
 
 import fsspec
 import pyarrow as pa
@@ -13,8 +10,6 @@ import pytest
 
 from raysft.data.records import Refusal
 from raysft.data.sources import (
-    content_hash,
-    content_hashes,
     default_name,
     describe_line,
     describe_sample,
@@ -218,39 +213,3 @@ def test_each_source_has_its_name_format_and_columns(tmp_path, caplog):
 )
 def test_default_names(path, name):
     assert default_name(path) == name
-
-
-def test_content_hash(jsonl):
-    assert content_hash(expand([str(jsonl)])[0]) == hashlib.sha256(jsonl.read_bytes()).hexdigest()
-
-
-def test_hashes_are_kept_while_size_and_time_are(tmp_path):
-    paths = [tmp_path / name for name in ("a.jsonl", "b.jsonl", "young.jsonl")]
-    for path in paths:
-        path.write_text(f"{path.name:>20}\n")
-    for path in paths[:2]:
-        os.utime(path, ns=(10**18, 10**18))
-    read = []
-
-    def spy(function, files):
-        read.append([Path(file.location).name for file in files])
-        return map(function, files)
-
-    def run():
-        return content_hashes(expand([str(path) for path in paths]), str(tmp_path / "store" / "hashes.json"), spy)
-
-    def expected():
-        return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
-
-    assert run() == expected()
-    assert run() == expected()
-    assert read == [["a.jsonl", "b.jsonl", "young.jsonl"], ["young.jsonl"]], "a file just written is not trusted"
-    paths[0].touch()
-    os.utime(paths[0], ns=(10**18, 10**18))
-    paths[1].write_text("x" * 20 + "\n")
-    os.utime(paths[1], ns=(10**18 + 1, 10**18 + 1))
-    assert run() == expected()
-    for content in ("{torn", "[]", '{"a": 1}'):
-        (tmp_path / "store" / "hashes.json").write_text(content)
-        assert run() == expected()
-    assert read[2:5] == [["b.jsonl", "young.jsonl"], *[["a.jsonl", "b.jsonl", "young.jsonl"]] * 2]

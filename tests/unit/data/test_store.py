@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from raysft.data.packing import pack
-from raysft.data.store import TokenStore, pack_rows, read_manifest, write_manifest, write_part
-from raysft.errors import StorageError
+from raysft.data.store import TokenStore, pack_rows, write_part, write_prompts
+from raysft.data.store_manifest import find_damage, read_manifest, write_manifest
+from raysft.errors import DataError, StorageError
 
 
 def examples(num: int, seed: int) -> pa.Table:
@@ -103,7 +107,97 @@ def test_no_manifest_is_no_store(tmp_path):
         TokenStore.open(location)
 
 
-def test_another_format_version(tmp_path):
-    (tmp_path / "manifest.json").write_text('{"format_version": 99}')
-    with pytest.raises(StorageError, match="another version"):
-        TokenStore.open(str(tmp_path))
+def test_a_store_of_another_version_is_none(tmp_path):
+    """It is made anew; a reader says what to do."""
+    for manifest in ('{"format_version": 2, "parts": [], "max_tokens": 8}',):
+        (tmp_path / "manifest.json").write_text(manifest)
+        assert read_manifest(str(tmp_path)) is None
+        with pytest.raises(StorageError, match=r"no token store(.|\n)*raysft prepare"):
+            TokenStore.open(str(tmp_path))
+
+
+def flip(path: Path, place: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGES: dict[str, Callable[[Path, Path], object]] = {
+    "cut": lambda path, other: path.write_bytes(path.read_bytes()[:-9]),
+    "emptied": lambda path, other: path.write_bytes(b""),
+    "flipped": lambda path, other: flip(path, path.stat().st_size // 3),
+    "deleted": lambda path, other: path.unlink(),
+    "another's": lambda path, other: path.write_bytes(other.read_bytes()),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_no_row_of_a_damaged_part_is_read(store, tmp_path, damage):
+    opened, tables = store
+    first, second = (Path(opened.location) / part["name"] for part in opened.manifest["parts"])
+    write(str(tmp_path / "other"), tables[1:])
+    DAMAGES[damage](first, tmp_path / "other" / first.name)
+    fresh = TokenStore.open(opened.location)
+    assert fresh.read_rows([fresh.num_rows - 1])[0].num_tokens, "parts that are intact can be read"
+    with pytest.raises(DataError, match=r"damaged: .*part-00000\.parquet(.|\n)*raysft prepare"):
+        fresh.read_rows([0])
+    if damage != "flipped":  # that hit the tokens
+        with pytest.raises(DataError, match=r"damaged: .*part-00000\.parquet"):
+            fresh.row_sizes()
+    assert [name for name, _ in find_damage(opened.location, opened.manifest)] == [first.name]
+    assert second.exists()
+
+
+def test_every_bit_that_row_sizes_come_from_is_checked(store):
+    """The order of rows follows from their sizes, which are read before all else of a part is hashed."""
+    opened, _ = store
+    path = Path(opened.location) / opened.manifest["parts"][1]["name"]
+    good, right = path.read_bytes(), opened.row_sizes()
+    differences = 0
+    for place in range(0, len(good), max(1, len(good) // 120)):
+        flip(path, place)
+        try:
+            found = TokenStore.open(opened.location).row_sizes()
+        except DataError:
+            differences += 1
+        else:
+            assert all(np.array_equal(a, b) for a, b in zip(found, right, strict=True))
+        path.write_bytes(good)
+    assert differences > 3
+
+
+@pytest.mark.parametrize("bit", range(0, 4000, 97))
+def test_a_manifest_with_a_flipped_bit_is_no_manifest(store, bit):
+    opened, _ = store
+    path = Path(opened.location) / "manifest.json"
+    data = bytearray(path.read_bytes())
+    data[bit // 8 % len(data)] ^= 1 << bit % 8
+    path.write_bytes(data)
+    try:
+        assert read_manifest(opened.location) in (None, opened.manifest)
+    except DataError as error:
+        assert "manifest.json" in error.what  # noqa: PT017
+
+
+def test_a_manifest_belongs_to_its_store(tmp_path):
+    one, other = (str(tmp_path / (letter * 64)) for letter in "ab")
+    for location in (one, other):
+        write_manifest(location, {"parts": [], "max_tokens": 8, "fingerprint": location[-64:]})
+    assert read_manifest(one)["fingerprint"] == "a" * 64
+    Path(other, "manifest.json").write_bytes(Path(one, "manifest.json").read_bytes())
+    with pytest.raises(DataError, match=r"damaged(.|\n)*store aaaa"):
+        TokenStore.open(other)
+
+
+def test_prompts_are_those_that_were_written(store):
+    opened, _ = store
+    assert opened.prompts() == []
+    prompts = [{"sample_id": 1, "prompt": "a\u2028b\x85", "answer": "c"}]
+    location = opened.location
+    write_manifest(location, {**opened.manifest, "prompts_sha256": write_prompts(location, prompts)})
+    assert TokenStore.open(location).prompts() == prompts
+    path = Path(location) / "prompts.jsonl"
+    path.write_text(path.read_text().replace('"c"', '"d"'))
+    with pytest.raises(DataError, match=r"damaged: .*prompts\.jsonl"):
+        TokenStore.open(location).prompts()
+    assert [name for name, _ in find_damage(location, read_manifest(location))] == ["prompts.jsonl"]

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from fakes import LLAMA, FakeStore, make_tokenizer
-from raysft.data.store import Row, pack_rows, write_manifest, write_part
+from raysft.data.store import Row, pack_rows, write_part
+from raysft.data.store_manifest import write_manifest
 from raysft.errors import DataError, ModelError, StorageError
 from raysft.evaluate.evaluation import Evaluation, evaluate_model
 from raysft.evaluate.exported import load_exported

@@ -12,7 +12,7 @@ import pytest
 
 from commands import assert_refused, raysft, write_material
 from raysft.data.lineage import read_log, record_version, roll_back, store_location
-from raysft.data.store import write_manifest
+from raysft.data.store_manifest import write_manifest
 from raysft.orchestrate import data_verbs
 from raysft.recipe.load import load_recipe
 from raysft.recipe.schema import Recipe

@@ -1,0 +1,98 @@
+"""The manifest of a token store, and whether the store's files still hold what it says.
+
+A manifest carries its own sha256 and those of the files that training reads. What is damaged is named; `raysft
+prepare` makes it anew, everybody else refuses it. What stands in a manifest is manifest.py, in other files store.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from raysft.errors import DataError
+from raysft.storage import filesystem, join, read_json, write_json
+
+FORMAT_VERSION = 3
+MANIFEST = "manifest.json"
+PROMPTS = "prompts.jsonl"
+REJECTS = "rejects.jsonl"
+_FINGERPRINT = re.compile("[0-9a-f]{64}")
+_BLOCK_BYTES = 8 << 20
+_CHECKERS = 8  # threads
+
+
+def read_manifest(location: str) -> dict[str, Any] | None:
+    """The manifest, or None: then there is no store, or one of another version, which is made anew.
+
+    Raises DataError for one that is damaged or belongs to another store.
+    """
+    path = join(location, MANIFEST)
+    try:
+        manifest = read_json(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise damaged(path, f"{type(error).__name__}: {error}") from error
+    if not isinstance(manifest, dict):
+        raise damaged(path, "it is no manifest")
+    if manifest.get("sha256") != _sum(manifest):
+        if set(manifest) >= {"format_version", "parts"} and "sha256" not in manifest:
+            return None  # what earlier versions wrote
+        raise damaged(path, "it does not have its own sha256")
+    name = location.rstrip("/").rpartition("/")[2]
+    if _FINGERPRINT.fullmatch(name) and manifest.get("fingerprint") != name:
+        raise damaged(path, f"it is that of the store {str(manifest.get('fingerprint'))[:16]}")
+    return manifest if manifest["format_version"] == FORMAT_VERSION else None
+
+
+def write_manifest(location: str, manifest: Mapping[str, Any]) -> None:
+    """The last write: from now on there is a store."""
+    content = {"format_version": FORMAT_VERSION, "prompts_sha256": None, "rejects_sha256": None, **manifest}
+    write_json(join(location, MANIFEST), {**content, "sha256": _sum(content)})
+
+
+def find_damage(location: str, manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(file, what is wrong with it) of every file that training reads. Reads all of them."""
+    files = [(part["name"], part["sha256"]) for part in manifest["parts"]]
+    if manifest["prompts_sha256"] is not None:
+        files.append((PROMPTS, manifest["prompts_sha256"]))
+    with ThreadPoolExecutor(_CHECKERS) as pool:
+        problems = pool.map(lambda file: problem_of(join(location, file[0]), file[1]), files)
+        for (name, _), problem in zip(files, problems, strict=True):
+            if problem is not None:
+                yield name, problem
+
+
+def problem_of(location: str, sha256: str) -> str | None:
+    """What is wrong with a file that should have this sum; None: nothing."""
+    digest = hashlib.sha256()
+    try:
+        fs, path = filesystem(location)
+        with fs.open_input_stream(path, compression=None) as stream:
+            while block := stream.read(_BLOCK_BYTES):
+                digest.update(block)
+    except FileNotFoundError:
+        return "it is gone"
+    except OSError as error:
+        return f"{type(error).__name__}: {error}"
+    return None if digest.hexdigest() == sha256 else "its bytes are not those that were written (sha256)"
+
+
+def damaged(location: str, problem: str) -> DataError:
+    """The error of whoever would read that file."""
+    return DataError(
+        f"the token store is damaged: {location}",
+        got=problem,
+        expected="the bytes that `raysft prepare` wrote",
+        fix="run `raysft prepare` (or the same command) again: it makes the store anew from the data",
+    )
+
+
+def _sum(manifest: Mapping[str, Any]) -> str:
+    """sha256 of a manifest without its own sum."""
+    content = {name: value for name, value in manifest.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,175 @@
+"""Files at web addresses (`http://`, `https://`): size, checksum and bytes, by GET alone.
+
+GET alone because an address that was signed for one method refuses others. A server that sends any range is read
+from the byte that was reached; one that sends whole files only has its file copied to a temporary one first. A
+redirect is followed.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from http.client import HTTPResponse
+from typing import Any, BinaryIO, cast
+
+from raysft.errors import DataError, StorageError
+
+_ANSWER_S = 30.0
+_FINAL = (400, 401, 403, 404, 405, 410, 451)
+"""Answers that no patience changes."""
+
+Retried = Callable[..., Any]
+"""`remote.retried`."""
+_COPY_S = 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class WebFile:
+    """What a server says of a file."""
+
+    num_bytes: int | None
+    """None: only reading it tells."""
+    tag: str
+    """Its ETag; empty: it has none."""
+    changed: str
+    """When it was changed, as HTTP writes it; empty: the server does not say."""
+    sends_ranges: bool
+
+
+def is_web(location: str) -> bool:
+    """Is it an address of the web?"""
+    return location.lower().startswith(("http://", "https://"))
+
+
+def look(location: str) -> WebFile:
+    """Ask for the first byte. Raises DataError or StorageError where asking again is of no use, else OSError."""
+    try:
+        with _get(location, 0, 0) as answer:
+            return _described(answer)
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # no first byte
+            return WebFile(0, error.headers.get("ETag", ""), "", True)
+        raise
+
+
+def _described(answer: HTTPResponse) -> WebFile:
+    headers, sends_ranges = answer.headers, answer.status == 206
+    size = headers.get("Content-Range", "").rpartition("/")[2] if sends_ranges else headers.get("Content-Length", "")
+    known = int(size) if size.isdecimal() else None
+    return WebFile(
+        known, headers.get("ETag", ""), headers.get("Last-Modified", ""), sends_ranges and known is not None
+    )
+
+
+def open_web(location: str, retried: Retried) -> BinaryIO:
+    """The bytes, seekable; `retried(action, location)` tries an action again."""
+    found: WebFile = retried(lambda: look(location), location)
+    if found.sends_ranges:
+        return io.BufferedReader(_Ranges(location, found, retried), 1 << 20)
+    return cast(BinaryIO, retried(lambda: _copied(location, found), location, answer_s=_COPY_S))
+
+
+def _copied(location: str, found: WebFile) -> BinaryIO:
+    """The whole file in a temporary one without a name."""
+    with ExitStack() as stack:
+        copy = stack.enter_context(tempfile.TemporaryFile())
+        with _get(location) as answer:
+            shutil.copyfileobj(answer, copy, 1 << 20)
+        if found.num_bytes is not None and copy.tell() != found.num_bytes:
+            raise OSError(f"the answer ended after {copy.tell():,} of {found.num_bytes:,} bytes")
+        copy.seek(0)
+        stack.pop_all()  # it is the caller's now
+    return cast(BinaryIO, copy)
+
+
+def _get(location: str, start: int | None = None, last: int | None = None) -> HTTPResponse:
+    headers = {"User-Agent": "raysft", "Accept-Encoding": "identity"}
+    if start is not None:
+        headers["Range"] = f"bytes={start}-{'' if last is None else last}"
+    try:
+        request = urllib.request.Request(location, headers=headers)
+        return cast(HTTPResponse, urllib.request.urlopen(request, timeout=_ANSWER_S))
+    except urllib.error.HTTPError as error:
+        if error.code in _FINAL:
+            raise DataError(
+                f"cannot read {location}",
+                got=f"{error.code} {error.reason}",
+                expected="an address of one file that anybody with it may read",
+                fix="check the address and whether it has expired; hf://, s3:// and gs:// take credentials",
+            ) from error
+        raise
+    except ValueError as error:  # http.client.InvalidURL is one
+        raise DataError(
+            f"cannot read {location}", got=str(error), expected="an address of the web", fix="correct the address"
+        ) from error
+
+
+class _Ranges(io.RawIOBase):
+    """A file that is asked for again, after a failure, from the byte that was reached."""
+
+    def __init__(self, location: str, found: WebFile, retried: Retried) -> None:
+        self._location, self._found, self._retried = location, found, retried
+        self._size = found.num_bytes or 0
+        self._position = 0
+        self._answer: HTTPResponse | None = None
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = min(len(buffer), self._size - self._position)
+        if wanted <= 0:
+            return 0
+        data: bytes = self._retried(lambda: self._read(wanted), self._location)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        if base + offset != self._position:
+            self._hang_up()
+        self._position = base + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._hang_up()
+        super().close()
+
+    def _hang_up(self) -> None:
+        if self._answer is not None:
+            self._answer.close()
+            self._answer = None
+
+    def _read(self, count: int) -> bytes:
+        answer, self._answer = self._answer or self._ask(), None  # after a failure nobody uses it again
+        data = answer.read(count)
+        if not data:
+            raise OSError(f"no bytes at {self._position:,} of {self._size:,}")
+        self._answer = answer
+        return data
+
+    def _ask(self) -> HTTPResponse:
+        answer = _get(self._location, self._position)
+        now = _described(answer)
+        if now != self._found:
+            answer.close()
+            raise StorageError(
+                f"{self._location} changed while it was read",
+                got=f"{now.num_bytes} bytes, {now.tag or now.changed}",
+                expected=f"{self._size} bytes, {self._found.tag or self._found.changed}, as at first",
+                fix="let the writer finish, then start again",
+            )
+        return answer

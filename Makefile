@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: bench-fused bench-tune bench-grid chaos bench-stall bench-recovery parity-full bench-train bench-parity bench-packing bench-gsm8k bench-data bench-memory bench-kills bench-loss demo test check lint types format install constraints clean
+.PHONY: models bench-fused bench-tune bench-grid chaos bench-stall bench-recovery parity-full bench-train bench-parity bench-packing bench-gsm8k bench-data bench-memory bench-kills bench-loss demo test check lint types format install constraints clean
 
 demo: $(READY)            ## train a small model end to end: data, training, evaluation, export, answers
 	$(BIN)/python jobs/demo.py
@@ -87,6 +87,9 @@ bench-tune: $(READY)      ## regret of every searcher with every scheduler, repl
 
 bench-fused: $(READY)     ## LoRA trials on one base model against the same trials one after the other
 	$(BIN)/python tests/benchmarks/tune_fused.py $(ARGS)
+
+models: $(READY)          ## docs/guide/models.md: what every causal family of transformers does, against plain transformers
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/model_table.py
 
 clean:                    ## remove what was made here (not .venv)
 	rm -rf build storage .pytest_cache .mypy_cache .ruff_cache

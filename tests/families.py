@@ -130,10 +130,12 @@ def tiny_fields(model_type: str, vocab_size: int = V) -> dict[str, Any]:
     """Fields for AutoConfig.for_model of a tiny model of any type, its text and its towers."""
     config_class = CONFIG_MAPPING[model_type]
     fields = _known(config_class, TINY) | SPECIAL.get(model_type, {})
-    for name, part in config_class.sub_configs.items():
-        if "model_type" in vars(part) and name != "assistant_config":
+    default = config_class()
+    for name in config_class.sub_configs:
+        part = vars(default).get(name)
+        if part is not None:
             small = TINY | SPECIAL.get(part.model_type, {}) if "text" in name else TOWER
-            fields[name] = _known(part, small) | {"model_type": part.model_type}
+            fields[name] = _known(type(part), small) | {"model_type": part.model_type}
     for part in (fields, *(value for value in fields.values() if isinstance(value, dict))):
         for name in ("vocab_size", "vocab_size_per_layer_input"):
             if name in part:

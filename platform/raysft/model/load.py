@@ -23,7 +23,7 @@ from raysft.model.facts import check_vocabulary, load_config
 from raysft.model.files import model_location, read_object, refuse_other_weights
 from raysft.recipe.schema import Recipe
 
-_UNUSABLE = (
+UNUSABLE = (
     AssertionError,
     AttributeError,
     ArithmeticError,
@@ -139,7 +139,7 @@ def _from_config(recipe: Recipe, config: PretrainedConfig) -> PreTrainedModel:
             attn_implementation=attention_backend(recipe, config),
             trust_remote_code=recipe.model.trust_remote_code,
         )
-    except _UNUSABLE as error:
+    except UNUSABLE as error:
         raise _cannot_load(recipe, error) from error
     return model
 
@@ -157,7 +157,7 @@ def _from_files(recipe: Recipe) -> PreTrainedModel:
             use_safetensors=True,
             output_loading_info=True,
         )
-    except (OSError, SafetensorError, *_UNUSABLE) as error:
+    except (OSError, SafetensorError, *UNUSABLE) as error:
         raise _cannot_load(recipe, error) from error
     model: PreTrainedModel = loaded[0]
     missing = sorted(loaded[1]["missing_keys"])

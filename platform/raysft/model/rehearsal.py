@@ -28,6 +28,7 @@ from raysft.model.methods import (
     keys_lost_by_reload,
     plain_name,
 )
+from raysft.model.twin import refuse_packing
 from raysft.recipe.schema import Recipe
 
 _NOTHING = CardFacts(0, 0, 0, 0, {}, {}, {})
@@ -36,6 +37,7 @@ _NOTHING = CardFacts(0, 0, 0, 0, {}, {}, {})
 def rehearse(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> list[str]:
     """Do without weights all that an export will do. Returns what will be trained, in lines. Raises ModelError."""
     transformers_logging.disable_progress_bar()
+    refuse_packing(recipe)
     module = apply_method(empty_model(recipe, vocab_size=rows_for(tokenizer)), recipe)
     lines = describe_trained(module, tokenizer)
     try:

@@ -1,0 +1,131 @@
+"""A small model of the same kind as a large one: its code with random weights, for what only a pass can tell.
+
+Owns how a config is made small, and the question whether packed samples stay apart, asked in the driver before any
+data is prepared. The workers ask it again of the real model (isolation.py); a kind that no twin can be made of, or
+that computes nothing finite, is left to them.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from raysft.errors import ModelError
+from raysft.model.attention import SEGMENTS
+from raysft.model.backend import attention_backend
+from raysft.model.facts import load_config
+from raysft.model.isolation import TOLERANCE, check_isolation
+from raysft.model.load import UNUSABLE
+from raysft.recipe.schema import Recipe
+
+VOCABULARY = 64
+LAYERS = 4
+_SIZES = {
+    "vocab_size": VOCABULARY,
+    "vocab_size_per_layer_input": VOCABULARY,
+    "hidden_size_per_layer_input": 8,
+    "intermediate_size": 32,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_group": 1,
+    "topk_group": 1,
+}
+"""What makes a decoder small and leaves how it computes as it is."""
+
+
+def refuse_packing(recipe: Recipe) -> None:
+    """Raises ModelError where packed samples of this kind of model see each other, so that packing must be off.
+
+    On GPUs a model with a state over the row (Mamba) is left to the workers: its kernels there may know borders.
+    """
+    config = load_config(recipe)
+    model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if not recipe.data.packing or model_class is None or isinstance(model_class, tuple):
+        return
+    if recipe.cluster.gpus_per_worker and model_class._is_stateful:
+        return
+    leak = packing_leak(config, attention_backend(recipe, config))
+    if leak is not None and leak > TOLERANCE:
+        raise ModelError(
+            f"packed samples of a {config.model_type} model would see each other",
+            got=f"log-probabilities of a small one that differ by {leak:.2g}, data.packing = True",
+            expected="samples that stay apart: its layers carry a state over the row, or its code masks none",
+            fix="set data.packing: false (each sample in a row of its own)",
+        )
+
+
+def packing_leak(config: PretrainedConfig, backend: str) -> float | None:
+    """Largest difference of log-probabilities between packed samples and each alone, in a small model of this kind.
+
+    None: no twin could be made, or it computes nothing finite.
+    """
+    try:
+        with _seeded():
+            model = AutoModelForCausalLM.from_config(
+                small_config(config), dtype=torch.float32, attn_implementation=backend
+            )
+        leaks = [_leak(model, name) for name in _backends(model, backend)]
+    except (*UNUSABLE, ModelError):
+        return None
+    best = min(leaks)
+    return best if math.isfinite(best) else None
+
+
+def small_config(config: PretrainedConfig) -> PretrainedConfig:
+    """The text part of a config with few layers, heads, experts and tokens."""
+    small = copy.deepcopy(config.get_text_config())
+    layers = small.num_hidden_layers
+    for name, value in vars(small).items():
+        if isinstance(value, list | tuple) and len(value) == layers:
+            setattr(small, name, value[:LAYERS])
+    small.num_hidden_layers = min(layers, LAYERS)
+    for name, size in _SIZES.items():
+        if hasattr(small, name) and isinstance(getattr(small, name), int):
+            setattr(small, name, size)
+    if hasattr(small, "num_attention_heads"):
+        heads = small.num_attention_heads
+        groups = small.num_key_value_heads if hasattr(small, "num_key_value_heads") else None
+        small.num_attention_heads = min(heads, 4)
+        if groups:
+            small.num_key_value_heads = small.num_attention_heads if groups == heads else min(groups, 2)
+        small.hidden_size = 8 * small.num_attention_heads
+        if vars(small).get("head_dim"):
+            small.head_dim = 8
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        setattr(small, name, None)
+    if hasattr(small, "initializer_range"):
+        small.initializer_range = 0.2  # so that what is seen makes a difference
+    return small
+
+
+def _backends(model: PreTrainedModel, backend: str) -> list[str]:
+    """What a worker would try: see isolation.use_fast_paths."""
+    has_segments = backend == "sdpa" and model._supports_attention_backend and model._supports_flash_attn
+    return [SEGMENTS, backend] if has_segments else [backend]
+
+
+def _leak(model: PreTrainedModel, backend: str) -> float:
+    model.set_attn_implementation(backend)
+    try:
+        return check_isolation(model, VOCABULARY)
+    except ModelError:  # segment attention does not compute what this model asks for
+        return math.inf
+
+
+@contextmanager
+def _seeded() -> Iterator[None]:
+    state = torch.get_rng_state()
+    torch.manual_seed(0)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)

@@ -116,8 +116,7 @@ def _page(rows: list[Row], left: dict[str, str]) -> str:
         f"{sum(row.lora == 'yes' for row in rows)} with LoRA.\n\n",
         "\n".join("| " + " | ".join(line) + " |" for line in lines),
         "\n\n" + "\n".join(f"{number}. {note}" for number, note in enumerate(notes, 1)) if notes else "",
-        "\n\n## Left out\n\nNot tried: what transformers calls a causal model and is none by default, or what no tiny "
-        "config was found for.\n\n",
+        "\n\n## Left out\n\nNot tried: what is no decoder by default, or what no tiny config was found for.\n\n",
         "\n".join(f"- `{name}`: {why}" for name, why in left.items()),
         "\n",
     ]

@@ -57,7 +57,7 @@ DOORWAYS = {
         *("raysft.train.worker", "raysft.orchestrate"),
     },
     "tiktoken": {"raysft.data.bytepair"},
-    "jinja2": {"raysft.data", "raysft.observe", "raysft.model.generation"},
+    "jinja2": {"raysft.data", "raysft.observe"},
     "pickle": set(),
     "mlflow": set(),
     "wandb": set(),

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +44,13 @@ def export_run(
     *,
     out: str,
     card: CardFacts,
+    stops: Sequence[int] = (),
 ) -> list[str]:
     """Write the export of a run to the directory or URI `out`. Returns the locations of its parts.
 
-    weights: each trained parameter of the recipe's model once, by HF name, fp32. tokenizer: with the chat
-    template the run was trained on. An intact export of the same run is left alone, `weights` unread.
-    The merged model has the dtype of train.precision; the adapter stays fp32.
+    weights: each trained parameter of the recipe's model once, by HF name, fp32. tokenizer: with the chat template
+    the run was trained on. stops: ids that trained answers end in, besides the end of text. An intact export of the
+    same run is left alone, `weights` unread. The merged model has the dtype of train.precision; the adapter is fp32.
     Raises CheckpointError (weights do not fit the model), ModelError, StorageError.
     """
     parts = export_parts(recipe)
@@ -60,7 +61,7 @@ def export_run(
         return locations
     module = rebuild(recipe, weights, vocab_size=rows_for(tokenizer))
     with tempfile.TemporaryDirectory(prefix=_STAGING, dir=_staging_parent(out)) as staging:
-        write_parts(recipe, module, tokenizer, card, Path(staging))
+        write_parts(recipe, module, tokenizer, card, Path(staging), stops)
         files = _describe_files(Path(staging))
         storage.remove_tree(storage.join(out, MANIFEST))
         for part in parts:
@@ -137,6 +138,7 @@ def write_parts(
     tokenizer: PreTrainedTokenizerFast,
     card: CardFacts,
     directory: Path,
+    stops: Sequence[int],
     *,
     with_weights: bool = True,
 ) -> None:
@@ -148,7 +150,7 @@ def write_parts(
     if "merged" in parts:
         model = merge(module)
         cast_as_loaded(model, _DTYPES[recipe.train.precision])
-        set_generation(model, tokenizer, is_fresh=recipe.model.source == "random")
+        set_generation(model, tokenizer, stops=stops, is_fresh=recipe.model.source == "random")
         model.save_pretrained(directory / "merged", state_dict=weights, max_shard_size=MAX_SHARD)
         tokenizer.save_pretrained(directory / "merged")
         copy_processors(recipe, directory / "merged")

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Sequence
 
-from jinja2 import TemplateError
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 logger = logging.getLogger(__name__)
 
-_PROBE = "raysft-answer"
 _FIRST = ("do_sample", "num_beams", "return_dict_in_generate")
 """Fields that others are valid with only."""
 
 
-def set_generation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *, is_fresh: bool) -> None:
-    """Cache on; generation ends where the tokenizer's text or the template's assistant turn ends.
+def set_generation(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *, stops: Sequence[int], is_fresh: bool
+) -> None:
+    """Cache on; generation ends at `stops`, where trained answers end, at the end of text, and where the base's did.
 
     A fresh model's config carries its class's default token ids, which mean nothing to this tokenizer.
     """
@@ -35,7 +36,7 @@ def set_generation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *
         chosen = saveable(previous)
         stated = previous.eos_token_id
         known = [] if stated is None else [stated] if isinstance(stated, int) else list(stated)
-    ends = {*known, tokenizer.eos_token_id, turn_end_id(tokenizer)} - {None}
+    ends = {*known, *stops, tokenizer.eos_token_id} - {None}
     chosen.use_cache = True
     chosen.bos_token_id = tokenizer.bos_token_id
     chosen.pad_token_id = tokenizer.pad_token_id
@@ -82,20 +83,3 @@ def _is_valid(config: GenerationConfig) -> bool:
     except (ValueError, TypeError):
         return False
     return True
-
-
-def turn_end_id(tokenizer: PreTrainedTokenizerFast) -> int | None:
-    """Id of the special token that the chat template writes after an assistant's answer, if there is one."""
-    if tokenizer.chat_template is None:
-        return None
-    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _PROBE}]
-    try:
-        text = str(tokenizer.apply_chat_template(turns, tokenize=False))
-    except (TypeError, ValueError, TemplateError):  # the template wants more than these two turns
-        return None
-    _, found, rest = text.rpartition(_PROBE)
-    if not found:
-        return None
-    ids = tokenizer(rest, add_special_tokens=False)["input_ids"]
-    special = set(tokenizer.all_special_ids)
-    return next((int(i) for i in ids if i in special), None)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
@@ -34,7 +35,7 @@ from raysft.recipe.schema import Recipe
 _NOTHING = CardFacts(0, 0, 0, 0, {}, {}, {})
 
 
-def rehearse(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> list[str]:
+def rehearse(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, stops: Sequence[int] = ()) -> list[str]:
     """Do without weights all that an export will do. Returns what will be trained, in lines. Raises ModelError."""
     transformers_logging.disable_progress_bar()
     refuse_packing(recipe)
@@ -44,7 +45,7 @@ def rehearse(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> list[str]:
         if "adapter" in export_parts(recipe):
             _check_adapter_loads(module, apply_method(empty_model(recipe, vocab_size=rows_for(tokenizer)), recipe))
         with tempfile.TemporaryDirectory(prefix="raysft-rehearsal-") as directory:
-            write_parts(recipe, module, tokenizer, _NOTHING, Path(directory), with_weights=False)
+            write_parts(recipe, module, tokenizer, _NOTHING, Path(directory), stops, with_weights=False)
     except RaysftError:
         raise
     except Exception as error:  # whatever a model's, a tokenizer's or peft's own code raises

@@ -16,6 +16,7 @@ from typing import Any
 from raysft import errors, storage
 from raysft.data.inspect import certificate
 from raysft.data.prepare import Prepared, prepare, train_fingerprint
+from raysft.data.stops import stop_token_ids
 from raysft.data.tokenizer import tokenizer_source
 from raysft.lease import lease
 from raysft.model.facts import check_vocabulary, read_facts
@@ -153,7 +154,7 @@ def check_before_ray(recipe: Recipe) -> list[str]:
     check_weights(recipe)
     tokenizer = tasks.export_tokenizer(recipe)
     check_vocabulary(recipe, facts.vocab_size, rows_for(tokenizer))
-    trained = rehearse(recipe, tokenizer)
+    trained = rehearse(recipe, tokenizer, stop_token_ids(recipe, tokenizer))
     if facts.router_loss:
         weight = f"router_aux_loss_coef {facts.router_loss:g}"
         trained.append(

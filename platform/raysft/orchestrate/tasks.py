@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from raysft import storage
+from raysft.data.stops import stop_token_ids
 from raysft.data.store import TokenStore
 from raysft.data.tokenizer import recipe_tokenizer, template_for
 from raysft.errors import CheckpointError, UserError
@@ -48,8 +49,9 @@ def export(fields: dict[str, Any], run: str, card: dict[str, Any]) -> list[str]:
     """Export the newest checkpoint of a run. Returns the directories written."""
     recipe = parse_recipe(fields)
     tokenizer = export_tokenizer(recipe)
-    weights = newest_checkpoint(run).weights()
-    return export_run(recipe, weights, tokenizer, out=storage.join(run, "export"), card=CardFacts(**card))
+    stops = stop_token_ids(recipe, tokenizer)
+    weights, out = newest_checkpoint(run).weights(), storage.join(run, "export")
+    return export_run(recipe, weights, tokenizer, out=out, card=CardFacts(**card), stops=stops)
 
 
 def export_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:

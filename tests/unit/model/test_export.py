@@ -15,12 +15,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-import raysft
 from fakes import LLAMA, make_recipe, make_tokenizer
 from raysft.errors import CheckpointError
 from raysft.model.card import CardFacts
 from raysft.model.export import export_run
-from raysft.model.generation import turn_end_id
 from raysft.recipe.schema import Recipe
 
 FACTS = CardFacts(
@@ -158,9 +156,13 @@ def test_generation_ends_at_the_end_of_text_of_the_turn_and_at_what_the_base_sta
 ) -> None:
     tokenizer = make_tokenizer()
     end_of_turn = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    assert turn_end_id(tokenizer) == end_of_turn
     (location,) = export_run(
-        full_recipe(base), iter(trained_full(base)[1]), tokenizer, out=str(tmp_path / "e"), card=FACTS
+        full_recipe(base),
+        iter(trained_full(base)[1]),
+        tokenizer,
+        out=str(tmp_path / "e"),
+        card=FACTS,
+        stops=[end_of_turn],
     )
     generation = json.loads(Path(location, "generation_config.json").read_text())
     assert generation["eos_token_id"] == sorted([tokenizer.eos_token_id, end_of_turn, 263])
@@ -179,16 +181,6 @@ def test_a_fresh_model_forgets_the_token_ids_of_its_config_class(tmp_path: Path)
     assert torch.equal(logits(loaded), logits(model))
     assert loaded.config.eos_token_id == tokenizer.eos_token_id  # LlamaConfig says 2, which is "#" here
     assert 2 not in loaded.generation_config.eos_token_id
-
-
-def test_a_template_without_end_of_turn_or_no_template_has_no_turn_end() -> None:
-    tokenizer = make_tokenizer()
-    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
-    assert turn_end_id(tokenizer) is None
-    tokenizer.chat_template = "{{ raise_exception('no') }}"
-    assert turn_end_id(tokenizer) is None
-    tokenizer.chat_template = None
-    assert turn_end_id(tokenizer) is None
 
 
 def explode() -> Iterator[tuple[str, Tensor]]:
@@ -299,36 +291,3 @@ def test_the_card_names_recipe_data_results_and_versions_but_nothing_of_the_mach
         assert str(tmp_path) not in card
         assert str(base.parent) not in card
     assert "PeftModel.from_pretrained" in (out / "adapter/README.md").read_text()
-
-
-TURN_ENDS = {
-    "chatml": "<|im_end|>",
-    "qwen3": "<|im_end|>",
-    "llama3": "<|eot_id|>",
-    "mistral": "</s>",
-    "gemma": "<end_of_turn>",
-    "zephyr": "</s>",
-}
-
-
-@pytest.mark.parametrize("name", TURN_ENDS)
-def test_the_built_in_templates_end_a_turn_as_their_makers_say(name: str) -> None:
-    tokenizer = make_tokenizer()
-    others = [
-        "<s>",
-        "<|begin_of_text|>",
-        "<bos>",
-        "[INST]",
-        "[/INST]",
-        "<start_of_turn>",
-        "<|user|>",
-        "<|assistant|>",
-    ]
-    tokenizer.add_special_tokens(
-        {"extra_special_tokens": [*others, "<|start_header_id|>", "<|end_header_id|>", *set(TURN_ENDS.values())]}
-    )
-    templates = Path(raysft.__file__).parent / "data" / "templates"
-    tokenizer.chat_template = (templates / f"{name}.jinja").read_text(encoding="utf-8")
-    found = turn_end_id(tokenizer)
-    assert found is not None
-    assert tokenizer.convert_ids_to_tokens(found) == TURN_ENDS[name]

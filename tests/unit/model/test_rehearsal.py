@@ -16,17 +16,18 @@ from raysft.model.facts import read_facts
 from raysft.model.load import empty_model
 from raysft.model.methods import apply_method
 from raysft.model.rehearsal import rehearse
+from raysft.model.twin import packing_leak, refuse_packing, small_config
 from raysft.recipe.schema import Recipe
 
 LORA = {"kind": "lora", "rank": 4}
 
 
-def fresh(model_type: str, method: dict[str, Any] | None = None, **fields: Any) -> Recipe:
-    config = {
-        name: value for name, value in tiny_fields(model_type).items() if name not in ("vocab_size", "pad_token_id")
-    }
-    config |= fields
-    return make_recipe(model={"source": "random", "config": config, "tokenizer": "t"}, method=method or {})
+def fresh(model_type: str, method: dict[str, Any] | None = None, *, packing: bool = False, **fields: Any) -> Recipe:
+    config = tiny_fields(model_type) | fields
+    for name in {"vocab_size", "pad_token_id"} - set(fields):
+        config.pop(name, None)
+    model = {"source": "random", "config": config, "tokenizer": "t"}
+    return make_recipe(model=model, method=method or {}, data={"packing": packing})
 
 
 def local(directory: Path, **sections: Any) -> Recipe:
@@ -167,3 +168,28 @@ def all_checks(recipe: Recipe) -> None:
 def test_absurd_sizes_are_a_model_error(fields: dict[str, Any]) -> None:
     with pytest.raises(ModelError):
         all_checks(make_recipe(model={"source": "random", "config": LLAMA | fields, "tokenizer": "t"}))
+
+
+APART = ("llama", "gemma2", "gemma3n_text", "mixtral", "phi3", "opt", "cohere")
+TOGETHER = ("gpt_oss", "mamba", "rwkv", "jamba", "recurrent_gemma")
+
+
+@pytest.mark.parametrize("model_type", APART + TOGETHER)
+def test_packing_is_refused_before_anything_starts_where_samples_would_see_each_other(model_type: str) -> None:
+    recipe = fresh(model_type, packing=True)
+    if model_type in APART:
+        refuse_packing(recipe)
+        return
+    with pytest.raises(ModelError, match="would see each other") as caught:
+        refuse_packing(recipe)
+    assert caught.value.fix.startswith("set data.packing: false")
+    refuse_packing(fresh(model_type))
+
+
+def test_a_small_twin_is_small_and_of_the_same_kind() -> None:
+    config = AutoConfig.for_model("gemma3_text", num_hidden_layers=26)
+    small = small_config(config)
+    assert (small.num_hidden_layers, small.layer_types) == (4, config.layer_types[:4])
+    assert sum(p.numel() for p in AutoModelForCausalLM.from_config(small).parameters()) < 60_000
+    assert config.num_hidden_layers == 26
+    assert packing_leak(config, "sdpa") < 1e-4  # type: ignore[operator]

@@ -205,7 +205,7 @@ TINY_CELLS = (RESUMED, "llama bf16 zero 1")
 
 def cells_of(options: Options) -> tuple[dict[str, Cell], int, int]:
     """What is compared, for how many steps, and after how many of them a state is saved."""
-    return ({name: CELLS[name] for name in TINY_CELLS}, 6, 3) if options.tiny else (CELLS, 20, 10)
+    return ({name: CELLS[name] for name in TINY_CELLS}, 6, 3) if options.tiny else (CELLS, 12, 6)
 
 
 def parity_child(options: Options, folder: Path) -> None:
@@ -227,11 +227,11 @@ def parity_child(options: Options, folder: Path) -> None:
     (folder / "cpu.json").write_text(json.dumps(theirs))
 
 
-def parity(options: Options) -> dict[str, Any]:
+def parity(options: Options) -> Iterator[dict[str, Any]]:
     """The same curve on two devices, and over a change of device in its middle. One process, one accelerator."""
     if "RAYSFT_KIT_FOLDER" in os.environ:
         parity_child(options, Path(os.environ["RAYSFT_KIT_FOLDER"]))
-        return {}
+        return
     device, mine = options.device, dict[str, list[float]]()
     cells, steps, half = cells_of(options)
     again: dict[str, bool] = {}
@@ -244,6 +244,7 @@ def parity(options: Options) -> dict[str, Any]:
                 save_file(dict(engine.state()), folder / "device.safetensors")
             mine[name] += curve(cell, engine, range(half, steps))
             engine.close()
+        yield {"first_and_last": {name: [losses[0], losses[-1]] for name, losses in mine.items()}}
         for deterministic in (False, True):
             torch.use_deterministic_algorithms(deterministic, warn_only=True)
             os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
@@ -254,6 +255,7 @@ def parity(options: Options) -> dict[str, Any]:
                 engine.close()
             again["deterministic" if deterministic else "as it is"] = curves[0] == curves[1]
         torch.use_deterministic_algorithms(False)
+        yield {"same_bits_again": again}
         command = [sys.executable, str(Path(__file__).with_name("run.py")), "--step", "parity", "--device", "cpu"]
         command += ["--tiny"] * options.tiny
         environment = os.environ | {"RAYSFT_KIT_FOLDER": str(folder), "DS_ACCELERATOR": "cpu"}
@@ -266,7 +268,7 @@ def parity(options: Options) -> dict[str, Any]:
     furthest["fp32: CPU, then this device"] = furthest_of(resumed, theirs[RESUMED][half:])
     furthest["fp32: this device, then CPU"] = furthest_of(theirs["resumed"], theirs[RESUMED][half:])
     wrong = [name for name, far in furthest.items() if not far <= (1e-4 if "fp32" in name else 3e-2)]
-    return {"furthest": furthest, "same_bits_again": again, "wrong": wrong, "ok": not wrong}
+    yield {"furthest": furthest, "wrong": wrong, "ok": not wrong}
 
 
 def furthest_of(one: list[float], other: list[float]) -> float:
@@ -289,9 +291,9 @@ SIZES = {
 TINY_SIZES = {"small": Cell(SMALL, 1), "small LoRA": Cell(SMALL, 2, method="lora")}
 
 
-def memory(options: Options) -> dict[str, Any]:
+def memory(options: Options) -> Iterator[dict[str, Any]]:
     """GiB predicted for a step, and seen: while loading, in steps (allocated, reserved, by the whole device)."""
-    device, found = options.device, {}
+    device = options.device
     with process_group(device):
         for name, cell in (TINY_SIZES if options.tiny else SIZES).items():
             recipe = cell.recipe(device)
@@ -305,15 +307,15 @@ def memory(options: Options) -> dict[str, Any]:
             reset(device)
             engine.train_step(batches, units, step=1, learning_rate=1e-5)
             step = peak(device)
-            found[name] = {"predicted": gib(predicted.total), "load": gib(load), "step": gib(step)}
-            found[name] |= {"ratio": round(step / predicted.total, 3)}
-            found[name]["classes"] = {kind: gib(size) for kind, size in predicted.classes.items() if size}
+            found: dict[str, Any] = {"predicted": gib(predicted.total), "load": gib(load), "step": gib(step)}
+            found |= {"ratio": round(step / predicted.total, 3)}
+            found["classes"] = {kind: gib(size) for kind, size in predicted.classes.items() if size}
             if device == "cuda":
                 free, total = torch.cuda.mem_get_info()
-                found[name] |= {"reserved": gib(torch.cuda.max_memory_reserved()), "device": gib(total - free)}
+                found |= {"reserved": gib(torch.cuda.max_memory_reserved()), "device": gib(total - free)}
+            yield {name: found}
             engine.close()
             del engine
-    return found
 
 
 def gib(size: float) -> float:
@@ -344,10 +346,10 @@ SPEEDS = {
 TINY_SPEEDS = {"small, packed": (Cell(SMALL), 16)}
 
 
-def speed(options: Options) -> dict[str, Any]:
+def speed(options: Options) -> Iterator[dict[str, Any]]:
     """Tokens/s and MFU. FLOPs count each product of the forward pass three times (LoRA: twice) and causal attention
     once (recipe/resolve.py). NVIDIA NeMo AutoModel publishes 12,473 tokens/s for 8B LoRA, 4,096, on one H100."""
-    device, found = options.device, {}
+    device = options.device
     warm, steps = (1, 2) if options.tiny else (2, 5)
     with process_group(device):
         for name, (cell, segment) in (TINY_SPEEDS if options.tiny else SPEEDS).items():
@@ -363,7 +365,7 @@ def speed(options: Options) -> dict[str, Any]:
             step_s = median(seconds[warm:])
             flops = run.token_flops * done.tokens + run.square_flops * done.tokens * segment
             best, basis = peak_flops(torch.device(device), torch.bfloat16)
-            found[name] = {
+            found: dict[str, Any] = {
                 "tokens_s": round(done.tokens / step_s),
                 "tflops": round(flops / step_s / 1e12, 2),
                 "mfu": round(flops / step_s / best, 4),
@@ -371,10 +373,11 @@ def speed(options: Options) -> dict[str, Any]:
                 "step_s": [round(min(seconds[warm:]), 3), round(max(seconds[warm:]), 3)],
                 "of": basis,
             }
-            found[name]["profile"] = profile(engine, batches, units, device)
+            yield {name: found}
+            if options.profile:
+                yield {f"{name}, profile": profile(engine, batches, units, device)}
             engine.close()
             del engine
-    return found
 
 
 def profile(engine: ZeroEngine, batches: list[MicroBatch], units: dict[str, float], device: str) -> dict[str, Any]:
@@ -402,7 +405,7 @@ def profile(engine: ZeroEngine, batches: list[MicroBatch], units: dict[str, floa
 # saves ----------------------------------------------------------------------------------------------------------
 
 
-def saves(options: Options) -> dict[str, Any]:
+def saves(options: Options) -> Iterator[dict[str, Any]]:
     """Seconds that training stands for a save, into fresh and kept memory; of writing behind it; of reading again."""
     device = options.device
     cell = TINY_SIZES["small"] if options.tiny else SIZES["0.5B full zero 1"]
@@ -442,4 +445,4 @@ def saves(options: Options) -> dict[str, Any]:
         engine.close()
     found |= {"state_gb": round(size / 1e9, 3), "stall_gb_s": round(size / 1e9 / found["kept"]["stall_s"], 2)}
     found |= {"host_peak_gib": gib(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)}
-    return found | {"losses": [loss, same], "ok": abs(same / loss - 1) < 1e-5}
+    yield found | {"losses": [loss, same], "ok": abs(same / loss - 1) < 1e-5}

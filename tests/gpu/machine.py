@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ def median_s(act: Callable[[], object], device: str, times: int = 7) -> float:
     return median(seconds[1:])
 
 
-def facts(options: Options) -> dict[str, Any]:
+def facts(options: Options) -> Iterator[dict[str, Any]]:
     """Names, versions, and the two ceilings: bytes copied and FLOP/s of a large bf16 product."""
     device, size = options.device, 512 if options.tiny else 8192
     x, y = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
@@ -56,36 +56,29 @@ def facts(options: Options) -> dict[str, Any]:
             part = source.view(torch.uint8)[: len(memory)]
             found[f"{name}_to_gpu_gb_s"] = len(memory) / median_s(lambda p=part, m=memory: p.copy_(m), device) / 1e9
             found[f"{name}_to_host_gb_s"] = len(memory) / median_s(lambda p=part, m=memory: m.copy_(p), device) / 1e9
-    return found
+    yield found
 
 
-def fork_server(options: Options) -> dict[str, Any]:
-    """What a fork server finds after its imports, which import brought the driver, and whether a child computes."""
+def fork_server(options: Options) -> Iterator[dict[str, Any]]:
+    """What a fork server finds after its imports, after which of them the driver was there, does a child compute."""
     from raysft.orchestrate import forklaunch, forkserver
 
-    names: list[str] = []
-    found: dict[str, str] = {}
-
-    def note(event: str, arguments: tuple[object, ...]) -> None:
-        if event == "import" and len(found) < len(SIGNS):
-            names.append(str(arguments[0]))
-            mapped = Path("/proc/self/maps").read_text() + " ".join(thread_names())
-            found.update({sign: " < ".join(names[:-4:-1]) for sign in SIGNS if sign in mapped and sign not in found})
-
-    sys.addaudithook(note)
-    may_fork = forkserver._import_all(",".join(forklaunch.MODULES))
-    threads = thread_names()
+    searches = importlib.util.find_spec("optuna") is not None  # a machine for this kit may lack it
+    modules = [name for name in forklaunch.MODULES if searches or name != "raysft.orchestrate.trials"]
+    may_fork = forkserver._import_all(",".join(modules))
+    yield {"may_fork": may_fork, "threads": thread_names(), "driver": driver_parts()}
     child = os.fork()
     if child == 0:
         total = float(torch.ones(8, device=options.device).sum())
         os._exit(0 if total == 8 else 1)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    ok = status == 0 and bool(may_fork)
-    return {"may_fork": may_fork, "brought_by": found, "threads": threads, "child": status, "ok": ok}
+    yield {"child": status, "ok": status == 0 and bool(may_fork)}
 
 
-SIGNS = ("libcuda.so", "libnvidia-ml.so", "cuda0")
-"""Of the driver's libraries, and of its thread."""
+def driver_parts() -> list[str]:
+    """Of the GPU's driver in this process: its libraries, its thread."""
+    found = Path("/proc/self/maps").read_text() + " ".join(thread_names())
+    return [sign for sign in ("libcuda.so", "libnvidia-ml.so", "cuda0") if sign in found]
 
 
 def thread_names() -> list[str]:

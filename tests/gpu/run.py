@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,9 @@ LIMITS_S = {
     "parity": 150,
     "isolation": 60,
     "head": 60,
-    "memory": 120,
-    "speed": 150,
-    "saves": 80,
+    "memory": 150,
+    "speed": 180,
+    "saves": 120,
     "whole": 150,
 }
 """Seconds a step may take, in the order in which they are run."""
@@ -49,38 +50,41 @@ class Options:
     """cuda or cpu."""
     tiny: bool
     """Sizes that a CPU can do in seconds."""
+    profile: bool = False
+    """Where the time of a step goes, too."""
 
 
-def run_step(name: str, options: Options) -> dict[str, Any]:
-    """The figures of one step, in this process. `ok` False: something is wrong."""
+def run_step(name: str, options: Options) -> Iterator[dict[str, Any]]:
+    """The figures of one step, in this process, as they are found. `ok` False: something is wrong."""
     where = {"facts": "machine", "fork_server": "machine", "whole": "whole"}
     where |= dict.fromkeys(("attention", "isolation", "head"), "kernels")
     module = importlib.import_module(f"gpu.{where.get(name, 'engines')}")  # no more: the fork server counts threads
-    found: dict[str, Any] = getattr(module, name)(options)
-    return found
+    yield from getattr(module, name)(options)
 
 
 def run_apart(name: str, options: Options, limit_s: float, log: Path) -> dict[str, Any]:
-    """The figures of one step, from a process of its own; `error` where it fails or takes longer."""
-    command = [sys.executable, __file__, "--step", name, "--device", options.device, *["--tiny"] * options.tiny]
+    """The figures of one step, from a process of its own; `error` where it fails or takes longer, beside what it had
+    found by then."""
+    command = [sys.executable, __file__, "--step", name, "--device", options.device]
+    command += ["--tiny"] * options.tiny + ["--profile"] * options.profile
     environment = os.environ | {"DS_ACCELERATOR": options.device, "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
-    if name == "fork_server":
-        environment["OMP_NUM_THREADS"] = "1"  # as Ray starts workers
+    environment["OMP_NUM_THREADS"] = "1" if name == "fork_server" else "2"  # as Ray starts workers, small models
     with log.open("wb") as stream:
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=stream, env=environment, start_new_session=True
         )
         try:
             printed, _ = process.communicate(timeout=limit_s)
+            error = f"exit code {process.returncode}" if process.returncode else None
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)  # and what it has started
-            process.communicate()
-            return {"ok": False, "error": f"took longer than {limit_s:.0f} s: {last_lines(log)}"}
-    lines = printed.decode(errors="replace").splitlines()
-    if process.returncode == 0 and lines:
-        found: dict[str, Any] = json.loads(lines[-1])
-        return found
-    return {"ok": False, "error": f"exit code {process.returncode}: {last_lines(log)}"}
+            printed, _ = process.communicate()
+            error = f"took longer than {limit_s:.0f} s"
+    found: dict[str, Any] = {}
+    for line in printed.decode(errors="replace").splitlines():
+        if line.startswith("{") and line.endswith("}"):
+            found |= json.loads(line)
+    return found if error is None else found | {"ok": False, "error": f"{error}: {last_lines(log)}"}
 
 
 def last_lines(log: Path) -> str:
@@ -94,12 +98,14 @@ def main() -> int:
     parser.add_argument("--budget", type=float, default=480, help="seconds for all steps")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--profile", action="store_true", help="say where the time of a step goes, too")
     parser.add_argument("--only", default=",".join(LIMITS_S), help="names of steps")
     parser.add_argument("--step", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    options = Options(given.device, given.tiny)
+    options = Options(given.device, given.tiny, given.profile)
     if given.step:
-        print(json.dumps(run_step(given.step, options)))
+        for found in run_step(given.step, options):
+            print(json.dumps(found), flush=True)
         return 0
     given.out.mkdir(parents=True, exist_ok=True)
     began, table = time.monotonic(), []
@@ -107,7 +113,7 @@ def main() -> int:
         left = given.budget - (time.monotonic() - began)
         started = time.monotonic()
         if left < LIMITS_S[name] / 3:
-            found: dict[str, Any] = {"error": "left out: no budget left"}
+            found = {"error": "left out: no budget left"}
         else:
             found = run_apart(name, options, min(LIMITS_S[name], left), given.out / f"{name}.log")
         line = {"step": name, "seconds": round(time.monotonic() - started, 1), **found}

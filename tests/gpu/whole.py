@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,11 +36,11 @@ evaluate: {{every_steps: 40, max_rows: 16, generate_prompts: 40, max_new_tokens:
 """
 
 
-def whole(options: Options) -> dict[str, Any]:
+def whole(options: Options) -> Iterator[dict[str, Any]]:
     """Tokenizer, data, training, a SIGKILL between two commits, resume, evaluation, export."""
     steps = 60 if options.tiny else 400
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder, run = Path(name), Path(name) / "storage" / "runs" / "kit"
         draw = random.Random(0)
         words = [
             "".join(draw.choices(LETTERS, k=draw.randint(4, 8))) for _ in range(4_000 if options.tiny else 40_000)
@@ -50,31 +51,35 @@ def whole(options: Options) -> dict[str, Any]:
         text = RECIPE.format(folder=folder, steps=steps, precision=precision, gpus=gpus)
         (folder / "kit.yaml").write_text(text)
         tokenizer = ["tokenizer", "train", "reverse.jsonl", "--out", "tokenizer", "--vocab-size", "280"]
-        made = raysft(folder, *tokenizer).wait(timeout=60)
+        yield {"tokenizer": ended(raysft(folder, *tokenizer), 40)}
         started = time.monotonic()
         training = raysft(folder, "train", "kit.yaml")
-        killed = kill_worker(folder / "storage" / "runs" / "kit", training)
-        try:
-            code = training.wait(timeout=80)
-        except subprocess.TimeoutExpired:
-            training.send_signal(signal.SIGINT)
-            training.wait(timeout=20)
-            code = -1
+        killed = kill_worker(run, training, within_s=50)
+        yield {"killed": killed, "killed_after_s": round(time.monotonic() - started, 1)}
+        code = ended(training, 45)
         printed = (folder / "train.log").read_text(errors="replace").splitlines()
-        run = folder / "storage" / "runs" / "kit"
         attempts = [json.loads(p.read_text()) for p in sorted((run / "attempts").glob("*.json"))]
         exported = (run / "export" / "merged" / "model.safetensors").exists()
-    return {
-        "tokenizer": made,
-        "exit_code": code,
-        "seconds": round(time.monotonic() - started, 1),
-        "killed": killed,
-        "attempts": len(attempts),
-        "resumed_from": [attempt["parent"] for attempt in attempts],
-        "exported": exported,
-        "printed": printed[-25:] if code == 0 else printed[-40:],
-        "ok": code == 0 and killed and len(attempts) == 2 and exported,
-    }
+        yield {
+            "exit_code": code,
+            "seconds": round(time.monotonic() - started, 1),
+            "resumed_from": [attempt["parent"] for attempt in attempts],
+            "printed": [line[:160] for line in printed[-30:]],
+            "ok": code == 0 and killed and len(attempts) == 2 and exported,
+        }
+
+
+def ended(process: subprocess.Popen[bytes], within_s: float) -> int | None:
+    """Its exit code; None where it had to be ended."""
+    try:
+        return process.wait(timeout=within_s)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        return None
 
 
 def raysft(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
@@ -90,10 +95,10 @@ def raysft(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
         )
 
 
-def kill_worker(run: Path, training: subprocess.Popen[bytes]) -> bool:
+def kill_worker(run: Path, training: subprocess.Popen[bytes], within_s: float) -> bool:
     """SIGKILL the worker of the first attempt once its metrics are past step 30. False: the run ended before."""
     metrics, ledger = run / "metrics" / "attempt-0001.jsonl", run / "ledger" / "attempt-0001" / "rank-00000.jsonl"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + within_s
     while training.poll() is None and time.monotonic() < deadline:
         lines = metrics.read_text().splitlines() if metrics.exists() else []
         steps = [json.loads(line)["step"] for line in lines if line.endswith("}")]

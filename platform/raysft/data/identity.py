@@ -71,12 +71,12 @@ def describe_sides(recipe: Recipe) -> list[Side]:
     if data.eval and data.eval_fraction:
         logger.warning("data.eval_fraction is ignored: data.eval names held-out files")
     share = 0.0 if data.eval else data.eval_fraction
-    train = _Read.of(recipe, expand(data.sources, format=data.format, columns=data.columns))
+    train = _Read.of(recipe, expand(data.sources, format=data.format, columns=data.columns, purpose="train"))
     eval_listed: list[Any] = []
     sides = []
     if data.eval:
         section = SourceSection(path=data.eval, name="eval")
-        found = expand([section], format=data.format, columns=data.columns)
+        found = expand([section], format=data.format, columns=data.columns, purpose="eval")
         held_out = _Read.of(recipe, found)
         eval_listed = held_out.listed
         sides.append(_side(recipe, "eval", held_out, template, {**common, "files": eval_listed, "held_out": 1.0}))

@@ -1,145 +1,238 @@
-"""A location of the recipe -> the files there: file, directory, glob, URI or Hugging Face dataset folder."""
+"""A location of the recipe -> the files there: file, folder, pattern, URI or web address.
+
+What is not read is said in one line. A pattern reads what it matches; a folder reads its files of known kinds, of one
+split where it holds several (splits.py). Empty files of a folder or pattern are passed over; one that is named is an
+error.
+"""
 
 from __future__ import annotations
 
 import difflib
 import logging
+import os
 import re
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from pyarrow import fs as pafs
 
-from raysft.data.readers import KINDS
-from raysft.data.remote import COMPRESSIONS, compression, local_path, retried, without_query
-from raysft.errors import DataError
-from raysft.storage import absolute, filesystem, join, read_json
+from raysft.data import walk as walks
+from raysft.data.globs import expand_braces, is_pattern, split_pattern
+from raysft.data.kinds import KNOWN_KINDS, data_kind, kind_of
+from raysft.data.remote import local_path, open_bytes, retried, without_query
+from raysft.data.saved import saved_files, saved_split
+from raysft.data.splits import Purpose, choose_split
+from raysft.data.walk import LINK_TO_NOTHING, Found, Walk
+from raysft.data.web import is_web, look
+from raysft.errors import DataError, StorageError, redacted
+from raysft.storage import absolute, filesystem
 
 logger = logging.getLogger(__name__)
 
-_UNCOMPRESSED = ("parquet", "arrow")  # they compress inside
-_ABOUT_A_DATASET = ("state.json", "dataset_info.json", "dataset_dict.json")
+_ABOUT_DATA = ("state.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json")
+"""JSON files beside data that tell of it."""
+_NOTES = ("md", "txt")
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def list_files(location: str) -> list[tuple[str, int]]:
-    """(location, bytes) of the files, sorted. Raises DataError where there is none, StorageError if unreachable."""
+@dataclass(frozen=True)
+class Listed:
+    """A file to read."""
+
+    location: str
+    num_bytes: int
+    identity: str
+    """The file behind all its names."""
+
+
+def list_files(location: str, purpose: Purpose | None = None) -> list[Listed]:
+    """The files, sorted. Raises DataError where there is none, StorageError if unreachable.
+
+    purpose: what a folder that holds named splits is listed for; None: all of them are read.
+    """
     location = absolute(location)
+    if is_web(location):
+        return [_web_file(location)]
     plain = without_query(location)
-    query = location[len(plain) :]
+    query, scheme = location[len(plain) :], location.split("://", 1)[0] + "://" if "://" in location else ""
     fs, path = filesystem(location)
-    scheme = location.split("://", 1)[0] + "://" if "://" in location else ""
-    info = _info(fs, path, location)
+    found = _one(fs, path, location, purpose)
+    if found is None:
+        alternatives = expand_braces(path)
+        if len(alternatives) == 1 and not is_pattern(path):
+            raise _missing(location, fs, path)
+        found = _of_patterns(fs, alternatives, location, purpose)
+    by_identity: dict[str, Found] = {}
+    for one in found:
+        by_identity.setdefault(one.identity, one)
+    return sorted(
+        (Listed(scheme + one.path + query, one.num_bytes, one.identity) for one in by_identity.values()),
+        key=lambda listed: listed.location,
+    )
+
+
+def _web_file(location: str) -> Listed:
+    kind_of(location)
+    web = retried(lambda: look(location), location, is_first=True)
+    size = web.num_bytes
+    if size is None:
+        with open_bytes(location) as stream:
+            size = stream.seek(0, os.SEEK_END)
+    if size == 0:
+        raise _empty(location)
+    return Listed(location, size, location)
+
+
+def _one(fs: pafs.FileSystem, path: str, location: str, purpose: Purpose | None) -> list[Found] | None:
+    """What lies at exactly this path; None: nothing does."""
+    try:
+        info = _info(fs, path, location)
+    except OSError as error:
+        if local_path(location) is None:
+            raise
+        raise _not_there(location, error) from error
+    if info.type == pafs.FileType.Directory:
+        return _of_folder(fs, path, location, purpose)
     if info.type == pafs.FileType.File:
         kind_of(location)
-        return [(location, info.size)]
-    if info.type == pafs.FileType.Directory:
-        base, pattern = path, re.compile(".*", re.DOTALL)
-        if chosen := _dataset_files(plain, query):
-            return [(name, _info(*filesystem(name), name).size) for name in chosen]
-    elif any(mark in path for mark in "*?["):
-        base = path[: re.search(r"[*?\[]", path).start()].rpartition("/")[0]  # type: ignore[union-attr]
-        pattern = _glob(path.lstrip("/"))
+        if info.size == 0:
+            raise _empty(location)
+        identity = os.path.realpath(path) if local_path(location) is not None else path
+        return [Found(path, path.rpartition("/")[2], info.size, identity)]
+    if info.type == pafs.FileType.Unknown:
+        raise DataError(
+            f"{location} is no regular file",
+            got="a pipe, a socket or a device",
+            expected="a file that can be read more than once",
+            fix="write its content into a file",
+        )
+    if local_path(location) is not None and os.path.islink(path):
+        raise _broken_link(path)
+    return None
+
+
+def _of_folder(fs: pafs.FileSystem, path: str, location: str, purpose: Purpose | None) -> list[Found]:
+    """The data below a folder, of one split where it has several."""
+    split = saved_split(fs, path, location, purpose)
+    base = f"{path.rstrip('/')}/{split}" if split else path
+    if local_path(location) is not None:
+        walk = walks.walk_local(base, walks.hidden_in_folder)
     else:
-        raise _missing(location, fs, path)
-    files = [
-        i
-        for i in _select(fs, base, location, recursive=True)
-        if i.type == pafs.FileType.File and pattern.fullmatch(i.path.lstrip("/"))
-    ]
-    about = _ABOUT_A_DATASET if any(i.path.endswith(".arrow") for i in files) else ()
-    usable = [i for i in files if _kind(i.path) and not i.base_name.startswith(".") and i.base_name not in about]
-    if not usable:
-        others = ", ".join(sorted(i.base_name for i in files)[:5]) or "no file"
+        walk = walks.walk_remote(fs, base, location, walks.hidden_in_folder)
+    found = _usable(saved_files(fs, walk, location), location)
+    if purpose is not None:
+        chosen = choose_split(redacted(without_query(location)), [one.name for one in found.files], purpose)
+        if chosen.split is not None:
+            others = "; ".join(f"{len(places)} files of {name}" for name, places in chosen.others.items())
+            rest = f"; not read: {others} (data.eval may name them)" if others else ""
+            logger.warning("%s: the split %s is read%s", redacted(location), chosen.split, rest)
+        found.files = [found.files[place] for place in chosen.places]
+    return found.files
+
+
+def _of_patterns(
+    fs: pafs.FileSystem, alternatives: Sequence[str], location: str, purpose: Purpose | None
+) -> list[Found]:
+    """What the alternatives match together. A name without marks has to be there."""
+    whole, matched = Walk(), list[Found]()
+    for alternative in alternatives:
+        if not is_pattern(alternative):
+            one = _one(fs, alternative, location, purpose)
+            if one is None:
+                raise _missing(location, fs, alternative)
+            matched += one
+            continue
+        base, names = split_pattern(alternative)
+        is_local = local_path(location) is not None
+        walk = walks.glob_local(base or "/", names) if is_local else walks.glob_remote(fs, base, names, location)
+        if not walk.files and len(alternatives) > 1 and not walk.folders:
+            logger.warning("%s: nothing matches %s", redacted(location), alternative)
+        if not walk.files:  # as in a shell, a pattern may name folders
+            for folder in walk.folders:
+                matched += _of_folder(fs, folder, folder, purpose)
+        whole.files += walk.files
+        whole.left_out += walk.left_out
+    if matched and not whole.files:
+        return matched
+    return matched + _usable(whole, location).files
+
+
+def _usable(walk: Walk, location: str) -> Walk:
+    """The walk without files that are no data; says which. Raises DataError when nothing is left."""
+    left_out, kept = list(walk.left_out), list[Found]()
+    for path, why in walk.left_out:
+        if why == LINK_TO_NOTHING and data_kind(path):
+            raise _broken_link(path)
+    is_data = [one for one in walk.files if data_kind(one.path) and _file_name(one.path) not in _ABOUT_DATA]
+    has_data = any(data_kind(one.path) not in _NOTES for one in is_data)
+    for one in walk.files:
+        kind = data_kind(one.path)
+        if kind is None:
+            left_out.append((one.path, "of no known kind"))
+        elif is_data and _file_name(one.path) in _ABOUT_DATA:
+            left_out.append((one.path, "about a dataset"))
+        elif has_data and kind in _NOTES:
+            left_out.append((one.path, "a text beside other data"))
+        elif one.num_bytes == 0:
+            left_out.append((one.path, "empty"))
+        else:
+            kept.append(one)
+    if not kept:
+        others = ", ".join(f"{_file_name(path)} ({why})" for path, why in left_out[:5]) or "no file"
         raise DataError(
-            f"no input file in {location}", got=others, expected=_expected(), fix="check data.train / data.eval"
+            f"no input file in {location}", got=others, expected=KNOWN_KINDS, fix="check data.train / data.eval"
         )
-    return sorted((scheme + i.path + query, i.size) for i in _without_notes(usable, location))
+    if left_out:
+        shown = ", ".join(f"{_file_name(path)} ({why})" for path, why in left_out[:5])
+        more = f" and {len(left_out) - 5} more" if len(left_out) > 5 else ""
+        logger.warning("%s: not read: %s%s", redacted(location), shown, more)
+    return replace(walk, files=kept, left_out=left_out)
 
 
-def _without_notes(infos: list[Any], location: str) -> list[Any]:
-    """Beside data of other kinds, .md and .txt files are a README or a licence."""
-    data = [info for info in infos if _kind(info.path) not in ("md", "txt")]
-    if data and len(data) < len(infos):
-        logger.warning("%s: .md and .txt files beside other data are not read; name them to do so", location)
-    return data or infos
+def _file_name(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2]
 
 
-def kind_of(location: str) -> str:
-    """One of KINDS, by the suffix before that of a compression."""
-    kind = _kind(without_query(location))
-    if kind is None:
-        raise DataError(
-            f"cannot read {location}",
-            got=location.rpartition("/")[2],
-            expected=_expected(),
-            fix="convert it, or give it the suffix of what it is",
-        )
-    return kind
-
-
-def _kind(path: str) -> str | None:
-    packed = compression(path)
-    stem, _, kind = path.removesuffix(packed).rpartition("/")[2].rpartition(".")
-    return kind if stem and kind in KINDS and not (packed and kind in _UNCOMPRESSED) else None
-
-
-def _expected() -> str:
-    kinds = ", ".join(f".{kind}" for kind in KINDS)
-    return f"files that end in {kinds}; all but {' and '.join(_UNCOMPRESSED)} also in {', '.join(COMPRESSIONS)}"
-
-
-def _dataset_files(folder: str, query: str) -> list[str]:
-    """The Arrow files of a folder that `datasets.Dataset.save_to_disk` wrote; [] for another folder."""
-    fs, path = filesystem(folder + query)
-    names = {info.base_name for info in _select(fs, path, folder)}
-    if "dataset_dict.json" in names:
-        splits = sorted(names - {"dataset_dict.json"})
-        raise DataError(
-            f"{folder} holds several splits",
-            got=", ".join(splits),
-            expected="one split",
-            fix=f"name the one to read: {join(folder, splits[0] if splits else 'train')}",
-        )
-    if "state.json" not in names or not any(name.endswith(".arrow") for name in names):
-        return []
-    try:
-        listed = read_json(join(folder, "state.json") + query)["_data_files"]
-        return [join(folder, str(entry["filename"])) + query for entry in listed]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{folder}/state.json is not what `save_to_disk` writes",
-            got=f"{type(error).__name__}: {error}",
-            expected='{"_data_files": [{"filename": ...}]}',
-            fix="save the dataset again, or name its .arrow files",
-        ) from error
-
-
-def _info(fs: pafs.FileSystem, path: str, location: str) -> Any:
+def _info(fs: pafs.FileSystem, path: str, location: str) -> pafs.FileInfo:
     if local_path(location) is not None:
         return fs.get_file_info(path)
-    return retried(lambda: fs.get_file_info(path), location)
+    return retried(lambda: fs.get_file_info(path), location, is_first=True)
 
 
-def _select(fs: pafs.FileSystem, base: str, location: str, *, recursive: bool = False) -> list[Any]:
-    selector = pafs.FileSelector(base or "/", recursive=recursive, allow_not_found=True)
-    if local_path(location) is not None:
-        return list(fs.get_file_info(selector))
-    return list(retried(lambda: fs.get_file_info(selector), location))
+def _empty(location: str) -> DataError:
+    return DataError(f"the file {location} is empty", got="0 bytes", expected="records", fix="remove or refill it")
 
 
-def _glob(pattern: str) -> re.Pattern[str]:
-    """`**/` any directories, `*` and `?` within one name, `[...]` a set."""
-    parts = re.split(r"(\*\*/|\*|\?|\[[^]]*\])", pattern)
-    known = {"**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]"}
-    return re.compile("".join(known.get(part, part if part.startswith("[") else re.escape(part)) for part in parts))
+def _not_there(location: str, error: OSError) -> DataError:
+    return DataError(
+        f"cannot read {location}", got=str(error), expected="a path that can be looked up", fix="check data.train"
+    )
+
+
+def _broken_link(path: str) -> DataError:
+    return DataError(
+        f"{path} is a link to nothing",
+        got=f"a link to {os.readlink(path)}, which is not there",
+        expected="a file, or a link to one",
+        fix="bring back the file that it leads to (an interrupted download leaves such links), or delete the link",
+    )
 
 
 def _missing(location: str, fs: pafs.FileSystem, path: str) -> DataError:
     parent, _, name = path.rpartition("/")
-    siblings = [info.base_name for info in _select(fs, parent, location)]
+    selector = pafs.FileSelector(parent or "/", allow_not_found=True)
+    try:
+        siblings = [info.base_name for info in retried(lambda: fs.get_file_info(selector), location, is_first=True)]
+    except (OSError, StorageError):
+        siblings = []
     near = difflib.get_close_matches(name, siblings, n=1)
+    fix = f"did you mean {near[0]!r}?" if near else "check data.train / data.eval"
+    here = os.path.relpath(path) if local_path(location) is not None else ""
+    if not near and _HUB_NAME.fullmatch(here) and not here.startswith("."):
+        fix = f"a dataset of the Hugging Face hub is hf://datasets/{here}; for a file, check data.train / data.eval"
     return DataError(
         f"there is no file {location}",
         got=f"{len(siblings)} other names in {parent}" if siblings else f"nothing in {parent}",
-        expected="a file, a directory or a glob that matches something",
-        fix=f"did you mean {near[0]!r}?" if near else "check data.train / data.eval",
+        expected="a file, a folder or a pattern that matches something",
+        fix=fix,
     )

@@ -16,10 +16,13 @@ from itertools import chain, count
 from pathlib import PurePosixPath
 from typing import Any
 
-from raysft.data.listing import kind_of, list_files
+from raysft.data.kinds import kind_of
+from raysft.data.listing import Listed, list_files
 from raysft.data.readers import LINES, ranges, read_range
 from raysft.data.records import Refusal
 from raysft.data.remote import open_text_bytes, without_query
+from raysft.data.splits import Purpose
+from raysft.data.web import is_web
 from raysft.errors import DataError, redacted
 from raysft.recipe.sections.data import SourceSection
 
@@ -27,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 MIN_RANGE_BYTES = 4 << 20
 MAX_TASKS = 10_000
+_WEB_RANGE_BYTES = 256 << 20  # a server of whole files sends all of one for each piece
 _POSITION_BITS = 40
 _PLANNERS = 16  # threads: planning waits for footers of remote files
 
@@ -62,32 +66,35 @@ class RawRecord:
 
 
 def expand(
-    sources: Sequence[str | SourceSection], *, format: str = "auto", columns: Mapping[str, str] | None = None
+    sources: Sequence[str | SourceSection],
+    *,
+    format: str = "auto",
+    columns: Mapping[str, str] | None = None,
+    purpose: Purpose | None = None,
 ) -> list[SourceFile]:
     """The files of all sources, in the recipe's order and sorted within a source. Raises DataError for none.
 
-    A file that two sources list is read once, in the first; a source with a name of its own reads it again.
-    `format` and `columns` are for sources that state none.
+    A file that two sources list, by whatever names and links, is read once, in the first; a source with a name of its
+    own reads it again. `format` and `columns` are for sources that state none. purpose: what folders that hold named
+    splits are read for; None: all of them are read.
     """
     sections = [SourceSection(path=(source,)) if isinstance(source, str) else source for source in sources]
     files: list[SourceFile] = []
     seen: set[str] = set()
     repeated = 0
     for section, name in zip(sections, source_names(sections), strict=True):
-        listed = [found for location in section.path for found in list_files(location)]
-        unique = dict(sorted(listed))
-        chosen = {k: v for k, v in unique.items() if section.name is not None or k not in seen}
+        listed = [found for location in section.path for found in list_files(location, purpose)]
+        unique: dict[str, Listed] = {}
+        for found in sorted(listed, key=lambda found: found.location):
+            unique.setdefault(found.identity, found)
+        chosen = [v for k, v in unique.items() if section.name is not None or k not in seen]
         repeated += len(listed) - len(chosen)
-        seen |= chosen.keys()
-        for location, num_bytes in chosen.items():
-            if num_bytes == 0:
-                raise DataError(
-                    f"the file {location} is empty", got="0 bytes", expected="records", fix="remove or refill it"
-                )
+        seen |= unique.keys()
+        for one in chosen:
             meaning = section.columns if section.columns is not None else columns or {}
             files.append(
                 SourceFile(
-                    *(len(files), location, kind_of(location), num_bytes, name, section.format or format),
+                    *(len(files), one.location, kind_of(one.location), one.num_bytes, name, section.format or format),
                     columns=dict(meaning),
                 )
             )
@@ -122,7 +129,7 @@ def source_names(sections: Sequence[SourceSection]) -> list[str]:
 def default_name(path: str) -> str:
     """`data/gsm8k.jsonl.gz` -> gsm8k; of a directory or glob the last folder that is named."""
     plain = without_query(path).rstrip("/")
-    parts = [part for part in plain.split("://")[-1].split("/") if not re.search(r"[*?\[]", part)]
+    parts = [part for part in plain.split("://")[-1].split("/") if not re.search(r"[*?\[{]", part)]
     last = parts[-1] if parts else plain
     while PurePosixPath(last).suffix[1:].isalnum() and len(PurePosixPath(last).suffix) <= 8:
         last = PurePosixPath(last).stem
@@ -135,7 +142,8 @@ def plan_reads(files: Sequence[SourceFile], range_bytes: int | None = None) -> l
     size = range_bytes or max(MIN_RANGE_BYTES, total_bytes // MAX_TASKS)
 
     def pieces(file: SourceFile) -> list[ReadTask]:
-        found = ranges(file.location, file.kind, file.num_bytes, size)
+        mine = max(size, _WEB_RANGE_BYTES) if is_web(file.location) else size
+        found = ranges(file.location, file.kind, file.num_bytes, mine)
         return [ReadTask(file, start, stop) for start, stop in found]
 
     with ThreadPoolExecutor(_PLANNERS) as pool:

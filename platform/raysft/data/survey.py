@@ -48,7 +48,7 @@ def survey(
     data, model = recipe.data, recipe.model
     check_source_columns(data)
     tokenizer = recipe_tokenizer(recipe)
-    files = expand(data.sources, format=data.format, columns=data.columns)
+    files = expand(data.sources, format=data.format, columns=data.columns, purpose="train")
     tasks = plan_reads(files)
     work = join(absolute(recipe.storage), "datasets", recipe.name, f"survey-{uuid.uuid4().hex[:12]}")
     plan = SurveyPlan(

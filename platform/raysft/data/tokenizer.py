@@ -249,7 +249,7 @@ def _texts(
     """The text between special tokens of every record that can be rendered."""
     splitter = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))))
     used, refused = 0, Refusal("no_records", "there is no record")
-    for raw in read_all(expand(files)):
+    for raw in read_all(expand(files, purpose="train")):
         rendered = _rendered(raw, columns, format, template)
         if isinstance(rendered, Refusal):
             refused = rendered

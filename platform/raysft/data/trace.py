@@ -60,7 +60,7 @@ class Tracer:
         self._data = data
         self._tokenizer = recipe_tokenizer(recipe)
         self._template = recipe_template(recipe, self._tokenizer)
-        self.files = expand(data.sources, format=data.format, columns=data.columns)
+        self.files = expand(data.sources, format=data.format, columns=data.columns, purpose="train")
         specials = self._template.special_tokens.texts
         plain = [rule for rule in data.rules if not isinstance(rule, AUGMENTING)]
         self._cleaners = (

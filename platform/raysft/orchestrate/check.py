@@ -49,7 +49,12 @@ def check(recipe: Recipe) -> list[str]:
 
 
 def _files(label: str, recipe: Recipe, sources: tuple[SourceSection, ...]) -> str:
-    files = expand(sources, format=recipe.data.format, columns=recipe.data.columns)
+    files = expand(
+        sources,
+        format=recipe.data.format,
+        columns=recipe.data.columns,
+        purpose="eval" if label == "held out" else "train",
+    )
     num_bytes = sum(file.num_bytes for file in files)
     return f"{label:12} {len(files)} files, {num_bytes / 1e6:,.1f} MB; what is in them: `raysft preview`"
 

@@ -10,6 +10,7 @@ import json
 import lzma
 import random
 import re
+import shutil
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -308,8 +309,18 @@ def test_a_dataset_saved_to_disk(tmp_path):
     (split / "state.json").write_text(json.dumps({"_data_files": [{"filename": name} for name in names]}))
     assert [raw.value for raw in read_all(expand([str(split)]))] == RECORDS
     (tmp_path / "set" / "dataset_dict.json").write_text('{"splits": ["train"]}')
-    with pytest.raises(DataError, match=r"several splits(.|\n)*name the one to read: .*set/train"):
+    assert [raw.value for raw in read_all(expand([str(tmp_path / "set")]))] == RECORDS, "the only split"
+    shutil.copytree(split, tmp_path / "set" / "test")
+    with pytest.raises(DataError, match=r"several splits(.|\n)*name the one to read: .*set/test"):
         expand([str(tmp_path / "set")])
+    (of_train, _), (of_test, _) = (expand([str(tmp_path / "set")], purpose=purpose) for purpose in ("train", "eval"))
+    assert "/set/train/" in of_train.location
+    assert "/set/test/" in of_test.location
+    (tmp_path / "set" / "dataset_dict.json").unlink()
+    assert len(expand([str(tmp_path / "set")])) == 4, "caches lie in both folders"
+    (split / names[0]).rename(tmp_path / "away")
+    with pytest.raises(DataError, match=r"lacks a file of the saved dataset(.|\n)*data-00001"):
+        expand([str(split)])
     (split / "state.json").write_text("[]")
     with pytest.raises(DataError, match="not what `save_to_disk` writes"):
         expand([str(split)])

@@ -57,7 +57,7 @@ def _acquire(location: str, done: Callable[[], bool], waiting: Callable[[str], N
     newest, seen, since, told = -1, "", time.monotonic(), False
     while not done():
         number = _newest(location)
-        holder = _read(storage.join(location, _lease_name(number))) if number else None
+        holder = _holder(storage.join(location, _lease_name(number))) if number else None
         if number == 0 or (holder is not None and _is_gone(holder)):
             if storage.create_exclusive(storage.join(location, _lease_name(number + 1)), _myself()):
                 return number + 1
@@ -88,6 +88,12 @@ def _read(location: str) -> Any:
         return storage.read_json(location)
     except (OSError, ValueError):
         return None  # released, or about to be written
+
+
+def _holder(location: str) -> dict[str, Any] | None:
+    """Who holds a lease; None while nobody can tell: the record is damaged, or of something else."""
+    found = _read(location)
+    return found if isinstance(found, dict) and {"host", "pid", "started"} <= found.keys() else None
 
 
 def _beat(location: str, number: int, stop: threading.Event) -> None:

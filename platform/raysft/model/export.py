@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from raysft import storage
+from raysft import sealed, storage
 from raysft.errors import CheckpointError, StorageError
 from raysft.model.card import CardFacts, model_card
 from raysft.model.files import copy_processors
@@ -66,7 +66,7 @@ def export_run(
         storage.remove_tree(storage.join(out, MANIFEST))
         for part in parts:
             _publish(Path(staging, part), storage.join(out, part))
-    storage.write_json(storage.join(out, MANIFEST), {**identity, "files": files})
+    sealed.write(storage.join(out, MANIFEST), {**identity, "files": files})
     return locations
 
 
@@ -87,19 +87,32 @@ def export_parts(recipe: Recipe) -> list[str]:
 def read_manifest(out: str, identity: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
     """The manifest of an intact export; None when it is absent, of another identity, or a file is damaged."""
     location = storage.join(out, MANIFEST)
-    if not storage.exists(location):
+    manifest = sealed.read(location, {"files": list})
+    if manifest is None:
         return None
-    manifest: dict[str, Any] = storage.read_json(location)
     if identity is not None and {k: v for k, v in manifest.items() if k != "files"} != dict(identity):
         return None
-    for entry in manifest["files"]:
-        try:
-            data = storage.read_bytes(storage.join(out, entry["name"]))
-        except OSError:
-            return None
-        if len(data) != entry["bytes"] or hashlib.sha256(data).hexdigest() != entry["sha256"]:
-            return None
-    return manifest
+    return manifest if all(_is_whole(out, entry) for entry in manifest["files"]) else None
+
+
+def damaged_files(out: str) -> list[str]:
+    """Files of an export that are gone or not as its manifest says, by their names there. [] without a manifest."""
+    manifest = sealed.read(storage.join(out, MANIFEST), {"files": list})
+    entries = manifest["files"] if manifest else []
+    return [
+        str(entry.get("name")) if isinstance(entry, dict) else "?" for entry in entries if not _is_whole(out, entry)
+    ]
+
+
+def _is_whole(out: str, entry: Any) -> bool:
+    """Has a file of the manifest its size and checksum?"""
+    if sealed.problem_of(entry, {"name": str, "bytes": int, "sha256": str}) or ".." in entry["name"].split("/"):
+        return False
+    try:
+        data = storage.read_bytes(storage.join(out, entry["name"]))
+    except OSError:
+        return False
+    return bool(len(data) == entry["bytes"]) and hashlib.sha256(data).hexdigest() == entry["sha256"]
 
 
 def _set_weights(module: nn.Module, weights: Iterator[tuple[str, Tensor]]) -> None:

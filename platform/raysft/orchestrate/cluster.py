@@ -17,6 +17,7 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from raysft.errors import ClusterError
 from raysft.orchestrate import forklaunch
+from raysft.orchestrate.ray_watch import watching
 from raysft.recipe.facts import ClusterFacts, NodeFacts
 from raysft.recipe.sections.cluster import ClusterSection
 
@@ -75,17 +76,19 @@ def cluster() -> Iterator[ClusterFacts]:
             ray.init(address=address, log_to_driver=_wants_worker_logs(), logging_level=logging.WARNING)
         else:
             _start()
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # boundary: Ray raises what its parts do, also errors of its own that are no others'
+        ray.shutdown()
         if address:
             raise _cannot_join(address, error) from error
         raise ClusterError(
             "cannot start Ray on this machine",
-            got=" ".join(str(error).split())[:300],
+            got=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}",
             expected="free memory and /tmp to write to",
             fix="see /tmp/ray for its logs",
         ) from error
     try:
-        yield cluster_facts()
+        with watching(local=not address):
+            yield cluster_facts()
     finally:
         ray.shutdown()
 

@@ -23,11 +23,12 @@ from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from raysft.errors import ConflictError, StorageError
+from raysft import sealed
+from raysft.errors import ConflictError
 from raysft.orchestrate.cma import propose
+from raysft.orchestrate.database import cannot_open, damaged
 from raysft.orchestrate.space import Point, holds, ordered
 from raysft.recipe.fingerprint import differences
-from raysft.recipe.secrets import without_secrets
 from raysft.recipe.tune import Choice, Distribution, Int, LogUniform, TuneSection
 
 State = Literal["running", "finished", "pruned", "failed"]
@@ -42,6 +43,10 @@ _NAMES = {state: name for name, state in _STATES.items()}
 
 IMPORTED = "from"
 """User attribute of a trial that warm_start took from another study: [its name, the trial's number]."""
+
+
+SEAL = "seal"
+"""User attributes of a study: the checksum of each ended trial."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +91,13 @@ class Study:
                 storage=self._storage, study_name=name, directions=directions, load_if_exists=True
             )
             self._id = self._storage.get_study_id_from_name(name)
+            found = self._study.get_trials(deepcopy=False)
         except Exception as error:  # SQLAlchemy's many; process boundary to a database
-            raise _cannot_open(url or "in memory", error) from error
+            raise cannot_open(url or "in memory", error) from error
+        seals = self._study.user_attrs
+        for trial in found:
+            if seals.get(f"{SEAL}-{trial.number}", _seal(trial)) != _seal(trial):
+                raise damaged(url or "in memory", trial.number)
 
     def claim(
         self, search: Mapping[str, Any], same: Callable[[str, Any, Any], bool] = lambda name, a, b: bool(a == b)
@@ -146,6 +156,8 @@ class Study:
     def end(self, number: int, state: State, values: tuple[float, ...] | None) -> None:
         """The trial is over. values: of a finished one."""
         self._study.tell(number, values=list(values) if values else None, state=_STATES[state])
+        ended = next(trial for trial in self._study.get_trials(deepcopy=False) if trial.number == number)
+        self._study.set_user_attr(f"{SEAL}-{number}", _seal(ended))
 
     def best(self) -> list[Trial]:
         """The best finished trial, or the Pareto front; [] when none has finished."""
@@ -275,10 +287,9 @@ def _decode(distribution: Distribution, value: Any) -> Any:
     return value
 
 
-def _cannot_open(url: str, error: Exception) -> StorageError:
-    return StorageError(
-        f"cannot open the study's database {without_secrets(url)}",
-        got=f"{type(error).__name__}: {without_secrets(' '.join(str(error).split()))[:300]}",
-        expected="sqlite:///FILE in a local directory, or postgresql://USER@HOST/NAME with its driver installed",
-        fix="check tune.study and that the database answers",
+def _seal(trial: FrozenTrial) -> str:
+    """Checksum of what a search learns from a trial."""
+    curve = sorted(trial.intermediate_values.items())
+    return sealed.checksum(
+        {"params": trial.params, "values": trial.values, "curve": curve, "state": trial.state.name}
     )

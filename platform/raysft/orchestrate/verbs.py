@@ -12,7 +12,8 @@ from raysft import storage
 from raysft.data.inspect import certificate
 from raysft.data.prepare import Prepared
 from raysft.data.prepare import prepare as prepare_store
-from raysft.errors import UserError
+from raysft.errors import ModelError, UserError
+from raysft.model.export import damaged_files
 from raysft.observe.goodput import terminal_lines
 from raysft.orchestrate import summary, tasks
 from raysft.orchestrate.cluster import cluster, run_task
@@ -44,7 +45,7 @@ def prepare_data(recipe: Recipe) -> Prepared:
 
 
 def evaluate(recipe: Recipe, model: str | None) -> dict[str, Any]:
-    """Evaluate an exported model (default: the run's own) on the recipe's held-out data."""
+    """Evaluate an exported model (default: the run's own) on the recipe's held-out data. Raises UserError."""
     absolute = with_absolute_paths(recipe)
     export = storage.absolute(model) if model else storage.join(run_location(recipe), "export")
     if not storage.exists(export):
@@ -63,11 +64,28 @@ def evaluate(recipe: Recipe, model: str | None) -> dict[str, Any]:
             expected="one of them",
             fix="set data.eval to files, or data.eval_fraction as it was in training",
         )
+    _check_export(export)
     with cluster():
         prepared = prepare_store(absolute)
         assert prepared.eval is not None
         fields = absolute.model_dump(mode="json")
         return run_task(absolute.cluster, tasks.evaluate_exported, fields, prepared.eval, export)
+
+
+def _check_export(export: str) -> None:
+    """Weights and tokenizer must be as they were exported; of other files it is said when they are not."""
+    places = (export, export.rstrip("/").rpartition("/")[0])  # or its `merged/`
+    damaged = [(place, name) for place in places for name in damaged_files(place)]
+    vital = [name for _, name in damaged if name.endswith((".safetensors", "/tokenizer.json"))]
+    if vital:
+        raise ModelError(
+            f"the export {export} is damaged",
+            got=f"{', '.join(vital)}: not the bytes that were exported",
+            expected="files with the checksums of export.json",
+            fix="`raysft export RECIPE` writes it anew from the run's checkpoint",
+        )
+    for place, name in damaged:
+        logger.warning("%s is not as it was exported", storage.join(place, name))
 
 
 def export(recipe: Recipe) -> list[str]:

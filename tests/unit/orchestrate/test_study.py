@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +155,38 @@ def test_importances() -> None:
     assert study.importances() == {}
     fill(study, 29)
     assert max(study.importances().items(), key=lambda item: item[1])[0] == "optimizer.learning_rate"
+
+
+def test_a_number_that_changed_in_the_database_is_no_result(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/study.db"
+    recipe = search_recipe(NUMBERS, budget={"trials": 2})
+    assert recipe.tune is not None
+    opened = partial(Study, url, "s", recipe.tune, seed=0, base=recipe.model_dump(mode="json"))
+    study = opened()
+    for value in (0.5, 0.25):
+        study.end(study.ask().number, "finished", (value,))
+    assert [trial.values for trial in opened().trials()] == [(0.5,), (0.25,)]
+    with sqlite3.connect(tmp_path / "study.db") as database:
+        database.execute("UPDATE trial_values SET value = 0.125 WHERE value = 0.5")
+    with pytest.raises(StorageError, match="is damaged") as caught:
+        opened()
+    assert "trial 0" in caught.value.got
+
+
+@pytest.mark.parametrize("damage", ["cut", "emptied to text", "flipped"])
+def test_a_damaged_database_is_told(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "study.db"
+    recipe = search_recipe(NUMBERS, budget={"trials": 2})
+    assert recipe.tune is not None
+    opened = partial(Study, f"sqlite:///{path}", "s", recipe.tune, seed=0, base=recipe.model_dump(mode="json"))
+    study = opened()
+    study.end(study.ask().number, "finished", (0.5,))
+    data = bytearray(path.read_bytes())
+    if damage == "cut":
+        data = data[: len(data) // 3]
+    elif damage == "flipped":
+        data[3] ^= 1
+    path.write_bytes(b"no database, a text" if damage == "emptied to text" else bytes(data))
+    with pytest.raises(StorageError, match=r"study\.db") as caught:
+        opened()
+    assert caught.value.fix

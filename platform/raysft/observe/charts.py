@@ -12,13 +12,15 @@ Point = tuple[float, float]
 
 MAX_POINTS = 1000
 """Longer series are drawn by every n-th point."""
+MAX_LOOKS = 60
+"""Points of a line whose values can be looked at."""
 _UNITS = ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k"))
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 14.0, 14.0, 40.0
 
 
 @dataclass(frozen=True)
 class Series:
-    """Points in order of x. `style` is a CSS class: raw, smooth, plain (lines) or dots."""
+    """Points in order of x. `style` is a CSS class: raw, smooth, plain (lines), dots, pruned (no line)."""
 
     label: str
     points: Sequence[Point]
@@ -167,15 +169,33 @@ def _labels(x_label: str, y_label: str, x_axis: Axis, y_axis: Axis) -> list[str]
     ]
 
 
+def _values(series: Series, places: Sequence[Point]) -> str:
+    """Unseen circles along a smooth or plain line, which tell its values to a pointer that rests there."""
+    if series.style not in ("smooth", "plain"):
+        return ""
+    stride = math.ceil(len(places) / MAX_LOOKS)
+    found = list(zip(places, series.points, strict=True))[::stride]
+    return "".join(
+        f'<circle class="look" cx="{x:.1f}" cy="{y:.1f}" r="5"><title>{escape(series.label)} at {at:g}: {value:.4g}'
+        "</title></circle>"
+        for (x, y), (at, value) in found
+    )
+
+
 def _draw(series: Series, x_axis: Axis, y_axis: Axis) -> str:
     places = [(x_axis(x), y_axis(y)) for x, y in series.points]
-    if series.style == "dots":
+    if series.style in ("dots", "pruned"):
         title = [f"{escape(series.label)} at {x:g}: {y:.4g}" for x, y in series.points]
         dots = [
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4"><title>{text}</title></circle>'
             for (x, y), text in zip(places, title, strict=True)
         ]
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-        return f'<g class="dots"><polyline points="{line}"/>{"".join(dots)}</g>'
+        joined = f'<polyline points="{line}"/>' if series.style == "dots" else ""
+        return f'<g class="{series.style}">{joined}{"".join(dots)}</g>'
+    if len(places) == 1:  # a line of one point would be nothing
+        (x, y), (at, value) = places[0], series.points[0]
+        told = f"<title>{escape(series.label)} at {at:g}: {value:.4g}</title>"
+        return f'<circle class="{escape(series.style)}" cx="{x:.1f}" cy="{y:.1f}" r="3">{told}</circle>'
     path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
-    return f'<path class="{escape(series.style)}" d="{path}"/>'
+    return f'<path class="{escape(series.style)}" d="{path}"/>{_values(series, places)}'

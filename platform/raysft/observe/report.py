@@ -40,8 +40,8 @@ class ReportFacts:
     status: str
     """finished, stopped or failed."""
     ended_at: str
-    duration_s: float
-    """Wall time from the first attempt's start to the end."""
+    wall_s: float
+    """Wall time from the first command's beginning to the end; 0: not recorded."""
     arithmetic: Sequence[str]
     """ResolvedRun.describe() and Schedule.describe()."""
     metrics: Sequence[Fields]
@@ -64,7 +64,7 @@ def render_report(facts: ReportFacts) -> str:
     before, after = facts.before or {}, facts.after or {}
     return page_template("report.html").render(
         facts=facts,
-        duration=duration_text(facts.duration_s),
+        duration=f"wall time {duration_text(facts.wall_s)}" if facts.wall_s else "",
         tiles=_tiles(facts, before, after),
         charts={name: Markup(svg) for name, svg in _charts(facts.metrics).items()},
         has_eval=any(line["kind"] == "eval" for line in facts.metrics),

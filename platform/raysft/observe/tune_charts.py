@@ -17,7 +17,8 @@ STYLE = """
 text { font-family: DejaVu Sans, Arial, sans-serif; font-size: 12px; fill: #626b7a; }
 path, polyline { fill: none; } .grid { stroke: #e9ecf1; } circle { fill: #c2540a; } .bar { fill: #2456c8; }
 .raw { stroke: #a9bdec; stroke-width: 1; } .smooth { stroke: #2456c8; stroke-width: 2.2; }
-.plain { stroke: #2456c8; stroke-width: 1.6; }
+.plain { stroke: #2456c8; stroke-width: 1.6; } .look { fill: none; }
+.pruned circle, circle.raw { fill: #a9bdec; } circle.smooth { fill: #2456c8; }
 """
 """Colours of a picture that stands alone; on a page its style sheet counts."""
 
@@ -29,13 +30,16 @@ def png(svg: str) -> bytes:
     return bytes(resvg_py.svg_to_bytes(svg_string=standing, style_sheet=STYLE, background="#ffffff", width=2 * WIDTH))
 
 
-def history(values: Sequence[tuple[int, float]], label: str, *, less_is_better: bool) -> str:
-    """Ended trials (number, value) as dots, the best so far as a line."""
+def history(
+    values: Sequence[tuple[int, float]], pruned: Sequence[tuple[int, float]], label: str, *, less_is_better: bool
+) -> str:
+    """Finished trials (number, value) as dots, the best so far as a line; pruned ones as pale dots at their last."""
     better: Callable[[float, float], float] = min if less_is_better else max
     best: list[tuple[float, float]] = []
     for number, value in values:
         best += [(number, best[-1][1]), (number, better(best[-1][1], value))] if best else [(number, value)]
-    dots = [Series(f"trial {number}", [(number, value)], "dots") for number, value in values]
+    dots = [Series(f"trial {number}", [(number, value)], "pruned") for number, value in pruned]
+    dots += [Series(f"trial {number}", [(number, value)], "dots") for number, value in values]
     return line_chart(
         [Series("best so far", best, "smooth"), *dots], x_label="trial", y_label=label, width=WIDTH, height=HEIGHT
     )

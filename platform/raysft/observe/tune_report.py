@@ -86,8 +86,13 @@ def _charts(facts: SearchFacts) -> dict[str, tuple[str, str, str]]:
     charts = {
         "history": (
             "Optimisation history",
-            "The line: the best finished trial so far.",
-            tune_charts.history([(t.number, t.values[0]) for t in whole], metric, less_is_better=less),
+            _history_note(facts),
+            tune_charts.history(
+                [(t.number, t.values[0]) for t in whole],
+                [(t.number, t.values[0]) for t in ended if t.state == "pruned"],
+                metric,
+                less_is_better=less,
+            ),
         ),
         "parallel": (
             "Parallel coordinates",
@@ -98,12 +103,26 @@ def _charts(facts: SearchFacts) -> dict[str, tuple[str, str, str]]:
     }
     if any(trial.curve for trial in facts.trials):
         lines = {trial.number: trial.curve for trial in facts.trials if trial.curve}
-        charts["curves"] = ("Learning curves", "", tune_charts.curves(lines, facts.best, metric))
+        charts["curves"] = (
+            "Learning curves",
+            "Strong: the best. A trial that measured once is a dot.",
+            tune_charts.curves(lines, facts.best, metric),
+        )
     for index, other in enumerate(facts.metrics[1:], start=1):
         points = {t.number: (t.values[0], t.values[index]) for t in whole}
         drawn = tune_charts.front(points, facts.best, (metric, other))
         charts[f"pareto-{other}"] = (f"{metric} against {other}", "The line: the Pareto front.", drawn)
     return charts
+
+
+def _history_note(facts: SearchFacts) -> str:
+    """What the dots are, and which trials have none."""
+    without = [trial for trial in facts.trials if not trial.values and trial.state in ("failed", "pruned")]
+    told = "The line: the best finished trial so far. Pale dots: pruned trials, at their last value."
+    if not without:
+        return told
+    numbers = ", ".join(str(trial.number) for trial in without[:8]) + (", ..." if len(without) > 8 else "")
+    return f"{told} Not shown: {len(without)} that measured nothing (trial {numbers}); the table says why."
 
 
 def _tiles(facts: SearchFacts) -> list[tuple[str, str, str]]:

@@ -54,12 +54,12 @@ def write_report(
     run: str, recipe: Recipe, arithmetic: list[str], prepared: Prepared, fingerprints: dict[str, str]
 ) -> str:
     """Write report.html; returns its location."""
-    metrics = read_metrics(run)
+    metrics, time = read_metrics(run), time_facts(run)
     facts = ReportFacts(
         run=recipe.name,
         status="finished",
         ended_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        duration_s=sum(line["step_s"] for line in metrics if line["kind"] == "step"),
+        wall_s=sum(time.seconds.values()),
         arithmetic=arithmetic,
         metrics=metrics,
         before=read_evaluation(run, "before", fingerprints),
@@ -69,7 +69,7 @@ def write_report(
         recipe_yaml=yaml.safe_dump(hidden(recipe.model_dump(mode="json", exclude_defaults=True)), sort_keys=False),
         fingerprints=fingerprints,
         versions={"raysft": raysft.__version__, **{name: importlib.metadata.version(name) for name in PACKAGES}},
-        time=time_facts(run),
+        time=time,
     )
     location = storage.join(run, "report.html")
     storage.write_bytes(location, render_report(facts).encode())

@@ -33,7 +33,7 @@ def make_facts(**fields: Any) -> ReportFacts:
         "run": "my-run",
         "status": "finished",
         "ended_at": "2026-01-02 03:04 UTC",
-        "duration_s": 187.3,
+        "wall_s": 187.3,
         "arithmetic": ["global step  8 rows x 64 tokens"],
         "metrics": metrics,
         "before": {**before, "samples": [{**sample, "answer": "zzz"}]},

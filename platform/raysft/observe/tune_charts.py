@@ -90,7 +90,7 @@ def parallel(rows: Sequence[tuple[int, Mapping[str, Any]]], axes: Sequence[str],
         place[axis], ticks = _axis(found)
         body.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top:g}" y2="{bottom:g}"/>')
         name = escape(axis.rpartition(".")[2])
-        texts.append(f'<text class="label" x="{x:.1f}" y="{top - 20:g}" text-anchor="middle">{name}</text>')
+        texts.append(f'<text class="name" x="{x:.1f}" y="{top - 20:g}" text-anchor="middle">{name}</text>')
         for share, text in ticks:
             y = bottom - share * (bottom - top)
             texts.append(f'<text class="tick" x="{x + 5:.1f}" y="{y + 4:.1f}">{escape(text)}</text>')

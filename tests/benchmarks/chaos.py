@@ -5,7 +5,8 @@
 Rows train the same small model with 2 workers and meet one fault at an exact point; promised is (a): the same bits as
 the undisturbed run, every sample once, nothing left behind. Loss of nodes, drivers and storage, and a second driver:
 tests/faults. --minutes: a longer run that meets a random fault every 60 to 90 s. --kills: SIGKILL at so many random
-points of a save. Exit code 1 when a promise was broken.
+points of a save. --damaged: so many files of a run, found by walking it, damaged at random. Exit code 1 when a
+promise was broken.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,6 +38,7 @@ from raysft.orchestrate.run import run_training  # noqa: E402
 from raysft.recipe.schema import Recipe  # noqa: E402
 from raysft.train.account import read_account  # noqa: E402
 from raysft.train.skips import Skip, add_skip  # noqa: E402
+from run_dirs import DAMAGES, files_of  # noqa: E402
 from small import make_recipe  # noqa: E402
 
 EVERY, EPOCH, STEPS = 6, 19, 38
@@ -77,6 +80,8 @@ PASSING_ROWS = {
     "clock of rank 0 an hour earlier": row("data", 9, 0, "earlier"),
 }
 """Nothing ends; the bits are those of the undisturbed run."""
+GIVEN_UP = ("result.json", "report.html", "evaluation/after.json")
+"""Files of a finished run without which it has not finished."""
 POISON = "poisoned rows, NaN each time"
 
 
@@ -175,6 +180,42 @@ def play_poison(directory: Path) -> bool:
     return not wrong
 
 
+def play_damage(calm: Path, directory: Path, count: int, draw: random.Random) -> bool:
+    """Files of a finished run, found by walking it, damaged at random: the run is finished again, to the same bits.
+
+    What says that it finished is taken away, and its newest commit with it, so that the command has to train.
+    """
+    other = Path(run_training(recipe(directory, "other", seed=7)).run)
+    kept = True
+    names = [name for name in files_of(calm) if name not in GIVEN_UP and not name.startswith("export/")]
+    for number in range(count):
+        name, damage = draw.choice(names), draw.choice(sorted(DAMAGES))
+        run = calm.with_name(f"damaged-{number}")
+        shutil.copytree(calm, run)
+        newest = max(run.glob("checkpoints/*/*/commit.json"), key=lambda path: path.parent.name)
+        for gone in (newest.parent, run / "export"):
+            shutil.rmtree(gone)
+        for gone in GIVEN_UP:
+            (run / gone).unlink()
+        if (run / name).exists():
+            DAMAGES[damage](run / name, other / name)
+        wrong = ""
+        try:
+            run_training(recipe(directory, run.name))
+            marks.assert_same_bits(calm, run)
+        except RaysftError as error:
+            is_told = name == "run.json" and run.name in str(error)
+            wrong = "" if is_told else error.what
+        except AssertionError as error:
+            wrong = " ".join(str(error).split())[:60] or "other bits"
+        except Exception as error:  # what must never come
+            wrong = f"{type(error).__name__}: {error}"[:60]
+        print(f"{damage:22} {name:58} (a)  {wrong or 'same bits, or told'}", flush=True)
+        kept = kept and not wrong
+        shutil.rmtree(run)
+    return kept
+
+
 def soak(directory: Path, minutes: float, seed: int) -> bool:
     """Random faults every 60 to 90 s. Prints goodput: time of the steps that count over all time.
 
@@ -238,6 +279,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--damaged", type=int, default=20, help="files of a run that are damaged, each in a run")
     options = parser.parse_args()
     kept = True
     with tempfile.TemporaryDirectory() as folder:
@@ -260,6 +302,7 @@ def main() -> None:
                     kept = play_passing(calm, directory, name, fault) and kept
             if re.search(options.only, POISON):
                 kept = play_poison(directory) and kept
+            kept = play_damage(calm, directory, options.damaged, random.Random(options.seed)) and kept
             if options.minutes:
                 kept = soak(directory, options.minutes, options.seed) and kept
     sys.exit(not kept)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -58,14 +61,27 @@ def merge(module: nn.Module) -> PreTrainedModel:
 
 def save_adapter(module: nn.Module, directory: str, weights: dict[str, torch.Tensor] | None = None) -> None:
     """The bare adapter as peft loads it: adapter_model.safetensors and adapter_config.json. weights: others."""
-    module.save_pretrained(directory, safe_serialization=True, state_dict=weights)  # type: ignore[operator]
+    with _settled():
+        module.save_pretrained(directory, safe_serialization=True, state_dict=weights)  # type: ignore[operator]
+
+
+@contextmanager
+def _settled() -> Iterator[None]:
+    """Warnings that raysft has an answer to are not shown: tied weights are parted, embeddings saved where they are
+    adapted, and what peft calls in transformers by an old name is not the user's."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        for told in (".*tie_word_embeddings.*", ".*save_embedding_layers.*", ".*(rank|alpha)_pattern keys.*"):
+            warnings.filterwarnings("ignore", message=told)
+        yield
 
 
 def keys_lost_by_reload(trained: nn.Module, fresh: nn.Module) -> list[str]:
     """Names of adapter weights that peft, by renaming keys, does not find in what it saves."""
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-    found: Any = set_peft_model_state_dict(fresh, get_peft_model_state_dict(trained))
+    with _settled():
+        found: Any = set_peft_model_state_dict(fresh, get_peft_model_state_dict(trained))
     return [name for name in found.missing_keys if "lora_" in name]
 
 
@@ -153,7 +169,8 @@ def _with_lora(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
     generator_state = torch.get_rng_state()
     torch.manual_seed(recipe.seed)
     try:
-        adapted: nn.Module = get_peft_model(model, config)
+        with _settled():
+            adapted: nn.Module = get_peft_model(model, config)
     except ValueError as error:
         raise _cannot_adapt(model, recipe, " ".join(str(error).split())[:200]) from error
     finally:

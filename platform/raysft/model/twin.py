@@ -11,6 +11,7 @@ import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
@@ -45,20 +46,24 @@ _SIZES = {
 def refuse_packing(recipe: Recipe) -> None:
     """Raises ModelError where packed samples of this kind of model see each other, so that packing must be off.
 
-    On GPUs a model with a state over the row (Mamba) is left to the workers: its kernels there may know borders.
+    A state over the row (Mamba, DeepSeek-V4's compressed keys) does so by its class; of others a small one is asked.
     """
     config = load_config(recipe)
-    model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     if not recipe.data.packing or model_class is None or isinstance(model_class, tuple):
         return
-    if recipe.cluster.gpus_per_worker and model_class._is_stateful:
-        return
-    leak = packing_leak(config, attention_backend(recipe, config))
-    if leak is not None and leak > TOLERANCE:
+    found = None
+    if model_class._is_stateful:
+        found = "layers that carry a state over the row"
+    else:
+        leak = packing_leak(config, attention_backend(recipe, config))
+        if leak is not None and leak > TOLERANCE:
+            found = f"log-probabilities of a small one that differ by {leak:.2g}"
+    if found is not None:
         raise ModelError(
             f"packed samples of a {config.model_type} model would see each other",
-            got=f"log-probabilities of a small one that differ by {leak:.2g}, data.packing = True",
-            expected="samples that stay apart: its layers carry a state over the row, or its code masks none",
+            got=f"{found}, data.packing = True",
+            expected="samples that stay apart",
             fix="set data.packing: false (each sample in a row of its own)",
         )
 

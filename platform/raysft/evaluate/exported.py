@@ -52,7 +52,8 @@ def _model_directory(location: str) -> str:
         directory = storage.join(location, "merged")
         names = storage.list_names(directory)
     elif not names:
-        raise _unusable(location, "no such directory, or an empty one", "check the path; `raysft export` makes one")
+        got = "no directory, or an empty one" if storage.exists(location) else "no such directory"
+        raise _unusable(location, got, "check the path; `raysft export` makes one")
     elif "adapter" in names or "adapter_config.json" in names:
         raise _unusable(location, "a bare adapter", "set export.merged: true and run `raysft export` again")
     else:

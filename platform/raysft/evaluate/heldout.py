@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from raysft.data.feed import MicroBatch, collate
 from raysft.data.store import TokenStore
 from raysft.errors import DataError
+from raysft.model.isolation import TOLERANCE, check_isolation
 from raysft.model.loss import IGNORE, hidden_states, output_head, target_log_probs
 
 
@@ -26,13 +27,15 @@ class HeldOut:
 def held_out_loss(model: PreTrainedModel, store: TokenStore, *, max_rows: int) -> HeldOut:
     """Loss over the first max_rows rows of a token store, a row at a time, on the model's device.
 
-    Raises DataError when they hold no target token.
+    Samples of a row that would see each other in it are computed each in a row of its own, whatever they were trained
+    in. Raises DataError when the rows hold no target token.
     """
+    packing = check_isolation(model, model.config.get_text_config().vocab_size) <= TOLERANCE
     was_training = model.training
     model.train(False)
     nll, weight, target_tokens = 0.0, 0.0, 0
     for index in range(min(max_rows, store.num_rows)):
-        batch = collate(store.read_rows([index]), index, packing=True)
+        batch = collate(store.read_rows([index]), index, packing=packing)
         nll += _nll(model, batch)
         wanted = batch.labels != IGNORE
         weight += float(batch.weights[wanted].sum(dtype="float64"))

@@ -12,9 +12,10 @@ import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from fakes import LLAMA, FakeStore, make_tokenizer
+from families import tiny_fields
 from raysft.data.store import Row, pack_rows, write_part
 from raysft.data.store_manifest import write_manifest
 from raysft.errors import DataError, ModelError, StorageError
@@ -56,6 +57,18 @@ def test_held_out_loss_is_exact_by_token(max_rows: int) -> None:
     found = held_out_loss(model, store, max_rows=max_rows)  # type: ignore[arg-type]
     assert found.loss == pytest.approx(expected, rel=1e-6)
     assert found.perplexity == pytest.approx(math.exp(expected), rel=1e-5)
+    assert found.target_tokens == count
+
+
+@pytest.mark.parametrize("model_type", ["mamba", "gpt_oss"])
+def test_samples_that_would_see_each_other_are_computed_alone(model_type: str) -> None:
+    torch.manual_seed(1)
+    fields = tiny_fields(model_type, 260)
+    model: Any = AutoModelForCausalLM.from_config(AutoConfig.for_model(fields.pop("model_type"), **fields))
+    store: Any = FakeStore(ROWS)
+    expected, count = reference(model, store.rows)
+    found = held_out_loss(model, store, max_rows=9)
+    assert found.loss == pytest.approx(expected, rel=1e-6)
     assert found.target_tokens == count
 
 

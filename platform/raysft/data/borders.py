@@ -81,7 +81,7 @@ def _doubtful(
         if is_clean and _CUTS[text[border - 1 : border + 1]]:
             continue
         before = int(first[number]) - 1
-        if is_clean and before >= 0 and int(tokens.ids[before]) in _added(tokenizer):
+        if is_clean and before >= 0 and int(tokens.ids[before]) in added_ids(tokenizer):
             continue
         if 0 < border < len(text):
             doubtful.setdefault(index, []).append(border)
@@ -106,7 +106,7 @@ def _cut_text(tokenizer: PreTrainedTokenizerFast, text: str, own: _Tokenized, bo
 
     A stretch lies between the neighbouring added tokens; both are tokenized with it.
     """
-    added = _added(tokenizer)
+    added = added_ids(tokenizer)
     fixed = [number for number, index in enumerate(own.ids) if index in added]
     starts = [own.places[number][0] for number in fixed]
     stretches: dict[tuple[int, int], list[int]] = {}
@@ -193,7 +193,8 @@ def _with(tokens: Tokens, texts: Sequence[str], changed: dict[int, _Tokenized]) 
 
 
 @lru_cache(maxsize=8)
-def _added(tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
+def added_ids(tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
+    """Ids of the added tokens: each is cut out of a text before anything else is done."""
     return frozenset(tokenizer.backend_tokenizer.get_added_tokens_decoder())
 
 

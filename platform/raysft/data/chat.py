@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from raysft.data.borders import cut
+from raysft.data.borders import added_ids, cut
 from raysft.data.fitting import CUT, STRADDLES, UNKNOWN, Example, OverLong, Turn, cut_text, split, truncate
 from raysft.data.offsets import Span, Tokens, byte_places, locate, tokenize, unknown_id
 from raysft.data.omissions import omission
@@ -69,7 +69,7 @@ def trained_regions(
 ) -> list[Region] | Refusal:
     """Which regions are trained: `train_on`, and `train: false` of a message."""
     messages, regions = conversation.messages, rendered.regions
-    if train_on == "all" and not any(message.train is False for message in messages):
+    if train_on == "all" and False not in [message.train for message in messages]:
         return [region for region in regions if region.end > region.start]
     turns = [index for index, message in enumerate(messages) if message.role in ("assistant", "text")]
     wanted = {index for index in turns if messages[index].train is not False}
@@ -154,7 +154,7 @@ def _prepare(
     trained = {region.message for region in regions}
     if left_out := omission(conversation, own, rendered.text, trained):
         return left_out
-    if stop != "accept" and not all(region.stops for region in regions):
+    if stop != "accept" and False in [region.stops for region in regions]:
         if stop == "refuse":
             raise _does_not_stop(rendered, regions, own)
         return _with_stops(rendered.text, regions, own)
@@ -201,6 +201,8 @@ def _flags(
     tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], tokens: Tokens, straddles: NDArray[np.bool_]
 ) -> NDArray[np.uint8]:
     """Which tokens straddle a border, and which are unknown."""
+    if straddles.any():  # an end of turn that takes the white space behind it (Phi-3) is an end of turn
+        straddles = straddles & ~np.isin(tokens.ids, list(added_ids(tokenizer)))
     flags = straddles.view(np.uint8) * np.uint8(STRADDLES)
     if (unknown := unknown_id(tokenizer)) is not None:
         flags |= (tokens.ids == unknown).view(np.uint8) * np.uint8(UNKNOWN)

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +26,7 @@ letters before it were lost; it begins an answer, where the whole text would hav
 ROLES = ("system", "user", "assistant", "tool", "text")
 
 
-@dataclass(frozen=True)
-class Example:
+class Example(NamedTuple):
     """One tokenized conversation, or a part of it. `target` holds a weight per token; 0: not trained.
 
     `start`: index of the first token in the whole conversation. `truncated`: tokens were lost, by role in `removed`.
@@ -39,7 +39,7 @@ class Example:
     flags: NDArray[np.uint8]
     truncated: bool = False
     start: int = 0
-    removed: Mapping[str, int] = field(default_factory=dict)
+    removed: Mapping[str, int] = MappingProxyType({})
     template: str = ""
 
     @property
@@ -91,9 +91,13 @@ def split(whole: Example, limit: int, context: int) -> tuple[Example, ...]:
 
 def cut_text(whole: Example, limit: int) -> Example:
     """The first `limit` tokens of plain text."""
-    kept, gone = slice(0, limit), len(whole.input_ids) - limit
-    arrays = {"input_ids": whole.input_ids[kept], "target": whole.target[kept], "flags": whole.flags[kept]}
-    return replace(whole, truncated=True, removed={"text": gone}, **arrays)  # type: ignore[arg-type]
+    return whole._replace(
+        input_ids=whole.input_ids[:limit],
+        target=whole.target[:limit],
+        flags=whole.flags[:limit],
+        truncated=True,
+        removed={"text": len(whole.input_ids) - limit},
+    )
 
 
 def truncate(whole: Example, limit: int, turns: Sequence[Turn]) -> Example | Refusal:
@@ -115,8 +119,7 @@ def truncate(whole: Example, limit: int, turns: Sequence[Turn]) -> Example | Ref
     _drop(kept, first, last_target + 1, limit, from_end=True)
     if kept.sum() > limit or not np.any(whole.target[kept]):
         return Refusal("over_long", f"{len(kept)} tokens, at most {limit} fit a row, and no text is left to cut")
-    return replace(
-        whole,
+    return whole._replace(
         input_ids=whole.input_ids[kept],
         target=whole.target[kept],
         flags=whole.flags[kept],
@@ -160,4 +163,4 @@ def _window(whole: Example, start: int, stop: int, *, new: int) -> Example:
     target, flags = whole.target[start:stop].copy(), whole.flags[start:stop].copy()
     target[: new - start] = 0.0
     flags[: new - start] = 0
-    return replace(whole, input_ids=whole.input_ids[start:stop], target=target, flags=flags, start=start)
+    return whole._replace(input_ids=whole.input_ids[start:stop], target=target, flags=flags, start=start)

@@ -31,7 +31,7 @@ _STYLES = {
 """Two shades of each kind of token take turns, so that the borders of tokens show."""
 _BRACKETS = {"trained": ("[[", "]]"), "straddling": ("[~", "~]"), "unknown": ("[?", "?]")}
 """Around what is not plain, where there are no colours."""
-_LOOKS_LIKE_BRACKETS = re.compile(r"\[(?=[\[~?]|$)|(?<=[\]~?])\]|^\]")
+_LOOKS_LIKE_BRACKETS = re.compile(r"\[(?=[\[~?]|\Z)|(?<=[\]~?])\]|\](?=\Z)|\A[\[\]]")
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 """What a terminal would carry out, or turn around, instead of showing it."""
 _MAX_ROWS = 3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -47,8 +46,7 @@ def with_ends(whole: Example, before: tuple[int, ...], after: tuple[int, ...]) -
     if before and len(target):
         target[0] = 1.0
     lengths = len(before), len(after)
-    return replace(
-        whole,
+    return whole._replace(
         input_ids=np.concatenate([np.asarray(before, np.int32), whole.input_ids, np.asarray(after, np.int32)]),
         target=np.concatenate([np.zeros(lengths[0], np.float32), target, np.ones(lengths[1], np.float32)]),
         flags=np.concatenate([np.zeros(lengths[0], np.uint8), whole.flags, np.zeros(lengths[1], np.uint8)]),

@@ -108,15 +108,14 @@ def _of_blocks(
     prompts = _Prompts(template, conversation, text)
     regions = []
     for owner, (start, end) in zip(owners, marked.blocks, strict=True):
-        begin = start
-        if not _is_usual(text, start, conversation, owner, known):
-            begin = prompts.end_near(start, end, owner if owner >= 0 else None, turns)
-        elif known.gap:
+        if _is_usual(text, start, conversation, owner, known):
             begin = start - known.gap
+        else:
+            begin = prompts.end_near(start, end, owner if owner >= 0 else None, turns)
         if begin < start and not text[begin:start].isspace():
             begin = start
-        stop, stops = _stop(text, end, known, template.special_tokens, block=(start, end))
-        regions.append(Region(begin, stop, stops, owner))
+        end, stops = _stop(text, end, known, template.special_tokens, block=(start, end))
+        regions.append(Region(begin, end, stops, owner))
     if owners is not turns:  # only the last of a turn's blocks must stop
         borders = [place for turn in turns if (place := prompts.end(turn)) is not None]
         for number, (region, after) in enumerate(pairwise(regions)):
@@ -144,9 +143,8 @@ def _of_contents(
                 if begin == start and messages[index].reasoning:  # the prompt is no prefix: all that it thought
                     begin = _reasoning_start(text, messages[index].reasoning, start)
             end, stops = _stop(text, end, known, template.special_tokens)
-        elif (extent := prompts.extent(index)) is not None:
-            begin, end = extent
-            end, stops = _stop_within(text, begin, end, known)
+        elif (turn := prompts.turn(index, known)) is not None:
+            begin, end, stops = turn
         elif messages[index].content or messages[index].tool_calls:
             return None
         else:
@@ -181,14 +179,22 @@ class _Prompts:
             found = [place for place in found if place >= start or self._text[place:start].isspace()]
         return max(found, default=start)
 
-    def extent(self, index: int) -> Span | None:
-        """From the end of a turn's prompt to the end of the turn."""
+    def turn(self, index: int, known: Usual) -> tuple[int, int, bool] | None:
+        """(begin, end, does it end in a stop?) of a turn without a text of its own that could be marked: from the end
+        of its prompt to the last token of the turn; to the first stop where the turn's end is not a prefix's end."""
         start = self.end(index)
+        if start is None:
+            return None
         last = index + 1 == len(self._conversation.messages)
         until = self._text if last else write_until(self._template, self._conversation, index + 1)
-        if start is None or until is None or not self._text.startswith(until) or len(until) <= start:
-            return None
-        return start, len(until)
+        if until is not None and self._text.startswith(until) and len(until) > start:
+            end = start + len(until[start:].rstrip())
+            return start, end, self._text.endswith(known.ends, start, end)
+        place = start
+        for call in self._conversation.messages[index].tool_calls:
+            place = max(place, self._text.find(call["function"]["name"], place))
+        found = [at + len(stop) for stop in known.ends if (at := self._text.find(stop, place)) >= 0]
+        return (start, min(found), True) if found else None
 
 
 def _is_usual(text: str, start: int, conversation: Conversation, index: int, known: Usual) -> bool:
@@ -196,32 +202,26 @@ def _is_usual(text: str, start: int, conversation: Conversation, index: int, kno
 
     A prompt that ends elsewhere would have to write the answer's first letter, or another end than the text shows.
     """
-    if index < 0 or not known.before or not text.startswith(known.before, start - len(known.before)):
+    if index < 0 or not known.before or not text.endswith(known.before, 0, start):
         return False
-    content = conversation.messages[index].content
-    return content[:1].isalnum() and text.startswith(content[:1], start) and start >= len(known.before)
+    first = conversation.messages[index].content[:1]
+    return first.isalnum() and text[start] == first and start >= len(known.before)
 
 
 def _stop(text: str, end: int, known: Usual, special: SpecialTokens, block: Span | None = None) -> tuple[int, bool]:
     """(where the region ends, does it end in a stop?) for an answer that ends at `end`."""
+    if block is not None and text.endswith(known.ends, *block):
+        return end, True
     for stop in known.ends:
         if text.startswith(stop, end):
             return end + len(stop), True
-    if block is not None:
-        inside = text[block[0] : block[1]].rstrip()
-        if any(inside.endswith(stop) for stop in known.ends):
-            return end, True
+    if block is not None and text[block[0] : block[1]].rstrip().endswith(known.ends):
+        return end, True
     run = _tokens_after(text, end, special)
     for token, after in run:
         if token in known.ends:
             return after, True
     return end, False
-
-
-def _stop_within(text: str, start: int, end: int, known: Usual) -> tuple[int, bool]:
-    """The same for a turn whose end of text is not known apart: it is the last token in [start, end)."""
-    end = start + len(text[start:end].rstrip())
-    return end, any(text.endswith(stop, start, end) for stop in known.ends)
 
 
 def _tokens_after(text: str, end: int, special: SpecialTokens) -> list[tuple[str, int]]:

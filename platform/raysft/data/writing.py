@@ -19,9 +19,6 @@ from raysft.data.template import Template
 _ANY_MARK = re.compile(f"([{MARKS}])")
 
 
-_CLOSES = {OPEN: CLOSE, TEXT_OPEN: TEXT_CLOSE}
-
-
 class Marked(NamedTuple):
     """A text that a template wrote, and the spans between its marks: of generation blocks, of messages' texts."""
 
@@ -74,40 +71,48 @@ def write_marked(template: Template, conversation: Conversation, indices: Sequen
         messages = list(conversation.messages)
         for index in indices:
             messages[index] = _with_marks(messages[index], trimmed)
-        marked = unmark(write(template, conversation, messages))
+        marked = unmark(write(template, conversation, messages), contents=True)
         if marked is not None and marked.text == plain and len(marked.contents) == len(indices):
             return marked
     return None
 
 
-def unmark(written: Sequence[str]) -> Marked | None:
+def unmark(written: Sequence[str], *, contents: bool = False) -> Marked | None:
     """Take the marks out of what a template wrote and note where they were. None: they do not come in pairs.
 
-    Generation blocks mostly write their marks apart, so that the text is joined without them: a string that holds
-    one takes two bytes a character.
+    contents: marks around messages' texts, too; without it there are only those of generation blocks.
     """
-    pieces: list[str] = []
-    spans: dict[str, list[Span]] = {CLOSE: [], TEXT_CLOSE: []}
-    opened: dict[str, int] = {}
-    length = 0
-    for piece in written:
-        if piece.isascii():
-            pieces.append(piece)
-            length += len(piece)
-            continue
-        for part in (piece,) if len(piece) == 1 else _ANY_MARK.split(piece):
-            if close := _CLOSES.get(part):
-                if close in opened:
-                    return None
-                opened[close] = length
-            elif part in spans:
-                if part not in opened:
-                    return None
-                spans[part].append((opened.pop(part), length))
-            else:
-                pieces.append(part)
-                length += len(part)
-    return None if opened else Marked("".join(pieces), spans[CLOSE], spans[TEXT_CLOSE])
+    whole = "".join(written)
+    if contents:
+        inner = _between(whole, TEXT_OPEN, TEXT_CLOSE)
+        plain = whole.replace(TEXT_OPEN, "").replace(TEXT_CLOSE, "")
+        outer = _between(plain, OPEN, CLOSE)
+        if inner is None or outer is None:
+            return None
+        return Marked(
+            outer.text, outer.blocks, [(_bare(inner.text, a), _bare(inner.text, b)) for a, b in inner.blocks]
+        )
+    return Marked(whole, ()) if whole.isascii() else _between(whole, OPEN, CLOSE)
+
+
+def _between(whole: str, opening: str, closing: str) -> Marked | None:
+    first, *others = whole.split(opening)
+    if closing in first:
+        return None
+    pieces, spans, length = [first], [], len(first)
+    for other in others:
+        inside, found, after = other.partition(closing)
+        if not found or closing in after:
+            return None
+        spans.append((length, length + len(inside)))
+        length += len(inside) + len(after)
+        pieces += (inside, after)
+    return Marked("".join(pieces), spans)
+
+
+def _bare(text: str, place: int) -> int:
+    """A place in a text as the one in the text without marks of generation blocks."""
+    return place - text.count(OPEN, 0, place) - text.count(CLOSE, 0, place)
 
 
 def own_texts(conversation: Conversation) -> Iterator[str]:

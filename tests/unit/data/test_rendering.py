@@ -76,15 +76,18 @@ def test_a_template_that_rewrites_answers_is_refused(filter, tokenizers):
 
 def test_nested_generation_blocks_cannot_be_masked():
     source = "{% generation %}a{% generation %}b{% endgeneration %}{% endgeneration %}"
-    assert render(conversation("a", "b"), Template("own", source)).reason == "cannot_be_masked"
-
-
-def test_a_template_that_drops_answers_cannot_be_masked():
-    template = Template("own", PLAIN.replace("m.content", "m.content if m.role == 'user' or loop.last else ''"), END)
-    refused = render(conversation("a", "b", "c", "d"), template)
+    refused = render(conversation("a", "b"), Template("own", source))
     assert refused.reason == "cannot_be_masked"
     for part in ("'own' cannot be masked", "chatml", "{% generation %}"):
         assert part in refused.detail, "it says what to do"
+
+
+def test_a_template_that_drops_earlier_answers_is_refused(tokenizers):
+    drops = PLAIN.replace("m.content", "m.content if m.role == 'user' or loop.last else ''")
+    template = Template("own", drops, END)
+    refused = encoded(conversation("a", "b", "c", "d"), template, tokenizers["chatml"])
+    assert refused.reason == "left_out"
+    assert "the text of message 2 (assistant)" in refused.detail
     assert answers(conversation("a", "b"), template) == ["b<|im_end|>"], "another record of the template is fine"
 
 

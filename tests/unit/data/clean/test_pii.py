@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import time
 from itertools import pairwise
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raysft.data.clean import pii
 from raysft.data.clean.pii import find_pii
 
 KINDS = ("email", "phone", "china_id", "us_ssn", "bank_card", "ip", "secret")
@@ -199,3 +201,38 @@ def test_school_maths_has_no_personal_data(shared_data: Path) -> None:
     hits = [found(text) for line in lines for text in json.loads(line).values()]
     assert sum(map(len, hits)) == 0
     assert sum(len(re.findall(r"\d", line)) for line in lines) > 100_000  # and it has numbers
+
+
+CRAFTED = {
+    "blanks": "1 " * 50_000,
+    "brackets": "(1" * 50_000,
+    "commas": "".join(f"{i:07d}," for i in range(12_500)),
+    "called": "".join(f"tel {2_125_550_000 + i} " for i in range(6_600)),
+    "international": "".join(f"+49 30 {1_234_567 + i} " for i in range(6_300)),
+}
+
+
+@pytest.mark.parametrize("text", CRAFTED.values(), ids=CRAFTED)
+def test_the_library_for_phone_numbers_is_asked_so_often_only(monkeypatch, text):
+    """Half a millisecond each: 100,000 characters took it ten seconds."""
+    asked = []
+    real = pii.PhoneNumberMatcher
+    monkeypatch.setattr(pii, "PhoneNumberMatcher", lambda *args, **more: asked.append(1) or real(*args, **more))
+    hits = find_pii(text, ["phone"], ("US", "CN"))
+    assert len(asked) <= 2 * 1000
+    if text.startswith(("tel", "+49")):
+        assert len(hits) == text.count("tel") + text.count("+49"), "and all of them are found"
+    else:
+        assert hits == []
+
+
+def test_what_the_library_is_not_asked_is_what_would_not_count(monkeypatch):
+    """Random texts, with and without the cheap look before."""
+    draw = random.Random(0)
+    pieces = ["call ", "tel: ", "电话", "+1 ", "+49 30 ", "(555) ", "415-555-2671", "138 1234 5678", "13812345678"]
+    pieces += [" 0049 30 123456", "010-12345678", " 12 34 56 78 90", "-", "(", ")", ", ", "a ", "\n", "number is "]
+    texts = ["".join(draw.choices(pieces, k=draw.randint(2, 9))) for _ in range(300)]
+    quick = [find_pii(text, ["phone"], ("US", "CN")) for text in texts]
+    monkeypatch.setattr(pii, "_may_be_a_phone", lambda text, match: True)
+    assert [find_pii(text, ["phone"], ("US", "CN")) for text in texts] == quick
+    assert sum(map(bool, quick)) > 100

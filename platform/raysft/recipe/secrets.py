@@ -1,28 +1,16 @@
-"""What must not stand in a record, a page or a message: passwords and signatures inside URLs."""
+"""What must not stand in a record or on a page: passwords and signatures inside addresses, wherever in a value."""
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
-HIDDEN = "***"
-
-_USER = re.compile(r"(?P<scheme>[A-Za-z][\w.+-]*://)(?P<user>[^\s/?#@:]*):[^\s/?#]*@")
-_QUERY = re.compile(
-    r"(?P<name>[?&;][^\s=&;?#]*(?:pass|pwd|secret|token|sig|key|cred|auth|code|session)[^\s=&;?#]*=)[^\s&;#\"']+",
-    re.I,
-)
-
-
-def without_secrets(text: str) -> str:
-    """A text whose URLs have `***` for each password and for each query value that is a key or a signature."""
-    return _QUERY.sub(rf"\g<name>{HIDDEN}", _USER.sub(rf"\g<scheme>\g<user>:{HIDDEN}@", text))
+from raysft.errors import redacted
 
 
 def hidden(value: Any) -> Any:
-    """The same JSON value, every text in it without its secrets."""
+    """The same JSON value, every text in it as `errors.redacted` shows it."""
     if isinstance(value, str):
-        return without_secrets(value)
+        return redacted(value)
     if isinstance(value, dict):
         return {key: hidden(child) for key, child in value.items()}
     return [hidden(child) for child in value] if isinstance(value, list | tuple) else value

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from raysft.errors import RecipeError
+from raysft.recipe.mistakes import mistakes
 from raysft.recipe.rules import Contamination, HarmfulWords, Rule, Synonyms
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.data import SourceSection
@@ -47,15 +47,17 @@ def parse_recipe(content: dict[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        problems = [_describe(problem) for problem in error.errors()]
+        found = mistakes(error)
         schema = "`raysft schema` prints every field with its type and meaning"
-        if len(problems) == 1:
-            what, got, expected, hint = problems[0]
-            fix = f"{hint} {schema}".strip()
-            raise RecipeError(f"the recipe is not valid: {what}", got=got, expected=expected, fix=fix) from None
+        if len(found) == 1:
+            one = found[0]
+            fix = f"{one.hint} {schema}".strip()
+            raise RecipeError(
+                f"the recipe is not valid: {one.what}", got=one.got, expected=one.expected, fix=fix
+            ) from None
         raise RecipeError(
-            f"the recipe is not valid in {len(problems)} places",
-            got="; ".join(_in_one_line(*problem) for problem in problems),
+            f"the recipe is not valid in {len(found)} places",
+            got="; ".join(mistake.in_one_line() for mistake in found),
             expected="fields as the schema has them",
             fix=schema,
         ) from None
@@ -83,50 +85,6 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
             )
         node = child
     node[keys[-1]] = parse_yaml(text, f"--set {override}")
-
-
-def _describe(problem: Any) -> tuple[str, str, str, str]:
-    """One pydantic problem in our words: (what, got, expected, hint)."""
-    location = [str(part) for part in problem["loc"]]
-    dotted = ".".join(location)
-    if problem["type"] == "extra_forbidden":
-        known = _fields_at(location[:-1])
-        close = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
-        hint = f"did you mean {'.'.join([*location[:-1], close[0]])}?" if close else ""
-        return f"unknown key {dotted}", _short(problem["input"]), f"one of {', '.join(known)}", hint
-    if problem["type"] == "missing":
-        return f"{dotted} is missing", "nothing", f"a value for {dotted}", ""
-    expected = _EXPECTED.get(problem["type"]) or problem["msg"].removeprefix("Input should be ")
-    return f"{dotted} is wrong", _short(problem["input"]), expected, ""
-
-
-_EXPECTED = {
-    "tuple_type": "a string or a list of strings",
-    "too_short": "at least one",
-    "dict_type": "a mapping",
-    "model_type": "a section with fields of its own",
-}
-"""pydantic's kinds of problems that speak of Python types, in the words of a recipe."""
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 100 else text[:97] + "..."
-
-
-def _in_one_line(what: str, got: str, expected: str, hint: str) -> str:
-    parts = [("got ", got), ("expected ", expected), ("", hint)]
-    return ", ".join([what, *(label + text for label, text in parts if text)])
-
-
-def _fields_at(location: Sequence[str]) -> list[str]:
-    section: type[BaseModel] = Recipe
-    for key in location:
-        annotation = section.model_fields[key].annotation if key in section.model_fields else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        section = annotation
-    return list(section.model_fields)
 
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:

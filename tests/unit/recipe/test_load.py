@@ -84,14 +84,14 @@ def test_an_unknown_key_near_to_nothing_lists_what_is_known(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("override", "parts"),
     [
-        ("train.epochs=two", ("train.epochs", "integer", "'two'")),
+        ("train.epochs=two", ("train.epochs", "a whole number", "'two'")),
         ("train.epochs=1.5", ("train.epochs", "1.5")),
         ("train.epochs='2'", ("train.epochs", "'2'")),
         ("train.epochs=true", ("train.epochs", "True")),
-        ("train.epochs=0", ("train.epochs", "greater than or equal to 1")),
-        ("data.packing=1", ("data.packing", "boolean")),
+        ("train.epochs=0", ("train.epochs", "1 or more")),
+        ("data.packing=1", ("data.packing", "true or false")),
         ("optimizer.learning_rate=fast", ("optimizer.learning_rate", "'fast'")),
-        ("optimizer.learning_rate=-1", ("optimizer.learning_rate", "greater than 0")),
+        ("optimizer.learning_rate=-1", ("optimizer.learning_rate", "more than 0")),
         ("parallel.zero=4", ("parallel.zero", "4")),
         ("train.precision=fp8", ("train.precision", "bf16", "'fp8'")),
         ("data.train=5", ("data.train", "5")),

@@ -1,0 +1,98 @@
+"""Every mistake in a recipe is told in the recipe's words: no word of pydantic's, no guess that leads astray."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from fakes import recipe_content
+from raysft.errors import RecipeError
+from raysft.recipe.load import parse_recipe
+from raysft.recipe.mistakes import MEANT, fields_at
+from raysft.recipe.schema import Recipe
+
+FOREIGN = re.compile(
+    r"Input|discriminator|\btag\b|valid (string|integer|number|boolean)|tuple|pattern|instance|Section|\bstr\b"
+)
+FIELDS = [
+    f"{name}.{field}" if field else name for name in Recipe.model_fields for field in (fields_at([name]) or [""])
+]
+SPACE = {"seed": {"distribution": "int", "low": 1, "high": 2}}
+WRONG: list[Any] = [None, -1, 2**70, float("nan"), "no such", "", [], [[]], [{}], {}, {"a": 1}, {1: 2}, True, 0.5]
+
+
+def told(dotted: str, value: object) -> RecipeError | None:
+    content = recipe_content(tune={"space": SPACE} if dotted.startswith("tune.") else None)
+    *sections, last = dotted.split(".")
+    node: dict[str, Any] = content
+    for key in sections:
+        node = node.setdefault(key, {})
+    node[last] = value
+    try:
+        parse_recipe(content)
+    except RecipeError as error:
+        return error
+    return None
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_every_field_refuses_in_the_recipes_words(field: str) -> None:
+    refused = 0
+    for value in WRONG:
+        error = told(field, value)
+        if error is not None:
+            refused += 1
+            text = str(error)
+            assert FOREIGN.search(text.replace(repr(value), "")) is None, text
+            assert field in text
+            assert error.expected
+            assert "did you mean ?" not in text
+    assert refused
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("report_to", None),
+        ("train.batch_size", "train.rows_per_step"),
+        ("batch_size", "train.rows_per_step"),
+        ("learning_rate", "optimizer.learning_rate"),
+        ("train.learning_rate", "optimizer.learning_rate"),
+        ("optimizer.learning_rat", "optimizer.learning_rate"),
+        ("method.lora_alpha", "method.alpha"),
+        ("data.max_length", "data.max_tokens"),
+        ("datas", "data"),
+        ("parallel.zero_stage", "parallel.zero"),
+        ("wandb", None),
+        ("train.qqqq", None),
+    ],
+)
+def test_a_guess_helps_or_is_not_made(key: str, meant: str | None) -> None:
+    error = told(key, 1)
+    assert error is not None
+    found = re.search(r"did you mean (.*?)\?", error.fix)
+    assert (found[1].split(" ")[0] if found else None) == meant
+
+
+def test_what_other_tools_call_it_is_a_field_here() -> None:
+    for name in MEANT.values():
+        section, _, field = re.split(r"[ :,]", name)[0].partition(".")
+        assert section in Recipe.model_fields
+        assert not field or field in fields_at([section]), name
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "what"),
+    [
+        ("data.train", [{"path": "a", "weight": -1}], "data.train.0.weight is wrong"),
+        ("data.rules", [{"rule": "length", "min_answer_chars": "a"}], "data.rules.0.min_answer_chars is wrong"),
+        ("data.rules", [{"rule": "lenght"}], "data.rules.0 is wrong"),
+        ("tune", {"space": {"seed": {"distribution": "int", "low": "x", "high": 1}}}, "tune.space.seed.low is wrong"),
+    ],
+)
+def test_the_innermost_field_is_named_alone(field: str, value: object, what: str) -> None:
+    error = told(field, value)
+    assert error is not None
+    assert error.what == f"the recipe is not valid: {what}"

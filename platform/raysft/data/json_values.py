@@ -16,7 +16,8 @@ from raysft.errors import DataError
 MAX_RECORD_BYTES = 64 << 20
 """A longer record is refused: memory stays bounded whatever a file holds."""
 
-_MAX_DEPTH = 128
+MAX_DEPTH = 128
+"""Levels of lists and objects in a record."""
 _MAX_SCAN_DEPTH = 10_000  # deeper than any parser goes: a bomb
 _MAX_GUESSES = 64
 _SPACE = re.compile(rb"[ \t\r\n]*")
@@ -29,9 +30,12 @@ _BACKSLASH = ord("\\")
 def parse_line(line: bytes) -> dict[str, Any] | Refusal:
     """One JSON object. What orjson is too strict for (NaN, lone surrogates) Python's own parser reads."""
     try:
-        return checked(orjson.loads(line))
+        value = orjson.loads(line)
     except orjson.JSONDecodeError:
         pass
+    else:
+        is_flat = line.count(b"[") + line.count(b"{") <= MAX_DEPTH  # far quicker than to walk it
+        return value if is_flat and type(value) is dict else checked(value)
     try:
         text = line.decode()
     except UnicodeDecodeError as error:
@@ -52,14 +56,14 @@ def checked(value: Any) -> dict[str, Any] | Refusal:
     if type(value) is not dict:
         return Refusal("not_an_object", f"got a {type(value).__name__}")
     if is_too_deep(value):
-        return Refusal("nested_too_deep", f"over {_MAX_DEPTH} levels")
+        return Refusal("nested_too_deep", f"over {MAX_DEPTH} levels")
     return value
 
 
 def is_too_deep(value: Any) -> bool:
     """Is it nested deeper than recursive code should walk?"""
     level: list[Any] = [value]
-    for _ in range(_MAX_DEPTH):
+    for _ in range(MAX_DEPTH):
         level = [
             child
             for parent in level

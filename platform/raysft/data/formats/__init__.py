@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence, Set
+from functools import lru_cache
 from typing import Any
 
 from raysft.data.formats.detect import detect_format
 from raysft.data.formats.fields import FIELDS, TURNS, names_of
+from raysft.data.formats.names import describes
 from raysft.data.formats.readers import READERS, Content
 from raysft.data.formats.tools import read_tools
 from raysft.data.formats.unread import Account, Reading, says_again
@@ -25,11 +27,12 @@ from raysft.errors import DataError
 __all__ = ["Reading", "check_columns", "detect_format", "read_record", "rename"]
 
 _READ = {name: frozenset(fields) for name, fields in FIELDS.items()}
+_TOOLS = frozenset(("tools", "functions"))
 _SCALARS = (str, int, float)  # a bool is an int
 _MEDIA = {name: kind for kind in ("image", "video", "audio") for name in (kind, f"{kind}s")}
 _WITH_INNER = (*TURNS, "prompt", "completion", "chosen", "rejected")
 """Columns whose turns' keys data.columns maps as well."""
-_WORDS = frozenset(("user", "assistant", "system", "human", "gpt", "tool", "text", "function"))
+_NAMES = frozenset(name for fields in FIELDS.values() for name in fields)
 
 
 def check_columns(columns: Mapping[str, str], format: str = "auto") -> None:
@@ -91,30 +94,35 @@ def read_record(record: Record, reading: Reading, *, id: int, source: str) -> tu
         refusal = _bad_text(record, texts)
         if refusal is not None:
             return refusal
-        _account_for_columns(account, original, name)
+        if reading.columns:
+            _account_for_columns(account, original, name)
         _account_for_rest(account, name, texts)
         endings = _endings(found, account)
     except RefusedError as refused:
         return refused.refusal
-    conversations = tuple(
-        Conversation(
-            id=id,
-            messages=tuple(messages),
-            source=source,
-            tools=tools,
-            candidates=found.candidates,
-            label=found.label,
-            metadata=_metadata(record, _READ[name]),
-            notes=tuple(account.notes),
+    conversations = []
+    for messages in endings:
+        if refusal := _bad_turns(messages):
+            return refusal
+        conversations.append(
+            Conversation(
+                id=id,
+                messages=tuple(messages),
+                source=source,
+                tools=tools,
+                candidates=found.candidates,
+                label=found.label,
+                metadata=_metadata(record, _READ[name]),
+                notes=tuple(account.notes),
+            )
         )
-        for messages in endings
-    )
-    refusal = next(filter(None, (_bad_turns(conversation.messages) for conversation in conversations)), None)
-    return refusal or conversations
+    return tuple(conversations)
 
 
 def _tools(account: Account) -> tuple[dict[str, Any], ...]:
     """Of `tools`, or of OpenAI's older `functions`; every format may have them."""
+    if _TOOLS.isdisjoint(account.record):
+        return ()
     given = [name for name in ("tools", "functions") if not is_empty(account.record.get(name))]
     found = [read_tools(account.get(name), name) for name in given]
     if len(found) > 1 and found[0] != found[1]:
@@ -124,9 +132,9 @@ def _tools(account: Account) -> tuple[dict[str, Any], ...]:
 
 def _texts(found: Content) -> list[str]:
     """Every text of the record's messages."""
-    messages = [*found.messages, *found.answers]
-    for candidate in found.candidates:
-        messages += candidate.messages
+    messages: Sequence[Message] = found.messages
+    if found.answers or found.candidates:
+        messages = [*messages, *found.answers, *(m for candidate in found.candidates for m in candidate.messages)]
     texts = [message.content for message in messages]
     return texts + [message.reasoning for message in messages if message.reasoning]
 
@@ -159,22 +167,28 @@ def _in_turns(record: Record, name: str) -> bool:
 
 def _account_for_rest(account: Account, format: str, texts: Sequence[str]) -> None:
     """Every column that was not read."""
-    record, described = account.record, account.reading.described
-    rest = [name for name in record.keys() - account.used if name not in described and not is_empty(record[name])]
+    record = account.record
+    rest = [name for name in _to_account_for(tuple(record), account.reading.described) if name not in account.used]
+    rest = [name for name in rest if not is_empty(record[name])]
     if not rest:
         return
-    said = _WORDS.union(text.strip() for text in texts)
-    rest = [name for name in sorted(rest) if not says_again(record[name], said)]
+    rest = [name for name in sorted(rest) if not says_again(record[name], texts)]
     before = len(account.notes)
     for name in rest:
         account.unread("", name, record[name], inside=False)
-    if account.reading.format == "auto" and len(account.notes) > before:
+    if account.reading.format == "auto" and len(account.notes) > before and not _NAMES.isdisjoint(rest):
         other = detect_format({name: record[name] for name in rest})
         if isinstance(other, str):
             columns = ", ".join(f"`{note.name}`" for note in account.notes[before:])
             account.notes.append(
                 Note("guess", f"read as {format}, though {columns} would make it {other}; data.format decides")
             )
+
+
+@lru_cache(maxsize=4096)
+def _to_account_for(names: tuple[str, ...], described: frozenset[str]) -> tuple[str, ...]:
+    """The columns that are not harmless."""
+    return tuple(name for name in names if name not in described and not describes(name))
 
 
 def _endings(found: Content, account: Account) -> list[list[Message]]:
@@ -247,6 +261,6 @@ def _calls(message: Message | None) -> bool:
 def _metadata(record: Record, fields: Set[str]) -> dict[str, Any]:
     """The scalar columns that the format does not read, and those in `metadata`."""
     found = {k: v for k, v in record.items() if k not in fields and isinstance(v, _SCALARS)}
-    if isinstance(inner := decoded(record.get("metadata")), dict):
+    if "metadata" in record and isinstance(inner := decoded(record["metadata"]), dict):
         found.update((k, v) for k, v in inner.items() if isinstance(v, _SCALARS))
     return found

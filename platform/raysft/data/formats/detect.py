@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from functools import lru_cache
 from typing import Any
 
 from raysft.data.formats.fields import RESPONSES, TURNS
@@ -16,7 +16,11 @@ EXPECTED = (
     "ranking {prompt, responses[], scores[]}, critique {question, noisy_answer, critique}, "
     "labelled {text, label}, text {text}"
 )
-_QUESTIONS = ("prompt", "question", "query", "instruction")
+_QUESTIONS = frozenset(("prompt", "question", "query", "instruction"))
+_RESPONSES = frozenset(RESPONSES)
+_TURNS = frozenset(TURNS)
+_SCORES = frozenset(("scores", "ranks"))
+_DECIDED_BY_VALUE = frozenset((*TURNS, *RESPONSES, "metadata", "text", "content"))
 _EMPTY: tuple[Any, ...] = ("", [], {})
 
 
@@ -25,27 +29,34 @@ def detect_format(record: Record) -> str | Refusal:
 
     But a text beside a null label is no plain text: it would be trained, question and all.
     """
-    found = _first({name: value for name, value in record.items() if value is not None and value not in _EMPTY})
+    filled = tuple([name for name, value in record.items() if value or (value is not None and value not in _EMPTY)])
+    found = _by_names(filled) or _first({name: record[name] for name in filled})
     found = found or _first({name: value for name, value in record.items() if value is not None})
     if found == "text" and "label" in record:
         return "labelled"
-    return (
-        found
-        or _first(record)
-        or Refusal(
-            "unknown_format", f"columns seen: {columns_of(record)}; expected {EXPECTED} (or map with data.columns)"
-        )
-    )
+    if found or (found := _first(record)):
+        return found
+    seen = f"columns seen: {columns_of(record)}; expected {EXPECTED} (or map with data.columns)"
+    return Refusal("unknown_format", seen)
+
+
+@lru_cache(maxsize=4096)
+def _by_names(names: tuple[str, ...]) -> str:
+    """The format of a record with these columns, where that does not depend on what they hold."""
+    own = dict.fromkeys(names, "")
+    return _first(own) if _DECIDED_BY_VALUE.isdisjoint(own) else ""
 
 
 def _first(record: Record) -> str:
     """The order is from the columns that say most to those that say least."""
     if "chosen" in record and "rejected" in record:
         return "preference"
+    is_asked = not _QUESTIONS.isdisjoint(record)
     if "critique" in record and ("question" in record or "instruction" in record):
         return "critique"
-    turns = _format_of_turns(record)
-    if _are_scored(record) and (turns or _has(record, _QUESTIONS)):
+    turns = "" if _TURNS.isdisjoint(record) else _format_of_turns(record)
+    has_responses = not _RESPONSES.isdisjoint(record)
+    if has_responses and (is_asked or turns) and _are_scored(record):
         return "ranking"
     if "prompt" in record and "completion" in record:
         return "completion"
@@ -55,9 +66,9 @@ def _first(record: Record) -> str:
         return "unified" if isinstance(decoded(record.get("metadata")), dict) else "alpaca"
     if "label" in record and ("text" in record or "sentence1" in record):
         return "labelled"
-    if _has(record, ("prompt", "query")) and _has(record, ("completion", "response")):
+    if ("prompt" in record or "query" in record) and ("completion" in record or "response" in record):
         return "completion"
-    if _has(record, _QUESTIONS) and any(isinstance(record.get(name), list | dict) for name in RESPONSES):
+    if has_responses and is_asked and any(isinstance(record.get(name), list | dict) for name in RESPONSES):
         return "completion"
     return "text" if isinstance(record.get("text", record.get("content")), str | Refusal) else ""
 
@@ -77,16 +88,12 @@ def _format_of_turns(record: Record) -> str:
 
 
 def _are_scored(record: Record) -> bool:
-    """Are there several responses, each with a score or a rank?"""
-    if _has(record, ("scores", "ranks")):
-        return _has(record, RESPONSES)
+    """Have the responses scores or ranks?"""
+    if not _SCORES.isdisjoint(record):
+        return True
     for name in RESPONSES:
         responses = record.get(name)
         found = responses if isinstance(responses, list) else [responses]
         if any(isinstance(response, dict) and ("score" in response or "rank" in response) for response in found):
             return True
     return False
-
-
-def _has(record: Record, names: Collection[str]) -> bool:
-    return any(name in record for name in names)

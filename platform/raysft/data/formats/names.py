@@ -80,6 +80,12 @@ _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
 
 @lru_cache(maxsize=4096)
+def describes(key: str) -> bool:
+    """Is a column of that name, beside what a format reads, harmless and without meaning for the training?"""
+    return meaning_of(key, inside=False) is None and is_harmless(key)
+
+
+@lru_cache(maxsize=4096)
 def is_harmless(key: str) -> bool:
     """Does the name say that the value describes the record?"""
     words = _words(key)

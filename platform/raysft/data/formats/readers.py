@@ -30,6 +30,10 @@ from raysft.data.records import Candidate, Message
 _CRITIQUE = "Please critique whether the following solution to the question is correct.\n\n"
 
 
+_REASONING = frozenset(REASONING)
+_SCORED = frozenset(("score", "rank"))
+
+
 @dataclass(frozen=True)
 class Content:
     """What a format's reader finds in a record."""
@@ -179,7 +183,8 @@ def _text(account: Account) -> Content:
 def _require(account: Account, names: Sequence[str], format: str) -> None:
     """Refuse a record without one of these columns; `a|b` needs one of the two."""
     record = account.record
-    missing = [name for name in names if name not in record and not any(n in record for n in name.split("|"))]
+    missing = [name for name in names if name not in record]
+    missing = [name for name in missing if not any(part in record for part in name.split("|"))]
     if missing:
         raise RefusedError(
             "missing_column", f"{format} needs {', '.join(missing)}; columns seen: {columns_of(record)}"
@@ -237,6 +242,8 @@ def _answered(prompt: list[Message], account: Account, column: str) -> Content:
 
 def _reasoning(account: Account) -> str:
     """What was thought before the answer, from a column beside it."""
+    if _REASONING.isdisjoint(account.record):
+        return ""
     column = next((name for name in REASONING if not is_empty(account.record.get(name))), None)
     return read_text(account.get(column), column) if column else ""
 
@@ -252,7 +259,7 @@ def _answer(value: Any, column: str, account: Account) -> list[Message]:
         return read_messages(value, column, account)
     if isinstance(value, dict):
         if "from" in value or "role" in value:
-            own = {key: inner for key, inner in value.items() if key not in ("score", "rank")}
+            own = value if _SCORED.isdisjoint(value) else {k: v for k, v in value.items() if k not in _SCORED}
             return read_messages([own], column, account)
         name = "text" if value.get("text") is not None else "content"
         for key in value.keys() - {name, "score", "rank"}:

@@ -12,6 +12,7 @@ from raysft.data.formats.unread import Account
 from raysft.data.formats.values import RefusedError, decoded, is_empty, read_list, short
 
 _ARGUMENTS = ("arguments", "parameters", "args", "input")
+_NAME_AND_ARGUMENTS = {"name", "arguments"}
 _CALL_KEYS = frozenset(("id", "type", "function", "index"))
 
 
@@ -28,9 +29,11 @@ def _read_call(call: Any, place: str, account: Account) -> dict[str, Any]:
         place += "function."
     if not isinstance(inner, dict) or not isinstance(inner.get("name"), str):
         raise RefusedError("wrong_type", f"a tool call needs a name, got {short(call)}")
-    key = next((key for key in _ARGUMENTS if not is_empty(inner.get(key))), "arguments")
-    own = _CALL_KEYS if inner is call else frozenset(())
-    _account_for(inner, own | {"name", key}, place, account)
+    key = "arguments"
+    if inner.keys() != _NAME_AND_ARGUMENTS:
+        key = next((key for key in _ARGUMENTS if not is_empty(inner.get(key))), key)
+        own = _CALL_KEYS if inner is call else frozenset(())
+        _account_for(inner, own | {"name", key}, place, account)
     arguments = _read_arguments(inner.get(key), inner["name"])
     found: dict[str, Any] = {"type": "function", "function": {"name": inner["name"], "arguments": arguments}}
     if not is_empty(identity := call.get("id")):

@@ -38,6 +38,8 @@ _CALLERS = ("function_call", "tool_call")
 """Speakers whose text is a call: LLaMA-Factory's and ms-swift's."""
 _ROLE_CONTENT, _FROM_VALUE = {"role", "content"}, {"from", "value"}
 _KNOWN = frozenset((*TURN_NAMES, "channel"))
+_REASONING, _LOSS_FLAGS = frozenset(REASONING), frozenset(LOSS_FLAGS)
+_CALLS = frozenset(("tool_calls", "function_call"))
 _THINKING = ("thinking", "reasoning", "thought")
 _PAIRS = (("human", "user"), ("assistant", "gpt", "bot"))
 
@@ -51,8 +53,15 @@ def read_messages(value: Any, column: str, account: Account) -> list[Message]:
     messages: list[Message] = []
     thoughts: list[str] = []
     place = f"{column}[]."
-    for turn in _split_pairs(read_turns(value, column)):
-        message = _plain(turn) or _read_turn(turn, place, account)
+    turns = read_turns(value, column)
+    if turns and "role" not in turns[0] and "from" not in turns[0]:
+        turns = _split_pairs(turns)
+    for turn in turns:
+        message = _plain(turn)
+        if message is not None and not thoughts:
+            messages.append(message)
+            continue
+        message = message or _read_turn(turn, place, account)
         if turn.get("channel") == "analysis":
             thoughts.append(message.content)
             continue
@@ -76,8 +85,6 @@ def _may_join(last: Message, call: Message) -> bool:
 
 def _split_pairs(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """ms-swift's [{human, assistant}, ...]: each a question with its answer."""
-    if not turns or "role" in turns[0] or "from" in turns[0]:
-        return turns
     found: list[dict[str, Any]] = []
     for turn in turns:
         question, answer = (next((name for name in names if name in turn), "") for names in _PAIRS)
@@ -111,10 +118,8 @@ def _read_turn(turn: dict[str, Any], place: str, account: Account) -> Message:
     if is_empty(speaker):
         raise RefusedError("wrong_type", f"a turn needs `role` or `from`, got the keys {columns_of(turn)}")
     role = _role(speaker)
-    key = next((key for key in TEXTS if not is_empty(turn.get(key))), "value" if "value" in turn else "content")
-    if len([text for name in TEXTS if not is_empty(text := turn.get(name))]) > 1 and turn["content"] != turn["value"]:
-        raise RefusedError("wrong_type", f"a turn has two texts: {short(turn['content'])} and {short(turn['value'])}")
-    calls = _calls(turn, place, account)
+    key = _text_key(turn)
+    calls = () if _CALLS.isdisjoint(turn) else _calls(turn, place, account)
     if speaker in _CALLERS and not calls:
         calls, content, reasoning = read_calls(_one_or_many(turn.get(key)), key, place, account), "", ""
     else:
@@ -137,6 +142,16 @@ def _read_turn(turn: dict[str, Any], place: str, account: Account) -> Message:
         reasoning,
         "" if is_empty(name) else read_text(name, "name"),
     )
+
+
+def _text_key(turn: dict[str, Any]) -> str:
+    """`content` or `value`: the one that holds something. Both only with the same text."""
+    if "value" not in turn or (is_empty(turn["value"]) and "content" in turn):
+        return "content"
+    content = turn.get("content")
+    if not is_empty(content) and content != turn["value"]:
+        raise RefusedError("wrong_type", f"a turn has two texts: {short(content)} and {short(turn['value'])}")
+    return "value"
 
 
 def _speaker(turn: dict[str, Any]) -> Any:
@@ -195,8 +210,9 @@ def _read_content(value: Any, place: str, key: str, account: Account, *, optiona
 
 def _reasoning(turn: dict[str, Any], content: str, of_parts: str) -> str:
     """What the turn thought. Written twice it must be the same; in `<think>` of the text it stays there."""
-    found = [read_text(turn[key], key) for key in REASONING if not is_empty(turn.get(key))]
-    found += [of_parts] if of_parts else []
+    found = [of_parts] if of_parts else []
+    if not _REASONING.isdisjoint(turn):
+        found += [read_text(turn[key], key) for key in REASONING if not is_empty(turn.get(key))]
     if not found:
         return ""
     if any(other.strip() != found[0].strip() for other in found[1:]):
@@ -211,6 +227,8 @@ def _reasoning(turn: dict[str, Any], content: str, of_parts: str) -> str:
 
 def _train_flag(turn: dict[str, Any], role: str) -> bool | None:
     """Is the turn trained? The flags of every dialect are a bool, or 0 and 1."""
+    if _LOSS_FLAGS.isdisjoint(turn):
+        return None
     given = {key: turn[key] for key in LOSS_FLAGS if turn.get(key) is not None}
     if not given:
         return None

@@ -12,7 +12,7 @@ Which names are harmless and which carry meaning is names.py. What the format's 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -41,6 +41,9 @@ class Reading:
     """Columns that data.mixture reads from a record's metadata."""
     on_unread: Literal["warn", "refuse"] = "warn"
     several_answers: Literal["refuse", "first", "all"] = "refuse"
+
+
+_ROLES = frozenset(("user", "assistant", "system", "human", "gpt", "tool", "text", "function"))
 
 
 class Account:
@@ -102,10 +105,14 @@ def _is_plain_number(key: str, value: Any) -> bool:
     return key in ("loss", "training", "train") and not isinstance(value, bool | list | dict)
 
 
-def says_again(value: Any, texts: frozenset[str]) -> bool:
-    """Is every text of the value one of these (roles among them), and is there nothing else in it?"""
-    leaves = list(_leaves(value))
-    return bool(leaves) and all(isinstance(leaf, str) and leaf.strip() in texts for leaf in leaves)
+def says_again(value: Any, texts: Sequence[str]) -> bool:
+    """Is every text of the value one of these or a role, and is there nothing else in it?"""
+    leaves = [value] if isinstance(value, str) else list(_leaves(value))
+    return bool(leaves) and all(isinstance(leaf, str) and _is_said(leaf.strip(), texts) for leaf in leaves)
+
+
+def _is_said(text: str, texts: Sequence[str]) -> bool:
+    return text in _ROLES or any(text == said.strip() for said in texts)
 
 
 def _leaves(value: Any) -> Iterator[Any]:

@@ -13,7 +13,9 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from raysft.data.json_values import is_too_deep
+import orjson
+
+from raysft.data.json_values import MAX_DEPTH, is_too_deep
 from raysft.data.records import Refusal
 
 Record = Mapping[str, Any]
@@ -117,25 +119,39 @@ def _of_lists(value: dict[str, Any], column: str) -> Any:
 
 def read_turns(value: Any, column: str) -> list[dict[str, Any]]:
     """A list of objects, whichever way it is written."""
-    if type(value) is not list or not all(type(turn) is dict for turn in value):
-        turns = [decoded(item) for item in read_list(value, column)]
-        if not all(isinstance(turn, dict) for turn in turns):
-            raise RefusedError("wrong_type", f"`{column}` must be a list of objects, got {short(value)}")
-        return turns
-    return value
+    if type(value) is list and _are_objects(value):
+        return value
+    turns = [decoded(item) for item in read_list(value, column)]
+    if not _are_objects(turns):
+        raise RefusedError("wrong_type", f"`{column}` must be a list of objects, got {short(value)}")
+    return turns
+
+
+def _are_objects(values: list[Any]) -> bool:
+    return set(map(type, values)) <= {dict}
 
 
 def decoded(value: Any) -> Any:
     """JSON text, or a list or object as Python writes it (`str()` of one), decoded; all else as it is."""
     if not isinstance(value, str):
         return value
-    found: Any = value
+    found: Any
     try:
-        found = json.loads(value)
+        found = orjson.loads(value)
+    except orjson.JSONDecodeError:
+        found = _leniently(value)
+    if isinstance(found, list | dict) and value.count("[") + value.count("{") > MAX_DEPTH and is_too_deep(found):
+        return value
+    return found
+
+
+def _leniently(text: str) -> Any:
+    """What orjson is too strict for, or is no JSON at all."""
+    try:
+        return json.loads(text)
     except (ValueError, RecursionError):
-        if value.lstrip()[:1] in ("[", "{") and len(value) <= _MAX_LITERAL_CHARS:
-            found = _literal(value)
-    return value if isinstance(found, list | dict) and is_too_deep(found) else found
+        is_literal = text.lstrip()[:1] in ("[", "{") and len(text) <= _MAX_LITERAL_CHARS
+        return _literal(text) if is_literal else text
 
 
 def _literal(text: str) -> Any:

@@ -13,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 from raysft import storage
 from raysft.data.tokenizer import load_tokenizer
 from raysft.errors import ModelError
+from raysft.model.facts import UNUSABLE
 from raysft.model.files import refuse_other_weights
 
 
@@ -69,7 +70,7 @@ def _load(directory: str, location: str) -> tuple[PreTrainedModel, PreTrainedTok
     tokenizer = load_tokenizer(directory)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(directory, use_safetensors=True, output_loading_info=True)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, SafetensorError, *UNUSABLE) as error:
         raise _unusable(location, " ".join(str(error).split())[:300], "export it again") from error
     model: PreTrainedModel = loaded[0]
     missing = ", ".join(sorted(loaded[1]["missing_keys"])[:3])

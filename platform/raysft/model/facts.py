@@ -46,6 +46,23 @@ _COMMON = (
 """Sizes by the names that transformers gives them in every type, be they fields, aliases or computed."""
 
 
+UNUSABLE = (
+    AssertionError,
+    AttributeError,
+    ArithmeticError,
+    ImportError,
+    LookupError,
+    RuntimeError,
+    StrictDataclassError,
+    TypeError,
+    ValueError,
+)
+"""What transformers' classes raise at a config that is none of theirs."""
+
+
+MOST_LAYERS = 10_000
+
+
 def load_config(recipe: Recipe) -> PretrainedConfig:
     """The model's transformers config, from its files or from the recipe. Raises ModelError."""
     model = recipe.model
@@ -64,7 +81,7 @@ def load_config(recipe: Recipe) -> PretrainedConfig:
         config: PretrainedConfig = AutoConfig.from_pretrained(
             location, revision=model.revision, trust_remote_code=model.trust_remote_code
         )
-    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+    except (OSError, *UNUSABLE) as error:
         raise ModelError(
             f"cannot read the model {model.source!r}",
             got=what_is_at(location, " ".join(str(error).split())[:200]),
@@ -87,9 +104,17 @@ def read_facts(recipe: Recipe) -> ModelFacts:
             expected=f"a divisor of {heads}",
             fix="mend the model's config",
         )
+    layers = first_size(text, "num_hidden_layers")
+    if layers > MOST_LAYERS:
+        raise ModelError(
+            "the model's config has more layers than can be built",
+            got=f"num_hidden_layers: {layers}",
+            expected=f"at most {MOST_LAYERS:,}",
+            fix="mend the model's config",
+        )
     return ModelFacts(
         model_type=config.model_type,
-        num_layers=first_size(text, "num_hidden_layers"),
+        num_layers=layers,
         hidden_size=first_size(text, "hidden_size"),
         vocab_size=first_size(text, "vocab_size"),
         max_tokens=optional_size(text, "max_position_embeddings", "max_seq_len"),
@@ -104,9 +129,17 @@ def read_facts(recipe: Recipe) -> ModelFacts:
 
 def text_fields(config: PretrainedConfig) -> dict[str, Any]:
     """The config of the text model, each field by its common name besides the type's own (MPT's d_model)."""
-    text = config.get_text_config()
-    fields: dict[str, Any] = text.to_dict()
-    return fields | {name: getattr(text, name) for name in _COMMON if hasattr(text, name)}
+    try:
+        text = config.get_text_config()
+        fields: dict[str, Any] = text.to_dict()
+        return fields | {name: getattr(text, name) for name in _COMMON if hasattr(text, name)}
+    except UNUSABLE as error:
+        raise ModelError(
+            "this model's config cannot be used",
+            got=" ".join(str(error).split())[:200],
+            expected=f"the fields of transformers' {type(config).__name__}",
+            fix="mend the model's config",
+        ) from error
 
 
 def _head_size(text: dict[str, Any]) -> int:
@@ -154,20 +187,20 @@ def _config_from_recipe(fields: dict[str, Any]) -> PretrainedConfig:
     model_type = fields.pop("model_type", None)
     try:
         config: PretrainedConfig = AutoConfig.for_model(model_type, **fields)
-    except (ValueError, TypeError, KeyError, ArithmeticError, StrictDataclassError) as error:
+        known = [*type(config)().to_dict(), *type(config).attribute_map]
+    except UNUSABLE as error:
         raise ModelError(
             "model.config is not a transformers config",
             got=f"model_type = {model_type!r}: {' '.join(str(error).split())[:200]}",
             expected="model_type (llama, qwen3, mistral, gpt2...) and that type's fields",
             fix="mend model.config",
         ) from error
-    _refuse_misspelt(config, fields)
+    _refuse_misspelt(config, fields, known)
     return config
 
 
-def _refuse_misspelt(config: PretrainedConfig, fields: dict[str, Any]) -> None:
+def _refuse_misspelt(config: PretrainedConfig, fields: dict[str, Any], known: list[str]) -> None:
     """transformers keeps a field it does not know and ignores it: `hiden_size` would give another model."""
-    known = [*type(config)().to_dict(), *config.attribute_map]
     for name in fields:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
         if name not in known and near:
@@ -187,7 +220,7 @@ def optional_size(fields: dict[str, Any], *names: str) -> int | None:
         if isinstance(value, list | tuple) and value and all(type(one) is int for one in value):
             value = round(sum(value) / len(value))
         if type(value) is int:
-            if value < 1:
+            if not 1 <= value < 2**40:
                 raise ModelError(
                     "the model's config has a size that is none",
                     got=f"{name}: {fields[name]}",

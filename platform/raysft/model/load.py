@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
@@ -19,22 +18,9 @@ from transformers.utils import logging as transformers_logging
 
 from raysft.errors import ModelError
 from raysft.model.backend import attention_backend
-from raysft.model.facts import check_vocabulary, load_config
+from raysft.model.facts import UNUSABLE, check_vocabulary, load_config
 from raysft.model.files import model_location, read_object, refuse_other_weights
 from raysft.recipe.schema import Recipe
-
-UNUSABLE = (
-    AssertionError,
-    AttributeError,
-    ArithmeticError,
-    ImportError,
-    LookupError,
-    RuntimeError,
-    StrictDataclassError,
-    TypeError,
-    ValueError,
-)
-"""What transformers' model classes raise at a config that is none of theirs."""
 
 
 def load_model(recipe: Recipe, *, vocab_size: int) -> PreTrainedModel:

@@ -19,9 +19,8 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, Pret
 from raysft.errors import ModelError
 from raysft.model.attention import SEGMENTS
 from raysft.model.backend import attention_backend
-from raysft.model.facts import load_config
+from raysft.model.facts import UNUSABLE, load_config
 from raysft.model.isolation import TOLERANCE, check_isolation
-from raysft.model.load import UNUSABLE
 from raysft.recipe.schema import Recipe
 
 VOCABULARY = 64

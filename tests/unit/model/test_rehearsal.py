@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,30 @@ ABSURD = (
 def all_checks(recipe: Recipe) -> None:
     read_facts(recipe)
     rehearse(recipe, make_tokenizer())
+
+
+NO_CONFIGS: tuple[dict[str, Any], ...] = (
+    {"dtype": "x"},
+    {"dtype": []},
+    {"model_type": []},
+    {"model_type": None},
+    {"num_attention_heads": 0},
+    {"num_hidden_layers": 10**30},
+    {"quantization_config": 1},
+    {"rope_parameters": "x"},
+    {"layer_types": "x"},
+    {"vocab_size": 1.5},
+    {"hidden_size": None},
+    {"text_config": 3},
+)
+
+
+@pytest.mark.parametrize("fields", NO_CONFIGS, ids=str)
+def test_a_config_file_with_anything_in_it_is_a_model_error(tmp_path: Path, fields: dict[str, Any]) -> None:
+    config = AutoConfig.for_model(**LLAMA, vocab_size=300).to_dict() | fields
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError):
+        all_checks(local(tmp_path))
 
 
 @pytest.mark.parametrize("fields", ABSURD)

@@ -112,7 +112,14 @@ class TokenStore:
             sizes = pq.ParquetFile(fs.open_input_file(path)).read(columns=list(_SIZES))
             is_intact = len(sizes) == entry["rows"] and _sizes_sum(sizes) == entry["sizes"]
         except (OSError, pa.ArrowException, KeyError, ValueError, OverflowError, MemoryError) as error:
-            raise damaged(location, f"{type(error).__name__}: {error}") from error
+            if problem := problem_of(location, entry["sha256"]):
+                raise damaged(location, problem) from error
+            raise StorageError(  # the bytes are as they were written: the storage did not give them
+                f"cannot read {location}",
+                got=f"{type(error).__name__}: {error}",
+                expected="a storage that answers",
+                fix="run the same command again",
+            ) from error
         if not is_intact:
             raise damaged(location, "the sizes of its rows are others than the manifest says")
         return sizes

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from raysft.errors import DataError
+from raysft.data.remote import local_path, retried
+from raysft.errors import DataError, StorageError
 from raysft.storage import filesystem, join, read_json, write_json
 
 FORMAT_VERSION = 3
@@ -23,19 +24,22 @@ REJECTS = "rejects.jsonl"
 _FINGERPRINT = re.compile("[0-9a-f]{64}")
 _BLOCK_BYTES = 8 << 20
 _CHECKERS = 8  # threads
+_ANSWER_S = 3600.0  # for a whole part
 
 
 def read_manifest(location: str) -> dict[str, Any] | None:
     """The manifest, or None: then there is no store, or one of another version, which is made anew.
 
-    Raises DataError for one that is damaged or belongs to another store.
+    Raises DataError for one that is damaged or belongs to another store, StorageError for one that cannot be read.
     """
     path = join(location, MANIFEST)
     try:
         manifest = read_json(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise _away(path, error) from error
+    except (ValueError, RecursionError) as error:
         raise damaged(path, f"{type(error).__name__}: {error}") from error
     if not isinstance(manifest, dict):
         raise damaged(path, "it is no manifest")
@@ -68,18 +72,35 @@ def find_damage(location: str, manifest: Mapping[str, Any]) -> Iterator[tuple[st
 
 
 def problem_of(location: str, sha256: str) -> str | None:
-    """What is wrong with a file that should have this sum; None: nothing."""
-    digest = hashlib.sha256()
+    """What is wrong with a file that should have this sum; None: nothing. Raises StorageError: nobody can tell."""
     try:
-        fs, path = filesystem(location)
-        with fs.open_input_stream(path, compression=None) as stream:
-            while block := stream.read(_BLOCK_BYTES):
-                digest.update(block)
-    except FileNotFoundError:
+        if local_path(location) is not None:
+            found = _hash(location)
+        else:
+            found = retried(lambda: _hash(location), location, answer_s=_ANSWER_S)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return "it is gone"
     except OSError as error:
-        return f"{type(error).__name__}: {error}"
-    return None if digest.hexdigest() == sha256 else "its bytes are not those that were written (sha256)"
+        raise _away(location, error) from error
+    return None if found == sha256 else "its bytes are not those that were written (sha256)"
+
+
+def _hash(location: str) -> str:
+    digest = hashlib.sha256()
+    fs, path = filesystem(location)
+    with fs.open_input_stream(path, compression=None) as stream:
+        while block := stream.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _away(location: str, error: OSError) -> StorageError:
+    return StorageError(
+        f"cannot read {location}",
+        got=f"{type(error).__name__}: {error}",
+        expected="a storage that answers; what it holds may well be whole",
+        fix="run the same command again; if the disk is broken, delete the folder: the store is made anew",
+    )
 
 
 def damaged(location: str, problem: str) -> DataError:

@@ -7,6 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from raysft.data import store as store_module
+from raysft.data import store_manifest
 from raysft.data.packing import pack
 from raysft.data.store import TokenStore, pack_rows, write_part, write_prompts
 from raysft.data.store_manifest import find_damage, read_manifest, write_manifest
@@ -201,3 +203,20 @@ def test_prompts_are_those_that_were_written(store):
     with pytest.raises(DataError, match=r"damaged: .*prompts\.jsonl"):
         TokenStore.open(location).prompts()
     assert [name for name, _ in find_damage(location, read_manifest(location))] == ["prompts.jsonl"]
+
+
+def test_a_storage_that_does_not_answer_is_no_damage(store, monkeypatch):
+    """Such an error passes, so a run tries again; a damaged part does not come back."""
+    opened, _ = store
+
+    def fail(_location):
+        raise OSError(5, "Input/output error")
+
+    for name in ("_hash", "read_json"):
+        monkeypatch.setattr(store_manifest, name, fail)
+        with pytest.raises(StorageError, match=r"cannot read(.|\n)*Input/output error"):
+            TokenStore.open(opened.location).read_rows([0])
+        monkeypatch.undo()
+    monkeypatch.setattr(store_module.pq, "ParquetFile", fail)
+    with pytest.raises(StorageError, match=r"cannot read(.|\n)*Input/output error"):
+        TokenStore.open(opened.location).row_sizes()

@@ -44,12 +44,12 @@ def filesystem(location: str) -> tuple[pafs.FileSystem, str]:
 
         handler = pafs.FSSpecHandler(fsspec.filesystem(scheme))
         return pafs.PyFileSystem(handler), location.split("://", 1)[1]
-    except (ValueError, ImportError, OSError) as error:
+    except (ValueError, TypeError, ImportError, OSError) as error:  # TypeError: a scheme that needs more than a path
         raise StorageError(
             f"cannot open the storage location {location!r}",
             got=str(error),
             expected="a local path, s3://, gs://, or a scheme that fsspec knows",
-            fix="check the scheme; install the package it names",
+            fix="check the scheme and the network of this machine; install the package it names",
         ) from error
 
 

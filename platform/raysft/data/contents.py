@@ -3,7 +3,7 @@
 The hash of a file is kept while nothing of its stamp changes: inode, size, time of writing and time of change, the
 last of which no program can set (`touch -d`, tar and rsync -t set the others); of a remote file size, time and
 checksum (ETag). A file that was changed within two seconds of being hashed has a stamp that proves nothing: it is
-hashed again. Hashing costs 0.7 s a GiB and core (measured with SHA instructions), a kept hash one stat().
+hashed again. Hashing costs 0.8 s a GiB and core (measured with SHA instructions), a kept hash one stat().
 """
 
 from __future__ import annotations

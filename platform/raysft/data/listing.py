@@ -50,6 +50,13 @@ def list_files(location: str, purpose: Purpose | None = None) -> list[Listed]:
 
     purpose: what a folder that holds named splits is listed for; None: all of them are read.
     """
+    if not location.strip():
+        raise DataError(
+            "a location of data is empty",
+            got=repr(location),
+            expected="a file, a folder, a pattern or a URI",
+            fix="name one",
+        )
     location = absolute(location)
     if is_web(location):
         return [_web_file(location)]

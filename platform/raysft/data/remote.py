@@ -123,7 +123,9 @@ def retried(action: Callable[[], T], location: str, *, is_first: bool = False, a
         except (RaysftError, FileNotFoundError, NotADirectoryError, PermissionError):
             raise
         except Exception as error:  # what an fsspec backend raises is its own: aiohttp's, httpx's, botocore's...
-            gives_up = is_first and attempt >= _FIRST_CONTACTS and _is_unreachable(error)
+            gives_up = is_first and (
+                isinstance(error, ValueError) or (attempt >= _FIRST_CONTACTS and _is_unreachable(error))
+            )
             if attempt == retry.attempts or gives_up or _is_final(error):
                 text = " ".join(redacted(str(error)).split())[:300]
                 raise StorageError(
@@ -163,7 +165,10 @@ def _is_final(error: Exception) -> bool:
     return "ACCESS_DENIED" in str(error) or type(error).__name__ == "OfflineModeIsEnabled"
 
 
-_UNREACHABLE = ("name resolution", "Name or service not known", "getaddrinfo", "refused", "unreachable", "No route")
+_UNREACHABLE = (
+    *("name resolution", "Name or service not known", "getaddrinfo", "resolve host", "refused", "unreachable"),
+    *("No route", "NETWORK_CONNECTION"),
+)
 
 
 def _is_unreachable(error: Exception) -> bool:

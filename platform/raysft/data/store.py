@@ -2,7 +2,7 @@
 
 `<storage>/tokens/<fingerprint>/part-*.parquet + manifest.json`; the manifest is written last: no manifest, no
 store. It holds the sha256 of every part, and its own. Nothing of a part is believed before its bytes have that sum:
-each process compares when it first reads rows of a part (0.7 s a GiB), the sizes of all rows by sums of their own.
+each process compares when it first reads rows of a part (0.8 s a GiB), the sizes of all rows by sums of their own.
 Owns the layout on disk. How rows come to be is prepare.py; their order in training is plan.py.
 """
 

@@ -220,6 +220,22 @@ def test_a_name_of_the_hub_is_told_how_to_be_written(tmp_path, monkeypatch):
         list_files("openai/gsm8k")
 
 
+@pytest.mark.parametrize(
+    ("location", "message"),
+    [
+        ("", "a location of data is empty"),
+        ("foo://x/a.jsonl", "cannot open the storage location"),
+        ("ftp://host/a.jsonl", "cannot open the storage location"),
+        ("hf://datasets/x", "namespace/name"),
+        ("http://", "files that end in"),
+        ("https://[::1/a.jsonl", "Invalid|cannot read"),
+    ],
+)
+def test_what_is_no_location_is_refused_at_once(location, message):
+    with pytest.raises((DataError, StorageError), match=message):
+        list_files(location)
+
+
 def test_a_place_that_cannot_be_reached_is_given_up_soon(monkeypatch):
     tried = []
 

@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: differential models bench-fused bench-tune bench-grid chaos bench-stall bench-recovery parity-full bench-train bench-parity bench-packing bench-gsm8k bench-data bench-memory bench-kills bench-loss demo test check lint types format install constraints clean
+.PHONY: chaos-store differential models bench-fused bench-tune bench-grid chaos bench-stall bench-recovery parity-full bench-train bench-parity bench-packing bench-gsm8k bench-data bench-memory bench-kills bench-loss demo test check lint types format install constraints clean
 
 demo: $(READY)            ## train a small model end to end: data, training, evaluation, export, answers
 	$(BIN)/python jobs/demo.py
@@ -75,6 +75,9 @@ bench-loss: $(READY)      ## time and memory of the loss and of attention within
 
 chaos: $(READY)           ## the fault matrix and kills inside a save; a soak too: make chaos ARGS="--minutes 30 --seed 1"
 	$(BIN)/python tests/benchmarks/chaos.py $(ARGS)
+
+chaos-store: $(READY)     ## every file of a finished token store, damaged in every way, and prepared again
+	$(BIN)/python -m pytest -m full tests/ray_local/test_store_damage.py
 
 bench-stall: $(READY)     ## how long steps wait for a checkpoint behind them, over one that is waited for
 	$(BIN)/python tests/benchmarks/checkpoint_stall.py

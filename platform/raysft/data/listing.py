@@ -130,8 +130,10 @@ def _of_folder(fs: pafs.FileSystem, path: str, location: str, purpose: Purpose |
     if purpose is not None:
         chosen = choose_split(redacted(without_query(location)), [one.name for one in found.files], purpose)
         if chosen.split is not None:
-            others = "; ".join(f"{len(places)} files of {name}" for name, places in chosen.others.items())
-            rest = f"; not read: {others} (data.eval may name them)" if others else ""
+            others = ", ".join(f"{name} ({_files(len(places))})" for name, places in chosen.others.items())
+            rest = f"; not read: {others}" if others else ""
+            if purpose == "train" and others:
+                rest += "; data.eval may name the same folder"
             logger.warning("%s: the split %s is read%s", redacted(location), chosen.split, rest)
         found.files = [found.files[place] for place in chosen.places]
     return found.files
@@ -194,6 +196,10 @@ def _usable(walk: Walk, location: str) -> Walk:
         more = f" and {len(left_out) - 5} more" if len(left_out) > 5 else ""
         logger.warning("%s: not read: %s%s", redacted(location), shown, more)
     return replace(walk, files=kept, left_out=left_out)
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count} files"
 
 
 def _file_name(path: str) -> str:

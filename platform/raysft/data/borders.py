@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from raysft.data.offsets import Span, Tokens, byte_places, tokenize
+from raysft.data.offsets import Span, Tokens, byte_places, tokenize, unknown_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -194,8 +194,9 @@ def _with(tokens: Tokens, texts: Sequence[str], changed: dict[int, _Tokenized]) 
 
 @lru_cache(maxsize=8)
 def added_ids(tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
-    """Ids of the added tokens: each is cut out of a text before anything else is done."""
-    return frozenset(tokenizer.backend_tokenizer.get_added_tokens_decoder())
+    """Ids of the added tokens, each of which is cut out of a text before anything else is done; without the one that
+    stands for unknown letters."""
+    return frozenset(tokenizer.backend_tokenizer.get_added_tokens_decoder()) - {unknown_id(tokenizer)}
 
 
 @lru_cache(maxsize=8)

@@ -56,12 +56,15 @@ __all__ = [
 
 
 class _Ready(NamedTuple):
-    """A conversation's text, and what of it is trained: spans in order. `ends`: ids around plain text."""
+    """A conversation's text, and what of it is trained: spans in order. `ends`: ids around plain text. `appended`:
+    where ends of text were put into what the template had written (`written`, empty: into nothing)."""
 
     text: str
     spans: list[Span]
     template: Template
     ends: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    appended: tuple[int, ...] = ()
+    written: str = ""
 
 
 def trained_regions(
@@ -178,7 +181,8 @@ def _with_stops(text: str, regions: Sequence[Region], template: Template) -> _Re
         pieces += [text[done : region.end], more]
         spans.append((region.start + shift, region.end + shift + len(more)))
         done, shift = region.end, shift + len(more)
-    return _Ready("".join([*pieces, text[done:]]), spans, template)
+    appended = tuple(region.end for region in regions if not region.stops)
+    return _Ready("".join([*pieces, text[done:]]), spans, template, None, appended, text)
 
 
 def _does_not_stop(rendered: Rendered, regions: Sequence[Region], template: Template) -> DataError:
@@ -234,12 +238,16 @@ def _contents(conversation: Conversation, ready: _Ready) -> list[tuple[str, Span
     """(role, place of its text) of the messages that have one."""
     messages = conversation.messages
     indices = [index for index, message in enumerate(messages) if message.content.strip()]
-    marked = write_marked(ready.template, conversation, indices, ready.text)
-    if marked is not None:
-        pairs = list(zip(indices, marked.contents, strict=True))
-        if all(ready.text[a:b].strip() == messages[index].content.strip() for index, (a, b) in pairs):
-            return [(messages[index].role, span) for index, span in pairs]
-    return []
+    text = ready.written or ready.text
+    marked = write_marked(ready.template, conversation, indices, text)
+    if marked is None:
+        return []
+    pairs = list(zip(indices, marked.contents, strict=True))
+    if any(text[a:b].strip() != messages[index].content.strip() for index, (a, b) in pairs):
+        return []
+    size = len(ready.template.special_tokens.end_of_text)
+    shifts = [size * sum(place <= a for place in ready.appended) for _, (a, _) in pairs]
+    return [(messages[i].role, (a + by, b + by)) for (i, (a, b)), by in zip(pairs, shifts, strict=True)]
 
 
 def _fit(

@@ -92,9 +92,9 @@ def resolve_template(
         )
     for one in (template, template.with_tools):
         if one is not None:
-            compile_template(one.text)
             if one.text not in _built_in_texts():
                 rehearse(one.name, one.text, one.special_tokens.named)
+            compile_template(one.text)  # after its rehearsal: jinja works out constants here
     return template
 
 

@@ -4,7 +4,10 @@ import itertools
 import json
 
 import pytest
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
+from chats import VICUNA, tokenizer_of
 from raysft.data.inspect import certificate, preview
 from raysft.errors import DataError
 from raysft.recipe.schema import Recipe
@@ -214,3 +217,66 @@ def test_certificate_of_a_stream_says_that_it_is_a_sample():
     lines = certificate({"max_tokens": 50, "sampled": True, "counts": counts, "refusals": {}})
     assert lines[0] == "only the first 30 records of a stream are counted here"
     assert not any("rows" in line for line in lines)
+
+
+def test_data_cannot_command_the_terminal_or_look_like_a_mark(recipe):
+    lines = [{"instruction": "\x1b[31mred \x9b2J \u202e", "output": "a[[b]] [~c~] [?d?] e]"}]
+    text = preview(with_data(recipe, lines), 1, color=False).plain
+    assert "\x1b" not in text
+    assert "\x9b" not in text
+    assert "\u202e" not in text
+    assert r"\u001b[31mred \u009b2J \u202e" in text
+    assert r"[[a\[[b]\] \[~c~\] \[?d?\] e]<|im_end|>]]" in text
+    coloured = preview(with_data(recipe, lines), 1, color=True).plain
+    assert "\x1b" not in coloured
+    assert "a[[b]] [~c~] [?d?] e]" in coloured, "colours need no marks"
+
+
+def test_unknown_tokens_are_shown_and_counted(recipe, tmp_path):
+    tokenizer_of("vicuna, unigram").save_pretrained(tmp_path / "unigram")
+    model = recipe.model.model_copy(update={"tokenizer": str(tmp_path / "unigram")})
+    lines = [{"instruction": "a ☃ b", "output": "no ☃ here"}]
+    text = preview(with_data(recipe.model_copy(update={"model": model}), lines), 1, color=False).plain
+    assert text.count("[?<unk>?]") == 2
+    assert "2 unknown tokens: the tokenizer lacks letters" in text
+
+
+def test_letters_that_vanish_are_counted_as_unknown(recipe, tmp_path):
+    """A byte-level vocabulary without a byte, and without a token for what it lacks."""
+    state = json.loads(tokenizer_of("vicuna, gpt2").backend_tokenizer.to_str())
+    state["model"]["vocab"] = {word: i for word, i in state["model"]["vocab"].items() if "{" not in word}
+    state["model"]["merges"] = [pair for pair in state["model"]["merges"] if "{" not in "".join(pair)]
+    numbers = {word: number for number, word in enumerate(state["model"]["vocab"])}
+    state["model"]["vocab"] = numbers
+    for added in state["added_tokens"]:
+        added["id"] = len(numbers)
+    backend = Tokenizer.from_str(json.dumps(state))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
+    tokenizer.chat_template = VICUNA
+    tokenizer.save_pretrained(tmp_path / "lossy")
+    model = recipe.model.model_copy(update={"tokenizer": str(tmp_path / "lossy")})
+    lines = [{"instruction": "json?", "output": 'it is {"a": 1} {'}]
+    text = preview(with_data(recipe.model_copy(update={"model": model}), lines), 1, color=False).plain
+    assert "2 unknown tokens" in text
+
+
+def test_the_certificate_tells_what_was_cut_and_unknown():
+    counts = {**MIXED["counts"], "cuts": 7, "unknown": 3, "truncated": 2, "removed_user": 50, "removed_system": 4}
+    lines = certificate({**MIXED, "counts": counts})
+    assert "7 answers begin with a token cut from the prompt's, as when the model generates" in lines
+    assert any(line.startswith("3 unknown tokens") for line in lines)
+    assert "2 samples cut at 50 tokens: system 4, user 50" in lines
+
+
+def test_which_of_several_templates_wrote_a_record_is_told(recipe, tokenizers):
+    tokenizer = tokenizers["qwen3"]
+    own = tokenizer.chat_template
+    tokenizer.chat_template = {"default": own, "tool_use": own}
+    tokenizer.save_pretrained(recipe.model.tokenizer)
+    tokenizer.chat_template = own
+    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    data = with_data(recipe, [{"messages": turns, "tools": [tool]}, {"messages": turns}], max_tokens=512)
+    text = preview(data, 2, color=False).plain
+    assert "written by the tokenizer's template `tool_use` (1 of 2 records, 50.0%)" in text
+    assert "written by the tokenizer's template `default` (1 of 2 records, 50.0%)" in text

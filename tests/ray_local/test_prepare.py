@@ -266,4 +266,4 @@ def test_errors_of_tasks_arrive_as_they_are(recipe, tmp_path):
     template.write_text("{% for m in messages %}{{ m.content | reverse }}{% endfor %}")
     with pytest.raises(DataError, match="no sample is left") as caught:
         prepare(recipe(template=str(template)))
-    assert "600 x cannot_be_masked" in caught.value.got
+    assert "600 x left_out" in caught.value.got

@@ -94,7 +94,7 @@ def content(prepared: Prepared) -> list[object]:
         assert location is not None
         store = TokenStore.open(location)
         rows = store.read_rows(range(store.num_rows))
-        found.append([(row.token_fields["input_ids"].tolist(), row.token_fields["target"].tolist()) for row in rows])
+        found.append([[row.token_fields[field].tolist() for field in ("input_ids", "target")] for row in rows])
         found += [store.prompts(), store.row_sizes()[0].tolist(), store.manifest["counts"]]
     return found
 

@@ -145,7 +145,7 @@ def _checksum(fs: pafs.FileSystem, path: str) -> str:
         said = fs.handler.fs.info(path)
         return next((str(said[name]) for name in _CHECKSUMS if said.get(name)), "")
     with fs.open_input_stream(path, compression=None) as stream:
-        return str({key.decode(): value.decode() for key, value in stream.metadata().items()}.get("ETag", ""))
+        return str(stream.metadata().get("ETag", ""))
 
 
 _CHECKSUMS = ("ETag", "etag", "md5Hash", "content_md5", "lfs", "blob_id", "checksum")

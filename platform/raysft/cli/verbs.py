@@ -18,13 +18,15 @@ logger = logging.getLogger(__name__)
 
 
 def _call(target: str) -> Any:
-    """`module:function`, imported now: `raysft --help` must not wait for torch."""
+    """`module:function`, imported now, and only after _load(), which settles the hub: `--help` must not wait for torch."""
     module, _, function = target.partition(":")
     return getattr(importlib.import_module(f"raysft.{module}"), function)
 
 
 def _load(options: argparse.Namespace) -> Any:
-    return _call("recipe.load:load_recipe")(options.recipe, options.set)
+    recipe = _call("recipe.load:load_recipe")(options.recipe, options.set)
+    _call("model.hub:settle_hub")(recipe)
+    return recipe
 
 
 def train(options: argparse.Namespace) -> None:
@@ -41,11 +43,13 @@ def train(options: argparse.Namespace) -> None:
 
 
 def check(options: argparse.Namespace) -> None:
-    _say(_call("orchestrate.check:check")(_load(options)))
+    recipe = _load(options)
+    _say(_call("orchestrate.check:check")(recipe))
 
 
 def prepare(options: argparse.Namespace) -> None:
-    _call("orchestrate.verbs:prepare_data")(_load(options))
+    recipe = _load(options)
+    _call("orchestrate.verbs:prepare_data")(recipe)
 
 
 def plan(options: argparse.Namespace) -> None:
@@ -56,21 +60,22 @@ def plan(options: argparse.Namespace) -> None:
         raise RecipeError(
             "what is to be planned?", got="no recipe", expected="a recipe, or --matrix", fix="raysft plan recipe.yaml"
         )
-    told = _call("orchestrate.plan:plan")(_load(options), options.cluster, as_json=options.json)
+    recipe = _load(options)
+    told = _call("orchestrate.plan:plan")(recipe, options.cluster, as_json=options.json)
     _say([json.dumps(told, indent=1)] if options.json else told)
 
 
 def preview(options: argparse.Namespace) -> None:
     color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    recipe = _call("recipe.load:with_absolute_paths")(_load(options))
+    recipe = _load(options)
+    recipe = _call("recipe.load:with_absolute_paths")(recipe)
     text = _call("data.inspect:preview")(recipe, options.num, color=color, packed=options.packed)
     importlib.import_module("rich.console").Console(soft_wrap=True, highlight=False).print(text)
 
 
 def data_report(options: argparse.Namespace) -> None:
-    report = _call("orchestrate.data_verbs:report")(
-        _load(options), attributes=tuple(options.attribute), out=options.out
-    )
+    recipe = _load(options)
+    report = _call("orchestrate.data_verbs:report")(recipe, attributes=tuple(options.attribute), out=options.out)
     if options.json:
         sys.stdout.write(printable(json.dumps(report.survey, indent=1, ensure_ascii=False)) + "\n")
     else:
@@ -84,15 +89,18 @@ def data_report(options: argparse.Namespace) -> None:
 
 
 def data_log(options: argparse.Namespace) -> None:
-    _say(_call("orchestrate.data_verbs:log")(_load(options)))
+    recipe = _load(options)
+    _say(_call("orchestrate.data_verbs:log")(recipe))
 
 
 def data_diff(options: argparse.Namespace) -> None:
-    _say(_call("orchestrate.data_verbs:diff")(_load(options), options.first, options.second))
+    recipe = _load(options)
+    _say(_call("orchestrate.data_verbs:diff")(recipe, options.first, options.second))
 
 
 def data_rollback(options: argparse.Namespace) -> None:
-    _say(_call("orchestrate.data_verbs:roll_back")(_load(options), options.number))
+    recipe = _load(options)
+    _say(_call("orchestrate.data_verbs:roll_back")(recipe, options.number))
 
 
 def _say(lines: Sequence[str]) -> None:
@@ -100,7 +108,8 @@ def _say(lines: Sequence[str]) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    evaluation = _call("orchestrate.verbs:evaluate")(_load(options), options.model)
+    recipe = _load(options)
+    evaluation = _call("orchestrate.verbs:evaluate")(recipe, options.model)
     sys.stdout.write(printable(json.dumps(evaluation, indent=1, ensure_ascii=False)) + "\n")
 
 
@@ -109,7 +118,8 @@ def report(options: argparse.Namespace) -> None:
 
 
 def export(options: argparse.Namespace) -> None:
-    for location in _call("orchestrate.verbs:export")(_load(options)):
+    recipe = _load(options)
+    for location in _call("orchestrate.verbs:export")(recipe):
         sys.stdout.write(location + "\n")
 
 
@@ -119,7 +129,8 @@ def tune(options: argparse.Namespace) -> None:
         raise RecipeError(
             "one recipe at a time", got=f"also {words[0]}", expected="tune [report] RECIPE", fix="see -h"
         )
-    _say(_call(f"orchestrate.search:{'report' if words else 'search'}")(_load(options)))
+    recipe = _load(options)
+    _say(_call(f"orchestrate.search:{'report' if words else 'search'}")(recipe))
 
 
 def schema(options: argparse.Namespace) -> None:

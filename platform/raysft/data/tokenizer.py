@@ -23,8 +23,9 @@ from raysft.data.sources import RawRecord, expand, read_all
 from raysft.data.template import BUILT_IN, SpecialTokens, Template, resolve_template
 from raysft.data.tokenizer_files import check_out, publish
 from raysft.errors import DataError, ModelError, RecipeError
+from raysft.exports import merged_export
 from raysft.recipe.schema import Recipe
-from raysft.storage import absolute, join
+from raysft.storage import absolute
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ def tokenizer_source(recipe: Recipe) -> str:
             )
         source = recipe.model.source
     if source.startswith("run://"):
-        return join(absolute(recipe.storage), "runs", source.removeprefix("run://"), "export", "merged")
+        return merged_export(recipe.storage, source.removeprefix("run://"))
     return absolute(source) if Path(source).expanduser().exists() else source
 
 
@@ -90,11 +91,15 @@ def load_tokenizer(
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        there = Path(source).expanduser()
+        there, looks_local = Path(source).expanduser(), source.startswith((".", "/", "~"))
         told = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(
             f"cannot load a tokenizer from {source!r}",
-            got=told if there.is_dir() else "a file" if there.exists() else f"no such directory; as a hub id: {told}",
+            got=told
+            if there.is_dir()
+            else "a file"
+            if there.exists()
+            else f"no such directory{'' if looks_local else f'; as a hub id: {told}'}",
             expected="a directory with tokenizer.json, or a hub id this machine can reach or has cached",
             fix="check model.tokenizer (and model.revision); train one with `raysft tokenizer train`",
         ) from error
@@ -117,7 +122,9 @@ def recipe_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
         if model.tokenizer is not None:
             raise
         raise ModelError(  # what is wrong may be the model's place
-            f"cannot load the tokenizer of the model {model.source!r}",
+            f"there is no model {model.source!r}"
+            if error.got.startswith("no such directory")
+            else f"cannot load the tokenizer of the model {model.source!r}",
             got=error.got,
             expected="a model directory with its tokenizer.json, a hub id that is reachable or cached, or run://NAME",
             fix="check model.source, or name a tokenizer in model.tokenizer",

@@ -13,6 +13,7 @@ from transformers.utils.hub import cached_file
 
 from raysft import storage
 from raysft.errors import ModelError
+from raysft.exports import merged_export
 from raysft.recipe.schema import Recipe
 
 INDEX = "model.safetensors.index.json"
@@ -29,16 +30,7 @@ def model_location(recipe: Recipe) -> str:
     """Directory or hub id of the model's files: `run://NAME` becomes that run's merged export."""
     source = recipe.model.source
     if source.startswith("run://"):
-        export = storage.join(storage.absolute(recipe.storage), "runs", source[6:], "export")
-        location = storage.join(export, "merged")
-        if not (storage.exists(location) and storage.exists(storage.join(export, "export.json"))):
-            raise ModelError(
-                f"the run {source[6:]!r} has no exported model",
-                got=f"nothing at {location}",
-                expected="a finished run with export.merged",
-                fix="train it first, or run `raysft export`",
-            )
-        return location
+        return merged_export(recipe.storage, source.removeprefix("run://"))
     return storage.absolute(source) if os.path.isdir(source) or source.startswith((".", "/", "~")) else source
 
 
@@ -154,7 +146,8 @@ def what_is_at(location: str, told: str) -> str:
         return f"a directory without config.json: {', '.join(sorted(os.listdir(location))[:8]) or 'it is empty'}"
     if os.path.exists(location):
         return "a file, no directory"
-    return f"no such directory; as a hub id: {told}"
+    looks_local = location.startswith((".", "/", "~"))
+    return "no such directory" if looks_local else f"no such directory; as a hub id: {told}"
 
 
 def nearest_directory(location: str) -> str:

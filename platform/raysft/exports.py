@@ -1,0 +1,28 @@
+"""`run://NAME`: where a run's export lies. Knows of a run only its directory's layout."""
+
+from __future__ import annotations
+
+from raysft import storage
+from raysft.errors import ModelError
+
+
+def merged_export(root: str, name: str) -> str:
+    """A run's merged model. root: the recipe's `storage`. Raises ModelError, which names the runs that have one."""
+    runs = storage.join(storage.absolute(root), "runs")
+    location = storage.join(runs, name, "export", "merged")
+    if _has_export(runs, name):
+        return location
+    others = [other for other in storage.list_names(runs) if _has_export(runs, other)]
+    raise ModelError(
+        f"the run {name!r} has no exported model",
+        got=f"nothing at {location}",
+        expected=f"a finished run with export.merged: {', '.join(others[:10])}"
+        if others
+        else "a run that has finished",
+        fix="check the name and `storage`; train it first, or run `raysft export`",
+    )
+
+
+def _has_export(runs: str, name: str) -> bool:
+    export = storage.join(runs, name, "export")
+    return storage.exists(storage.join(export, "merged")) and storage.exists(storage.join(export, "export.json"))

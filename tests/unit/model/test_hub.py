@@ -1,0 +1,75 @@
+"""A hub that does not answer means the cache, at once; a run without an export names the others."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fakes import make_recipe
+from raysft.errors import ModelError
+from raysft.exports import merged_export
+from raysft.model.hub import is_hub_id, settle_hub
+
+ONLINE = {"HF_HUB_OFFLINE": None, "HTTPS_PROXY": None, "https_proxy": None, "ALL_PROXY": None, "all_proxy": None}
+
+
+@pytest.fixture(autouse=True)
+def online(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "")  # so that what is set here is taken back
+    for name in ONLINE:
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_a_closed_hub_means_the_cache(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        settle_hub(make_recipe(model={"source": "org/model", "config": None}))
+        assert "HF_HUB_OFFLINE" not in os.environ
+    with caplog.at_level(logging.WARNING):
+        settle_hub(make_recipe(model={"source": "./local", "config": None, "tokenizer": "/a/b"}))
+        assert "HF_HUB_OFFLINE" not in os.environ
+        settle_hub(make_recipe(model={"source": "org/model", "config": None}))
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+    assert "cannot be reached" in caplog.text
+    assert "org/model" in caplog.text
+
+
+def test_a_proxy_answers_for_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
+    settle_hub(make_recipe(model={"source": "org/model", "config": None}))
+    assert "HF_HUB_OFFLINE" not in os.environ
+
+
+def test_the_hub_is_settled_before_its_library_is_imported() -> None:
+    program = "import sys\nimport raysft.model.hub, raysft.recipe.load\nsys.exit('huggingface_hub' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [("org/name", True), ("gpt2", True), ("./a", False), ("/a/b", False), ("~/a", False), ("run://x", False),
+     ("random", False), ("a/b/c", False), ("s3://a/b", False)],
+)  # fmt: skip
+def test_hub_ids(name: str, is_one: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert is_hub_id(name) is is_one
+
+
+def test_a_run_without_an_export_names_those_with_one(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / "runs" / name / "export" / "merged").mkdir(parents=True)
+        (tmp_path / "runs" / name / "export" / "export.json").write_text("{}")
+    (tmp_path / "runs" / "begun" / "export" / "merged").mkdir(parents=True)
+    assert merged_export(str(tmp_path), "first") == str(tmp_path / "runs" / "first" / "export" / "merged")
+    with pytest.raises(ModelError, match="'frist' has no exported model") as caught:
+        merged_export(str(tmp_path), "frist")
+    assert caught.value.expected.endswith("first, second")
+    with pytest.raises(ModelError):
+        merged_export(str(tmp_path), "begun")

@@ -85,13 +85,18 @@ def test_missing_tokenizers(tmp_path):
 
 def test_where_the_tokenizer_comes_from(tmp_path, monkeypatch):
     def recipe(**model: object) -> Recipe:
-        return Recipe(name="r", storage="/s", model=ModelSection(**model), data=DataSection(train=("x",)))
+        return Recipe(name="r", storage=str(tmp_path), model=ModelSection(**model), data=DataSection(train=("x",)))
 
     (tmp_path / "tok").mkdir()
     monkeypatch.chdir(tmp_path)
     assert tokenizer_source(recipe(source="org/name")) == "org/name"
     assert tokenizer_source(recipe(source="org/name", tokenizer="tok")) == str(tmp_path / "tok")
-    assert tokenizer_source(recipe(source="run://first")) == "/s/runs/first/export/merged"
+    export = tmp_path / "runs" / "first" / "export"
+    (export / "merged").mkdir(parents=True)
+    with pytest.raises(ModelError, match="has no exported model"):
+        tokenizer_source(recipe(source="run://first"))
+    (export / "export.json").write_text("{}")
+    assert tokenizer_source(recipe(source="run://first")) == str(export / "merged")
     with pytest.raises(RecipeError, match="needs a tokenizer"):
         tokenizer_source(recipe(source="random"))
 

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def _call(target: str) -> Any:
-    """`module:function`, imported now (`--help` must not wait for torch), and after _load(), which settles the hub."""
+    """`module:function`, imported now: `--help` must not wait for torch. After _load(), which settles the hub."""
     module, _, function = target.partition(":")
     return getattr(importlib.import_module(f"raysft.{module}"), function)
 

@@ -17,6 +17,7 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from raysft.errors import ClusterError
 from raysft.orchestrate import forklaunch
+from raysft.orchestrate.ray_watch import watching
 from raysft.recipe.facts import ClusterFacts, NodeFacts
 from raysft.recipe.sections.cluster import ClusterSection
 
@@ -86,7 +87,8 @@ def cluster() -> Iterator[ClusterFacts]:
             fix="see /tmp/ray for its logs",
         ) from error
     try:
-        yield cluster_facts()
+        with watching(local=not address):
+            yield cluster_facts()
     finally:
         ray.shutdown()
 

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 
 from raysft.data.tokenizer import recipe_tokenizer
-from raysft.errors import ClusterError, UserError
+from raysft.errors import ClusterError, RecipeError, UserError
 from raysft.model.backend import with_backend
 from raysft.model.facts import read_facts
 from raysft.model.load import rows_for
@@ -28,21 +28,39 @@ def plan(recipe: Recipe, cluster: str | None, *, as_json: bool = False) -> list[
     recipe = with_backend(with_vocabulary(with_absolute_paths(recipe)))
     check_recipe(recipe)
     where = parse_cluster(cluster) if cluster else _this_machine(recipe)
+    wanted = recipe
     workers = recipe.cluster.model_copy(
         update={"workers": where.num_devices, "gpus_per_worker": int(where.device.is_gpu)}
     )
     recipe = recipe.model_copy(update={"cluster": workers})
     model, shape = read_facts(recipe), read_shape(recipe)
-    if not recipe.parallel.auto:
-        check_layout(recipe, model)
     ranked = layout.rank(recipe, model, shape, where)
-    own = None if recipe.parallel.auto else layout.place(recipe, ranked)
+    refused = []
+    if not recipe.parallel.auto:
+        try:
+            check_layout(recipe, model)
+        except RecipeError as error:
+            check_layout(wanted, model)  # raises where it is not for the number of devices
+            refused = [f"recipe     its own layout cannot run here: {error.what} ({error.got})"]
+    if not ranked:
+        raise _no_layout(recipe, where)
+    own = None if recipe.parallel.auto or refused else layout.place(recipe, ranked)
     if as_json:
         return report.as_json(where, ranked, own)
-    lines = report.describe(recipe, shape, where, ranked, own)
+    lines = [*report.describe(recipe, shape, where, ranked, own), *refused]
     if not any(candidate.fits for candidate in ranked):
-        lines += report.advice(layout.enough(recipe, model, shape, where))
+        offloaded = layout.offloaded(recipe, model, shape, where)
+        lines += report.advice(recipe, offloaded, layout.enough(recipe, model, shape, where))
     return lines
+
+
+def _no_layout(recipe: Recipe, where: Cluster) -> ClusterError:
+    return ClusterError(
+        f"no layout of {where.num_devices} workers divides this run",
+        got=f"train.rows_per_step: {recipe.train.rows_per_step}, {where.num_devices} devices",
+        expected="replicas of at least a row a step each, or a model that can be split over the others",
+        fix=f"set train.rows_per_step to {where.num_devices} or more, or plan for fewer devices",
+    )
 
 
 def matrix() -> list[str]:

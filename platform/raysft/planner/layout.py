@@ -96,6 +96,22 @@ def check_memory(own: Candidate, model: ModelFacts, shape: ModelShape, cluster: 
         raise does_not_fit(own, rank(own.recipe, model, shape, cluster), cluster)
 
 
+def offloaded(recipe: Recipe, model: ModelFacts, shape: ModelShape, cluster: Cluster) -> Candidate | None:
+    """The fastest layout that fits with the optimizer's state in host memory, which is not counted; None: none."""
+    if not cluster.device.is_gpu or recipe.parallel.offload != "none":
+        return None
+    parallel = recipe.parallel.model_copy(update={"offload": "cpu"})
+    found = rank(recipe.model_copy(update={"parallel": parallel}), model, shape, cluster)
+    fitting = [c for c in found if c.fits and c.recipe.parallel.zero > 0 and c.recipe.parallel.pipeline == 1]
+    return fitting[0] if fitting else None
+
+
+def less_per_pass(recipe: Recipe) -> str:
+    """What of a forward pass can be made smaller, in words."""
+    rows = "smaller train.micro_batch_rows or " if recipe.train.micro_batch_rows > 1 else "smaller "
+    return f"{rows}data.max_tokens"
+
+
 def enough(
     recipe: Recipe, model: ModelFacts, shape: ModelShape, cluster: Cluster
 ) -> tuple[Cluster, Candidate] | None:
@@ -126,7 +142,9 @@ def does_not_fit(own: Candidate, candidates: list[Candidate], cluster: Cluster) 
     if fitting:
         fix = f"{_all_changes(own.recipe, fitting[0].recipe)} ({fitting[0].memory.total / GIB:.1f} GiB a worker)"
     else:
-        fix = "use more or larger devices, method.kind: lora, smaller train.micro_batch_rows or data.max_tokens"
+        method = "" if own.recipe.method.kind == "lora" else "method.kind: lora, "
+        offload = "" if own.recipe.parallel.offload == "cpu" else "parallel.offload: cpu, "
+        fix = f"use more or larger devices, {offload}{method}{less_per_pass(own.recipe)}"
     room = cluster.device.memory_bytes * (1 - HEADROOM)
     return ClusterError(
         "a worker needs more memory than its device has",
@@ -163,6 +181,7 @@ def _checkpointed(recipe: Recipe) -> Recipe:
 
 
 def _order(candidate: Candidate) -> tuple[bool, float, float]:
-    """Of equally fast ones, the one that needs less memory."""
-    time = candidate.time.total_s
-    return not candidate.fits, round(math.log(time), 2), candidate.memory.total
+    """The fastest that fit, of equally fast ones the one that needs less memory; then the nearest that do not."""
+    if not candidate.fits:
+        return True, candidate.memory.total, candidate.time.total_s
+    return False, round(math.log(candidate.time.total_s), 2), candidate.memory.total

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from raysft.planner.devices import GIB, Cluster
-from raysft.planner.layout import HEADROOM, Candidate, breakdown, replicas
+from raysft.planner.layout import HEADROOM, Candidate, breakdown, less_per_pass, replicas
 from raysft.planner.memory import adapted_names, adapter_parameters, bytes_basis, micro_steps
 from raysft.planner.speed import COMPUTE_EFFICIENCY, LINK_EFFICIENCY
 from raysft.planner.states import basis
@@ -161,9 +161,14 @@ def _own(ranked: list[Candidate], own: int | None) -> list[str]:
     ]
 
 
-def advice(enough: tuple[Cluster, Candidate] | None) -> list[str]:
-    """What to change when nothing fits."""
-    lines = ["instead    method.kind: lora, smaller train.micro_batch_rows or data.max_tokens, or larger devices"]
+def advice(recipe: Recipe, offloaded: Candidate | None, enough: tuple[Cluster, Candidate] | None) -> list[str]:
+    """What to change when nothing fits. offloaded, enough: what would, with host memory and with more devices."""
+    lines = []
+    if offloaded is not None:
+        need = f"{offloaded.memory.total / GIB:.1f} GiB a worker, and host memory, which is not counted"
+        lines.append(f"fits with  parallel.offload: cpu, {offloaded.words}: {need}")
+    method = "" if recipe.method.kind == "lora" else "method.kind: lora, "
+    lines.append(f"instead    {method}{less_per_pass(recipe)}, or larger devices")
     if enough is not None:
         cluster, candidate = enough
         lines.append(f"           or {cluster.num_devices} x {cluster.device.name}: {candidate.words}")

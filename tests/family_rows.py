@@ -41,7 +41,9 @@ VOCABULARY = 264
 """Rows for each token of fakes.make_tokenizer."""
 LENGTHS = (9, 14, 5)
 TOLERANCE = 2e-5
-"""Of a mean loss and of logits, relative to the largest."""
+"""Of a mean loss, relative."""
+EXPORT_TOLERANCE = 1e-4
+"""Of logits, relative to the largest: merging rounds, and HRM passes its layers many times."""
 
 
 @dataclass
@@ -173,10 +175,10 @@ def _train(row: Row, directory: Path, method: str, expected: float) -> str:
         try:
             module = _set_up(row, recipe)
         except RaysftError as error:
-            told = told or f"{error.what}: {error.got}"
-            if "packing" in error.fix:
-                continue
-            return told
+            told = f"{error.what}: {error.got}"
+            if "packing" not in error.fix:
+                return told
+            continue
         row.packing = row.packing or ("yes" if packing else f"off: {told}")
         row.first_loss = _worse(row.first_loss, _first_loss(module, packing, expected))
         row.export = _worse(row.export, _export(recipe, module, directory / method))

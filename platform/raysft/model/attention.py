@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 SEGMENTS = "raysft_segments"
 """The name under which transformers knows segment_attention."""
 
-_GROUPED = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
+_GROUPED: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
 """What varlen_attn is told where key heads are fewer than query heads; torch < 2.13 takes them as they are."""
 
 TOLD_BORDERS = (SEGMENTS, "flash_attention_2", "flash_attention_3")

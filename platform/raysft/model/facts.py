@@ -132,7 +132,8 @@ def text_fields(config: PretrainedConfig) -> dict[str, Any]:
     try:
         text = config.get_text_config()
         fields: dict[str, Any] = text.to_dict()
-        return fields | {name: getattr(text, name) for name in _COMMON if hasattr(text, name)}
+        missing = (name for name in _COMMON if name not in fields and hasattr(text, name))
+        return fields | {name: getattr(text, name) for name in missing}
     except UNUSABLE as error:
         raise ModelError(
             "this model's config cannot be used",

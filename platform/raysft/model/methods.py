@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 
 from raysft.errors import ModelError
 from raysft.model.decoder import unread
-from raysft.model.head import LossHead
 from raysft.model.low_rank import use_low_rank
+from raysft.model.targets import expert_parameters, unfit_layers
 from raysft.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def _with_lora(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
         lora_alpha=method.alpha,  # type: ignore[arg-type]  # peft divides it by r, a float is fine
         lora_dropout=method.dropout,
         target_modules=targets,
-        exclude_modules=_unfit(model, targets) or None,
+        exclude_modules=unfit_layers(model, targets) or None,
         task_type="CAUSAL_LM",
     )
     if targets == "all-linear":
@@ -181,27 +181,6 @@ def _with_lora(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
     return adapted
 
 
-def _unfit(model: PreTrainedModel, targets: str | list[str]) -> list[str]:
-    """Layers that get no adapter though their name is among the targets.
-
-    Those that no text passes (a vision tower); linear ones that do more than multiply (the router of PhiMoE answers a
-    tuple); and those whose weights are read past the layer, and so past any adapter around it: in a Mamba mixer
-    behind in_proj (its kernels do), and in routers (LongCat's).
-    """
-    towers = tuple(f"{name}." for name in unread(model))
-    mixers = tuple(f"{name}." for name, m in model.named_modules() if {"A_log", "D"} <= m._parameters.keys())
-    routers = tuple(f"{name}." for name, m in model.named_modules() if "router" in type(m).__name__.lower())
-    unfit = []
-    for name, module in model.named_modules():
-        leaf = name.rsplit(".", 1)[-1]
-        is_target = isinstance(module, nn.Linear) if isinstance(targets, str) else leaf in targets
-        is_bypassed = name.startswith(routers) or (name.startswith(mixers) and not leaf.startswith("in_proj"))
-        does_more = isinstance(module, nn.Linear) and not _multiplies(module)
-        if is_target and (f"{name}.".startswith(towers) or is_bypassed or does_more):
-            unfit.append(name)
-    return unfit
-
-
 def _target_experts(config: LoraConfig, model: PreTrainedModel) -> None:
     """Have the experts of a mixture adapted where they are parameters [experts, ...] and no layers.
 
@@ -212,22 +191,7 @@ def _target_experts(config: LoraConfig, model: PreTrainedModel) -> None:
     known = copy.deepcopy(config)
     convert_peft_config_for_transformers(known, model, None)
     if not known.target_parameters:
-        config.target_parameters = (
-            sorted(
-                {
-                    f"{path.rsplit('.', 1)[-1]}.{name}"
-                    for path, owner in model.named_modules()
-                    for name, parameter in owner.named_parameters(recurse=False)
-                    if "experts" in type(owner).__name__.lower() and parameter.ndim == 3 and "bias" not in name
-                }
-            )
-            or None
-        )
-
-
-def _multiplies(layer: nn.Linear) -> bool:
-    """Is what it answers its input times its weight?"""
-    return type(layer).forward is nn.Linear.forward or isinstance(layer, LossHead)
+        config.target_parameters = expert_parameters(model) or None
 
 
 def _cannot_adapt(model: PreTrainedModel, recipe: Recipe, told: str) -> ModelError:
@@ -238,7 +202,7 @@ def _cannot_adapt(model: PreTrainedModel, recipe: Recipe, told: str) -> ModelErr
             expected="method.dropout: 0, or target modules that are no experts",
             fix="set method.dropout: 0, or name the attention's layers in method.target_modules",
         )
-    unfit = set(_unfit(model, "all-linear"))
+    unfit = set(unfit_layers(model, "all-linear"))
     linear = {name for name, m in model.named_modules() if isinstance(m, nn.Linear)}
     return ModelError(
         "method.target_modules fits no layer",
@@ -258,7 +222,7 @@ def _untie(model: PreTrainedModel) -> None:
             holders.setdefault(id(parameter), []).append(module)
     ends = [_inside(model.get_input_embeddings()), _inside(model.get_output_embeddings())]
     for name, layer in layers.items():
-        others = [m for p in layer.parameters() for m in holders[id(p)] if m is not layer]
+        others = [m for p in layer.parameters(recurse=False) for m in holders[id(p)] if m is not layer]
         if others and not all(module in ends for module in (layer, *others)):
             raise ModelError(
                 "an adapted layer shares its weight with others",

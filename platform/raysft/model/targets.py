@@ -1,0 +1,53 @@
+"""Which layers and parameters of a model an adapter can be put on, by what their code does. Knows no peft."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from raysft.model.decoder import unread
+from raysft.model.head import LossHead
+
+
+def unfit_layers(model: PreTrainedModel, targets: str | list[str]) -> list[str]:
+    """Layers that get no adapter though their name is among the targets (`all-linear`, or ends of names).
+
+    Those that no text passes (a vision tower); linear ones that answer no tensor (the router of PhiMoE: a tuple);
+    and those whose weights are read past the layer, and so past any adapter around it: in a Mamba mixer behind
+    in_proj (its kernels do), and in routers (LongCat's).
+    """
+    towers = tuple(f"{name}." for name in unread(model))
+    mixers = tuple(f"{name}." for name, m in model.named_modules() if {"A_log", "D"} <= m._parameters.keys())
+    routers = tuple(f"{name}." for name, m in model.named_modules() if "router" in type(m).__name__.lower())
+    unfit = []
+    for name, module in model.named_modules():
+        leaf = name.rsplit(".", 1)[-1]
+        is_target = isinstance(module, nn.Linear) if isinstance(targets, str) else leaf in targets
+        is_bypassed = f"{name}.".startswith(routers) or (name.startswith(mixers) and not leaf.startswith("in_proj"))
+        if is_target and (f"{name}.".startswith(towers) or is_bypassed or not _answers_a_tensor(module)):
+            unfit.append(name)
+    return unfit
+
+
+def expert_parameters(model: PreTrainedModel) -> list[str]:
+    """Ends of the names of parameters that hold all experts of a mixture, each [experts, ...]."""
+    return sorted(
+        {
+            f"{path.rsplit('.', 1)[-1]}.{name}"
+            for path, owner in model.named_modules()
+            for name, parameter in owner.named_parameters(recurse=False)
+            if "experts" in type(owner).__name__.lower() and parameter.ndim == 3 and "bias" not in name
+        }
+    )
+
+
+def _answers_a_tensor(layer: nn.Module) -> bool:
+    """Can an adapter's product be added to what it answers? Asked of linear layers with a forward of their own."""
+    if not isinstance(layer, nn.Linear) or type(layer).forward is nn.Linear.forward or isinstance(layer, LossHead):
+        return True
+    try:
+        with torch.no_grad():
+            return isinstance(layer(layer.weight.new_zeros(1, layer.in_features)), torch.Tensor)
+    except (TypeError, ValueError, RuntimeError, LookupError):
+        return False

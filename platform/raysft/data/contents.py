@@ -14,6 +14,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -29,6 +30,7 @@ from raysft.storage import filesystem, read_json, write_json
 _SETTLED_S = 2.0
 """A change soon after another may leave the same time stamp: file systems count time in steps of up to that."""
 _CACHE_VERSION = 2
+_ASKERS = 16  # threads: remote storages answer slowly
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,13 @@ def contents(
     tells of a file stands for its bytes, which are not read then.
     """
     known = _read_cache(cache)
-    found = {file.location: kept for file in files if (kept := _kept(file, known)) is not None}
-    if trusts_stores:
-        for file in files:
-            if file.location not in found and " checksum:" in (stamp := _stamp(file)[0]):
-                found[file.location] = Content(hashlib.sha256(stamp.encode()).hexdigest(), stamp, True)
+    with ThreadPoolExecutor(_ASKERS) as pool:
+        stamps = pool.map(_known_stamp, files)
+        found = {
+            file.location: kept
+            for file, stamp in zip(files, stamps, strict=True)
+            if (kept := _kept(file, stamp, known, trusts_stores))
+        }
     unknown = {file.location: file for file in files if file.location not in found}
     new = dict(zip(unknown, map(content, list(unknown.values())), strict=True))
     fresh = {_key(location): _entry(location, one) for location, one in new.items() if one.is_settled}
@@ -86,22 +90,32 @@ def contents(
 
 def check_unchanged(files: Sequence[SourceFile], before: Sequence[Content]) -> None:
     """Raises DataError for a file that is not any more, or was not all the time, what it was when it was hashed."""
-    for file, then in zip(files, before, strict=True):
-        check_stamp(file, then)
-        is_proven = then.is_settled and _stamp(file)[0] == then.stamp
-        if not is_proven and content(file).sha256 != then.sha256:
-            raise _changed(file)
+    with ThreadPoolExecutor(_ASKERS) as pool:
+        for _ in pool.map(_check_unchanged, files, before):
+            pass
 
 
-def check_stamp(file: SourceFile, before: Content) -> None:
-    """Raises DataError for a file that was written to since; cheaper than check_unchanged, and blind to the last
-    two seconds before it was hashed."""
-    try:
-        now = _stamp(file)[0]
-    except FileNotFoundError as error:
-        raise _changed(file) from error
+def _check_unchanged(file: SourceFile, before: Content) -> None:
+    now = check_stamp(file, before)
+    is_proven = before.is_settled and now == before.stamp
+    if not is_proven and content(file).sha256 != before.sha256:
+        raise _changed(file)
+
+
+def check_stamp(file: SourceFile, before: Content) -> str:
+    """The file's stamp. Raises DataError where it was written to since; blind to the two seconds before the hash."""
+    now = _known_stamp(file)
     if not _same_writing(now, before.stamp):
         raise _changed(file)
+    return now
+
+
+def _known_stamp(file: SourceFile) -> str:
+    """The stamp of a file that was there when it was listed."""
+    try:
+        return _stamp(file)[0]
+    except FileNotFoundError as error:
+        raise _changed(file) from error
 
 
 def _same_writing(now: str, then: str) -> bool:
@@ -168,12 +182,14 @@ def _changed(file: SourceFile) -> DataError:
     )
 
 
-def _kept(file: SourceFile, known: dict[str, Any]) -> Content | None:
+def _kept(file: SourceFile, stamp: str, known: dict[str, Any], trusts_stores: bool) -> Content | None:
+    """What is known of a file without reading it."""
+    if trusts_stores and " checksum:" in stamp:  # whatever the cache holds: the fingerprint shall not depend on it
+        return Content(hashlib.sha256(stamp.encode()).hexdigest(), stamp, True)
     entry = known.get(_key(file.location))
-    if entry is None:
-        return None
-    stamp = _stamp(file)[0]
-    return Content(entry["sha256"], stamp, True) if stamp and entry["stamp"] == stamp else None
+    if entry is not None and stamp and entry["stamp"] == stamp:
+        return Content(entry["sha256"], stamp, True)
+    return None
 
 
 def _key(location: str) -> str:

@@ -11,7 +11,6 @@ Only the keys that the recipe's rules compare are made. What follows from them i
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 from rensa import RMinHash
 
+from raysft.data.contents import content
 from raysft.data.ngrams import UNSPACED, Benchmarks, read_benchmarks, stable_hash
 from raysft.data.records import Conversation
 from raysft.data.sources import expand
@@ -34,7 +34,6 @@ from raysft.recipe.rules import (
     NearDuplicates,
     Rule,
 )
-from raysft.storage import read_bytes
 
 _SEED = 1
 _WORDS = re.compile(f"[{UNSPACED}]|[^\\s{UNSPACED}]+")
@@ -100,7 +99,7 @@ def keys_hash(rules: Sequence[Rule]) -> list[Any]:
     for rule in rules:
         if isinstance(rule, WHOLE_DATA):
             files = expand(rule.files) if isinstance(rule, Contamination) else []
-            contents = [hashlib.sha256(read_bytes(file.location)).hexdigest() for file in files]
+            contents = [content(file).sha256 for file in files]
             sketch = [RMinHash.ALGORITHM_VERSION] if isinstance(rule, NearDuplicates) else []
             found.append([rule.model_dump(mode="json"), contents, *sketch])
     return found

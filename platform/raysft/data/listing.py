@@ -70,7 +70,7 @@ def list_files(location: str, purpose: Purpose | None = None) -> list[Listed]:
             raise _missing(location, fs, path)
         found = _of_patterns(fs, alternatives, location, purpose)
     by_identity: dict[str, Found] = {}
-    for one in found:
+    for one in sorted(found, key=lambda one: (one.path != one.identity, one.path)):  # names without links first
         by_identity.setdefault(one.identity, one)
     return sorted(
         (Listed(scheme + one.path + query, one.num_bytes, one.identity) for one in by_identity.values()),
@@ -104,7 +104,7 @@ def _one(fs: pafs.FileSystem, path: str, location: str, purpose: Purpose | None)
         kind_of(location)
         if info.size == 0:
             raise _empty(location)
-        identity = os.path.realpath(path) if local_path(location) is not None else path
+        identity = walks.identity_of(path, os.stat(path)) if local_path(location) is not None else path
         return [Found(path, path.rpartition("/")[2], info.size, identity)]
     if info.type == pafs.FileType.Unknown:
         raise DataError(

@@ -2,7 +2,7 @@
 
 Hidden are names that begin with `.` or, as in Arrow, Spark and Hive, with `_` (`_SUCCESS`, `_temporary`); a pattern
 reads the latter, as shells do. A link to a folder is followed unless that folder is read anyway or holds the link.
-Names without links come first. Knows nothing of kinds of data.
+Knows nothing of kinds of data.
 """
 
 from __future__ import annotations
@@ -194,9 +194,14 @@ def _add_file(walk: Walk, path: str, name: str) -> None:
         walk.left_out.append((path, LINK_TO_NOTHING))
         return
     if stat.S_ISREG(found.st_mode):
-        walk.files.append(Found(path, name, found.st_size, os.path.realpath(path)))
+        walk.files.append(Found(path, name, found.st_size, identity_of(path, found)))
     else:
         walk.left_out.append((path, "no regular file"))
+
+
+def identity_of(path: str, found: os.stat_result) -> str:
+    """What all names of a local file have in common: links lead to its path, hard links share its inode."""
+    return f"inode {found.st_dev}:{found.st_ino}" if found.st_nlink > 1 else os.path.realpath(path)
 
 
 def _holds(folder: str, path: str) -> bool:

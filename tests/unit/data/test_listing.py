@@ -65,7 +65,8 @@ def test_what_lies_behind_links_is_read_once(tmp_path, caplog):
     ]:
         (folder / name).symlink_to(target)
     (tmp_path / "elsewhere" / "back").symlink_to(folder)
-    assert names(folder) == ["again/c.jsonl", "copy.jsonl", "v1/b.jsonl", "z.jsonl"]
+    os.link(folder / "z.jsonl", folder / "hard.jsonl")
+    assert names(folder) == ["again/c.jsonl", "hard.jsonl", "v1/a.jsonl", "v1/b.jsonl"]
     assert "(a link to" in caplog.text
     assert names(folder / "latest") == ["a.jsonl", "b.jsonl"], "a link that is named is followed"
     listed = expand([str(folder), str(folder / "latest" / "b.jsonl"), str(folder / "v1")])

@@ -156,6 +156,15 @@ def test_without_an_etag_the_bytes_are_hashed_each_time(server: Server, tmp_path
         assert (len(server.requests) == 1) == (requests == 1), server.requests
 
 
+def test_a_stream_trusts_checksums_whatever_was_hashed_before(server: Server, tmp_path: Any) -> None:
+    files, cache = expand([f"{server.address}/a.jsonl"]), str(tmp_path / "hashes.json")
+    (trusted,) = contents(files, cache, trusts_stores=True)
+    (hashed,) = contents(files, cache)
+    assert contents(files, cache, trusts_stores=True) == [trusted]
+    assert contents(files, cache) == [hashed]
+    assert hashed.sha256 == hashlib.sha256(LINES).hexdigest() != trusted.sha256
+
+
 def test_what_cannot_be_had_is_refused_at_once(server: Server) -> None:
     for path, message in [
         ("/gone.jsonl", r"got: 404"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import stat
 import time
@@ -24,8 +25,10 @@ from pyarrow import fs as pafs
 from raysft.data.remote import local_path, open_bytes, retried
 from raysft.data.sources import SourceFile
 from raysft.data.web import is_web, look
-from raysft.errors import DataError, redacted
+from raysft.errors import DataError, StorageError, redacted
 from raysft.storage import filesystem, read_json, write_json
+
+logger = logging.getLogger(__name__)
 
 _SETTLED_S = 2.0
 """A change soon after another may leave the same time stamp: file systems count time in steps of up to that."""
@@ -84,7 +87,10 @@ def contents(
     new = dict(zip(unknown, map(content, list(unknown.values())), strict=True))
     fresh = {_key(location): _entry(location, one) for location, one in new.items() if one.is_settled}
     if fresh:
-        _write_cache(cache, {**known, **fresh})
+        try:
+            _write_cache(cache, {**known, **fresh})
+        except StorageError as error:  # a storage that is read only may hold finished stores
+            logger.warning("the hashes of the data cannot be kept: %s", error.got)
     return [(found | new)[file.location] for file in files]
 
 

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from raysft.data.store_manifest import read_manifest
-from raysft.errors import DataError, UserError
+from raysft.errors import DataError, StorageError, UserError
 from raysft.recipe.fingerprint import differences
 from raysft.recipe.schema import Recipe
 from raysft.storage import absolute, create_exclusive, join, list_names, read_json, remove_tree, write_json
@@ -101,7 +101,10 @@ def _heal(recipe: Recipe, found: dict[int, Version], damaged: dict[int, str]) ->
             fix="bring that file back from a copy; or delete it, then the data counts as it is now",
         )
     elif found and (copy is None or copy.number < newest):
-        write_json(location, _record(recipe, found[newest]))
+        try:
+            write_json(location, _record(recipe, found[newest]))
+        except StorageError as error:  # to look at a log nobody needs to write
+            logger.warning("the copy of the newest data version cannot be written: %s", error.got)
 
 
 def _parsed(record: Any, recipe: Recipe, number: int | None) -> Version:

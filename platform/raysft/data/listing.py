@@ -159,6 +159,9 @@ def _of_patterns(
         if not walk.files:  # as in a shell, a pattern may name folders
             for folder in walk.folders:
                 matched += _of_folder(fs, folder, folder, purpose)
+        elif walk.folders:
+            shown = ", ".join(_file_name(folder) for folder in walk.folders[:5])
+            logger.warning("%s: folders are not read: %s; `**` reads what is in them", redacted(location), shown)
         whole.files += walk.files
         whole.left_out += walk.left_out
     if matched and not whole.files:

@@ -148,8 +148,7 @@ def _refuse_if_lost(side: Side, problem: str) -> None:
             "the store that the data was rolled back to is damaged",
             got=f"{side.location}: {problem}",
             expected="the bytes that were written when it was made",
-            fix="bring that file back from a copy, or `raysft data rollback` to another version; "
-            "the data as it is now: delete the newest version of `raysft data log`",
+            fix="bring that file back from a copy, or `raysft data rollback` to another version (`raysft data log`)",
         )
 
 

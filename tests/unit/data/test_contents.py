@@ -126,6 +126,14 @@ def test_a_damaged_cache_is_made_anew(tmp_path, damage):
     assert reader.cache.read_text() == stored
 
 
+@pytest.mark.usefixtures("settled")
+def test_a_storage_that_cannot_be_written_costs_the_cache_only(tmp_path, caplog):
+    (tmp_path / "store").write_text("a file where a folder should be")
+    reader = Reader(tmp_path / "store" / "hashes.json")
+    reader(put(tmp_path / "a.jsonl", "one\n"))
+    assert "cannot be kept" in caplog.text
+
+
 def test_the_cache_shows_no_secret_of_an_address(tmp_path):
     entry = contents_module._entry("https://h/a?sig=feed", contents_module.Content("00", "1", True))
     assert "feed" not in json.dumps({contents_module._key("https://h/a?sig=feed"): entry})

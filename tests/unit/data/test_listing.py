@@ -99,6 +99,13 @@ def test_patterns_and_links(tmp_path, pattern, found):
     assert len(listed) == len(found)
 
 
+def test_folders_that_a_pattern_matches_beside_files_are_named(tmp_path, caplog):
+    folder = make(tmp_path, "a.jsonl", "more/b.jsonl")
+    assert names(folder / "*", base=folder) == ["a.jsonl"]
+    assert "folders are not read: more; `**` reads" in caplog.text
+    assert names(folder / "m*", base=folder) == ["more/b.jsonl"], "as if it were named"
+
+
 def test_a_name_in_braces_has_to_be_there(tmp_path):
     make(tmp_path, "shard-1.jsonl", "{x}.jsonl", "data[1].jsonl")
     with pytest.raises(DataError, match=r"no file .*shard-\{1,2\}\.jsonl"):

@@ -354,7 +354,7 @@ def test_a_template_that_cannot_be_used(capsys, recipe: Path, tmp_path: Path) ->
     own.write_text("{% for m in messages %}{{ m.content | reverse }}{% endfor %}")
     ran = raysft(capsys, *preview)
     assert "refused, left_out" in ran.out
-    assert "{% generation %}" in ran.out
+    assert "what would keep it: a template that writes every message as it is" in ran.out
 
 
 def test_a_template_that_nobody_knows(capsys, recipe: Path) -> None:

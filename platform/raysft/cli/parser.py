@@ -63,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
     preview = _recipe_verb(commands, "preview", "show which tokens are trained, in colour", verbs.preview)
     preview.add_argument("--num", type=_positive, default=3, metavar="N", help="records to show (default 3)")
     preview.add_argument("--packed", action="store_true", help="show the rows that they are packed into")
+    preview.add_argument("--raw", action="store_true", help="show a line for each token, with its id")
     evaluate = _recipe_verb(commands, "evaluate", "held-out loss, perplexity and greedy answers", verbs.evaluate)
     evaluate.add_argument("--model", metavar="DIR", help="an exported model; default: the run's own export")
     _recipe_verb(commands, "export", "write the newest checkpoint of a run as a model", verbs.export)

@@ -69,7 +69,7 @@ def preview(options: argparse.Namespace) -> None:
     color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     recipe = _load(options)
     recipe = _call("recipe.load:with_absolute_paths")(recipe)
-    text = _call("data.inspect:preview")(recipe, options.num, color=color, packed=options.packed)
+    text = _call("data.inspect:preview")(recipe, options.num, color=color, packed=options.packed, raw=options.raw)
     importlib.import_module("rich.console").Console(soft_wrap=True, highlight=False).print(text)
 
 

@@ -18,7 +18,7 @@ from raysft.data.fitting import COUNTED, ROLES, counted
 from raysft.data.notes import NoteCounts, count_notes, tell_notes, unused
 from raysft.data.packing import pack
 from raysft.data.sources import read_all
-from raysft.data.trace import Traced, TracedSample, Tracer
+from raysft.data.trace import Traced, TracedSample, Tracer, token_kind
 from raysft.errors import DataError
 from raysft.recipe.schema import Recipe
 
@@ -41,9 +41,9 @@ _RULE = "---"
 class _Page:
     """The text that grows, with colours or without."""
 
-    def __init__(self, *, color: bool) -> None:
+    def __init__(self, *, color: bool, raw: bool) -> None:
         self.text = Text()
-        self._color = color
+        self._color, self._raw = color, raw
 
     def heading(self, line: str) -> None:
         self.text.append(f"{_RULE} {_shown(line)}\n", style="bold" if self._color else "")
@@ -51,9 +51,16 @@ class _Page:
     def line(self, line: str) -> None:
         self.text.append(f"    {_shown(line)}\n", style="yellow" if self._color else "")
 
-    def tokens(self, pieces: Sequence[tuple[str, str]]) -> None:
-        """Each token in a shade, or runs of tokens that are not plain between brackets."""
-        if self._color:
+    def sample(self, sample: TracedSample) -> None:
+        """Each token on a line, or in a shade, or runs of tokens that are not plain between brackets."""
+        pieces, example = sample.pieces, sample.example
+        if self._raw:
+            columns = (sample.words, example.input_ids.tolist(), example.target.tolist(), example.flags.tolist())
+            for number, (word, index, weight, flags) in enumerate(zip(*columns, strict=True)):
+                kind = token_kind(weight, flags)
+                line = f"{number:7} {index:8}  {kind:10}  {_shown(word)}\n"
+                self.text.append(line, style=_STYLES[kind][0] if self._color else "")
+        elif self._color:
             for index, (piece, kind) in enumerate(pieces):
                 self.text.append(_shown(piece), style=_STYLES[kind][index % 2])
         else:
@@ -64,15 +71,16 @@ class _Page:
         self.text.append("\n")
 
 
-def preview(recipe: Recipe, num_records: int, *, color: bool, packed: bool = False) -> Text:
+def preview(recipe: Recipe, num_records: int, *, color: bool, packed: bool = False, raw: bool = False) -> Text:
     """The first records as they become tokens: what is trained, what the rules changed, what is refused.
 
     Trained tokens are in colour, or between [[ and ]] without it; those over a border between [~ and ~], unknown ones
     between [? and ?]; a bracket of the data that looks like these follows a backslash. `packed`: as the first rows
-    that they would fill if they were all the data. Raises DataError when there is no record.
+    that they would fill if they were all the data. `raw`: a line for each token, with its id, as it stands in the
+    vocabulary. Raises DataError when there is no record.
     """
     tracer = Tracer(recipe)
-    page = _Page(color=color)
+    page = _Page(color=color, raw=raw)
     samples: list[TracedSample] = []
     refused: Counter[str] = Counter()
     findings: Counter[str] = Counter()
@@ -107,7 +115,7 @@ def _tell(page: _Page, seen: Traced, *, packed: bool) -> None:
     if not packed:
         for sample in seen.samples:
             page.heading(sample.name + sample.size)
-            page.tokens(sample.pieces)
+            page.sample(sample)
     told = [f"rules found: {_listed(seen.findings)}"] if seen.findings else []
     told += [f"tags: {', '.join(seen.tags)}"] if seen.tags else []
     if told and packed and not seen.refusals:
@@ -123,7 +131,7 @@ def _tell_rows(page: _Page, samples: Sequence[TracedSample], max_tokens: int) ->
         page.heading(f"row {number} of {len(rows)}: {len(row)} segments, {lengths[row].sum()} of {max_tokens} tokens")
         for place, index in enumerate(row, 1):
             page.heading(f"segment {place}: {samples[index].name}{samples[index].size}")
-            page.tokens(samples[index].pieces)
+            page.sample(samples[index])
 
 
 def _shown(text: str) -> str:

@@ -26,11 +26,12 @@ from raysft.recipe.schema import Recipe
 
 @dataclass(frozen=True)
 class TracedSample:
-    """A sample that is kept: its tokens as (text, kind)."""
+    """A sample that is kept: its tokens as (text, kind), and as they stand in the vocabulary."""
 
     name: str
     example: Example
     pieces: list[tuple[str, str]]
+    words: list[str]
 
     @property
     def size(self) -> str:
@@ -113,25 +114,27 @@ class Tracer:
                 f"{name}part {number} of {len(result)}: " if len(result) > 1 else name,
                 example,
                 list(token_texts(self._tokenizer, example)),
+                self._tokenizer.convert_ids_to_tokens(example.input_ids.tolist()),
             )
             for number, example in enumerate(result, 1)
         ]
 
 
-def token_texts(tokenizer: PreTrainedTokenizerFast, example: Example) -> Iterator[tuple[str, str]]:
-    """(text, kind) of each of the example's tokens as the tokenizer decodes it; those that share a character are one.
+def token_kind(weight: float, flags: int) -> str:
+    """`straddling` (over a border), `unknown` (letters that the tokenizer lacks), `trained` or `plain`."""
+    doubt = "unknown" if flags & UNKNOWN else "straddling" if flags & STRADDLES else ""
+    return doubt or ("trained" if weight else "plain")
 
-    kind: `trained`, `plain`, `straddling` (over a border), `unknown` (letters that the tokenizer lacks).
-    """
+
+def token_texts(tokenizer: PreTrainedTokenizerFast, example: Example) -> Iterator[tuple[str, str]]:
+    """(text, kind) of each of the example's tokens as it is decoded; those that share a character are one."""
     stream = DecodeStream(skip_special_tokens=False)
     backend = tokenizer.backend_tokenizer
     pending = False
     for index, weight, flags in zip(
         example.input_ids.tolist(), example.target.tolist(), example.flags.tolist(), strict=True
     ):
-        kind = (
-            "unknown" if flags & UNKNOWN else "straddling" if flags & STRADDLES else "trained" if weight else "plain"
-        )
+        kind = token_kind(weight, flags)
         text = stream.step(backend, index)
         pending = text is None
         if text is not None:

@@ -280,3 +280,12 @@ def test_which_of_several_templates_wrote_a_record_is_told(recipe, tokenizers):
     text = preview(data, 2, color=False).plain
     assert "written by the tokenizer's template `tool_use` (1 of 2 records, 50.0%)" in text
     assert "written by the tokenizer's template `default` (1 of 2 records, 50.0%)" in text
+
+
+def test_raw_tokens_with_their_ids(recipe, tokenizers):
+    text = preview(recipe, 1, color=False, raw=True).plain
+    rows = [line.split(maxsplit=3) for line in text.splitlines() if line[:7].strip().isdigit()]
+    tokenizer = tokenizers["chatml"]
+    assert [int(number) for number, *_ in rows] == list(range(16))
+    assert [word for *_, word in rows] == tokenizer.convert_ids_to_tokens([int(index) for _, index, *_ in rows])
+    assert [kind for _, _, kind, _ in rows].count("trained") == 6

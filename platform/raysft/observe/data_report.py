@@ -120,10 +120,11 @@ def _tiles(survey: Survey) -> list[tuple[str, str, str]]:
     """(label, value, remark) of the numbers on top."""
     records, kept, tokens = survey["records"], survey["kept"], survey["tokens"]
     pii = sum(n for _, n in survey["pii"])
+    dropped = min(kept, survey["over_long"]) if survey["over_long_policy"].endswith(": drop") else 0
     mean = survey["quality"]["mean"]
     tiles = [
         ("records", f"{records:,}", f"in {_plural(survey['files'], 'file')}"),
-        ("kept", share(kept, records), f"{records - kept:,} refused"),
+        ("kept", share(kept - dropped, records), _plain(records - kept, dropped)),
         ("tokens", f"{tokens:,}", f"{share(survey['target_tokens'], tokens)} of them trained"),
         ("tokens of a sample", f"{survey['lengths']['quantiles'].get('50%', 0):,}", "median"),
         ("duplicates", f"{_superfluous(survey):,}", "exact and near"),
@@ -135,6 +136,11 @@ def _tiles(survey: Survey) -> list[tuple[str, str, str]]:
         first, most = survey["languages"][0]
         tiles.append(("languages", f"{len(survey['languages'])}", f"{share(most, survey['conversations'])} {first}"))
     return tiles
+
+
+def _plain(refused: int, dropped: int) -> str:
+    """What is not kept: refused by what it is, and left out when it is packed."""
+    return f"{refused:,} refused" + (f", {dropped:,} longer than data.max_tokens" if dropped else "")
 
 
 def _superfluous(survey: Survey) -> int:

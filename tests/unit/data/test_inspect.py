@@ -141,7 +141,9 @@ def test_certificate():
         "refused": {"over_long": 3},
     }
     refusals = {"over_long": [{"where": "f:9", "detail": "99 tokens"}]}
-    lines = certificate({"counts": counts, "max_tokens": 50, "refusals": refusals})
+    counts["notes"] = {"unread": {"messages[].mood": {"count": 4, "example": "'good'"}}}
+    inputs = {"ignore_columns": ["nowhere"]}
+    lines = certificate({"counts": counts, "max_tokens": 50, "refusals": refusals, "inputs": inputs})
     text = "\n".join(lines)
     for part in (
         "7 samples of 10",
@@ -149,9 +151,20 @@ def test_certificate():
         "3 tokens straddle",
         "1 samples cut",
         "3 x over_long",
+        "nothing reads `messages[].mood` (4 of 10 records, 40.0%), e.g. 'good'",
+        "data.ignore_columns names what no record has: nowhere",
         "f:9",
     ):
         assert part in text
+
+
+def test_preview_tells_what_is_not_read(recipe, tmp_path):
+    record = {"instruction": "q", "output": "a", "mood": "good"}
+    (tmp_path / "a.jsonl").write_text(json.dumps(record))
+    text = preview(recipe, 1, color=False).plain
+    assert "nothing reads `mood` (1 of 1 records, 100.0%), e.g. 'good'" in text
+    (tmp_path / "a.jsonl").write_text(json.dumps({**record, "system_prompt": "s"}))
+    assert "refused, unread:system_prompt" in preview(recipe, 1, color=False).plain
 
 
 @pytest.mark.parametrize(("over_long", "parts"), [("truncate", 1), ("split", 2)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -149,3 +150,11 @@ def test_a_curriculum_by_length_takes_repeats_along() -> None:
 def test_a_column_that_no_record_has(mixture: MixtureSection) -> None:
     with pytest.raises(DataError, match="no record has the column 'topic'"):
         sequence(samples(3), sources({}), mixture, 0)
+
+
+def test_a_column_whose_values_are_all_missing() -> None:
+    table = samples(3)
+    none = replace(table, group=np.full(3, -1), key=np.full(3, np.nan))
+    for mixture in (MixtureSection(balance_by="topic"), MixtureSection(curriculum="topic")):
+        with pytest.raises(DataError, match="no record has the column 'topic'"):
+            sequence(none, sources({}), mixture, 0)

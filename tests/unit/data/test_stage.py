@@ -116,6 +116,38 @@ def test_columns_of_the_mixture(make_stage, tmp_path):
         encoded(path, make_stage(path, mixture=mixture))
 
 
+def test_numbers_of_a_csv_file_are_numbers(make_stage, tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("instruction,output,hard,w\nq0,a,9,2\nq1,a,1.5,0.5\nq2,a,,\n")
+    mixture = {"curriculum": "hard", "weight_column": "w"}
+    (batch,) = encoded(path, make_stage(path, mixture=mixture))
+    assert batch.samples.column("value").to_pylist() == [9.0, 1.5, None]
+    assert batch.samples.column("weight").to_pylist() == [2.0, 0.5, 1.0]
+    assert batch.notes[0]["weighted"]["w"]["count"] == 3
+    path.write_text("instruction,output,hard,w\nq0,a,much,2\n")
+    with pytest.raises(DataError, match="curriculum: hard holds no number"):
+        encoded(path, make_stage(path, mixture=mixture))
+
+
+def test_several_answers_become_samples_and_notes_are_counted_by_record(make_stage, tmp_path):
+    path = tmp_path / "a.jsonl"
+    records = [
+        {"prompt": "q", "completions": ["a", "b", "a"], "mood": "good"},
+        {"prompt": "q2", "completion": "c", "mood": "bad"},
+        {"prompt": "q3", "completion": "d", "context": "x"},
+    ]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    (batch,) = encoded(path, make_stage(path, several_answers="all", ignore_columns="context"))
+    assert [sample["sample_id"] for sample in batch.samples.to_pylist()][:2] == [0, 0]
+    assert len(batch.samples) == 4
+    assert batch.notes[0] == {
+        "unread": {"mood": {"count": 2, "example": "'good'"}},
+        "ignored": {"context": {"count": 1, "example": ""}},
+    }
+    (batch,) = encoded(path, make_stage(path))
+    assert [reject.refusal.reason for reject in batch.rejects] == ["several_answers", "unread:context"]
+
+
 def test_a_shard_holds_all_of_it_and_its_summary_counts(make_stage, tmp_path):
     path = tmp_path / "a.jsonl"
     good = [json.dumps({"instruction": f"q{i}", "output": f"a{i}"}) for i in range(600)]

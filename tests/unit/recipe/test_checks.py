@@ -34,6 +34,12 @@ def test_a_weight_for_every_source_or_for_none() -> None:
     check_recipe(make_recipe(data={"train": two({"weight": 2.0}, {"weight": 1.0})}))
 
 
+def test_a_column_is_read_or_left_out() -> None:
+    data = {"train": "a.jsonl", "columns": {"system": "sp"}, "ignore_columns": ["sp", "mood"]}
+    assert "sp in data.columns and in data.ignore_columns" in refuse(data=data)
+    check_recipe(make_recipe(data={**data, "ignore_columns": "mood"}))
+
+
 @pytest.mark.parametrize(
     ("train", "mixture", "named"),
     [

@@ -43,6 +43,7 @@ class Reading:
     several_answers: Literal["refuse", "first", "all"] = "refuse"
 
 
+_MAX_OUTER_SPACE = 64
 _ROLES = frozenset(("user", "assistant", "system", "human", "gpt", "tool", "text", "function"))
 
 
@@ -112,7 +113,8 @@ def says_again(value: Any, texts: Sequence[str]) -> bool:
 
 
 def _is_said(text: str, texts: Sequence[str]) -> bool:
-    return text in _ROLES or any(text == said.strip() for said in texts)
+    near = len(text) + _MAX_OUTER_SPACE  # longer texts need not be looked at
+    return text in _ROLES or any(text == said.strip() for said in texts if len(said) <= near)
 
 
 def _leaves(value: Any) -> Iterator[Any]:

@@ -24,18 +24,20 @@ _SPACE = re.compile(rb"[ \t\r\n]*")
 _BORDER = re.compile(rb"\}[ \t\r\n]*(?:,?[ \t\r\n]*\{|\])")
 _MARK = re.compile(rb'["\[\]{}]')
 _SCALAR = re.compile(rb"[^,\]\s]+")
+_AS_ZEROS, _LONG = bytes.maketrans(b"123456789", b"0" * 9), b"0" * 20
 _BACKSLASH = ord("\\")
 
 
 def parse_line(line: bytes) -> dict[str, Any] | Refusal:
-    """One JSON object. What orjson is too strict for (NaN, lone surrogates) Python's own parser reads."""
+    """One JSON object. What orjson is too strict for (NaN, lone surrogates) or rounds Python's own parser reads."""
     try:
         value = orjson.loads(line)
     except orjson.JSONDecodeError:
         pass
     else:
-        is_flat = line.count(b"[") + line.count(b"{") <= MAX_DEPTH  # far quicker than to walk it
-        return value if is_flat and type(value) is dict else checked(value)
+        if not may_be_rounded(line):
+            is_flat = line.count(b"[") + line.count(b"{") <= MAX_DEPTH  # far quicker than to walk it
+            return value if is_flat and type(value) is dict else checked(value)
     try:
         text = line.decode()
     except UnicodeDecodeError as error:
@@ -44,6 +46,11 @@ def parse_line(line: bytes) -> dict[str, Any] | Refusal:
         return checked(json.loads(text))
     except (ValueError, RecursionError) as error:
         return Refusal("malformed_json", f"{error}: {_start(line)}")
+
+
+def may_be_rounded(text: bytes) -> bool:
+    """Does it hold so many digits in a row that orjson may make a whole number a float (beyond 64 bits)?"""
+    return _LONG in text.translate(_AS_ZEROS)
 
 
 def too_large(num_bytes: int) -> Refusal:
@@ -168,15 +175,16 @@ class _Cursor:
             balance += self._data.count(b"{", counted, end) - self._data.count(b"}", counted, end)
             counted = end
             if balance == 0 and end - self.at <= MAX_RECORD_BYTES:
+                piece = self._data[self.at : end]
                 try:
-                    value = orjson.loads(self._data[self.at : end])
+                    value = orjson.loads(piece)
                 except orjson.JSONDecodeError:
                     failures += 1
                     if failures == 2:
                         return None
                 else:
                     self.at = end
-                    return checked(value)
+                    return parse_line(piece) if may_be_rounded(piece) else checked(value)
         return None
 
     def _more(self) -> bool:

@@ -281,3 +281,10 @@ def test_calls_and_texts_of_ms_swift_and_llama_factory() -> None:
         assert [message.role for message in found] == ["user", "assistant", "tool", "assistant"]
         assert found[1].tool_calls[0]["function"] == {"name": "f", "arguments": {"x": 1}}
         assert found[1].content == ""
+
+
+def test_arguments_in_a_text_keep_their_digits() -> None:
+    number = 123456789012345678901234
+    for arguments in ({"n": number}, json.dumps({"n": number})):
+        turns = [U, {"role": "assistant", "tool_calls": [{"name": "f", "arguments": arguments}]}]
+        assert kept({"messages": turns}).messages[1].tool_calls[0]["function"]["arguments"] == {"n": number}

@@ -371,3 +371,14 @@ def test_mutated_files_are_refused_never_crash(tmp_path_factory, name, seed, kin
     except DataError:
         return
     assert all(isinstance(value, Refusal) or type(value) is dict for value in found)
+
+
+@pytest.mark.parametrize("number", [2**63, 2**64 - 1, 2**64, -(2**63) - 1, 10**30, 123456789012345678901])
+@pytest.mark.parametrize("suffix", ["jsonl", "json"])
+def test_whole_numbers_are_never_rounded(tmp_path, suffix, number):
+    path = tmp_path / f"a.{suffix}"
+    record = {"a": {"b": [number]}, "digits": "9" * 40, "float": 0.1234567890123456789012345}
+    path.write_text(json.dumps([record] * 3) if suffix == "json" else json.dumps(record))
+    (_, found), *_ = read_range(str(path), suffix)
+    assert found == record
+    assert type(found["a"]["b"][0]) is int

@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from raysft.data.json_values import MAX_DEPTH, is_too_deep
+from raysft.data.json_values import MAX_DEPTH, is_too_deep, may_be_rounded
 from raysft.data.records import Refusal
 
 Record = Mapping[str, Any]
@@ -140,6 +140,9 @@ def decoded(value: Any) -> Any:
         found = orjson.loads(value)
     except orjson.JSONDecodeError:
         found = _leniently(value)
+    else:
+        if may_be_rounded(value.encode()):
+            found = _leniently(value)
     if isinstance(found, list | dict) and value.count("[") + value.count("{") > MAX_DEPTH and is_too_deep(found):
         return value
     return found

@@ -9,7 +9,6 @@ hashed again. Hashing costs 0.8 s a GiB and core (measured with SHA instructions
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import stat
@@ -22,11 +21,12 @@ from typing import Any
 
 from pyarrow import fs as pafs
 
+from raysft import sealed
 from raysft.data.remote import local_path, open_bytes, retried
 from raysft.data.sources import SourceFile
 from raysft.data.web import is_web, look
 from raysft.errors import DataError, StorageError, redacted
-from raysft.storage import filesystem, read_json, write_json
+from raysft.storage import filesystem
 
 logger = logging.getLogger(__name__)
 
@@ -213,17 +213,11 @@ def _entry(location: str, one: Content) -> dict[str, Any]:
 def _read_cache(cache: str) -> dict[str, Any]:
     """Entries by _key; none where the file is absent, damaged or of another version."""
     try:
-        stored = read_json(cache)
-        if stored["version"] == _CACHE_VERSION and stored["sum"] == _sum(stored["files"]):
-            return dict(stored["files"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    return {}
+        stored = sealed.read(cache, {"version": int, "files": dict, "sha256": str})
+    except OSError:  # a storage that is away costs the hashing of everything
+        return {}
+    return dict(stored["files"]) if stored and stored["version"] == _CACHE_VERSION else {}
 
 
 def _write_cache(cache: str, files: dict[str, Any]) -> None:
-    write_json(cache, {"version": _CACHE_VERSION, "sum": _sum(files), "files": files})
-
-
-def _sum(files: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+    sealed.write(cache, {"version": _CACHE_VERSION, "files": files})

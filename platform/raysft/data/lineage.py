@@ -11,8 +11,6 @@ trained, so it lies there twice: the copy heals it, and without an intact one th
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import re
 from contextlib import suppress
@@ -20,6 +18,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from raysft import sealed
 from raysft.data.store_manifest import read_manifest
 from raysft.errors import DataError, StorageError, UserError
 from raysft.recipe.fingerprint import differences
@@ -110,7 +109,7 @@ def _heal(recipe: Recipe, found: dict[int, Version], damaged: dict[int, str]) ->
 def _parsed(record: Any, recipe: Recipe, number: int | None) -> Version:
     """A record that is intact, of this recipe and of its name's number. Raises ValueError, TypeError, KeyError."""
     content = dict(record)
-    if "sha256" in content and content.pop("sha256") != _sum(content):
+    if "sha256" in content and content.pop("sha256") != sealed.checksum(content):
         raise ValueError("it does not have its own sha256")
     if content.pop("recipe", recipe.name) != recipe.name:
         raise ValueError(f"it is of the recipe {record['recipe']!r}")
@@ -121,12 +120,7 @@ def _parsed(record: Any, recipe: Recipe, number: int | None) -> Version:
 
 
 def _record(recipe: Recipe, version: Version) -> dict[str, Any]:
-    content = json.loads(json.dumps({**asdict(version), "recipe": recipe.name}))
-    return {**content, "sha256": _sum(content)}
-
-
-def _sum(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return sealed.sealed({**asdict(version), "instead_of": list(version.instead_of), "recipe": recipe.name})
 
 
 def _number(name: str) -> int:

@@ -7,15 +7,15 @@ prepare` makes it anew, everybody else refuses it. What stands in a manifest is 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from raysft import sealed
 from raysft.data.remote import local_path, retried
 from raysft.errors import DataError, StorageError
-from raysft.storage import filesystem, join, read_json, write_json
+from raysft.storage import filesystem, join, read_json
 
 FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
@@ -43,7 +43,7 @@ def read_manifest(location: str) -> dict[str, Any] | None:
         raise damaged(path, f"{type(error).__name__}: {error}") from error
     if not isinstance(manifest, dict):
         raise damaged(path, "it is no manifest")
-    if manifest.get("sha256") != _sum(manifest):
+    if manifest.get("sha256") != sealed.checksum(manifest):
         if set(manifest) >= {"format_version", "parts"} and "sha256" not in manifest:
             return None  # what earlier versions wrote
         raise damaged(path, "it does not have its own sha256")
@@ -56,7 +56,7 @@ def read_manifest(location: str) -> dict[str, Any] | None:
 def write_manifest(location: str, manifest: Mapping[str, Any]) -> None:
     """The last write: from now on there is a store."""
     content = {"format_version": FORMAT_VERSION, "prompts_sha256": None, "rejects_sha256": None, **manifest}
-    write_json(join(location, MANIFEST), {**content, "sha256": _sum(content)})
+    sealed.write(join(location, MANIFEST), content)
 
 
 def find_damage(location: str, manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -111,9 +111,3 @@ def damaged(location: str, problem: str) -> DataError:
         expected="the bytes that `raysft prepare` wrote",
         fix="run `raysft prepare` (or the same command) again: it makes the store anew from the data",
     )
-
-
-def _sum(manifest: Mapping[str, Any]) -> str:
-    """sha256 of a manifest without its own sum."""
-    content = {name: value for name, value in manifest.items() if name != "sha256"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -118,7 +118,7 @@ def test_a_damaged_cache_is_made_anew(tmp_path, damage):
     if damage == "flip":  # of the hash itself: nothing but a sum can tell
         damage = stored.replace(digest(path)[:4], f"{int(digest(path)[:4], 16) ^ 1:04x}")
     if damage == "foreign":
-        damage = json.dumps({"version": 2, "sum": "0" * 64, "files": {}})
+        damage = json.dumps({"version": 2, "sha256": "0" * 64, "files": {}})
     assert damage != stored
     reader.cache.write_text(damage)
     reader(path)

@@ -96,13 +96,13 @@ def test_random_patterns_match_what_python_matches(tmp_path: Path) -> None:
     folder = make(tmp_path, files)
     pieces = ["*", "**", "a*", "?", "[!a]*", ".*", "*.x", "a.x", "*b*", "[ab].x", "a[0-9].x"]
     matched = 0
-    for _ in range(300):
+    for _ in range(120):
         pattern = "/".join([draw.choice(pieces[:6]), *(draw.choice(pieces) for _ in range(draw.randint(0, 3)))])
         wanted = python_files(folder, pattern)
         assert local(folder, pattern) == wanted, pattern
         assert remote(folder, pattern) == wanted, pattern
         matched += len(wanted)
-    assert matched > 500
+    assert matched > 200
 
 
 BRACES = (

@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: chaos-store differential models bench-fused bench-tune bench-grid chaos bench-stall bench-recovery parity-full bench-train bench-parity bench-packing bench-gsm8k bench-data bench-memory bench-kills bench-loss demo test check lint types format install constraints clean
+.PHONY: gpu chaos-store differential models bench-fused bench-tune bench-grid chaos bench-stall bench-recovery parity-full bench-train bench-parity bench-packing bench-gsm8k bench-data bench-memory bench-kills bench-loss demo test check lint types format install constraints clean
 
 demo: $(READY)            ## train a small model end to end: data, training, evaluation, export, answers
 	$(BIN)/python jobs/demo.py
@@ -72,6 +72,9 @@ bench-kills: $(READY)     ## exactly once over five kills, prepared and streamed
 bench-loss: $(READY)      ## time and memory of the loss and of attention within segments
 	$(BIN)/python tests/benchmarks/loss_memory.py
 	$(BIN)/python tests/benchmarks/segment_attention.py
+
+gpu: $(READY)             ## what only a GPU can tell, in minutes; tests/gpu/pack.sh makes the wheels for a bare machine
+	$(BIN)/python tests/gpu/run.py $(ARGS)
 
 chaos: $(READY)           ## the fault matrix and kills inside a save; a soak too: make chaos ARGS="--minutes 30 --seed 1"
 	$(BIN)/python tests/benchmarks/chaos.py $(ARGS)

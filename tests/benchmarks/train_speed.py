@@ -1,7 +1,6 @@
 """`make bench-train DATA=gsm8k_train.jsonl`: raysft against the loops that people would otherwise use, in turn.
 
     python tests/benchmarks/train_speed.py gsm8k_train.jsonl [--peers FOLDER] [--repeats 5] [--steps 3] [--only a,b]
-    python tests/benchmarks/train_speed.py --gpu          one GPU: MFU of two published shapes (train_speed_gpu.py)
 
 bare      a PyTorch loop, packed rows, logits of every token       trl       TRL's SFTTrainer, packing on
 padded    transformers' Trainer, padded batches                    raysft-1  `raysft train`, 1 worker with 2 threads
@@ -184,10 +183,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(LOOPS))
     parser.add_argument("--folder", type=Path, default=Path("build/bench-train"))
     parser.add_argument("--go-on", action="store_true", help="add to the rounds of an earlier call")
-    parser.add_argument("--gpu", action="store_true")
     options = parser.parse_args()
-    if options.gpu:
-        sys.exit(subprocess.run([sys.executable, str(HERE / "train_speed_gpu.py")], check=False).returncode)
     folder = options.folder.absolute()
     flops_per_token = make_material(folder, options.data)
     kinds = options.only.split(",")

@@ -42,16 +42,16 @@ class AdamState:
         return step.float().cpu()
 
     def read(self, name: str) -> Iterator[tuple[str, Tensor]]:
-        """(`<kind>:<name>`, whole fp32 tensor on CPU) for weight and moments of one parameter."""
+        """(`<kind>:<name>`, whole fp32 tensor where it lies) for weight and moments of one parameter."""
         parameter = self._trained[name]
         if self.is_plain:
-            yield f"weight:{name}", parameter.detach().cpu()
+            yield f"weight:{name}", parameter.detach()
             for moment in MOMENTS:
-                yield f"{moment}:{name}", self._adam.state[parameter][moment].cpu()
+                yield f"{moment}:{name}", self._adam.state[parameter][moment]
         else:
-            yield f"weight:{name}", safe_get_full_fp32_param(parameter).cpu()
+            yield f"weight:{name}", safe_get_full_fp32_param(parameter)
             for moment in MOMENTS:
-                yield f"{moment}:{name}", safe_get_full_optimizer_state(parameter, moment).cpu()
+                yield f"{moment}:{name}", safe_get_full_optimizer_state(parameter, moment)
 
     def restore(self, restored: Mapping[str, Tensor]) -> None:
         """Moments, number of updates and (under ZeRO) fp32 masters from whole tensors."""

@@ -136,7 +136,7 @@ class PipelineEngine:
                     mine[i][1].to(self._device) if is_mine else torch.empty(self._shapes[name], device=self._device)
                 )
                 dist.broadcast(tensor, source, group=group)
-                yield f"{kind}:{name}", tensor.cpu()
+                yield f"{kind}:{name}", tensor
 
     def close(self) -> None:
         """Free what DeepSpeed holds: hooks, buffers, and the grid that it keeps for the next engine."""

@@ -93,7 +93,9 @@ class Engine(Protocol):
         """{term: sum over all ranks' micro-batches}; changes nothing."""
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
-        """(key, whole fp32 tensor on CPU) for weight, exp_avg, exp_avg_sq of each trained parameter.
+        """(key, whole fp32 tensor, on any device) for weight, exp_avg, exp_avg_sq of each trained parameter.
+
+        A tensor may be the one that the next step changes: whoever keeps it copies it.
 
         Keys are `<kind>:<HF parameter name>`, and `adam_step`: updates made, [] float32. Every rank must
         exhaust the iterator.

@@ -121,7 +121,8 @@ class ZeroEngine:
         yield "adam_step", self._state.num_updates()
         for name in self._trained:
             for key, tensor in self._state.read(name):
-                yield key, self._shards.whole(name, tensor.to(self._device)).cpu()
+                is_cut = name in self._shards.axes
+                yield key, self._shards.whole(name, tensor.to(self._device)) if is_cut else tensor
 
     def close(self) -> None:
         """Free what DeepSpeed holds: hooks, buffers, groups."""

@@ -153,7 +153,7 @@ def _varlen(
     longest: int,
     settings: tuple[float | None, int | None],
 ) -> Tensor:
-    """torch's flash kernel for segments of any lengths: CUDA, half precision. Never run where this was written."""
+    """torch's flash kernel for segments of any lengths: CUDA, half precision. tests/gpu holds it to float64."""
     scaling, window = settings
     q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))  # [B * T, H or K, E]
     answer: Tensor = varlen_attn(

@@ -45,8 +45,9 @@ def _is_plain(layer: Any) -> bool:
 
 def _forward(self: Any, x: Tensor, *others: object, **named: object) -> Tensor:
     base = self.base_layer
-    is_shared_out = hasattr(base.weight, "ds_id")  # ZeRO 3 gathers the weights of a module around its own forward
-    if self.disable_adapters or self.merged or is_shared_out or others or named:
+    is_gathered = hasattr(base.weight, "ds_id")  # ZeRO 3 gathers the weights of a module around its own forward
+    is_cut = type(base) is not nn.Linear  # tensor parallelism put a layer in its place that sums over the ranks
+    if self.disable_adapters or self.merged or is_gathered or is_cut or others or named:
         answer: Tensor = type(self).forward(self, x, *others, **named)
         return answer
     a, b = self.lora_A["default"].weight, self.lora_B["default"].weight

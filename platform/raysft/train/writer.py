@@ -161,7 +161,8 @@ class Writer:
             if i % size == rank:
                 kept = self._share.get(key)
                 if kept is None or kept.shape != tensor.shape:
-                    kept = self._share[key] = torch.empty(tensor.shape, dtype=torch.float32)
+                    kept = torch.empty(tensor.shape, dtype=torch.float32, pin_memory=tensor.is_cuda)
+                    self._share[key] = kept
                 kept.copy_(tensor)
 
     def _work(self, commit: CommitId, state: TrainState, loss: float | None, before: Callable[[], None]) -> None:

@@ -62,6 +62,23 @@ def test_an_adapter_that_is_switched_off_adds_nothing() -> None:
     torch.testing.assert_close(merged(x), on)
 
 
+class Doubled(nn.Linear):
+    """Stands for a layer that tensor parallelism puts in: it answers more than its weight says."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def test_a_layer_that_was_replaced_answers_for_itself() -> None:
+    module = adapted()
+    layers = [m for m in module.modules() if type(m) is Linear]
+    use_low_rank(layers)
+    before = layers[0](torch.ones(1, 6).double())
+    own = layers[0].base_layer(torch.ones(1, 6).double())
+    layers[0].base_layer.__class__ = Doubled
+    torch.testing.assert_close(layers[0](torch.ones(1, 6).double()), before + own)
+
+
 @pytest.mark.parametrize("config", [{"lora_dropout": 0.1}, {"use_dora": True}, {"lora_bias": True, "bias": "none"}])
 def test_others_stay_as_peft_made_them(config: dict[str, object]) -> None:
     module = adapted(**config)

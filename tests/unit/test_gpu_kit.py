@@ -28,7 +28,7 @@ def test_it_measures_and_goes_on_from_a_save(tmp_path: Path) -> None:
     assert {"fresh", "kept", "resume"} <= set(found["saves"])
 
 
-def test_a_step_that_fails_says_why_and_the_others_run(tmp_path: Path) -> None:
+def test_a_step_without_budget_is_left_out(tmp_path: Path) -> None:
     command = [
         sys.executable,
         str(KIT),

@@ -1,7 +1,7 @@
 """Liger's Triton kernels (RMSNorm, rotary, SwiGLU) where they can be used: CUDA and `pip install raysft[liger]`.
 
-The loss stays ours (head.py). The only importer of liger_kernel. A model that answers otherwise with them than without
-is refused.
+The loss stays ours (head.py). The only importer of liger_kernel. A model that answers otherwise with them than
+without is refused.
 """
 
 from __future__ import annotations

@@ -28,7 +28,8 @@ SURVEY: dict[str, Any] = {
     "duplicates": {},
     "groups": {},
     "actions": {},
-    **{name: [] for name in ("languages", "pii", "found", "findings", "refused", "clusters", "labels", "bias")},
+    **{name: [] for name in ("languages", "pii", "found", "findings", "refused", "not_read")},
+    **{name: [] for name in ("clusters", "labels", "bias")},
     "advice": ["mind the gap"],
 }
 

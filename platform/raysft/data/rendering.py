@@ -13,7 +13,7 @@ from raysft.data.records import Conversation, Refusal
 from raysft.data.regions import Region, find_regions
 from raysft.data.sandbox import TEMPLATE_ERRORS
 from raysft.data.template import BUILT_IN, SpecialTokens, Template, resolve_template
-from raysft.data.writing import holds_marks, special_tokens_in
+from raysft.data.writing import holds_marks, special_tokens_in, without_special_tokens
 from raysft.errors import DataError
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "SpecialTokens",
     "Template",
     "render",
+    "render_last",
     "render_prompt",
     "resolve_template",
     "special_tokens_in",
@@ -68,11 +69,17 @@ def render(conversation: Conversation, template: Template) -> Rendered | Refusal
 
 def render_prompt(conversation: Conversation, template: Template) -> str:
     """The text up to where the last answer begins: what the model sees before it generates."""
+    return render_last(conversation, template)[0]
+
+
+def render_last(conversation: Conversation, template: Template) -> tuple[str, str]:
+    """(the prompt of the last answer, all that the model then has to say, without special tokens)."""
     rendered = render(conversation, template)
     if isinstance(rendered, Refusal) or not rendered.answers:
         detail = rendered.detail if isinstance(rendered, Refusal) else "no assistant turn in the text"
         raise DataError("a conversation cannot be rendered", got=detail, fix="use another template")
-    return rendered.text[: rendered.answers[-1][0]]
+    start, end = rendered.answers[-1]
+    return rendered.text[:start], without_special_tokens(rendered.text[start:end], template.special_tokens.texts)
 
 
 def _plain_text(text: str, special: SpecialTokens) -> Rendered:

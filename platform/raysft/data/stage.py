@@ -19,7 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
-from raysft.data.chat import Example, Template, encode, render_prompt
+from raysft.data.chat import Example, Template, encode
 from raysft.data.clean.cleaner import Cleaner
 from raysft.data.conversations import read_raw, reading_of
 from raysft.data.fitting import COUNTED, counted
@@ -27,6 +27,7 @@ from raysft.data.keys import KeyMaker, key_maker
 from raysft.data.mixture_columns import group_of, valid_text, value_of, weight_of
 from raysft.data.notes import NoteCounts, count_notes, template_note
 from raysft.data.records import Conversation, Note, Refusal
+from raysft.data.rendering import render_last
 from raysft.data.sources import RawRecord, ReadTask, read
 from raysft.data.store import lists
 from raysft.data.tokenizer import load_tokenizer
@@ -234,14 +235,12 @@ def _table(
     mask = (target != 0).astype(np.uint8)
     counts = np.asarray([counted(example) for example in examples], np.int32).reshape(-1, len(COUNTED)).T
     mixture = stage.data.mixture
-    prompts = [
-        render_prompt(owner, stage.template) if out and owner.messages[-1].role != "text" else None
+    asked = [
+        render_last(owner, stage.template) if out and owner.messages[-1].role != "text" else (None, None)
         for owner, out in zip(owners, held_out, strict=True)
     ]
-    answers = [
-        valid_text(owner.messages[owner.last_assistant].content) if prompt is not None else None
-        for owner, prompt in zip(owners, prompts, strict=True)
-    ]
+    prompts = [prompt for prompt, _ in asked]
+    answers = [answer if answer is None else valid_text(answer) for _, answer in asked]
     columns = {
         "sample_id": pa.array(sample_ids),
         "held_out": pa.array(held_out, pa.bool_()),

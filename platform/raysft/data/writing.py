@@ -153,6 +153,12 @@ def special_tokens_in(conversation: Conversation, specials: Sequence[str]) -> st
     return None
 
 
+def without_special_tokens(text: str, specials: Sequence[str]) -> str:
+    """A text as a tokenizer decodes it that leaves special tokens out."""
+    pattern = _special_pattern(tuple(specials))
+    return pattern.sub("", text) if pattern else text
+
+
 def _as_dict(message: Message) -> dict[str, Any]:
     found: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.tool_calls:

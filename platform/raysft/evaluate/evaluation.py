@@ -45,10 +45,12 @@ def evaluate_model(
     prompts: Sequence[Mapping[str, str]],
     max_rows: int,
     max_new_tokens: int,
+    stops: Sequence[int] | None = None,
 ) -> Evaluation:
     """Held-out loss over a token store (if given) and greedy answers to prompts (if any).
 
-    prompts: mappings with `prompt` (rendered text) and `answer` (the reference).
+    prompts: mappings with `prompt` (rendered text) and `answer` (the reference). stops: ids that end an answer;
+    default: every special token.
     Raises DataError, ModelError, StorageError.
     """
     held_out: HeldOut | None = None
@@ -56,7 +58,9 @@ def evaluate_model(
         held_out = held_out_loss(model, TokenStore.open(eval_store), max_rows=max_rows)
     texts = [prompt["prompt"] for prompt in prompts]
     references = [prompt["answer"] for prompt in prompts]
-    answers = answer_prompts(model, tokenizer, texts, max_new_tokens=max_new_tokens, batch_size=BATCH_SIZE)
+    answers = answer_prompts(
+        model, tokenizer, texts, max_new_tokens=max_new_tokens, batch_size=BATCH_SIZE, stops=stops
+    )
     shown = list(zip(texts, answers, references, strict=True))[:KEPT_SAMPLES]
     return Evaluation(
         loss=held_out.loss if held_out else None,

@@ -17,12 +17,15 @@ def answer_prompts(
     *,
     max_new_tokens: int,
     batch_size: int,
+    stops: Sequence[int] | None = None,
 ) -> list[str]:
     """The model's greedy answer to each prompt, in the prompts' order, without special tokens.
 
-    prompts: rendered text, generation prompt included. An answer ends at any special token, after
-    max_new_tokens, or where the model's positions end. Raises ModelError when a prompt is too long.
+    prompts: rendered text, generation prompt included. An answer ends at one of the tokens `stops` (default: any
+    special token), after max_new_tokens, or where the model's positions end. Raises ModelError when a prompt is too
+    long.
     """
+    ends = stop_ids(tokenizer) if stops is None else sorted(stops)
     ids = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # equal lengths together: little padding
     answers: dict[int, str] = {}
@@ -30,7 +33,7 @@ def answer_prompts(
     model.train(False)
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
-        rows = _generate(model, tokenizer, [ids[i] for i in batch], max_new_tokens)
+        rows = _generate(model, tokenizer, [ids[i] for i in batch], max_new_tokens, ends)
         texts = tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         answers |= zip(batch, texts, strict=True)
     model.train(was_training)
@@ -51,11 +54,15 @@ def stop_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
 
 @torch.no_grad()
 def _generate(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompts: list[list[int]], max_new_tokens: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: list[list[int]],
+    max_new_tokens: int,
+    stops: list[int],
 ) -> list[list[int]]:
     """New tokens of each prompt, special ones not yet removed. Padded on the left to width W: [B, W]."""
     width = max(map(len, prompts))
-    stops, room = stop_ids(tokenizer), _room(model, width)
+    room = _room(model, width)
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (stops or [0])[0]
     input_ids = torch.tensor([[padding] * (width - len(p)) + p for p in prompts], device=model.device)  # [B, W]
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)  # [B, W]

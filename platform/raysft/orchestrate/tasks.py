@@ -106,4 +106,5 @@ def _evaluate(recipe: Recipe, model: Any, tokenizer: Any, eval_store: str) -> di
         prompts=read_prompts(eval_store, section.generate_prompts),
         max_rows=section.max_rows,
         max_new_tokens=section.max_new_tokens,
+        stops=stop_token_ids(recipe, tokenizer) or None,
     ).to_json()

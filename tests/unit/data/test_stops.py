@@ -10,6 +10,7 @@ import pytest
 from chats import CHATML, PAIRS, tokenizer_of
 from raysft.data.chat import encode
 from raysft.data.records import Conversation, Message
+from raysft.data.rendering import render_last
 from raysft.data.stops import model_stop_ids, recipe_template, stop_token_ids
 from raysft.data.tokenizer import template_for
 from raysft.errors import DataError
@@ -163,3 +164,19 @@ def test_what_an_export_stops_at(tmp_path):
     assert set(stop_token_ids(recipe, tokenizer)) == expected
     assert tokenizer.convert_ids_to_tokens(7) in recipe_template(recipe, tokenizer).special_tokens.stops
     assert PAIRS["chatml of a base, digits"].eos == "<|endoftext|>"
+
+
+def test_the_reference_of_an_answer_is_all_that_the_model_has_to_say():
+    """Evaluation asks with the prompt that ends where training begins, and compares with what comes after it."""
+    expected = {
+        "command r7b, gpt2": "<|START_RESPONSE|>7<|END_RESPONSE|>",
+        "qwen3, one digit": "<think>\n\n</think>\n\n7",
+        "llama2, first": " 7 ",
+        "harmony, digits": "final7",
+    }
+    for name, reference in expected.items():
+        tokenizer = tokenizer_of(name)
+        prompt, said = render_last(TALK, template_for("tokenizer", tokenizer))
+        messages = [{"role": message.role, "content": message.content} for message in TALK.messages[:-1]]
+        assert prompt == tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        assert said == reference

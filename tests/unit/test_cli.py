@@ -70,6 +70,37 @@ def test_help_imports_nothing_heavy() -> None:
     assert "example:" in ended.stdout
 
 
+def test_output_that_finds_no_room_is_an_error() -> None:
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "raysft.cli", "schema"],
+            env=os.environ | {"PYTHONPATH": str(ROOT / "platform")},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=120,
+        )
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: cannot write the output")
+    assert "Traceback" not in ended.stderr
+    assert "Exception ignored" not in ended.stderr
+
+
+def test_a_terminal_that_is_not_utf_8_gets_escapes(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("name: a\nmodel: {source: a/b}\ndata: {train: x}\nschl\u00fcssel-\u6587: 1\n", encoding="utf-8")
+    ended = subprocess_run("-m", "raysft.cli", "train", str(path), PYTHONIOENCODING="ascii")
+    assert ended.returncode == 2
+    assert "unknown key schl\\xfcssel-\\u6587" in ended.stderr
+
+
+def test_control_characters_are_only_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = raysft(capsys, "train", str(tmp_path / "a\x1b]0;title\x07\x9b31m.yaml"))
+    assert ran.code == 2
+    assert "a\\u001b]0;title\\u0007\\u009b31m.yaml" in ran.err
+    assert not {"\x1b", "\x07", "\x9b"} & set(ran.err + ran.out)
+
+
 def test_a_process_ends_with_a_message_and_a_code(tmp_path: Path) -> None:
     ended = subprocess_run("-m", "raysft.cli", "train", str(tmp_path / "nowhere.yaml"))
     assert ended.returncode == 2

@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 the user can mend it, 3 the platform failed, 75 interrupte
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import logging
 import os
@@ -44,7 +45,7 @@ def _told(error: Exception) -> int:
     if isinstance(error, RaysftError):
         sys.stderr.write(f"error: {printable(str(error))}\n")
         return error.exit_code
-    if _cannot_print():
+    if _is_of_output(error):
         _forget_output()
         sys.stderr.write(f"error: cannot write the output\n  got: {error}\n  fix: free the disk it goes to\n")
         return 2
@@ -60,13 +61,9 @@ def _print_anything() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _cannot_print() -> bool:
-    """Does what is left of our output find no room?"""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        return True
-    return False
+def _is_of_output(error: Exception) -> bool:
+    """Did our own output find no room? Of a file that raysft writes the error names the file, or is one of ours."""
+    return isinstance(error, OSError) and error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _forget_output() -> None:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 import threading
 import time
 from types import TracebackType
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from raysft.train.lineage import read_attempts
 from raysft.train.records import attempt_metrics
@@ -17,6 +26,8 @@ from raysft.train.records import attempt_metrics
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
+LEAST_COLUMNS = 100
+"""Of a terminal that has room for losses and rates beside the bar."""
 LOOK_SHARE = 50
 """Pause after a look at the records / time that it took: at most 2% of a CPU."""
 
@@ -29,13 +40,11 @@ class TrainingProgress:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._attempt, self._num_seen, self._last_said = 0, 0, -1
+        is_wide = shutil.get_terminal_size().columns >= LEAST_COLUMNS
+        more: list[ProgressColumn] = [TextColumn("{task.fields[text]}"), TimeRemainingColumn()] if is_wide else []
+        bar = BarColumn(40 if is_wide else 12)
         self._bar = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[text]}"),
-            TimeRemainingColumn(),
-            disable=not sys.stderr.isatty(),
+            TextColumn("training"), bar, MofNCompleteColumn(), *more, disable=not sys.stderr.isatty()
         )
         self._task = self._bar.add_task("training", total=total_steps, text="waiting for workers")
 

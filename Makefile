@@ -80,7 +80,7 @@ chaos: $(READY)           ## the fault matrix and kills inside a save; a soak to
 	$(BIN)/python tests/benchmarks/chaos.py $(ARGS)
 
 chaos-store: $(READY)     ## every file of a finished token store, damaged in every way, and prepared again
-	$(BIN)/python -m pytest -m full tests/ray_local/test_store_damage.py
+	$(BIN)/python -m pytest -m full tests/unit/data/test_store_damage.py
 
 bench-stall: $(READY)     ## how long steps wait for a checkpoint behind them, over one that is waited for
 	$(BIN)/python tests/benchmarks/checkpoint_stall.py

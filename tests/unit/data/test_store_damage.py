@@ -1,18 +1,21 @@
 """Every file that a prepare leaves, damaged in every way: the next prepare ends with the same bytes, or says why not.
 
-The list of files is made by walking a finished storage, so a file of a new kind is damaged too.
+The list of files is made by walking a finished storage, so a file of a new kind is damaged too. Tasks run here, one
+after the other: what they leave is the same (tests/ray_local/test_prepare.py).
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from raysft.data import prepare as prepare_module
+from raysft.data.distribute import Item
 from raysft.data.lineage import read_log, roll_back
 from raysft.data.prepare import Prepared, prepare
 from raysft.data.sources import plan_reads
@@ -20,9 +23,6 @@ from raysft.data.store import TokenStore
 from raysft.data.tokenizer import train_tokenizer
 from raysft.errors import DataError, RaysftError
 from raysft.recipe.schema import DataSection, ModelSection, Recipe
-
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
-
 
 READ = ("manifest.json", "prompts.jsonl", "part-00000.parquet")
 """What training and evaluation read of a store."""
@@ -33,8 +33,19 @@ def lines(word: str, count: int = 80) -> str:
     return "".join(json.dumps(record) + "\n" for record in records)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def without_ray() -> Iterator[None]:
+    def here(function: Callable[[Item], Any], items: Sequence[Item]) -> Iterator[Any]:
+        return (json.loads(json.dumps(function(item))) for item in items)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare_module.ray, "is_initialized", lambda: True)
+        patch.setattr(prepare_module, "on_ray", here)
+        yield
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, without_ray: None) -> Path:
     """Data, a tokenizer, and two finished storages: `whole` and, of other data, `other`."""
     folder = tmp_path_factory.mktemp("damage")
     for name in ("whole", "other"):

@@ -86,8 +86,8 @@ def preview(recipe: Recipe, num_records: int, *, color: bool, packed: bool = Fal
     findings: Counter[str] = Counter()
     notes: NoteCounts = {}
     num_seen = 0
-    for num_seen, raw in enumerate(islice(read_all(tracer.files), num_records), 1):  # noqa: B007
-        seen = tracer.trace(raw)
+    for num_seen, record in enumerate(islice(read_all(tracer.files), num_records), 1):  # noqa: B007
+        seen = tracer.trace(record)
         findings.update(seen.findings)
         refused.update(refusal.reason for refusal in seen.refusals)
         count_notes(notes, seen.notes)

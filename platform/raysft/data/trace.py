@@ -114,7 +114,7 @@ class Tracer:
                 f"{name}part {number} of {len(result)}: " if len(result) > 1 else name,
                 example,
                 list(token_texts(self._tokenizer, example)),
-                self._tokenizer.convert_ids_to_tokens(example.input_ids.tolist()),
+                [str(self._tokenizer.convert_ids_to_tokens(index)) for index in example.input_ids.tolist()],
             )
             for number, example in enumerate(result, 1)
         ]

@@ -81,6 +81,7 @@ def test_reasoning_in_a_column_beside_the_answer(columns: dict[str, str]) -> Non
     for record in ({"instruction": "q", "output": "a"}, {"prompt": "q", "completion": "a"}):
         assert kept({**record, name: "hm"}, columns=columns).messages[-1] == Message("assistant", "a", reasoning="hm")
     assert refused({"instruction": "q", "output": "a", "Complex_CoT": "hm"}).reason == "unread:Complex_CoT"
+    assert refused({"instruction": "q", "output": "a", "reasoning": "on"}).reason == "unread:reasoning", "a switch"
     assert refused({"messages": [U, A], "reasoning": "hm"}).reason == "unread:reasoning"
     assert refused({"messages": [{**U, "reasoning": "hm"}, A]}).reason == "unread:reasoning"
 
@@ -125,6 +126,8 @@ def test_only_the_completion_is_trained() -> None:
         *(("user", None), ("assistant", False), ("user", None), ("assistant", None)),
     ]
     assert refused({"prompt": "q", "completion": "a", "label": False}).reason == "unwanted_answer"
+    assert refused({"messages": [U, A], "label": False}).reason == "unwanted_answer"
+    assert kept({"messages": [U, A], "label": "safe"}).notes[0].name == "label"
     assert said({"prompt": "q", "completion": "a", "label": True}) == QA
 
 
@@ -176,6 +179,7 @@ TURNS = [U, A]
             {"from": "gpt", "value": "a", "role": None, "content": None},
         ],
         [{"human": "q", "assistant": "a"}],  # ms-swift
+        [{"input": "q", "output": "a"}],  # Capybara
     ],
 )
 @pytest.mark.parametrize("column", ["messages", "conversations", "conversation"])

@@ -43,6 +43,8 @@ def test_a_key_that_holds_nothing_is_not_told(value: object) -> None:
 
 def test_what_is_said_again_is_not_lost() -> None:
     assert notes({"messages": TURNS, "prompt": "q", "final": " a ", "turns": TURNS}) == []
+    system = {"role": "system", "content": "reasoning language: French\n\nYou are a helpful teacher of maths."}
+    assert notes({"messages": [system, *TURNS], "developer": "You are a helpful teacher of maths."}) == []
     assert notes({"messages": TURNS, "prompt": "other"})[0] == ("unread", "prompt", "'other'")
 
 

@@ -4,7 +4,7 @@ Owns the column mapping, what becomes of several answers, and whether what was r
 Conversation; nothing after this package knows which format a record had. Nothing that a record holds is lost in
 silence: it is in the conversation, or counted in its notes, or the record is a `Refusal`: a value, because refusals
 are counted, not raised. Which format a record has is detect.py, what its columns mean readers.py, turns are turns.py,
-tools tools.py, and the account of what was not read unread.py. Reading files is sources.py, tokens are chat.py.
+answers answers.py, tools tools.py, and the account of what was not read unread.py. Reading files is sources.py.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from collections.abc import Mapping, Sequence, Set
 from functools import lru_cache
 from typing import Any
 
+from raysft.data.formats.answers import Content
 from raysft.data.formats.detect import detect_format
 from raysft.data.formats.fields import FIELDS, TURNS, names_of
 from raysft.data.formats.names import describes
-from raysft.data.formats.readers import READERS, Content
+from raysft.data.formats.readers import READERS
 from raysft.data.formats.tools import read_tools
 from raysft.data.formats.unread import Account, Reading, says_again
 from raysft.data.formats.values import Record, RefusedError, decoded, is_empty, short

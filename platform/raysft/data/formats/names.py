@@ -27,7 +27,6 @@ _MEANING = {
         "contexts",
         "passages",
         "passage",
-        "knowledge",
         "search_results",
     ),
     "several answers": (

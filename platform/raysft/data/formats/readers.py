@@ -7,11 +7,11 @@ can be told. Which format a record has is detect.py; whether what was read can b
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+from raysft.data.formats.answers import Content, answered, read_answer
 from raysft.data.formats.fields import ANSWERS, JUDGED, PROMPTS, RESPONSES, TURNS
-from raysft.data.formats.names import REASONING
 from raysft.data.formats.turns import read_messages
 from raysft.data.formats.unread import Account
 from raysft.data.formats.values import (
@@ -30,21 +30,6 @@ from raysft.data.records import Candidate, Message
 _CRITIQUE = "Please critique whether the following solution to the question is correct.\n\n"
 
 
-_REASONING = frozenset(REASONING)
-_SCORED = frozenset(("score", "rank"))
-
-
-@dataclass(frozen=True)
-class Content:
-    """What a format's reader finds in a record."""
-
-    messages: list[Message]
-    candidates: tuple[Candidate, ...] = ()
-    label: str | None = None
-    answers: tuple[Message, ...] = ()
-    """Where the record has several answers to `messages`, which then hold none."""
-
-
 def _alpaca(account: Account) -> Content:
     _require(account, ("instruction", "output"), "alpaca")
     history = account.get("history")
@@ -55,7 +40,7 @@ def _alpaca(account: Account) -> Content:
         messages.append(Message("user", read_text(pair[0], "history")))
         messages.append(Message("assistant", read_text(pair[1], "history")))
     messages.append(Message("user", _question(account, "instruction")))
-    return _answered(_with_system(account, messages), account, "output")
+    return answered(_with_system(account, messages), account, "output")
 
 
 def _unified(account: Account) -> Content:
@@ -70,6 +55,7 @@ def _turns(account: Account) -> Content:
     if column is None:
         _require(account, ("|".join(TURNS),), "messages")
     column = column or "messages"
+    _check_wanted(account)
     return Content(_with_system(account, read_messages(account.get(column), column, account)))
 
 
@@ -77,24 +63,29 @@ def _completion(account: Account) -> Content:
     """TRL's and OpenAI's prompt and completion, each a text or turns. Only the completion is trained."""
     _require(account, ("|".join(PROMPTS), "|".join(ANSWERS)), "completion")
     prompt = [replace(m, train=False) if m.role == "assistant" else m for m in _prompt(account, "completion")]
-    if (label := account.record.get("label")) is not None and isinstance(decoded(label), bool):
-        account.used.add("label")  # TRL's unpaired preference
-        if not decoded(label):
-            raise RefusedError("unwanted_answer", "`label: false` says that this answer is not wanted")
+    _check_wanted(account)
     column = account.first(ANSWERS) or ANSWERS[0]
     value = account.record.get(column)
     turns = decoded(value) if column == "completion" else value
     is_turns = isinstance(turns, dict) or (isinstance(turns, list) and turns and isinstance(turns[0], dict))
     if is_turns and column not in RESPONSES:
         account.used.add(column)
-        return Content(prompt + _answer(turns, column, account))
-    return _answered(prompt, account, column)
+        return Content(prompt + read_answer(turns, column, account))
+    return answered(prompt, account, column)
+
+
+def _check_wanted(account: Account) -> None:
+    """Unpaired preference (TRL, ms-swift): a label that is a bool says whether the answer is a good one."""
+    if "label" in account.record and isinstance(label := decoded(account.record["label"]), bool):
+        account.used.add("label")
+        if not label:
+            raise RefusedError("unwanted_answer", "`label: false` says that this answer is not wanted")
 
 
 def _preference(account: Account) -> Content:
     """`chosen` and `rejected` are answers, or whole conversations that part at some turn."""
     _require(account, ("chosen", "rejected"), "preference")
-    chosen, rejected = (_answer(account.get(name), name, account) for name in ("chosen", "rejected"))
+    chosen, rejected = (read_answer(account.get(name), name, account) for name in ("chosen", "rejected"))
     if _is_whole(chosen) and _is_whole(rejected):
         shared = 0
         while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
@@ -119,7 +110,7 @@ def _ranking(account: Account) -> Content:
     if not responses:
         raise RefusedError("wrong_type", f"`{column}` must be a list of answers, got {short(responses)}")
     scores = _scores(account, responses, column)
-    answers = [_answer(response, column, account) for response in responses]
+    answers = [read_answer(response, column, account) for response in responses]
     candidates = tuple(Candidate(tuple(a), score) for a, score in zip(answers, scores, strict=True))
     best = max(range(len(scores)), key=scores.__getitem__)  # the first of equals
     return Content(_prompt(account, "ranking") + answers[best], candidates)
@@ -164,6 +155,8 @@ def _label(account: Account) -> str:
     """Its name where `label_text` gives one, else the label as text."""
     label = account.get("label")
     if isinstance(name := account.record.get("label_text"), str) and name.strip():
+        if isinstance(label, str):  # not the number that has this name
+            account.used.discard("label")
         return str(account.get("label_text"))
     if isinstance(label, str):
         return label
@@ -223,49 +216,6 @@ def _prompt(account: Account, format: str) -> list[Message]:
         account.used.add(column)
         return _with_system(account, read_messages(turns, column, account))
     return _with_system(account, [Message("user", _question(account, column))])
-
-
-def _answered(prompt: list[Message], account: Account, column: str) -> Content:
-    """The prompt with its answer, or with several: a list of texts."""
-    value = account.get(column)
-    if not isinstance(value, list) and column in RESPONSES:
-        value = read_list(value, column)
-    reasoning = _reasoning(account)
-    if isinstance(value, list) and value and not any(isinstance(part, dict) and "type" in part for part in value):
-        texts = [_answer(item, column, account)[-1].content for item in value if not is_empty(item)]
-        answers = tuple(Message("assistant", text, reasoning=reasoning) for text in dict.fromkeys(texts))
-        if len(answers) > 1:
-            return Content(prompt, answers=answers)
-        return Content([*prompt, *answers])
-    return Content([*prompt, Message("assistant", read_text(value, column), reasoning=reasoning)])
-
-
-def _reasoning(account: Account) -> str:
-    """What was thought before the answer, from a column beside it."""
-    if _REASONING.isdisjoint(account.record):
-        return ""
-    column = next((name for name in REASONING if not is_empty(account.record.get(name))), None)
-    return read_text(account.get(column), column) if column else ""
-
-
-def _answer(value: Any, column: str, account: Account) -> list[Message]:
-    """An answer as text, as one message (ShareGPT's or OpenAI's), as {text|content}, or as a list of messages."""
-    if isinstance(value, str) and value[:1] in ("[", "{"):
-        turns = decoded(value)
-        is_turns = isinstance(turns, list) and turns and all(isinstance(turn, dict) for turn in turns)
-        if is_turns and all("role" in turn or "from" in turn for turn in turns):
-            value = turns
-    if isinstance(value, list):
-        return read_messages(value, column, account)
-    if isinstance(value, dict):
-        if "from" in value or "role" in value:
-            own = value if _SCORED.isdisjoint(value) else {k: v for k, v in value.items() if k not in _SCORED}
-            return read_messages([own], column, account)
-        name = "text" if value.get("text") is not None else "content"
-        for key in value.keys() - {name, "score", "rank"}:
-            account.unread(f"{column}[].", key, value[key])
-        value = value.get(name)
-    return [Message("assistant", read_text(value, column))]
 
 
 def _is_whole(messages: list[Message]) -> bool:

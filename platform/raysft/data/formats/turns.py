@@ -41,7 +41,7 @@ _KNOWN = frozenset((*TURN_NAMES, "channel"))
 _REASONING, _LOSS_FLAGS = frozenset(REASONING), frozenset(LOSS_FLAGS)
 _CALLS = frozenset(("tool_calls", "function_call"))
 _THINKING = ("thinking", "reasoning", "thought")
-_PAIRS = (("human", "user"), ("assistant", "gpt", "bot"))
+_PAIRS = (("human", "user", "input"), ("assistant", "gpt", "bot", "output"))
 
 
 def read_messages(value: Any, column: str, account: Account) -> list[Message]:
@@ -84,7 +84,7 @@ def _may_join(last: Message, call: Message) -> bool:
 
 
 def _split_pairs(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """ms-swift's [{human, assistant}, ...]: each a question with its answer."""
+    """ms-swift's [{human, assistant}, ...], Capybara's [{input, output}, ...]: each a question with its answer."""
     found: list[dict[str, Any]] = []
     for turn in turns:
         question, answer = (next((name for name in names if name in turn), "") for names in _PAIRS)

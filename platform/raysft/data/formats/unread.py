@@ -43,6 +43,8 @@ class Reading:
     several_answers: Literal["refuse", "first", "all"] = "refuse"
 
 
+_LONG = 24
+"""Characters from which a text that stands inside another says the same again; a shorter one may by chance."""
 _MAX_OUTER_SPACE = 64
 _ROLES = frozenset(("user", "assistant", "system", "human", "gpt", "tool", "text", "function"))
 
@@ -113,8 +115,11 @@ def says_again(value: Any, texts: Sequence[str]) -> bool:
 
 
 def _is_said(text: str, texts: Sequence[str]) -> bool:
-    near = len(text) + _MAX_OUTER_SPACE  # longer texts need not be looked at
-    return text in _ROLES or any(text == said.strip() for said in texts if len(said) <= near)
+    if text in _ROLES:
+        return True
+    if len(text) >= _LONG:
+        return any(text in said for said in texts)
+    return any(text == said.strip() for said in texts if len(said) <= len(text) + _MAX_OUTER_SPACE)
 
 
 def _leaves(value: Any) -> Iterator[Any]:

@@ -1,0 +1,79 @@
+"""Answers in the columns of a record: one text, several texts, turns, with the reasoning beside them. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from raysft.data.formats.fields import RESPONSES
+from raysft.data.formats.names import REASONING
+from raysft.data.formats.turns import read_messages
+from raysft.data.formats.unread import Account
+from raysft.data.formats.values import RefusedError, decoded, is_empty, read_list, read_text, short
+from raysft.data.records import Candidate, Message
+
+_REASONING = frozenset(REASONING)
+_SWITCHES = frozenset(("on", "off", "yes", "no", "true", "false", "none"))
+_SCORED = frozenset(("score", "rank"))
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a format's reader finds in a record."""
+
+    messages: list[Message]
+    candidates: tuple[Candidate, ...] = ()
+    label: str | None = None
+    answers: tuple[Message, ...] = ()
+    """Where the record has several answers to `messages`, which then hold none."""
+
+
+def answered(prompt: list[Message], account: Account, column: str) -> Content:
+    """The prompt with its answer, or with several: a list of texts."""
+    value = account.get(column)
+    if not isinstance(value, list) and column in RESPONSES:
+        value = read_list(value, column)
+    reasoning = _reasoning(account)
+    if isinstance(value, list) and value and not any(isinstance(part, dict) and "type" in part for part in value):
+        texts = [read_answer(item, column, account)[-1].content for item in value if not is_empty(item)]
+        answers = tuple(Message("assistant", text, reasoning=reasoning) for text in dict.fromkeys(texts))
+        if len(answers) > 1:
+            return Content(prompt, answers=answers)
+        return Content([*prompt, *answers])
+    return Content([*prompt, Message("assistant", read_text(value, column), reasoning=reasoning)])
+
+
+def _reasoning(account: Account) -> str:
+    """What was thought before the answer, from a column beside it."""
+    if _REASONING.isdisjoint(account.record):
+        return ""
+    column = next((name for name in REASONING if not is_empty(account.record.get(name))), None)
+    if column is None:
+        return ""
+    reasoning = read_text(account.get(column), column)
+    if reasoning.strip().lower() in _SWITCHES:
+        raise RefusedError(
+            f"unread:{column}",
+            f"`{column}` is a switch, no reasoning: {short(reasoning)}; see data.ignore_columns",
+        )
+    return reasoning
+
+
+def read_answer(value: Any, column: str, account: Account) -> list[Message]:
+    """An answer as text, as one message (ShareGPT's or OpenAI's), as {text|content}, or as a list of messages."""
+    if isinstance(value, str) and value[:1] in ("[", "{"):
+        turns = decoded(value)
+        is_turns = isinstance(turns, list) and turns and all(isinstance(turn, dict) for turn in turns)
+        if is_turns and all("role" in turn or "from" in turn for turn in turns):
+            value = turns
+    if isinstance(value, list):
+        return read_messages(value, column, account)
+    if isinstance(value, dict):
+        if "from" in value or "role" in value:
+            own = value if _SCORED.isdisjoint(value) else {k: v for k, v in value.items() if k not in _SCORED}
+            return read_messages([own], column, account)
+        name = "text" if value.get("text") is not None else "content"
+        for key in value.keys() - {name, "score", "rank"}:
+            account.unread(f"{column}[].", key, value[key])
+        value = value.get(name)
+    return [Message("assistant", read_text(value, column))]

@@ -95,11 +95,16 @@ def stage_parameters(recipe: Recipe, shape: ModelShape, stage: int) -> tuple[int
 
 
 def adapter_parameters(recipe: Recipe, shape: ModelShape) -> int:
-    """LoRA weights of one layer: rank x (inputs + outputs) of each adapted linear layer (arXiv:2106.09685)."""
+    """LoRA weights of one layer: rank x (inputs + outputs) of each adapted linear layer (arXiv:2106.09685).
+
+    Under all-linear each expert of a mixture has its own; where their input matrices are one, it is counted as two.
+    """
     parallel = recipe.parallel.tensor
     total = 0
     for linear in shape.linears:
-        if linear.name in adapted_names(recipe, shape):
+        if linear.copies > 1 and recipe.method.target_modules == ("all-linear",):
+            total += linear.copies * recipe.method.rank * (linear.inputs + linear.outputs)
+        elif linear.name in adapted_names(recipe, shape):
             inputs = linear.inputs // (parallel if linear.split == "row" else 1)
             outputs = linear.outputs // (parallel if linear.split == "column" else 1)
             total += recipe.method.rank * (inputs + outputs)
@@ -107,7 +112,7 @@ def adapter_parameters(recipe: Recipe, shape: ModelShape) -> int:
 
 
 def adapted_names(recipe: Recipe, shape: ModelShape) -> frozenset[str]:
-    """Linear layers with an adapter. peft takes a target as the end of a module's name; it adapts no experts."""
+    """Linear layers with an adapter. peft takes a target as the end of a module's name; experts are no layers."""
     if recipe.method.kind == "full":
         return frozenset()
     targets = recipe.method.target_modules

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from fakes import make_recipe
+from families import V, tiny_fields
+from raysft.model.load import empty_model
+from raysft.model.methods import apply_method
+from raysft.model.shape import read_shape
+from raysft.planner.memory import adapter_parameters
 from raysft.planner.states import ZERO_PAPER, basis, model_states
 
 P = 7_500_000_000
@@ -47,3 +53,16 @@ def test_what_is_frozen_needs_its_weights_only() -> None:
     states = model_states(P, 0, 8, 2, basis("bf16", 2))
     assert states.total == states.parameters == 2 * P
     assert model_states(P, 0, 8, 3, basis("bf16", 3)).total == 2 * P // 8
+
+
+def test_adapters_of_experts_are_counted_as_peft_makes_them() -> None:
+    """granitemoe has one input matrix for gate and up, [experts, 2 x inner, hidden]; it is counted as two."""
+    fields = tiny_fields("granitemoe")
+    recipe = make_recipe(model={"config": fields}, method={"kind": "lora", "rank": 2})
+    shape = read_shape(recipe)
+    model = apply_method(empty_model(recipe, vocab_size=V), recipe)
+    made = sum(p.numel() for p in model.parameters() if p.requires_grad) // shape.num_layers
+    hidden, experts = 32, 4
+    twice = experts * 2 * hidden  # rank x hidden, once more
+    router = 2 * (hidden + experts)  # counted as a layer, and left frozen
+    assert adapter_parameters(recipe, shape) - twice - router == made

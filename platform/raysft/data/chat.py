@@ -30,6 +30,7 @@ from raysft.data.rendering import (
     resolve_template,
     special_tokens_in,
 )
+from raysft.data.tokenizer_bounds import bounded
 from raysft.data.writing import write_marked
 from raysft.errors import DataError
 
@@ -100,7 +101,8 @@ def encode(
     prepared = [_prepare(conversation, tokenizer, template, train_on, stop) for conversation in conversations]
     ready = [found for found in prepared if not isinstance(found, Refusal)]
     texts, spans = [found.text for found in ready], [found.spans for found in ready]
-    tokens, cut_places = cut(tokenizer, texts, tokenize(tokenizer, texts), [[s for s, _ in own] for own in spans])
+    with bounded(str(tokenizer.name_or_path)):
+        tokens, cut_places = cut(tokenizer, texts, tokenize(tokenizer, texts), [[s for s, _ in own] for own in spans])
     target, straddles = locate(texts, tokens, spans)
     target[tokens.bounds[:-1][np.diff(tokens.bounds) > 0]] = False  # nothing predicts a segment's first token
     weights = target.astype(np.float32)

@@ -21,6 +21,7 @@ from raysft.data.records import Refusal
 from raysft.data.rendering import Rendered, render
 from raysft.data.sources import RawRecord, expand, read_all
 from raysft.data.template import BUILT_IN, SpecialTokens, Template, resolve_template
+from raysft.data.tokenizer_bounds import check_bounds
 from raysft.data.tokenizer_files import check_out, publish
 from raysft.errors import DataError, ModelError, RecipeError
 from raysft.exports import merged_export
@@ -90,7 +91,7 @@ def load_tokenizer(
     """Load a fast tokenizer from a directory or the hub. Raises ModelError."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:  # a damaged tokenizer.json is a bare Exception of the library's
         there, looks_local = Path(source).expanduser(), source.startswith((".", "/", "~"))
         told = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(
@@ -110,6 +111,7 @@ def load_tokenizer(
             expected="a fast tokenizer: target masks need character offsets",
             fix="convert it to a tokenizer.json (tokenizers library), or use the fast version",
         )
+    check_bounds(tokenizer.backend_tokenizer, source)
     return tokenizer
 
 

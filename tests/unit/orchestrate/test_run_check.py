@@ -34,6 +34,6 @@ def test_a_model_directory_that_is_not_there_is_not_the_tokenizers_fault(tmp_pat
     with pytest.raises(ModelError, match="cannot read the model") as caught:
         check_before_ray(missing)
     assert "check model.source" in caught.value.fix
-    with pytest.raises(ModelError, match="the tokenizer of the model") as caught:
+    with pytest.raises(ModelError, match="there is no model") as caught:
         recipe_tokenizer(missing)
     assert caught.value.fix.startswith("check model.source")

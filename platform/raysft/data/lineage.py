@@ -16,6 +16,7 @@ import re
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from raysft import sealed
@@ -63,8 +64,14 @@ def read_log(recipe: Recipe) -> list[Version]:
             damaged[number] = f"{type(error).__name__}: {error}"
     _heal(recipe, found, damaged)
     for number, problem in damaged.items():
-        logger.warning("data version %d cannot be read (%s): it is left out of the log", number, problem)
+        _say_unread(_location(recipe, number), problem)
     return [found[number] for number in sorted(found)]
+
+
+@lru_cache(maxsize=1000)
+def _say_unread(location: str, problem: str) -> None:
+    """Once in a process: a prepare reads the log twice."""
+    logger.warning("data version %s cannot be read (%s): it is left out of the log", location, problem)
 
 
 def _heal(recipe: Recipe, found: dict[int, Version], damaged: dict[int, str]) -> None:

@@ -33,7 +33,7 @@ from raysft.data.stage import EncodeStage
 from raysft.data.store import write_prompts
 from raysft.data.store_manifest import MANIFEST, REJECTS, find_damage, problem_of, read_manifest, write_manifest
 from raysft.data.windows import CURRICULUM_WINDOW, WINDOW, write_window
-from raysft.errors import ClusterError, DataError
+from raysft.errors import ClusterError, DataError, StorageError
 from raysft.lease import lease
 from raysft.recipe.schema import Recipe
 from raysft.storage import check_writable, join
@@ -126,7 +126,11 @@ def _intact(side: Side) -> dict[str, Any] | None:
 def _say_lost_rejects(side: Side, manifest: dict[str, Any]) -> None:
     location = join(side.location, REJECTS)
     wanted = manifest["rejects_sha256"]
-    if wanted is not None and (problem := problem_of(location, wanted)):
+    try:
+        problem = problem_of(location, wanted) if wanted is not None else None
+    except StorageError as error:
+        problem = error.got
+    if problem is not None:
         logger.warning("the list of refused records is damaged, the tokens are not: %s (%s)", location, problem)
 
 

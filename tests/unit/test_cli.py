@@ -209,7 +209,7 @@ def test_a_directory_is_no_recipe(capsys, tmp_path: Path) -> None:
         ("optimzer.learning_rate=1", ("did you mean optimizer?",)),
         ("qqq=1", ("unknown key qqq", "storage, seed")),
         ("train.max_steps=two", ("train.max_steps", "'two'", "integer")),
-        ("train.max_steps=0", ("train.max_steps", "greater than or equal to 1")),
+        ("train.max_steps=0", ("train.max_steps", "1 or more")),
         ("optimizer.learning_rate=.inf", ("optimizer.learning_rate", "inf", "finite")),
         ("optimizer.learning_rate=fast", ("'fast'", "number")),
         ("data.train=", ("data.train", "None", "a string or a list of strings")),

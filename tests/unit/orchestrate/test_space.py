@@ -102,9 +102,9 @@ CIRCLE = {
     [
         ({"optimizer.learing_rate": RATE}, (), "did you mean optimizer.learning_rate?"),
         ({"optimiser.learning_rate": RATE}, (), "did you mean optimizer.learning_rate?"),
-        ({"train.rows_per_step": RATE}, (), "valid integer"),
-        ({"method.kind": {"distribution": "choice", "values": ["lora", "lorax"]}}, (), "'full' or 'lora'"),
-        ({"method.rank": {"distribution": "int", "low": 0, "high": 8}}, (), "greater than or equal to 1"),
+        ({"train.rows_per_step": RATE}, (), "a whole number"),
+        ({"method.kind": {"distribution": "choice", "values": ["lora", "lorax"]}}, (), "full or lora"),
+        ({"method.rank": {"distribution": "int", "low": 0, "high": 8}}, (), "1 or more"),
         ({"name": {"distribution": "choice", "values": ["a", "b"]}}, (), "cannot be searched"),
         ({"data.eval_fraction": RATE}, (), "cannot be searched"),
         ({"evaluate.max_rows": {"distribution": "int", "low": 1, "high": 8}}, (), "cannot be searched"),

@@ -50,7 +50,7 @@ def test_every_searcher_says_what_it_can_hold() -> None:
         ({"optimizer.learning_rate": {**RATE, "low": 0.0}}, {}, "low"),
         ({"optimizer.learning_rate": RATE}, {"searcher": "tpe2"}, "tune.searcher"),
         ({"optimizer.learning_rate": RATE}, {"metrics": "accuracy"}, "held_out_loss"),
-        ({"optimizer.learning_rate": RATE}, {"budget": {"trials": 0}}, "greater than or equal to 1"),
+        ({"optimizer.learning_rate": RATE}, {"budget": {"trials": 0}}, "1 or more"),
         ({"optimizer.learning_rate": RATE}, {"budget": {"core_hours": 0.0}}, "greater than 0"),
     ],
 )

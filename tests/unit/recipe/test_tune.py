@@ -51,7 +51,7 @@ def test_every_searcher_says_what_it_can_hold() -> None:
         ({"optimizer.learning_rate": RATE}, {"searcher": "tpe2"}, "tune.searcher"),
         ({"optimizer.learning_rate": RATE}, {"metrics": "accuracy"}, "held_out_loss"),
         ({"optimizer.learning_rate": RATE}, {"budget": {"trials": 0}}, "1 or more"),
-        ({"optimizer.learning_rate": RATE}, {"budget": {"core_hours": 0.0}}, "greater than 0"),
+        ({"optimizer.learning_rate": RATE}, {"budget": {"core_hours": 0.0}}, "more than 0"),
     ],
 )
 def test_wrong_fields_are_refused_by_the_schema(space: dict[str, Any], tune: dict[str, Any], words: str) -> None:

@@ -88,19 +88,17 @@ class TrainingError(PlatformError):
 
 _URL = re.compile(r"[A-Za-z][\w+.-]*://[^\s'\"<>]+")
 _LOGIN = re.compile(r"(?<=://)[^/?#@]*@|(?<=://)[^/?#@:]*:(?!\d*(?:[/?#]|$))[^?#]*@")
-_VALUE = re.compile(r"([?&;]\w[\w.%~-]*=)([^&;#)\]]*)")
+_VALUE = re.compile(r"([?&;]\w[\w.%~-]*=)([^\s&;#)\]'\"]*)")
 _OPEN = ("region=", "scheme=", "endpoint_override=", "revision=", "download=")
 """Options of addresses whose values are no secrets."""
 
 
 def redacted(text: str) -> str:
     """A text whose addresses (`scheme://...`) show no login and no values of a query: keys, signatures, passwords."""
-    return _URL.sub(_redacted_address, text) if "://" in text else text
-
-
-def _redacted_address(found: re.Match[str]) -> str:
-    address = _LOGIN.sub("***@", found[0])
-    return _VALUE.sub(lambda match: match[0] if match[1][1:] in _OPEN else f"{match[1]}***", address)
+    if "://" not in text:
+        return text
+    text = _URL.sub(lambda match: _LOGIN.sub("***@", match[0]), text)  # a query may come behind a blank
+    return _VALUE.sub(lambda match: match[0] if match[1][1:] in _OPEN else f"{match[1]}***", text)
 
 
 def to_fields(error: RaysftError) -> dict[str, str]:

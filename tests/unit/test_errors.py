@@ -77,6 +77,7 @@ def test_exit_codes_tell_the_user_from_the_platform(kind: type[RaysftError]) -> 
         ("http://host:80/a@b/c.jsonl", "http://host:80/a@b/c.jsonl"),
         ("hf://datasets/o/n@main/a.parquet", "hf://datasets/o/n@main/a.parquet"),
         ("s3://b/k?region=eu&scheme=http&token=feed", "s3://b/k?region=eu&scheme=http&token=***"),
+        ("https://h/a b.jsonl?sig=feed", "https://h/a b.jsonl?sig=***"),
         ("/data/what?=1/a.jsonl", "/data/what?=1/a.jsonl"),
     ],
 )

@@ -7,6 +7,7 @@ redirect is followed.
 
 from __future__ import annotations
 
+import base64
 import io
 import shutil
 import tempfile
@@ -15,8 +16,9 @@ import urllib.request
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from http.client import HTTPResponse
+from http.client import HTTPResponse, InvalidURL
 from typing import Any, BinaryIO, cast
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from raysft.errors import DataError, StorageError
 
@@ -89,11 +91,10 @@ def _copied(location: str, found: WebFile) -> BinaryIO:
 
 
 def _get(location: str, start: int | None = None, last: int | None = None) -> HTTPResponse:
-    headers = {"User-Agent": "raysft", "Accept-Encoding": "identity"}
-    if start is not None:
-        headers["Range"] = f"bytes={start}-{'' if last is None else last}"
     try:
-        request = urllib.request.Request(location, headers=headers)
+        request = _request(location)
+        if start is not None:
+            request.add_header("Range", f"bytes={start}-{'' if last is None else last}")
         return cast(HTTPResponse, urllib.request.urlopen(request, timeout=_ANSWER_S))
     except urllib.error.HTTPError as error:
         if error.code in _FINAL:
@@ -104,10 +105,26 @@ def _get(location: str, start: int | None = None, last: int | None = None) -> HT
                 fix="check the address and whether it has expired; hf://, s3:// and gs:// take credentials",
             ) from error
         raise
-    except ValueError as error:  # http.client.InvalidURL is one
+    except (ValueError, InvalidURL) as error:
         raise DataError(
-            f"cannot read {location}", got=str(error), expected="an address of the web", fix="correct the address"
+            f"cannot read {location}",
+            got=f"no address of the web ({type(error).__name__})",
+            expected="https://host/path, its login and its query with %XX for what is special",
+            fix="correct the address",
         ) from error
+
+
+def _request(location: str) -> urllib.request.Request:
+    """A login in the address goes into a header, which does not follow to where the server sends us on."""
+    parts = urlsplit(quote(location.split("#")[0], safe="%/:?[]@!$&'()*+,;=~"))
+    login, at, host = parts.netloc.rpartition("@")
+    request = urllib.request.Request(
+        urlunsplit(parts._replace(netloc=host)), headers={"User-Agent": "raysft", "Accept-Encoding": "identity"}
+    )
+    if at:
+        word = base64.b64encode(unquote(login).encode()).decode()
+        request.add_unredirected_header("Authorization", f"Basic {word}")
+    return request
 
 
 class _Ranges(io.RawIOBase):

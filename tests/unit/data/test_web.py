@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import gzip
 import hashlib
@@ -31,6 +32,7 @@ class Server:
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.ranges, self.etags, self.cuts, self.fails, self.sizes = True, True, 0, 0, True
+        self.logins: list[str | None] = []
         self.requests: list[tuple[str, str | None]] = []
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(self))
         threading.Thread(target=self.http.serve_forever, daemon=True).start()
@@ -42,6 +44,7 @@ class Server:
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         asked = handler.headers.get("Range")
         self.requests.append((handler.path, asked))
+        self.logins.append(handler.headers.get("Authorization"))
         data = self.files.get(handler.path.partition("?")[0])
         if self.fails > 0 or data is None or "expired" in handler.path:
             self.fails -= 1
@@ -163,6 +166,17 @@ def test_a_stream_trusts_checksums_whatever_was_hashed_before(server: Server, tm
     assert contents(files, cache, trusts_stores=True) == [trusted]
     assert contents(files, cache) == [hashed]
     assert hashed.sha256 == hashlib.sha256(LINES).hexdigest() != trusted.sha256
+
+
+def test_logins_blanks_and_letters_of_any_language(server: Server) -> None:
+    server.files["/%E6%95%B0%E6%8D%AE%20a.jsonl"] = LINES
+    address = server.address.replace("http://", "http://me:p%40ss%2Fword@")
+    (file,) = expand([f"{address}/数据 a.jsonl#top"])
+    assert [raw.value for raw in read_all([file])] == RECORDS
+    assert set(server.logins) == {"Basic " + base64.b64encode(b"me:p@ss/word").decode()}
+    with pytest.raises(DataError, match="cannot read") as caught:
+        expand(["http://me:hunter2@host:port/a.jsonl"])
+    assert "hunter2" not in str(caught.value)
 
 
 def test_what_cannot_be_had_is_refused_at_once(server: Server) -> None:

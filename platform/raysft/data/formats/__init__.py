@@ -10,7 +10,7 @@ answers answers.py, tools tools.py, and the account of what was not read unread.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -27,7 +27,6 @@ from raysft.errors import DataError
 
 __all__ = ["Reading", "check_columns", "detect_format", "read_record", "rename"]
 
-_READ = {name: frozenset(fields) for name, fields in FIELDS.items()}
 _TOOLS = frozenset(("tools", "functions"))
 _SCALARS = (str, int, float)  # a bool is an int
 _MEDIA = {name: kind for kind in ("image", "video", "audio") for name in (kind, f"{kind}s")}
@@ -113,7 +112,7 @@ def read_record(record: Record, reading: Reading, *, id: int, source: str) -> tu
                 tools=tools,
                 candidates=found.candidates,
                 label=found.label,
-                metadata=_metadata(record, _READ[name]),
+                metadata=_metadata(record, name),
                 notes=tuple(account.notes),
             )
         )
@@ -259,9 +258,16 @@ def _calls(message: Message | None) -> bool:
     return message is not None and bool(message.tool_calls or "<tool_call>" in message.content)
 
 
-def _metadata(record: Record, fields: Set[str]) -> dict[str, Any]:
+@lru_cache(maxsize=4096)
+def _beside(names: tuple[str, ...], format: str) -> tuple[str, ...]:
+    """The columns that are none of the format's."""
+    return tuple(name for name in names if name not in FIELDS[format])
+
+
+def _metadata(record: Record, format: str) -> dict[str, Any]:
     """The scalar columns that the format does not read, and those in `metadata`."""
-    found = {k: v for k, v in record.items() if k not in fields and isinstance(v, _SCALARS)}
+    names = _beside(tuple(record), format)
+    found = {name: value for name in names if isinstance(value := record[name], _SCALARS)}
     if "metadata" in record and isinstance(inner := decoded(record["metadata"]), dict):
         found.update((k, v) for k, v in inner.items() if isinstance(v, _SCALARS))
     return found

@@ -6,7 +6,7 @@ can be told. Which format a record has is detect.py; whether what was read can b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Set
 from dataclasses import replace
 from typing import Any
 
@@ -31,9 +31,9 @@ _CRITIQUE = "Please critique whether the following solution to the question is c
 
 
 def _alpaca(account: Account) -> Content:
-    _require(account, ("instruction", "output"), "alpaca")
-    history = account.get("history")
+    _require(account, {"instruction", "output"}, "alpaca")
     messages: list[Message] = []
+    history = account.get("history") if "history" in account.record else None
     for pair in [] if is_empty(history) else read_list(history, "history"):
         if not isinstance(pair, list | tuple) or len(pair) != 2:
             raise RefusedError("wrong_type", f"`history` must be [question, answer] pairs, got {short(pair)}")
@@ -53,7 +53,7 @@ def _unified(account: Account) -> Content:
 def _turns(account: Account) -> Content:
     column = account.first(TURNS)
     if column is None:
-        _require(account, ("|".join(TURNS),), "messages")
+        _require(account, {"|".join(TURNS)}, "messages")
     column = column or "messages"
     _check_wanted(account)
     return Content(_with_system(account, read_messages(account.get(column), column, account)))
@@ -61,7 +61,7 @@ def _turns(account: Account) -> Content:
 
 def _completion(account: Account) -> Content:
     """TRL's and OpenAI's prompt and completion, each a text or turns. Only the completion is trained."""
-    _require(account, ("|".join(PROMPTS), "|".join(ANSWERS)), "completion")
+    _require(account, {"|".join(PROMPTS), "|".join(ANSWERS)}, "completion")
     prompt = [replace(m, train=False) if m.role == "assistant" else m for m in _prompt(account, "completion")]
     _check_wanted(account)
     column = account.first(ANSWERS) or ANSWERS[0]
@@ -84,7 +84,7 @@ def _check_wanted(account: Account) -> None:
 
 def _preference(account: Account) -> Content:
     """`chosen` and `rejected` are answers, or whole conversations that part at some turn."""
-    _require(account, ("chosen", "rejected"), "preference")
+    _require(account, {"chosen", "rejected"}, "preference")
     chosen, rejected = (read_answer(account.get(name), name, account) for name in ("chosen", "rejected"))
     if _is_whole(chosen) and _is_whole(rejected):
         shared = 0
@@ -104,7 +104,7 @@ def _preference(account: Account) -> Content:
 def _ranking(account: Account) -> Content:
     column = account.first(RESPONSES)
     if column is None:
-        _require(account, ("|".join(RESPONSES),), "ranking")
+        _require(account, {"|".join(RESPONSES)}, "ranking")
         raise RefusedError("wrong_type", f"`{'|'.join(RESPONSES)}` is null")
     responses = read_list(account.get(column), column)
     if not responses:
@@ -131,7 +131,7 @@ def _scores(account: Account, responses: list[Any], column: str) -> list[float]:
 
 
 def _critique(account: Account) -> Content:
-    _require(account, ("question|instruction", "|".join(JUDGED), "critique"), "critique")
+    _require(account, {"question|instruction", "|".join(JUDGED), "critique"}, "critique")
     column = account.first(JUDGED) or JUDGED[0]
     question = _question(account, account.first(("question", "instruction")) or "question")
     text = f"{_CRITIQUE}Question:\n{question}\n\nSolution:\n{read_text(account.get(column), column)}"
@@ -140,7 +140,7 @@ def _critique(account: Account) -> Content:
 
 
 def _labelled(account: Account) -> Content:
-    _require(account, ("text|sentence1", "label"), "labelled")
+    _require(account, {"text|sentence1", "label"}, "labelled")
     first = account.first(("text", "sentence1")) or "text"
     second = "text2" if first == "text" else "sentence2"
     texts = [read_text(account.get(first), first)]
@@ -168,15 +168,17 @@ def _label(account: Account) -> str:
 
 
 def _text(account: Account) -> Content:
-    _require(account, ("text|content",), "text")
+    _require(account, {"text|content"}, "text")
     column = account.first(("text", "content")) or "text"
     return Content([Message("text", read_text(account.get(column), column))])
 
 
-def _require(account: Account, names: Sequence[str], format: str) -> None:
+def _require(account: Account, names: Set[str], format: str) -> None:
     """Refuse a record without one of these columns; `a|b` needs one of the two."""
     record = account.record
-    missing = [name for name in names if name not in record]
+    if record.keys() >= names:
+        return
+    missing = sorted(name for name in names if name not in record)
     missing = [name for name in missing if not any(part in record for part in name.split("|"))]
     if missing:
         raise RefusedError(
@@ -186,6 +188,8 @@ def _require(account: Account, names: Sequence[str], format: str) -> None:
 
 def _with_system(account: Account, messages: list[Message]) -> list[Message]:
     """The messages behind the `system` column's turn, where it says something that they do not begin with."""
+    if "system" not in account.record:
+        return messages
     system = read_text(account.get("system"), "system", optional=True)
     if not system:
         return messages

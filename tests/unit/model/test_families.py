@@ -18,8 +18,6 @@ FAMILIES = {
     "llama4_text": ("sdpa", "yes"),  # base_model_prefix names nothing
     "gemma3": ("segments", "yes"),  # a vision tower beside the text
     "deepseek_v3": ("segments", "yes"),  # latent attention, weights kept in fp32
-    "minicpm3": ("segments", "yes"),  # hidden states divided before the head
-    "gemma3n_text": ("segments", "yes"),  # a size for each layer
 }
 """Family -> attention and packing."""
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from families import FAMILIES, LLAMA, TIED, V, make_model
+from families import FAMILIES, LLAMA, TIED, V, make_model, tiny_fields
 from raysft.model import head as head_module
 from raysft.model.head import LogitShape, LossHead, Targets, chunk_targets, install_loss_head
 from raysft.model.loss import IGNORE, OutputHead, hidden_states, output_head, target_log_probs, weighted_nll
@@ -221,3 +221,23 @@ def test_names_and_ties_stay() -> None:
         install_loss_head(model)
         assert {name: p.data_ptr() for name, p in model.state_dict(keep_vars=True).items()} == before
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("model_type", "fields"),
+    [
+        ("minicpm3", {"dim_model_base": 8}),
+        ("recurrent_gemma", {"logits_soft_cap": 0.5}),
+        ("falcon_h1", {"lm_head_multiplier": 0.3}),
+    ],
+)
+def test_scales_and_caps_of_the_head_by_the_names_of_their_types(model_type: str, fields: dict[str, Any]) -> None:
+    config = tiny_fields(model_type) | fields
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(config.pop("model_type"), **config)).eval()
+    ids = torch.arange(8)[None]
+    with torch.no_grad():
+        hidden, head = hidden_states(model, ids, torch.arange(8)[None]), output_head(model)
+        assert head.shape != LogitShape()
+        torch.testing.assert_close(
+            head.shape.apply_(head.module(hidden)), model(input_ids=ids, use_cache=False).logits
+        )

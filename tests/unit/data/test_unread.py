@@ -57,6 +57,9 @@ def test_a_key_may_be_left_out_by_name_or_by_place() -> None:
     found = read_record(record, Reading(), id=1, source="s")
     assert isinstance(found, Refusal)
     assert found.reason == "unread:channel"
+    inside = read_record({"messages": [{**TURNS[0], "tools": [{"name": "f"}]}, TURNS[1]]}, Reading(), id=1, source="")
+    assert isinstance(inside, Refusal)
+    assert "move it beside the turns, or data.ignore_columns: [tools]" in inside.detail
 
 
 def test_unread_keys_may_refuse_the_record() -> None:

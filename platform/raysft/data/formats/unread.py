@@ -90,7 +90,8 @@ class Account:
         if kind and not inside and _is_plain_number(key, value):
             kind = None
         if kind:
-            fix = _FIX.get(kind, "").format(name=key)
+            fix = "move it beside the turns" if inside and kind in ("tools", "documents") else ""
+            fix = fix if inside else _FIX.get(kind, "").format(name=key)
             raise RefusedError(
                 f"unread:{printable(key)}",
                 f"`{name}` ({kind}) changes what is trained, and this format does not read it: {short(value)}; "

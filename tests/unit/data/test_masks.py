@@ -243,6 +243,16 @@ def test_qwen3_thinking(tokenizers):
     assert trained == thought + "two<|im_end|>"
 
 
+def test_reasoning_beside_the_answer_is_the_same_as_in_it(tokenizers):
+    tokenizer, template = tokenizers["qwen3"], template_for("qwen3", tokenizers["qwen3"])
+    _, inside = encoded(talk("hi", "<think>\nlet me see\n</think>\n\none"), tokenizer, template)
+    beside = [Message("user", "hi"), Message("assistant", "one", reasoning="let me see")]
+    _, result = encoded(beside, tokenizer, template)
+    assert result.input_ids.tolist() == inside.input_ids.tolist()
+    assert result.target.tolist() == inside.target.tolist()
+    assert "let me see" in tokenizer.decode(result.input_ids[result.target > 0])
+
+
 def test_qwen3_without_thinking_has_an_empty_block_that_is_not_trained(tokenizers):
     tokenizer, template = tokenizers["qwen3"], template_for("qwen3", tokenizers["qwen3"])
     _, result = encoded(talk("hi", "one", "again", "two"), tokenizer, template)

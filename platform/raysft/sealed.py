@@ -57,12 +57,12 @@ def read(location: str, shape: Shape) -> dict[str, Any] | None:
     try:
         record = json.loads(data)
     except (ValueError, RecursionError):
-        return _passed_over(location, "it is no JSON: torn, or of something else")
+        return passed_over(location, "it is no JSON: torn, or of something else")
     problem = problem_of(record, shape)
     if problem is None and record.get(_SUM, "") not in ("", checksum(record)):
         problem = "it does not have its own checksum"
     if problem:
-        return _passed_over(location, problem)
+        return passed_over(location, problem)
     return {key: value for key, value in record.items() if key != _SUM}
 
 
@@ -86,7 +86,7 @@ def read_lines(location: str, shapes: Mapping[str, Shape]) -> Iterator[dict[str,
         if problem is None:
             yield value
         else:
-            _passed_over(f"{location}:{number}", problem)
+            passed_over(f"{location}:{number}", problem)
 
 
 def _bytes(location: str) -> bytes | None:
@@ -99,7 +99,7 @@ def _bytes(location: str) -> bytes | None:
         is_there = storage.is_link(location) or storage.is_directory(location) or isinstance(error, PermissionError)
         if not is_there:  # the storage itself is away
             raise
-        return _passed_over(location, "it is no file that can be read")
+        return passed_over(location, "it is no file that can be read")
 
 
 def _parsed(text: str) -> tuple[Any, str | None]:
@@ -140,6 +140,6 @@ def _is_a(value: Any, kind: type | tuple[type, ...]) -> bool:
 
 
 @functools.lru_cache(maxsize=1000)
-def _passed_over(location: str, problem: str) -> None:
+def passed_over(location: str, problem: str) -> None:
     """Warn, once: some readers look twice a second."""
     logger.warning("%s is passed over: %s", location, problem)

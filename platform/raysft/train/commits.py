@@ -14,7 +14,6 @@ run (run.json), and names files in its own directory only. Links are no commits.
 from __future__ import annotations
 
 import hashlib
-import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -26,8 +25,6 @@ from torch import Tensor
 from raysft import sealed, storage
 from raysft.errors import CheckpointError
 from raysft.train.state import TrainState
-
-logger = logging.getLogger(__name__)
 
 LAYOUT_VERSION = 1
 _FILE: sealed.Shape = {"name": str, "bytes": int, "sha256": str}
@@ -172,7 +169,7 @@ def own_record(run: str, location: str, shape: sealed.Shape) -> dict[str, Any] |
     """sealed.read(), without a record that says that it is of another run."""
     record = sealed.read(location, shape)
     if record is not None and is_strange(run, record):
-        logger.warning("%s is passed over: it is of another run", location)
+        sealed.passed_over(location, "it is of another run")
         return None
     return record
 
@@ -182,7 +179,7 @@ def own_lines(run: str, location: str, shapes: Mapping[str, sealed.Shape]) -> li
     lines = list(sealed.read_lines(location, shapes))
     said = {line["mathematics"]: line for line in lines if isinstance(line.get("mathematics"), str)}
     if any(is_strange(run, line) for line in said.values()):
-        logger.warning("%s is passed over: it is of another run", location)
+        sealed.passed_over(location, "it is of another run")
         return []
     return lines
 

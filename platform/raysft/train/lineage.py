@@ -9,7 +9,6 @@ parent, its metrics the step that it began at.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -18,8 +17,6 @@ from typing import Any
 from raysft import sealed, storage
 from raysft.errors import CheckpointError
 from raysft.train.commits import Checkpoint, CommitId, attempt_path, own_lines, own_record, read_commits
-
-logger = logging.getLogger(__name__)
 
 _PARENT: sealed.Shape = {"attempt": int, "step": int}
 _TRACES = ("attempts", "checkpoints", "metrics", "ledger", "goodput")
@@ -97,7 +94,7 @@ def _read(run: str, number: int) -> Attempt | None:
         return None
     parent = _parent(record["parent"], number)
     if record["number"] != number or (parent is None and record["parent"] is not None):
-        logger.warning("%s is passed over: it is no record of attempt %d", location, number)
+        sealed.passed_over(location, f"it is no record of attempt {number}")
         return None
     return Attempt(number, parent)
 

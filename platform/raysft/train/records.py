@@ -9,7 +9,6 @@ attempt counts whose update is in the final model.
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import socket
@@ -23,8 +22,6 @@ from raysft.lines import LineFile
 from raysft.train.commits import own_lines, run_mathematics
 from raysft.train.lineage import lineage_ranges
 from raysft.train.state import StepInfo
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -106,7 +103,7 @@ def attempt_metrics(run: str, number: int) -> Iterator[dict[str, Any]]:
         if problem is None:
             yield line
         else:
-            logger.warning("%s: a line is passed over: %s", location, problem)
+            sealed.passed_over(f"a line of {location}", problem)
 
 
 def read_metrics(run: str) -> list[dict[str, Any]]:

@@ -76,13 +76,14 @@ def main() -> int:
             left[model_type] = f"no tiny config: {type(error).__name__}: {told}"
         else:
             rows.append(row)
-            limits = {"first_loss": TOLERANCE, "export": EXPORT_TOLERANCE}
-            wrong = [name for name, limit in limits.items() if vars(row)[name] > limit]
+            allowed = {"first_loss": TOLERANCE, "export": EXPORT_TOLERANCE}
+            wrong = [name for name, limit in allowed.items() if vars(row)[name] > limit]
             crashed += [f"{model_type}: {name} is off by {vars(row)[name]:.1e}" for name in wrong]
         print(model_type, left.get(model_type) or _cells(rows[-1], []), flush=True)
     if not chosen:
         PAGE.write_text(_page(rows, left), encoding="utf-8")
-    print("\n".join(crashed) or f"{len(rows)} families, none crashed, none differs by more than {TOLERANCE:g}")
+    limits = f"losses within {TOLERANCE:g}, exports within {EXPORT_TOLERANCE:g}"
+    print("\n".join(crashed) or f"{len(rows)} families, none crashed; {limits}")
     return bool(crashed)
 
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from raysft.errors import RecipeError
+from raysft.errors import DataError, RecipeError
 from raysft.observe.console import printable
 
 logger = logging.getLogger(__name__)
@@ -69,8 +69,15 @@ def preview(options: argparse.Namespace) -> None:
     color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     recipe = _load(options)
     recipe = _call("recipe.load:with_absolute_paths")(recipe)
-    text = _call("data.inspect:preview")(recipe, options.num, color=color, packed=options.packed, raw=options.raw)
-    importlib.import_module("rich.console").Console(soft_wrap=True, highlight=False).print(text)
+    seen = _call("data.inspect:preview")(recipe, options.num, color=color, packed=options.packed, raw=options.raw)
+    importlib.import_module("rich.console").Console(soft_wrap=True, highlight=False).print(seen.text)
+    if not seen.num_samples:
+        raise DataError(
+            "none of these records becomes a sample",
+            got=f"the first {options.num} records: {seen.refused or 'left out by data.rules'}",
+            expected="records that are trained",
+            fix="see above what each lacks; --num shows more records",
+        )
 
 
 def data_report(options: argparse.Namespace) -> None:

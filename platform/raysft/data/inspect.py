@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Any
 
@@ -71,7 +72,17 @@ class _Page:
         self.text.append("\n")
 
 
-def preview(recipe: Recipe, num_records: int, *, color: bool, packed: bool = False, raw: bool = False) -> Text:
+@dataclass(frozen=True)
+class Preview:
+    """What preview() shows."""
+
+    text: Text
+    num_samples: int
+    refused: str
+    """Reasons of refusals with their counts."""
+
+
+def preview(recipe: Recipe, num_records: int, *, color: bool, packed: bool = False, raw: bool = False) -> Preview:
     """The first records as they become tokens: what is trained, what the rules changed, what is refused.
 
     Trained tokens are in colour, or between [[ and ]] without it; those over a border between [~ and ~], unknown ones
@@ -105,7 +116,7 @@ def preview(recipe: Recipe, num_records: int, *, color: bool, packed: bool = Fal
     _sum_up(page, num_seen, samples, refused, findings)
     for line in tell_notes(notes, num_seen):
         page.line(line)
-    return page.text
+    return Preview(page.text, len(samples), _listed(refused))
 
 
 def _tell(page: _Page, seen: Traced, *, packed: bool) -> None:

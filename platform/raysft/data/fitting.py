@@ -62,10 +62,19 @@ COUNTED = ("straddles", "unknown", "cuts", *(f"removed_{role}" for role in ROLES
 """What is counted of every example besides its tokens and targets."""
 
 
-def counted(example: Example) -> list[int]:
-    """COUNTED of an example."""
-    found = [int(np.count_nonzero(example.flags & flag)) for flag in (STRADDLES, UNKNOWN, CUT)]
-    return [*found, *(example.removed.get(role, 0) for role in ROLES)]
+def counted(examples: Sequence[Example]) -> NDArray[np.int64]:
+    """COUNTED of each example: [len(COUNTED), N]."""
+    found = np.zeros((len(COUNTED), len(examples)), np.int64)
+    flags = [example.flags for example in examples]
+    ends = np.cumsum(np.fromiter(map(len, flags), np.int64, len(flags)))
+    joined = np.concatenate(flags) if flags else np.zeros(0, np.uint8)
+    for row, flag in enumerate((STRADDLES, UNKNOWN, CUT)):
+        owners = np.searchsorted(ends, np.flatnonzero(joined & flag), side="right")
+        found[row] = np.bincount(owners, minlength=len(examples))
+    for number, example in enumerate(examples):
+        if example.removed:
+            found[-len(ROLES) :, number] = [example.removed.get(role, 0) for role in ROLES]
+    return found
 
 
 @dataclass(frozen=True)

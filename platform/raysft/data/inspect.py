@@ -159,8 +159,7 @@ def _sum_up(
 ) -> None:
     tokens = sum(len(sample.example.input_ids) for sample in samples)
     targets = sum(int(np.count_nonzero(sample.example.target)) for sample in samples)
-    rows = [counted(sample.example) for sample in samples]
-    counts = {name: sum(row[place] for row in rows) for place, name in enumerate(COUNTED)}
+    counts = dict(zip(COUNTED, counted([sample.example for sample in samples]).sum(axis=1).tolist(), strict=True))
     page.heading(
         f"certificate: {targets} of {tokens} tokens trained ({targets / max(tokens, 1):.1%}), "
         f"{counts['straddles']} straddle"

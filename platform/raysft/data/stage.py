@@ -233,7 +233,7 @@ def _table(
     target, _ = _flat([example.target for example in examples], np.float32)
     sample_ids = np.fromiter((owner.id for owner in owners), np.int64, len(owners))
     mask = (target != 0).astype(np.uint8)
-    counts = np.asarray([counted(example) for example in examples], np.int32).reshape(-1, len(COUNTED)).T
+    counts = counted(examples)
     mixture = stage.data.mixture
     asked = [
         render_last(owner, stage.template) if out and owner.messages[-1].role != "text" else (None, None)

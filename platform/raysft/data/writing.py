@@ -133,6 +133,13 @@ def own_texts(conversation: Conversation) -> Iterator[str]:
 
 def holds_marks(conversation: Conversation) -> bool:
     """Is one of the marks written in the record itself?"""
+    for message in conversation.messages:  # the most common turns are seen without a generator
+        others = message.tool_calls or message.reasoning or message.name or message.tool_call_id
+        if others or not message.content.isascii():
+            break
+    else:
+        if not conversation.tools:
+            return False
     return any(not text.isascii() and _ANY_MARK.search(text) for text in own_texts(conversation))
 
 

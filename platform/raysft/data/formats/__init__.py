@@ -32,6 +32,7 @@ _SCALARS = (str, int, float)  # a bool is an int
 _MEDIA = {name: kind for kind in ("image", "video", "audio") for name in (kind, f"{kind}s")}
 _WITH_INNER = (*TURNS, "prompt", "completion", "chosen", "rejected")
 """Columns whose turns' keys data.columns maps as well."""
+_INNER = frozenset(_WITH_INNER)
 _NAMES = frozenset(name for fields in FIELDS.values() for name in fields)
 
 
@@ -55,6 +56,8 @@ def check_columns(columns: Mapping[str, str], format: str = "auto") -> None:
 def rename(record: Record, columns: Mapping[str, str]) -> dict[str, Any]:
     """The record, and the turns in it, under the format's names; a mapped file column gives up its own name."""
     renamed = _renamed(record, columns)
+    if _INNER.isdisjoint(renamed):
+        return renamed
     for column in _WITH_INNER:
         turns = renamed.get(column)
         if type(turns) is str:

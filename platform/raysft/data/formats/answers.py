@@ -31,6 +31,8 @@ class Content:
 def answered(prompt: list[Message], account: Account, column: str) -> Content:
     """The prompt with its answer, or with several: a list of texts."""
     value = account.get(column)
+    if type(value) is str and column not in RESPONSES:
+        return Content([*prompt, Message("assistant", value, reasoning=_reasoning(account))])
     if not isinstance(value, list) and column in RESPONSES:
         value = read_list(value, column)
     reasoning = _reasoning(account)

@@ -37,7 +37,7 @@ LIMITS_S = {
     "memory": 150,
     "speed": 180,
     "saves": 120,
-    "whole": 150,
+    "whole": 270,
 }
 """Seconds a step may take, in the order in which they are run."""
 

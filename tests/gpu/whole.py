@@ -51,20 +51,23 @@ def whole(options: Options) -> Iterator[dict[str, Any]]:
         text = RECIPE.format(folder=folder, steps=steps, precision=precision, gpus=gpus)
         (folder / "kit.yaml").write_text(text)
         tokenizer = ["tokenizer", "train", "reverse.jsonl", "--out", "tokenizer", "--vocab-size", "280"]
-        yield {"tokenizer": ended(raysft(folder, *tokenizer), 40)}
+        yield {"tokenizer": ended(raysft(folder, *tokenizer), 60)}
         started = time.monotonic()
         training = raysft(folder, "train", "kit.yaml")
-        killed = kill_worker(run, training, within_s=50)
-        yield {"killed": killed, "killed_after_s": round(time.monotonic() - started, 1)}
-        code = ended(training, 45)
-        printed = (folder / "train.log").read_text(errors="replace").splitlines()
+        killed = kill_worker(run, training, within_s=100)
+        yield {
+            "killed": killed,
+            "killed_after_s": round(time.monotonic() - started, 1),
+            "printed": last_lines(folder / "train.log"),
+        }
+        code = ended(training, 90)
         attempts = [json.loads(p.read_text()) for p in sorted((run / "attempts").glob("*.json"))]
         exported = (run / "export" / "merged" / "model.safetensors").exists()
         yield {
             "exit_code": code,
             "seconds": round(time.monotonic() - started, 1),
             "resumed_from": [attempt["parent"] for attempt in attempts],
-            "printed": [line[:160] for line in printed[-30:]],
+            "printed": last_lines(folder / "train.log"),
             "ok": code == 0 and killed and len(attempts) == 2 and exported,
         }
 
@@ -80,6 +83,11 @@ def ended(process: subprocess.Popen[bytes], within_s: float) -> int | None:
         except subprocess.TimeoutExpired:
             process.kill()
         return None
+
+
+def last_lines(log: Path) -> list[str]:
+    """The end of what a command printed."""
+    return [line[:160] for line in log.read_text(errors="replace").splitlines()[-30:]]
 
 
 def raysft(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:

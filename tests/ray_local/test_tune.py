@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import shutil
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from raysft.errors import ConflictError, RecipeError
+from raysft.errors import ConflictError, RaysftError, RecipeError
 from raysft.orchestrate.run import run_training
 from raysft.orchestrate.search import open_study, search
 from raysft.orchestrate.sweep import spent_of
@@ -97,6 +100,45 @@ def test_the_same_command_tells_the_same_and_changes_nothing(searched: Recipe, d
     lines = search(searched)
     assert "4 trials: 4 finished" in "\n".join(lines)
     assert {path: path.stat().st_mtime_ns for path in runs.rglob("*") if path.is_file()} == before
+
+
+def test_every_file_of_a_finished_search_may_be_damaged(searched: Recipe, directory: Path, tmp_path: Path) -> None:
+    """The same command then ends as before, or says which file is wrong: never with other numbers."""
+    assert searched.tune is not None
+    sweep = directory / "storage" / "sweeps" / "wide"
+    whole = tmp_path / "sweep"
+    shutil.copytree(sweep, whole)
+    before, best = [line for line in search(searched) if "report" not in line], (sweep / "best.yaml").read_text()
+    trials = open_study(searched, searched.tune).trials()
+    damages: dict[str, Callable[[bytes], bytes]] = {
+        "cut": lambda data: data[: len(data) // 2],
+        "empty": lambda data: b"",
+        "foreign": lambda data: b"something else\n" * 40,
+    }
+    told: list[tuple[str, str]] = []
+    for file in sorted(path for path in whole.rglob("*") if path.is_file()):
+        for damage in damages.values():
+            target = sweep / file.relative_to(whole)
+            target.write_bytes(damage(file.read_bytes()))
+            try:
+                found = [line for line in search(searched) if "report" not in line]
+            except RaysftError as error:
+                told.append((target.name, str(error)))
+            else:
+                assert (found, (sweep / "best.yaml").read_text()) == (before, best), target
+            target.write_bytes(file.read_bytes())
+    assert {name for name, _ in told} == {"study.db"}, "a cut database cannot be read; the rest is written again"
+    draw, database = random.Random(3), (whole / "study.db").read_bytes()
+    for _ in range(24):
+        spoilt = bytearray(database)
+        spoilt[draw.randrange(len(spoilt))] ^= 1 << draw.randrange(8)
+        (sweep / "study.db").write_bytes(spoilt)
+        try:
+            assert open_study(searched, searched.tune).trials() == trials
+        except RaysftError as error:
+            told.append(("study.db", str(error)))
+    assert all(name in text for name, text in told)
+    (sweep / "study.db").write_bytes(database)
 
 
 @pytest.mark.parametrize("workers", [1, 2], ids=["warm", "workers of their own"])

@@ -148,7 +148,7 @@ def test_files_that_break_inside_a_task(capsys, recipe: Path, tmp_path: Path) ->
     assert_refused(ran, "cannot read", "no.jsonl.gz", "Not a gzipped file")
     (tmp_path / "own.jinja").write_text("{% for m in messages %}{{ m.content | reverse }}{% endfor %}")
     ran = prepare(capsys, recipe, tmp_path, json_lines(GOOD), f"data.template={tmp_path / 'own.jinja'}")
-    assert_refused(ran, "'own.jinja' cannot be masked", "generation")
+    assert_refused(ran, "1 x left_out", "the template 'own.jinja' leaves out the text of message 1")
 
 
 def test_data_that_is_not_there(capsys, recipe: Path, tmp_path: Path) -> None:

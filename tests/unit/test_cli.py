@@ -372,7 +372,7 @@ def test_a_preview_tells_of_records_that_will_be_refused(capsys, recipe: Path, t
     path = tmp_path / "mixed.jsonl"
     path.write_text(json_lines('{"instruction": ', {"messages": [{"role": "user", "content": "hi"}]}))
     ran = raysft(capsys, "preview", recipe, *overrides(f"data.train={path}"))
-    assert ran.code == 0
+    assert_refused(ran, "none of these records becomes a sample", "malformed_json, no_assistant_turn")
     assert f"{path}:1 refused, malformed_json" in ran.out
     assert f"{path}:2 refused, no_assistant_turn: roles seen: user" in ran.out
 

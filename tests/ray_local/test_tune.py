@@ -103,13 +103,19 @@ def test_the_same_command_tells_the_same_and_changes_nothing(searched: Recipe, d
 
 
 def test_every_file_of_a_finished_search_may_be_damaged(searched: Recipe, directory: Path, tmp_path: Path) -> None:
-    """The same command then ends as before, or says which file is wrong: never with other numbers."""
-    assert searched.tune is not None
+    """The same command then ends as before, or says which file is wrong: never with other numbers. A database that is
+    gone is made again, from the same points and the runs that are there."""
+    tune = searched.tune
+    assert tune is not None
+
+    def outcome() -> tuple[Any, ...]:
+        trials = [(t.number, t.state, t.point, t.values, t.curve) for t in open_study(searched, tune).trials()]
+        return trials, (sweep / "best.yaml").read_text()
+
     sweep = directory / "storage" / "sweeps" / "wide"
     whole = tmp_path / "sweep"
     shutil.copytree(sweep, whole)
-    before, best = [line for line in search(searched) if "report" not in line], (sweep / "best.yaml").read_text()
-    trials = open_study(searched, searched.tune).trials()
+    before = outcome()
     damages: dict[str, Callable[[bytes], bytes]] = {
         "cut": lambda data: data[: len(data) // 2],
         "empty": lambda data: b"",
@@ -121,11 +127,11 @@ def test_every_file_of_a_finished_search_may_be_damaged(searched: Recipe, direct
             target = sweep / file.relative_to(whole)
             target.write_bytes(damage(file.read_bytes()))
             try:
-                found = [line for line in search(searched) if "report" not in line]
+                search(searched)
             except RaysftError as error:
                 told.append((target.name, str(error)))
             else:
-                assert (found, (sweep / "best.yaml").read_text()) == (before, best), target
+                assert outcome() == before, target
             target.write_bytes(file.read_bytes())
     assert {name for name, _ in told} == {"study.db"}, "a cut database cannot be read; the rest is written again"
     draw, database = random.Random(3), (whole / "study.db").read_bytes()
@@ -134,10 +140,10 @@ def test_every_file_of_a_finished_search_may_be_damaged(searched: Recipe, direct
         spoilt[draw.randrange(len(spoilt))] ^= 1 << draw.randrange(8)
         (sweep / "study.db").write_bytes(spoilt)
         try:
-            assert open_study(searched, searched.tune).trials() == trials
+            assert outcome() == before
         except RaysftError as error:
             told.append(("study.db", str(error)))
-    assert all(name in text for name, text in told)
+    assert not [text for _, text in told if "study" not in text]
     (sweep / "study.db").write_bytes(database)
 
 

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, TypeVar, cast
 
 import pyarrow as pa
 
+from raysft.data.resumed_file import ResumedFile
 from raysft.data.web import is_web, open_web
 from raysft.errors import DataError, RaysftError, StorageError, redacted
 from raysft.storage import filesystem
@@ -182,38 +183,14 @@ def _fix(location: str, error: Exception) -> str:
     return f"check the address, the credentials and the network of every node for {location.split('://')[0]}://"
 
 
-class _RemoteFile(io.RawIOBase):
+class _RemoteFile(ResumedFile):
     """A remote file that is opened anew after a failure and read on from the same byte."""
 
     def __init__(self, location: str) -> None:
-        self._location, self._position = location, 0
         # Made once: pyarrow cannot make another for S3 while a read of this process hangs.
         self._fs, self._path = filesystem(location)
         self._file: Any = None
-        self._size: int = retried(self._measure, location)
-
-    def readinto(self, buffer: Any) -> int:
-        wanted = min(len(buffer), self._size - self._position)
-        if wanted <= 0:
-            return 0
-        data = retried(lambda: self._read(wanted), self._location)
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = base + offset
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
+        super().__init__(location, retried(self._measure, location), retried)
 
     def _open(self) -> Any:
         return self._fs.open_input_file(self._path)
@@ -225,14 +202,9 @@ class _RemoteFile(io.RawIOBase):
     def _read(self, count: int) -> bytes:
         file, self._file = self._file or self._open(), None  # after a failure nobody uses it again
         if file.size() != self._size:
-            raise StorageError(
-                f"{self._location} changed while it was read",
-                got=f"{file.size():,} bytes",
-                expected=f"{self._size:,} bytes, as at first",
-                fix="let the writer finish, then start again",
-            )
+            raise self._changed(f"{file.size():,} bytes", f"{self._size:,} bytes")
         data = bytes(file.read_at(count, self._position))
         if not data:
-            raise OSError(f"no bytes at {self._position:,} of {self._size:,}")
+            raise self._nothing()
         self._file = file
         return data

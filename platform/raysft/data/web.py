@@ -13,21 +13,19 @@ import shutil
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from http.client import HTTPResponse, InvalidURL
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
-from raysft.errors import DataError, StorageError
+from raysft.data.resumed_file import ResumedFile, Retried
+from raysft.errors import DataError
 
 _ANSWER_S = 30.0
 _FINAL = (400, 401, 403, 404, 405, 410, 451)
 """Answers that no patience changes."""
 
-Retried = Callable[..., Any]
-"""`remote.retried`."""
 _COPY_S = 24 * 3600.0
 
 
@@ -127,39 +125,19 @@ def _request(location: str) -> urllib.request.Request:
     return request
 
 
-class _Ranges(io.RawIOBase):
+class _Ranges(ResumedFile):
     """A file that is asked for again, after a failure, from the byte that was reached."""
 
     def __init__(self, location: str, found: WebFile, retried: Retried) -> None:
-        self._location, self._found, self._retried = location, found, retried
-        self._size = found.num_bytes or 0
-        self._position = 0
+        super().__init__(location, found.num_bytes or 0, retried)
+        self._found = found
         self._answer: HTTPResponse | None = None
 
-    def readinto(self, buffer: Any) -> int:
-        wanted = min(len(buffer), self._size - self._position)
-        if wanted <= 0:
-            return 0
-        data: bytes = self._retried(lambda: self._read(wanted), self._location)
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
-
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        if base + offset != self._position:
+        before = self._position
+        if super().seek(offset, whence) != before:
             self._hang_up()
-        self._position = base + offset
         return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
 
     def close(self) -> None:
         self._hang_up()
@@ -174,7 +152,7 @@ class _Ranges(io.RawIOBase):
         answer, self._answer = self._answer or self._ask(), None  # after a failure nobody uses it again
         data = answer.read(count)
         if not data:
-            raise OSError(f"no bytes at {self._position:,} of {self._size:,}")
+            raise self._nothing()
         self._answer = answer
         return data
 
@@ -183,10 +161,8 @@ class _Ranges(io.RawIOBase):
         now = _described(answer)
         if now != self._found:
             answer.close()
-            raise StorageError(
-                f"{self._location} changed while it was read",
-                got=f"{now.num_bytes} bytes, {now.tag or now.changed}",
-                expected=f"{self._size} bytes, {self._found.tag or self._found.changed}, as at first",
-                fix="let the writer finish, then start again",
+            raise self._changed(
+                f"{now.num_bytes} bytes, {now.tag or now.changed}",
+                f"{self._size} bytes, {self._found.tag or self._found.changed}",
             )
         return answer

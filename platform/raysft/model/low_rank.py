@@ -47,11 +47,12 @@ def _forward(self: Any, x: Tensor, *others: object, **named: object) -> Tensor:
     base = self.base_layer
     is_gathered = hasattr(base.weight, "ds_id")  # ZeRO 3 gathers the weights of a module around its own forward
     is_cut = type(base) is not nn.Linear  # tensor parallelism put a layer in its place that sums over the ranks
-    if self.disable_adapters or self.merged or is_gathered or is_cut or others or named:
+    a, b = self.lora_A["default"].weight, self.lora_B["default"].weight
+    is_mixed = not x.dtype == a.dtype == base.weight.dtype  # peft converts from and to
+    if self.disable_adapters or self.merged or is_gathered or is_cut or is_mixed or others or named:
         answer: Tensor = type(self).forward(self, x, *others, **named)
         return answer
-    a, b = self.lora_A["default"].weight, self.lora_B["default"].weight
-    return adapted_linear(x.to(a.dtype), base.weight, base.bias, a, b, self.scaling["default"])
+    return adapted_linear(x, base.weight, base.bias, a, b, self.scaling["default"])
 
 
 def adapted_linear(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float) -> Tensor:

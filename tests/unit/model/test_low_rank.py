@@ -62,6 +62,14 @@ def test_an_adapter_that_is_switched_off_adds_nothing() -> None:
     torch.testing.assert_close(merged(x), on)
 
 
+def test_adapters_of_another_precision_are_converted_by_peft() -> None:
+    module = adapted()
+    for layer in (m for m in module.modules() if type(m) is Linear):
+        layer.base_layer.float()
+    use_low_rank(m for m in module.modules() if type(m) is Linear)
+    assert module(torch.ones(1, 6)).dtype == torch.float32
+
+
 class Doubled(nn.Linear):
     """Stands for a layer that tensor parallelism puts in: it answers more than its weight says."""
 

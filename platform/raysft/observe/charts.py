@@ -14,6 +14,8 @@ MAX_POINTS = 1000
 """Longer series are drawn by every n-th point."""
 MAX_LOOKS = 60
 """Points of a line whose values can be looked at."""
+LOG_FROM = 20.0
+"""Largest over smallest value from which a logarithmic axis shows more."""
 _UNITS = ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k"))
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 14.0, 14.0, 40.0
 
@@ -29,22 +31,37 @@ class Series:
 
 @dataclass(frozen=True)
 class Axis:
-    """Values from low to high at positions `start` to `end` of the drawing."""
+    """Values from low to high at positions `start` to `end` of the drawing; is_log: equal ratios are equally far."""
 
     low: float
     high: float
     start: float
     end: float
+    is_log: bool = False
 
     def __call__(self, value: float) -> float:
         """Position of a value."""
-        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+        low, high = self.low, self.high
+        if self.is_log:
+            low, high, value = math.log10(low), math.log10(high), math.log10(value)
+        return self.start + (value - low) / (high - low) * (self.end - self.start)
 
 
 def line_chart(
-    series: Sequence[Series], *, x_label: str, y_label: str, width: int, height: int, y_from_zero: bool = False
+    series: Sequence[Series],
+    *,
+    x_label: str,
+    y_label: str,
+    width: int,
+    height: int,
+    y_from_zero: bool = False,
+    may_be_log: bool = False,
 ) -> str:
-    """One SVG element, x from 0. Points that are not finite are left out; without any, it says so."""
+    """One SVG element, x from 0. Points that are not finite are left out; without any, it says so.
+
+    may_be_log: y is logarithmic, and says so, where all values are positive and the largest is LOG_FROM times the
+    smallest: the end of a curve that falls from 6 to 0.001 would lie on the axis.
+    """
     drawn = [Series(s.label, _thin([p for p in s.points if math.isfinite(p[1])]), s.style) for s in series]
     everything = [point for s in drawn for point in s.points]
     head = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(y_label)} by {escape(x_label)}">'
@@ -53,9 +70,11 @@ def line_chart(
         return f"{head}{middle}</svg>"
     last_x, ys = max(1.0, *(x for x, _ in everything)), [y for _, y in everything] + [0.0] * y_from_zero
     x_ticks = [tick for tick in nice_ticks(0, last_x, max(2, width // 100), whole=True) if tick <= last_x]
-    y_ticks = nice_ticks(min(ys), max(ys), max(3, height // 60))
+    is_log = may_be_log and min(ys) > 0 and max(ys) >= LOG_FROM * min(ys)
+    y_ticks = log_ticks(min(ys), max(ys)) if is_log else nice_ticks(min(ys), max(ys), max(3, height // 60))
+    y_label += " (logarithmic)" * is_log
     x_axis = Axis(0, last_x, _LEFT, width - _RIGHT)
-    y_axis = Axis(y_ticks[0], y_ticks[-1], height - _BOTTOM, _TOP)
+    y_axis = Axis(y_ticks[0], y_ticks[-1], height - _BOTTOM, _TOP, is_log)
     body = [*_grid(x_ticks, x_axis, y_ticks, y_axis), *_labels(x_label, y_label, x_axis, y_axis)]
     body += [_draw(s, x_axis, y_axis) for s in drawn if s.points]
     return f"{head}{''.join(body)}</svg>"
@@ -113,6 +132,16 @@ def nice_ticks(low: float, high: float, wanted: int, *, whole: bool = False) -> 
     return [index * gap for index in range(first, last + 1)]
 
 
+def log_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 x 10^k, or powers of ten over more than two decades, whose ends embrace low..high, both positive."""
+    steps = (1,) if high > 100 * low else (1, 2, 5)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [float(f"{step}e{power}") for power in powers for step in steps]
+    first = max(index for index, tick in enumerate(ticks) if tick <= low)
+    last = min(index for index, tick in enumerate(ticks) if tick >= high)
+    return ticks[first : last + 1]
+
+
 def tick_texts(ticks: Sequence[float]) -> list[str]:
     """Ticks in one notation: `0 5e-4 1e-3`, `0.25 0.50`, `8 10`, `8k 10k`."""
     if not ticks:
@@ -136,6 +165,12 @@ def smooth(points: Sequence[Point]) -> list[Point]:
     return averaged
 
 
+def _short(value: float) -> str:
+    """`0.1`, `20`, `1e-4`."""
+    mantissa, power = _scientific(value)
+    return f"{value:g}" if -2 < power < 4 else f"{mantissa:g}e{power}"
+
+
 def _scientific(value: float) -> tuple[float, int]:
     mantissa, _, power = f"{value:.3e}".partition("e")
     return float(mantissa), int(power)
@@ -149,7 +184,8 @@ def _thin(points: Sequence[Point]) -> list[Point]:
 
 def _grid(x_ticks: Sequence[float], x_axis: Axis, y_ticks: Sequence[float], y_axis: Axis) -> list[str]:
     parts = []
-    for tick, text in zip(y_ticks, tick_texts(y_ticks), strict=True):
+    y_texts = [_short(tick) for tick in y_ticks] if y_axis.is_log else tick_texts(y_ticks)
+    for tick, text in zip(y_ticks, y_texts, strict=True):
         y = y_axis(tick)
         parts.append(f'<line class="grid" x1="{x_axis.start:g}" x2="{x_axis.end:g}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text class="tick" x="{x_axis.start - 8:g}" y="{y + 4:.1f}" text-anchor="end">{text}</text>')

@@ -99,7 +99,10 @@ def _charts(metrics: Sequence[Fields]) -> dict[str, str]:
         Series("smoothed", smooth(loss), "smooth"),
         Series("held-out loss", _points(metrics, "eval", "loss"), "dots"),
     ]
-    charts = {"loss": line_chart(curves, x_label="step", y_label="loss, nats per token", width=1040, height=380)}
+    drawn = line_chart(
+        curves, x_label="step", y_label="loss, nats per token", width=1040, height=380, may_be_log=True
+    )
+    charts = {"loss": drawn}
     for field, label in (
         ("learning_rate", "learning rate"),
         ("grad_norm", "gradient norm"),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from html_page import Page
-from raysft.observe.charts import MAX_POINTS, Series, line_chart, nice_ticks, smooth, tick_texts
+from raysft.observe.charts import MAX_POINTS, Series, line_chart, log_ticks, nice_ticks, smooth, tick_texts
 from raysft.observe.goodput import SIGNS, IncidentRow, TimeFacts
 from raysft.observe.report import AttemptFacts, ReportFacts, duration_text, render_report
 
@@ -255,3 +256,31 @@ def test_long_series_are_thinned_and_keep_their_end() -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration_text(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.0004, 5.7, [1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0]),
+        (0.1, 3.0, [0.1, 0.2, 0.5, 1.0, 2.0, 5.0]),
+        (0.1, 10.0, [0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0]),
+    ],
+)
+def test_ticks_of_a_logarithmic_axis(low: float, high: float, expected: list[float]) -> None:
+    assert log_ticks(low, high) == expected
+
+
+def test_a_loss_that_falls_far_has_a_logarithmic_axis_and_others_have_not() -> None:
+    def drawn(values: list[float]) -> str:
+        series = [Series("loss", list(enumerate(values)), "dots")]
+        return line_chart(series, x_label="step", y_label="loss", width=400, height=200, may_be_log=True)
+
+    falling = drawn([10.0, 1.0, 0.1, 0.01])
+    assert "loss (logarithmic)" in falling
+    heights = [float(y) for y in re.findall(r'<circle[^>]* cy="([0-9.]+)"', falling)]
+    assert len(heights) == 4
+    gaps = [b - a for a, b in pairwise(heights)]
+    assert gaps == pytest.approx([gaps[0]] * 3, abs=0.2)
+    assert gaps[0] > 10
+    for values in ([10.0, 9.0], [10.0, 0.0], [1.0, -1.0]):
+        assert "logarithmic" not in drawn(values)

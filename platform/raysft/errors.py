@@ -102,9 +102,12 @@ def redacted(text: str) -> str:
 
 
 def to_fields(error: RaysftError) -> dict[str, str]:
-    """The wire form of an error: {kind, what, got, expected, fix}, all of it text."""
+    """The wire form of an error: {kind, what, got, expected, fix}, all of it text.
+
+    kind: its class in the tree above; of a class made elsewhere (Ray makes some), the nearest one that stands there.
+    """
     return {
-        "kind": type(error).__name__,
+        "kind": next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == __name__),
         "what": error.what,
         "got": error.got,
         "expected": error.expected,
@@ -114,7 +117,7 @@ def to_fields(error: RaysftError) -> dict[str, str]:
 
 def from_fields(fields: Mapping[str, Any]) -> RaysftError:
     """The error that `to_fields` took apart, of the same kind. A kind that nobody knows here is a PlatformError."""
-    kinds = {kind.__name__: kind for kind in _kinds(RaysftError)}
+    kinds = {kind.__name__: kind for kind in _kinds(RaysftError) if kind.__module__ == __name__}
     kind = kinds.get(str(fields.get("kind")), PlatformError)
     what, got, expected, fix = (str(fields.get(name, "")) for name in ("what", "got", "expected", "fix"))
     return kind(what, got=got, expected=expected, fix=fix)

@@ -79,6 +79,13 @@ class _Call:
         yield pa.table({"result": [json.dumps(self._function(item))], "node": [node]})
 
 
+def raised_in_task(error: Exception) -> Exception:
+    """What a task or an actor raised, without Ray's wrappers, of which each border puts on one."""
+    while isinstance(error, ray.exceptions.RayTaskError) and isinstance(error.cause, Exception):
+        error = error.cause
+    return error
+
+
 def _guarded(batch: pa.Table, function: Callable[[Item], Iterator[pa.Table]]) -> Iterator[pa.Table]:
     """The tables of one item; an error of ours becomes a table, because Ray would wrap it."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one task, one CPU: that is what Ray counts

@@ -10,6 +10,7 @@ from typing import Any
 
 import ray
 
+from raysft.data.distribute import raised_in_task
 from raysft.data.stream import Cursor, StreamSource, Window, windows
 from raysft.errors import DataError, RaysftError
 
@@ -76,6 +77,7 @@ def _answer(reference: Any) -> Any:
     try:
         return ray.get(reference, timeout=_STALL_S)
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, RaysftError):
-            raise error.cause from None
+        cause = raised_in_task(error)
+        if isinstance(cause, RaysftError):
+            raise cause from None
         raise

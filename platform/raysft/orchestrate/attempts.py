@@ -208,16 +208,16 @@ def _reached(run: str, attempt: int) -> tuple[int | None, float | None]:
 
 def _given_up(run: str, ended: Ended, decision: Stop) -> Outcome:
     records = _newest_failures(run)
-    if ended.kind == "code" and records:
+    if ended.kind in ("code", "no_storage") and records:
         return failures.as_outcome(records[0])
-    error = {
-        "kind": "TrainingError",
-        "what": "training was given up: its workers failed too often",
-        "got": decision.reason,
-        "expected": "a committed step between failures (cluster.max_failures says how many may follow each other)",
-        "fix": decision.fix,
-    }
-    return Outcome(status="failed", step=_committed(run), reason=decision.reason, error=error)
+    error = errors.TrainingError(
+        "training was given up: its workers failed too often",
+        got=decision.reason,
+        expected="a committed step between failures (cluster.max_failures says how many may follow each other)",
+        fix=decision.fix,
+    )
+    fields = errors.to_fields(error)
+    return Outcome(status="failed", step=_committed(run), reason=decision.reason, error=fields)
 
 
 def _committed(run: str) -> int:

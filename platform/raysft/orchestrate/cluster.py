@@ -15,6 +15,7 @@ from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # type: ignore[a
 from ray.exceptions import RayTaskError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
+from raysft.data.distribute import raised_in_task
 from raysft.errors import ClusterError
 from raysft.orchestrate import forklaunch
 from raysft.orchestrate.ray_watch import watching
@@ -239,7 +240,7 @@ def run_task(section: ClusterSection, function: Callable[..., Result], *argument
     try:
         result: Result = ray.get(task.remote(*arguments))
     except RayTaskError as error:
-        raise error.cause from None
+        raise raised_in_task(error) from None
     return result
 
 

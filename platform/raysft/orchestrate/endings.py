@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError
 from ray.train.v2._internal.exceptions import (
     WorkerGroupStartupFailedError,
     WorkerGroupStartupTimeoutError,
@@ -13,6 +13,7 @@ from ray.train.v2._internal.exceptions import (
 )
 from ray.train.v2.api.exceptions import ControllerError, PreemptionError, WorkerGroupError
 
+from raysft.data.distribute import raised_in_task
 from raysft.orchestrate.failure import Kind
 
 OUT_OF_MEMORY = ("running low on memory", "NODE_OUT_OF_MEMORY")
@@ -80,6 +81,5 @@ def _alone(end: Kind | Literal["peer"]) -> Kind:
 def _line(error: Exception) -> str:
     if isinstance(error, WorkerHealthCheckFailedError):
         error = error.health_check_failure
-    if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
-        error = error.cause  # without the traceback
+    error = raised_in_task(error)  # without the traceback
     return f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"

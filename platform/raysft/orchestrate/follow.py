@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
-from raysft.errors import RaysftError
+from raysft.errors import RaysftError, to_fields
 from raysft.orchestrate.readings import readings
 from raysft.orchestrate.rundir import run_location
 from raysft.orchestrate.sweep import Ended, Spent
@@ -58,7 +58,7 @@ class Followed:
             status = self._train(self._recipe, self._total.append)
             self._ends.append(Ended("finished" if status == "finished" else "interrupted"))
         except RaysftError as error:
-            self._ends.append(Ended("failed", " ".join(str(error).split())))
+            self._ends.append(Ended("failed", " ".join(str(error).split()), to_fields(error)))
         except Exception as error:  # process boundary: a trial that fails is an answer
             self._ends.append(Ended("failed", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))
 

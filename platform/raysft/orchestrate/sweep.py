@@ -53,6 +53,8 @@ class Ended:
 
     status: Literal["finished", "interrupted", "failed", "lost"]
     reason: str = ""
+    error: dict[str, str] | None = None
+    """Of a failed one that ended with a RaysftError: its wire form (errors.to_fields), kept in the study."""
 
 
 class Sweep:
@@ -158,6 +160,8 @@ class Sweep:
         state, why = self._ending(trial, ended, verdict)
         if why:
             self._study.note(number, "why", why)
+        if ended.error is not None:
+            self._study.note(number, "error", ended.error)
         if state == "running":
             if ended.status == "lost":
                 self._study.note(number, "lost", int(trial.facts.get("lost", 0)) + 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from raysft import sealed, storage
-from raysft.errors import RaysftError, StorageError, to_fields
+from raysft.errors import RaysftError, StorageError, from_fields, to_fields
 from raysft.train.commits import own_record, run_mathematics
 from raysft.train.state import Outcome
 
@@ -23,6 +23,10 @@ class FailureRecord:
     expected: str = ""
     fix: str = ""
     certain: bool = False
+
+    def to_error(self) -> RaysftError:
+        """The error that was raised; of one from below raysft, what stands for it."""
+        return from_fields(asdict(self))
 
 
 _SHAPE: sealed.Shape = {
@@ -58,5 +62,4 @@ def read_failures(run: str) -> list[FailureRecord]:
 
 def as_outcome(failure: FailureRecord) -> Outcome:
     """The end of a run by this failure."""
-    error = {name: getattr(failure, name) for name in ("kind", "what", "got", "expected", "fix")}
-    return Outcome(status="failed", step=failure.step, reason=failure.what, error=error)
+    return Outcome(status="failed", step=failure.step, reason=failure.what, error=to_fields(failure.to_error()))

@@ -85,7 +85,7 @@ class Outcome:
     step: int
     reason: str = ""
     error: dict[str, str] | None = None
-    """Fields of a RaysftError, with its class name under `kind`."""
+    """Of a failed attempt: the RaysftError in its wire form (errors.to_fields)."""
 
     def to_json(self) -> dict[str, Any]:
         """As it crosses from the worker to the driver."""

@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: gpu chaos-store differential models bench-fused bench-tune bench-grid chaos bench-stall bench-recovery parity-full bench-train bench-parity bench-packing bench-gsm8k bench-data bench-memory bench-kills bench-loss demo test check lint types format install constraints clean
+.PHONY: reference gpu chaos-store differential models bench-fused bench-tune bench-grid chaos bench-stall bench-recovery parity-full bench-train bench-parity bench-packing bench-gsm8k bench-data bench-memory bench-kills bench-loss demo test check lint types format install constraints clean
 
 demo: $(READY)            ## train a small model end to end: data, training, evaluation, export, answers
 	$(BIN)/python jobs/demo.py
@@ -99,6 +99,9 @@ bench-fused: $(READY)     ## LoRA trials on one base model against the same tria
 
 models: $(READY)          ## docs/guide/models.md: what every causal family of transformers does, against plain transformers
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/model_table.py
+
+reference: $(READY)       ## docs/reference/recipe.md from the recipe's schema
+	$(BIN)/python -m raysft.recipe.reference docs/reference/recipe.md
 
 clean:                    ## remove what was made here (not .venv)
 	rm -rf build storage .pytest_cache .mypy_cache .ruff_cache

@@ -24,7 +24,7 @@ from raysft.recipe.tune import TuneSection
 
 
 class Recipe(Section):
-    """One run, whole."""
+    """One run, whole: which model learns what, how, and on how many workers."""
 
     name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
@@ -32,7 +32,9 @@ class Recipe(Section):
     )
     storage: str = Field("storage", description="Directory or URI for token stores and runs (shared by all nodes).")
     seed: int = Field(0, ge=0, lt=2**32, description="Seeds data order, fresh weights and dropout.")
-    objective: Literal["sft"] = Field("sft", description="What is minimised.")
+    objective: Literal["sft"] = Field(
+        "sft", description="What is minimised. sft: the mean cross-entropy of the trained tokens."
+    )
     model: ModelSection
     data: DataSection
     method: MethodSection = MethodSection()

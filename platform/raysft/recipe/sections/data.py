@@ -113,7 +113,9 @@ class DataSection(Section):
         "into several samples. Counted.",
     )
     packing: bool = Field(
-        True, description="Off: the same rows and steps, each sample in a padded row of its own (slower)."
+        True,
+        description="Several samples in a row, which do not see each other. Off: the same rows and steps, each "
+        "sample in a padded row of its own (slower).",
     )
     on_bad_record: Literal["refuse", "fail"] = Field(
         "refuse", description="A malformed record: count it and go on, or stop with file and line."

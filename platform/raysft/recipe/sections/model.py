@@ -23,7 +23,9 @@ class ModelSection(Section):
         None, description="Directory or hub id of the tokenizer. Default: the model source."
     )
     revision: str | None = Field(None, description="Hub revision (commit or tag) to pin.")
-    trust_remote_code: bool = Field(False, description="Run Python code that comes with the model. Off.")
+    trust_remote_code: bool = Field(
+        False, description="Run Python code that comes with the model: whoever wrote it then acts as you."
+    )
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
         "auto",
         description="Attention backend. `auto`: sdpa, or eager for model types without it. `sdpa`: segment by "

@@ -12,10 +12,16 @@ from raysft.recipe.rules import Section
 class ParallelSection(Section):
     """How the model is split over workers. Workers = data-parallel replicas x tensor x pipeline x sequence."""
 
-    zero: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage (arXiv:1910.02054).")
-    tensor: int = Field(1, ge=1, description="Tensor-parallel size.")
-    pipeline: int = Field(1, ge=1, description="Pipeline stages.")
-    sequence: int = Field(1, ge=1, description="Sequence-parallel (Ulysses) size.")
+    zero: Literal[0, 1, 2, 3] = Field(
+        2,
+        description="DeepSpeed ZeRO stage (arXiv:1910.02054): what replicas share out. 0: nothing; 1: optimizer "
+        "state; 2: gradients too; 3: weights too.",
+    )
+    tensor: int = Field(1, ge=1, description="Workers that share out each weight matrix (tensor parallelism).")
+    pipeline: int = Field(1, ge=1, description="Workers that share out the layers, as stages (pipeline parallelism).")
+    sequence: int = Field(
+        1, ge=1, description="Workers that share out each row's tokens (Ulysses, arXiv:2309.14509)."
+    )
     offload: Literal["none", "cpu"] = Field(
         "none", description="cpu: optimizer state, with `zero: 3` also weights, in host memory (arXiv:2101.06840)."
     )

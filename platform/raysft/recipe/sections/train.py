@@ -16,7 +16,9 @@ class TrainSection(Section):
     max_steps: int | None = Field(None, ge=1, description="Optimizer steps of the run; goes round the data.")
     rows_per_step: int = Field(8, ge=1, description="Packed rows of one optimizer step, over all workers.")
     micro_batch_rows: int = Field(1, ge=1, description="Rows one worker holds in one forward pass.")
-    precision: Literal["fp32", "bf16"] = Field("bf16", description="Computation and working weights.")
+    precision: Literal["fp32", "bf16"] = Field(
+        "bf16", description="Number format of computation and working weights; the optimizer's are fp32."
+    )
     spike_factor: float | None = Field(
         None,
         gt=1,
@@ -24,6 +26,6 @@ class TrainSection(Section):
         "and leaves that step's data out.",
     )
     reduce_precision: Literal["fp32", "bf16"] | None = Field(
-        None, description="In which gradients travel between workers. Default: `precision`."
+        None, description="Number format in which gradients are summed over workers. Default: `precision`."
     )
     gradient_checkpointing: bool = Field(False, description="Recompute activations: less memory, +30% time.")

@@ -39,7 +39,7 @@ from raysft.storage import absolute, join
 
 logger = logging.getLogger(__name__)
 
-STAGE_VERSION = 3
+STAGE_VERSION = 4
 """Raise it when the same inputs would give other tokens or rows."""
 
 

@@ -22,6 +22,7 @@ from raysft.data.readers import LINES, ranges, read_range
 from raysft.data.records import Refusal
 from raysft.data.remote import open_text_bytes, without_query
 from raysft.data.splits import Purpose
+from raysft.data.twins import check_twins
 from raysft.data.web import is_web
 from raysft.errors import DataError, redacted
 from raysft.recipe.sections.data import SourceSection
@@ -75,11 +76,13 @@ def expand(
     """The files of all sources, in the recipe's order and sorted within a source. Raises DataError for none.
 
     A file that two sources list, by whatever names and links, is read once, in the first; a source with a name of its
-    own reads it again. `format` and `columns` are for sources that state none. purpose: what folders that hold named
-    splits are read for; None: all of them are read.
+    own reads it again. Two files of one name that hold the same records (twins.py) are an error. `format` and
+    `columns` are for sources that state none. purpose: what folders that hold named splits are read for; None: all of
+    them are read.
     """
     sections = [SourceSection(path=(source,)) if isinstance(source, str) else source for source in sources]
     files: list[SourceFile] = []
+    unnamed: list[SourceFile] = []
     seen: set[str] = set()
     repeated = 0
     for section, name in zip(sections, source_names(sections), strict=True):
@@ -90,6 +93,7 @@ def expand(
         chosen = [v for k, v in unique.items() if section.name is not None or k not in seen]
         repeated += len(listed) - len(chosen)
         seen |= unique.keys()
+        first = len(files)
         for one in chosen:
             meaning = section.columns if section.columns is not None else columns or {}
             files.append(
@@ -98,6 +102,11 @@ def expand(
                     columns=dict(meaning),
                 )
             )
+        if section.name is None:
+            unnamed += files[first:]
+        else:
+            check_twins((file.location, file.kind, file.num_bytes) for file in files[first:])
+    check_twins((file.location, file.kind, file.num_bytes) for file in unnamed)
     if repeated:
         logger.warning("%d input files are listed more than once; each is read once", repeated)
     return files

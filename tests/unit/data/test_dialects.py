@@ -292,3 +292,25 @@ def test_arguments_in_a_text_keep_their_digits() -> None:
     for arguments in ({"n": number}, json.dumps({"n": number})):
         turns = [U, {"role": "assistant", "tool_calls": [{"name": "f", "arguments": arguments}]}]
         assert kept({"messages": turns}).messages[1].tool_calls[0]["function"]["arguments"] == {"n": number}
+
+
+@pytest.mark.parametrize("arguments", ['{"x": 1, "x": 2}', "{'x': 1, 'x': 2}", '{"x": {"y": 1, "y": [2]}}'])
+def test_a_key_twice_in_the_json_of_a_string_refuses_the_record(arguments: str) -> None:
+    call = {"function": {"name": "f", "arguments": arguments}}
+    assert (
+        refused({"messages": [U, {"role": "assistant", "content": "", "tool_calls": [call]}]}).reason
+        == "repeated_key"
+    )
+    tools = f'[{{"name": "f", "parameters": {arguments}}}]'
+    assert refused({"messages": [U, A], "tools": tools}).reason == "repeated_key"
+    turns = '[{"role": "user", "content": "q", "content": "p"}, {"role": "assistant", "content": "a"}]'
+    assert refused({"messages": turns}).reason == "repeated_key"
+    assert refused({"dialog": turns}, columns={"messages": "dialog"}).reason == "repeated_key"
+    assert refused({"instruction": "q", "output": "a", "metadata": arguments}).reason == "repeated_key"
+
+
+def test_a_key_that_says_the_same_twice_is_read() -> None:
+    call = {"function": {"name": "f", "arguments": '{"x": "\\"", "x": "\\""}'}}
+    assert kept({"messages": [U, {"role": "assistant", "content": "", "tool_calls": [call]}]}).messages[
+        1
+    ].tool_calls == ({"type": "function", "function": {"name": "f", "arguments": {"x": '"'}}},)

@@ -382,3 +382,45 @@ def test_whole_numbers_are_never_rounded(tmp_path, suffix, number):
     (_, found), *_ = read_range(str(path), suffix)
     assert found == record
     assert type(found["a"]["b"][0]) is int
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong"),
+    [
+        (b'{"a": 1, "b": 2, "a": 3}', "'a'"),
+        (b'{"a" :1,"a"\t: "1"}', "'a'"),
+        (
+            b'{"m": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y", "content": "z"}]}',
+            "'content'",
+        ),
+        (b'{"\\u0061": "x", "a": "y"}', "'a'"),
+        (b'{"a": {"b": {"c": {"d": [1.5]}, "c": {}}}}', "'c'"),
+        (b'{"a": true, "a": 1}', "'a'"),
+        (b'{"a": NaN, "a": 1}', "'a'"),
+        (b'{"a": 12345678901234567890123, "a": 1}', "'a'"),
+        (b'{"a": {"n": 1, "n": 2}, "a": 1}', "'n'"),
+    ],
+)
+def test_a_key_that_stands_twice_in_an_object_refuses_the_record(line, wrong):
+    for found in (parse_line(line), *json_values.stream_values([b"[" + line + b"]"], "x", array=True)):
+        assert isinstance(found, Refusal)
+        assert found.reason == "repeated_key"
+        assert f"the key {wrong} stands twice" in found.detail
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=9,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.dictionaries(st.text(max_size=4), JSON, max_size=4), st.booleans(), st.booleans())
+def test_no_whole_record_is_taken_for_one_with_a_repeated_key(value, ascii, wide):
+    line = json.dumps(value, ensure_ascii=ascii, indent=1 if wide else None).encode(errors="surrogatepass")
+    assert parse_line(line) == value
+
+
+def test_a_key_that_says_the_same_twice_is_no_loss():
+    assert parse_line(b'{"a": [1, {"b": "x"}], "c": 2, "a": [1, {"b": "x"}]}') == {"a": [1, {"b": "x"}], "c": 2}

@@ -61,12 +61,20 @@ def rename(record: Record, columns: Mapping[str, str]) -> dict[str, Any]:
     for column in _WITH_INNER:
         turns = renamed.get(column)
         if type(turns) is str:
-            turns = decoded(turns)
+            turns = _decoded(turns)
         if isinstance(turns, list):
             renamed[column] = [_renamed(turn, columns) if isinstance(turn, dict) else turn for turn in turns]
         elif isinstance(turns, dict):
             renamed[column] = _renamed(turns, columns)
     return renamed
+
+
+def _decoded(text: str) -> Any:
+    """The text itself where it cannot be decoded: the reader of the column refuses it then."""
+    try:
+        return decoded(text)
+    except RefusedError:
+        return text
 
 
 def _renamed(record: Record, columns: Mapping[str, str]) -> dict[str, Any]:
@@ -91,6 +99,7 @@ def read_record(record: Record, reading: Reading, *, id: int, source: str) -> tu
     if isinstance(name, Refusal):
         return name
     try:
+        metadata = _metadata(record, name)
         found = READERS[name](account)
         tools = _tools(account)
         texts = _texts(found)
@@ -115,7 +124,7 @@ def read_record(record: Record, reading: Reading, *, id: int, source: str) -> tu
                 tools=tools,
                 candidates=found.candidates,
                 label=found.label,
-                metadata=_metadata(record, name),
+                metadata=metadata,
                 notes=tuple(account.notes),
             )
         )

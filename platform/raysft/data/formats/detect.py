@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from raysft.data.formats.fields import RESPONSES, TURNS
-from raysft.data.formats.values import Record, columns_of, decoded
+from raysft.data.formats.values import Record, RefusedError, columns_of, decoded
 from raysft.data.records import Refusal
 
 EXPECTED = (
@@ -29,6 +29,13 @@ def detect_format(record: Record) -> str | Refusal:
 
     But a text beside a null label is no plain text: it would be trained, question and all.
     """
+    try:
+        return _detect(record)
+    except RefusedError as refused:
+        return refused.refusal
+
+
+def _detect(record: Record) -> str | Refusal:
     filled = tuple([name for name, value in record.items() if value or (value is not None and value not in _EMPTY)])
     found = _by_names(filled) or _first({name: record[name] for name in filled})
     found = found or _first({name: value for name, value in record.items() if value is not None})

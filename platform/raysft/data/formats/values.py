@@ -15,7 +15,14 @@ from typing import Any
 
 import orjson
 
-from raysft.data.json_values import MAX_DEPTH, is_too_deep, may_be_rounded
+from raysft.data.json_values import (
+    MAX_DEPTH,
+    RepeatedKeyError,
+    is_too_deep,
+    loads_exactly,
+    may_be_rounded,
+    may_repeat_key,
+)
 from raysft.data.records import Refusal
 
 Record = Mapping[str, Any]
@@ -132,26 +139,35 @@ def _are_objects(values: list[Any]) -> bool:
 
 
 def decoded(value: Any) -> Any:
-    """JSON text, or a list or object as Python writes it (`str()` of one), decoded; all else as it is."""
+    """JSON text, or a list or object as Python writes it (`str()` of one), decoded; all else as it is.
+
+    Raises RefusedError where a key stands in one object twice, with different values.
+    """
     if not isinstance(value, str):
         return value
-    found: Any
     try:
-        found = orjson.loads(value)
+        found: Any = orjson.loads(value)
     except orjson.JSONDecodeError:
         found = _leniently(value)
     else:
-        if may_be_rounded(value.encode()):
+        if _is_deep(value, found):
+            return value
+        text = value.encode()
+        if may_be_rounded(text) or (isinstance(found, list | dict) and may_repeat_key(text, found)):
             found = _leniently(value)
-    if isinstance(found, list | dict) and value.count("[") + value.count("{") > MAX_DEPTH and is_too_deep(found):
-        return value
-    return found
+    return value if _is_deep(value, found) else found
+
+
+def _is_deep(text: str, found: Any) -> bool:
+    return isinstance(found, list | dict) and text.count("[") + text.count("{") > MAX_DEPTH and is_too_deep(found)
 
 
 def _leniently(text: str) -> Any:
     """What orjson is too strict for, or is no JSON at all."""
     try:
-        return json.loads(text)
+        return loads_exactly(text)
+    except RepeatedKeyError as error:
+        raise RefusedError("repeated_key", f"{error}: {short(text)}") from None
     except (ValueError, RecursionError):
         is_literal = text.lstrip()[:1] in ("[", "{") and len(text) <= _MAX_LITERAL_CHARS
         return _literal(text) if is_literal else text
@@ -162,10 +178,22 @@ def _literal(text: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of escapes in the data
-            found = ast.literal_eval(text)
+            tree = ast.parse(text.lstrip(" \t"), mode="eval")
+            found = ast.literal_eval(tree)
+        _check_repeated(tree, text)
         return json.loads(json.dumps(found))  # no sets, bytes or complex numbers
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         return text
+
+
+def _check_repeated(tree: ast.AST, text: str) -> None:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Dict):
+            pairs = [(ast.literal_eval(key), value) for key, value in zip(node.keys, node.values, strict=True) if key]
+            last = dict(pairs)
+            for key, value in pairs:
+                if ast.dump(value) != ast.dump(last[key]):
+                    raise RefusedError("repeated_key", f"the key {key!r} stands twice in one object: {short(text)}")
 
 
 def short(value: Any) -> str:

@@ -32,8 +32,17 @@ def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def checksum(record: Mapping[str, Any]) -> str:
     """sha256 of a record's canonical JSON, without its own sum."""
-    content = {key: value for key, value in record.items() if key != _SUM}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(content(record), sort_keys=True).encode()).hexdigest()
+
+
+def content(record: Mapping[str, Any]) -> dict[str, Any]:
+    """All of a record but its sum."""
+    return {key: value for key, value in record.items() if key != _SUM}
+
+
+def is_intact(record: Any) -> bool:
+    """Is it a record that has its own checksum, or was written before there were any?"""
+    return isinstance(record, dict) and record.get(_SUM, "") in ("", checksum(record))
 
 
 def write(location: str, record: Mapping[str, Any]) -> None:
@@ -59,11 +68,11 @@ def read(location: str, shape: Shape) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return passed_over(location, "it is no JSON: torn, or of something else")
     problem = problem_of(record, shape)
-    if problem is None and record.get(_SUM, "") not in ("", checksum(record)):
+    if problem is None and not is_intact(record):
         problem = "it does not have its own checksum"
     if problem:
         return passed_over(location, problem)
-    return {key: value for key, value in record.items() if key != _SUM}
+    return content(record)
 
 
 def read_lines(location: str, shapes: Mapping[str, Shape]) -> Iterator[dict[str, Any]]:

@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import logging
-import shutil
-import sys
 import threading
 import time
 from types import TracebackType
 from typing import Any
 
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import TaskID, TimeRemainingColumn
 
+from raysft.observe.bars import bars
+from raysft.orchestrate.storage_watch import StorageWatch
 from raysft.train.lineage import read_attempts
 from raysft.train.records import attempt_metrics
 
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
-LEAST_COLUMNS = 100
-"""Of a terminal that has room for losses and rates beside the bar."""
 LOOK_SHARE = 50
 """Pause after a look at the records / time that it took: at most 2% of a CPU."""
 
@@ -37,19 +27,15 @@ class TrainingProgress:
 
     def __init__(self, run: str, total_steps: int) -> None:
         self._run, self._total_steps = run, total_steps
-        self._ended = threading.Event()
+        self._ended, self._storage = threading.Event(), StorageWatch(run)
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._attempt, self._num_seen, self._last_said = 0, 0, -1
-        is_wide = shutil.get_terminal_size().columns >= LEAST_COLUMNS
-        more: list[ProgressColumn] = [TextColumn("{task.fields[text]}"), TimeRemainingColumn()] if is_wide else []
-        bar = BarColumn(40 if is_wide else 12)
-        self._bar = Progress(
-            TextColumn("training"), bar, MofNCompleteColumn(), *more, disable=not sys.stderr.isatty()
-        )
+        self._bar = bars(TimeRemainingColumn())
         self._task = self._bar.add_task("training", total=total_steps, text="waiting for workers")
 
     def __enter__(self) -> TrainingProgress:
         self._attempt = max((attempt.number for attempt in read_attempts(self._run)), default=0)
+        self._num_seen = len(list(attempt_metrics(self._run, self._attempt)))  # an earlier command's, said by it
         self._bar.start()
         self._thread.start()
         return self
@@ -64,6 +50,7 @@ class TrainingProgress:
     def _follow(self) -> None:
         pause_s = POLL_S
         while not self._ended.wait(pause_s):
+            self._storage.look(time.monotonic())
             started = time.perf_counter()
             self._look()  # reads all there is, so of a long run rarely
             pause_s = max(POLL_S, LOOK_SHARE * (time.perf_counter() - started))
@@ -112,14 +99,7 @@ class PrepareProgress:
     """A bar while data is prepared, on a terminal only. Called with (what, done, total), as prepare() does."""
 
     def __init__(self) -> None:
-        self._bar = Progress(
-            TextColumn("preparing {task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            disable=not sys.stderr.isatty(),
-            transient=True,
-        )
+        self._bar = bars(TimeRemainingColumn(), transient=True)
         self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> PrepareProgress:
@@ -134,5 +114,5 @@ class PrepareProgress:
     def __call__(self, what: str, done: int, total: int) -> None:
         """Show that `done` of `total` pieces are made."""
         if what not in self._tasks:
-            self._tasks[what] = self._bar.add_task(what, total=total)
+            self._tasks[what] = self._bar.add_task(f"preparing {what}", total=total, text="")
         self._bar.update(self._tasks[what], completed=done, total=total)

@@ -6,8 +6,9 @@ import logging
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import TaskID, TimeElapsedColumn
 
+from raysft.observe.bars import bars
 from raysft.observe.tune_report import shown
 from raysft.orchestrate.schedulers import Verdict
 from raysft.orchestrate.study import Trial
@@ -27,16 +28,7 @@ class SearchProgress(Told):
         for trial in trials:
             if trial.state == "finished" and trial.values:
                 self._compare(trial.number, trial.values)
-        console = console or Console(stderr=True)
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[text]}"),
-            TimeElapsedColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
+        self._bars = bars(TimeElapsedColumn(), console=console)
         self._whole = self._bars.add_task("search", total=tune.budget.trials, completed=self._num_ended, text="")
         self._tasks: dict[int, TaskID] = {}
         self._newest: dict[int, tuple[float, ...]] = {}

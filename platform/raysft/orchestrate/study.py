@@ -26,7 +26,7 @@ from optuna.trial import FrozenTrial, TrialState
 from raysft import sealed
 from raysft.errors import ConflictError
 from raysft.orchestrate.cma import propose
-from raysft.orchestrate.database import cannot_open, damaged
+from raysft.orchestrate.database import SEAL, answering, check_seals, search_of
 from raysft.orchestrate.space import Point, holds, ordered
 from raysft.recipe.fingerprint import differences
 from raysft.recipe.tune import Choice, Distribution, Int, LogUniform, TuneSection
@@ -43,10 +43,6 @@ _NAMES = {state: name for name, state in _STATES.items()}
 
 IMPORTED = "from"
 """User attribute of a trial that warm_start took from another study: [its name, the trial's number]."""
-
-
-SEAL = "seal"
-"""User attributes of a study: the checksum of each ended trial."""
 
 
 @dataclass(frozen=True)
@@ -85,31 +81,29 @@ class Study:
         self._tune, self._seed, self._base = tune, seed, base
         self._space = ordered(tune.space)
         directions = [StudyDirection.MINIMIZE if mode == "min" else StudyDirection.MAXIMIZE for mode in tune.modes]
-        try:
+        self._url = url or "in memory"
+        with answering(self._url):
             self._storage = optuna.storages.get_storage(url)
             self._study = optuna.create_study(
                 storage=self._storage, study_name=name, directions=directions, load_if_exists=True
             )
             self._id = self._storage.get_study_id_from_name(name)
             found = self._study.get_trials(deepcopy=False)
-        except Exception as error:  # SQLAlchemy's many; process boundary to a database
-            raise cannot_open(url or "in memory", error) from error
-        seals = self._study.user_attrs
-        for trial in found:
-            if seals.get(f"{SEAL}-{trial.number}", _seal(trial)) != _seal(trial):
-                raise damaged(url or "in memory", trial.number)
+            check_seals(self._url, self._study.user_attrs, {trial.number: _seal(trial) for trial in found})
 
     def claim(
         self, search: Mapping[str, Any], same: Callable[[str, Any, Any], bool] = lambda name, a, b: bool(a == b)
     ) -> None:
-        """Note what is searched, or check that it is the same as before. Raises ConflictError.
+        """Note what is searched, or check that it is the same as before. Raises ConflictError, StorageError.
 
         same(field, before, now): are two values that differ as text one?
         """
-        stored, search = self._study.user_attrs.get("search"), json.loads(json.dumps(search))
-        if stored is None:
-            self._study.set_user_attr("search", search)
-        elif found := differences(stored, dict(search), same):
+        search = json.loads(json.dumps(search))
+        with answering(self._url):
+            stored = search_of(self._url, self._study.user_attrs, len(self._study.get_trials(deepcopy=False)))
+            if stored is None:
+                self._study.set_user_attr("search", sealed.sealed(search))
+        if stored is not None and (found := differences(stored, search, same)):
             raise ConflictError(
                 f"the study {self._study.study_name} exists with another search",
                 got="; ".join(found),
@@ -135,7 +129,8 @@ class Study:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # experimental ones
             self._study.sampler = SAMPLERS[self._tune.searcher](seed, self._seed)
-            trial = self._study.ask()
+            with answering(self._url):
+                trial = self._study.ask()
             chosen: Point = {}
             for name, distribution in self._space.items():
                 if holds(distribution.when, chosen, self._base):
@@ -145,19 +140,22 @@ class Study:
     def report(self, number: int, step: int, values: tuple[float, ...]) -> None:
         """Metrics of a running trial at a step. Optuna keeps a curve where there is one metric."""
         if len(values) == 1:
-            self._storage.set_trial_intermediate_value(self._trial_id(number), step, values[0])
+            with answering(self._url):
+                self._storage.set_trial_intermediate_value(self._trial_id(number), step, values[0])
         else:
             self.note(number, "newest", values)
 
     def note(self, number: int, key: str, value: Any) -> None:
         """Keep a fact about a trial."""
-        self._storage.set_trial_user_attr(self._trial_id(number), key, value)
+        with answering(self._url):
+            self._storage.set_trial_user_attr(self._trial_id(number), key, value)
 
     def end(self, number: int, state: State, values: tuple[float, ...] | None) -> None:
         """The trial is over. values: of a finished one."""
-        self._study.tell(number, values=list(values) if values else None, state=_STATES[state])
-        ended = next(trial for trial in self._study.get_trials(deepcopy=False) if trial.number == number)
-        self._study.set_user_attr(f"{SEAL}-{number}", _seal(ended))
+        with answering(self._url):
+            self._study.tell(number, values=list(values) if values else None, state=_STATES[state])
+            ended = next(trial for trial in self._study.get_trials(deepcopy=False) if trial.number == number)
+            self._study.set_user_attr(f"{SEAL}-{number}", _seal(ended))
 
     def best(self) -> list[Trial]:
         """The best finished trial, or the Pareto front; [] when none has finished."""

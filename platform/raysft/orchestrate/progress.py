@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.progress import TaskID, TimeRemainingColumn
 
-from raysft.observe.bars import bars
+from raysft.orchestrate.bars import bars
 from raysft.orchestrate.storage_watch import StorageWatch
 from raysft.train.lineage import read_attempts
 from raysft.train.records import attempt_metrics

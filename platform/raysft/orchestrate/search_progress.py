@@ -8,8 +8,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import TaskID, TimeElapsedColumn
 
-from raysft.observe.bars import bars
 from raysft.observe.tune_report import shown
+from raysft.orchestrate.bars import bars
 from raysft.orchestrate.schedulers import Verdict
 from raysft.orchestrate.study import Trial
 from raysft.orchestrate.trials import Told

@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import TimeElapsedColumn
 
-from raysft.observe.bars import bars
+from raysft.orchestrate.bars import bars
 
 WORDS = "loss 1.2345  3,210 tokens/s  MFU 12%"
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")

@@ -17,6 +17,7 @@ from typing import Any
 from raysft.data.formats.answers import Content
 from raysft.data.formats.detect import detect_format
 from raysft.data.formats.fields import FIELDS, TURNS, names_of
+from raysft.data.formats.halves import check_halves
 from raysft.data.formats.names import describes
 from raysft.data.formats.readers import READERS
 from raysft.data.formats.tools import read_tools
@@ -185,6 +186,7 @@ def _account_for_rest(account: Account, format: str, texts: Sequence[str]) -> No
     if not rest:
         return
     rest = [name for name in sorted(rest) if not says_again(record[name], texts)]
+    check_halves(account, format, rest, texts)
     before = len(account.notes)
     for name in rest:
         account.unread("", name, record[name], inside=False)

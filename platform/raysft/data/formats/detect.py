@@ -73,7 +73,7 @@ def _first(record: Record) -> str:
         return "unified" if isinstance(decoded(record.get("metadata")), dict) else "alpaca"
     if "label" in record and ("text" in record or "sentence1" in record):
         return "labelled"
-    if ("prompt" in record or "query" in record) and ("completion" in record or "response" in record):
+    if is_asked and ("completion" in record or "response" in record):
         return "completion"
     if has_responses and is_asked and any(isinstance(record.get(name), list | dict) for name in RESPONSES):
         return "completion"

@@ -31,7 +31,7 @@ _MEANING = {
     ),
     "several answers": (
         *("responses", "completions", "candidates", "outputs", "chosen", "rejected", "rejected_response"),
-        *("rejected_responses", "alternatives", "choices"),
+        *("rejected_responses", "alternatives", "choices", "replies"),
     ),
     "template setting": ("chat_template_kwargs", "enable_thinking", "chat_template", "reasoning_effort"),
     "media": ("image", "images", "video", "videos", "audio", "audios", "image_url", "input_audio"),
@@ -47,7 +47,9 @@ _TOKENS = {
     **dict.fromkeys(("responses", "completions", "candidates", "rejected"), "several answers"),
 }
 """Words that say the same at the start or the end of a longer name: `complex_cot`, `reasoning_trace`."""
-_ONLY_IN_TURNS = frozenset(("channel", "channels", "recipient", "mask", "persona", "choices", "tool", "refusal"))
+_ONLY_IN_TURNS = frozenset(
+    ("channel", "channels", "recipient", "mask", "persona", "choices", "tool", "refusal", "replies")
+)
 """Names that mean something else beside the turns."""
 
 _HARMLESS = frozenset(

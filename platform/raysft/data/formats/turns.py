@@ -31,7 +31,9 @@ TURN_NAMES = (*SPEAKERS, *TEXTS, "tool_calls", "function_call", "tool_call_id", 
 _ROLE_OF = {
     **dict.fromkeys(("system", "developer"), "system"),
     **dict.fromkeys(("user", "human", "prompter"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot", "ai", "function_call", "tool_call"), "assistant"),
+    **dict.fromkeys(
+        ("assistant", "gpt", "chatgpt", "chatbot", "model", "bot", "ai", "function_call", "tool_call"), "assistant"
+    ),
     **dict.fromkeys(("tool", "function", "observation", "tool_response", "tool_result", "ipython"), "tool"),
 }
 _CALLERS = ("function_call", "tool_call")

@@ -111,8 +111,8 @@ def _is_plain_number(key: str, value: Any) -> bool:
 
 def says_again(value: Any, texts: Sequence[str]) -> bool:
     """Is every text of the value one of these or a role, and is there nothing else in it?"""
-    leaves = [value] if isinstance(value, str) else list(_leaves(value))
-    return bool(leaves) and all(isinstance(leaf, str) and _is_said(leaf.strip(), texts) for leaf in leaves)
+    found = [value] if isinstance(value, str) else list(leaves(value))
+    return bool(found) and all(isinstance(leaf, str) and _is_said(leaf.strip(), texts) for leaf in found)
 
 
 def _is_said(text: str, texts: Sequence[str]) -> bool:
@@ -123,11 +123,12 @@ def _is_said(text: str, texts: Sequence[str]) -> bool:
     return any(text == said.strip() for said in texts if len(said) <= len(text) + _MAX_OUTER_SPACE)
 
 
-def _leaves(value: Any) -> Iterator[Any]:
+def leaves(value: Any) -> Iterator[Any]:
+    """What lists and objects hold at their ends, but for what is empty."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list | tuple):
         for inner in value:
-            yield from _leaves(inner)
+            yield from leaves(inner)
     elif not is_empty(value):
         yield value

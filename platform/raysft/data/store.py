@@ -2,7 +2,8 @@
 
 `<storage>/tokens/<fingerprint>/part-*.parquet + manifest.json`; the manifest is written last: no manifest, no
 store. It holds the sha256 of every part, and its own. Nothing of a part is believed before its bytes have that sum:
-each process compares when it first reads rows of a part (0.8 s a GiB), the sizes of all rows by sums of their own.
+each process compares when it first reads rows of a part (0.8 s a GiB), each page when it is read (a file may go bad
+while it is open), and the sizes of all rows by sums of their own.
 Owns the layout on disk. How rows come to be is prepare.py; their order in training is plan.py.
 """
 
@@ -24,7 +25,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from raysft.data.store_manifest import MANIFEST, PROMPTS, damaged, problem_of, read_manifest
-from raysft.errors import StorageError
+from raysft.errors import RaysftError, StorageError
 from raysft.storage import filesystem, join, read_bytes, write_bytes
 
 TOKEN_FIELDS = ("input_ids", "target")
@@ -111,15 +112,8 @@ class TokenStore:
             fs, path = filesystem(location)
             sizes = pq.ParquetFile(fs.open_input_file(path)).read(columns=list(_SIZES))
             is_intact = len(sizes) == entry["rows"] and _sizes_sum(sizes) == entry["sizes"]
-        except (OSError, pa.ArrowException, KeyError, ValueError, OverflowError, MemoryError) as error:
-            if problem := problem_of(location, entry["sha256"]):
-                raise damaged(location, problem) from error
-            raise StorageError(  # the bytes are as they were written: the storage did not give them
-                f"cannot read {location}",
-                got=f"{type(error).__name__}: {error}",
-                expected="a storage that answers",
-                fix="run the same command again",
-            ) from error
+        except _UNREADABLE as error:
+            raise _why(location, entry["sha256"], error) from error
         if not is_intact:
             raise damaged(location, "the sizes of its rows are others than the manifest says")
         return sizes
@@ -138,7 +132,7 @@ class TokenStore:
             if problem := problem_of(location, entry["sha256"]):
                 raise damaged(location, problem)
             fs, path = filesystem(location)
-            self._parts[part] = pq.ParquetFile(fs.open_input_file(path))
+            self._parts[part] = pq.ParquetFile(fs.open_input_file(path), page_checksum_verification=True)
         return self._parts[part]
 
     def prompts(self) -> list[dict[str, Any]]:
@@ -154,11 +148,31 @@ class TokenStore:
     def _group(self, part: int, group: int) -> pa.Table:
         key = (part, group)
         if key not in self._groups:
-            self._groups[key] = self._part(part).read_row_group(group)
+            entry = self.manifest["parts"][part]
+            try:
+                self._groups[key] = self._part(part).read_row_group(group)
+            except _UNREADABLE as error:  # it was whole when it was opened
+                raise _why(join(self.location, entry["name"]), entry["sha256"], error) from error
             if len(self._groups) > self._max_groups:
                 self._groups.popitem(last=False)
         self._groups.move_to_end(key)
         return self._groups[key]
+
+
+_UNREADABLE = (OSError, pa.ArrowException, KeyError, ValueError, OverflowError, MemoryError)
+"""What Parquet raises of bytes that nobody wrote, or that the storage does not give."""
+
+
+def _why(location: str, sha256: str, error: Exception) -> RaysftError:
+    """The error of a part that cannot be read: of its bytes, or, if they are as written, of the storage."""
+    if problem := problem_of(location, sha256):
+        return damaged(location, problem)
+    return StorageError(
+        f"cannot read {location}",
+        got=f"{type(error).__name__}: {error}",
+        expected="a storage that answers",
+        fix="run the same command again",
+    )
 
 
 def write_prompts(location: str, prompts: Sequence[Mapping[str, Any]]) -> str:
@@ -172,7 +186,13 @@ def write_part(location: str, index: int, rows: pa.Table) -> dict[str, Any]:
     """Write part `index` (a table of pack_rows); returns its entry in the manifest. Bytes depend on values alone."""
     buffer = io.BytesIO()
     pq.write_table(
-        rows, buffer, row_group_size=_ROWS_PER_GROUP, compression="lz4", use_dictionary=False, write_statistics=False
+        rows,
+        buffer,
+        row_group_size=_ROWS_PER_GROUP,
+        compression="lz4",
+        use_dictionary=False,
+        write_statistics=False,
+        write_page_checksum=True,
     )
     name = f"part-{index:05d}.parquet"
     write_bytes(join(location, name), buffer.getvalue())

@@ -1,7 +1,8 @@
 """Tools and calls of tools, in OpenAI's nested form. Pure.
 
 Forms read: {function: {name, arguments}}, {name, arguments} (also `parameters`, `args`, `input`), arguments as an
-object or as JSON text. A call without arguments has the empty object, however that is written.
+object or as JSON text; of tools also Anthropic's {name, description, input_schema}. A call without arguments has the
+empty object, however that is written.
 """
 
 from __future__ import annotations
@@ -67,4 +68,14 @@ def read_tools(value: Any, column: str) -> tuple[dict[str, Any], ...]:
     tools = [decoded(tool) for tool in read_list(value, column)]
     if not all(isinstance(tool, dict) for tool in tools):
         raise RefusedError("wrong_type", f"`{column}` must be a list of objects, got {short(value)}")
-    return tuple(tool if "function" in tool else {"type": "function", "function": tool} for tool in tools)
+    return tuple(tool if "function" in tool else {"type": "function", "function": _function(tool)} for tool in tools)
+
+
+def _function(tool: dict[str, Any]) -> dict[str, Any]:
+    """A tool without OpenAI's outer object; Anthropic's has its parameters under another name."""
+    if "input_schema" not in tool or "parameters" in tool:
+        return tool
+    kept = {
+        key: value for key, value in tool.items() if key != "cache_control" and (key, value) != ("type", "custom")
+    }
+    return {"parameters" if key == "input_schema" else key: value for key, value in kept.items()}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from raysft.data.formats.blocks import without_blocks
 from raysft.data.formats.names import LOSS_FLAGS, REASONING
 from raysft.data.formats.tools import read_calls
 from raysft.data.formats.unread import Account
@@ -58,7 +59,7 @@ def read_messages(value: Any, column: str, account: Account) -> list[Message]:
     turns = read_turns(value, column)
     if turns and "role" not in turns[0] and "from" not in turns[0]:
         turns = _split_pairs(turns)
-    for turn in turns:
+    for turn in without_blocks(turns, place, account):
         message = _plain(turn)
         if message is not None and not thoughts:
             messages.append(message)

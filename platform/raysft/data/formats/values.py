@@ -73,11 +73,14 @@ def read_text(value: Any, column: str, *, optional: bool = False) -> str:
 
 
 def text_of_part(part: Any, column: str) -> str:
-    """The text of `{type: text, text}`; the types of OpenAI, and the keys that LLaMA-Factory and others write."""
+    """The text of `{type: text, text}`; the types of OpenAI, the keys that LLaMA-Factory and others write, and
+    Bedrock's `{text}`."""
     if isinstance(part, dict) and part.get("type") in ("text", "input_text", "output_text"):
         for key in _TEXT_KEYS:
             if isinstance(text := part.get(key), str):
                 return text
+    if isinstance(part, dict) and isinstance(text := part.get("text"), str) and part.keys() == {"text"}:
+        return text
     kind = part.get("type") if isinstance(part, dict) else part
     raise RefusedError("unsupported_content", f"`{column}` has a part of type {short(kind)}; only text is read")
 

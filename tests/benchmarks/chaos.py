@@ -188,8 +188,9 @@ def play_damage(calm: Path, directory: Path, count: int, draw: random.Random) ->
     other = Path(run_training(recipe(directory, "other", seed=7)).run)
     kept = True
     names = [name for name in files_of(calm) if name not in GIVEN_UP and not name.startswith("export/")]
+    kinds = draw.sample(sorted(DAMAGES), len(DAMAGES))
     for number in range(count):
-        name, damage = draw.choice(names), draw.choice(sorted(DAMAGES))
+        name, damage = draw.choice(names), kinds[number % len(kinds)]  # each kind before any comes again
         run = calm.with_name(f"damaged-{number}")
         shutil.copytree(calm, run)
         newest = max(run.glob("checkpoints/*/*/commit.json"), key=lambda path: path.parent.name)

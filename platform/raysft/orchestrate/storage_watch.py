@@ -63,7 +63,7 @@ def _problem(run: str) -> str | None:
     try:
         storage.check_writable(storage.join(run, "driver"))
     except StorageError as error:
-        return f"{error.what}: {error.got}"
+        return f"nothing can be written to {run} ({error.got})"
     free, needed = free_bytes(run), _bytes_to_come(run)
     if free is None or free >= needed:
         return None

@@ -314,3 +314,40 @@ def test_a_key_that_says_the_same_twice_is_read() -> None:
     assert kept({"messages": [U, {"role": "assistant", "content": "", "tool_calls": [call]}]}).messages[
         1
     ].tool_calls == ({"type": "function", "function": {"name": "f", "arguments": {"x": '"'}}},)
+
+
+def test_a_prompt_that_stands_in_both_answers_is_not_trained_as_one() -> None:
+    asked = "Human: What is 2+2?\n\nAssistant:"
+    whole = {"prompt": asked, "chosen": f"{asked} 4", "rejected": f"\n{asked} 5"}
+    assert refused(whole).reason == "repeated_prompt"
+    assert said({**whole, "rejected": "5"})[-1] == ("assistant", f"{asked} 4"), "one may take up the question"
+    turns = [{"role": "user", "content": asked}]
+    whole_turns = {**whole, "chosen": [*turns, A], "rejected": [*turns, {**A, "content": "b"}]}
+    assert said(whole_turns) == [("user", asked), ("assistant", "a")]
+
+
+def test_what_a_plain_text_or_a_name_may_hide_is_told() -> None:
+    for text in (
+        "### Human: q### Assistant: a",
+        "<s>[INST] q [/INST] a</s>",
+        "### Instruction:\nq\n### Response:\na",
+    ):
+        assert [note.kind for note in kept({"text": text}).notes] == ["guess"]
+    assert not kept({"text": "An assistant: a helper in a shop. # Response"}).notes
+    notes = kept({"messages": [{**U, "name": "alice"}, A]}).notes
+    assert [note.name for note in notes] == ["`messages[].name` says who speaks: most templates leave it out"]
+    call = {"function": {"name": "f", "arguments": "{}"}}
+    turns = [
+        U,
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "name": "f", "content": "r"},
+        A,
+    ]
+    assert not kept({"messages": turns}).notes
+
+
+def test_two_speakers_of_a_turn_are_the_same_or_told_or_refused() -> None:
+    assert said({"messages": [U, {**A, "from": "gpt"}]}) == QA
+    assert [note.name for note in kept({"messages": [U, {**A, "from": "alice"}]}).notes] == ["messages[].from"]
+    for other in ("user", "function_call"):
+        assert refused({"messages": [U, {**A, "from": other}]}).reason == "wrong_type"

@@ -24,9 +24,18 @@ from raysft.data.formats.values import (
     read_text,
     short,
 )
-from raysft.data.records import Candidate, Message
+from raysft.data.records import Candidate, Message, Note
 
 # The wording of Critique Fine-Tuning (Wang et al. 2025, arXiv:2501.17703).
+_SPEAKERS = (
+    "<|im_start|>assistant",
+    "[/INST]",
+    "### Assistant:",
+    "### Response:",
+    "<|start_header_id|>",
+    "\nAssistant:",
+)
+"""What a text has before an answer that somebody's template wrote into it."""
 _CRITIQUE = "Please critique whether the following solution to the question is correct.\n\n"
 
 
@@ -97,8 +106,19 @@ def _preference(account: Account) -> Content:
         prompt, chosen, rejected = _with_system(account, chosen[:shared]), chosen[shared:], rejected[shared:]
     else:
         prompt = _prompt(account, "preference")
+        _check_repeated(prompt, chosen, rejected)
     candidates = (Candidate(tuple(chosen), 1.0), Candidate(tuple(rejected), 0.0))
     return Content(prompt + chosen, candidates)
+
+
+def _check_repeated(prompt: list[Message], *answers: list[Message]) -> None:
+    """Some files write the prompt in `chosen` and `rejected` as well: it would be trained as an answer."""
+    asked = prompt[-1].content.strip() if prompt else ""
+    if asked and all(answer and answer[0].content.strip().startswith(asked) for answer in answers):
+        raise RefusedError(
+            "repeated_prompt",
+            f"chosen and rejected both begin with the prompt {short(asked)}; leave it out of them, or write turns",
+        )
 
 
 def _ranking(account: Account) -> Content:
@@ -170,7 +190,14 @@ def _label(account: Account) -> str:
 def _text(account: Account) -> Content:
     _require(account, {"text|content"}, "text")
     column = account.first(("text", "content")) or "text"
-    return Content([Message("text", read_text(account.get(column), column))])
+    text = read_text(account.get(column), column)
+    speaker = next((mark for mark in _SPEAKERS if mark in text), None)
+    if speaker is not None:
+        said = (
+            f"a plain text holds a talk ({speaker}): all of it is trained, the questions too, but not as `messages`"
+        )
+        account.notes.append(Note("guess", said))
+    return Content([Message("text", text)])
 
 
 def _require(account: Account, names: Set[str], format: str) -> None:

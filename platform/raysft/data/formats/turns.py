@@ -23,7 +23,7 @@ from raysft.data.formats.values import (
     short,
     text_of_part,
 )
-from raysft.data.records import Message
+from raysft.data.records import Message, Note
 
 SPEAKERS, TEXTS = ("role", "from"), ("content", "value")
 TURN_NAMES = (*SPEAKERS, *TEXTS, "tool_calls", "function_call", "tool_call_id", "name", *REASONING, *LOSS_FLAGS)
@@ -121,6 +121,8 @@ def _read_turn(turn: dict[str, Any], place: str, account: Account) -> Message:
     if is_empty(speaker):
         raise RefusedError("wrong_type", f"a turn needs `role` or `from`, got the keys {columns_of(turn)}")
     role = _role(speaker)
+    if "from" in turn and "role" in turn:
+        _check_speakers(turn, place, account)
     key = _text_key(turn)
     calls = () if _CALLS.isdisjoint(turn) else _calls(turn, place, account)
     if speaker in _CALLERS and not calls:
@@ -136,6 +138,8 @@ def _read_turn(turn: dict[str, Any], place: str, account: Account) -> Message:
     if channel not in (None, "", "final") and not (channel == "analysis" and role == "assistant" and not calls):
         account.unread(place, "channel", channel)
     identity, name = turn.get("tool_call_id"), turn.get("name")
+    if role != "tool" and not is_empty(name):
+        account.notes.append(Note("guess", f"`{place}name` says who speaks: most templates leave it out"))
     return Message(
         role,
         content,
@@ -161,8 +165,23 @@ def _speaker(turn: dict[str, Any]) -> Any:
     return next((turn[key] for key in SPEAKERS if not is_empty(turn.get(key))), None)
 
 
+def _check_speakers(turn: dict[str, Any], place: str, account: Account) -> None:
+    """`role` decides. A `from` that is another role contradicts it; one that is none is not read."""
+    role, other = turn["role"], turn["from"]
+    if is_empty(role) or is_empty(other) or role == other:
+        return
+    if (known := _known_role(other)) is None:
+        account.unread(place, "from", other)
+    elif known != _known_role(role) or other in _CALLERS or role in _CALLERS:
+        raise RefusedError("wrong_type", f"a turn has two speakers: role {short(role)}, from {short(other)}")
+
+
+def _known_role(name: Any) -> str | None:
+    return _ROLE_OF.get(name) or _ROLE_OF.get(name.strip().lower()) if isinstance(name, str) else None
+
+
 def _role(name: Any) -> str:
-    role = _ROLE_OF.get(name) or _ROLE_OF.get(name.strip().lower()) if isinstance(name, str) else None
+    role = _known_role(name)
     if role is None:
         raise RefusedError("unknown_role", f"role {short(name)}; expected one of {', '.join(_ROLE_OF)}")
     return role

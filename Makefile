@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: reference gpu chaos-store differential models bench-fused bench-tune bench-grid chaos bench-stall bench-recovery parity-full bench-train bench-parity bench-packing bench-gsm8k bench-data bench-memory bench-kills bench-loss demo test check lint types format install constraints clean
+.PHONY: wheel reference gpu chaos-store differential models bench-fused bench-tune bench-grid chaos bench-stall bench-recovery parity-full bench-train bench-parity bench-packing bench-gsm8k bench-data bench-memory bench-kills bench-loss demo test check lint types format install constraints clean
 
 demo: $(READY)            ## train a small model end to end: data, training, evaluation, export, answers
 	$(BIN)/python jobs/demo.py
@@ -99,6 +99,14 @@ bench-fused: $(READY)     ## LoRA trials on one base model against the same tria
 
 models: $(READY)          ## docs/guide/models.md: what every causal family of transformers does, against plain transformers
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/model_table.py
+
+wheel: $(READY)           ## build the wheel into build/dist, and try what is in it
+	rm -rf build/lib build/dist build/wheel
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir build/dist .
+	$(BIN)/pip install --quiet --no-deps --target build/wheel build/dist/*.whl
+	cd build && PYTHONPATH=wheel ../$(BIN)/python -c "import raysft; assert raysft.__file__.startswith('$(CURDIR)/build/wheel/')"
+	cd build && PYTHONPATH=wheel ../$(BIN)/python -m raysft.cli --version && ls wheel/raysft/py.typed wheel/raysft/data/templates/*.jinja
+	cd build && PYTHONPATH=wheel ../$(BIN)/python -m raysft.cli schema > schema.json
 
 reference: $(READY)       ## docs/reference/recipe.md from the recipe's schema
 	$(BIN)/python -m raysft.recipe.reference docs/reference/recipe.md

@@ -69,7 +69,7 @@ def main() -> int:
         except TimeoutError:
             left[model_type] = f"no tiny config that is done within {LONGEST_S} s"
         except Exception as error:  # whatever a config raises that is not made for one so small
-            told = " ".join(str(error).split())[:110]
+            told = " ".join(str(error).split())[:110].rstrip()
             if _is_ours(error):
                 crashed.append(f"{model_type}: {type(error).__name__}: {told}")
                 traceback.print_exc()

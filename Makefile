@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: wheel reference gpu chaos-store differential models bench-fused bench-tune bench-grid chaos bench-stall bench-recovery parity-full bench-train bench-parity bench-packing bench-gsm8k bench-data bench-memory bench-kills bench-loss demo test check lint types format install constraints clean
+.PHONY: golden wheel reference gpu chaos-store differential models bench-fused bench-tune bench-grid chaos bench-stall bench-recovery parity-full bench-train bench-parity bench-packing bench-gsm8k bench-data bench-memory bench-kills bench-loss demo test check lint types format install constraints clean
 
 demo: $(READY)            ## train a small model end to end: data, training, evaluation, export, answers
 	$(BIN)/python jobs/demo.py
@@ -14,6 +14,9 @@ test: $(READY)            ## all tests
 
 parity-full: $(READY)     ## the rest of the matrix: what CI has no time for
 	$(BIN)/python -m pytest -m full
+
+golden: $(READY)          ## losses of 21 cells, bit for bit as recorded; make golden ARGS=--record records them
+	$(BIN)/python -m pytest tests/golden -m "full or not full" $(ARGS)
 
 differential: $(READY)    ## tokens and masks of 22 pairs of template and tokenizer against transformers, 320 records each
 	$(BIN)/python -m pytest -m full tests/unit/data/test_against_transformers.py

@@ -51,11 +51,15 @@ class Bench:
 
     def cell(self, workers: int = 1, **extra: Any) -> list[dict[str, Any]]:
         """The answer of each rank. `section__field`: of the recipe; the others are of the cell."""
-        if workers not in self.groups:
-            self.groups[workers] = EngineProcesses(workers, self.directory)
         plain = {key: extra.pop(key) for key in list(extra) if "__" not in key}
         fields = recipe_fields(str(self.directory / "tokenizer"), cluster__workers=workers, **extra)
-        return self.groups[workers].run({"recipe": fields, "store": self.store, **plain})
+        return self.run(workers, {"recipe": fields, "store": self.store, **plain})
+
+    def run(self, workers: int, cell: dict[str, Any], timeout_s: float = 90) -> list[dict[str, Any]]:
+        """The answer of each rank to a cell as its process reads it."""
+        if workers not in self.groups:
+            self.groups[workers] = EngineProcesses(workers, self.directory)
+        return self.groups[workers].run(cell, timeout_s)
 
     def close(self) -> None:
         for group in self.groups.values():

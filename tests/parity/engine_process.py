@@ -184,6 +184,8 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
             batch = mean_of_means(batch, run)
         if cell.get("mutant") == "without_last":
             batch = without_last(batch)
+        if cell.get("mutant") == "last_first":
+            batch = dataclasses.replace(batch, micro_batches=batch.micro_batches[::-1])
         if step == cell.get("poison"):  # on the last rank only: all must skip together
             bad = np.float32("nan") if group.rank == group.size - 1 else np.float32(1)
             batch = dataclasses.replace(

@@ -37,7 +37,7 @@ def trials(bench: Bench, runs: Path, wanted: list[dict[str, Any]], **common: Any
 
 
 def train(bench: Bench, made: list[dict[str, Any]], **cell: Any) -> dict[str, Any]:
-    return bench.groups[1].run({"store": bench.store, "trials": made, **cell}, timeout_s=200)[0]
+    return bench.run(1, {"store": bench.store, "trials": made, **cell}, timeout_s=200)[0]
 
 
 def follows(ours: dict[str, Any], theirs: dict[str, Any]) -> None:

@@ -217,7 +217,8 @@ class Sweep:
                 name: neighbours(self._tune.space[name], value, draw.random())
                 for name, value in self._of(source).point.items()
             }
-            copied = {"copies": source, "replaces": loser, "round": curves[source][-1][0]}
+            step = curves[source][-1][0]
+            copied = {"copies": source, "replaces": loser, "round": step, "at": step}
             child = self._study.ask(point, copied)
             for step, value in self._of(source).curve:  # its past is the source's
                 self._study.report(child.number, step, (value,))

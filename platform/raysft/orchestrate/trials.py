@@ -11,7 +11,8 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -38,7 +39,7 @@ from raysft.recipe.load import parse_recipe
 from raysft.recipe.schema import Recipe
 from raysft.recipe.tune import TuneSection
 from raysft.train import notice
-from raysft.train.checkpoint import copy_newest
+from raysft.train.checkpoint import copy_commit
 
 AT_HEAD: dict[str, float] = {"CPU": 0, "node:__internal_head__": 0.0001}
 """Tune refuses a trial that reserves nothing, and one that holds CPUs while its workers wait for some deadlocks. At
@@ -155,8 +156,14 @@ class _PassOn(Searcher):
         self._numbers[trial_id] = trial.number
         self._told.started(trial)
         recipe = apply(self._recipe, trial_name(self._recipe, trial.number), trial.point)
-        if "copies" in trial.facts:  # here: what it copies must not have gone on
-            copy_newest(self._run(trial.facts["copies"]), run_location(recipe))
+        try:
+            if "copies" in trial.facts:
+                step = trial.facts.get("at", trial.facts["round"])
+                copy_commit(self._run(trial.facts["copies"]), run_location(recipe), step)
+        except RaysftError as error:
+            self._ends[trial.number] = Ended("failed", " ".join(str(error).split()))
+            self._end(trial_id)
+            return None
         fields = json.dumps(recipe.model_dump(mode="json"))
         self._sent += 1
         config: dict[str, Any] = {
@@ -172,7 +179,10 @@ class _PassOn(Searcher):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """A report, or the last words of a trial."""
-        number, said = self._numbers[trial_id], json.loads(result["said"])
+        with self._going_on():
+            self._hear(self._numbers[trial_id], json.loads(result["said"]))
+
+    def _hear(self, number: int, said: dict[str, Any]) -> None:
         self._spent[number] = Spent(**said["spent"])
         if "ended" in said:
             self._ends[number] = Ended(**said["ended"])
@@ -191,10 +201,26 @@ class _PassOn(Searcher):
         """Its function returned, or was lost. result: the newest report, which may not have been passed on."""
         if result is not None and not error:
             self.on_trial_result(trial_id, result)
+        self._end(trial_id)
+
+    def _end(self, trial_id: str) -> None:
         number = self._numbers.pop(trial_id)
         ended = self._ends.pop(number, Ended("lost", "its process died"))
-        state = self._sweep.end(number, ended, self._spent.pop(number, Spent()))
-        self._told.ended(number, state, ended.reason)
+        with self._going_on():
+            state = self._sweep.end(number, ended, self._spent.pop(number, Spent()))
+            self._told.ended(number, state, ended.reason)
+
+    @contextmanager
+    def _going_on(self) -> Iterator[None]:
+        """Inside, an error (of the database, of storage) ends the search: its running trials commit and end."""
+        try:
+            yield
+        except RaysftError as error:
+            self.error = self.error or error
+            self._sweep.stop()
+            for number in self._sweep.active:
+                with suppress(RaysftError):  # a storage that is full: the trial waits for it, and then ends
+                    notice.request(self._run(number), notice.Notice.STOP)
 
     def _idlest(self) -> int:
         """The host with the fewest trials now."""

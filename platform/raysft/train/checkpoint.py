@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 
 from raysft import sealed, storage
+from raysft.errors import CheckpointError
 from raysft.train import incidents
 from raysft.train.commits import (
     Checkpoint,
@@ -30,13 +31,29 @@ def remove_orphans(run: str) -> None:
             storage.remove_tree(commit_directory(run, save))
 
 
-def copy_newest(source: str, run: str) -> None:
-    """Let a run that has not begun go on from the newest commit of another: its first attempt holds a copy."""
-    chain = lineage(read_attempts(source), read_commits(source))
-    if not chain or read_attempts(run):
+def copy_commit(source: str, run: str, step: int) -> None:
+    """Let a run that has not begun go on from another's commit of this step: its first attempt holds a copy.
+
+    Raises CheckpointError when there is none that is whole: from elsewhere it would be another run in silence.
+    """
+    if read_attempts(run):
         return
-    copied = Checkpoint.open(source, chain[0])
-    new = commit_directory(run, CommitId(1, chain[0].step))
+    chain = [commit for commit in lineage(read_attempts(source), read_commits(source)) if commit.step == step]
+    problem: str | None = "it is gone"
+    try:
+        if chain:
+            copied = Checkpoint.open(source, chain[0])
+            problem = copied.verify()
+    except (OSError, ValueError) as error:
+        problem = str(error)
+    if problem is not None:
+        raise CheckpointError(
+            f"the checkpoint of step {step} of {source} cannot be copied",
+            got=problem,
+            expected="the whole state that another trial goes on from",
+            fix="nothing, if the search goes on without it; else give the search another `name`",
+        )
+    new = commit_directory(run, CommitId(1, step))
     for name in [*(entry["name"] for entry in copied.files), "commit.json"]:
         storage.write_bytes(storage.join(new, name), storage.read_bytes(storage.join(copied.location, name)))
     sealed.create(attempt_path(run, 1), record_of(Attempt(1, None), None) | {"copied": copied.record["sha256"]})

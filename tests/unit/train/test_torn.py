@@ -18,11 +18,11 @@ import torch
 
 from fakes import FakeGroup
 from raysft import sealed, storage
-from raysft.errors import ConflictError, StorageError
+from raysft.errors import CheckpointError, ConflictError, StorageError
 from raysft.orchestrate.rundir import check_recipe, claim, read_result
 from raysft.orchestrate.summary import read_evaluation
 from raysft.train.account import read_account
-from raysft.train.checkpoint import begin_attempt, copy_newest, remove_orphans
+from raysft.train.checkpoint import begin_attempt, copy_commit, remove_orphans
 from raysft.train.commits import Checkpoint, CommitId, attempt_path, commit_directory, read_commits
 from raysft.train.failures import read_failures
 from raysft.train.incidents import read_incidents
@@ -265,13 +265,29 @@ def test_every_bit_of_a_commit_record_counts(run: Path) -> None:
 def test_a_trial_may_hold_a_copy_of_anothers_commit(run: Path, whole: tuple[Path, Path]) -> None:
     """Population-based training: the copy is another run's by its mathematics, and named by the attempt record."""
     child = run.parent / "child"
-    copy_newest(str(whole[1]), str(child))
+    copy_commit(str(whole[1]), str(child), LAST)
     claim(str(child), recipe_of(run.parents[1], "child", SEED), DATA)
     copied = Checkpoint.open(str(child), CommitId(1, LAST))
     assert torch.equal(copied.tensors()["weight:a.weight"], state_tensors(2, LAST)["weight:a.weight"])
     move(child, CommitId(1, LAST), CommitId(1, 9))  # and no other
     with pytest.raises(ValueError, match="of step 8"):
         Checkpoint.open(str(child), CommitId(1, 9))
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "deleted"])
+@pytest.mark.parametrize("name", ["commit.json", "rank-00001.safetensors"])
+def test_a_copy_is_of_the_step_that_was_meant_or_none(run: Path, name: str, damage: str) -> None:
+    """A trial whose source has lost it would else begin anew, or from another step, in silence."""
+    child = run.parent / "child"
+    with pytest.raises(CheckpointError, match="of step 7"):
+        copy_commit(str(run), str(child), 7)
+    file = Path(commit_directory(str(run), CommitId(2, LAST))) / name
+    DAMAGES[damage](file, file)
+    with pytest.raises(CheckpointError, match=f"of step {LAST}"):
+        copy_commit(str(run), str(child), LAST)
+    assert read_attempts(str(child)) == []
+    copy_commit(str(run), str(child), 6)
+    assert Checkpoint.open(str(child), CommitId(1, 6)).state == state_at(6)
 
 
 def test_a_damaged_record_is_named_once(run: Path, caplog: pytest.LogCaptureFixture) -> None:

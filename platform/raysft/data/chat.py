@@ -17,6 +17,7 @@ from raysft.data.borders import added_ids, cut
 from raysft.data.fitting import CUT, STRADDLES, UNKNOWN, Example, OverLong, Turn, cut_text, split, truncate
 from raysft.data.offsets import Span, Tokens, byte_places, locate, tokenize, unknown_id
 from raysft.data.omissions import omission
+from raysft.data.parts import has_parts, trained_spans
 from raysft.data.plain_text import between_ends, with_ends
 from raysft.data.records import Conversation, Refusal
 from raysft.data.regions import Region
@@ -58,7 +59,8 @@ __all__ = [
 
 class _Ready(NamedTuple):
     """A conversation's text, and what of it is trained: spans in order. `ends`: ids around plain text. `appended`:
-    where ends of text were put into what the template had written (`written`, empty: into nothing)."""
+    where ends of text were put into what the template had written (`written`, empty: into nothing). `begins`: where
+    answers begin, if they are trained in parts."""
 
     text: str
     spans: list[Span]
@@ -66,6 +68,7 @@ class _Ready(NamedTuple):
     ends: tuple[tuple[int, ...], tuple[int, ...]] | None = None
     appended: tuple[int, ...] = ()
     written: str = ""
+    begins: tuple[int, ...] = ()
 
 
 def trained_regions(
@@ -101,9 +104,13 @@ def encode(
     prepared = [_prepare(conversation, tokenizer, template, train_on, stop) for conversation in conversations]
     ready = [found for found in prepared if not isinstance(found, Refusal)]
     texts, spans = [found.text for found in ready], [found.spans for found in ready]
+    begins = [found.begins or [start for start, _ in found.spans] for found in ready]
     with bounded(str(tokenizer.name_or_path)):
-        tokens, cut_places = cut(tokenizer, texts, tokenize(tokenizer, texts), [[s for s, _ in own] for own in spans])
+        tokens, cut_places = cut(tokenizer, texts, tokenize(tokenizer, texts), begins)
     target, straddles = locate(texts, tokens, spans)
+    for number in [number for number, found in enumerate(ready) if found.begins]:
+        own = slice(int(tokens.bounds[number]), int(tokens.bounds[number + 1]))
+        target[own] |= straddles[own]  # what reaches into a trained part is trained
     target[tokens.bounds[:-1][np.diff(tokens.bounds) > 0]] = False  # nothing predicts a segment's first token
     weights = target.astype(np.float32)
     flags = _flags(tokenizer, texts, tokens, straddles)
@@ -162,7 +169,13 @@ def _prepare(
     if stop != "accept" and False in [region.stops for region in regions]:
         if stop == "refuse":
             raise _does_not_stop(rendered, regions, own)
+        if has_parts(conversation):
+            return Refusal("cannot_be_masked", "`train_detail` trains parts of an answer, to which data.stop appends")
         return _with_stops(rendered.text, regions, own)
+    if has_parts(conversation):
+        spans = trained_spans(conversation, rendered.text, regions)
+        begins = tuple(region.start for region in regions)
+        return spans if isinstance(spans, Refusal) else _Ready(rendered.text, spans, own, begins=begins)
     return _Ready(rendered.text, [(region.start, region.end) for region in regions], own)
 
 

@@ -34,6 +34,14 @@ class Note:
 
 
 @dataclass(frozen=True)
+class TrainedParts:
+    """An answer of which parts are no targets. `untrained`: characters [start, end) of the text `of`, in order."""
+
+    of: str
+    untrained: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
 class Message:
     """One turn. `train` None: as `data.train_on` says; False: never a target.
 
@@ -52,6 +60,8 @@ class Message:
     there: templates that know the block cut it out themselves. Empty: there is none."""
     name: str = ""
     """Who speaks: the function whose result a tool turn holds. Templates get it as `name`. Empty: not said."""
+    parts: TrainedParts | None = None
+    """Where the turn is trained, but not all of its text is."""
 
 
 @dataclass(frozen=True)

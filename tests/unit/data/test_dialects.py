@@ -108,7 +108,8 @@ def test_a_turn_that_is_not_to_be_trained_is_not(name: str, off: object) -> None
 @pytest.mark.parametrize("name", ["train_detail", "assistant_masks", "labels", "completion_mask", "loss_mask"])
 def test_flags_that_cannot_be_followed_are_refused_by_name(name: str) -> None:
     inside = {"messages": [U, {**A, name: [1, 0]}]}
-    assert refused(inside).reason == ("wrong_type" if name == "loss_mask" else f"unread:{name}")
+    read_inside = name in ("loss_mask", "train_detail")
+    assert refused(inside).reason == ("wrong_type" if read_inside else f"unread:{name}")
     assert refused({"messages": [U, A], name: [1, 0]}).reason == f"unread:{name}"
     assert kept({"messages": [U, A], name: [1, 0]}, ignored=frozenset((name,))).notes[0].kind == "ignored"
 

@@ -12,6 +12,7 @@ from typing import Any
 from raysft.data.formats.blocks import without_blocks
 from raysft.data.formats.names import LOSS_FLAGS, REASONING
 from raysft.data.formats.tools import read_calls
+from raysft.data.formats.train_detail import KEYS, read_parts
 from raysft.data.formats.unread import Account
 from raysft.data.formats.values import (
     RefusedError,
@@ -40,8 +41,9 @@ _ROLE_OF = {
 _CALLERS = ("function_call", "tool_call")
 """Speakers whose text is a call: LLaMA-Factory's and ms-swift's."""
 _ROLE_CONTENT, _FROM_VALUE = {"role", "content"}, {"from", "value"}
-_KNOWN = frozenset((*TURN_NAMES, "channel"))
+_KNOWN = frozenset((*TURN_NAMES, "channel", *KEYS))
 _REASONING, _LOSS_FLAGS = frozenset(REASONING), frozenset(LOSS_FLAGS)
+_PARTS = frozenset(KEYS)
 _CALLS = frozenset(("tool_calls", "function_call"))
 _THINKING = ("thinking", "reasoning", "thought")
 _PAIRS = (("human", "user", "input"), ("assistant", "gpt", "bot", "output"))
@@ -148,6 +150,7 @@ def _read_turn(turn: dict[str, Any], place: str, account: Account) -> Message:
         "" if is_empty(identity) else str(identity),
         reasoning,
         "" if is_empty(name) else read_text(name, "name"),
+        None if _PARTS.isdisjoint(turn) else read_parts(turn, role, content),
     )
 
 

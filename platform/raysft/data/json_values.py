@@ -24,6 +24,7 @@ _SPACE = re.compile(rb"[ \t\r\n]*")
 _BORDER = re.compile(rb"\}[ \t\r\n]*(?:,?[ \t\r\n]*\{|\])")
 _MARK = re.compile(rb'["\[\]{}]')
 _SCALAR = re.compile(rb"[^,\]\s]+")
+_PLAIN = frozenset((str, int, bool, type(None)))
 _AS_ZEROS, _LONG = bytes.maketrans(b"123456789", b"0" * 9), b"0" * 20
 _BACKSLASH = ord("\\")
 
@@ -33,19 +34,74 @@ def parse_line(line: bytes) -> dict[str, Any] | Refusal:
     try:
         value = orjson.loads(line)
     except orjson.JSONDecodeError:
-        pass
-    else:
-        if not may_be_rounded(line):
-            is_flat = line.count(b"[") + line.count(b"{") <= MAX_DEPTH  # far quicker than to walk it
-            return value if is_flat and type(value) is dict else checked(value)
+        return _parse_exactly(line)
+    return _as_record(line, value)
+
+
+def _as_record(line: bytes, value: Any) -> dict[str, Any] | Refusal:
+    """What orjson read of the bytes, where it read all of them."""
+    if type(value) is not dict:
+        return _parse_exactly(line) if may_be_rounded(line) else checked(value)
+    if not _is_plain(value):
+        if may_be_rounded(line):
+            return _parse_exactly(line)
+        if line.count(b"[") + line.count(b"{") > MAX_DEPTH and is_too_deep(value):  # counting is far quicker
+            return checked(value)
+    return _parse_exactly(line) if may_repeat_key(line, value) else value
+
+
+def _parse_exactly(line: bytes) -> dict[str, Any] | Refusal:
     try:
-        text = line.decode()
+        return checked(loads_exactly(line.decode()))
     except UnicodeDecodeError as error:
         return Refusal("invalid_utf8", f"{error}: {_start(line)}")
-    try:
-        return checked(json.loads(text))
+    except RepeatedKeyError as error:
+        return Refusal("repeated_key", f"{error}: {_start(line)}")
     except (ValueError, RecursionError) as error:
         return Refusal("malformed_json", f"{error}: {_start(line)}")
+
+
+def _is_plain(record: dict[str, Any]) -> bool:
+    """Texts, whole numbers and flags, and lists of objects of such: nothing deep, and nothing that was rounded."""
+    for value in record.values():
+        kind = type(value)
+        if kind is list:
+            for item in value:
+                if not (_PLAIN.issuperset(map(type, item.values())) if type(item) is dict else type(item) in _PLAIN):
+                    return False
+        elif kind not in _PLAIN:
+            return False
+    return True
+
+
+class RepeatedKeyError(Exception):
+    """An object has a key twice, with different values. Its text says which."""
+
+
+def loads_exactly(text: str) -> Any:
+    """As json.loads, but no key's value is lost. Raises RepeatedKeyError, ValueError, RecursionError."""
+    return json.loads(text, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        for key, value in pairs:
+            if found[key] != value or type(found[key]) is not type(value):
+                raise RepeatedKeyError(
+                    f"the key {key!r} stands twice in one object, with different values: "
+                    f"{repr(value)[:60]} and {repr(found[key])[:60]}"
+                )
+    return found
+
+
+def may_repeat_key(text: bytes, value: Any) -> bool:
+    """May an object of the JSON text have lost a key, as it stands in it twice (parsers keep the last)?
+
+    A lost key takes its quotes along: written again, the value has fewer of them. (Where a text writes as many of its
+    own quotes as `\\u0022` as were lost, nothing is seen.) value: what orjson read, not too deep.
+    """
+    return text.count(b'"') != orjson.dumps(value).count(b'"')
 
 
 def may_be_rounded(text: bytes) -> bool:
@@ -184,7 +240,7 @@ class _Cursor:
                         return None
                 else:
                     self.at = end
-                    return parse_line(piece) if may_be_rounded(piece) else checked(value)
+                    return _as_record(piece, value)
         return None
 
     def _more(self) -> bool:

@@ -136,9 +136,12 @@ def test_what_nobody_foresaw_is_the_platforms_fault(capsys, recipe: Path, monkey
     assert "Traceback" in ran.err
 
 
-def test_ctrl_c_says_how_to_go_on(capsys, recipe: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("ending", [KeyboardInterrupt(), SystemExit(15)])
+def test_ctrl_c_and_sigterm_say_how_to_go_on(capsys, recipe: Path, monkeypatch, ending: BaseException) -> None:
+    """Ray's handler of SIGTERM raises the second."""
+
     def interrupt(path: str, overrides: list[str]) -> None:
-        raise KeyboardInterrupt
+        raise ending
 
     monkeypatch.setattr(load, "load_recipe", interrupt)
     ran = raysft(capsys, "train", recipe)

@@ -10,6 +10,7 @@ import errno
 import io
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -27,7 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.run(options)
         sys.stdout.flush()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as ended:
+        if isinstance(ended, SystemExit) and ended.code != signal.SIGTERM:  # so Ray answers that signal
+            raise
         sys.stderr.write("interrupted; the same command goes on from the last checkpoint\n")
         return 130
     except BrokenPipeError:  # `raysft schema | head`: whoever read our output has seen enough

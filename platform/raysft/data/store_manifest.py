@@ -53,6 +53,21 @@ def read_manifest(location: str) -> dict[str, Any] | None:
     return manifest if manifest["format_version"] == FORMAT_VERSION else None
 
 
+def part_sums(location: str) -> list[tuple[int, str]] | None:
+    """(rows, sha256) of each part of a store, by its manifest of whatever version: equal ones hold the same rows.
+
+    None: there is no such manifest.
+    """
+    try:
+        manifest = read_json(join(location, MANIFEST))
+    except (OSError, ValueError, RecursionError):
+        return None
+    parts = manifest.get("parts") if isinstance(manifest, dict) else None
+    if not isinstance(parts, list) or any(sealed.problem_of(part, {"rows": int, "sha256": str}) for part in parts):
+        return None
+    return [(part["rows"], part["sha256"]) for part in parts]
+
+
 def write_manifest(location: str, manifest: Mapping[str, Any]) -> None:
     """The last write: from now on there is a store."""
     content = {"format_version": FORMAT_VERSION, "prompts_sha256": None, "rejects_sha256": None, **manifest}

@@ -27,7 +27,7 @@ from raysft.train import failures, incidents, notice
 from raysft.train.checkpoint import remove_orphans
 from raysft.train.commits import read_commits
 from raysft.train.job import Wire
-from raysft.train.lineage import lineage, read_attempts
+from raysft.train.lineage import lineage, newest_attempt, read_attempts
 from raysft.train.records import attempt_metrics
 from raysft.train.state import Outcome
 from raysft.train.worker import train_worker
@@ -158,7 +158,7 @@ def _ended(run: str, end: Outcome | Exception, gained: int) -> Ended:
         kind: Kind = "rollback" if end.status == "rollback" else "resize" if end.reason == "resize" else "preempted"
         return Ended(kind, end.reason, gained)
     kind, what = classify(end)
-    number = max((attempt.number for attempt in read_attempts(run)), default=0)
+    number = newest_attempt(run)
     stacks = storage.list_names(storage.join(run, "stacks"))
     if kind in ("worker", "code") and any(name.startswith(f"attempt-{number:04d}-") for name in stacks):
         return Ended("hung", f"no progress for cluster.hang_timeout_s: see {storage.join(run, 'stacks')}", gained)
@@ -175,14 +175,14 @@ def _ended(run: str, end: Outcome | Exception, gained: int) -> Ended:
 
 def _newest_failures(run: str) -> Sequence[failures.FailureRecord]:
     """Records of the newest attempt, certain ones first."""
-    number = max((attempt.number for attempt in read_attempts(run)), default=0)
+    number = newest_attempt(run)
     own = [record for record in failures.read_failures(run) if record.attempt == number]
     return sorted(own, key=lambda record: (not record.certain, record.rank))
 
 
 def _record(run: str, sized: Recipe, ended: Ended, decision: Retry | Stop) -> None:
     """Say it, and keep it in the run."""
-    attempt = max((attempt.number for attempt in read_attempts(run)), default=0)
+    attempt = newest_attempt(run)
     logger.warning("attempt %d ended (%s): %s", attempt, ended.kind, ended.what)
     if isinstance(decision, Retry) and decision.after_s:
         logger.warning("no step was committed: the next attempt starts in %.0f s", decision.after_s)

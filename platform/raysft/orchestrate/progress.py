@@ -12,7 +12,7 @@ from rich.progress import TaskID, TimeRemainingColumn
 
 from raysft.orchestrate.bars import bars
 from raysft.orchestrate.storage_watch import StorageWatch
-from raysft.train.lineage import read_attempts
+from raysft.train.lineage import newest_attempt, read_attempts
 from raysft.train.records import attempt_metrics
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class TrainingProgress:
         self._task = self._bar.add_task("training", total=total_steps, text="waiting for workers")
 
     def __enter__(self) -> TrainingProgress:
-        self._attempt = max((attempt.number for attempt in read_attempts(self._run)), default=0)
+        self._attempt = newest_attempt(self._run)
         self._num_seen = len(list(attempt_metrics(self._run, self._attempt)))  # an earlier command's, said by it
         self._bar.start()
         self._thread.start()

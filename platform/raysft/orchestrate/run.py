@@ -29,6 +29,7 @@ from raysft.orchestrate.cluster import cluster, cluster_facts, run_task
 from raysft.orchestrate.plan import choose_layout
 from raysft.orchestrate.progress import PrepareProgress, TrainingProgress
 from raysft.orchestrate.rundir import (
+    check_base,
     check_data,
     check_recipe,
     claim,
@@ -44,7 +45,7 @@ from raysft.recipe.resolve import ResolvedRun, Schedule, fitting_workers, resolv
 from raysft.recipe.schema import Recipe
 from raysft.train.checkpoint import remove_orphans
 from raysft.train.job import Wire
-from raysft.train.lineage import read_attempts
+from raysft.train.lineage import newest_attempt
 from raysft.train.spans import Driver, driving
 from raysft.train.state import Outcome
 
@@ -124,13 +125,9 @@ def run_training(recipe: Recipe, *, profile_steps: int = 0) -> RunResult:
     remove_orphans(run)
     for leftover in ("ray", "requests", "driver"):
         storage.remove_tree(storage.join(run, leftover))
-    result: dict[str, Any] = {
-        "steps": plan.schedule.total_steps,
-        "before": before,
-        "after": after,
-        "exports": exports,
-    }
-    result |= {"report": report, "finished_at": datetime.now(UTC).isoformat(timespec="seconds")}
+    result: dict[str, Any] = {"steps": plan.schedule.total_steps, "before": before, "after": after}
+    result |= {"exports": exports, "report": report}
+    result["finished_at"] = datetime.now(UTC).isoformat(timespec="seconds")
     write_result(run, result, plan.fingerprints)
     return _result(run, result)
 
@@ -256,12 +253,13 @@ def _train(plan: _Plan, profile_steps: int, driver: Driver) -> None:
 
 
 def _attempts(plan: _Plan, profile_steps: int, driver: Driver, attempts: Attempts = run_attempts) -> Outcome:
-    driver.phase("train", max((attempt.number for attempt in read_attempts(plan.run)), default=0) + 1)
+    driver.phase("train", newest_attempt(plan.run) + 1)
     return attempts(plan.run, plan.recipe, lambda sized: _wire(plan, sized, profile_steps))
 
 
 def _wire(plan: _Plan, recipe: Recipe, profile_steps: int) -> Wire:
     """What the workers of one attempt are sent. recipe: with that attempt's number of workers and micro-batch."""
+    check_base(plan.run, recipe)  # it may have been replaced while the attempt before was running
     resolved = resolve(recipe, plan.model, None)
     wanted = recipe.cluster
     spare = sum(node.cpus for node in cluster_facts().nodes) - wanted.workers * wanted.cpus_per_worker

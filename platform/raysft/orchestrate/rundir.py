@@ -9,13 +9,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from raysft import sealed, storage
+from raysft.data.store_manifest import part_sums
 from raysft.errors import CheckpointError, ConflictError, RecipeError
-from raysft.orchestrate.places import same_place
-from raysft.recipe.fingerprint import differences, fingerprints, first_mathematics, split_fields
+from raysft.orchestrate.base_weights import base_fingerprint
+from raysft.orchestrate.places import same_data, same_place
+from raysft.recipe.fingerprint import (
+    SAME_MATHEMATICS,
+    VERSION,
+    differences,
+    fingerprints,
+    first_mathematics,
+    split_fields,
+)
 from raysft.recipe.load import parse_recipe, with_absolute_paths
 from raysft.recipe.schema import Recipe
 from raysft.recipe.secrets import hidden
@@ -58,32 +68,64 @@ def write_result(run: str, result: dict[str, Any], fingerprints: Mapping[str, st
 
 
 def check_recipe(run: str, recipe: Recipe) -> None:
-    """Refuse a recipe that would train something else than the run of this name did. Raises ConflictError."""
+    """Refuse a recipe that would train something else than the run of this name did, or on another base.
+
+    Raises ConflictError.
+    """
     record = _read_run(run)
     if record is not None:
-        _refuse(run, _differing(run, record, recipe))
+        _refuse(run, _differing(run, record, recipe) or _other_base(record, recipe, base_fingerprint(recipe)))
+
+
+def check_base(run: str, recipe: Recipe) -> None:
+    """Refuse a base that was replaced since the run began: between two attempts, too. Raises ConflictError."""
+    record = _read_run(run)
+    if record is not None:
+        _refuse(run, _other_base(record, recipe, base_fingerprint(recipe)))
+
+
+def _other_base(record: Mapping[str, Any], recipe: Recipe, base: str | None) -> list[str]:
+    before = record["fingerprints"].get("base")
+    if base is None or before in (None, base):  # not known: an older run, or weights that are not on this machine
+        return []
+    source = recipe.model.source
+    made_anew = "the export of that run was made anew" if source.startswith("run://") else "other files lie there"
+    return [f"the content of model.source ({source}): {before} -> {base}, {made_anew}"]
 
 
 def has_same_data_fields(run: str, recipe: Recipe) -> bool:
-    """Does run.json name the same training data in the same words?"""
+    """Does run.json name the same training data?"""
     record = _read_run(run)
-    return record is not None and not _data_differences(record, recipe)
+    return record is not None and not _data_differences(run, record, recipe)
 
 
 def check_data(run: str, recipe: Recipe, data_fingerprint: str) -> None:
-    """Refuse other training data than the run's. Raises ConflictError."""
+    """Refuse other training data than the run's. Raises ConflictError.
+
+    A store whose parts have the same bytes is the same, whatever fingerprint it had in an earlier version.
+    """
     record = _read_run(run)
-    if record is not None and record["fingerprints"].get("data") != data_fingerprint:
-        other = "the contents of data.train, the tokenizer or its template, or how this raysft reads them"
-        _refuse(run, _data_differences(record, recipe) or [other])
+    if record is None or record["fingerprints"]["data"] == data_fingerprint:
+        return
+    tokens = storage.join(storage.absolute(recipe.storage), "tokens")
+    began = str(record["fingerprints"]["data"])
+    then, now = (part_sums(storage.join(tokens, fingerprint)) for fingerprint in (began, data_fingerprint))
+    if then is not None and then == now:
+        logger.info("data         the rows of %s, with which the run began, are these rows", began[:16])
+        return
+    named = _data_differences(run, record, recipe)
+    other = "the contents of data.train, the tokenizer or its template, or how this raysft reads them"
+    _refuse(run, named or [other], "" if named else "finish it with the raysft version that it began with, or ")
 
 
 def claim(run: str, recipe: Recipe, data_fingerprint: str) -> dict[str, str]:
     """Create run.json, or check it when it is there. Returns the run's fingerprints: that of its mathematics is the
     one that it began with. Raises ConflictError.
     """
-    prints, location = fingerprints(recipe, data_fingerprint), storage.join(run, "run.json")
+    base, location = base_fingerprint(recipe), storage.join(run, "run.json")
+    prints = fingerprints(recipe, data_fingerprint, base)
     record = {
+        "version": VERSION,
         "recipe": hidden(recipe.model_dump(mode="json")),
         "mathematics": hidden(split_fields(recipe)[0]),
         "fingerprints": prints,
@@ -97,9 +139,13 @@ def claim(run: str, recipe: Recipe, data_fingerprint: str) -> dict[str, str]:
     if stored is None:  # damaged: all that it says is in the recipe, which made the checkpoints
         sealed.write(location, record)
         return prints
-    _refuse(run, _differing(run, stored, recipe))
+    _refuse(run, _differing(run, stored, recipe) or _other_base(stored, recipe, base))
     check_data(run, recipe, data_fingerprint)
-    return {**prints, "mathematics": stored["fingerprints"]["mathematics"]}
+    inputs = {name: value for name, value in prints.items() if name in ("data", "base")}
+    known: dict[str, str] = stored["fingerprints"]
+    if known | inputs != known:  # what an earlier version did not know, or named otherwise
+        sealed.write(location, {**stored, "fingerprints": known | inputs})
+    return {**prints, "mathematics": known["mathematics"]}
 
 
 def _of_commits(run: str, recipe: Recipe, prints: Mapping[str, str]) -> dict[str, str]:
@@ -107,6 +153,7 @@ def _of_commits(run: str, recipe: Recipe, prints: Mapping[str, str]) -> dict[str
     none of them is of this recipe."""
     own = {
         prints["mathematics"],
+        fingerprints(recipe, prints["data"])["mathematics"],  # of a run whose base nobody knew
         first_mathematics(recipe, prints["data"]),
         first_mathematics(with_absolute_paths(recipe), prints["data"]),
     }
@@ -145,27 +192,32 @@ def _differing(run: str, record: Mapping[str, Any], recipe: Recipe) -> list[str]
     except RecipeError:  # written when the schema had other fields
         old = record["mathematics"]
     began_in = str(record["recipe"].get("storage", ""))
+    version = record.get("version", VERSION)
 
     def same(name: str, before: Any, after: Any) -> bool:
         is_path = name in ("model.source", "model.tokenizer")
         return is_path and same_place(before, after, run=run, storage_then=began_in)
 
-    return differences(old, hidden(split_fields(recipe)[0]), same)
+    found = differences(old, hidden(split_fields(recipe)[0]), same)
+    if version not in SAME_MATHEMATICS:
+        found.append(f"version of the mathematics: {version} -> {VERSION}, which computes other numbers")
+    return found
 
 
-def _data_differences(record: Mapping[str, Any], recipe: Recipe) -> list[str]:
+def _data_differences(run: str, record: Mapping[str, Any], recipe: Recipe) -> list[str]:
     """The fields that say what is trained on; held-out files and packing are told apart elsewhere."""
     old, new = record["recipe"]["data"], hidden(recipe.model_dump(mode="json")["data"])
     before, after = ({f"data.{name}": value for name, value in data.items()} for data in (old, new))
-    return differences({**before, "data.eval": None}, {**after, "data.eval": None})
+    same = partial(same_data, run=run, storage_then=str(record["recipe"].get("storage", "")))
+    return differences({**before, "data.eval": None}, {**after, "data.eval": None}, same)
 
 
-def _refuse(run: str, differ: list[str]) -> None:
+def _refuse(run: str, differ: list[str], fix: str = "") -> None:
     if differ:
         raise ConflictError(
             f"the run {run} exists with another recipe",
             got="; ".join(differ),
             expected="the same mathematics: workers, micro-batches and logging may change, these may not",
-            fix="give this run another `name`, or delete that directory"
+            fix=f"{fix}give this run another `name`, or delete that directory"
             + ("" if read_commits(run) else " (it holds no checkpoint yet)"),
         )

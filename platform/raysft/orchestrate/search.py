@@ -22,8 +22,9 @@ from raysft.data.prepare import prepare
 from raysft.lease import lease
 from raysft.model.facts import read_facts
 from raysft.observe.tune_report import SearchFacts, TrialFacts, render_search, summary_lines
+from raysft.orchestrate.base_weights import base_fingerprint
 from raysft.orchestrate.cluster import cluster
-from raysft.orchestrate.places import same_in_search
+from raysft.orchestrate.places import BASE, same_in_search
 from raysft.orchestrate.plan import choose_layout
 from raysft.orchestrate.progress import PrepareProgress
 from raysft.orchestrate.run import check_before_ray
@@ -130,6 +131,8 @@ def open_study(recipe: Recipe, tune: TuneSection) -> Study:
     data = {f"data.{name}": value for name, value in base["data"].items()}
     fixed = hidden({**split_fields(recipe)[0], **data})
     search = {**space, "metrics": tune.metrics} | {n: v for n, v in fixed.items() if n not in tune.space}
+    if "model.source" not in tune.space:
+        search[BASE] = base_fingerprint(recipe)
     study.claim(search, partial(same_in_search, storage.join(directory, "")))
     return study
 

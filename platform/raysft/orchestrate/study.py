@@ -110,6 +110,8 @@ class Study:
                 expected="the same space, metrics and recipe: the budget, scheduler and cluster may change",
                 fix="give this search another `name`; `tune.warm_start: [NAME]` learns from the old one",
             )
+        elif new := {name: value for name, value in search.items() if stored.get(name) is None is not value}:
+            self._study.set_user_attr("search", {**stored, **new})  # what an earlier version did not know
 
     def trials(self) -> list[Trial]:
         """All of them by number, imported ones as well."""

@@ -1,11 +1,13 @@
-"""Three hashes of a run, and what differs between two recipes.
+"""The hashes of a run, and what differs between two recipes.
 
-data         what the tokens are                          (made by data/prepare.py, passed in)
-mathematics  what the loss curve is: a change refuses resume
+data         what the tokens are                          (made by data/identity.py, passed in)
+base         the weights that training begins with        (made by orchestrate/base_weights.py, passed in)
+mathematics  what the loss curve is, both of these in it: a change refuses resume
 execution    how it is carried out: may change on resume (workers, micro-batches, logging, storage)
 
 Fields that have their default are left out of the hashes: a field that raysft gains later, with a default that
-changes nothing, leaves the fingerprints of older runs as they are. Change VERSION with the meaning of a field.
+changes nothing, leaves the fingerprints of older runs as they are. A field that is taken away, or whose default
+changes, leaves its former default in FORMER_DEFAULTS; one whose meaning changes raises VERSION.
 """
 
 from __future__ import annotations
@@ -21,6 +23,12 @@ from raysft.recipe.schema import Recipe
 
 VERSION = 2
 """Of the mathematics. 1: the hash of every field."""
+
+SAME_MATHEMATICS = (1, 2)
+"""Versions under which a recipe trains as under VERSION. A run of another one is refused."""
+
+FORMER_DEFAULTS: dict[str, Any] = {}
+"""{dotted name: default, as JSON} of fields that the schema had once: a record that names one at it says nothing."""
 
 EXECUTION_FIELDS = (
     "name",
@@ -68,12 +76,13 @@ def split_fields(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
     return mathematics, execution
 
 
-def fingerprints(recipe: Recipe, data_fingerprint: str) -> dict[str, str]:
-    """{data, mathematics, execution} -> hash."""
+def fingerprints(recipe: Recipe, data_fingerprint: str, base: str | None = None) -> dict[str, str]:
+    """{data, base, mathematics, execution} -> hash. base None: fresh weights, or not known; it is left out."""
     mathematics, execution = map(_without_defaults, split_fields(recipe))
+    inputs = {"data": data_fingerprint} | ({"base": base} if base else {})
     return {
-        "data": data_fingerprint,
-        "mathematics": digest({**mathematics, "data": data_fingerprint, "version": VERSION}),
+        **inputs,
+        "mathematics": digest({**mathematics, **inputs, "version": VERSION}),
         "execution": digest(execution),
     }
 
@@ -86,7 +95,7 @@ def first_mathematics(recipe: Recipe, data_fingerprint: str) -> str:
 def differences(
     old: Mapping[str, Any], new: Mapping[str, Any], same: Callable[[str, Any, Any], bool] = lambda name, a, b: a == b
 ) -> list[str]:
-    """`field: old -> new` for every leaf that differs. A field of the recipe that one of them lacks has its default.
+    """`field: old -> new` for every leaf that differs. A field that one of them lacks has its default there.
 
     same(name, old, new): are two values one?
     """
@@ -99,7 +108,9 @@ def differences(
 
 
 def default_of(name: str) -> Any:
-    """The default of a recipe's field by its dotted name, as JSON; None where there is no such field or default."""
+    """The default of a recipe's field by its dotted name, as JSON; the former one, if it had another. None: none."""
+    if name in FORMER_DEFAULTS:
+        return FORMER_DEFAULTS[name]
     section: type[BaseModel] = Recipe
     *sections, last = name.split(".")
     for key in sections:

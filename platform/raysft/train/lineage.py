@@ -46,6 +46,11 @@ def read_attempts(run: str) -> list[Attempt]:
     return list(attempts.values())
 
 
+def newest_attempt(run: str) -> int:
+    """Number of the newest attempt of a run; 0: none has begun."""
+    return max((attempt.number for attempt in read_attempts(run)), default=0)
+
+
 def next_number(run: str) -> int:
     """A number for the next attempt: one under which nothing was left."""
     return max(set().union(*(_numbers(run, trace) for trace in _TRACES)), default=0) + 1

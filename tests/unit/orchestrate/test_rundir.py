@@ -180,3 +180,67 @@ def test_a_result_of_another_run_is_none(tmp_path: Path) -> None:
     assert read_result(str(one))["steps"] == LAST  # type: ignore[index]
     shutil.copy(other / "result.json", one / "result.json")
     assert read_result(str(one)) is None
+
+
+def store(tmp_path: Path, name: str, *sums: str) -> None:
+    """A manifest as raysft wrote it before manifests had checksums."""
+    parts = [{"name": f"part-{i:05d}.parquet", "rows": 8, "sha256": one} for i, one in enumerate(sums)]
+    place = tmp_path / "storage" / "tokens" / name
+    place.mkdir(parents=True)
+    (place / "manifest.json").write_text(json.dumps({"format_version": 2, "fingerprint": name, "parts": parts}))
+
+
+def test_a_store_with_the_same_rows_is_the_same_data(tmp_path: Path) -> None:
+    """Another version of raysft names the store otherwise, and writes the same bytes: the run goes on."""
+    recipe, run = make_recipe(storage=str(tmp_path / "storage")), str(tmp_path / "storage" / "runs" / "tiny")
+    store(tmp_path, "before", "aa", "bb")
+    store(tmp_path, "same", "aa", "bb")
+    store(tmp_path, "swapped", "bb", "aa")
+    store(tmp_path, "other", "aa", "cc")
+    began = claim(run, recipe, "before")
+    for name in ("swapped", "other", "absent"):
+        with pytest.raises(ConflictError, match=r"how this raysft reads") as refused:
+            claim(run, recipe, name)
+        assert "finish it with the raysft version that it began with" in refused.value.fix
+    assert claim(run, recipe, "same") == {**began, "data": "same"}
+    shutil.rmtree(tmp_path / "storage" / "tokens" / "before")
+    assert claim(run, recipe, "same")["data"] == "same"  # it is known by its new name
+
+
+def test_data_are_compared_by_where_they_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe, run = make_recipe(storage="storage", data={"train": ["train.jsonl"]}), "storage/runs/tiny"
+    claim(run, recipe, DATA)
+    with pytest.raises(ConflictError, match=r"^the run.*\n  got: the contents of data.train"):
+        claim(run, with_absolute_paths(recipe), "other data")
+    assert rundir.has_same_data_fields(run, with_absolute_paths(recipe))
+    with pytest.raises(ConflictError, match=r"got: data.train: "):
+        claim(run, make_recipe(storage="storage", data={"train": ["valid.jsonl"]}), "other data")
+
+
+def test_a_field_that_is_gone_says_nothing_at_its_former_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "storage" / "runs" / "tiny"
+    run.mkdir(parents=True)
+    record = old_record(str(tmp_path / "storage"))
+    record["recipe"]["optimizer"]["lookahead"] = record["mathematics"]["optimizer.lookahead"] = 5
+    (run / "run.json").write_text(json.dumps(record))
+    recipe = make_recipe(storage=str(tmp_path / "storage"))
+    with pytest.raises(ConflictError, match=r"optimizer.lookahead: 5 -> None"):
+        check_recipe(str(run), recipe)
+    monkeypatch.setitem(fingerprint.FORMER_DEFAULTS, "optimizer.lookahead", 5)
+    check_recipe(str(run), recipe)
+    monkeypatch.setitem(fingerprint.FORMER_DEFAULTS, "optimizer.lookahead", 1)
+    with pytest.raises(ConflictError, match=r"optimizer.lookahead: 5 -> 1"):
+        check_recipe(str(run), recipe)
+
+
+def test_another_mathematics_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, run = make_recipe(storage=str(tmp_path)), str(tmp_path / "runs" / "tiny")
+    claim(run, recipe, DATA)
+    monkeypatch.setattr(rundir, "VERSION", 9)
+    check_recipe(run, recipe)
+    monkeypatch.setattr(rundir, "SAME_MATHEMATICS", (9,))
+    with pytest.raises(ConflictError, match=r"version of the mathematics: 2 -> 9"):
+        check_recipe(run, recipe)

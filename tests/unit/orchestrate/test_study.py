@@ -15,6 +15,7 @@ import pytest
 from optuna.storages import InMemoryStorage
 
 from raysft.errors import ConflictError, StorageError
+from raysft.orchestrate.places import BASE, same_in_search
 from raysft.orchestrate.space import contains
 from raysft.orchestrate.study import SAMPLERS, Study
 from replay import open_sweep, search_recipe
@@ -113,6 +114,17 @@ def test_another_search_of_the_same_name_is_refused() -> None:
     with pytest.raises(ConflictError, match=r"another search") as refused:
         study.claim({"space.a": 2, "metrics": ("held_out_loss",)})
     assert "space.a: 1 -> 2" in str(refused.value)
+
+
+def test_a_study_notices_a_base_that_was_replaced() -> None:
+    """Also one that was begun before bases were noted: from when they are."""
+    _, study = open_sweep(search_recipe(NUMBERS, budget={"trials": 1}), InMemoryStorage())
+    same = partial(same_in_search, "/storage/sweeps/s/")
+    study.claim({"seed": 1}, same)
+    for base in (None, "aa", None, "aa"):
+        study.claim({"seed": 1, BASE: base}, same)
+    with pytest.raises(ConflictError, match=r"the content of model.source: 'aa' -> 'bb'"):
+        study.claim({"seed": 1, BASE: "bb"}, same)
 
 
 def test_warm_start_takes_what_lies_in_the_space_once() -> None:

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from fakes import make_recipe
-from raysft.recipe.fingerprint import differences, digest, fingerprints, split_fields
+from raysft.recipe.fingerprint import default_of, differences, digest, fingerprints, split_fields
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.schema import Recipe
 
@@ -122,3 +122,59 @@ def test_differences_name_field_old_and_new() -> None:
     new, _ = split_fields(make_recipe(optimizer={"learning_rate": 0.5}, seed=3))
     assert differences(old, new) == ["optimizer.learning_rate: 2e-05 -> 0.5", "seed: 0 -> 3"]
     assert differences(old, old) == []
+
+
+FIRST_DEFAULTS: dict[str, Any] = {
+    "data.columns": {},
+    "data.eval_fraction": 0.0,
+    "data.format": "auto",
+    "data.max_tokens": 1024,
+    "data.mixture": {
+        "balance_by": None,
+        "curriculum": None,
+        "descending": False,
+        "temperature": None,
+        "weight_column": None,
+    },
+    "data.mode": "prepared",
+    "data.on_bad_record": "refuse",
+    "data.order": "global",
+    "data.over_long": "drop",
+    "data.packing": True,
+    "data.rules": [],
+    "data.template": "tokenizer",
+    "data.train_on": "all",
+    "method.alpha": 32.0,
+    "method.dropout": 0.0,
+    "method.kind": "full",
+    "method.rank": 16,
+    "method.target_modules": ["all-linear"],
+    "model.config": None,
+    "model.revision": None,
+    "model.tokenizer": None,
+    "objective": "sft",
+    "optimizer.beta1": 0.9,
+    "optimizer.beta2": 0.95,
+    "optimizer.eps": 1e-08,
+    "optimizer.learning_rate": 2e-05,
+    "optimizer.max_grad_norm": 1.0,
+    "optimizer.min_lr_ratio": 0.0,
+    "optimizer.schedule": "cosine",
+    "optimizer.warmup_steps": 0,
+    "optimizer.weight_decay": 0.0,
+    "seed": 0,
+    "train.epochs": 1,
+    "train.max_steps": None,
+    "train.precision": "bf16",
+    "train.reduce_precision": None,
+    "train.rows_per_step": 8,
+}
+"""Of the fields that say what is trained, as the first runs that must go on have them in their records."""
+
+
+@pytest.mark.parametrize("name", FIRST_DEFAULTS)
+def test_a_default_never_changes_its_meaning_for_older_runs(name: str) -> None:
+    """A field is taken away, or gets another default: enter the former one in fingerprint.FORMER_DEFAULTS."""
+    old = FIRST_DEFAULTS[name]
+    assert differences({name: old}, {}) == differences({}, {name: old}) == []
+    assert default_of(name) == old

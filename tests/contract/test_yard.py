@@ -93,3 +93,15 @@ def test_every_dependency_is_pinned_and_has_a_reason() -> None:
         name = re.split(r"[\[><=~! ]", wanted)[0].lower()
         assert f"\n{name.replace('_', '-')}==" in pins, name
         assert name in reasons, f"{name} needs its line in dependencies.md"
+
+
+def test_pages_lead_to_files_that_exist() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    dead = [
+        f"{page.relative_to(ROOT)}: {target}"
+        for page in pages
+        for target in re.findall(r"\]\((?!https?://|#|mailto:)([^)#\s]+)", page.read_text(encoding="utf-8"))
+        if not (page.parent / target).exists()
+    ]
+    assert len(pages) > 30
+    assert dead == []

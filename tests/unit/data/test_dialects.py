@@ -352,3 +352,22 @@ def test_two_speakers_of_a_turn_are_the_same_or_told_or_refused() -> None:
     assert [note.name for note in kept({"messages": [U, {**A, "from": "alice"}]}).notes] == ["messages[].from"]
     for other in ("user", "function_call"):
         assert refused({"messages": [U, {**A, "from": other}]}).reason == "wrong_type"
+
+
+@pytest.mark.parametrize(
+    ("name", "off"),
+    [
+        *(("ignore", True), ("masked", True), ("is_masked", 1), ("skip", True), ("deleted", True), ("noLoss", True)),
+        *(
+            ("compute_loss", False),
+            ("learn", 0),
+            ("train_on_turn", False),
+            ("supervised", False),
+            ("do_not_train", 1),
+        ),
+    ],
+)
+def test_a_flag_in_other_words_refuses_a_turn_that_it_leaves_out(name: str, off: object) -> None:
+    assert refused({"messages": [U, {**A, name: off}]}).reason == f"unread:{name}"
+    assert [note.kind for note in kept({"messages": [U, {**A, name: not off}]}).notes] == ["unread"]
+    assert [note.kind for note in kept({"messages": [U, {**A, name: "maybe"}]}).notes] == ["unread"]

@@ -109,6 +109,25 @@ def meaning_of(key: str, *, inside: bool = True) -> str | None:
     return _TOKENS.get(words[0]) or _TOKENS.get(words[-1])
 
 
+_TRAINS = frozenset(
+    ("train", "trained", "trainable", "training", "learn", "learned", "loss", "supervised", "supervise")
+)
+_LEAVES_OUT = frozenset(
+    ("ignore", "ignored", "mask", "masked", "skip", "skipped", "exclude", "excluded", "delete", "deleted")
+)
+_NOT = frozenset(("no", "not", "non", "without", "dont", "never"))
+
+
+def leaves_out(key: str, value: object) -> bool:
+    """Does a flag of a turn say that it is not trained, in any words: `ignore: true`, `compute_loss: false`?"""
+    if not isinstance(value, bool | int) or value not in (0, 1):
+        return False
+    words = frozenset(_words(key))
+    if words & _LEAVES_OUT or (words & _NOT and words & _TRAINS):
+        return bool(value)
+    return bool(words & _TRAINS) and not value
+
+
 @lru_cache(maxsize=4096)
 def _words(key: str) -> tuple[str, ...]:
     """`Complex_CoT`, `complexCot` -> words in lower case."""

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from raysft.data.formats.names import is_harmless, meaning_of
+from raysft.data.formats.names import is_harmless, leaves_out, meaning_of
 from raysft.data.formats.values import Record, RefusedError, is_empty, printable, short
 from raysft.data.records import Note
 
@@ -89,6 +89,8 @@ class Account:
         kind = meaning_of(key, inside=inside)
         if kind and not inside and _is_plain_number(key, value):
             kind = None
+        if inside and leaves_out(key, value):
+            kind = "loss flag"
         if kind:
             fix = "move it beside the turns" if inside and kind in ("tools", "documents") else ""
             fix = fix if inside else _FIX.get(kind, "").format(name=key)

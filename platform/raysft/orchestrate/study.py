@@ -103,15 +103,19 @@ class Study:
             stored = search_of(self._url, self._study.user_attrs, len(self._study.get_trials(deepcopy=False)))
             if stored is None:
                 self._study.set_user_attr("search", sealed.sealed(search))
-        if stored is not None and (found := differences(stored, search, same)):
+        if stored is None:
+            return
+        if found := differences(stored, search, same):
             raise ConflictError(
                 f"the study {self._study.study_name} exists with another search",
                 got="; ".join(found),
                 expected="the same space, metrics and recipe: the budget, scheduler and cluster may change",
                 fix="give this search another `name`; `tune.warm_start: [NAME]` learns from the old one",
             )
-        elif new := {name: value for name, value in search.items() if stored.get(name) is None is not value}:
-            self._study.set_user_attr("search", {**stored, **new})  # what an earlier version did not know
+        new = {name: value for name, value in search.items() if value is not None and stored.get(name) is None}
+        if new:  # what an earlier version did not know
+            with answering(self._url):
+                self._study.set_user_attr("search", sealed.sealed({**stored, **new}))
 
     def trials(self) -> list[Trial]:
         """All of them by number, imported ones as well."""

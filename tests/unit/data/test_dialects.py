@@ -371,3 +371,14 @@ def test_a_flag_in_other_words_refuses_a_turn_that_it_leaves_out(name: str, off:
     assert refused({"messages": [U, {**A, name: off}]}).reason == f"unread:{name}"
     assert [note.kind for note in kept({"messages": [U, {**A, name: not off}]}).notes] == ["unread"]
     assert [note.kind for note in kept({"messages": [U, {**A, name: "maybe"}]}).notes] == ["unread"]
+
+
+def test_a_talk_as_a_list_of_texts() -> None:
+    talk = kept({"conversations": ["q", "a", "p", "[b]"], "source": "x"})
+    assert [(m.role, m.content) for m in talk.messages] == [*QA, ("user", "p"), ("assistant", "[b]")]
+    assert [note.kind for note in talk.notes] == ["guess"]
+    assert said({"id": "0", "data": ["q", "a"]}, columns={"conversations": "data"}) == QA
+    assert said({"conversations": [json.dumps(U), json.dumps(A)]}) == QA
+    assert refused({"conversations": ["q", "a", "p"]}).reason == "ends_in_user_turn"
+    assert refused({"conversations": ["q", 1]}).reason == "wrong_type"
+    assert refused({"prompt": ["q", "a"], "completion": "b"}).reason == "wrong_type"

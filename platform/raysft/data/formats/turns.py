@@ -43,6 +43,7 @@ _CALLERS = ("function_call", "tool_call")
 _ROLE_CONTENT, _FROM_VALUE = {"role", "content"}, {"from", "value"}
 _KNOWN = frozenset((*TURN_NAMES, "channel", *KEYS))
 _REASONING, _LOSS_FLAGS = frozenset(REASONING), frozenset(LOSS_FLAGS)
+_TALKS = ("messages", "conversations", "conversation")
 _PARTS = frozenset(KEYS)
 _CALLS = frozenset(("tool_calls", "function_call"))
 _THINKING = ("thinking", "reasoning", "thought")
@@ -58,7 +59,7 @@ def read_messages(value: Any, column: str, account: Account) -> list[Message]:
     messages: list[Message] = []
     thoughts: list[str] = []
     place = f"{column}[]."
-    turns = read_turns(value, column)
+    turns = _of_texts(value, column, account) or read_turns(value, column)
     if turns and "role" not in turns[0] and "from" not in turns[0]:
         turns = _split_pairs(turns)
     for turn in without_blocks(turns, place, account):
@@ -82,6 +83,17 @@ def read_messages(value: Any, column: str, account: Account) -> list[Message]:
     if thoughts:
         raise RefusedError("unread:channel", f"`{place}channel`: analysis that no answer follows")
     return messages
+
+
+def _of_texts(value: Any, column: str, account: Account) -> list[dict[str, Any]]:
+    """LIMA's and UltraChat's talks, a list of texts: question and answer by turns. None of another kind."""
+    if not isinstance(value, list) or len(value) < 2 or column not in _TALKS:
+        return []
+    if not all(isinstance(text, str) and text.lstrip()[:1] != "{" for text in value):
+        return []
+    account.notes.append(Note("guess", f"`{column}` holds texts: read as question and answer by turns"))
+    speakers = ("user", "assistant")
+    return [{"role": speakers[place % 2], "content": text} for place, text in enumerate(value)]
 
 
 def _may_join(last: Message, call: Message) -> bool:

@@ -316,3 +316,13 @@ def test_help_needs_no_torch_and_no_ray() -> None:
         check=False,
     )
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("name", sorted(MODULES.keys() - {"raysft.train.paths"}))
+def test_the_layout_of_a_run_has_one_owner(name: str) -> None:
+    """Names of attempts' files are made and read by RunPaths; docstrings may show them."""
+    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    shown = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in shown:
+            assert "attempt-" not in node.value, f"{name}:{node.lineno}: {node.value!r}"

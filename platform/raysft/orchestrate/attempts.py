@@ -28,6 +28,7 @@ from raysft.train.checkpoint import remove_orphans
 from raysft.train.commits import read_commits
 from raysft.train.job import Wire
 from raysft.train.lineage import lineage, newest_attempt, read_attempts
+from raysft.train.paths import is_of_attempt
 from raysft.train.records import attempt_metrics
 from raysft.train.state import Outcome
 from raysft.train.worker import train_worker
@@ -160,7 +161,7 @@ def _ended(run: str, end: Outcome | Exception, gained: int) -> Ended:
     kind, what = classify(end)
     number = newest_attempt(run)
     stacks = storage.list_names(storage.join(run, "stacks"))
-    if kind in ("worker", "code") and any(name.startswith(f"attempt-{number:04d}-") for name in stacks):
+    if kind in ("worker", "code") and any(is_of_attempt(name, number) for name in stacks):
         return Ended("hung", f"no progress for cluster.hang_timeout_s: see {storage.join(run, 'stacks')}", gained)
     records = _newest_failures(run)
     is_certain = any(record.certain for record in records)  # the other ranks then only lost their peer

@@ -30,6 +30,7 @@ from raysft.recipe.load import parse_recipe, with_absolute_paths
 from raysft.recipe.schema import Recipe
 from raysft.recipe.secrets import hidden
 from raysft.train.commits import Checkpoint, is_copy, read_commits
+from raysft.train.paths import RunPaths
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ def run_location(recipe: Recipe) -> str:
 
 def read_result(run: str) -> dict[str, Any] | None:
     """What a finished run left; None while it is not finished, or when the record is lost: it is finished anew."""
-    location = storage.join(run, "result.json")
+    location = RunPaths(run).result
     result, record = sealed.read(location, _RESULT), _read_run(run)
     if result is None:
         return None
@@ -64,7 +65,7 @@ def read_result(run: str) -> dict[str, Any] | None:
 
 def write_result(run: str, result: dict[str, Any], fingerprints: Mapping[str, str]) -> None:
     """Mark the run as finished."""
-    sealed.write(storage.join(run, "result.json"), {**result, "mathematics": fingerprints["mathematics"]})
+    sealed.write(RunPaths(run).result, {**result, "mathematics": fingerprints["mathematics"]})
 
 
 def check_recipe(run: str, recipe: Recipe) -> None:
@@ -122,7 +123,7 @@ def claim(run: str, recipe: Recipe, data_fingerprint: str) -> dict[str, str]:
     """Create run.json, or check it when it is there. Returns the run's fingerprints: that of its mathematics is the
     one that it began with. Raises ConflictError.
     """
-    base, location = base_fingerprint(recipe), storage.join(run, "run.json")
+    base, location = base_fingerprint(recipe), RunPaths(run).record
     prints = fingerprints(recipe, data_fingerprint, base)
     record = {
         "version": VERSION,
@@ -179,7 +180,7 @@ def _of_commits(run: str, recipe: Recipe, prints: Mapping[str, str]) -> dict[str
 
 def _read_run(run: str) -> dict[str, Any] | None:
     """run.json; None when it is absent or damaged."""
-    record = sealed.read(storage.join(run, "run.json"), _RUN)
+    record = sealed.read(RunPaths(run).record, _RUN)
     if record is None or not {"data", "mathematics"} <= record["fingerprints"].keys():
         return None
     return record if isinstance(record["recipe"].get("data"), dict) else None

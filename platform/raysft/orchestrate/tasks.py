@@ -22,6 +22,7 @@ from raysft.recipe.load import parse_recipe
 from raysft.recipe.schema import Recipe
 from raysft.train.commits import Checkpoint, read_commits
 from raysft.train.lineage import lineage, read_attempts
+from raysft.train.paths import RunPaths
 
 
 def evaluate_initial(fields: dict[str, Any], eval_store: str) -> dict[str, Any]:
@@ -77,7 +78,7 @@ def newest_checkpoint(run: str) -> Checkpoint:
         problem = checkpoint.verify()
     except (OSError, ValueError) as error:
         problem = f"its commit record: {error}"
-    is_finished = storage.exists(storage.join(run, "result.json"))
+    is_finished = storage.exists(RunPaths(run).result)
     if problem:
         raise CheckpointError(
             f"the newest checkpoint of {run} is damaged",

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from raysft import sealed, storage
 from raysft.errors import CheckpointError
+from raysft.train.paths import ATTEMPT, STEP, RunPaths, attempt_number, step_number
 from raysft.train.state import TrainState
 
 LAYOUT_VERSION = 1
@@ -47,21 +48,21 @@ class CommitId:
 
 def attempt_path(run: str, number: int) -> str:
     """Location of an attempt record (lineage.py)."""
-    return storage.join(run, "attempts", f"attempt-{number:04d}.json")
+    return RunPaths(run).attempt(number)
 
 
 def commit_directory(run: str, commit: CommitId) -> str:
     """Directory of a checkpoint's files."""
-    return storage.join(run, "checkpoints", f"attempt-{commit.attempt:04d}", f"step-{commit.step:08d}")
+    return RunPaths(run).save(commit.attempt, commit.step)
 
 
 def read_saves(run: str) -> list[CommitId]:
     """Every directory of a checkpoint, committed or not, in no order that matters."""
-    root = storage.join(run, "checkpoints")
+    root = RunPaths(run).room("checkpoints")
     found = []
-    for attempt_name in _directories(root, r"attempt-\d{4,}"):
-        for step_name in _directories(storage.join(root, attempt_name), r"step-\d{8,}"):
-            found.append(CommitId(attempt=int(attempt_name[8:]), step=int(step_name[5:])))
+    for attempt_name in _directories(root, ATTEMPT):
+        for step_name in _directories(storage.join(root, attempt_name), STEP):
+            found.append(CommitId(attempt=attempt_number(attempt_name), step=step_number(step_name)))
     return [save for save in found if save.attempt]
 
 
@@ -154,7 +155,7 @@ def commit_record(state: TrainState, files: list[dict[str, Any]], facts: Mapping
 
 def run_mathematics(run: str) -> str | None:
     """The fingerprint of what a run trains, from its run.json; None where that does not say."""
-    record = sealed.read(storage.join(run, "run.json"), {"fingerprints": dict})
+    record = sealed.read(RunPaths(run).record, {"fingerprints": dict})
     found = record["fingerprints"].get("mathematics") if record else None
     return found if isinstance(found, str) else None
 

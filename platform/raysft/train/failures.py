@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from raysft import sealed, storage
 from raysft.errors import RaysftError, StorageError, from_fields, to_fields
 from raysft.train.commits import own_record, run_mathematics
+from raysft.train.paths import FAILURE, RunPaths
 from raysft.train.state import Outcome
 
 
@@ -47,15 +48,14 @@ def describe_failure(error: Exception, *, attempt: int, rank: int, step: int, ce
 
 def write_failure(run: str, record: FailureRecord) -> None:
     """Keep the record beside the attempt's."""
-    name = f"attempt-{record.attempt:04d}-rank-{record.rank:05d}.json"
     origin = {"mathematics": run_mathematics(run)}
-    sealed.write(storage.join(run, "failures", name), asdict(record) | origin)
+    sealed.write(RunPaths(run).failure(record.attempt, record.rank), asdict(record) | origin)
 
 
 def read_failures(run: str) -> list[FailureRecord]:
     """All records of a run, by attempt and rank."""
-    root = storage.join(run, "failures")
-    names = sealed.names(root, r"attempt-\d{4,}-rank-\d{5,}\.json")
+    root = RunPaths(run).room("failures")
+    names = sealed.names(root, FAILURE)
     records = [own_record(run, storage.join(root, name), _SHAPE) for name in names]
     return [FailureRecord(**{name: record[name] for name in _SHAPE}) for record in records if record is not None]
 

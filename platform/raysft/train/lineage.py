@@ -14,9 +14,10 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from raysft import sealed, storage
+from raysft import sealed
 from raysft.errors import CheckpointError
-from raysft.train.commits import Checkpoint, CommitId, attempt_path, own_lines, own_record, read_commits
+from raysft.train.commits import Checkpoint, CommitId, own_lines, own_record, read_commits
+from raysft.train.paths import ATTEMPT_TRACE, RunPaths, attempt_number
 
 _PARENT: sealed.Shape = {"attempt": int, "step": int}
 _TRACES = ("attempts", "checkpoints", "metrics", "ledger", "goodput")
@@ -87,13 +88,13 @@ def lineage_ranges(run: str) -> list[tuple[int, int, int | None]]:
 
 
 def _numbers(run: str, trace: str) -> set[int]:
-    names = sealed.names(storage.join(run, trace), r"attempt-\d{4,}(\.jsonl?)?")
-    return {int(name[8:].partition(".")[0]) for name in names} - {0}
+    names = sealed.names(RunPaths(run).room(trace), ATTEMPT_TRACE)
+    return {attempt_number(name) for name in names} - {0}
 
 
 def _read(run: str, number: int) -> Attempt | None:
     """An attempt by its record; None when that is lost, damaged or another attempt's."""
-    location = attempt_path(run, number)
+    location = RunPaths(run).attempt(number)
     record = own_record(run, location, {"number": int, "parent": (dict, type(None))})
     if record is None:
         return None
@@ -148,6 +149,6 @@ def _at_step(step: int, older: Mapping[int, Attempt]) -> CommitId | None:
 
 def _began_at(run: str, number: int) -> int | None:
     """The step that an attempt began at, by the first line of its metrics."""
-    location = storage.join(run, "metrics", f"attempt-{number:04d}.jsonl")
+    location = RunPaths(run).metrics(number)
     lines = own_lines(run, location, {"kind": {"kind": str, "step": int}})
     return next((line["step"] for line in lines if line["kind"] == "start"), None)

@@ -10,6 +10,7 @@ from torch.profiler import ProfilerActivity
 
 from raysft import storage
 from raysft.train.hooks import GO_ON
+from raysft.train.paths import RunPaths
 from raysft.train.state import Decision, StepInfo
 
 WARMUP_STEPS = 2
@@ -20,7 +21,7 @@ class Profile:
     """Traces steps WARMUP_STEPS + 1 .. WARMUP_STEPS + steps of an attempt; fewer when it ends before."""
 
     def __init__(self, run: str, attempt: int, steps: int) -> None:
-        self._location = storage.join(run, "profile", f"attempt-{attempt:04d}-rank-00000.json")
+        self._location = RunPaths(run).trace(attempt)
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
         self._profiler = torch.profiler.profile(activities=activities, record_shapes=True)
         self._left = WARMUP_STEPS + steps

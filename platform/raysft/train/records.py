@@ -21,6 +21,7 @@ from raysft import sealed, storage
 from raysft.lines import LineFile
 from raysft.train.commits import own_lines, run_mathematics
 from raysft.train.lineage import lineage_ranges
+from raysft.train.paths import RANK_LEDGER, RunPaths
 from raysft.train.state import StepInfo
 
 
@@ -58,9 +59,9 @@ class Records:
     """Written by every rank of an attempt, each to its own files."""
 
     def __init__(self, run: str, attempt: int, rank: int) -> None:
-        name = f"attempt-{attempt:04d}"
-        self._ledger = LineFile(storage.join(run, "ledger", name, f"rank-{rank:05d}.jsonl"))
-        self._metrics = LineFile(storage.join(run, "metrics", f"{name}.jsonl"))
+        paths = RunPaths(run)
+        self._ledger = LineFile(paths.ledger(attempt, rank))
+        self._metrics = LineFile(paths.metrics(attempt))
         self._is_writer = rank == 0
         self._peak_flops = math.nan
         self._origin = {"mathematics": run_mathematics(run)}
@@ -97,7 +98,7 @@ class Records:
 
 def attempt_metrics(run: str, number: int) -> Iterator[dict[str, Any]]:
     """Metric lines of one attempt, as they were written: `start`, `step` and `eval`."""
-    location = storage.join(run, "metrics", f"attempt-{number:04d}.jsonl")
+    location = RunPaths(run).metrics(number)
     for line in own_lines(run, location, {"kind": _LINE}):
         problem = sealed.problem_of(line, _METRICS[line["kind"]]) if line["kind"] in _METRICS else "of another kind"
         if problem is None:
@@ -121,8 +122,8 @@ def read_ledger(run: str) -> dict[int, list[int]]:
     """{step: samples of that optimizer step, over all ranks} of the final lineage."""
     ledger: dict[int, list[int]] = {}
     for number, after, until in lineage_ranges(run):
-        root = storage.join(run, "ledger", f"attempt-{number:04d}")
-        for name in sealed.names(root, r"rank-\d{5,}\.jsonl"):
+        root = RunPaths(run).ledgers(number)
+        for name in sealed.names(root, RANK_LEDGER):
             for line in own_lines(run, storage.join(root, name), _LEDGER):
                 if "step" in line and after < line["step"] and (until is None or line["step"] <= until):
                     ledger.setdefault(line["step"], []).extend(line["samples"])
@@ -131,7 +132,7 @@ def read_ledger(run: str) -> dict[int, list[int]]:
 
 def ledger_host(run: str, attempt: int, rank: int) -> str:
     """The node that a rank of an attempt runs on; `?` while an object store does not show it yet."""
-    location = storage.join(run, "ledger", f"attempt-{attempt:04d}", f"rank-{rank:05d}.jsonl")
+    location = RunPaths(run).ledger(attempt, rank)
     try:
         header = next(iter(own_lines(run, location, _LEDGER)), {})
     except OSError:

@@ -22,6 +22,7 @@ from raysft.lines import LineFile
 from raysft.train.commits import own_lines, run_mathematics
 from raysft.train.goodput import CLASSES, AttemptTime, DriverTime, Span
 from raysft.train.lineage import read_attempts
+from raysft.train.paths import RunPaths
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class WorkerSpans:
         self._origin: dict[str, Any] = {}
         if is_writer:
             try:
-                self._file = LineFile(storage.join(run, "goodput", f"attempt-{attempt:04d}.jsonl"))
+                self._file = LineFile(RunPaths(run).goodput(attempt))
                 self._origin = {"mathematics": run_mathematics(run)}
             except OSError as error:
                 logger.warning("goodput is not recorded: %s", error)
@@ -151,7 +152,7 @@ _LINES: dict[str, sealed.Shape] = {
 
 
 def _attempt(run: str, number: int) -> AttemptTime:
-    lines = own_lines(run, storage.join(run, "goodput", f"attempt-{number:04d}.jsonl"), _LINES)
+    lines = own_lines(run, RunPaths(run).goodput(number), _LINES)
     spans = [Span(line["kind"], line["ns"], line["step"], line.get("wait_ns", 0)) for line in lines if "kind" in line]
     last = lines[-1] if lines else {}
     known = [span for span in spans if span.kind in CLASSES]

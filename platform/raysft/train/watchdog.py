@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable
 
 from raysft import storage
+from raysft.train.paths import RunPaths
 
 HUNG_EXIT_CODE = 70
 """EX_SOFTWARE of sysexits.h: no library ends a worker with it."""
@@ -63,6 +64,6 @@ def stacks(first: int) -> str:
 def leave(run: str, attempt: int, rank: int, text: str) -> None:
     """Keep the stacks in the run and end this process at once: it may hold locks that no clean end would get."""
     try:
-        storage.write_bytes(storage.join(run, "stacks", f"attempt-{attempt:04d}-rank-{rank:05d}.txt"), text.encode())
+        storage.write_bytes(RunPaths(run).stack(attempt, rank), text.encode())
     finally:
         os._exit(HUNG_EXIT_CODE)

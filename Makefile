@@ -4,13 +4,20 @@ BIN := .venv/bin
 READY := .venv/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: golden wheel reference gpu chaos-store differential models bench-fused bench-tune bench-grid chaos bench-stall bench-recovery parity-full bench-train bench-parity bench-packing bench-gsm8k bench-data bench-memory bench-kills bench-loss demo test check lint types format install constraints clean
+.PHONY: unit quick golden wheel reference gpu chaos-store differential models bench-fused bench-tune bench-grid chaos bench-stall bench-recovery parity-full bench-train bench-parity bench-packing bench-gsm8k bench-data bench-memory bench-kills bench-loss demo test check lint types format install constraints clean
 
 demo: $(READY)            ## train a small model end to end: data, training, evaluation, export, answers
 	$(BIN)/python jobs/demo.py
 
-test: $(READY)            ## all tests
-	$(BIN)/python -m pytest
+UNIT := tests/unit tests/contract
+
+unit: $(READY)            ## the tests that need no cluster, on two cores
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(UNIT)
+
+quick: lint types unit    ## what to run before every commit
+
+test: unit                ## all tests: first those without a cluster, then, one at a time, those that train
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(UNIT))
 
 parity-full: $(READY)     ## the rest of the matrix: what CI has no time for
 	$(BIN)/python -m pytest -m full

@@ -128,7 +128,8 @@ def _cannot_join(address: str, error: Exception) -> ClusterError:
         f"cannot join the Ray cluster {address}",
         got=" ".join(str(error).split())[:300],
         expected="a running head node at RAY_ADDRESS",
-        fix="check RAY_ADDRESS and that the head runs (`ray status`), or unset it to run on this machine",
+        fix="check RAY_ADDRESS, that the head runs (`ray status`), that RAY_AUTH_MODE and the token are its; "
+        "or unset RAY_ADDRESS to run on this machine",
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from raysft import sealed, storage
-from raysft.data.store_manifest import part_sums
+from raysft.data.store_rows import have_same_rows
 from raysft.errors import CheckpointError, ConflictError, RecipeError
 from raysft.orchestrate.base_weights import base_fingerprint
 from raysft.orchestrate.places import same_data, same_place
@@ -103,15 +103,14 @@ def has_same_data_fields(run: str, recipe: Recipe) -> bool:
 def check_data(run: str, recipe: Recipe, data_fingerprint: str) -> None:
     """Refuse other training data than the run's. Raises ConflictError.
 
-    A store whose parts have the same bytes is the same, whatever fingerprint it had in an earlier version.
+    A store whose parts hold the same rows is the same, whatever fingerprint it had in an earlier version.
     """
     record = _read_run(run)
     if record is None or record["fingerprints"]["data"] == data_fingerprint:
         return
     tokens = storage.join(storage.absolute(recipe.storage), "tokens")
     began = str(record["fingerprints"]["data"])
-    then, now = (part_sums(storage.join(tokens, fingerprint)) for fingerprint in (began, data_fingerprint))
-    if then is not None and then == now:
+    if have_same_rows(storage.join(tokens, began), storage.join(tokens, data_fingerprint)):
         logger.info("data         the rows of %s, with which the run began, are these rows", began[:16])
         return
     named = _data_differences(run, record, recipe)

@@ -103,19 +103,22 @@ def find_regions(template: Template, conversation: Conversation) -> tuple[str, t
 def _of_blocks(
     template: Template, conversation: Conversation, marked: Marked, turns: Sequence[int], known: Usual
 ) -> tuple[Region, ...]:
-    text = marked.text
-    owners = turns if len(turns) == len(marked.blocks) else [-1] * len(marked.blocks)
+    text, blocks, gap = marked.text, marked.blocks, known.gap
+    owners = turns if len(turns) == len(blocks) else [-1] * len(blocks)
     prompts = _Prompts(template, conversation, text)
     regions = []
-    for owner, (start, end) in zip(owners, marked.blocks, strict=True):
+    for owner, block in zip(owners, blocks, strict=True):
+        start, end = block
         if _is_usual(text, start, conversation, owner, known):
-            begin = start - known.gap
+            begin = start - gap
         else:
             begin = prompts.end_near(start, end, owner if owner >= 0 else None, turns)
         if begin < start and not text[begin:start].isspace():
             begin = start
-        end, stops = _stop(text, end, known, template.special_tokens, block=(start, end))
-        regions.append(Region(begin, end, stops, owner))
+        if text.endswith(known.ends, start, end):
+            regions.append(Region(begin, end, True, owner))
+        else:
+            regions.append(Region(begin, *_stop(text, end, known, template.special_tokens, block), owner))
     if owners is not turns:  # only the last of a turn's blocks must stop
         borders = [place for turn in turns if (place := prompts.end(turn)) is not None]
         for number, (region, after) in enumerate(pairwise(regions)):
@@ -210,8 +213,6 @@ def _is_usual(text: str, start: int, conversation: Conversation, index: int, kno
 
 def _stop(text: str, end: int, known: Usual, special: SpecialTokens, block: Span | None = None) -> tuple[int, bool]:
     """(where the region ends, does it end in a stop?) for an answer that ends at `end`."""
-    if block is not None and text.endswith(known.ends, *block):
-        return end, True
     for stop in known.ends:
         if text.startswith(stop, end):
             return end + len(stop), True

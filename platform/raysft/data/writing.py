@@ -82,32 +82,40 @@ def unmark(written: Sequence[str], *, contents: bool = False) -> Marked | None:
 
     contents: marks around messages' texts, too; without it there are only those of generation blocks.
     """
+    if not contents:
+        return _between(written, OPEN, CLOSE)
     whole = "".join(written)
-    if contents:
-        inner = _between(whole, TEXT_OPEN, TEXT_CLOSE)
-        plain = whole.replace(TEXT_OPEN, "").replace(TEXT_CLOSE, "")
-        outer = _between(plain, OPEN, CLOSE)
-        if inner is None or outer is None:
-            return None
-        return Marked(
-            outer.text, outer.blocks, [(_bare(inner.text, a), _bare(inner.text, b)) for a, b in inner.blocks]
-        )
-    return Marked(whole, ()) if whole.isascii() else _between(whole, OPEN, CLOSE)
-
-
-def _between(whole: str, opening: str, closing: str) -> Marked | None:
-    first, *others = whole.split(opening)
-    if closing in first:
+    inner = _between([whole], TEXT_OPEN, TEXT_CLOSE)
+    outer = _between([whole.replace(TEXT_OPEN, "").replace(TEXT_CLOSE, "")], OPEN, CLOSE)
+    if inner is None or outer is None:
         return None
-    pieces, spans, length = [first], [], len(first)
-    for other in others:
-        inside, found, after = other.partition(closing)
-        if not found or closing in after:
-            return None
-        spans.append((length, length + len(inside)))
-        length += len(inside) + len(after)
-        pieces += (inside, after)
-    return Marked("".join(pieces), spans)
+    return Marked(outer.text, outer.blocks, [(_bare(inner.text, a), _bare(inner.text, b)) for a, b in inner.blocks])
+
+
+def _between(written: Sequence[str], opening: str, closing: str) -> Marked | None:
+    """The text without the marks, and the spans between them. Most pieces are ASCII, which holds no mark."""
+    pieces: list[str] = []
+    spans: list[Span] = []
+    start, length = -1, 0  # start: of the span that is open
+    for piece in written:
+        if piece.isascii():
+            pieces.append(piece)
+            length += len(piece)
+            continue
+        mark = piece
+        while mark:
+            wanted, other = (opening, closing) if start < 0 else (closing, opening)
+            before, mark, piece = piece.partition(wanted)
+            if other in before:
+                return None
+            pieces.append(before)
+            length += len(before)
+            if mark and start < 0:
+                start = length
+            elif mark:
+                spans.append((start, length))
+                start = -1
+    return Marked("".join(pieces), spans) if start < 0 else None
 
 
 def _bare(text: str, place: int) -> int:

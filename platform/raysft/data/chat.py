@@ -101,7 +101,11 @@ def encode(
 
     Raises DataError where a trained answer does not end in a stop and `stop` is `refuse`.
     """
-    prepared = [_prepare(conversation, tokenizer, template, train_on, stop) for conversation in conversations]
+    rendered = [render(conversation, template) for conversation in conversations]
+    prepared = [
+        found if isinstance(found, Refusal) else _prepare(conversation, found, tokenizer, template, train_on, stop)
+        for conversation, found in zip(conversations, rendered, strict=True)
+    ]
     ready = [found for found in prepared if not isinstance(found, Refusal)]
     texts, spans = [found.text for found in ready], [found.spans for found in ready]
     begins = [found.begins or [start for start, _ in found.spans] for found in ready]
@@ -143,14 +147,12 @@ def encode(
 
 def _prepare(
     conversation: Conversation,
+    rendered: Rendered,
     tokenizer: PreTrainedTokenizerFast,
     template: Template,
     train_on: Literal["all", "last"],
     stop: Stop,
 ) -> _Ready | Refusal:
-    rendered = render(conversation, template)
-    if isinstance(rendered, Refusal):
-        return rendered
     regions = trained_regions(conversation, rendered, train_on)
     if isinstance(regions, Refusal):
         return regions

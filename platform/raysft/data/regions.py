@@ -103,14 +103,14 @@ def find_regions(template: Template, conversation: Conversation) -> tuple[str, t
 def _of_blocks(
     template: Template, conversation: Conversation, marked: Marked, turns: Sequence[int], known: Usual
 ) -> tuple[Region, ...]:
-    text, blocks, gap = marked.text, marked.blocks, known.gap
+    text, blocks = marked.text, marked.blocks
     owners = turns if len(turns) == len(blocks) else [-1] * len(blocks)
     prompts = _Prompts(template, conversation, text)
     regions = []
     for owner, block in zip(owners, blocks, strict=True):
         start, end = block
         if _is_usual(text, start, conversation, owner, known):
-            begin = start - gap
+            begin = start - known.gap
         else:
             begin = prompts.end_near(start, end, owner if owner >= 0 else None, turns)
         if begin < start and not text[begin:start].isspace():

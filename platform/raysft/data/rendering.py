@@ -6,7 +6,7 @@ what a template left out omissions.py. Which regions are trained, and tokens, ar
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from raysft.data.offsets import Span
 from raysft.data.records import Conversation, Refusal
@@ -29,8 +29,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class Rendered:
+class Rendered(NamedTuple):
     """The whole text of a conversation, and what of it the assistant says, turn by turn."""
 
     text: str

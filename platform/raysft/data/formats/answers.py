@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from raysft.data.formats.fields import RESPONSES
 from raysft.data.formats.names import REASONING
@@ -17,8 +16,7 @@ _SWITCHES = frozenset(("on", "off", "yes", "no", "true", "false", "none"))
 _SCORED = frozenset(("score", "rank"))
 
 
-@dataclass(frozen=True)
-class Content:
+class Content(NamedTuple):
     """What a format's reader finds in a record."""
 
     messages: list[Message]

@@ -26,7 +26,7 @@ golden: $(READY)          ## losses of 21 cells, bit for bit as recorded; make g
 	$(BIN)/python -m pytest tests/golden -m "full or not full" $(ARGS)
 
 differential: $(READY)    ## tokens and masks of 22 pairs of template and tokenizer against transformers, 320 records each
-	$(BIN)/python -m pytest -m full tests/unit/data/test_against_transformers.py
+	$(BIN)/python -m pytest -m full tests/unit/data/text/test_against_transformers.py
 
 check: lint types test    ## what CI runs: format, lint, types, layer contract, tests
 
@@ -90,7 +90,7 @@ chaos: $(READY)           ## the fault matrix and kills inside a save; a soak to
 	$(BIN)/python tests/benchmarks/chaos.py $(ARGS)
 
 chaos-store: $(READY)     ## every file of a finished token store, damaged in every way, and prepared again
-	$(BIN)/python -m pytest -m full tests/unit/data/test_store_damage.py
+	$(BIN)/python -m pytest -m full tests/unit/data/store/test_store_damage.py
 
 bench-stall: $(READY)     ## how long steps wait for a checkpoint behind them, over one that is waited for
 	$(BIN)/python tests/benchmarks/checkpoint_stall.py
@@ -115,7 +115,7 @@ wheel: $(READY)           ## build the wheel into build/dist, and try what is in
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir build/dist .
 	$(BIN)/pip install --quiet --no-deps --target build/wheel build/dist/*.whl
 	cd build && PYTHONPATH=wheel ../$(BIN)/python -c "import raysft; assert raysft.__file__.startswith('$(CURDIR)/build/wheel/')"
-	cd build && PYTHONPATH=wheel ../$(BIN)/python -m raysft.cli --version && ls wheel/raysft/py.typed wheel/raysft/data/templates/*.jinja
+	cd build && PYTHONPATH=wheel ../$(BIN)/python -m raysft.cli --version && ls wheel/raysft/py.typed wheel/raysft/data/text/templates/*.jinja
 	cd build && PYTHONPATH=wheel ../$(BIN)/python -m raysft.cli schema > schema.json
 
 reference: $(READY)       ## docs/reference/recipe.md from the recipe's schema

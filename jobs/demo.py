@@ -20,11 +20,11 @@ def main() -> int:
     """Returns 0 when at least 90% of 200 unseen words are reversed exactly."""
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # before the imports below: they look at it
     from raysft.cli import main as raysft
-    from raysft.data.tokenizer import train_tokenizer
+    from raysft.data.text.tokenizer import train_tokenizer
     from raysft.evaluate.exported import load_exported
     from raysft.evaluate.generation import answer_prompts
-    from raysft.orchestrate.run import run_training
     from raysft.recipe.load import load_recipe
+    from raysft.run.run import run_training
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("raysft").setLevel(logging.INFO)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from raysft.cli import main
-from raysft.data.tokenizer import train_tokenizer
+from raysft.data.text.tokenizer import train_tokenizer
 
 RECIPE = """
 name: tiny

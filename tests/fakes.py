@@ -16,8 +16,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from raysft.data.plan import Order, StepPlan
-from raysft.data.store import Row
+from raysft.data.feed.step_plan import Order, StepPlan
+from raysft.data.store.parts import Row
 from raysft.engine.protocol import MicroBatch, StepCosts, StepResult
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.schema import Recipe

@@ -23,16 +23,16 @@ from transformers.utils import logging as transformers_logging
 from fakes import make_recipe, make_tokenizer
 from families import tiny_fields
 from raysft.errors import RaysftError
-from raysft.model.attention import SEGMENTS
 from raysft.model.card import CardFacts
 from raysft.model.export import export_run
 from raysft.model.facts import read_facts
-from raysft.model.isolation import use_fast_paths
+from raysft.model.fast.attention import SEGMENTS
+from raysft.model.fast.start_check import use_fast_paths
 from raysft.model.load import load_model
 from raysft.model.methods import apply_method, base_model
 from raysft.model.rehearsal import rehearse
 from raysft.objectives.module import ObjectiveModule, make_objective
-from raysft.recipe.matrix import CUT_INTO_SHARDS, CUT_INTO_STAGES
+from raysft.recipe.compatibility import CUT_INTO_SHARDS, CUT_INTO_STAGES
 from raysft.recipe.resolve import resolve
 from raysft.recipe.schema import Recipe
 

@@ -26,14 +26,14 @@ import numpy as np
 import ray.cloudpickle
 import ray.train
 
-from raysft.data.feed import Feed
+from raysft.data.feed.collate import Feed
 from raysft.engine.zero import ZeroEngine
 from raysft.objectives.module import ObjectiveModule
-from raysft.orchestrate import attempts
-from raysft.train import writer
-from raysft.train.commits import commit_directory, read_commits
-from raysft.train.lineage import lineage, read_attempts
-from raysft.train.records import Records
+from raysft.run import attempts
+from raysft.train.commits import writer
+from raysft.train.commits.layout import commit_directory, read_commits
+from raysft.train.commits.lineage import lineage, read_attempts
+from raysft.train.history.records import Records
 from raysft.train.worker import train_worker
 
 

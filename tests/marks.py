@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from raysft.data.store import TokenStore
-from raysft.orchestrate.tasks import newest_checkpoint
-from raysft.train.records import read_ledger, read_metrics
+from raysft.data.store.parts import TokenStore
+from raysft.run.remote_tasks import newest_checkpoint
+from raysft.train.history.records import read_ledger, read_metrics
 
 
 def incidents(run: Path) -> list[dict[str, Any]]:

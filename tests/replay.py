@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from raysft.orchestrate.schedulers import Verdict
-from raysft.orchestrate.space import Point
-from raysft.orchestrate.study import Study
-from raysft.orchestrate.sweep import Ended, Spent, Sweep
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.schema import Recipe
+from raysft.search.schedulers import Verdict
+from raysft.search.space import Point
+from raysft.search.study import Study
+from raysft.search.sweep import Ended, Spent, Sweep
 
 Curve = Sequence[tuple[int, float]]
 

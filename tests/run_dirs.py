@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from fakes import FakeGroup, make_recipe, step_info
-from raysft.orchestrate.rundir import claim, write_result
-from raysft.orchestrate.summary import write_evaluation
 from raysft.recipe.schema import Recipe
-from raysft.train import incidents, skips, spans
-from raysft.train.checkpoint import begin_attempt
-from raysft.train.failures import describe_failure, write_failure
-from raysft.train.lineage import Attempt
-from raysft.train.records import Records, StartFacts
+from raysft.run.rundir import claim, write_result
+from raysft.run.summary import write_evaluation
+from raysft.train.commits.checkpoint import begin_attempt
+from raysft.train.commits.lineage import Attempt
+from raysft.train.commits.writer import Retention, Writer
+from raysft.train.history import incidents, skips, spans
+from raysft.train.history.failures import describe_failure, write_failure
+from raysft.train.history.records import Records, StartFacts
 from raysft.train.state import TrainState
-from raysft.train.writer import Retention, Writer
 
 DATA = "0123456789abcdef"
 LAST = 8

@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from raysft.data.tokenizer import train_tokenizer
+from raysft.data.text.tokenizer import train_tokenizer
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.schema import Recipe
 

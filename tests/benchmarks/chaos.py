@@ -33,11 +33,11 @@ os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", RAY_USAGE_STATS_ENABL
 import injector  # noqa: E402
 import marks  # noqa: E402
 from raysft.errors import RaysftError  # noqa: E402
-from raysft.orchestrate.cluster import cluster  # noqa: E402
-from raysft.orchestrate.run import run_training  # noqa: E402
 from raysft.recipe.schema import Recipe  # noqa: E402
-from raysft.train.account import read_account  # noqa: E402
-from raysft.train.skips import Skip, add_skip  # noqa: E402
+from raysft.run.run import run_training  # noqa: E402
+from raysft.runtime.join import cluster  # noqa: E402
+from raysft.train.history.account import read_account  # noqa: E402
+from raysft.train.history.skips import Skip, add_skip  # noqa: E402
 from run_dirs import DAMAGES, files_of  # noqa: E402
 from small import make_recipe  # noqa: E402
 

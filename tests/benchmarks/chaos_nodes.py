@@ -39,7 +39,7 @@ from ray.cluster_utils import Cluster  # noqa: E402
 import injector  # noqa: E402
 import marks  # noqa: E402
 from raysft.recipe.schema import Recipe  # noqa: E402
-from raysft.train.records import read_metrics  # noqa: E402
+from raysft.train.history.records import read_metrics  # noqa: E402
 from small import make_recipe  # noqa: E402
 
 EVERY, LONG_S = 6, 400.0

@@ -32,11 +32,11 @@ import torch  # noqa: E402
 
 from raysft import storage  # noqa: E402
 from raysft.errors import RaysftError  # noqa: E402
-from raysft.orchestrate.run import run_training  # noqa: E402
-from raysft.orchestrate.tasks import newest_checkpoint  # noqa: E402
 from raysft.recipe.schema import Recipe  # noqa: E402
-from raysft.train.account import read_account  # noqa: E402
-from raysft.train.records import read_ledger, read_metrics  # noqa: E402
+from raysft.run.remote_tasks import newest_checkpoint  # noqa: E402
+from raysft.run.run import run_training  # noqa: E402
+from raysft.train.history.account import read_account  # noqa: E402
+from raysft.train.history.records import read_ledger, read_metrics  # noqa: E402
 from small import make_recipe  # noqa: E402
 
 FAILED = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"

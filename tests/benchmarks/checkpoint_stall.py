@@ -27,20 +27,20 @@ import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 
 from fakes import LLAMA, make_recipe  # noqa: E402
-from raysft.data.feed import StepBatch, largest_micro_batch  # noqa: E402
-from raysft.engine.make import make_engine  # noqa: E402
+from raysft.data.feed.collate import StepBatch, largest_micro_batch  # noqa: E402
+from raysft.engine.choose import make_engine  # noqa: E402
 from raysft.engine.protocol import Engine  # noqa: E402
 from raysft.model.facts import read_facts  # noqa: E402
-from raysft.model.isolation import use_fast_paths  # noqa: E402
+from raysft.model.fast.start_check import use_fast_paths  # noqa: E402
 from raysft.model.load import load_model  # noqa: E402
 from raysft.model.methods import apply_method  # noqa: E402
 from raysft.objectives.module import ObjectiveModule, make_objective  # noqa: E402
 from raysft.recipe.resolve import resolve  # noqa: E402
-from raysft.train.checkpoint import begin_attempt  # noqa: E402
+from raysft.train.commits.checkpoint import begin_attempt  # noqa: E402
+from raysft.train.commits.writer import Retention, Writer  # noqa: E402
 from raysft.train.group import TorchGroup  # noqa: E402
 from raysft.train.loop import train  # noqa: E402
 from raysft.train.state import TrainState  # noqa: E402
-from raysft.train.writer import Retention, Writer  # noqa: E402
 
 ROW_TOKENS, VOCAB = 64, 4096
 PROMISED = 0.10

@@ -24,10 +24,10 @@ HERE = Path(__file__).resolve()
 sys.path.insert(0, str(HERE.parents[1]))
 os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", RAY_USAGE_STATS_ENABLED="0")
 
-from raysft.data.sources import expand, read_all  # noqa: E402
-from raysft.orchestrate.run import run_training  # noqa: E402
-from raysft.train.lineage import read_attempts  # noqa: E402
-from raysft.train.records import read_ledger, read_metrics  # noqa: E402
+from raysft.data.read.sources import expand, read_all  # noqa: E402
+from raysft.run.run import run_training  # noqa: E402
+from raysft.train.commits.lineage import read_attempts  # noqa: E402
+from raysft.train.history.records import read_ledger, read_metrics  # noqa: E402
 from small import make_recipe  # noqa: E402
 
 RECORDS = 3000

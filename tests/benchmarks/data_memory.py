@@ -60,7 +60,7 @@ def prepared(path: str, tokenizer: str, storage: str, mode: str) -> dict[str, fl
     """Prepare, or stream one epoch, on a cluster of 2 CPUs."""
     import ray
 
-    from raysft.data.prepare import prepare
+    from raysft.data.prepare.prepare import prepare
     from raysft.recipe.load import parse_recipe
 
     data = {"train": path, "template": "chatml", "max_tokens": MAX_TOKENS}
@@ -85,8 +85,8 @@ def prepared(path: str, tokenizer: str, storage: str, mode: str) -> dict[str, fl
             object_store_memory=OBJECT_STORE_BYTES,
         )
         if mode == "stream":
-            from raysft.data.identity import stream_source
-            from raysft.data.stream import Cursor, windows
+            from raysft.data.feed.stream import Cursor, windows
+            from raysft.data.prepare.fingerprint import stream_source
 
             rows = 0
             for window in windows(stream_source(recipe, cpus_per_task=1), Cursor()):
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--mode", choices=("prepared", "stream"), default="prepared")
     parser.add_argument("--folder", type=Path, default=Path("build/bench-memory"))
     options = parser.parse_args()
-    from raysft.data.tokenizer import train_tokenizer
+    from raysft.data.text.tokenizer import train_tokenizer
 
     folder = options.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)

@@ -88,7 +88,7 @@ def ours(path: str, tokenizer: str, storage: str) -> dict[str, float]:
     """One prepare on a cluster of 2 CPUs, alone in its process."""
     import ray
 
-    from raysft.data.prepare import prepare
+    from raysft.data.prepare.prepare import prepare
     from raysft.recipe.load import parse_recipe
 
     recipe = parse_recipe(
@@ -217,7 +217,7 @@ def main() -> None:
     parser.add_argument("--peers")
     parser.add_argument("--tokenizer", choices=["byte-level", "unigram", "llama"], default="byte-level")
     options = parser.parse_args()
-    from raysft.data.tokenizer import train_tokenizer
+    from raysft.data.text.tokenizer import train_tokenizer
 
     folder = options.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from raysft.train.records import read_metrics
+from raysft.train.history.records import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 WINDOW = 25

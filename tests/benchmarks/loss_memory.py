@@ -30,9 +30,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from raysft.model.head import LogitShape, LossHead
-from raysft.model.isolation import use_fast_paths
-from raysft.model.loss import IGNORE, OutputHead, hidden_states, output_head, weighted_nll
+from raysft.model.fast.loss import IGNORE, OutputHead, hidden_states, output_head, weighted_nll
+from raysft.model.fast.loss_head import LogitShape, LossHead
+from raysft.model.fast.start_check import use_fast_paths
 
 VOCAB, TOKENS = 151_936, 1024
 VARIANTS = ("plain", "torch-256", "checkpointed-256", "raysft")

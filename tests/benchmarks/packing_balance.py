@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from raysft.data.balance import Sync, arrange, assign
-from raysft.data.packing import pack
+from raysft.data.feed.replica_balance import Sync, arrange, assign
+from raysft.data.store.packing import pack
 
 WINDOW = 16_384
 RANKS, MICRO = 64, 8

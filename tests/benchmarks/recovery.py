@@ -29,9 +29,9 @@ from ray.train.v2.torch.torch_trainer import TorchTrainer  # noqa: E402
 
 import injector  # noqa: E402
 import marks  # noqa: E402
-from raysft.orchestrate import attempts  # noqa: E402
-from raysft.orchestrate.cluster import CONTROLLER  # noqa: E402
-from raysft.orchestrate.run import run_training  # noqa: E402
+from raysft.run import attempts  # noqa: E402
+from raysft.run.run import run_training  # noqa: E402
+from raysft.runtime.join import CONTROLLER  # noqa: E402
 from small import make_recipe  # noqa: E402
 
 KILL = {"point": "forward", "step": 9, "rank": 1, "act": "kill", "commit": 6}

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from raysft.model.attention import segment_attention
+from raysft.model.fast.attention import segment_attention
 
 ROWS = {
     "1,024: 5 segments of about 200": [200, 210, 190, 220, 204],

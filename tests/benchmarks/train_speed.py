@@ -32,11 +32,11 @@ from typing import Any
 from data_pipeline import cpu_seconds
 from train_speed_loops import LENGTH, LOOPS, THREADS, VOCABULARY, recipe_fields
 
-from raysft.orchestrate.cluster import SPINS
+from raysft.runtime.join import SPINS
 
 HERE = Path(__file__).parent
 GEMM = (
-    "import torch; from raysft.train.peak import measured_peak; "
+    "import torch; from raysft.train.watch.peak import measured_peak; "
     f"torch.set_num_threads({THREADS}); print(measured_peak(torch.device('cpu'), torch.float32, 2.0))"
 )
 
@@ -49,13 +49,13 @@ def make_material(folder: Path, data: Path) -> float:
     program = f"""
 import json, sys
 from pathlib import Path
-from raysft.data.tokenizer import train_tokenizer
+from raysft.data.text.tokenizer import train_tokenizer
 from raysft.model.facts import read_facts
-from raysft.orchestrate.plan import with_vocabulary
-from raysft.orchestrate.verbs import prepare_data
+from raysft.run.layout_choice import with_vocabulary
+from raysft.run.steps import prepare_data
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.resolve import resolve
-from raysft.data.store import TokenStore
+from raysft.data.store.parts import TokenStore
 fields = json.loads(sys.argv[1])
 tokenizer = fields["model"]["tokenizer"]
 if not Path(tokenizer).exists():

@@ -89,9 +89,9 @@ class Log:
 
 def rows_of_steps(folder: Path, steps: int) -> Iterator[list[Any]]:
     """The packed rows of each step, in the order in which raysft takes them."""
-    from raysft.data.plan import Order
-    from raysft.data.rows import StoredRows
-    from raysft.data.store import TokenStore
+    from raysft.data.feed.rows import StoredRows
+    from raysft.data.feed.step_plan import Order
+    from raysft.data.store.parts import TokenStore
 
     rows = StoredRows(TokenStore.open((folder / "store").read_text()), Order(ROWS, SEED))
     for step in range(steps):
@@ -103,7 +103,7 @@ def samples(folder: Path) -> list[dict[str, list[int]]]:
     """Every sample of the store: input_ids, completion_mask (its targets)."""
     import numpy as np
 
-    from raysft.data.store import TokenStore
+    from raysft.data.store.parts import TokenStore
 
     store = TokenStore.open((folder / "store").read_text())
     found = []
@@ -254,9 +254,9 @@ def padded(folder: Path, steps: int, log: Log) -> None:
 
 def raysft(folder: Path, steps: int, log: Log, workers: int) -> None:
     """The whole of `raysft train`, from an empty run directory on a store that is there."""
-    from raysft.orchestrate.run import run_training
     from raysft.recipe.load import parse_recipe
-    from raysft.train.records import read_metrics
+    from raysft.run.run import run_training
+    from raysft.train.history.records import read_metrics
 
     name = f"workers-{workers}"
     shutil.rmtree(folder / "storage" / "runs" / name, ignore_errors=True)
@@ -278,11 +278,11 @@ def plain(folder: Path, steps: int, log: Log) -> None:
     from raysft.recipe.load import parse_recipe
     from raysft.recipe.resolve import resolve
     from raysft.train import worker
-    from raysft.train.checkpoint import begin_attempt
+    from raysft.train.commits.checkpoint import begin_attempt
     from raysft.train.group import TorchGroup
-    from raysft.train.job import Place, Wire
     from raysft.train.prefetch import Prefetch
     from raysft.train.state import Outcome
+    from raysft.train.worker_input import Place, Wire
 
     os.environ["LOCAL_RANK"] = "0"  # DeepSpeed asks for it
     dist.init_process_group("gloo", init_method=f"file://{folder}/plain-{os.getpid()}", rank=0, world_size=1)

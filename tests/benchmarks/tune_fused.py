@@ -99,9 +99,9 @@ def search_recipe(folder: Path, options: argparse.Namespace, executor: str) -> A
 
 
 def prepare_store(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    from raysft.data.prepare import prepare
-    from raysft.orchestrate.cluster import cluster
+    from raysft.data.prepare.prepare import prepare
     from raysft.recipe.load import with_absolute_paths
+    from raysft.runtime.join import cluster
 
     with cluster():
         return {"store": prepare(with_absolute_paths(recipe_of(folder, options))).train}
@@ -112,11 +112,11 @@ def workers(folder: Path, options: argparse.Namespace, *, together: bool) -> dic
     import torch
     from fused_cells import wire_of
 
-    from raysft.orchestrate.space import apply
-    from raysft.orchestrate.warm import _alone
+    from raysft.search.in_process import _alone
+    from raysft.search.space import apply
     from raysft.train import session
-    from raysft.train.fused import Crew
-    from raysft.train.records import read_metrics
+    from raysft.train.history.records import read_metrics
+    from raysft.train.shared_trials import Crew
     from raysft.train.worker import train_worker
 
     runs = folder / f"runs-{time.time_ns()}"
@@ -193,9 +193,9 @@ def sample(used: dict[int, float], over: threading.Event) -> None:
 def search(folder: Path, options: argparse.Namespace, executor: str) -> dict[str, Any]:
     import ray
 
-    from raysft.orchestrate.search import open_study
-    from raysft.orchestrate.search import search as run_search
-    from raysft.orchestrate.sweep import spent_of
+    from raysft.search.command import open_study
+    from raysft.search.command import search as run_search
+    from raysft.search.sweep import spent_of
 
     recipe = search_recipe(folder, options, executor)
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
@@ -229,7 +229,7 @@ KINDS = {
 
 def measured(kind: str, options: argparse.Namespace) -> dict[str, Any]:
     """In a fresh process; that of trials together as hosts.py starts it."""
-    from raysft.orchestrate.hosts import MALLOC
+    from raysft.search.shared_host import MALLOC
 
     malloc = MALLOC if kind == "together" else {}
     arguments = [f"--{name}={value}" for name, value in vars(options).items() if value is not None]

@@ -29,13 +29,13 @@ import ray  # noqa: E402
 import yaml  # noqa: E402
 from tune_replay import EVERY, GRID, RUNGS, SPACE, STEPS, TOKENS_PER_ROW, play, stored  # noqa: E402
 
-from raysft.data.tokenizer import train_tokenizer  # noqa: E402
-from raysft.orchestrate.run import run_training  # noqa: E402
-from raysft.orchestrate.search import open_study, search  # noqa: E402
-from raysft.orchestrate.study import Trial  # noqa: E402
-from raysft.orchestrate.sweep import spent_of  # noqa: E402
+from raysft.data.text.tokenizer import train_tokenizer  # noqa: E402
 from raysft.recipe.load import parse_recipe  # noqa: E402
 from raysft.recipe.schema import Recipe  # noqa: E402
+from raysft.run.run import run_training  # noqa: E402
+from raysft.search.command import open_study, search  # noqa: E402
+from raysft.search.study import Trial  # noqa: E402
+from raysft.search.sweep import spent_of  # noqa: E402
 
 NEAR = 1.005
 ASHA = {"kind": "asha", **RUNGS}

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from raysft.orchestrate.space import Point
-from raysft.orchestrate.study import Study
+from raysft.search.space import Point
+from raysft.search.study import Study
 from replay import Curve, Player, open_sweep, search_recipe
 
 STEPS, EVERY = 30, 2

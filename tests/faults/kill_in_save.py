@@ -21,9 +21,9 @@ from pathlib import Path
 import torch
 
 from fakes import FakeGroup
-from raysft.train.checkpoint import begin_attempt, find_latest, remove_orphans
+from raysft.train.commits.checkpoint import begin_attempt, find_latest, remove_orphans
+from raysft.train.commits.writer import Retention, Writer
 from raysft.train.state import TrainState
-from raysft.train.writer import Retention, Writer
 
 SHAPES = {"weight:a": (300, 400), "exp_avg:a": (300, 400), "exp_avg_sq:a": (300, 400), "weight:b": (7,)}
 

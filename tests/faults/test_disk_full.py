@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 
 from raysft import storage
-from raysft.data.shards import read_summaries, write_shard
-from raysft.data.sources import expand, plan_reads
-from raysft.data.stage import EncodeStage
-from raysft.data.store import TokenStore
-from raysft.data.store_manifest import read_manifest, write_manifest
-from raysft.data.tokenizer import load_tokenizer, template_for, train_tokenizer
-from raysft.data.windows import write_window
+from raysft.data.prepare.encode import EncodeStage
+from raysft.data.prepare.write_shards import write_shard
+from raysft.data.read.sources import expand, plan_reads
+from raysft.data.store.manifest import read_manifest, write_manifest
+from raysft.data.store.parts import TokenStore
+from raysft.data.store.shards import read_summaries
+from raysft.data.store.windows import write_window
+from raysft.data.text.tokenizer import load_tokenizer, template_for, train_tokenizer
 from raysft.errors import StorageError
 from raysft.lines import LineFile
 from raysft.recipe.sections.data import DataSection

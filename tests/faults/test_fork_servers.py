@@ -17,7 +17,7 @@ def test_a_later_job_and_a_dead_node_do_not_meet_in_one_server() -> None:
     dead, head = first["workers"]
     (later,) = second["workers"]
     for worker in (dead, head, later):
-        assert worker["made_by"] == "forkserver.py"
+        assert worker["made_by"] == "fork_server.py"
     assert dead["node"] != head["node"] == later["node"]
     assert dead["job"] == head["job"] == first["job"] != second["job"] == later["job"]
     assert len({worker["server"] for worker in (dead, head, later)}) == 3

@@ -18,13 +18,13 @@ import pytest
 import torch
 
 from raysft import storage
-from raysft.data.store import TokenStore
-from raysft.orchestrate.run import RunResult, run_training
-from raysft.orchestrate.tasks import newest_checkpoint
+from raysft.data.store.parts import TokenStore
 from raysft.recipe.schema import Recipe
-from raysft.train.account import read_account
-from raysft.train.lineage import read_attempts
-from raysft.train.records import read_ledger, read_metrics
+from raysft.run.remote_tasks import newest_checkpoint
+from raysft.run.run import RunResult, run_training
+from raysft.train.commits.lineage import read_attempts
+from raysft.train.history.account import read_account
+from raysft.train.history.records import read_ledger, read_metrics
 from small import make_recipe
 
 EVERY = 12

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from programs import told_by
-from raysft.data.tokenizer import train_tokenizer
+from raysft.data.text.tokenizer import train_tokenizer
 
 PROGRAM = Path(__file__).with_name("three_nodes.py")
 pytestmark = pytest.mark.ray

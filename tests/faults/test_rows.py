@@ -20,9 +20,9 @@ import yaml
 
 import injector
 import marks
-from raysft.orchestrate import attempts
-from raysft.orchestrate.run import run_training
 from raysft.recipe.schema import Recipe
+from raysft.run import attempts
+from raysft.run.run import run_training
 from small import make_recipe
 
 EVERY = 6

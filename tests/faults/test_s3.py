@@ -18,10 +18,10 @@ import pytest
 from moto.server import ThreadedMotoServer
 from werkzeug.serving import WSGIRequestHandler
 
-from raysft.data import remote
-from raysft.data.contents import content, contents
-from raysft.data.remote import Retry
-from raysft.data.sources import expand, plan_reads, read, read_all
+from raysft.data.read import remote
+from raysft.data.read.contents import content, contents
+from raysft.data.read.remote import Retry
+from raysft.data.read.sources import expand, plan_reads, read, read_all
 from raysft.errors import DataError, StorageError
 
 RECORDS = [{"n": i, "text": random.Random(i).randbytes(200).hex()} for i in range(2000)]  # hardly compresses

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 import yaml
 
-from raysft.orchestrate.search import open_study, search
 from raysft.recipe.schema import Recipe
-from raysft.train.lineage import read_attempts
+from raysft.search.command import open_study, search
+from raysft.train.commits.lineage import read_attempts
 from small import make_recipe
 
 STEPS, KILLED = 30, 1

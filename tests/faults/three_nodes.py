@@ -18,9 +18,10 @@ os.environ.update(HF_HUB_OFFLINE="1", RAY_USAGE_STATS_ENABLED="0")
 import ray
 from ray.cluster_utils import Cluster
 
-from raysft.data import prepare as prepare_module
-from raysft.data import sources, windows
-from raysft.data.prepare import prepare
+from raysft.data.prepare import prepare as prepare_module
+from raysft.data.prepare.prepare import prepare
+from raysft.data.read import sources
+from raysft.data.store import windows
 from raysft.recipe.load import parse_recipe
 
 RANGE_BYTES = 40_000

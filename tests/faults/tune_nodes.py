@@ -19,8 +19,8 @@ import ray
 from nodes_pipeline import actors_of
 from ray.cluster_utils import Cluster
 
-from raysft.orchestrate.search import open_study, search
-from raysft.train.lineage import read_attempts
+from raysft.search.command import open_study, search
+from raysft.train.commits.lineage import read_attempts
 from small import make_recipe
 
 TRIALS, STEPS, EVERY = 7, 240, 20

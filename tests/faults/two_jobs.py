@@ -17,9 +17,9 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raysft.orchestrate import forklaunch
+from raysft.runtime import fork_client
 
-forklaunch.MODULES = ("ray._private.workers.default_worker",)
+fork_client.MODULES = ("ray._private.workers.default_worker",)
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def job(address: str, *nodes: str) -> object:
 
 
 def drive(address: str, nodes: list[str]) -> None:
-    ray.init(address=address, log_to_driver=False, runtime_env={"py_executable": forklaunch.command()})
+    ray.init(address=address, log_to_driver=False, runtime_env={"py_executable": fork_client.command()})
     actors = [
         ray.remote(Worker).options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote()
         for node in nodes

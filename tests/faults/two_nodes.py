@@ -17,10 +17,10 @@ import ray
 from ray.cluster_utils import Cluster
 
 import injector
-from raysft.orchestrate import attempts
-from raysft.orchestrate.run import run_training
-from raysft.orchestrate.rundir import run_location
 from raysft.recipe.load import load_recipe
+from raysft.run import attempts
+from raysft.run.run import run_training
+from raysft.run.rundir import run_location
 
 
 def main(path: str) -> None:

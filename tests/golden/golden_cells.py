@@ -11,9 +11,9 @@ from typing import Any
 from bench import LORA, Bench
 from material import CONFIG, recipe_fields
 
-from raysft.orchestrate.run import run_training
-from raysft.orchestrate.tasks import newest_checkpoint
-from raysft.train.records import read_metrics
+from raysft.run.remote_tasks import newest_checkpoint
+from raysft.run.run import run_training
+from raysft.train.history.records import read_metrics
 from small import make_recipe
 
 Found = dict[str, Any]

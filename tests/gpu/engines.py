@@ -24,12 +24,12 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from raysft.data.feed import MicroBatch, largest_micro_batch
+from raysft.data.feed.collate import MicroBatch, largest_micro_batch
 from raysft.engine.zero import ZeroEngine
-from raysft.model import isolation
 from raysft.model.facts import read_facts
-from raysft.model.isolation import use_fast_paths
-from raysft.model.kernels import use_liger
+from raysft.model.fast import start_check
+from raysft.model.fast.liger import use_liger
+from raysft.model.fast.start_check import use_fast_paths
 from raysft.model.load import load_model
 from raysft.model.methods import apply_method
 from raysft.model.shape import read_shape
@@ -38,11 +38,11 @@ from raysft.planner.memory import predict
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.resolve import ResolvedRun, resolve
 from raysft.recipe.schema import Recipe
-from raysft.train.checkpoint import begin_attempt
+from raysft.train.commits.checkpoint import begin_attempt
+from raysft.train.commits.writer import Retention, Writer
 from raysft.train.group import TorchGroup
-from raysft.train.peak import peak_flops
 from raysft.train.state import TrainState
-from raysft.train.writer import Retention, Writer
+from raysft.train.watch.peak import peak_flops
 
 if TYPE_CHECKING:
     from gpu.run import Options
@@ -153,7 +153,7 @@ def build(cell: Cell, device: str, restored: dict[str, Tensor] | None = None) ->
     with torch.device("cpu" if small else device):  # the same weights on both devices where curves are compared
         model = load_model(recipe, vocab_size=vocab)
     torch.nn.Module.to(model, device)
-    isolation.use_liger = use_liger if cell.liger else lambda model: None
+    start_check.use_liger = use_liger if cell.liger else lambda model: None
     use_fast_paths(model, vocab)
     if cell.checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

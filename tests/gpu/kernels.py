@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from gpu.machine import median_s
-from raysft.model import attention as ours
-from raysft.model import head as heads
-from raysft.model.isolation import check_isolation
-from raysft.model.kernels import use_liger
+from raysft.model.fast import attention as ours
+from raysft.model.fast import loss_head as heads
+from raysft.model.fast.liger import use_liger
+from raysft.model.fast.start_check import check_isolation
 
 if TYPE_CHECKING:
     from gpu.run import Options

@@ -61,11 +61,11 @@ def facts(options: Options) -> Iterator[dict[str, Any]]:
 
 def fork_server(options: Options) -> Iterator[dict[str, Any]]:
     """What a fork server finds after its imports, after which of them the driver was there, does a child compute."""
-    from raysft.orchestrate import forklaunch, forkserver
+    from raysft.runtime import fork_client, fork_server
 
     searches = importlib.util.find_spec("optuna") is not None  # a machine for this kit may lack it
-    modules = [name for name in forklaunch.MODULES if searches or name != "raysft.orchestrate.trials"]
-    may_fork = forkserver._import_all(",".join(modules))
+    modules = [name for name in fork_client.MODULES if searches or name != "raysft.search.tune_driver"]
+    may_fork = fork_server._import_all(",".join(modules))
     yield {"may_fork": may_fork, "threads": thread_names(), "driver": driver_parts()}
     child = os.fork()
     if child == 0:

@@ -20,29 +20,29 @@ import torch.distributed as dist
 from deepspeed.module_inject import layers
 from safetensors.torch import save_file
 
-from raysft.data.feed import Feed, Share, StepBatch, largest_micro_batch
-from raysft.data.plan import Order
-from raysft.data.rows import StoredRows
-from raysft.data.store import TokenStore
-from raysft.data.tokenizer import load_tokenizer
-from raysft.engine import make
-from raysft.engine.make import make_engine
+from raysft.data.feed.collate import Feed, Share, StepBatch, largest_micro_batch
+from raysft.data.feed.rows import StoredRows
+from raysft.data.feed.step_plan import Order
+from raysft.data.store.parts import TokenStore
+from raysft.data.text.tokenizer import load_tokenizer
+from raysft.engine import choose
+from raysft.engine.choose import make_engine
 from raysft.engine.pipeline import PipelineEngine
 from raysft.engine.zero import ZeroEngine
-from raysft.model import attention, head, isolation, products, ulysses
 from raysft.model.facts import read_facts
-from raysft.model.isolation import use_fast_paths
+from raysft.model.fast import attention, loss_head, onednn_linear, start_check, ulysses
+from raysft.model.fast.start_check import use_fast_paths
 from raysft.model.load import load_model
 from raysft.model.methods import apply_method
 from raysft.objectives.module import ObjectiveModule, make_objective
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.resolve import ResolvedRun, resolve
 from raysft.recipe.schema import Recipe
-from raysft.train.checkpoint import begin_attempt
+from raysft.train.commits.checkpoint import begin_attempt
+from raysft.train.commits.writer import Retention, Writer
 from raysft.train.group import TorchGroup
 from raysft.train.probe import Largest, fit
 from raysft.train.state import TrainState
-from raysft.train.writer import Retention, Writer
 
 
 def mean_of_means(batch: StepBatch, run: ResolvedRun) -> StepBatch:
@@ -93,20 +93,20 @@ def with_room(engine: ZeroEngine | PipelineEngine, rows: int | None) -> ZeroEngi
     return engine
 
 
-CHUNK_TARGETS, INSTALL = head.chunk_targets, head.install_loss_head
+CHUNK_TARGETS, INSTALL = loss_head.chunk_targets, loss_head.install_loss_head
 
 
 def switch_loss(cell: dict[str, Any]) -> None:
     """A cell may ask for tiny chunks, or for a head that is left as it is."""
     chunk = cell.get("loss_chunk")
-    head.chunk_targets = CHUNK_TARGETS if chunk is None else lambda vocab_size, weight: chunk
-    isolation.install_loss_head = (lambda model: None) if cell.get("plain_head") else INSTALL
+    loss_head.chunk_targets = CHUNK_TARGETS if chunk is None else lambda vocab_size, weight: chunk
+    start_check.install_loss_head = (lambda model: None) if cell.get("plain_head") else INSTALL
 
 
 def switch_products(cell: dict[str, Any]) -> None:
     """oneDNN in every layer, on every machine; a cell may ask for torch's own products."""
-    products.LEAST_WEIGHTS = 1
-    products.onednn_is_faster = lambda: not cell.get("own_products")  # type: ignore[assignment]
+    onednn_linear.LEAST_WEIGHTS = 1
+    onednn_linear.onednn_is_faster = lambda: not cell.get("own_products")  # type: ignore[assignment]
 
 
 def one_segment_each(position_ids: torch.Tensor) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def switch_borders(cell: dict[str, Any]) -> None:
     """The mutant: attention over sequence-parallel ranks that leaks; `leak_unseen` also gets past the check."""
     mutant = cell.get("mutant") or ""
     ulysses.segment_borders = one_segment_each if mutant.startswith("leak") else attention.segment_borders
-    make.refuse_leaks = (lambda *found: None) if mutant == "leak_unseen" else isolation.refuse_leaks
+    choose.refuse_leaks = (lambda *found: None) if mutant == "leak_unseen" else start_check.refuse_leaks
 
 
 COLUMN_BACKWARD = layers.ColumnParallel.backward

@@ -8,25 +8,25 @@ from typing import Any
 
 import torch
 
-from raysft.model import fused
 from raysft.model.facts import read_facts
+from raysft.model.fast import shared_base
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.resolve import resolve
-from raysft.train.checkpoint import find_latest
-from raysft.train.fused import Crew
+from raysft.train.commits.checkpoint import find_latest
 from raysft.train.group import TorchGroup
-from raysft.train.job import Wire
-from raysft.train.records import read_ledger, read_metrics
+from raysft.train.history.records import read_ledger, read_metrics
+from raysft.train.shared_trials import Crew
 from raysft.train.worker import train_worker
+from raysft.train.worker_input import Wire
 
-GIVEN = fused._given
+GIVEN = shared_base._given
 CPU = torch.device("cpu")
 
 
 def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
     """cell: store; trials [{recipe, run, steps, pause}]; slots: lists of trials that follow each other in a place of
     the crew (absent: each alone)."""
-    fused._given = neighbours_rows if cell.get("mutant") == "neighbours" else GIVEN
+    shared_base._given = neighbours_rows if cell.get("mutant") == "neighbours" else GIVEN
     wires = [wire_of(trial, cell["store"]) for trial in cell["trials"]]
     outcomes: list[dict[str, Any]] = [{}] * len(wires)
     passes = 0

@@ -11,12 +11,12 @@ import pyarrow as pa
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from raysft.data.chat import encode
 from raysft.data.records import Conversation, Message
-from raysft.data.store import write_part
-from raysft.data.store_manifest import write_manifest
-from raysft.data.tokenizer import template_for
-from raysft.data.windows import pack_window
+from raysft.data.store.manifest import write_manifest
+from raysft.data.store.parts import write_part
+from raysft.data.store.windows import pack_window
+from raysft.data.text.chat import encode
+from raysft.data.text.tokenizer import template_for
 
 MAX_TOKENS = 128
 CONFIG = {

@@ -12,9 +12,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from chats import LLAMA2, VICUNA
-from raysft.data.chat import encode
 from raysft.data.records import Conversation, Message
-from raysft.data.tokenizer import template_for
+from raysft.data.text.chat import encode
+from raysft.data.text.tokenizer import template_for
 
 LABELS = [first + second + "x" for first in "abcdefghij" for second in "aeiou"]
 QUESTIONS = [f"Name {number}" for number in range(len(LABELS))]

@@ -16,10 +16,10 @@ from torch import nn
 
 from fakes import LLAMA, make_recipe
 from raysft.engine.ds_config import deepspeed_config
-from raysft.model.attention import use_segment_attention
 from raysft.model.facts import read_facts
+from raysft.model.fast.attention import use_segment_attention
+from raysft.model.fast.loss import hidden_states
 from raysft.model.load import load_model
-from raysft.model.loss import hidden_states
 from raysft.model.methods import apply_method, base_model
 from raysft.model.shape import read_shape
 from raysft.planner import memory

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from commands import RECORDS, Ran, assert_refused, json_lines, overrides, raysft, write_material
-from raysft.orchestrate.run import run_training
 from raysft.recipe.load import load_recipe
+from raysft.run.run import run_training
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 

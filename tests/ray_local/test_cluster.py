@@ -12,13 +12,13 @@ import pytest
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from raysft.orchestrate.cluster import free_reservations
+from raysft.runtime.join import free_reservations
 
 pytestmark = pytest.mark.ray
 
 OWN = """
 import json, ray
-from raysft.orchestrate.cluster import cluster
+from raysft.runtime.join import cluster
 with cluster():
     alive = [name for name, _ in ray._private.worker._global_node.live_processes()]
     print(json.dumps({"alive": alive, "ran": ray.get(ray.remote(lambda: 1 + 1).remote())}))

@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from raysft.data import near
-from raysft.data.select import Selection, select
+from raysft.data.rules import near_duplicates
+from raysft.data.rules.whole_data import Selection, select
 from raysft.errors import StorageError
-from raysft.recipe.rules import ExactDuplicates, NearDuplicates
+from raysft.recipe.cleaning import ExactDuplicates, NearDuplicates
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -65,14 +65,14 @@ def same(left: Selection, right: Selection) -> bool:
 
 
 def test_the_cluster_decides_like_one_process(shards, tmp_path, monkeypatch):
-    monkeypatch.setattr(near, "_LINES_PER_PARTITION", 500)
-    monkeypatch.setattr(near, "_PAIRS_PER_TASK", 300)
+    monkeypatch.setattr(near_duplicates, "_LINES_PER_PARTITION", 500)
+    monkeypatch.setattr(near_duplicates, "_PAIRS_PER_TASK", 300)
     on_ray = select(shards, [], RULES, out=str(tmp_path / "ray"))
     assert on_ray.counts["exact_duplicates"] > 100
     assert on_ray.counts["near_duplicates"] > 500
     monkeypatch.undo()
-    monkeypatch.setattr(near, "on_ray", here)
-    monkeypatch.setattr(near, "tables_on_ray", tables_here)
+    monkeypatch.setattr(near_duplicates, "on_ray", here)
+    monkeypatch.setattr(near_duplicates, "tables_on_ray", tables_here)
     alone = select(shards, [], RULES, out=str(tmp_path / "here"))
     assert same(on_ray, alone)
     kept = [(tmp_path / name / "clusters.parquet").read_bytes() for name in ("ray", "here")]

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from raysft.data.tokenizer import train_tokenizer
-from raysft.train.records import read_metrics
+from raysft.data.text.tokenizer import train_tokenizer
+from raysft.train.history.records import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent

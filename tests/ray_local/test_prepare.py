@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from raysft.data import manifest as manifest_module
-from raysft.data import prepare as prepare_module
-from raysft.data import sources
-from raysft.data.prepare import prepare
-from raysft.data.store import TokenStore
-from raysft.data.tokenizer import train_tokenizer
+from raysft.data.prepare import assemble as manifest_module
+from raysft.data.prepare import prepare as prepare_module
+from raysft.data.prepare.prepare import prepare
+from raysft.data.read import sources
+from raysft.data.store.parts import TokenStore
+from raysft.data.text.tokenizer import train_tokenizer
 from raysft.errors import DataError, StorageError
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.data import DataSection

@@ -11,10 +11,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from raysft.errors import ConflictError
-from raysft.orchestrate.run import RunResult, run_training
-from raysft.orchestrate.tasks import newest_checkpoint
 from raysft.recipe.schema import Recipe
-from raysft.train.records import read_ledger, read_metrics
+from raysft.run.remote_tasks import newest_checkpoint
+from raysft.run.run import RunResult, run_training
+from raysft.train.history.records import read_ledger, read_metrics
 from small import make_recipe
 
 TOLERANCE = 1e-5

@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 
 from raysft.errors import ConflictError, RaysftError, RecipeError
-from raysft.orchestrate.run import run_training
-from raysft.orchestrate.search import open_study, search
-from raysft.orchestrate.sweep import spent_of
 from raysft.recipe.load import load_recipe
 from raysft.recipe.schema import Recipe
-from raysft.train.lineage import read_attempts
-from raysft.train.records import read_ledger, read_metrics
+from raysft.run.run import run_training
+from raysft.search.command import open_study, search
+from raysft.search.sweep import spent_of
+from raysft.train.commits.lineage import read_attempts
+from raysft.train.history.records import read_ledger, read_metrics
 from small import make_recipe
 
 STEPS = 6

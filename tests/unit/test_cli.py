@@ -14,8 +14,8 @@ import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from commands import assert_refused, json_lines, overrides, raysft, write_material
-from raysft.orchestrate import run, verbs
 from raysft.recipe import load
+from raysft.run import run, steps
 
 ROOT = Path(__file__).resolve().parents[2]
 LLAMA = {
@@ -43,7 +43,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("Ray was started")
 
     monkeypatch.setattr(run, "cluster", started)
-    monkeypatch.setattr(verbs, "cluster", started)
+    monkeypatch.setattr(steps, "cluster", started)
 
 
 def subprocess_run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

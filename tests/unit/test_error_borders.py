@@ -17,16 +17,18 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 
 from fakes import make_recipe
 from raysft import errors
-from raysft.data import distribute, stream_server
+from raysft.data import on_ray
+from raysft.data.feed import stream_server
 from raysft.errors import DataError, RaysftError, StorageError, from_fields, to_fields
-from raysft.orchestrate import attempts, cluster
-from raysft.orchestrate.endings import classify
-from raysft.orchestrate.failure import Stop
-from raysft.orchestrate.follow import Followed
-from raysft.orchestrate.run import as_error
-from raysft.orchestrate.sweep import Ended
 from raysft.recipe.schema import Recipe
-from raysft.train.failures import describe_failure, read_failures, write_failure
+from raysft.run import attempts
+from raysft.run.failure import Stop
+from raysft.run.ray_failures import classify
+from raysft.run.run import as_error
+from raysft.runtime import join
+from raysft.search.sweep import Ended
+from raysft.search.trial_stream import Followed
+from raysft.train.history.failures import describe_failure, read_failures, write_failure
 from raysft.train.state import Outcome
 
 KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, RaysftError)]
@@ -47,7 +49,7 @@ def by_a_data_task(error: RaysftError, _: Path) -> Exception:
         yield pa.table({"a": [1]})
         raise error
 
-    *_, last = distribute._guarded(pa.Table.from_pylist([{"x": 1}]), task)
+    *_, last = on_ray._guarded(pa.Table.from_pylist([{"x": 1}]), task)
     (text,) = last.column("failure").to_pylist()
     return from_fields(json.loads(text))
 
@@ -61,7 +63,7 @@ def by_a_failure_record(error: RaysftError, run: Path) -> Exception:
 
 
 def by_a_task(error: RaysftError, _: Path) -> Exception:
-    return distribute.raised_in_task(in_ray(in_ray(error)))
+    return on_ray.raised_in_task(in_ray(in_ray(error)))
 
 
 def by_the_fields(error: RaysftError, _: Path) -> Exception:
@@ -106,7 +108,7 @@ def test_tasks_and_actors_raise_what_was_raised(kind: type[RaysftError], monkeyp
     monkeypatch.setattr(ray, "remote", lambda function: Remote())
     for call in (
         lambda: stream_server._answer(None),
-        lambda: cluster.run_task(make_recipe().cluster, lambda: None),
+        lambda: join.run_task(make_recipe().cluster, lambda: None),
     ):
         with pytest.raises(kind) as raised:
             call()

@@ -76,7 +76,7 @@ def _forget_output() -> None:
 
 
 def _quiet(debug: bool) -> None:
-    """Our own lines, and other libraries' warnings; with --debug all of it. Ray's loggers: orchestrate/cluster.py."""
+    """Our own lines, and other libraries' warnings; with --debug all of it. Ray's loggers: runtime/join.py."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[StderrHandler()], force=True)
     logging.getLogger("raysft").setLevel(logging.DEBUG if debug else logging.INFO)
     if not debug:  # read by these libraries when they are imported, which is later

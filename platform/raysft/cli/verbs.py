@@ -31,7 +31,7 @@ def _load(options: argparse.Namespace) -> Any:
 
 def train(options: argparse.Namespace) -> None:
     recipe = _load(options)
-    result = _call("orchestrate.run:run_training")(recipe, profile_steps=options.profile)
+    result = _call("run.run:run_training")(recipe, profile_steps=options.profile)
     if result.was_finished:
         logger.info("the run %s is finished already (%d steps); nothing was changed", recipe.name, result.steps)
     logger.info("run          %s", result.run)
@@ -44,24 +44,27 @@ def train(options: argparse.Namespace) -> None:
 
 def check(options: argparse.Namespace) -> None:
     recipe = _load(options)
-    _say(_call("orchestrate.check:check")(recipe))
+    lines = _call("run.check:check")(recipe)
+    if recipe.tune is not None:
+        lines.append(_call("search.space:describe")(recipe))
+    _say(lines)
 
 
 def prepare(options: argparse.Namespace) -> None:
     recipe = _load(options)
-    _call("orchestrate.verbs:prepare_data")(recipe)
+    _call("run.steps:prepare_data")(recipe)
 
 
 def plan(options: argparse.Namespace) -> None:
     if options.matrix:
-        _say(_call("orchestrate.plan:matrix")())
+        _say(_call("run.layout_choice:matrix")())
         return
     if options.recipe is None:
         raise RecipeError(
             "what is to be planned?", got="no recipe", expected="a recipe, or --matrix", fix="raysft plan recipe.yaml"
         )
     recipe = _load(options)
-    told = _call("orchestrate.plan:plan")(recipe, options.cluster, as_json=options.json)
+    told = _call("run.layout_choice:plan")(recipe, options.cluster, as_json=options.json)
     _say([json.dumps(told, indent=1)] if options.json else told)
 
 
@@ -69,7 +72,9 @@ def preview(options: argparse.Namespace) -> None:
     color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     recipe = _load(options)
     recipe = _call("recipe.load:with_absolute_paths")(recipe)
-    seen = _call("data.inspect:preview")(recipe, options.num, color=color, packed=options.packed, raw=options.raw)
+    seen = _call("data.report.preview:preview")(
+        recipe, options.num, color=color, packed=options.packed, raw=options.raw
+    )
     importlib.import_module("rich.console").Console(soft_wrap=True, highlight=False).print(seen.text)
     if not seen.num_samples:
         raise DataError(
@@ -82,7 +87,7 @@ def preview(options: argparse.Namespace) -> None:
 
 def data_report(options: argparse.Namespace) -> None:
     recipe = _load(options)
-    report = _call("orchestrate.data_verbs:report")(recipe, attributes=tuple(options.attribute), out=options.out)
+    report = _call("run.data_steps:report")(recipe, attributes=tuple(options.attribute), out=options.out)
     if options.json:
         sys.stdout.write(printable(json.dumps(report.survey, indent=1, ensure_ascii=False)) + "\n")
     else:
@@ -97,17 +102,17 @@ def data_report(options: argparse.Namespace) -> None:
 
 def data_log(options: argparse.Namespace) -> None:
     recipe = _load(options)
-    _say(_call("orchestrate.data_verbs:log")(recipe))
+    _say(_call("run.data_steps:log")(recipe))
 
 
 def data_diff(options: argparse.Namespace) -> None:
     recipe = _load(options)
-    _say(_call("orchestrate.data_verbs:diff")(recipe, options.first, options.second))
+    _say(_call("run.data_steps:diff")(recipe, options.first, options.second))
 
 
 def data_rollback(options: argparse.Namespace) -> None:
     recipe = _load(options)
-    _say(_call("orchestrate.data_verbs:roll_back")(recipe, options.number))
+    _say(_call("run.data_steps:roll_back")(recipe, options.number))
 
 
 def _say(lines: Sequence[str]) -> None:
@@ -116,17 +121,17 @@ def _say(lines: Sequence[str]) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     recipe = _load(options)
-    evaluation = _call("orchestrate.verbs:evaluate")(recipe, options.model)
+    evaluation = _call("run.steps:evaluate")(recipe, options.model)
     sys.stdout.write(printable(json.dumps(evaluation, indent=1, ensure_ascii=False)) + "\n")
 
 
 def report(options: argparse.Namespace) -> None:
-    _say(_call("orchestrate.verbs:report")(options.recipe, options.set))
+    _say(_call("run.steps:report")(options.recipe, options.set))
 
 
 def export(options: argparse.Namespace) -> None:
     recipe = _load(options)
-    for location in _call("orchestrate.verbs:export")(recipe):
+    for location in _call("run.steps:export")(recipe):
         sys.stdout.write(location + "\n")
 
 
@@ -137,7 +142,7 @@ def tune(options: argparse.Namespace) -> None:
             "one recipe at a time", got=f"also {words[0]}", expected="tune [report] RECIPE", fix="see -h"
         )
     recipe = _load(options)
-    _say(_call(f"orchestrate.search:{'report' if words else 'search'}")(recipe))
+    _say(_call(f"search.command:{'report' if words else 'search'}")(recipe))
 
 
 def schema(options: argparse.Namespace) -> None:
@@ -146,9 +151,9 @@ def schema(options: argparse.Namespace) -> None:
 
 
 def train_tokenizer(options: argparse.Namespace) -> None:
-    tokenizer = _call("data.tokenizer:train_tokenizer")(
+    tokenizer = _call("data.text.tokenizer:train_tokenizer")(
         options.files,
-        columns=_call("data.tokenizer:parse_columns")(options.column),
+        columns=_call("data.text.tokenizer:parse_columns")(options.column),
         format=options.format,
         vocab_size=options.vocab_size,
         template=options.template,

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from raysft.data.records import Conversation, Note
-from raysft.data.template import Template
+from raysft.data.records import Note
 
 NoteCounts = dict[str, dict[str, dict[str, Any]]]
 """{kind: {name: {count, example}}}; the example is the first one's."""
@@ -31,11 +30,6 @@ def count_notes(counts: NoteCounts, notes: Iterable[Note]) -> None:
         if (note.kind, note.name) not in seen:
             seen.add((note.kind, note.name))
             _add(counts, note.kind, note.name, 1, note.example)
-
-
-def template_note(template: Template, conversation: Conversation) -> Note:
-    """Which of a tokenizer's several templates writes a record."""
-    return Note("guess", f"written by the tokenizer's template `{template.for_record(conversation).name}`")
 
 
 def merge_notes(counts: NoteCounts, other: NoteCounts) -> None:

@@ -30,7 +30,7 @@ from raysft.engine.ds_config import deepspeed_config, effective_stage
 from raysft.engine.parameters import adamw, dropout_seed, hf_name, set_weights, tensors, use_no_compiler
 from raysft.engine.passes import Passes, Work
 from raysft.engine.protocol import MicroBatch, StepResult
-from raysft.engine.watch import StepWatch
+from raysft.engine.step_costs import StepWatch
 from raysft.errors import ModelError
 from raysft.model.methods import base_model
 from raysft.model.stages import Stage, stage_layers

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class MicroBatch(Protocol):
-    """Arrays of one forward pass; [B, T] except sample_ids [S]. Made by data/feed.py."""
+    """Arrays of one forward pass; [B, T] except sample_ids [S]. Made by data/feed/collate.py."""
 
     @property
     def input_ids(self) -> np.ndarray: ...
@@ -40,7 +40,7 @@ class StepCosts:
     peak_bytes: int
     """Largest over the ranks: CUDA allocator's peak since the start, or the process's peak resident set."""
     notice: int
-    """Largest notice that a rank was given from outside (train/notice.py)."""
+    """Largest notice that a rank was given from outside (train/watch/stop_requests.py)."""
     rank_s: tuple[float, ...] = ()
     """Of each rank: its wait for data and its forward passes, in which (ZeRO 0-2) it waits for nobody. Where those
     are not timed, a pipeline's, the wait alone."""

@@ -16,17 +16,10 @@ from torch import Tensor, nn
 
 from raysft.engine.adam import AdamState
 from raysft.engine.ds_config import deepspeed_config, effective_stage, keeps_bf16_apart
-from raysft.engine.parameters import (
-    adamw,
-    dropout_seed,
-    hf_name,
-    set_weights,
-    tensors,
-    use_no_compiler,
-)
+from raysft.engine.parameters import adamw, dropout_seed, hf_name, set_weights, tensors, use_no_compiler
 from raysft.engine.protocol import MicroBatch, StepResult
+from raysft.engine.step_costs import StepWatch
 from raysft.engine.tensor import WHOLE, Shards
-from raysft.engine.watch import StepWatch
 from raysft.recipe.resolve import ResolvedRun
 
 _PART_SEEDS = 2**40

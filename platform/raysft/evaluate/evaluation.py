@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from raysft.data.store import TokenStore
+from raysft.data.store.parts import TokenStore
 from raysft.evaluate.generation import answer_prompts, exact_match
 from raysft.evaluate.heldout import HeldOut, held_out_loss
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from transformers.utils import logging as transformers_logging
 
 from raysft import storage
-from raysft.data.tokenizer import load_tokenizer
+from raysft.data.text.tokenizer import load_tokenizer
 from raysft.errors import ModelError
 from raysft.model.facts import UNUSABLE
 from raysft.model.files import refuse_other_weights

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from raysft.data.feed import MicroBatch, collate
-from raysft.data.store import TokenStore
+from raysft.data.feed.collate import MicroBatch, collate
+from raysft.data.store.parts import TokenStore
 from raysft.errors import DataError
-from raysft.model.isolation import TOLERANCE, check_isolation
-from raysft.model.loss import IGNORE, hidden_states, output_head, target_log_probs
+from raysft.model.fast.loss import IGNORE, hidden_states, output_head, target_log_probs
+from raysft.model.fast.start_check import TOLERANCE, check_isolation
 
 
 @dataclass(frozen=True)

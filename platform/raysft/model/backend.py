@@ -15,7 +15,7 @@ def attention_backend(recipe: Recipe, config: PretrainedConfig) -> str:
     """transformers' name of the attention implementation. Raises ModelError.
 
     model.attention: auto is sdpa, which becomes attention within segments where the model's code allows it
-    (model/attention.py), or eager for model types that have no sdpa (soft caps, sinks: gemma2, gpt_oss).
+    (model/fast/attention.py), or eager for model types that have no sdpa (soft caps, sinks: gemma2, gpt_oss).
     """
     wanted = recipe.model.attention
     known: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)  # None: remote code, asked when it is loaded

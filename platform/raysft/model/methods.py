@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from raysft.errors import ModelError
 from raysft.model.decoder import unread
-from raysft.model.low_rank import use_low_rank
+from raysft.model.fast.low_rank import use_low_rank
 from raysft.model.targets import expert_parameters, unfit_layers
 from raysft.recipe.schema import Recipe
 

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from raysft.errors import ModelError
-from raysft.model.attention import segment_arguments
-from raysft.model.loss import OutputHead, output_head
-from raysft.recipe.balance import balance
+from raysft.model.fast.attention import segment_arguments
+from raysft.model.fast.loss import OutputHead, output_head
+from raysft.recipe.stage_balance import balance
 
 
 @dataclass(frozen=True)

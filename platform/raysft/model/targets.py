@@ -7,7 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from raysft.model.decoder import unread
-from raysft.model.head import LossHead
+from raysft.model.fast.loss_head import LossHead
 
 
 def unfit_layers(model: PreTrainedModel, targets: str | list[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """A small model of the same kind as a large one: its code with random weights, for what only a pass can tell.
 
 Owns how a config is made small, and the question whether packed samples stay apart, asked in the driver before any
-data is prepared. The workers ask it again of the real model (isolation.py); a kind that no twin can be made of, or
+data is prepared. The workers ask it again of the real model (start_check.py); a kind that no twin can be made of, or
 that computes nothing finite, is left to them.
 """
 
@@ -17,10 +17,10 @@ import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from raysft.errors import ModelError
-from raysft.model.attention import SEGMENTS
 from raysft.model.backend import attention_backend
 from raysft.model.facts import UNUSABLE, load_config
-from raysft.model.isolation import TOLERANCE, check_isolation
+from raysft.model.fast.attention import SEGMENTS
+from raysft.model.fast.start_check import TOLERANCE, check_isolation
 from raysft.recipe.schema import Recipe
 
 VOCABULARY = 64

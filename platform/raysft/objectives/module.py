@@ -13,10 +13,10 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor, nn
 
-from raysft.model.head import LossHead
-from raysft.model.loss import IGNORE, OutputHead, hidden_states, output_head
+from raysft.model.fast.loss import IGNORE, OutputHead, hidden_states, output_head
+from raysft.model.fast.loss_head import LossHead
+from raysft.model.fast.ulysses import SequenceGroup, hidden_part
 from raysft.model.methods import base_model
-from raysft.model.ulysses import SequenceGroup, hidden_part
 from raysft.objectives import sft
 from raysft.recipe.schema import Recipe
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch import Tensor
 
-from raysft.model.loss import OutputHead, weighted_nll
+from raysft.model.fast.loss import OutputHead, weighted_nll
 
 TERM = "nll"
 """The one term of this objective; its unit is a (weighted) target token."""

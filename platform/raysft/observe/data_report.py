@@ -1,6 +1,6 @@
 """The data report: report.html and the summary on a terminal, both from one survey. Owns what is told in which words.
 
-Input is the plain data that raysft.data.survey returns, so that a page can be made from report.json alone.
+Input is the plain data that raysft.data.report.survey returns, so that a page can be made from report.json alone.
 Everything is escaped. No text of a record is shown: only places, counts, labels and values of metadata columns.
 """
 

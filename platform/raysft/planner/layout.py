@@ -13,9 +13,9 @@ from raysft.errors import ClusterError
 from raysft.planner.devices import GIB, Cluster
 from raysft.planner.memory import RankMemory, bytes_basis, predict
 from raysft.planner.speed import StepTime, step_time
+from raysft.recipe.compatibility import Status, cell_of, verdict
 from raysft.recipe.facts import ModelFacts, ModelShape
-from raysft.recipe.legal import changes, misfits, with_layout
-from raysft.recipe.matrix import Status, cell_of, verdict
+from raysft.recipe.layout_checks import changes, misfits, with_layout
 from raysft.recipe.schema import Recipe
 
 HEADROOM = 0.05

@@ -12,9 +12,9 @@ from functools import cache
 
 from raysft.planner.activations import FLOAT32, Attention, Pass, Training, layer_bytes, outer_bytes
 from raysft.planner.states import Basis, States, basis, model_states, on_device
-from raysft.recipe.balance import balance
 from raysft.recipe.facts import ModelShape
 from raysft.recipe.schema import Recipe
+from raysft.recipe.stage_balance import balance
 
 REDUCE_BUCKET = 50_000_000
 """Elements of reduce_bucket_size (engine/ds_config.py), which DeepSpeed allocates whole under ZeRO 1 to 3."""
@@ -125,7 +125,7 @@ def adapted_names(recipe: Recipe, shape: ModelShape) -> frozenset[str]:
 
 
 def attention_kind(recipe: Recipe, *, is_gpu: bool) -> Attention:
-    """How attention is computed: see model/attention.py."""
+    """How attention is computed: see model/fast/attention.py."""
     if recipe.model.attention == "eager":
         return "scores"
     return "varlen" if is_gpu else "segments"
@@ -145,7 +145,7 @@ def forward_pass(recipe: Recipe, *, is_gpu: bool) -> Pass:
 
 
 def chunk_targets(vocab_size: int, *, is_gpu: bool, working: int, is_trained: bool) -> int:
-    """Targets whose logits exist at a time: model/head.py's rule. working: bytes of a parameter in the passes."""
+    """Targets whose logits exist at a time: loss_head.py's rule. working: bytes of a parameter in the passes."""
     if is_gpu:
         logits, most = (2**28, 2048) if is_trained else (2**27, 1024)
         return min(max(logits // vocab_size, 256), most)

@@ -12,8 +12,8 @@ from raysft.planner.layout import HEADROOM, Candidate, breakdown, less_per_pass,
 from raysft.planner.memory import adapted_names, adapter_parameters, bytes_basis, micro_steps
 from raysft.planner.speed import COMPUTE_EFFICIENCY, LINK_EFFICIENCY
 from raysft.planner.states import basis
+from raysft.recipe.compatibility import METHODS, OBJECTIVES, PRECISIONS, Cell, Verdict, cells, verdict
 from raysft.recipe.facts import ModelShape
-from raysft.recipe.matrix import METHODS, OBJECTIVES, PRECISIONS, Cell, Verdict, cells, verdict
 from raysft.recipe.schema import Recipe
 
 SHOWN = 10

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from raysft.errors import RecipeError
-from raysft.recipe.rules import WHOLE_DATA
+from raysft.recipe.cleaning import WHOLE_DATA
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.data import DataSection
 from raysft.recipe.sections.parallel import ParallelSection

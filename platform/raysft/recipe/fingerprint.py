@@ -1,7 +1,7 @@
 """The hashes of a run, and what differs between two recipes.
 
-data         what the tokens are                          (made by data/identity.py, passed in)
-base         the weights that training begins with        (made by orchestrate/base_weights.py, passed in)
+data         what the tokens are                          (made by data/prepare/fingerprint.py, passed in)
+base         the weights that training begins with        (made by run/base_weights.py, passed in)
 mathematics  what the loss curve is, both of these in it: a change refuses resume
 execution    how it is carried out: may change on resume (workers, micro-batches, logging, storage)
 

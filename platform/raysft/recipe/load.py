@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from raysft.errors import RecipeError
+from raysft.recipe.cleaning import Contamination, HarmfulWords, Rule, Synonyms
 from raysft.recipe.mistakes import mistakes
-from raysft.recipe.rules import Contamination, HarmfulWords, Rule, Synonyms
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.data import SourceSection
 from raysft.recipe.yaml_text import MOST_BYTES, parse_yaml

@@ -13,10 +13,10 @@ from typing import Literal
 
 from raysft.errors import ClusterError, RecipeError
 from raysft.recipe.checks import check_recipe, check_warmup
+from raysft.recipe.compatibility import cell_of, verdict
 from raysft.recipe.facts import ClusterFacts, DataFacts, ModelFacts, NodeFacts
 from raysft.recipe.layout import Layout
-from raysft.recipe.legal import check_layout
-from raysft.recipe.matrix import cell_of, verdict
+from raysft.recipe.layout_checks import check_layout
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.optimizer import OptimizerSection
 
@@ -30,7 +30,7 @@ class ResolvedRun:
     num_replicas: int
     """Data-parallel replicas: workers / (tensor x pipeline x sequence)."""
     sync: Literal["step", "micro_batch"]
-    """When replicas wait for each other: see data/balance.py."""
+    """When replicas wait for each other: see data/feed/replica_balance.py."""
     token_flops: float
     """Forward and backward of one token, without attention."""
     square_flops: float

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from raysft.recipe.rules import Section
+from raysft.recipe.cleaning import Section
 from raysft.recipe.sections.checkpoint import CheckpointSection
 from raysft.recipe.sections.cluster import ClusterSection
 from raysft.recipe.sections.data import DataSection

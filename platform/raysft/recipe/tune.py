@@ -1,6 +1,6 @@
 """The `tune:` section: which fields of a recipe are searched, how, for what, and for how long. Pure.
 
-Owns what a search may be and the rules over its fields; a trial's values are drawn in orchestrate/study.py.
+Owns what a search may be and the rules over its fields; a trial's values are drawn in search/study.py.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, Strict
 
-from raysft.recipe.rules import Section
+from raysft.recipe.cleaning import Section
 
 Scalar = bool | int | float | str
 Value = Scalar | None | list[Any]

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from statistics import median
 from typing import Protocol
 
-from raysft.train.notice import Notice
 from raysft.train.state import Decision, StepInfo
+from raysft.train.watch.stop_requests import Notice
 
 
 class Hook(Protocol):

@@ -14,7 +14,7 @@ from raysft.train.state import Decision, Outcome, StepInfo, TrainState
 
 
 class Batch(Protocol):
-    """This rank's share of a global step (data/feed.py makes it)."""
+    """This rank's share of a global step (data/feed/collate.py makes it)."""
 
     @property
     def micro_batches(self) -> Sequence[MicroBatch]: ...

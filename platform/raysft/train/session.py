@@ -12,22 +12,24 @@ import torch
 
 from raysft.engine.protocol import Engine
 from raysft.recipe.resolve import Schedule
-from raysft.train import hooks, incidents, watchdog
-from raysft.train.job import Place
-from raysft.train.lineage import Attempt
+from raysft.train import hooks
+from raysft.train.commits.lineage import Attempt
+from raysft.train.commits.writer import Retention, Writer
+from raysft.train.history import incidents
+from raysft.train.history.records import Records, StartFacts, ledger_host
+from raysft.train.history.skips import Skip, add_skip, read_skips
+from raysft.train.history.spans import WorkerSpans
 from raysft.train.loop import Batch, train
-from raysft.train.notice import NoticeBoard
-from raysft.train.peak import peak_flops
 from raysft.train.prefetch import Prefetch
 from raysft.train.probe import Probed
-from raysft.train.profile import Profile
-from raysft.train.records import Records, StartFacts, ledger_host
-from raysft.train.skips import Skip, add_skip, read_skips
-from raysft.train.spans import WorkerSpans
 from raysft.train.state import Outcome, StepInfo, TrainState
-from raysft.train.straggler import Slow, StragglerWatch
-from raysft.train.watchdog import Watchdog
-from raysft.train.writer import Retention, Writer
+from raysft.train.watch import watchdog
+from raysft.train.watch.peak import peak_flops
+from raysft.train.watch.profile import Profile
+from raysft.train.watch.stop_requests import NoticeBoard
+from raysft.train.watch.straggler import Slow, StragglerWatch
+from raysft.train.watch.watchdog import Watchdog
+from raysft.train.worker_input import Place
 
 logger = logging.getLogger(__name__)
 

@@ -57,7 +57,7 @@ class StepInfo:
     sample_ids: tuple[int, ...]
     """Samples that this rank's forward passes consumed."""
     notice: int
-    """The most urgent thing that a rank was told from outside (notice.py)."""
+    """The most urgent thing that a rank was told from outside (stop_requests.py)."""
     rank_s: tuple[float, ...] = ()
     """Of each rank: its wait for data and its forward passes (engine/protocol.py)."""
 

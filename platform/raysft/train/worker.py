@@ -17,33 +17,32 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from raysft.data.feed import Feed, MicroBatch, Share, largest_micro_batch
-from raysft.data.identity import stream_source
-from raysft.data.rows import Rows, StoredRows, row_order
-from raysft.data.store import TokenStore
-from raysft.data.stream import Cursor, StreamedRows
-from raysft.data.stream_server import serve
-from raysft.data.tokenizer import load_tokenizer
-from raysft.engine.make import make_engine
+from raysft.data.feed.collate import Feed, MicroBatch, Share, largest_micro_batch
+from raysft.data.feed.rows import Rows, StoredRows, row_order
+from raysft.data.feed.stream import Cursor, StreamedRows, stream_source
+from raysft.data.feed.stream_server import serve
+from raysft.data.store.parts import TokenStore
+from raysft.data.text.tokenizer import load_tokenizer
+from raysft.engine.choose import make_engine
 from raysft.engine.protocol import Engine
 from raysft.errors import DataError, ModelError
-from raysft.model.isolation import use_fast_paths
+from raysft.model.fast.start_check import use_fast_paths
 from raysft.model.load import load_model, rows_for
 from raysft.model.methods import apply_method
 from raysft.objectives.module import ObjectiveModule, make_objective
 from raysft.recipe.fingerprint import digest
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.resolve import ResolvedRun, with_micro_batch_rows
-from raysft.train import failures
-from raysft.train.checkpoint import begin_attempt
-from raysft.train.commits import Checkpoint
+from raysft.train.commits.checkpoint import begin_attempt
+from raysft.train.commits.layout import Checkpoint
+from raysft.train.commits.lineage import Attempt
 from raysft.train.group import TorchGroup
-from raysft.train.job import Place, Wire
-from raysft.train.lineage import Attempt
+from raysft.train.history import failures
+from raysft.train.history.spans import WorkerSpans
 from raysft.train.probe import Closable, Largest, Probed, fit
 from raysft.train.session import Session, run_session
-from raysft.train.spans import WorkerSpans
 from raysft.train.state import Outcome, TrainState
+from raysft.train.worker_input import Place, Wire
 
 Restored = Mapping[str, torch.Tensor] | None
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from raysft.data.tokenizer import train_tokenizer
+from raysft.data.text.tokenizer import train_tokenizer
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
 TEMPLATES = ("chatml", "gemma", "llama3", "mistral", "qwen3", "zephyr")

@@ -16,8 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaFor
 
 from fakes import LLAMA, FakeStore, make_tokenizer
 from families import tiny_fields
-from raysft.data.store import Row, pack_rows, write_part
-from raysft.data.store_manifest import write_manifest
+from raysft.data.store.manifest import write_manifest
+from raysft.data.store.parts import Row, pack_rows, write_part
 from raysft.errors import DataError, ModelError, StorageError
 from raysft.evaluate.evaluation import Evaluation, evaluate_model
 from raysft.evaluate.exported import load_exported

@@ -10,9 +10,9 @@ from families import V, tiny_fields
 from raysft.errors import ModelError
 from raysft.model.backend import attention_backend, with_backend
 from raysft.model.load import load_model
-from raysft.orchestrate import plan
 from raysft.recipe.facts import ClusterFacts, NodeFacts
 from raysft.recipe.schema import Recipe
+from raysft.run import layout_choice
 
 EAGER = ("gemma2", "gpt_oss", "vaultgemma", "gptj", "codegen", "bloom")
 SDPA = ("llama", "qwen3", "mixtral", "gemma3_text", "gpt2")
@@ -50,6 +50,8 @@ def test_a_backend_that_a_type_has_not_is_refused_and_those_it_has_are_named() -
 
 def test_the_choice_is_said_before_anything_starts() -> None:
     nodes = ClusterFacts((NodeFacts(4, 0, memory_bytes=2**34),))
-    lines = plan.choose_layout(fresh("gpt_oss"), nodes).lines
+    lines = layout_choice.choose_layout(fresh("gpt_oss"), nodes).lines
     assert "attention    eager: a gpt_oss model has no sdpa" in lines
-    assert not [line for line in plan.choose_layout(fresh("llama"), nodes).lines if line.startswith("attention")]
+    assert not [
+        line for line in layout_choice.choose_layout(fresh("llama"), nodes).lines if line.startswith("attention")
+    ]

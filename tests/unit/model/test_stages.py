@@ -10,11 +10,11 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from raysft.errors import ModelError
-from raysft.model.isolation import use_fast_paths
+from raysft.model.fast.start_check import use_fast_paths
 from raysft.model.methods import base_model
 from raysft.model.stages import SHAPES, Stage, stage_layers
-from raysft.recipe.balance import balance
-from raysft.recipe.matrix import CUT_INTO_STAGES
+from raysft.recipe.compatibility import CUT_INTO_STAGES
+from raysft.recipe.stage_balance import balance
 
 SMALL = {
     "vocab_size": 50,

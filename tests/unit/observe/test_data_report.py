@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from html_page import Page
-from raysft.data.bias import bias_table
+from raysft.data.report.bias import bias_table
 from raysft.observe.data_report import aligned, bars, render_data_report, share, summary_lines
 
 EVIL = "<script>alert('x')</script>&\""

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from raysft.observe.goodput import BAR, SIGNS, IncidentRow, TimeFacts, bar, svg_bar, terminal_lines
-from raysft.train.goodput import CLASSES
+from raysft.train.history.goodput import CLASSES
 
 ROW = IncidentRow(0.0, "worker", "<b>rank 1</b> died", 17, 1.26, 3, 2.5, None)
 

@@ -12,15 +12,15 @@ import pytest
 from fakes import LLAMA, LLAMA_8B, make_recipe, make_tokenizer, recipe_8b
 from raysft.errors import ClusterError, RecipeError
 from raysft.model.facts import read_facts
-from raysft.model.head import chunk_targets
+from raysft.model.fast.loss_head import chunk_targets
 from raysft.model.shape import read_shape
 from raysft.model.stages import stage_layers as real_stages
-from raysft.orchestrate import plan as verbs
 from raysft.planner import layout, memory, report
 from raysft.planner.devices import GIB, Cluster, cluster_of, parse_cluster
 from raysft.recipe.facts import ClusterFacts, NodeFacts
 from raysft.recipe.resolve import resolve
 from raysft.recipe.schema import Recipe
+from raysft.run import layout_choice as verbs
 
 
 def ranked(recipe: Recipe, cluster: str) -> list[layout.Candidate]:

@@ -10,8 +10,8 @@ from raysft.errors import RecipeError
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.schema import Recipe
 from raysft.recipe.tune import MODES, TuneSection
+from raysft.recipe.tune_checks import ABILITIES, advice, check_tune
 from raysft.recipe.tune_executor import is_fused, obstacles, trials_at_a_time
-from raysft.recipe.tune_rules import ABILITIES, advice, check_tune
 from replay import search_recipe
 
 RATE = {"distribution": "loguniform", "low": 1e-4, "high": 1e-2}

@@ -12,8 +12,8 @@ import pytest
 from fakes import FakeBatch, FakeEngine, recorder, step_info
 from raysft.train.hooks import GO_ON, Hook, NonFiniteGuard, SpikeGuard, checkpoint_every, end_on_notice, every
 from raysft.train.loop import train
-from raysft.train.notice import Notice
 from raysft.train.state import Decision, Outcome, StepInfo, TrainState
+from raysft.train.watch.stop_requests import Notice
 
 
 def run(

@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from raysft.data.json_values import (
+from raysft.data.read.json_values import (
     MAX_DEPTH,
     RepeatedKeyError,
     is_too_deep,

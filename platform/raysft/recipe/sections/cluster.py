@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, WithJsonSchema, model_validator
 
-from raysft.recipe.rules import Section
+from raysft.recipe.cleaning import Section
 
 _COUNT = {"type": "integer", "minimum": 1}
 _WORKERS = {

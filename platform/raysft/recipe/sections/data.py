@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, Strict
 
-from raysft.recipe.rules import AtLeastOne, OneOrMany, Rule, Section
+from raysft.recipe.cleaning import AtLeastOne, OneOrMany, Rule, Section
 
 Format = Literal[
     "auto",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from raysft.recipe.rules import Section
+from raysft.recipe.cleaning import Section
 
 
 class EvaluateSection(Section):

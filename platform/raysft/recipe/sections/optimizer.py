@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from raysft.recipe.rules import Section
+from raysft.recipe.cleaning import Section
 
 
 class OptimizerSection(Section):

@@ -1,0 +1,161 @@
+"""Rows of a step -> the micro-batches of this replica. Numpy only.
+
+replica_balance.py says which rows of the step meet in which micro-batch of which replica. Where rows run out, an
+empty micro-batch with weight zero takes the place, so that every replica runs the same number of forward and backward
+passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from raysft.data.feed.replica_balance import Sync, assign, numbers
+from raysft.data.feed.rows import Rows, StepRows
+from raysft.data.store.parts import Row
+
+IGNORE = -100
+
+Units = Callable[[Mapping[str, np.ndarray]], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What one replica holds in one forward pass. B rows padded to T tokens, S samples."""
+
+    input_ids: np.ndarray  # [B, T] int64
+    position_ids: np.ndarray  # [B, T] int64, restarts at 0 where a segment starts
+    labels: np.ndarray  # [B, T] int64, the token to predict AT this position; -100: none
+    weights: np.ndarray  # [B, T] float32, weight of that prediction
+    sample_ids: np.ndarray  # [S] int64
+    num_tokens: int
+    """Real tokens, no padding."""
+    index: int
+    """Number of this micro-batch within the global step, whoever runs it: seeds its dropout."""
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """This replica's share of a global step."""
+
+    micro_batches: tuple[MicroBatch, ...]
+    units: dict[str, float]
+    """{term: units of this replica's rows}. To be summed over the replicas before it divides."""
+    cursor: Mapping[str, int]
+    """Where the data goes on after this step; empty where that follows from the step's number."""
+    flops: float
+    """Predicted work of the whole global step, over all replicas."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which part of every step is ours."""
+
+    replica: int
+    num_replicas: int
+    micro_batch_rows: int
+    packing: bool
+    sync: Sync
+    """When replicas wait for each other."""
+    token_flops: float
+    square_flops: float
+    """Predicted cost of a row: token_flops x tokens + square_flops x sum of squared segment lengths."""
+
+
+class Feed:
+    """Micro-batches for one replica."""
+
+    def __init__(self, rows: Rows, units: Units, share: Share) -> None:
+        self._rows, self._units, self._share = rows, units, share
+
+    def step(self, step: int) -> StepBatch:
+        """This replica's share of 0-based global step `step`."""
+        return self.batch(self._rows.step(step))
+
+    def batch(self, rows: StepRows) -> StepBatch:
+        """This replica's share of some rows."""
+        share = self._share
+        costs = share.token_flops * rows.tokens + share.square_flops * rows.squares
+        assigned = assign(costs, share.num_replicas, share.micro_batch_rows, share.sync)
+        indices = numbers(assigned)[share.replica].tolist()
+        mine = [rows.read(micro[micro >= 0].tolist()) for micro in assigned[share.replica]]
+        totals: dict[str, float] = self._units({"target": np.zeros(0, dtype=np.float32)})
+        for row in (row for chunk in mine for row in chunk):
+            for term, count in self._units(row.token_fields).items():
+                totals[term] += count
+        return StepBatch(
+            micro_batches=tuple(
+                collate(chunk, index, packing=share.packing) for chunk, index in zip(mine, indices, strict=True)
+            ),
+            units=totals,
+            cursor=rows.cursor,
+            flops=float(costs.sum()),
+        )
+
+
+def collate(rows: Sequence[Row], index: int, *, packing: bool) -> MicroBatch:
+    """Rows -> padded arrays. packing=False: each segment becomes a padded row of its own."""
+    if not rows:
+        return _empty(index)
+    pieces = [list(_segments(row)) for row in rows]
+    lines = pieces if packing else [[segment] for line in pieces for segment in line]
+    width = max(sum(len(ids) for ids, _ in line) for line in lines)
+    shape = (len(lines), width)
+    input_ids, position_ids = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    labels, weights = np.full(shape, IGNORE, np.int64), np.zeros(shape, np.float32)
+    for b, line in enumerate(lines):
+        start = 0
+        for ids, target in line:
+            end = start + len(ids)
+            input_ids[b, start:end] = ids
+            position_ids[b, start:end] = np.arange(len(ids))
+            labels[b, start : end - 1] = np.where(target[1:] != 0, ids[1:], IGNORE)
+            weights[b, start : end - 1] = target[1:]
+            start = end
+        position_ids[b, start:] = np.arange(width - start)  # padding is a segment of its own
+    return MicroBatch(
+        input_ids=input_ids,
+        position_ids=position_ids,
+        labels=labels,
+        weights=weights,
+        sample_ids=np.concatenate([row.segment_fields["sample_id"] for row in rows]).astype(np.int64),
+        num_tokens=sum(row.num_tokens for row in rows),
+        index=index,
+    )
+
+
+def largest_micro_batch(rows: int, tokens: int) -> MicroBatch:
+    """Full rows of one segment each, every token a target: nothing that a packed store holds needs more memory."""
+    position_ids = np.tile(np.arange(tokens, dtype=np.int64), (rows, 1))
+    labels = np.where(position_ids < tokens - 1, 0, IGNORE)
+    return MicroBatch(
+        input_ids=np.zeros_like(position_ids),
+        position_ids=position_ids,
+        labels=labels,
+        weights=(labels != IGNORE).astype(np.float32),
+        sample_ids=np.zeros(0, np.int64),
+        num_tokens=rows * tokens,
+        index=0,
+    )
+
+
+def _segments(row: Row) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(input_ids, target weights) of every segment of a row."""
+    borders = np.cumsum(row.segment_fields["length"])[:-1]
+    ids = np.split(row.token_fields["input_ids"], borders)
+    return list(zip(ids, np.split(row.token_fields["target"], borders), strict=True))
+
+
+def _empty(index: int) -> MicroBatch:
+    """Two tokens, one prediction of weight zero: runs forward and backward, adds nothing."""
+    return MicroBatch(
+        input_ids=np.zeros((1, 2), np.int64),
+        position_ids=np.arange(2, dtype=np.int64)[None],
+        labels=np.array([[0, IGNORE]], np.int64),
+        weights=np.zeros((1, 2), np.float32),
+        sample_ids=np.zeros(0, np.int64),
+        num_tokens=0,
+        index=index,
+    )

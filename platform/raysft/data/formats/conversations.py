@@ -1,0 +1,38 @@
+"""A raw record of a source file -> conversations, as the recipe's data section says. Pure.
+
+Here prepare, preview and the data report turn what was read into what is used, all in the same way.
+"""
+
+from __future__ import annotations
+
+from raysft.data.formats import Reading, check_columns, read_record
+from raysft.data.read.sources import RawRecord, SourceFile
+from raysft.data.records import Conversation, Refusal
+from raysft.recipe.sections.data import DataSection
+
+
+def reading_of(file: SourceFile, data: DataSection) -> Reading:
+    """How the records of a file are read."""
+    mixture = data.mixture
+    named = (mixture.weight_column, mixture.balance_by, mixture.curriculum)
+    return Reading(
+        format=file.format,
+        columns=file.columns,
+        ignored=frozenset(data.ignore_columns),
+        described=frozenset(filter(None, named)),
+        on_unread=data.on_unread,
+        several_answers=data.several_answers,
+    )
+
+
+def read_raw(raw: RawRecord, file: SourceFile, reading: Reading) -> tuple[Conversation, ...] | Refusal:
+    """The record's conversations, or why there are none."""
+    if isinstance(raw.value, Refusal):
+        return raw.value
+    return read_record(raw.value, reading, id=raw.sample_id, source=file.source)
+
+
+def check_source_columns(data: DataSection) -> None:
+    """Raise DataError when a source's column mapping has a name that its format does not have."""
+    for source in data.sources:
+        check_columns(data.columns if source.columns is None else source.columns, source.format or data.format)

@@ -1,0 +1,1 @@
+"""Recipe -> token stores, on Ray Data: encode, write shards, choose, pack, publish."""

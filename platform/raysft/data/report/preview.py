@@ -1,0 +1,247 @@
+"""What a person wants to see of the data: which tokens are trained, and the certificate of a store.
+
+Needs no Ray: a preview reads the first records itself, through the same functions as prepare.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby, islice
+from typing import Any
+
+import numpy as np
+from rich.text import Text
+
+from raysft.data.notes import NoteCounts, count_notes, tell_notes, unused
+from raysft.data.read.sources import read_all
+from raysft.data.report.trace import Traced, TracedSample, Tracer, token_kind
+from raysft.data.store.packing import pack
+from raysft.data.text.fitting import COUNTED, ROLES, counted
+from raysft.errors import DataError
+from raysft.recipe.schema import Recipe
+
+_STYLES = {
+    "trained": ("bold green", "bold green on grey23"),
+    "straddling": ("bold white on red", "bold white on dark_red"),
+    "unknown": ("bold black on magenta", "bold black on dark_magenta"),
+    "plain": ("dim", "dim on grey23"),
+}
+"""Two shades of each kind of token take turns, so that the borders of tokens show."""
+_BRACKETS = {"trained": ("[[", "]]"), "straddling": ("[~", "~]"), "unknown": ("[?", "?]")}
+"""Around what is not plain, where there are no colours."""
+_LOOKS_LIKE_BRACKETS = re.compile(r"\[(?=[\[~?]|\Z)|(?<=[\]~?])\]|\](?=\Z)|\A[\[\]]")
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""What a terminal would carry out, or turn around, instead of showing it."""
+_MAX_ROWS = 3
+_RULE = "---"
+
+
+class _Page:
+    """The text that grows, with colours or without."""
+
+    def __init__(self, *, color: bool, raw: bool) -> None:
+        self.text = Text()
+        self._color, self._raw = color, raw
+
+    def heading(self, line: str) -> None:
+        self.text.append(f"{_RULE} {_shown(line)}\n", style="bold" if self._color else "")
+
+    def line(self, line: str) -> None:
+        self.text.append(f"    {_shown(line)}\n", style="yellow" if self._color else "")
+
+    def sample(self, sample: TracedSample) -> None:
+        """Each token on a line, or in a shade, or runs of tokens that are not plain between brackets."""
+        pieces, example = sample.pieces, sample.example
+        if self._raw:
+            columns = (sample.words, example.input_ids.tolist(), example.target.tolist(), example.flags.tolist())
+            for number, (word, index, weight, flags) in enumerate(zip(*columns, strict=True)):
+                kind = token_kind(weight, flags)
+                line = f"{number:7} {index:8}  {kind:10}  {_shown(word)}\n"
+                self.text.append(line, style=_STYLES[kind][0] if self._color else "")
+        elif self._color:
+            for index, (piece, kind) in enumerate(pieces):
+                self.text.append(_shown(piece), style=_STYLES[kind][index % 2])
+        else:
+            for kind, run in groupby(pieces, key=lambda token: token[1]):
+                joined = _LOOKS_LIKE_BRACKETS.sub(r"\\\g<0>", _shown("".join(piece for piece, _ in run)))
+                before, after = _BRACKETS.get(kind, ("", ""))
+                self.text.append(f"{before}{joined}{after}")
+        self.text.append("\n")
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What preview() shows."""
+
+    text: Text
+    num_samples: int
+    refused: str
+    """Reasons of refusals with their counts."""
+
+
+def preview(recipe: Recipe, num_records: int, *, color: bool, packed: bool = False, raw: bool = False) -> Preview:
+    """The first records as they become tokens: what is trained, what the rules changed, what is refused.
+
+    Trained tokens are in colour, or between [[ and ]] without it; those over a border between [~ and ~], unknown ones
+    between [? and ?]; a bracket of the data that looks like these follows a backslash. `packed`: as the first rows
+    that they would fill if they were all the data. `raw`: a line for each token, with its id, as it stands in the
+    vocabulary. Raises DataError when there is no record.
+    """
+    tracer = Tracer(recipe)
+    page = _Page(color=color, raw=raw)
+    samples: list[TracedSample] = []
+    refused: Counter[str] = Counter()
+    findings: Counter[str] = Counter()
+    notes: NoteCounts = {}
+    num_seen = 0
+    for num_seen, record in enumerate(islice(read_all(tracer.files), num_records), 1):  # noqa: B007
+        seen = tracer.trace(record)
+        findings.update(seen.findings)
+        refused.update(refusal.reason for refusal in seen.refusals)
+        count_notes(notes, seen.notes)
+        samples += seen.samples
+        _tell(page, seen, packed=packed)
+    if not num_seen:
+        raise DataError(
+            "there is no record in data.train",
+            got="only blank lines or empty lists",
+            expected="records",
+            fix="check the files that data.train names",
+        )
+    if packed and samples:
+        _tell_rows(page, samples, recipe.data.max_tokens)
+    _sum_up(page, num_seen, samples, refused, findings)
+    for line in tell_notes(notes, num_seen):
+        page.line(line)
+    return Preview(page.text, len(samples), _listed(refused))
+
+
+def _tell(page: _Page, seen: Traced, *, packed: bool) -> None:
+    """A record's samples, and what happened to it. With `packed` its tokens are shown later."""
+    for refusal in seen.refusals:
+        page.heading(f"{seen.place} refused, {refusal.reason}: {refusal.detail}")
+    if not packed:
+        for sample in seen.samples:
+            page.heading(sample.name + sample.size)
+            page.sample(sample)
+    told = [f"rules found: {_listed(seen.findings)}"] if seen.findings else []
+    told += [f"tags: {', '.join(seen.tags)}"] if seen.tags else []
+    if told and packed and not seen.refusals:
+        page.heading(seen.place)
+    for line in told:
+        page.line(line)
+
+
+def _tell_rows(page: _Page, samples: Sequence[TracedSample], max_tokens: int) -> None:
+    lengths = np.array([len(sample.example.input_ids) for sample in samples])
+    rows = pack(lengths, max_tokens)
+    for number, row in enumerate(rows[:_MAX_ROWS], 1):
+        page.heading(f"row {number} of {len(rows)}: {len(row)} segments, {lengths[row].sum()} of {max_tokens} tokens")
+        for place, index in enumerate(row, 1):
+            page.heading(f"segment {place}: {samples[index].name}{samples[index].size}")
+            page.sample(samples[index])
+
+
+def _shown(text: str) -> str:
+    """A text that a terminal only shows: control characters as `\\u001b`."""
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _sum_up(
+    page: _Page,
+    num_seen: int,
+    samples: Sequence[TracedSample],
+    refused: Mapping[str, int],
+    findings: Mapping[str, int],
+) -> None:
+    tokens = sum(len(sample.example.input_ids) for sample in samples)
+    targets = sum(int(np.count_nonzero(sample.example.target)) for sample in samples)
+    counts = dict(zip(COUNTED, counted([sample.example for sample in samples]).sum(axis=1).tolist(), strict=True))
+    page.heading(
+        f"certificate: {targets} of {tokens} tokens trained ({targets / max(tokens, 1):.1%}), "
+        f"{counts['straddles']} straddle"
+    )
+    for line in _exceptions(counts):
+        page.line(line)
+    page.line(
+        f"{num_seen} records, {len(samples)} samples"
+        + (f"; refused: {_listed(refused)}" if refused else "; none refused")
+    )
+    if findings:
+        page.line(f"rules found: {_listed(findings)}")
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} x {number}" if number > 1 else name for name, number in sorted(counts.items()))
+
+
+def certificate(manifest: Mapping[str, Any]) -> list[str]:
+    """What a store's manifest says about its masks and about what was left out, one line each."""
+    counts, limit = manifest["counts"], manifest["max_tokens"]
+    refused = sum(counts["refused"].values())
+    lines = []
+    if manifest.get("sampled"):
+        lines.append(f"only the first {counts['records_read']:,} records of a stream are counted here")
+    lines.append(f"{counts['examples']:,} samples of {counts['records_read']:,} records, {refused:,} refused")
+    occurrences = counts.get("occurrences", counts["examples"])
+    if occurrences != counts["examples"]:
+        lines.append(f"{occurrences:,} samples in an epoch, with repeats")
+    if "rows" in counts:
+        lines.append(f"{counts['rows']:,} rows of {limit:,} tokens, {counts['fill']:.2%} full")
+    roles = counts.get("target_tokens_by_role", {})
+    by_role = f": {', '.join(f'{name} {n:,}' for name, n in roles.items())}" if roles else ""
+    lines.append(
+        f"{counts['target_tokens']:,} of {counts['tokens']:,} tokens trained "
+        f"({_share(counts['target_tokens'], counts['tokens'])}){by_role}"
+    )
+    lines.append(f"{counts['straddles']:,} tokens straddle the border of a trained text")
+    lines += _exceptions(counts)
+    if counts["truncated"]:
+        removed = {role: counts.get(f"removed_{role}", 0) for role in ROLES}
+        listed = ", ".join(f"{role} {number:,}" for role, number in removed.items() if number)
+        lines.append(f"{counts['truncated']:,} samples cut at {limit:,} tokens" + (f": {listed}" if listed else ""))
+    sources = counts.get("sources", {})
+    if len(sources) > 1:
+        lines += [_source_line(name, source, counts["target_tokens"]) for name, source in sources.items()]
+    for reason, count in counts["refused"].items():
+        first = manifest["refusals"][reason][0]
+        lines.append(f"refused {count:,} x {reason}; first: {first['where']}: {first['detail']}")
+    lines += tell_notes(counts.get("notes", {}), counts["records_read"])
+    if names := unused(manifest.get("inputs", {}).get("ignore_columns", ()), counts.get("notes", {})):
+        lines.append(f"data.ignore_columns names what no record has: {', '.join(names)}")
+    dropped = counts.get("dropped", {})
+    reported = {rule: n for rule, n in counts.get("selected", {}).items() if n != dropped.get(rule)}
+    for what, found in (("dropped", dropped), ("found", {**counts.get("findings", {}), **reported})):
+        listed = ", ".join(f"{name} {n:,}" for name, n in sorted(found.items()) if n)
+        lines += [f"{what} by rules: {listed}"] if listed else []
+    if proof := manifest.get("proof"):
+        lines.append(f"unpacked again, all {proof['unpacked_samples']:,} samples are equal; masks {proof['masks']}")
+    return lines
+
+
+def _exceptions(counts: Mapping[str, Any]) -> list[str]:
+    """Lines for what most data does not have: tokens cut at an answer's beginning, and unknown ones."""
+    lines = []
+    if cuts := counts.get("cuts", 0):
+        lines.append(f"{cuts:,} answers begin with a token cut from the prompt's, as when the model generates")
+    if unknown := counts.get("unknown", 0):
+        lines.append(
+            f"{unknown:,} unknown tokens: the tokenizer lacks letters of the text (`raysft preview` shows them)"
+        )
+    return lines
+
+
+def _source_line(name: str, source: Mapping[str, int], target_tokens: int) -> str:
+    cut = f", {source['truncated']:,} cut" if source["truncated"] else ""
+    part = _share(source["target_tokens"], target_tokens)
+    return (
+        f"source {name}: {source['samples']:,} samples of {source['records']:,} records "
+        f"({source['refused']:,} refused), {source['tokens']:,} tokens, {part} of the trained ones{cut}"
+    )
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / max(whole, 1):.1%}"

@@ -1,0 +1,1 @@
+"""Token stores: shards of samples, rows packed into parts, mixtures, manifests, versions."""

@@ -1,0 +1,59 @@
+"""Which engine a run gets, and how the ranks of a replica share its layers and rows. The one place that chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from raysft.engine.pipeline import PipelineEngine
+from raysft.engine.tensor import WHOLE, Shards, cut_layers, forget_groups
+from raysft.engine.zero import ZeroEngine
+from raysft.model.fast.loss import hidden_states
+from raysft.model.fast.start_check import check_isolation, log_probs_alone, refuse_leaks
+from raysft.model.fast.ulysses import SequenceGroup, use_ulysses_attention, whole_hidden
+from raysft.model.methods import base_model
+from raysft.model.shape import read_shape
+from raysft.objectives.module import ObjectiveModule
+from raysft.recipe.layout import Layout
+from raysft.recipe.resolve import ResolvedRun
+
+
+def make_engine(
+    module: ObjectiveModule, run: ResolvedRun, device: torch.device, restored: Mapping[str, Tensor] | None = None
+) -> ZeroEngine | PipelineEngine:
+    """The engine of the run's layout, from a checkpoint's tensors where there are any. Collective.
+
+    Raises ModelError, on every rank.
+    """
+    forget_groups()
+    if run.layout.stages > 1:
+        return PipelineEngine(module, run, device, restored)
+    shards = _share_out(module, run) if run.layout.tensor * run.layout.sequence > 1 else WHOLE
+    return ZeroEngine(module, run, device, restored, shards)
+
+
+def _share_out(module: ObjectiveModule, run: ResolvedRun) -> Shards:
+    """Each rank of a replica takes a part of its layers and of its rows. All of them together are then checked."""
+    model, layout, packing = base_model(module.model), run.layout, run.recipe.data.packing
+    vocab_size, hidden, shards = model.config.get_text_config().vocab_size, hidden_states, WHOLE
+    alone = log_probs_alone(model, vocab_size)
+    if layout.tensor > 1:
+        shards = cut_layers(module, read_shape(run.recipe), layout.tensor)
+    if layout.sequence > 1:
+        use_ulysses_attention(model)
+        module.sequence = _sequence_group(layout)
+        hidden = partial(whole_hidden, sequence=module.sequence)
+    difference = check_isolation(model, vocab_size, packing=packing, hidden=hidden, alone=alone)
+    axes = f"parallel.tensor = {layout.tensor}, parallel.sequence = {layout.sequence}"
+    refuse_leaks(model, difference, f"{axes}, data.packing = {packing}")
+    return shards
+
+
+def _sequence_group(layout: Layout) -> SequenceGroup:
+    groups = [(ranks, dist.new_group(ranks)) for ranks in layout.groups("sequence")]  # every rank makes every group
+    ranks, group = next((ranks, group) for ranks, group in groups if dist.get_rank() in ranks)
+    return SequenceGroup(group, ranks.index(dist.get_rank()), len(ranks))

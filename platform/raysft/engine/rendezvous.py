@@ -1,0 +1,217 @@
+"""Trials in threads of one process that go through the model together: the rendezvous, and the pass of all of them.
+
+One thread runs at a time: it holds the gang until it waits for the others, so that code which was written for a
+process of its own (global random state, process groups) needs no care. When every member has asked for a pass or
+has left, the last one runs a single pass over all rows and hands out what it gave.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from raysft.engine.parameters import tensors
+from raysft.engine.protocol import MicroBatch
+from raysft.errors import TrainingError
+from raysft.model.fast.loss import output_head
+from raysft.model.fast.shared_base import Piece, SharedBase
+from raysft.objectives.module import Objective
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Pass:
+    """A trial's micro-batch, and then what became of it."""
+
+    trial: int
+    batch: MicroBatch
+    objective: Objective
+    totals: Mapping[str, float]
+    """{term: units of the trial's global step}: what its sum is divided by before backward. Empty: no backward."""
+    parameters: Sequence[nn.Parameter] = ()
+    """Of the trial; their gradients are added up."""
+    seed: int | None = None
+    """Of its dropout; None: evaluation."""
+    sums: dict[str, Tensor] | None = None
+    """{term: sum over the micro-batch}, when it is done."""
+    error: Exception | None = None
+    """Why it could not be done."""
+
+
+class Gang:
+    """Members run one at a time, and their training passes together."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._baton = threading.Condition()
+        self._mutex = threading.Lock()  # members are counted while another holds the baton
+        self._members: set[int] = set()
+        self._shares: dict[int, float] = {}
+        self._shared_at = time.monotonic()
+        self._waiting: dict[int, Pass] = {}
+        self._base: tuple[Hashable, SharedBase] | None = None
+        self._most_tokens: int | None = None
+        """Of a pass, since more did not fit into memory."""
+        self.num_passes = 0
+        """Of several trials, or of one that is alone."""
+
+    @contextmanager
+    def member(self, trial: int) -> Iterator[None]:
+        """Inside, this thread is a trial: the others wait for it at every pass. Leaving frees its place."""
+        with self._mutex:
+            self._share_out()
+            self._members.add(trial)
+        with self._baton:
+            try:
+                yield
+            finally:
+                with self._mutex:
+                    self._share_out()
+                    self._members.discard(trial)
+                if self._base is not None:
+                    self._base[1].detach(trial)
+                self._run_when_complete()
+
+    def share_s(self, trial: int) -> float:
+        """Seconds that a trial was a member for, each divided by the members there were."""
+        with self._mutex:
+            self._share_out()
+            return self._shares.get(trial, 0.0)
+
+    def base(self, identity: Hashable, load: Callable[[], SharedBase]) -> SharedBase:
+        """The model that all share, loaded by the first. identity: what another model would differ in."""
+        if self._base is None:
+            self._base = (identity, load())
+        if self._base[0] != identity:
+            raise TrainingError(
+                "trials of one process share one base model",
+                got="a trial with another model, precision or packing",
+                expected="trials that differ in optimizer, adapters, batch size and seed only",
+                fix="set tune.executor: separate",
+            )
+        return self._base[1]
+
+    def train(self, wanted: Pass, timeout_s: float) -> dict[str, Tensor]:
+        """Forward and backward of a micro-batch, with those of all other members. Sums; gradients are added up.
+
+        Raises what the pass raised for this trial, and TrainingError when a member does not come within timeout_s.
+        """
+        self._waiting[wanted.trial] = wanted
+        self._run_when_complete()
+        over = self._baton.wait_for(lambda: wanted.sums is not None or wanted.error is not None, timeout_s)
+        if not over:
+            del self._waiting[wanted.trial]
+            raise TrainingError(
+                "the other trials of this process did not come to the next pass",
+                got=f"members {sorted(self._members)}, waiting {sorted(self._waiting)} after {timeout_s:g} s",
+                expected="a pass of every trial within cluster.hang_timeout_s",
+                fix="look at the trial that is missing; a run goes on from its last commit",
+            )
+        return _answer(wanted)
+
+    def evaluate(self, wanted: Pass) -> dict[str, Tensor]:
+        """Forward of a micro-batch, alone and at once: nobody is waited for."""
+        with torch.no_grad():
+            self._try([wanted])
+        return _answer(wanted)
+
+    def _share_out(self) -> None:
+        now = time.monotonic()
+        for trial in self._members:
+            share = (now - self._shared_at) / len(self._members)
+            self._shares[trial] = self._shares.get(trial, 0.0) + share
+        self._shared_at = now
+
+    def _run_when_complete(self) -> None:
+        """Called by whoever holds the baton, when a member asks or leaves."""
+        with self._mutex:
+            missing = self._members - self._waiting.keys()
+        if missing or not self._waiting:
+            return
+        passes = [self._waiting.pop(trial) for trial in sorted(self._waiting)]
+        for group in _groups(passes, self._most_tokens):
+            self._try(group)
+        self._baton.notify_all()
+
+    def _try(self, passes: Sequence[Pass]) -> None:
+        """A pass that fails is tried in halves, so that only the trials that cause an error get it."""
+        try:
+            self._run(passes)
+        except Exception as error:  # boundary between trials: each gets its own, and raises it
+            if len(passes) == 1:
+                passes[0].error = error
+                return
+            if isinstance(error, MemoryError | torch.OutOfMemoryError) or "memory" in str(error):
+                self._most_tokens = sum(one.batch.input_ids.size for one in passes) // 2
+                logger.warning("a pass of %d trials does not fit into memory: halved", len(passes))
+            half = len(passes) // 2
+        else:
+            return
+        self._try(passes[:half])
+        self._try(passes[half:])
+
+    def _run(self, passes: Sequence[Pass]) -> None:
+        """Nothing is changed unless all of it succeeds."""
+        assert self._base is not None
+        base = self._base[1]
+        given = [tensors(one.batch, self._device) for one in passes]
+        pieces = [
+            Piece(one.trial, input_ids, position_ids, _generator(one.seed, self._device))
+            for one, (input_ids, position_ids, _, _) in zip(passes, given, strict=True)
+        ]
+        _, _, labels, weights = (_in_one_row(parts) for parts in zip(*given, strict=True))
+        sums = passes[0].objective.loss_sums(  # {term: [trials]}; the objective is that of the search
+            _in_one_row(base.hidden(pieces)),
+            output_head(base.model),
+            labels,
+            weights,
+            [one.batch.input_ids.size for one in passes],
+        )
+        losses = [sums[name][i] / total for i, one in enumerate(passes) for name, total in one.totals.items()]
+        if losses:
+            parameters = [parameter for one in passes for parameter in one.parameters]
+            gradients = torch.autograd.grad(torch.stack(losses).sum(), parameters, allow_unused=True)
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                if gradient is not None:
+                    parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+        for i, one in enumerate(passes):
+            one.sums = {name: found[i].detach() for name, found in sums.items()}
+        self.num_passes += 1
+
+
+def _in_one_row(parts: Iterable[Tensor]) -> Tensor:
+    """Each [B, T, ...] -> [1, sum of B x T, ...]."""
+    return torch.cat([part.flatten(0, 1) for part in parts]).unsqueeze(0)
+
+
+def _generator(seed: int | None, device: torch.device) -> torch.Generator | None:
+    return None if seed is None else torch.Generator(device).manual_seed(seed)
+
+
+def _groups(passes: Sequence[Pass], most_tokens: int | None) -> list[list[Pass]]:
+    """In their order, no more tokens together than were found to fit (a single one may have more)."""
+    groups: list[list[Pass]] = []
+    tokens = 0
+    for one in passes:
+        size = one.batch.input_ids.size
+        if not groups or (most_tokens is not None and tokens + size > most_tokens):
+            groups.append([])
+            tokens = 0
+        groups[-1].append(one)
+        tokens += size
+    return groups
+
+
+def _answer(done: Pass) -> dict[str, Tensor]:
+    if done.error is not None:
+        raise done.error
+    assert done.sums is not None
+    return done.sums

@@ -1,0 +1,118 @@
+"""A trial's engine in a gang: its own adapter, optimizer state and clipping; the passes are those of the gang.
+
+The update is the one of fp32 ZeRO 0 on one worker (zero.py), so a checkpoint of either goes on in the other. In bf16
+the base computes in bf16 and the adapters are kept, and their gradients summed, in fp32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from raysft.engine.adam import AdamState
+from raysft.engine.parameters import adamw, dropout_seed, hf_name, set_weights
+from raysft.engine.protocol import MicroBatch, StepResult
+from raysft.engine.rendezvous import Gang, Pass
+from raysft.engine.step_costs import StepWatch
+from raysft.model.fast.shared_base import SharedBase
+from raysft.model.methods import low_rank_adapters
+from raysft.objectives.module import ObjectiveModule
+from raysft.recipe.resolve import ResolvedRun
+
+
+class FusedEngine:
+    """Engine of one member of a gang. torch.distributed must be initialised, with one process."""
+
+    def __init__(
+        self,
+        module: ObjectiveModule,
+        run: ResolvedRun,
+        device: torch.device,
+        restored: Mapping[str, Tensor] | None,
+        gang: Gang,
+        place: tuple[int, SharedBase],
+    ) -> None:
+        """module: made on place[1].blank(). place: the trial's number, and the base that its adapter is put on."""
+        self._gang, (self._trial, self._base), self._device = gang, place, device
+        self._objective, self._recipe = module.objective, run.recipe
+        self._trained = {hf_name(name): p for name, p in module.named_parameters() if p.requires_grad}
+        if restored is not None:
+            set_weights(self._trained, restored)
+        self._adam = adamw(module, self._trained, run)
+        self._state = AdamState(None, self._adam, self._trained, stage=0, bf16=False)
+        if restored is not None:
+            self._state.restore(restored)
+        self._base.attach(self._trial, low_rank_adapters(module.model))
+
+    def train_step(
+        self,
+        micro_batches: Sequence[MicroBatch],
+        units: Mapping[str, float],
+        *,
+        step: int,
+        learning_rate: float,
+        data_wait_s: float = 0.0,
+        notice: int = 0,
+    ) -> StepResult:
+        """See Engine."""
+        watch = StepWatch(self._device, data_wait_s, notice)
+        names, parameters = sorted(units), list(self._trained.values())
+        sums = torch.zeros(len(names), dtype=torch.float64, device=self._device)
+        for batch in micro_batches:
+            wanted = Pass(
+                trial=self._trial,
+                batch=batch,
+                objective=self._objective,
+                totals={name: float(units[name]) for name in names},
+                parameters=parameters,
+                seed=dropout_seed(self._recipe.seed, step, batch.index),
+            )
+            found = self._gang.train(wanted, self._recipe.cluster.hang_timeout_s)
+            sums += torch.stack([found[name] for name in names])
+        watch.backward_ended()
+        grad_norm = self._update(learning_rate)
+        _, costs = watch.gather(sums)
+        return StepResult(
+            terms={name: float(value) / units[name] for name, value in zip(names, sums.tolist(), strict=True)},
+            units=dict(units),
+            tokens=sum(batch.num_tokens for batch in micro_batches),
+            grad_norm=grad_norm,
+            skipped=not math.isfinite(grad_norm),
+            sample_ids=tuple(int(i) for batch in micro_batches for i in batch.sample_ids),
+            costs=costs,
+        )
+
+    def eval_step(self, micro_batches: Sequence[MicroBatch]) -> dict[str, float]:
+        """See Engine."""
+        sums: dict[str, float] = {}
+        for batch in micro_batches:
+            found = self._gang.evaluate(Pass(self._trial, batch, self._objective, totals={}))
+            for name, value in found.items():
+                sums[name] = sums.get(name, 0.0) + float(value)
+        return sums
+
+    def state(self) -> Iterator[tuple[str, Tensor]]:
+        """See Engine."""
+        yield "adam_step", self._state.num_updates()
+        for name in self._trained:
+            yield from self._state.read(name)
+
+    def close(self) -> None:
+        """Take the adapter off the base."""
+        self._base.detach(self._trial)
+
+    def _update(self, learning_rate: float) -> float:
+        """One update, or none when the gradients are not finite. Returns their norm."""
+        parameters = list(self._trained.values())
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients).double())
+        if math.isfinite(norm):
+            torch.nn.utils.clip_grads_with_norm_(parameters, self._recipe.optimizer.max_grad_norm, torch.tensor(norm))
+            for group in self._adam.param_groups:
+                group["lr"] = learning_rate
+            self._adam.step()
+        self._adam.zero_grad()
+        return norm if math.isfinite(norm) else math.inf

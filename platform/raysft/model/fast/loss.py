@@ -1,0 +1,99 @@
+"""The loss primitives: log-probabilities of the target tokens, the LM head computed only at them, in chunks.
+
+Shapes: B rows, T tokens a row, D hidden size, V vocabulary, N targets in the micro-batch. All of it runs inside
+the wrapped module's forward: under ZeRO-3 the head's weight is empty outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from raysft.model.decoder import decoder
+from raysft.model.fast.attention import segment_arguments
+from raysft.model.fast.loss_head import LogitShape, LossHead, Targets, logit_shape
+
+IGNORE = -100
+"""Label of a position that predicts nothing."""
+
+CHUNK_TARGETS = 256
+"""Targets whose logits exist at a time where the head is not a LossHead."""
+
+
+@dataclass(frozen=True)
+class OutputHead:
+    """The LM head and what the model does to its output."""
+
+    module: nn.Module
+    shape: LogitShape
+
+
+def output_head(model: PreTrainedModel) -> OutputHead:
+    """The head of a model, adapters and all."""
+    module = model.get_output_embeddings()
+    assert isinstance(module, nn.Module)
+    return OutputHead(module, logit_shape(model.config))
+
+
+def hidden_states(model: PreTrainedModel, input_ids: Tensor, position_ids: Tensor) -> Tensor:
+    """What the head reads: [B, T, D].
+
+    input_ids, position_ids: [B, T] int64. Positions restart at 0 where a segment starts (padding is one of its
+    own): segment attention and flash attention get the borders as arguments, transformers' other backends find
+    them in the positions, as long as no 2-D attention mask is passed.
+    """
+    segments = segment_arguments(model, position_ids)
+    hidden: Tensor = decoder(model)(input_ids=input_ids, position_ids=position_ids, use_cache=False, **segments)[0]
+    return hidden
+
+
+def weighted_nll(
+    hidden: Tensor, head: OutputHead, labels: Tensor, weights: Tensor, sizes: Sequence[int] | None = None
+) -> Tensor:
+    """Sum over the targets of weight * -log p(label | its segment so far): [] float32.
+
+    hidden [B, T, D]; labels [B, T] int64, the token to predict AT a position or IGNORE; weights [B, T].
+    sizes: positions of each of P parts, one behind the other: a sum for each, [P], from a head that is frozen.
+    The fast case of target_log_probs: a LossHead makes the gradients while it makes the sum.
+    """
+    wanted = labels != IGNORE
+    counts = None
+    if sizes is not None:
+        counts = torch.stack([part.sum() for part in torch.split(wanted.flatten(), list(sizes))]).tolist()
+    if isinstance(head.module, LossHead):
+        sums: Tensor = head.module(hidden[wanted], Targets(labels[wanted], weights[wanted], head.shape, counts))
+        return sums
+    nll = -target_log_probs(hidden, head, labels) * weights[wanted]
+    return nll.sum() if counts is None else torch.stack([part.sum() for part in torch.split(nll, counts)])
+
+
+def target_log_probs(hidden: Tensor, head: OutputHead, labels: Tensor) -> Tensor:
+    """log p(label | its segment so far) at every position whose label is not IGNORE, row by row: [N] float32.
+
+    hidden [B, T, D], labels [B, T]. A chunk's logits are made again in backward and never kept.
+    """
+    wanted = labels != IGNORE
+    targets, chosen = hidden[wanted], labels[wanted]  # [N, D], [N]
+    if not len(chosen):  # the head runs all the same: every rank gathers its weight
+        return _log_probs(head, targets, chosen)
+    chunks = zip(torch.split(targets, CHUNK_TARGETS), torch.split(chosen, CHUNK_TARGETS), strict=True)
+    if not torch.is_grad_enabled():
+        return torch.cat([_log_probs(head, *chunk) for chunk in chunks])
+    return torch.cat([checkpoint(_log_probs, head, *chunk, use_reentrant=False) for chunk in chunks])
+
+
+def _log_probs(head: OutputHead, hidden: Tensor, labels: Tensor) -> Tensor:
+    """[C, D], [C] -> [C] float32."""
+    raw = head.module(hidden)  # [C, V]
+    logits = raw.to(torch.promote_types(raw.dtype, torch.float32))
+    logits = logits * head.shape.scale if head.shape.scale != 1.0 else logits
+    if head.shape.cap is not None:
+        logits = head.shape.cap * torch.tanh(logits / head.shape.cap)
+    chosen = logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+    log_probs: Tensor = chosen - torch.logsumexp(logits, dim=-1)
+    return log_probs

@@ -1,1 +1,0 @@
-"""The driver side: runs, failures, preflight, Ray."""

@@ -1,0 +1,67 @@
+"""`raysft check`: all that is known of a run before its data are read, in seconds. Starts nothing, writes nothing."""
+
+from __future__ import annotations
+
+from raysft import storage
+from raysft.data.read.sources import expand
+from raysft.data.text.tokenizer import recipe_tokenizer, template_for, tokenizer_source
+from raysft.model.facts import read_facts
+from raysft.recipe.facts import DataFacts
+from raysft.recipe.load import with_absolute_paths
+from raysft.recipe.resolve import resolve, schedule
+from raysft.recipe.schema import Recipe
+from raysft.recipe.sections.data import SourceSection
+from raysft.run.run import check_before_ray
+from raysft.run.rundir import check_recipe, read_result, run_location
+from raysft.train.commits.layout import read_commits
+from raysft.train.commits.lineage import lineage, read_attempts
+
+
+def check(recipe: Recipe) -> list[str]:
+    """What a run of the recipe would be, as lines. Raises UserError with the first thing that would stop it."""
+    recipe = with_absolute_paths(recipe)
+    trained = check_before_ray(recipe)
+    facts = read_facts(recipe)
+    resolved = resolve(recipe, facts, None)
+    tokenizer = recipe_tokenizer(recipe)
+    template_for(recipe.data.template, tokenizer)
+    lines = [
+        f"model        {recipe.model.source}: {facts.model_type}, {facts.num_parameters:,} parameters",
+        f"tokenizer    {tokenizer_source(recipe)}: {len(tokenizer):,} tokens, template {recipe.data.template}",
+        *trained,
+        *resolved.describe(),
+        _files("data", recipe, recipe.data.sources),
+    ]
+    if recipe.data.eval:
+        lines.append(_files("held out", recipe, (SourceSection(path=recipe.data.eval, name="eval"),)))
+    if recipe.train.max_steps is not None:
+        steps = schedule(resolved, DataFacts(None)).total_steps
+        lines.append(f"run          {steps} steps of {recipe.train.rows_per_step} rows")
+    else:
+        lines.append(f"run          {recipe.train.epochs} epochs; the steps are known when the data are prepared")
+    return [*lines, _directory(recipe)]
+
+
+def _files(label: str, recipe: Recipe, sources: tuple[SourceSection, ...]) -> str:
+    files = expand(
+        sources,
+        format=recipe.data.format,
+        columns=recipe.data.columns,
+        purpose="eval" if label == "held out" else "train",
+    )
+    num_bytes = sum(file.num_bytes for file in files)
+    return f"{label:12} {len(files)} files, {num_bytes / 1e6:,.1f} MB; what is in them: `raysft preview`"
+
+
+def _directory(recipe: Recipe) -> str:
+    """What is there under the run's name already."""
+    run = run_location(recipe)
+    if not storage.exists(run):
+        return f"directory    {run}: new"
+    check_recipe(run, recipe)
+    if read_result(run) is not None:
+        return f"directory    {run}: this run has finished"
+    commits = lineage(read_attempts(run), read_commits(run))
+    return f"directory    {run}: " + (
+        f"goes on from step {commits[0].step}" if commits else "begun, no checkpoint yet"
+    )

@@ -1,0 +1,158 @@
+"""`raysft plan`, and what a run asks of the planner before it starts: the layout of `auto`, and whether it fits."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from raysft.data.text.tokenizer import recipe_tokenizer
+from raysft.errors import ClusterError, RecipeError, UserError
+from raysft.model.backend import with_backend
+from raysft.model.facts import read_facts
+from raysft.model.load import rows_for
+from raysft.model.shape import read_shape
+from raysft.planner import layout, report
+from raysft.planner.devices import GIB, Cluster, cluster_of, cpu, parse_cluster
+from raysft.recipe.checks import check_recipe
+from raysft.recipe.facts import ClusterFacts, ModelFacts
+from raysft.recipe.layout_checks import check_layout
+from raysft.recipe.load import with_absolute_paths
+from raysft.recipe.schema import Recipe
+
+
+def plan(recipe: Recipe, cluster: str | None, *, as_json: bool = False) -> list[str] | dict[str, object]:
+    """Every layout of a recipe on a cluster (`8xH100-80G,...`; default: CPU workers on this machine).
+
+    Raises RecipeError, ModelError, ClusterError.
+    """
+    recipe = with_backend(with_vocabulary(with_absolute_paths(recipe)))
+    check_recipe(recipe)
+    where = parse_cluster(cluster) if cluster else _this_machine(recipe)
+    wanted = recipe
+    workers = recipe.cluster.model_copy(
+        update={"workers": where.num_devices, "gpus_per_worker": int(where.device.is_gpu)}
+    )
+    recipe = recipe.model_copy(update={"cluster": workers})
+    model, shape = read_facts(recipe), read_shape(recipe)
+    ranked = layout.rank(recipe, model, shape, where)
+    refused = []
+    if not recipe.parallel.auto:
+        try:
+            check_layout(recipe, model)
+        except RecipeError as error:
+            check_layout(wanted, model)  # raises where it is not for the number of devices
+            refused = [f"recipe     its own layout cannot run here: {error.what} ({error.got})"]
+    if not ranked:
+        raise _no_layout(recipe, where)
+    own = None if recipe.parallel.auto or refused else layout.place(recipe, ranked)
+    if as_json:
+        return report.as_json(where, ranked, own)
+    lines = [*report.describe(recipe, shape, where, ranked, own), *refused]
+    if not any(candidate.fits for candidate in ranked):
+        offloaded = layout.offloaded(recipe, model, shape, where)
+        lines += report.advice(recipe, offloaded, layout.enough(recipe, model, shape, where))
+    return lines
+
+
+def _no_layout(recipe: Recipe, where: Cluster) -> ClusterError:
+    return ClusterError(
+        f"no layout of {where.num_devices} workers divides this run",
+        got=f"train.rows_per_step: {recipe.train.rows_per_step}, {where.num_devices} devices",
+        expected="replicas of at least a row a step each, or a model that can be split over the others",
+        fix=f"set train.rows_per_step to {where.num_devices} or more, or plan for fewer devices",
+    )
+
+
+def matrix() -> list[str]:
+    """The compatibility table."""
+    return report.matrix()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a run starts with."""
+
+    recipe: Recipe
+    """Its layout settled."""
+    model: ModelFacts
+    """As it will be trained."""
+    lines: tuple[str, ...]
+    """To be said before it starts."""
+    memory: str
+    """The breakdown, for whoever runs out of it."""
+
+
+def choose_layout(recipe: Recipe, nodes: ClusterFacts) -> Choice:
+    """Settle the layout of a run. Raises ClusterError for what cannot fit.
+
+    `parallel.auto` is replaced by the best layout. On GPUs that Ray names, a layout that needs more memory than
+    they have is refused; what is not known is not refused.
+    """
+    where = cluster_of(nodes.nodes, recipe.cluster.gpus_per_worker) or _cpus(recipe, nodes)
+    sized, planned = with_vocabulary(recipe), with_backend(recipe)
+    model, backend = read_facts(sized), planned.model.attention
+    lines = []
+    if recipe.model.attention == "auto" and backend != "sdpa":
+        lines.append(f"attention    {backend}: a {model.model_type} model has no sdpa")
+    if where is None:
+        if recipe.parallel.auto:
+            raise ClusterError(
+                "parallel.auto needs to know the devices",
+                got="GPUs whose kind Ray does not tell",
+                expected="nodes with an accelerator_type that raysft knows",
+                fix="set parallel by hand: `raysft plan RECIPE --cluster 8xH100-80G` ranks the layouts",
+            )
+        return Choice(recipe, model, tuple(lines), "memory for it: see `raysft plan RECIPE --cluster ...`")
+    shape = read_shape(sized)
+    if recipe.parallel.auto:
+        chosen = layout.best(planned, model, shape, where)
+        settled = chosen.recipe.parallel.model_copy(update={"auto": False})
+        recipe = recipe.model_copy(update={"parallel": settled})
+        lines.append(f"auto         {chosen.words}: the fastest that fits {where.device.name}")
+    else:
+        check_layout(recipe, model)
+        chosen = layout.weigh(planned, shape, where)
+        if where.device.is_gpu:
+            layout.check_memory(chosen, model, shape, where)
+    used = f"{chosen.memory.total / GIB:.2f} GiB a worker: {layout.breakdown(chosen.memory)}"
+    return Choice(recipe, model, (*lines, f"memory       {used} (predicted)"), f"the predicted {used}")
+
+
+def with_vocabulary(recipe: Recipe) -> Recipe:
+    """Fresh weights without a vocab_size get the tokenizer's, as they will in training.
+
+    One that cannot be loaded here is left out: a layout can be planned without it. A run has loaded it before.
+    """
+    config = recipe.model.config
+    if config is None or "vocab_size" in config:
+        return recipe
+    try:
+        size = rows_for(recipe_tokenizer(recipe))
+    except UserError:
+        return recipe
+    model = recipe.model.model_copy(update={"config": {**config, "vocab_size": size}})
+    return recipe.model_copy(update={"model": model})
+
+
+def _this_machine(recipe: Recipe) -> Cluster:
+    """CPU workers that share this machine's memory."""
+    if recipe.cluster.gpus_per_worker:
+        raise ClusterError(
+            "which GPUs?",
+            got="cluster.gpus_per_worker = 1 and no --cluster",
+            expected="the devices to plan for",
+            fix="for example --cluster 8xH100-80G, or --cluster 2x8xA100-80G for two nodes",
+        )
+    workers = recipe.cluster.workers
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    return Cluster(cpu(round(memory / workers, 1)), workers, workers)
+
+
+def _cpus(recipe: Recipe, nodes: ClusterFacts) -> Cluster | None:
+    """CPU workers on the nodes of a Ray cluster, spread evenly; None with GPUs."""
+    if recipe.cluster.gpus_per_worker or not nodes.nodes:
+        return None
+    workers, count = recipe.cluster.workers, len(nodes.nodes)
+    per_node = -(-workers // count)
+    memory = min(node.memory_bytes for node in nodes.nodes) / per_node
+    return Cluster(cpu(round(memory / GIB, 1)), workers, per_node)

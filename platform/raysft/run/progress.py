@@ -1,0 +1,118 @@
+"""What a person sees while a run trains: a bar on a terminal, lines elsewhere. Reads the run's own records."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.progress import TaskID, TimeRemainingColumn
+
+from raysft.run.bars import bars
+from raysft.run.storage_watch import StorageWatch
+from raysft.train.commits.lineage import newest_attempt, read_attempts
+from raysft.train.history.records import attempt_metrics
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 0.5
+LOOK_SHARE = 50
+"""Pause after a look at the records / time that it took: at most 2% of a CPU."""
+
+
+class TrainingProgress:
+    """Follows the metrics of the newest attempt in a thread, from __enter__ to __exit__."""
+
+    def __init__(self, run: str, total_steps: int) -> None:
+        self._run, self._total_steps = run, total_steps
+        self._ended, self._storage = threading.Event(), StorageWatch(run)
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._attempt, self._num_seen, self._last_said = 0, 0, -1
+        self._bar = bars(TimeRemainingColumn())
+        self._task = self._bar.add_task("training", total=total_steps, text="waiting for workers")
+
+    def __enter__(self) -> TrainingProgress:
+        self._attempt = newest_attempt(self._run)
+        self._num_seen = len(list(attempt_metrics(self._run, self._attempt)))  # an earlier command's, said by it
+        self._bar.start()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join(timeout=10)
+        self._bar.stop()
+
+    def _follow(self) -> None:
+        pause_s = POLL_S
+        while not self._ended.wait(pause_s):
+            self._storage.look(time.monotonic())
+            started = time.perf_counter()
+            self._look()  # reads all there is, so of a long run rarely
+            pause_s = max(POLL_S, LOOK_SHARE * (time.perf_counter() - started))
+        self._look()
+
+    def _look(self) -> None:
+        """Show what is new. A record that cannot be read just now is read at the next look."""
+        try:
+            newest = max((a for a in read_attempts(self._run)), key=lambda a: a.number, default=None)
+            if newest is not None and newest.number > self._attempt:
+                if newest.number > 1:
+                    start = newest.parent.step if newest.parent else 0
+                    logger.info("attempt %d starts from step %d", newest.number, start)
+                self._attempt, self._num_seen = newest.number, 0
+            lines = list(attempt_metrics(self._run, self._attempt))
+        except OSError as error:
+            logger.debug("cannot read the run's records yet: %s", error)
+            return
+        for line in lines[self._num_seen :]:
+            self._show(line)
+        self._num_seen = len(lines)
+
+    def _show(self, line: dict[str, Any]) -> None:
+        if line["kind"] == "eval":
+            logger.info(
+                "step %d: held-out loss %.4f, perplexity %.2f", line["step"], line["loss"], line["perplexity"]
+            )
+            return
+        if line["kind"] == "start":
+            logger.info(
+                "probed %d rows of the greatest length in a forward pass: %.1f s",
+                line["micro_batch_rows"],
+                line["probe_s"],
+            )
+            return
+        mfu = "" if line["mfu"] is None else f"  MFU {line['mfu']:.0%}"
+        text = f"loss {line['loss']:.4f}  {line['tokens_per_s']:,.0f} tokens/s{mfu}"
+        self._bar.update(self._task, completed=line["step"], text=text)
+        tenth = line["step"] * 10 // self._total_steps
+        if self._bar.disable and (tenth > self._last_said or line["step"] == 1):
+            self._last_said = tenth
+            logger.info("step %d/%d: %s", line["step"], self._total_steps, text)
+
+
+class PrepareProgress:
+    """A bar while data is prepared, on a terminal only. Called with (what, done, total), as prepare() does."""
+
+    def __init__(self) -> None:
+        self._bar = bars(TimeRemainingColumn(), transient=True)
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> PrepareProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Show that `done` of `total` pieces are made."""
+        if what not in self._tasks:
+            self._tasks[what] = self._bar.add_task(f"preparing {what}", total=total, text="")
+        self._bar.update(self._tasks[what], completed=done, total=total)

@@ -1,0 +1,111 @@
+"""What a run does on the cluster besides training: export and evaluation. Plain functions, run as Ray tasks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from raysft import storage
+from raysft.data.store.parts import TokenStore
+from raysft.data.text.stops import stop_token_ids
+from raysft.data.text.tokenizer import recipe_tokenizer, template_for
+from raysft.errors import CheckpointError, UserError
+from raysft.evaluate.evaluation import evaluate_model
+from raysft.evaluate.exported import load_exported
+from raysft.model.card import CardFacts
+from raysft.model.export import export_run, rebuild
+from raysft.model.load import load_model, rows_for
+from raysft.model.methods import merge
+from raysft.recipe.load import parse_recipe
+from raysft.recipe.schema import Recipe
+from raysft.train.commits.layout import Checkpoint, read_commits
+from raysft.train.commits.lineage import lineage, read_attempts
+from raysft.train.history.paths import RunPaths
+
+
+def evaluate_initial(fields: dict[str, Any], eval_store: str) -> dict[str, Any]:
+    """The model before training. Returns an Evaluation as JSON."""
+    recipe = parse_recipe(fields)
+    tokenizer = recipe_tokenizer(recipe)
+    return _evaluate(recipe, load_model(recipe, vocab_size=rows_for(tokenizer)), tokenizer, eval_store)
+
+
+def evaluate_trained(fields: dict[str, Any], eval_store: str, run: str) -> dict[str, Any]:
+    """The newest checkpoint of a run, adapters merged. Returns an Evaluation as JSON."""
+    recipe = parse_recipe(fields)
+    tokenizer = recipe_tokenizer(recipe)
+    module = rebuild(recipe, newest_checkpoint(run).weights(), vocab_size=rows_for(tokenizer))
+    return _evaluate(recipe, merge(module), tokenizer, eval_store)
+
+
+def evaluate_exported(fields: dict[str, Any], eval_store: str, export: str) -> dict[str, Any]:
+    """An exported model, loaded as anybody would. Returns an Evaluation as JSON."""
+    model, tokenizer = load_exported(export)
+    return _evaluate(parse_recipe(fields), model.float(), tokenizer, eval_store)
+
+
+def export(fields: dict[str, Any], run: str, card: dict[str, Any]) -> list[str]:
+    """Export the newest checkpoint of a run. Returns the directories written."""
+    recipe = parse_recipe(fields)
+    tokenizer = export_tokenizer(recipe)
+    stops = stop_token_ids(recipe, tokenizer)
+    weights, out = newest_checkpoint(run).weights(), storage.join(run, "export")
+    return export_run(recipe, weights, tokenizer, out=out, card=CardFacts(**card), stops=stops)
+
+
+def export_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
+    """The recipe's tokenizer with the template that is trained, beside its own named ones. Raises ModelError."""
+    tokenizer = recipe_tokenizer(recipe)
+    text, own = template_for(recipe.data.template, tokenizer).text, tokenizer.chat_template
+    tokenizer.chat_template = {**own, "default": text} if isinstance(own, dict) else text
+    return tokenizer
+
+
+def newest_checkpoint(run: str) -> Checkpoint:
+    """The newest commit of a run's lineage, checksums verified. Raises UserError, CheckpointError."""
+    commits = lineage(read_attempts(run), read_commits(run))
+    if not commits:
+        raise UserError(
+            f"the run {run} has no checkpoint",
+            got="a directory without a commit" if storage.exists(run) else "no such directory",
+            expected="a run that has trained",
+            fix="run `raysft train` first, or check `name` and `storage`",
+        )
+    try:
+        checkpoint = Checkpoint.open(run, commits[0])
+        problem = checkpoint.verify()
+    except (OSError, ValueError) as error:
+        problem = f"its commit record: {error}"
+    is_finished = storage.exists(RunPaths(run).result)
+    if problem:
+        raise CheckpointError(
+            f"the newest checkpoint of {run} is damaged",
+            got=problem,
+            expected="files with the checksums of their commit record",
+            fix="run `raysft train` again: it goes back to the checkpoint before, if there is one"
+            + (f"; remove {storage.join(run, 'result.json')} first: the run had finished" if is_finished else ""),
+        )
+    return checkpoint
+
+
+def read_prompts(eval_store: str, count: int) -> list[dict[str, str]]:
+    """The first held-out prompts with their reference answers."""
+    return TokenStore.open(eval_store).prompts()[:count]
+
+
+def _evaluate(recipe: Recipe, model: Any, tokenizer: Any, eval_store: str) -> dict[str, Any]:
+    torch.set_num_threads(recipe.cluster.cpus_per_worker)
+    section = recipe.evaluate
+    if recipe.cluster.gpus_per_worker:
+        model = model.cuda()
+    return evaluate_model(
+        model,
+        tokenizer,
+        eval_store=eval_store,
+        prompts=read_prompts(eval_store, section.generate_prompts),
+        max_rows=section.max_rows,
+        max_new_tokens=section.max_new_tokens,
+        stops=stop_token_ids(recipe, tokenizer) or None,
+    ).to_json()

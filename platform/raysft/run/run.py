@@ -1,0 +1,298 @@
+"""One recipe, one run: prepare -> train -> evaluate -> export -> report. Every step is found done or done now.
+
+The driver decides and reports; it holds no tensor. Running the same recipe again resumes where it ended.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from raysft import errors, storage
+from raysft.data.prepare.prepare import Prepared, prepare, train_fingerprint
+from raysft.data.report.preview import certificate
+from raysft.data.text.stops import stop_token_ids
+from raysft.data.text.tokenizer import tokenizer_source
+from raysft.lease import lease
+from raysft.model.facts import check_vocabulary, read_facts
+from raysft.model.files import check_weights
+from raysft.model.load import rows_for
+from raysft.model.rehearsal import rehearse
+from raysft.recipe.facts import ClusterFacts, DataFacts, ModelFacts
+from raysft.recipe.load import with_absolute_paths
+from raysft.recipe.resolve import ResolvedRun, Schedule, fitting_workers, resolve, schedule, with_workers
+from raysft.recipe.schema import Recipe
+from raysft.run import remote_tasks, summary
+from raysft.run.attempts import run_attempts
+from raysft.run.layout_choice import choose_layout
+from raysft.run.progress import PrepareProgress, TrainingProgress
+from raysft.run.rundir import (
+    check_base,
+    check_data,
+    check_recipe,
+    claim,
+    has_same_data_fields,
+    read_result,
+    run_location,
+    write_result,
+)
+from raysft.run.signals import stopping
+from raysft.runtime.join import cluster, cluster_facts, run_task
+from raysft.train.commits.checkpoint import remove_orphans
+from raysft.train.commits.lineage import newest_attempt
+from raysft.train.history.spans import Driver, driving
+from raysft.train.state import Outcome
+from raysft.train.worker_input import Wire
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run."""
+
+    run: str
+    """Its directory."""
+    steps: int
+    before: dict[str, Any] | None
+    """Evaluation of the untrained model; None without held-out data."""
+    after: dict[str, Any] | None
+    exports: tuple[str, ...]
+    report: str
+    profiles: tuple[str, ...] = ()
+    """Traces that --profile left."""
+    was_finished: bool = False
+    """It had finished before this command; nothing was changed."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A run, ready to train."""
+
+    recipe: Recipe
+    """With absolute paths, and the most workers."""
+    model: ModelFacts
+    run: str
+    resolved: ResolvedRun
+    """With as many workers as there is room for."""
+    schedule: Schedule
+    prepared: Prepared
+    fingerprints: dict[str, str]
+    memory: str
+    """The planner's breakdown."""
+
+
+def run_training(recipe: Recipe, *, profile_steps: int = 0) -> RunResult:
+    """Bring the run that a recipe names to its end. Raises RaysftError.
+
+    profile_steps: steps of rank 0 that a torch profiler traces into the run's `profile` directory.
+    """
+    began, recipe = time.monotonic_ns(), with_absolute_paths(recipe)
+    run = run_location(recipe)
+    check_recipe(run, recipe)
+    finished = read_result(run)
+    if finished is not None:
+        if not has_same_data_fields(run, recipe):
+            check_data(run, recipe, train_fingerprint(recipe))
+        return replace(_result(run, finished), was_finished=True)
+    trained = check_before_ray(recipe)
+    storage.check_writable(run)
+    spent, held = (
+        time.monotonic_ns() - began,
+        lease(storage.join(run, "driver"), waiting=partial(_refuse_second, run)),
+    )
+    with held, driving(run, spent) as driver, cluster() as nodes:
+        plan = _plan(recipe, run, nodes, driver, trained)
+        driver.phase("evaluation")
+        before = _evaluate_once(plan, "before", remote_tasks.evaluate_initial)
+        _train(plan, profile_steps, driver)
+        driver.phase("evaluation")
+        after = _evaluate_once(plan, "after", remote_tasks.evaluate_trained, run)
+        driver.phase("export")
+        newest = remote_tasks.newest_checkpoint(run)
+        card = summary.card_facts(newest.state, plan.prepared, plan.fingerprints, before, after)
+        fields = plan.recipe.model_dump(mode="json")
+        exports = run_task(plan.recipe.cluster, remote_tasks.export, fields, run, asdict(card))
+        driver.phase("start")  # and its end
+    report = summary.write_report(
+        run, recipe, [*plan.resolved.describe(), *plan.schedule.describe()], plan.prepared, plan.fingerprints
+    )
+    remove_orphans(run)
+    for leftover in ("ray", "requests", "driver"):
+        storage.remove_tree(storage.join(run, leftover))
+    result: dict[str, Any] = {"steps": plan.schedule.total_steps, "before": before, "after": after}
+    result |= {"exports": exports, "report": report}
+    result["finished_at"] = datetime.now(UTC).isoformat(timespec="seconds")
+    write_result(run, result, plan.fingerprints)
+    return _result(run, result)
+
+
+def _refuse_second(run: str, holder: str) -> None:
+    raise errors.ConflictError(
+        f"another command drives the run {run}",
+        got=f"{holder}, which is alive",
+        expected="one driver for each run",
+        fix="wait for it, or end it (the next command goes on from the last checkpoint), or choose another name",
+    )
+
+
+def check_before_ray(recipe: Recipe) -> list[str]:
+    """What can be refused within seconds, and before the run's name is taken. Returns what will be trained, in lines.
+
+    Raises UserError.
+    """
+    facts = read_facts(recipe)
+    resolve(recipe, facts, None)
+    check_weights(recipe)
+    tokenizer = remote_tasks.export_tokenizer(recipe)
+    check_vocabulary(recipe, facts.vocab_size, rows_for(tokenizer))
+    trained = rehearse(recipe, tokenizer, stop_token_ids(recipe, tokenizer))
+    if facts.router_loss:
+        weight = f"router_aux_loss_coef {facts.router_loss:g}"
+        trained.append(
+            f"router loss  left out: this base's config asks for it ({weight}); only the answers' loss is trained"
+        )
+    return trained
+
+
+def _result(run: str, record: dict[str, Any]) -> RunResult:
+    return RunResult(
+        run=run,
+        steps=record["steps"],
+        before=record["before"],
+        after=record["after"],
+        exports=tuple(record["exports"]),
+        report=record["report"],
+        profiles=tuple(
+            storage.join(run, "profile", name) for name in storage.list_names(storage.join(run, "profile"))
+        ),
+    )
+
+
+def _plan(recipe: Recipe, run: str, nodes: ClusterFacts, driver: Driver, trained: Sequence[str] = ()) -> _Plan:
+    """Everything that is known before the first worker starts, said aloud."""
+    wanted = recipe.cluster
+    choice = choose_layout(recipe, nodes)
+    absolute = choice.recipe
+    first = with_workers(absolute, fitting_workers(absolute, nodes.nodes) or wanted.min_workers or wanted.workers)
+    resolved = resolve(first, choice.model, nodes)
+    for line in [*resolved.describe(), *trained, *choice.lines]:
+        logger.info(line)
+    started = time.monotonic()
+    driver.phase("prepare")
+    with PrepareProgress() as progress:
+        prepared = prepare(absolute, progress=progress)
+    driver.phase("start")
+    logger.info("data         %s (%.1f s)", prepared.train or "streamed", time.monotonic() - started)
+    for line in certificate(prepared.train_manifest):
+        logger.info("             %s", line)
+    counts = prepared.train_manifest["counts"]
+    sizes = DataFacts(counts.get("rows"))
+    steps = schedule(resolved, sizes)
+    for line in steps.describe():
+        logger.info(line)
+    fingerprints = claim(run, recipe, prepared.train_manifest["fingerprint"])
+    return _Plan(absolute, choice.model, run, resolved, steps, prepared, fingerprints, choice.memory)
+
+
+def _evaluate_once(
+    plan: _Plan, when: str, function: Callable[..., dict[str, Any]], *more: str
+) -> dict[str, Any] | None:
+    """An evaluation on the cluster, kept in the run; None without held-out data."""
+    if plan.prepared.eval is None:
+        return None
+    evaluation = summary.read_evaluation(plan.run, when, plan.fingerprints)
+    if evaluation is None:
+        logger.info("evaluating %s training", when)
+        fields = plan.recipe.model_dump(mode="json")
+        evaluation = run_task(plan.recipe.cluster, function, fields, plan.prepared.eval, *more)
+        summary.write_evaluation(plan.run, when, evaluation, plan.fingerprints)
+    logger.info("%-12s %s", when, summary.evaluation_line(evaluation))
+    return evaluation
+
+
+Attempts = Callable[[str, Recipe, Callable[[Recipe], Wire]], Outcome]
+
+
+def train_trial(
+    recipe: Recipe, planned: Callable[[int], None], attempts: Attempts = run_attempts, pause_step: int | None = None
+) -> str:
+    """Only the training of a run, as one trial of a search: no evaluation besides its own, no export, no report.
+
+    planned(steps) is told its length before it starts. attempts: what trains. pause_step: where to commit and end.
+    Returns `finished` or, when it was asked to stop or has paused, `interrupted`. Raises RaysftError. The lease is
+    the search's.
+    """
+    recipe = with_absolute_paths(recipe)
+    run = run_location(recipe)
+    check_recipe(run, recipe)
+
+    def pausing(run: str, recipe: Recipe, make_wire: Callable[[Recipe], Wire]) -> Outcome:
+        return attempts(run, recipe, lambda sized: replace(make_wire(sized), pause_step=pause_step))
+
+    with driving(run) as driver, cluster() as nodes:
+        plan = _plan(recipe, run, nodes, driver)
+        planned(plan.schedule.total_steps)
+        outcome = _attempts(plan, 0, driver, pausing)
+    if outcome.status not in ("finished", "interrupted"):
+        raise as_error(run, outcome)
+    return outcome.status
+
+
+def _train(plan: _Plan, profile_steps: int, driver: Driver) -> None:
+    """From the newest commit to the last step. Raises what the attempts' outcome stands for."""
+    with TrainingProgress(plan.run, plan.schedule.total_steps), stopping(plan.run):
+        outcome = _attempts(plan, profile_steps, driver)
+    if outcome.status != "finished":
+        raise as_error(plan.run, outcome)
+
+
+def _attempts(plan: _Plan, profile_steps: int, driver: Driver, attempts: Attempts = run_attempts) -> Outcome:
+    driver.phase("train", newest_attempt(plan.run) + 1)
+    return attempts(plan.run, plan.recipe, lambda sized: _wire(plan, sized, profile_steps))
+
+
+def _wire(plan: _Plan, recipe: Recipe, profile_steps: int) -> Wire:
+    """What the workers of one attempt are sent. recipe: with that attempt's number of workers and micro-batch."""
+    check_base(plan.run, recipe)  # it may have been replaced while the attempt before was running
+    resolved = resolve(recipe, plan.model, None)
+    wanted = recipe.cluster
+    spare = sum(node.cpus for node in cluster_facts().nodes) - wanted.workers * wanted.cpus_per_worker
+    return Wire(
+        recipe=recipe.model_dump(mode="json") | {"tune": None},
+        run=plan.run,
+        tokenizer=tokenizer_source(recipe),
+        train_store=plan.prepared.train,
+        eval_store=plan.prepared.eval,
+        num_replicas=resolved.num_replicas,
+        sync=resolved.sync,
+        token_flops=resolved.token_flops,
+        square_flops=resolved.square_flops,
+        total_steps=plan.schedule.total_steps,
+        steps_per_epoch=plan.schedule.steps_per_epoch,
+        fingerprints=plan.fingerprints,
+        stream_cpus=int(spare >= 1),
+        memory_plan=plan.memory,
+        profile_steps=profile_steps,
+    )
+
+
+def as_error(run: str, outcome: Outcome) -> errors.RaysftError:
+    """The error that an outcome stands for."""
+    if outcome.status == "interrupted":
+        return errors.InterruptedRunError(
+            f"the run was asked to stop; step {outcome.step} is committed",
+            fix="run the same command to go on from there",
+        )
+    if outcome.error is None:
+        return errors.TrainingError(
+            f"training stopped after step {outcome.step}: {outcome.reason}",
+            got=f"see {storage.join(run, 'metrics')}",
+            fix="lower optimizer.learning_rate or look at the data of the last steps; run again to resume",
+        )
+    return errors.from_fields(outcome.error)

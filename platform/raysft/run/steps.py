@@ -1,0 +1,116 @@
+"""The steps of a run on their own: prepare, evaluate, export. Each starts or joins Ray and ends what it started."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from raysft import storage
+from raysft.data.prepare.prepare import Prepared
+from raysft.data.prepare.prepare import prepare as prepare_store
+from raysft.data.report.preview import certificate
+from raysft.errors import ModelError, UserError
+from raysft.model.export import damaged_files
+from raysft.observe.goodput import terminal_lines
+from raysft.recipe.checks import check_recipe as check_rules
+from raysft.recipe.load import load_recipe, with_absolute_paths
+from raysft.recipe.schema import Recipe
+from raysft.run import remote_tasks, summary
+from raysft.run.progress import PrepareProgress
+from raysft.run.rundir import check_recipe, claim, read_result, run_location
+from raysft.runtime.join import cluster, run_task
+
+logger = logging.getLogger(__name__)
+
+
+def prepare_data(recipe: Recipe) -> Prepared:
+    """Make the recipe's token stores, or find them; says what they hold."""
+    check_rules(recipe)
+    storage.check_writable(storage.absolute(recipe.storage))
+    with cluster(), PrepareProgress() as progress:
+        prepared = prepare_store(with_absolute_paths(recipe), progress=progress)
+    if prepared.train is None:
+        logger.info("store        none: data.mode is `stream`; of the first records:")
+        for line in certificate(prepared.train_manifest):
+            logger.info("             %s", line)
+    for location, manifest in ((prepared.train, prepared.train_manifest), (prepared.eval, prepared.eval_manifest)):
+        if location is not None and manifest is not None:
+            logger.info("store        %s", location)
+            for line in certificate(manifest):
+                logger.info("             %s", line)
+    return prepared
+
+
+def evaluate(recipe: Recipe, model: str | None) -> dict[str, Any]:
+    """Evaluate an exported model (default: the run's own) on the recipe's held-out data. Raises UserError."""
+    absolute = with_absolute_paths(recipe)
+    export = storage.absolute(model) if model else storage.join(run_location(recipe), "export")
+    if not storage.exists(export):
+        raise UserError(
+            f"there is no model to evaluate at {export}",
+            got="no such directory",
+            expected="an export directory",
+            fix="check --model"
+            if model
+            else "run `raysft train` (or `raysft export`) first, or name one with --model",
+        )
+    if not (recipe.data.eval or recipe.data.eval_fraction):
+        raise UserError(
+            "there is no held-out data to evaluate on",
+            got="neither data.eval nor data.eval_fraction",
+            expected="one of them",
+            fix="set data.eval to files, or data.eval_fraction as it was in training",
+        )
+    _check_export(export)
+    with cluster():
+        prepared = prepare_store(absolute)
+        assert prepared.eval is not None
+        fields = absolute.model_dump(mode="json")
+        return run_task(absolute.cluster, remote_tasks.evaluate_exported, fields, prepared.eval, export)
+
+
+def _check_export(export: str) -> None:
+    """Weights and tokenizer must be as they were exported; of other files it is said when they are not."""
+    places = (export, export.rstrip("/").rpartition("/")[0])  # or its `merged/`
+    damaged = [(place, name) for place in places for name in damaged_files(place)]
+    vital = [name for _, name in damaged if name.endswith((".safetensors", "/tokenizer.json"))]
+    if vital:
+        raise ModelError(
+            f"the export {export} is damaged",
+            got=f"{', '.join(vital)}: not the bytes that were exported",
+            expected="files with the checksums of export.json",
+            fix="`raysft export RECIPE` writes it anew from the run's checkpoint",
+        )
+    for place, name in damaged:
+        logger.warning("%s is not as it was exported", storage.join(place, name))
+
+
+def export(recipe: Recipe) -> list[str]:
+    """Export the newest checkpoint of the recipe's run. Returns the directories written."""
+    absolute, run = with_absolute_paths(recipe), run_location(recipe)
+    check_recipe(run, absolute)
+    newest = remote_tasks.newest_checkpoint(run)
+    with cluster():
+        prepared = prepare_store(absolute)
+        prints = claim(run, absolute, prepared.train_manifest["fingerprint"])
+        card = summary.card_facts(newest.state, prepared, prints, None, None)
+        return run_task(absolute.cluster, remote_tasks.export, absolute.model_dump(mode="json"), run, asdict(card))
+
+
+def report(recipe_or_run: str, overrides: Sequence[str]) -> list[str]:
+    """Where a run's time went and what its incidents cost, as lines; of a run that is under way too."""
+    is_recipe = "://" not in recipe_or_run and Path(recipe_or_run).is_file()
+    run = run_location(load_recipe(recipe_or_run, overrides)) if is_recipe else storage.absolute(recipe_or_run)
+    if not storage.exists(storage.join(run, "goodput")):
+        raise UserError(
+            f"there is no record of the time of the run {run}",
+            got="no directory `goodput` in it" if storage.exists(run) else "no such directory",
+            expected="a recipe whose run has begun, or a run's directory",
+            fix="raysft train first, or check the path",
+        )
+    finished = read_result(run)
+    status = f"finished {finished['finished_at']}" if finished else "not finished: under way, or ended on the way"
+    return [f"run {run} ({status})", *terminal_lines(summary.time_facts(run))]

@@ -1,0 +1,143 @@
+"""A finished run told to others: the facts of its model card, its report page, lines for the terminal."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import yaml
+
+import raysft
+from raysft import sealed, storage
+from raysft.data.prepare.prepare import Prepared
+from raysft.data.report.preview import certificate
+from raysft.model.card import CardFacts
+from raysft.observe.goodput import IncidentRow, TimeFacts
+from raysft.observe.report import AttemptFacts, ReportFacts, render_report
+from raysft.recipe.schema import Recipe
+from raysft.recipe.secrets import hidden
+from raysft.train.commits.lineage import lineage_ranges
+from raysft.train.history.account import Cost, read_account
+from raysft.train.history.failures import read_failures
+from raysft.train.history.goodput import CLASSES
+from raysft.train.history.records import attempt_metrics, read_metrics
+from raysft.train.state import TrainState
+
+logger = logging.getLogger(__name__)
+
+PACKAGES = ("torch", "transformers", "peft", "deepspeed", "ray")
+
+
+def card_facts(
+    state: TrainState,
+    prepared: Prepared,
+    fingerprints: dict[str, str],
+    before: dict[str, Any] | None,
+    after: dict[str, Any] | None,
+) -> CardFacts:
+    """What the model card tells. state: of the checkpoint that is exported."""
+    return CardFacts(
+        steps=state.step,
+        train_samples=prepared.train_manifest["counts"]["examples"],
+        train_tokens=state.tokens,
+        train_target_tokens=int(state.target_tokens),
+        fingerprints=fingerprints,
+        before=before or {},
+        after=after or {},
+    )
+
+
+def write_report(
+    run: str, recipe: Recipe, arithmetic: list[str], prepared: Prepared, fingerprints: dict[str, str]
+) -> str:
+    """Write report.html; returns its location."""
+    metrics, time = read_metrics(run), time_facts(run)
+    facts = ReportFacts(
+        run=recipe.name,
+        status="finished",
+        ended_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        wall_s=sum(time.seconds.values()),
+        arithmetic=arithmetic,
+        metrics=metrics,
+        before=read_evaluation(run, "before", fingerprints),
+        after=read_evaluation(run, "after", fingerprints),
+        certificate=certificate(prepared.train_manifest),
+        attempts=_attempts(run),
+        recipe_yaml=yaml.safe_dump(hidden(recipe.model_dump(mode="json", exclude_defaults=True)), sort_keys=False),
+        fingerprints=fingerprints,
+        versions={"raysft": raysft.__version__, **{name: importlib.metadata.version(name) for name in PACKAGES}},
+        time=time,
+    )
+    location = storage.join(run, "report.html")
+    storage.write_bytes(location, render_report(facts).encode())
+    return location
+
+
+def time_facts(run: str) -> TimeFacts:
+    """Where a run's time went so far."""
+    account = read_account(run)
+    return TimeFacts(account.seconds, CLASSES, [_incident_row(cost) for cost in account.costs])
+
+
+def _incident_row(cost: Cost) -> IncidentRow:
+    incident = cost.incident
+    return IncidentRow(
+        at=incident.at,
+        kind=incident.kind,
+        what=incident.what,
+        step=incident.step,
+        detected_after_s=cost.detected_after_s,
+        steps_lost=cost.steps_lost,
+        lost_s=cost.lost_s,
+        back_after_s=cost.back_after_s,
+    )
+
+
+def evaluation_line(evaluation: dict[str, Any]) -> str:
+    """`held-out loss 1.2345, perplexity 3.44, exact match 96.0% of 200 prompts`."""
+    parts = []
+    if evaluation["loss"] is not None:
+        parts.append(f"held-out loss {evaluation['loss']:.4f}, perplexity {evaluation['perplexity']:.2f}")
+    if evaluation["exact_match"] is not None:
+        parts.append(f"exact match {evaluation['exact_match']:.1%} of {evaluation['num_prompts']} prompts")
+    return ", ".join(parts)
+
+
+_EVALUATION: sealed.Shape = {
+    "loss": (int, float, type(None)),
+    "perplexity": (int, float, type(None)),
+    "exact_match": (int, float, type(None)),
+    "num_prompts": int,
+}
+
+
+def read_evaluation(run: str, when: str, fingerprints: Mapping[str, str]) -> dict[str, Any] | None:
+    """A kept evaluation of this run, `before` or `after`; None: not made yet, lost, or another run's."""
+    location = storage.join(run, "evaluation", f"{when}.json")
+    evaluation = sealed.read(location, _EVALUATION)
+    if evaluation is not None and evaluation.pop("mathematics", None) not in (None, fingerprints["mathematics"]):
+        logger.warning("%s is passed over: it is of another run", location)
+        return None
+    return evaluation
+
+
+def write_evaluation(run: str, when: str, evaluation: Mapping[str, Any], fingerprints: Mapping[str, str]) -> None:
+    """Keep an evaluation in the run."""
+    location = storage.join(run, "evaluation", f"{when}.json")
+    sealed.write(location, {**evaluation, "mathematics": fingerprints["mathematics"]})
+
+
+def _attempts(run: str) -> list[AttemptFacts]:
+    """Every attempt of the lineage, with the reason it ended."""
+    failures = {failure.attempt: failure.what for failure in reversed(read_failures(run))}
+    facts = []
+    ranges = lineage_ranges(run)
+    for number, after, _ in ranges:
+        steps = [line["step"] for line in attempt_metrics(run, number)]
+        is_last = number == ranges[-1][0]
+        ended = "finished" if is_last else failures.get(number, "lost (process or node died)")
+        facts.append(AttemptFacts(number, after, max(steps, default=after), ended))
+    return facts

@@ -1,0 +1,1 @@
+"""Checkpoints: layout and checksums, attempts and their lineage, writing behind the training."""

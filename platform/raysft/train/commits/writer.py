@@ -1,0 +1,279 @@
+"""Commits the checkpoints of one attempt behind the training. Owns the copy, the thread, retention; no layout.
+
+save() copies this rank's share of the state into memory that is kept for it and returns; a thread writes it. At most
+one save is under way: the next one waits for it (back-pressure). No collective runs in the thread: rank 0 commits
+when it sees the records of all ranks in storage, so what is committed is whole.
+
+While storage fails, the thread tries again with growing pauses for PATIENCE_S; training goes on up to its next save
+and waits there. The last commit stays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from math import isfinite
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raysft import storage
+from raysft.errors import CheckpointError, RaysftError, StorageError
+from raysft.train.commits.layout import Checkpoint, CommitId, commit_directory, commit_record, read_commits
+from raysft.train.commits.lineage import Attempt, lineage, read_attempts
+from raysft.train.group import Group
+from raysft.train.history import incidents
+from raysft.train.state import TrainState
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+PATIENCE_S = 600.0
+"""How long a save is tried again, and how long rank 0 waits for the other ranks' files."""
+
+MAX_PAUSE_S = 10.0
+"""Between two tries."""
+
+LAST_PATIENCE_S = 5.0
+"""How long an attempt that ends by an error waits for its save."""
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Which commits stay. The newest always does."""
+
+    last: int
+    every_steps: int | None = None
+    best: bool = False
+    """The one with the lowest held-out loss."""
+
+    def keeps(self, chain: list[tuple[CommitId, float | None]]) -> set[CommitId]:
+        """Of a lineage, newest first, with the held-out loss measured at each (pure). NaN is no loss."""
+        kept = {commit for commit, _ in chain[: self.last]}
+        if self.every_steps:
+            kept |= {commit for commit, _ in chain if commit.step % self.every_steps == 0}
+        measured = [(loss, -c.step, c) for c, loss in chain if loss is not None and isfinite(loss)]
+        if self.best and measured:
+            kept.add(min(measured, key=lambda found: found[:2])[2])
+        return kept
+
+
+@dataclass
+class Away:
+    """What one save met of a storage that failed."""
+
+    step: int = 0
+    seconds: float = 0.0
+    """From a first failed try to the one that did not fail, over the acts of the save."""
+    tries: int = 0
+    """That failed."""
+    last: str = ""
+    """Their newest error."""
+
+
+class Writer:
+    """See the module. Every rank calls save() and finish() at the same points."""
+
+    def __init__(
+        self,
+        run: str,
+        attempt: Attempt,
+        group: Group,
+        *,
+        retention: Retention,
+        facts: Mapping[str, Any],
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        self._run, self._attempt, self._group = run, attempt, group
+        self._retention, self._facts, self._patience_s = retention, dict(facts), patience_s
+        parent = asdict(attempt.parent) if attempt.parent else None
+        self._origin = {"attempt": attempt.number, "parent": parent}
+        self._share: dict[str, Tensor] = {}
+        self._thread: threading.Thread | None = None
+        self._error: RaysftError | None = None
+        self._away = Away()
+
+    def save(
+        self,
+        tensors: Callable[[], Iterator[tuple[str, Tensor]]],
+        state: TrainState,
+        loss: float | None = None,
+        before: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Commit this state soon. loss: the held-out loss at this step, if measured. Raises as finish().
+
+        before() is called in the thread, on every rank, before anything is committed: what must not be older.
+        """
+        self.finish()
+        self._copy(tensors())
+        self._away = Away(state.step)
+        arguments = (CommitId(self._attempt.number, state.step), state, loss, before)
+        self._thread = threading.Thread(target=self._work, args=arguments, name="checkpoint", daemon=True)
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Wait until the newest save is committed. Raises, on every rank, where any rank could not write."""
+        if self._thread is None:
+            return
+        started = time.monotonic()
+        self._thread.join()
+        self._thread, error, self._error = None, self._error, None
+        if self._away.tries:
+            self._tell_away(time.monotonic() - started)
+        if not self._group.all_true(error is None):
+            raise error or StorageError(
+                "another rank could not write its part of a checkpoint",
+                got=f"no commit after {self._patience_s:g} s",
+                expected="storage that every rank can write to",
+                fix="see that rank's error; the run goes on from its last commit when started again",
+            )
+
+    def close(self) -> None:
+        """After an error: a little time for the save that is under way; no collective."""
+        if self._thread is not None:
+            self._thread.join(LAST_PATIENCE_S)
+
+    def _tell_away(self, waited_s: float) -> None:
+        """Keep how long storage was away from this rank, and for how much of it the training stood still."""
+        away, step = self._away, self._away.step
+        what = f"rank {self._group.rank}: storage was away for {away.seconds:.1f} s while step {step} was written"
+        more = f"{away.tries} tries failed ({away.last}); the training waited {waited_s:.1f} s for the save"
+        facts = {"away_s": round(away.seconds, 3), "tries": away.tries, "waited_s": round(waited_s, 3)}
+        number = self._attempt.number
+        incidents.record(
+            self._run, "storage", f"{what}: {more}", attempt=number, step=step, detected_after_s=None, facts=facts
+        )
+
+    def _copy(self, tensors: Iterator[tuple[str, Tensor]]) -> None:
+        """Every size-th tensor, into the memory of the save before; all ranks walk the whole iterator because
+        gathering is collective."""
+        size, rank = self._group.size, self._group.rank
+        for i, (key, tensor) in enumerate(tensors):
+            if i % size == rank:
+                kept = self._share.get(key)
+                if kept is None or kept.shape != tensor.shape:
+                    kept = torch.empty(tensor.shape, dtype=torch.float32, pin_memory=tensor.is_cuda)
+                    self._share[key] = kept
+                kept.copy_(tensor)
+
+    def _work(self, commit: CommitId, state: TrainState, loss: float | None, before: Callable[[], None]) -> None:
+        """The thread: write, and on rank 0 commit when all have written."""
+        location, name = commit_directory(self._run, commit), f"rank-{self._group.rank:05d}"
+        try:
+            self._tried(before)
+            tensors = storage.join(location, f"{name}.safetensors")
+            entry = self._tried(lambda: {"name": f"{name}.safetensors", **write_tensors(tensors, self._share)})
+            self._tried(lambda: storage.write_json(storage.join(location, f"{name}.json"), entry))
+            if self._group.rank == 0:
+                self._commit(location, state, loss)
+                self._retain()
+        except RaysftError as error:
+            self._error = error
+        except (OSError, ValueError) as error:  # what was just written cannot be read
+            self._error = StorageError(
+                f"the checkpoint of step {state.step} cannot be committed",
+                got=f"{type(error).__name__}: {error}",
+                expected="storage that keeps what is written",
+                fix="look at the storage; the run goes on from its last commit when started again",
+            )
+
+    def _tried(self, act: Callable[[], T]) -> T:
+        """act(), again and again while storage fails."""
+        started, pause_s, before_s = time.monotonic(), min(0.5, self._patience_s / 4), self._away.seconds
+        while True:
+            try:
+                return act()
+            except (StorageError, OSError) as error:  # an object store's listing raises OSError
+                self._away.tries, self._away.last = self._away.tries + 1, " ".join(str(error).split())[:200]
+                self._away.seconds = before_s + time.monotonic() - started + pause_s
+                if time.monotonic() + pause_s > started + self._patience_s:
+                    raise
+                logger.warning("checkpoint: %s; trying again in %.1f s", self._away.last, pause_s)
+                time.sleep(pause_s)
+                pause_s = min(2 * pause_s, MAX_PAUSE_S)
+
+    def _commit(self, location: str, state: TrainState, loss: float | None) -> None:
+        """Rank 0: the commit record, once the files of all ranks are there."""
+        names = [f"rank-{rank:05d}.json" for rank in range(self._group.size)]
+        deadline, pause_s = time.monotonic() + self._patience_s, 0.01
+        while missing := sorted(set(names) - set(self._tried(lambda: storage.list_names(location)))):
+            if time.monotonic() > deadline:
+                raise CheckpointError(
+                    f"the checkpoint of step {state.step} is not whole",
+                    got=f"no {missing[0]} after {self._patience_s:g} s",
+                    expected="a file of every rank",
+                    fix="see that rank's log; the run goes on from its last commit when started again",
+                )
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, 1.0)
+        files = self._tried(lambda: [storage.read_json(storage.join(location, name)) for name in names])
+        record = commit_record(
+            state, files, self._facts | {"eval_loss": loss, "writer": uuid.uuid4().hex, **self._origin}
+        )
+        place = storage.join(location, "commit.json")
+        is_ours = self._tried(lambda: storage.create_exclusive(place, record))
+        if not is_ours and self._tried(lambda: storage.read_json(place)) != record:  # equal: its answer was lost
+            raise CheckpointError(
+                f"step {state.step} of attempt {self._attempt.number} is committed already",
+                got=location,
+                expected="one writer for each attempt",
+                fix="end the other process that trains this run",
+            )
+
+    def _retain(self) -> None:
+        """Delete what need not stay: the record first, then the files. What cannot be deleted is left."""
+        try:
+            chain = lineage(read_attempts(self._run), read_commits(self._run))
+            losses = [_eval_loss(self._run, commit) for commit in chain]
+            kept = self._retention.keeps(list(zip(chain, losses, strict=True)))
+            for commit in chain:
+                if commit not in kept:
+                    directory = commit_directory(self._run, commit)
+                    storage.remove_tree(storage.join(directory, "commit.json"))
+                    storage.remove_tree(directory)
+        except (OSError, ValueError, RaysftError) as error:
+            logger.warning("old checkpoints were not removed: %s", error)
+
+
+def _eval_loss(run: str, commit: CommitId) -> float | None:
+    """The held-out loss at a commit; None where none was measured, or the commit is damaged."""
+    try:
+        loss = Checkpoint.open(run, commit).record["facts"].get("eval_loss")
+    except (OSError, ValueError, CheckpointError):
+        return None
+    return loss if isinstance(loss, float) else None
+
+
+def write_tensors(location: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Write fp32 CPU tensors as a safetensors file. Returns its {bytes, sha256}.
+
+    Written from the tensors' own memory, so that the file is never held a second time (its format:
+    huggingface.co/docs/safetensors: length of the header, header, data).
+    """
+    header, end = {}, 0
+    for key, tensor in tensors.items():
+        start, end = end, end + 4 * tensor.numel()
+        header[key] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    digest, size = hashlib.sha256(), 0
+    with storage.write_stream(location) as stream:
+        for piece in (len(text).to_bytes(8, "little"), text, *map(_bytes_of, tensors.values())):
+            stream.write(piece)
+            digest.update(piece)
+            size += len(piece)
+    return {"bytes": size, "sha256": digest.hexdigest()}
+
+
+def _bytes_of(tensor: Tensor) -> bytes | memoryview:
+    assert tensor.dtype == torch.float32
+    return tensor.contiguous().numpy().reshape(-1).view(np.uint8).data if tensor.numel() else b""

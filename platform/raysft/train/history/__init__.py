@@ -1,0 +1,1 @@
+"""What happened in a run and where time went, as files in its directory."""

@@ -1,0 +1,65 @@
+"""What went wrong in an attempt, written down by the rank it happened to. Decides nothing."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from raysft import sealed, storage
+from raysft.errors import RaysftError, StorageError, from_fields, to_fields
+from raysft.train.commits.layout import own_record, run_mathematics
+from raysft.train.history.paths import FAILURE, RunPaths
+from raysft.train.state import Outcome
+
+
+@dataclass(frozen=True)
+class FailureRecord:
+    """One exception in one rank. `certain`: it would happen again (a RaysftError, a failed set-up)."""
+
+    attempt: int
+    rank: int
+    step: int
+    kind: str
+    what: str
+    got: str = ""
+    expected: str = ""
+    fix: str = ""
+    certain: bool = False
+
+    def to_error(self) -> RaysftError:
+        """The error that was raised; of one from below raysft, what stands for it."""
+        return from_fields(asdict(self))
+
+
+_SHAPE: sealed.Shape = {
+    **dict.fromkeys(("attempt", "rank", "step"), int),
+    **dict.fromkeys(("kind", "what", "got", "expected", "fix"), str),
+    "certain": bool,
+}
+
+
+def describe_failure(error: Exception, *, attempt: int, rank: int, step: int, certain: bool) -> FailureRecord:
+    """An exception as a record. Errors below raysft are told by their type and text."""
+    if isinstance(error, RaysftError):
+        certain = not isinstance(error, StorageError)  # which may come back
+        return FailureRecord(attempt, rank, step, **to_fields(error), certain=certain)
+    text = " ".join(str(error).split())[:500]
+    return FailureRecord(attempt, rank, step, "TrainingError", f"{type(error).__name__}: {text}", certain=certain)
+
+
+def write_failure(run: str, record: FailureRecord) -> None:
+    """Keep the record beside the attempt's."""
+    origin = {"mathematics": run_mathematics(run)}
+    sealed.write(RunPaths(run).failure(record.attempt, record.rank), asdict(record) | origin)
+
+
+def read_failures(run: str) -> list[FailureRecord]:
+    """All records of a run, by attempt and rank."""
+    root = RunPaths(run).room("failures")
+    names = sealed.names(root, FAILURE)
+    records = [own_record(run, storage.join(root, name), _SHAPE) for name in names]
+    return [FailureRecord(**{name: record[name] for name in _SHAPE}) for record in records if record is not None]
+
+
+def as_outcome(failure: FailureRecord) -> Outcome:
+    """The end of a run by this failure."""
+    return Outcome(status="failed", step=failure.step, reason=failure.what, error=to_fields(failure.to_error()))

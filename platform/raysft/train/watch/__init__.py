@@ -1,0 +1,1 @@
+"""What watches an attempt: hangs, stragglers, requests to stop, peak speed, traces."""

@@ -1,0 +1,69 @@
+"""Ends a worker that makes no progress: a collective whose peer hangs waits for ever, and so does a dead disk.
+
+A thread watches the time since the last beat. After the limit it writes down where all threads stand
+(<run>/stacks/) and ends the process with its own exit code, so that the group is restarted.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable
+
+from raysft import storage
+from raysft.train.history.paths import RunPaths
+
+HUNG_EXIT_CODE = 70
+"""EX_SOFTWARE of sysexits.h: no library ends a worker with it."""
+
+
+class Watchdog:
+    """on_hang(stacks) is called in the watching thread, once, after limit_s without a beat().
+
+    The thread that makes the watchdog is the one that should beat.
+    """
+
+    def __init__(self, limit_s: float, on_hang: Callable[[str], None]) -> None:
+        self._limit_s, self._on_hang = limit_s, on_hang
+        self._last, self._end = time.monotonic(), threading.Event()
+        self._watched = threading.get_ident()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._thread.start()
+
+    def beat(self) -> None:
+        """There was progress."""
+        self._last = time.monotonic()
+
+    def close(self) -> None:
+        """Watch no longer."""
+        self._end.set()
+        self._thread.join(1)
+
+    def _watch(self) -> None:
+        while not self._end.wait(min(1.0, self._limit_s / 5)):
+            if time.monotonic() - self._last > self._limit_s:
+                self._on_hang(stacks(self._watched))
+                return
+
+
+def stacks(first: int) -> str:
+    """Where each Python thread of this process stands, one of them before all: faulthandler gives up after 100."""
+    frame = sys._current_frames().get(first)
+    watched = "".join(traceback.format_stack(frame)) if frame else "The watched thread has ended.\n"
+    with tempfile.TemporaryFile("w+") as file:
+        faulthandler.dump_traceback(file, all_threads=True)
+        file.seek(0)
+        return f"{watched}\n{file.read()}"
+
+
+def leave(run: str, attempt: int, rank: int, text: str) -> None:
+    """Keep the stacks in the run and end this process at once: it may hold locks that no clean end would get."""
+    try:
+        storage.write_bytes(RunPaths(run).stack(attempt, rank), text.encode())
+    finally:
+        os._exit(HUNG_EXIT_CODE)

@@ -1,0 +1,207 @@
+"""What one task does: records to samples in order, refused ones with their reason, sides by prompt, columns."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from raysft.data.prepare.encode import Batch, EncodeStage, encode_task, is_held_out, schema
+from raysft.data.prepare.write_shards import write_shard
+from raysft.data.read.sources import expand, plan_reads
+from raysft.data.records import Conversation, Message
+from raysft.data.store.shards import (
+    merge_summaries,
+    read_shard,
+    read_summaries,
+    rejects_path,
+    shard_path,
+    take_samples,
+)
+from raysft.data.text.tokenizer import template_for
+from raysft.errors import DataError
+from raysft.recipe.sections.data import DataSection
+
+
+@pytest.fixture
+def make_stage(tokenizers: Any, tmp_path: Path):
+    tokenizers["chatml"].save_pretrained(tmp_path / "tok")
+
+    def make(path: Path, *, held_out: float = 0.0, **data: Any) -> EncodeStage:
+        section = DataSection(train=(str(path),), **data)
+        template = template_for("chatml", tokenizers["chatml"])
+        return EncodeStage(str(tmp_path / "tok"), None, False, template, section, held_out, 0)
+
+    return make
+
+
+def encoded(path: Path, stage: EncodeStage) -> list[Batch]:
+    files = expand([str(path)], columns=stage.data.columns)
+    return [batch for task in plan_reads(files) for batch in encode_task(task, stage)]
+
+
+def test_records_become_samples_in_order_and_the_rest_has_reasons(make_stage, tokenizers, tmp_path):
+    path = tmp_path / "a.jsonl"
+    lines = [
+        '{"instruction": "q", "output": "a"}',
+        "broken",
+        '{"nothing": "x"}',
+        '{"instruction": "q2", "output": "\\ud800"}',
+        '{"instruction": "q3", "output": "b"}',
+    ]
+    path.write_text("\n".join(lines))
+    stage = make_stage(path)
+    (batch,) = encoded(path, stage)
+    assert batch.samples.schema == schema(stage)
+    first, second = batch.samples.to_pylist()
+    assert tokenizers["chatml"].decode(first["input_ids"]).endswith("a<|im_end|>\n")
+    assert first["num_tokens"] == len(first["input_ids"]) == len(first["target"])
+    assert first["num_targets"] == sum(first["target"]) > 0
+    assert (first["prompt"], first["weight"], first["held_out"]) == (None, 1.0, False)
+    assert second["sample_id"] == sum(len(line) + 1 for line in lines[:4])
+    found = [(reject.refusal.reason, reject.malformed) for reject in batch.rejects]
+    assert found == [("malformed_json", True), ("unknown_format", True), ("invalid_unicode", False)]
+    assert dict(batch.num_records) == {("a", False): 5}
+
+
+def test_held_out_samples_carry_prompt_and_answer_and_are_not_augmented(make_stage, tmp_path):
+    path = tmp_path / "a.jsonl"
+    record = {"instruction": "some words that could be changed", "output": "a"}
+    path.write_text("broken\n" + json.dumps(record))
+    rules = [{"rule": "expand", "templates": ["Please: {prompt}"], "copies": 1}]
+    (batch,) = encoded(path, make_stage(path, held_out=1.0, rules=rules))
+    (sample,) = batch.samples.to_pylist()
+    assert sample["prompt"] == f"<|im_start|>user\n{record['instruction']}<|im_end|>\n<|im_start|>assistant\n"
+    assert sample["answer"] == "a"
+    assert [reject.held_out for reject in batch.rejects] == [True]
+    (batch,) = encoded(path, make_stage(path, rules=rules))
+    assert len(batch.samples) == 2, "the original and its copy"
+    assert len(set(batch.samples.column("sample_id").to_pylist())) == 1
+
+
+def test_a_word_list_that_changed_is_read_again(make_stage, tmp_path):
+    path, words = tmp_path / "a.jsonl", tmp_path / "words.txt"
+    path.write_text('{"instruction": "q", "output": "good bad"}\n')
+    rules = [{"rule": "harmful_words", "lists": {"x": str(words)}}]
+    found = []
+    for digest, word in (("1", "good"), ("2", "other"), ("3", "bad")):
+        words.write_text(word + "\n")
+        (batch,) = encoded(path, replace(make_stage(path, rules=rules), rules_digest=digest))
+        found.append(len(batch.samples))
+    assert found == [0, 1, 0]
+
+
+def test_columns_of_the_mixture(make_stage, tmp_path):
+    path = tmp_path / "a.jsonl"
+    records = [
+        {"instruction": f"q{i}", "output": "a", "topic": topic, "hard": hard, "w": weight}
+        for i, (topic, hard, weight) in enumerate([("x", 3, 0.5), ("y", 1.5, 2), (None, None, 1)])
+    ]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    mixture = {"balance_by": "topic", "curriculum": "hard", "weight_column": "w"}
+    (batch,) = encoded(path, make_stage(path, mixture=mixture))
+    rows = batch.samples.to_pylist()
+    assert [(row["group"], row["value"], row["weight"]) for row in rows] == [
+        ("x", 3.0, 0.5),
+        ("y", 1.5, 2.0),
+        (None, None, 1.0),
+    ]
+    records[1]["w"] = "much"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    with pytest.raises(DataError, match="weight_column: w holds no weight"):
+        encoded(path, make_stage(path, mixture=mixture))
+
+
+def test_numbers_of_a_csv_file_are_numbers(make_stage, tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("instruction,output,hard,w\nq0,a,9,2\nq1,a,1.5,0.5\nq2,a,,\n")
+    mixture = {"curriculum": "hard", "weight_column": "w"}
+    (batch,) = encoded(path, make_stage(path, mixture=mixture))
+    assert batch.samples.column("value").to_pylist() == [9.0, 1.5, None]
+    assert batch.samples.column("weight").to_pylist() == [2.0, 0.5, 1.0]
+    assert batch.notes[0]["weighted"]["w"]["count"] == 3
+    path.write_text("instruction,output,hard,w\nq0,a,much,2\n")
+    with pytest.raises(DataError, match="curriculum: hard holds no number"):
+        encoded(path, make_stage(path, mixture=mixture))
+
+
+def test_several_answers_become_samples_and_notes_are_counted_by_record(make_stage, tmp_path):
+    path = tmp_path / "a.jsonl"
+    records = [
+        {"prompt": "q", "completions": ["a", "b", "a"], "mood": "good"},
+        {"prompt": "q2", "completion": "c", "mood": "bad"},
+        {"prompt": "q3", "completion": "d", "context": "x"},
+    ]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    (batch,) = encoded(path, make_stage(path, several_answers="all", ignore_columns="context"))
+    assert [sample["sample_id"] for sample in batch.samples.to_pylist()][:2] == [0, 0]
+    assert len(batch.samples) == 4
+    assert batch.notes[0] == {
+        "unread": {"mood": {"count": 2, "example": "'good'"}},
+        "ignored": {"context": {"count": 1, "example": ""}},
+    }
+    (batch,) = encoded(path, make_stage(path))
+    assert [reject.refusal.reason for reject in batch.rejects] == ["several_answers", "unread:context"]
+
+
+def test_a_shard_holds_all_of_it_and_its_summary_counts(make_stage, tmp_path):
+    path = tmp_path / "a.jsonl"
+    good = [json.dumps({"instruction": f"q{i}", "output": f"a{i}"}) for i in range(600)]
+    path.write_text("\n".join([*good[:300], "broken", *good[300:], '{"x": 1}']))
+    stage = make_stage(path, held_out=0.2)
+    (task,) = plan_reads(expand([str(path)]))
+    work = str(tmp_path / "work")
+    assert read_summaries(work) == {}
+    summary = write_shard(work, 3, task, stage)
+    assert list(read_summaries(work)) == [3]
+    total = merge_summaries([summary, read_summaries(work)[3]])
+    assert total["samples"] == 2 * summary["samples"] == 1200
+    assert total["sides"]["train"]["refused"] == {"malformed_json": 2, "unknown_format": 2}
+    assert total["sides"]["train"]["records"] + total["sides"]["eval"]["records"] == 2 * 602
+    assert total["sources"]["a"]["train"]["refused"] == 4
+    lines = [json.loads(line) for line in Path(rejects_path(shard_path(work, 3))).read_text().splitlines()]
+    assert [(line["reason"], line["record"]) for line in lines] == [
+        ("malformed_json", None),
+        ("unknown_format", {"x": 1}),
+    ]
+    table = read_shard(shard_path(work, 3), ["sample_id", "num_tokens", "held_out"])
+    assert len(table) == 600
+    assert 60 < sum(table.column("held_out").to_pylist()) < 180
+
+
+def test_samples_are_taken_in_any_order_and_more_than_once(make_stage, tmp_path):
+    numbers = iter(range(1000))
+    locations = []
+    for shard in range(3):
+        path = tmp_path / f"{shard}.jsonl"
+        records = [{"instruction": f"q{next(numbers)}", "output": "a"} for _ in range(300)]
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+        (task,) = plan_reads(expand([str(path)]))
+        write_shard(str(tmp_path), shard, task, make_stage(path))
+        locations.append(shard_path(str(tmp_path), shard))
+    whole = [read_shard(location, ["input_ids"]).column("input_ids").to_pylist() for location in locations]
+    draw = np.random.default_rng(0)
+    shards, rows = draw.integers(0, 3, 500), draw.integers(0, 300, 500)
+    taken = take_samples(locations, shards, rows, ["input_ids"]).column("input_ids").to_pylist()
+    assert taken == [whole[shard][row] for shard, row in zip(shards, rows, strict=True)]
+    in_order = take_samples(locations, np.repeat([0, 1], 300), np.tile(np.arange(300), 2), ["input_ids"])
+    assert in_order.column("input_ids").to_pylist() == whole[0] + whole[1]
+
+
+def test_the_split_goes_by_prompt():
+    def talk(question: str, answer: str) -> Conversation:
+        return Conversation(1, (Message("user", question), Message("assistant", answer)))
+
+    share = sum(is_held_out(talk(f"q{i}", "a"), 0.2) for i in range(5000)) / 5000
+    assert 0.18 < share < 0.22
+    for i in range(200):
+        assert is_held_out(talk(f"q{i}", "a"), 0.2) == is_held_out(talk(f"q{i}", f"b{i}"), 0.2)
+    held = [is_held_out(talk(f"q{i}", "a"), 0.1) for i in range(500)]
+    more = [is_held_out(talk(f"q{i}", "a"), 0.3) for i in range(500)]
+    assert all(b or not a for a, b in zip(held, more, strict=True)), "a larger share keeps the smaller one"
+    texts = [Conversation(1, (Message("text", f"text {i}"),)) for i in range(2000)]
+    assert 0.17 < sum(is_held_out(text, 0.2) for text in texts) / 2000 < 0.23

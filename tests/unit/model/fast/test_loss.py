@@ -1,0 +1,243 @@
+"""The loss against transformers' own forward and F.cross_entropy on full logits, and what it may allocate."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from families import FAMILIES, LLAMA, TIED, V, make_model, tiny_fields
+from raysft.model.fast import loss_head as head_module
+from raysft.model.fast.loss import IGNORE, OutputHead, hidden_states, output_head, target_log_probs, weighted_nll
+from raysft.model.fast.loss_head import LogitShape, LossHead, Targets, chunk_targets, install_loss_head
+
+SHAPES = {"plain": LogitShape(), "scaled": LogitShape(scale=0.25), "capped": LogitShape(scale=3.0, cap=2.0)}
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head_module, "chunk_targets", lambda vocab_size, weight: 3)
+    monkeypatch.setattr("raysft.model.fast.loss.CHUNK_TARGETS", 4)
+
+
+def batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(ids, positions, labels, weights): one segment a row, some positions not labelled."""
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(1, V, (2, 8), generator=generator)
+    labels = torch.cat([ids[:, 1:], torch.full((2, 1), IGNORE)], dim=1)
+    labels[0, :3] = IGNORE
+    return ids, torch.arange(8).expand(2, 8), labels, torch.rand(2, 8, generator=generator) + 0.5
+
+
+def expected_sum(model: PreTrainedModel) -> Tensor:
+    """Weighted sum of F.cross_entropy on transformers' own full logits."""
+    ids, _, labels, weights = batch()
+    logits = model(input_ids=ids, use_cache=False).logits
+    each = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none", ignore_index=IGNORE)
+    return (each * weights.flatten()).sum()
+
+
+def gradients(model: nn.Module, loss: Tensor) -> dict[str, Tensor | None]:
+    """Gradients of a loss, which are then taken away."""
+    loss.backward()
+    found = {name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    return found
+
+
+def differences(ours: dict[str, Tensor | None], theirs: dict[str, Tensor | None]) -> float:
+    assert {k for k, v in ours.items() if v is not None} == {k for k, v in theirs.items() if v is not None}
+    return max(float((ours[k] - v).norm() / v.norm()) for k, v in theirs.items() if v is not None)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.usefixtures("small_chunks")
+def test_loss_and_all_gradients_are_those_of_cross_entropy(family: str, fused: bool) -> None:
+    """fp64: chunked in the forward pass (fused), or checkpointed chunks; upstream gradient 0.5."""
+    model = make_model(FAMILIES[family]).double()
+    expected = expected_sum(model)
+    theirs = gradients(model, expected * 0.5)
+    if fused:
+        install_loss_head(model)
+    ids, positions, labels, weights = batch()
+    head = output_head(model)
+    assert isinstance(head.module, LossHead) == fused
+    found = weighted_nll(hidden_states(model, ids, positions), head, labels, weights)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    assert differences(gradients(model, found * 0.5), theirs) < 1e-10
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.usefixtures("small_chunks")
+def test_bias_scale_and_soft_cap(shape: str) -> None:
+    """Against autograd on whole logits, the formula written out here; fp64."""
+    torch.manual_seed(0)
+    head, scale, cap = LossHead(4, 11).double(), SHAPES[shape].scale, SHAPES[shape].cap
+    hidden, weights = torch.randn(7, 4).double().requires_grad_(), torch.rand(7).double()
+    labels = torch.randint(0, 11, (7,))
+    logits = scale * (hidden @ head.weight.T + head.bias)
+    logits = logits if cap is None else cap * torch.tanh(logits / cap)
+    expected = (nn.functional.cross_entropy(logits, labels, reduction="none") * weights).sum()
+    leaves = (hidden, head.weight, head.bias)
+    theirs = torch.autograd.grad(expected, leaves)
+    found = head(hidden, Targets(labels, weights, SHAPES[shape]))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    for ours, other in zip(torch.autograd.grad(found, leaves), theirs, strict=True):
+        torch.testing.assert_close(ours, other, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.usefixtures("small_chunks")
+def test_parts_have_sums_of_their_own_and_one_that_is_not_finite_stays_alone(fused: bool) -> None:
+    """Chunks go over their borders, one has no target, each is weighed by another upstream gradient; fp64."""
+    head = linear_head(V, dtype=torch.float64) if fused else OutputHead(nn.Linear(16, V).double(), LogitShape())
+    head.module.requires_grad_(False)
+    hidden, weights = torch.randn(1, 40, 16).double().requires_grad_(), torch.rand(1, 40).double()
+    labels = torch.randint(0, V, (1, 40))
+    labels[0, 3:9] = labels[0, 20:24] = IGNORE
+    sizes, upstream = [5, 15, 4, 16], torch.tensor([0.5, 2.0, 3.0, 0.1]).double()
+    found = weighted_nll(hidden, head, labels, weights, sizes)
+    (ours,) = torch.autograd.grad(found, hidden, upstream)
+    logits = hidden[0] @ head.module.weight.T + (0 if head.module.bias is None else head.module.bias)
+    each = nn.functional.cross_entropy(logits, labels[0], reduction="none", ignore_index=IGNORE) * weights[0]
+    expected = torch.stack([part.sum() for part in each.split(sizes)])
+    (theirs,) = torch.autograd.grad(expected, hidden, upstream)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+    spoilt = hidden.detach().clone()
+    spoilt[0, 10] = math.nan
+    again = weighted_nll(spoilt.requires_grad_(), head, labels, weights, sizes)
+    (grad,) = torch.autograd.grad(again.sum(), spoilt)
+    assert again.isnan().tolist() == [False, True, False, False]
+    assert not grad[0, :5].isnan().any()
+    assert not grad[0, 20:].isnan().any()
+
+
+def test_only_labelled_positions_are_answered_row_by_row() -> None:
+    model = make_model(LLAMA)
+    ids = torch.arange(1, 13).reshape(2, 6)
+    labels = torch.full((2, 6), IGNORE)
+    labels[1, 1], labels[0, 4], labels[1, 5] = 33, 44, 55
+    with torch.no_grad():
+        hidden = hidden_states(model, ids, torch.arange(6).expand(2, 6))
+        found = target_log_probs(hidden, output_head(model), labels)
+        log_probs = model(input_ids=ids).logits.log_softmax(-1)
+    expected = torch.stack([log_probs[0, 4, 44], log_probs[1, 1, 33], log_probs[1, 5, 55]])
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def linear_head(vocab_size: int, *, width: int = 16, dtype: torch.dtype = torch.float32) -> OutputHead:
+    torch.manual_seed(0)
+    return OutputHead(LossHead(width, vocab_size, bias=False, dtype=dtype), LogitShape())
+
+
+def test_a_row_without_targets_has_loss_zero_and_gradients() -> None:
+    """Its rank runs forward and backward with the others, and its gradients are added to theirs."""
+    head, hidden = linear_head(V), torch.randn(1, 4, 16, requires_grad=True)
+    for module in (head.module, nn.Linear(16, V)):
+        loss = weighted_nll(hidden, OutputHead(module, head.shape), torch.full((1, 4), IGNORE), torch.ones(1, 4))
+        loss.backward()
+        assert float(loss.detach()) == 0.0
+        assert hidden.grad is not None
+        assert all(p.grad is not None and not p.grad.any() for p in module.parameters())
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_bf16_rounds_neither_the_sum_over_chunks_nor_the_factors() -> None:
+    """33 chunks, weights 0.3, upstream 0.1: a sum in bf16 would be off by 2%, each factor by 0.1% or more."""
+    half = linear_head(V, dtype=torch.bfloat16)
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(1, 99, 16, generator=generator).bfloat16().requires_grad_()
+    labels = torch.randint(0, V, (1, 99), generator=generator)
+    (weighted_nll(hidden, half, labels, torch.full((1, 99), 0.3)) * 0.1).backward()
+    wide, weight = hidden.detach().float().requires_grad_(), half.module.weight.detach().float().requires_grad_()
+    logits = (wide[0] @ weight.T).bfloat16().float()  # what a plain loss in bf16 sees, too
+    (nn.functional.cross_entropy(logits, labels[0], reduction="sum") * 0.3 * 0.1).backward()
+    for found, expected in ((hidden.grad, wide.grad), (half.module.weight.grad, weight.grad)):
+        assert found.dtype == torch.bfloat16
+        assert float((found.float() - expected).norm() / expected.norm()) < 4e-3
+        scale = float((found.float() * expected).sum() / (expected * expected).sum())
+        assert scale == pytest.approx(1, abs=4e-4)
+
+
+class Allocated(TorchDispatchMode):
+    """Numbers of elements of the tensors that operations make, views aside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        known = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        result = func(*args, **(kwargs or {}))
+        new = (t for t in tree_leaves(result) if isinstance(t, Tensor))
+        self.made += [t.numel() for t in new if t.untyped_storage().data_ptr() not in known]
+        return result
+
+
+@pytest.mark.parametrize(("frozen", "copies"), [(False, 1), (True, 0)])
+def test_memory_is_one_chunk_and_one_gradient(frozen: bool, copies: int) -> None:
+    """No [N, V] ever; the weight's gradient exists once, and never where it is frozen (LoRA)."""
+    vocab_size, targets = 100_000, 256
+    head = linear_head(vocab_size)
+    head.module.requires_grad_(not frozen)
+    hidden = torch.randn(1, targets, 16, requires_grad=True)
+    labels = torch.randint(0, vocab_size, (1, targets))
+    chunk = chunk_targets(vocab_size, torch.empty(0)) * vocab_size
+    assert chunk <= 2**24 < targets * vocab_size
+    with Allocated() as allocated:
+        loss = weighted_nll(hidden, head, labels, torch.ones(1, targets))
+        (loss * 0.1).backward()
+    assert max(allocated.made) <= chunk
+    assert sum(n == vocab_size * 16 for n in allocated.made) == copies
+
+
+def test_an_adapted_head_is_right(small_chunks: None) -> None:
+    """LoRA in the head itself: the path that knows nothing of its weights."""
+    from peft import LoraConfig, get_peft_model
+
+    model = make_model(LLAMA).double()
+    install_loss_head(model)
+    adapted = get_peft_model(model, LoraConfig(r=4, target_modules=["lm_head"], init_lora_weights=False)).double()
+    assert not isinstance(output_head(model).module, LossHead)
+    expected = expected_sum(model)
+    theirs = gradients(adapted, expected)
+    ids, positions, labels, weights = batch()
+    found = weighted_nll(hidden_states(model, ids, positions), output_head(model), labels, weights)
+    assert differences(gradients(adapted, found), theirs) < 1e-10
+
+
+def test_names_and_ties_stay() -> None:
+    for fields in (LLAMA, TIED):
+        model = make_model(fields)
+        before = {name: p.data_ptr() for name, p in model.state_dict(keep_vars=True).items()}
+        install_loss_head(model)
+        assert {name: p.data_ptr() for name, p in model.state_dict(keep_vars=True).items()} == before
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("model_type", "fields"),
+    [
+        ("minicpm3", {"dim_model_base": 8}),
+        ("recurrent_gemma", {"logits_soft_cap": 0.5}),
+        ("falcon_h1", {"lm_head_multiplier": 0.3}),
+    ],
+)
+def test_scales_and_caps_of_the_head_by_the_names_of_their_types(model_type: str, fields: dict[str, Any]) -> None:
+    config = tiny_fields(model_type) | fields
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(config.pop("model_type"), **config)).eval()
+    ids = torch.arange(8)[None]
+    with torch.no_grad():
+        hidden, head = hidden_states(model, ids, torch.arange(8)[None]), output_head(model)
+        assert head.shape != LogitShape()
+        torch.testing.assert_close(
+            head.shape.apply_(head.module(hidden)), model(input_ids=ids, use_cache=False).logits
+        )

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import io
+import logging
+
+import pytest
+from rich.console import Console
+
+from raysft.observe.console import StderrHandler
+from raysft.recipe.tune import TuneSection
+from raysft.search.progress import SearchProgress
+from raysft.search.schedulers import Verdict
+from raysft.search.study import State, Trial
+from replay import search_recipe
+
+SPACE = {"optimizer.learning_rate": {"distribution": "uniform", "low": 0.1, "high": 0.2}}
+
+
+def section() -> TuneSection:
+    tune = search_recipe(SPACE, budget={"trials": 8}).tune
+    assert tune is not None
+    return tune
+
+
+def trial(number: int, state: State = "running", values: tuple[float, ...] | None = None) -> Trial:
+    return Trial(number, {"optimizer.learning_rate": 0.125}, state, values, curve=(), facts={})
+
+
+def play(progress: SearchProgress) -> None:
+    with progress:
+        progress.started(trial(3))
+        progress.started(trial(4))
+        progress.reported(3, 10, 20, (1.5,), Verdict.GO_ON)
+        progress.reported(3, 20, 20, (0.75,), Verdict.GO_ON)
+        progress.ended(3, "finished", "")
+        progress.ended(4, "running", "asked to stop")
+
+
+def test_bars_on_a_terminal() -> None:
+    screen = Console(file=io.StringIO(), force_terminal=True, width=120)
+    progress = SearchProgress(section(), [trial(0, "finished", (0.5,)), trial(1, "failed")], screen)
+    play(progress)
+    text = screen.file.getvalue()  # type: ignore[attr-defined]
+    for words in ("trial 3", "trial 4", "learning_rate 0.125", "3/8", "best 0.5, trial 0"):
+        assert words in text, words
+
+
+def test_lines_elsewhere(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    screen = Console(file=io.StringIO(), force_terminal=False)
+    play(SearchProgress(section(), [], screen))
+    assert screen.file.getvalue().strip() == ""  # type: ignore[attr-defined]
+    assert caplog.messages == [
+        "trial 3: learning_rate 0.125",
+        "trial 4: learning_rate 0.125",
+        "trial 3 step 10/20: held_out_loss 1.5",
+        "trial 3 step 20/20: held_out_loss 0.75",
+        "trial 3 finished",
+        "trial 4 interrupted: asked to stop",
+    ]
+
+
+def test_lines_pass_above_the_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handler that keeps the stream it was made with writes into the middle of the bars."""
+    made_with, now = io.StringIO(), io.StringIO()
+    monkeypatch.setattr("sys.stderr", made_with)
+    handler = StderrHandler()
+    monkeypatch.setattr("sys.stderr", now)
+    handler.emit(logging.makeLogRecord({"msg": "trial 3 finished"}))
+    assert (made_with.getvalue(), now.getvalue()) == ("", "trial 3 finished\n")

@@ -54,61 +54,61 @@ constraints: $(READY)     ## write the installed versions into constraints.txt
 	mv constraints.new constraints.txt
 
 bench-parity: $(READY)    ## how far every ZeRO stage, worker count and micro-batch is from the first
-	$(BIN)/python tests/benchmarks/parity_table.py
+	$(BIN)/python benchmarks/parity_table.py
 
 bench-packing: $(READY)   ## packed rows over the bound, and how long replicas would wait for each other
-	$(BIN)/python tests/benchmarks/packing_balance.py $(DATA)
+	$(BIN)/python benchmarks/packing_balance.py $(DATA)
 
 bench-gsm8k: $(READY)     ## the real-data run: make bench-gsm8k DATA=gsm8k_train.jsonl
-	$(BIN)/python tests/benchmarks/held_out_windows.py $(DATA)
+	$(BIN)/python benchmarks/held_out_windows.py $(DATA)
 
 bench-data: $(READY)      ## rate of the data pipeline: make bench-data DATA=gsm8k_train.jsonl
 	$(BIN)/pip install --quiet --no-deps --upgrade --target build/peers trl==1.16.0 datasets==5.2.0 dill==0.4.1 \
 		multiprocess==0.70.19 xxhash accelerate
-	$(BIN)/python tests/benchmarks/data_pipeline.py $(DATA) --peers build/peers
+	$(BIN)/python benchmarks/data_pipeline.py $(DATA) --peers build/peers
 
 bench-train: $(READY)     ## training speed against TRL, transformers and a bare loop: make bench-train DATA=gsm8k_train.jsonl
 	$(BIN)/pip install --quiet --no-deps --upgrade --target build/peers trl==1.16.0 datasets==5.2.0 dill==0.4.1 \
 		multiprocess==0.70.19 xxhash accelerate
-	$(BIN)/python tests/benchmarks/train_speed.py $(DATA) --peers build/peers
+	$(BIN)/python benchmarks/train_speed.py $(DATA) --peers build/peers
 
 bench-memory: $(READY)    ## memory of prepare and of a stream for ten times the data: make bench-memory DATA=...
-	$(BIN)/python tests/benchmarks/data_memory.py $(DATA) --mode prepared
-	$(BIN)/python tests/benchmarks/data_memory.py $(DATA) --mode stream
+	$(BIN)/python benchmarks/data_memory.py $(DATA) --mode prepared
+	$(BIN)/python benchmarks/data_memory.py $(DATA) --mode stream
 
 bench-kills: $(READY)     ## exactly once over five kills, prepared and streamed
-	$(BIN)/python tests/benchmarks/data_kills.py
+	$(BIN)/python benchmarks/data_kills.py
 
 bench-loss: $(READY)      ## time and memory of the loss and of attention within segments
-	$(BIN)/python tests/benchmarks/loss_memory.py
-	$(BIN)/python tests/benchmarks/segment_attention.py
+	$(BIN)/python benchmarks/loss_memory.py
+	$(BIN)/python benchmarks/segment_attention.py
 
 gpu: $(READY)             ## what only a GPU can tell, in minutes; tests/gpu/pack.sh makes the wheels for a bare machine
 	$(BIN)/python tests/gpu/run.py $(ARGS)
 
 chaos: $(READY)           ## the fault matrix and kills inside a save; a soak too: make chaos ARGS="--minutes 30 --seed 1"
-	$(BIN)/python tests/benchmarks/chaos.py $(ARGS)
+	$(BIN)/python benchmarks/chaos.py $(ARGS)
 
 chaos-store: $(READY)     ## every file of a finished token store, damaged in every way, and prepared again
 	$(BIN)/python -m pytest -m full tests/unit/data/store/test_store_damage.py
 
 bench-stall: $(READY)     ## how long steps wait for a checkpoint behind them, over one that is waited for
-	$(BIN)/python tests/benchmarks/checkpoint_stall.py
+	$(BIN)/python benchmarks/checkpoint_stall.py
 
 bench-recovery: $(READY)  ## kill -> next optimizer step, against plain Ray Train
-	$(BIN)/python tests/benchmarks/recovery.py
+	$(BIN)/python benchmarks/recovery.py
 
 bench-grid: $(READY)      ## ASHA + TPE against a whole grid: make bench-grid DATA=gsm8k_train.jsonl BASE=alpaca.json
-	$(BIN)/python tests/benchmarks/tune_grid.py $(DATA) $(BASE)
+	$(BIN)/python benchmarks/tune_grid.py $(DATA) $(BASE)
 
 bench-tune: $(READY)      ## regret of every searcher with every scheduler, replayed on given curves
-	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/tune_replay.py $(CURVES)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/tune_replay.py $(CURVES)
 
 bench-fused: $(READY)     ## LoRA trials on one base model against the same trials one after the other
-	$(BIN)/python tests/benchmarks/tune_fused.py $(ARGS)
+	$(BIN)/python benchmarks/tune_fused.py $(ARGS)
 
 models: $(READY)          ## docs/guide/models.md: what every causal family of transformers does, against plain transformers
-	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/model_table.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/model_table.py
 
 wheel: $(READY)           ## build the wheel into build/dist, and try what is in it
 	rm -rf build/lib build/dist build/wheel

@@ -19,8 +19,8 @@ from collections import Counter
 from pathlib import Path
 
 import torch
-
 from fakes import FakeGroup
+
 from raysft.train.commits.checkpoint import begin_attempt, find_latest, remove_orphans
 from raysft.train.commits.writer import Retention, Writer
 from raysft.train.state import TrainState

@@ -15,10 +15,10 @@ os.environ.update(HF_HUB_OFFLINE="1", RAY_USAGE_STATS_ENABLED="0", OMP_NUM_THREA
 
 import ray
 from ray.cluster_utils import Cluster
+from small import make_recipe
 
 from raysft.run.run import run_training
 from raysft.train.history.records import read_metrics
-from small import make_recipe
 
 STEPS = 8
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small import make_recipe
 
 from raysft import storage
 from raysft.data.store.parts import TokenStore
@@ -25,7 +26,6 @@ from raysft.run.run import RunResult, run_training
 from raysft.train.commits.lineage import read_attempts
 from raysft.train.history.account import read_account
 from raysft.train.history.records import read_ledger, read_metrics
-from small import make_recipe
 
 EVERY = 12
 WALL_S: dict[str, float] = {}

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from programs import told_by
+
 from raysft.data.text.tokenizer import train_tokenizer
 
 PROGRAM = Path(__file__).with_name("three_nodes.py")

@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import injector
+import marks
 import pytest
 import ray.util
 import yaml
+from small import make_recipe
 
-import injector
-import marks
 from raysft.recipe.schema import Recipe
 from raysft.run import attempts
 from raysft.run.run import run_training
-from small import make_recipe
 
 EVERY = 6
 FAULTS: list[dict[str, Any]] = [

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 import yaml
+from small import make_recipe
 
 from raysft.recipe.schema import Recipe
 from raysft.search.command import open_study, search
 from raysft.train.commits.lineage import read_attempts
-from small import make_recipe
 
 STEPS, KILLED = 30, 1
 """Of a trial; the trial that is under way when the driver dies."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from programs import told_by
 
 PROGRAM = Path(__file__).with_name("tune_nodes.py")

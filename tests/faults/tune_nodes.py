@@ -18,10 +18,10 @@ os.environ.update(HF_HUB_OFFLINE="1", RAY_USAGE_STATS_ENABLED="0", OMP_NUM_THREA
 import ray
 from nodes_pipeline import actors_of
 from ray.cluster_utils import Cluster
+from small import make_recipe
 
 from raysft.search.command import open_study, search
 from raysft.train.commits.lineage import read_attempts
-from small import make_recipe
 
 TRIALS, STEPS, EVERY = 7, 240, 20
 SPACE = {"optimizer.learning_rate": {"distribution": "loguniform", "low": 1e-4, "high": 3e-2}}

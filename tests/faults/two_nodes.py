@@ -13,10 +13,10 @@ from pathlib import Path
 
 os.environ.update(HF_HUB_OFFLINE="1", RAY_USAGE_STATS_ENABLED="0")
 
+import injector
 import ray
 from ray.cluster_utils import Cluster
 
-import injector
 from raysft.recipe.load import load_recipe
 from raysft.run import attempts
 from raysft.run.run import run_training

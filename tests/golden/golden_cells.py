@@ -10,11 +10,11 @@ from typing import Any
 
 from bench import LORA, Bench
 from material import CONFIG, recipe_fields
+from small import make_recipe
 
 from raysft.run.remote_tasks import newest_checkpoint
 from raysft.run.run import run_training
 from raysft.train.history.records import read_metrics
-from small import make_recipe
 
 Found = dict[str, Any]
 """{losses, norms, held_out: hex floats, one a step or evaluation; weights: sha256 of what is saved}."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from chats import LLAMA2, VICUNA
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from chats import LLAMA2, VICUNA
 from raysft.data.records import Conversation, Message
 from raysft.data.text.chat import encode
 from raysft.data.text.tokenizer import template_for

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
+from fakes import LLAMA, make_recipe
 from torch import nn
 
-from fakes import LLAMA, make_recipe
 from raysft.engine.ds_config import deepspeed_config
 from raysft.model.facts import read_facts
 from raysft.model.fast.attention import use_segment_attention

@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+from commands import RECORDS, Ran, assert_refused, json_lines, overrides, raysft, write_material
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from commands import RECORDS, Ran, assert_refused, json_lines, overrides, raysft, write_material
 from raysft.recipe.load import load_recipe
 from raysft.run.run import run_training
 

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-
 from commands import Ran, json_lines, overrides, raysft, write_material
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]

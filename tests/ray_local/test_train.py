@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from small import make_recipe
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from raysft.errors import ConflictError
@@ -15,7 +16,6 @@ from raysft.recipe.schema import Recipe
 from raysft.run.remote_tasks import newest_checkpoint
 from raysft.run.run import RunResult, run_training
 from raysft.train.history.records import read_ledger, read_metrics
-from small import make_recipe
 
 TOLERANCE = 1e-5
 STEPS = 20

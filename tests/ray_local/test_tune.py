@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small import make_recipe
 
 from raysft.errors import ConflictError, RaysftError, RecipeError
 from raysft.recipe.load import load_recipe
@@ -23,7 +24,6 @@ from raysft.search.command import open_study, search
 from raysft.search.sweep import spent_of
 from raysft.train.commits.lineage import read_attempts
 from raysft.train.history.records import read_ledger, read_metrics
-from small import make_recipe
 
 STEPS = 6
 SPACE: dict[str, Any] = {

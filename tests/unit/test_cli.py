@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+from commands import assert_refused, json_lines, overrides, raysft, write_material
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from commands import assert_refused, json_lines, overrides, raysft, write_material
 from raysft.recipe import load
 from raysft.run import run, steps
 

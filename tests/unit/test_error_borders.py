@@ -12,10 +12,10 @@ from typing import Any, NoReturn
 import pyarrow as pa
 import pytest
 import ray
+from fakes import make_recipe
 from ray.exceptions import RayTaskError
 from ray.train.v2.api.exceptions import WorkerGroupError
 
-from fakes import make_recipe
 from raysft import errors
 from raysft.data import on_ray
 from raysft.data.feed import stream_server

@@ -1,1 +1,1 @@
-"""Ray: starting or joining it, how workers are made, what Train and Tune are asked for. The one room of private names."""
+"""Ray: starting or joining it, how its workers are made, what Train and Tune are asked for. Its private names."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
 from fakes import LLAMA, make_recipe
 from families import COHERE, make_model
+
 from raysft.engine.parameters import adamw
 from raysft.model.facts import read_facts
 from raysft.model.methods import apply_method

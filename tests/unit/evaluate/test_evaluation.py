@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from fakes import LLAMA, FakeStore, make_tokenizer
+from families import tiny_fields
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from fakes import LLAMA, FakeStore, make_tokenizer
-from families import tiny_fields
 from raysft.data.store.manifest import write_manifest
 from raysft.data.store.parts import Row, pack_rows, write_part
 from raysft.errors import DataError, ModelError, StorageError

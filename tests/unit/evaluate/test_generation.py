@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from fakes import LLAMA, make_tokenizer
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from fakes import LLAMA, make_tokenizer
 from raysft.errors import ModelError
 from raysft.evaluate.generation import answer_prompts, exact_match, stop_ids
 

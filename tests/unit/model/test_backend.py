@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
-
 from fakes import make_recipe
 from families import V, tiny_fields
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
+
 from raysft.errors import ModelError
 from raysft.model.backend import attention_backend, with_backend
 from raysft.model.load import load_model

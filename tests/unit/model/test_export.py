@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from fakes import LLAMA, make_recipe, make_tokenizer
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from fakes import LLAMA, make_recipe, make_tokenizer
 from raysft.errors import CheckpointError
 from raysft.model.card import CardFacts
 from raysft.model.export import export_run

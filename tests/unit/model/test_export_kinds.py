@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from fakes import LLAMA, make_recipe, make_tokenizer
+from families import TIED
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from fakes import LLAMA, make_recipe, make_tokenizer
-from families import TIED
 from raysft.model.card import CardFacts
 from raysft.model.export import export_run
 from raysft.model.generation import saveable

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
-
 from fakes import GEMMA2, LLAMA, make_recipe
 from families import tiny_fields
+from transformers import AutoConfig, AutoModelForCausalLM
+
 from raysft.errors import ModelError, RecipeError
 from raysft.model.facts import check_vocabulary, read_facts
 from raysft.recipe.resolve import resolve

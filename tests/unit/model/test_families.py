@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from family_rows import EXPORT_TOLERANCE, TOLERANCE, make_row
 
 FAMILIES = {

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from fakes import LLAMA, make_recipe
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from fakes import LLAMA, make_recipe
 from raysft.errors import ModelError
 from raysft.evaluate.exported import load_exported
 from raysft.model.facts import read_facts

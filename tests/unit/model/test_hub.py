@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from fakes import make_recipe
+
 from raysft.errors import ModelError
 from raysft.exports import merged_export
 from raysft.model.hub import is_hub_id, settle_hub

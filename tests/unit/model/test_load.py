@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from fakes import LLAMA, make_recipe
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from fakes import LLAMA, make_recipe
 from raysft.errors import ModelError
 from raysft.model.facts import read_facts
 from raysft.model.files import model_location

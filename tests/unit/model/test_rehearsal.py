@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
-
 from fakes import LLAMA, make_recipe, make_tokenizer
 from families import tiny_fields
+from transformers import AutoConfig, AutoModelForCausalLM
+
 from raysft.errors import ModelError
 from raysft.model.facts import read_facts
 from raysft.model.load import empty_model

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from fakes import GEMMA2, LLAMA, make_recipe
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from fakes import GEMMA2, LLAMA, make_recipe
 from raysft.model.shape import read_shape
 from raysft.recipe.facts import ModelShape
 

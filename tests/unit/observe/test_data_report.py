@@ -6,8 +6,8 @@ import re
 from typing import Any
 
 import pytest
-
 from html_page import Page
+
 from raysft.data.report.bias import bias_table
 from raysft.observe.data_report import aligned, bars, render_data_report, share, summary_lines
 

@@ -8,8 +8,8 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-
 from html_page import Page
+
 from raysft.observe.charts import MAX_POINTS, Series, line_chart, log_ticks, nice_ticks, smooth, tick_texts
 from raysft.observe.goodput import SIGNS, IncidentRow, TimeFacts
 from raysft.observe.report import AttemptFacts, ReportFacts, duration_text, render_report

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 from html_page import Page
+
 from raysft.observe.tune_report import SearchFacts, TrialFacts, render_search, summary_lines
 
 

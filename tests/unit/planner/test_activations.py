@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-
 from fakes import LLAMA, make_recipe
+
 from raysft.model.shape import read_shape
 from raysft.planner.activations import Pass, Training, layer, layer_bytes
 

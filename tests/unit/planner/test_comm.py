@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-
 from fakes import LLAMA, make_recipe, recipe_8b
+
 from raysft.model.shape import read_shape
 from raysft.planner.comm import bubble, traffic, zero_elements
 from raysft.planner.devices import parse_cluster

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from fakes import LLAMA, LLAMA_8B, make_recipe, make_tokenizer, recipe_8b
+
 from raysft.errors import ClusterError, RecipeError
 from raysft.model.facts import read_facts
 from raysft.model.fast.loss_head import chunk_targets

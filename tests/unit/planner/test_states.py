@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-
 from fakes import make_recipe
 from families import V, tiny_fields
+
 from raysft.model.load import empty_model
 from raysft.model.methods import apply_method
 from raysft.model.shape import read_shape

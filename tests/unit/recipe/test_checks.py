@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
 from fakes import make_recipe
+
 from raysft.errors import RecipeError
 from raysft.recipe.checks import check_recipe
 

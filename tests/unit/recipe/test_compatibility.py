@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from fakes import make_recipe
+
 from raysft.errors import RecipeError
 from raysft.recipe import compatibility, layout_checks
 from raysft.recipe.facts import ModelFacts

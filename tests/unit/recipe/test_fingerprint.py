@@ -7,9 +7,9 @@ import typing
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
+from fakes import make_recipe
 from pydantic import BaseModel
 
-from fakes import make_recipe
 from raysft.recipe.fingerprint import default_of, differences, digest, fingerprints, split_fields
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.schema import Recipe

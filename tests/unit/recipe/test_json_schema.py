@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import yaml
+from fakes import recipe_content
 from jsonschema import Draft202012Validator
 
-from fakes import recipe_content
 from raysft.errors import RecipeError
 from raysft.recipe.json_schema import recipe_schema
 from raysft.recipe.load import load_recipe, parse_recipe

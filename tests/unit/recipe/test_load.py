@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from fakes import recipe_content
 from pydantic import ValidationError
 
-from fakes import recipe_content
 from raysft.errors import RecipeError
 from raysft.recipe.load import load_recipe, parse_recipe, with_absolute_paths
 

@@ -6,8 +6,8 @@ import re
 from typing import Any
 
 import pytest
-
 from fakes import recipe_content
+
 from raysft.errors import RecipeError
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.mistakes import MEANT, fields_at

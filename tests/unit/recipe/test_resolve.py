@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-
 from fakes import make_recipe
+
 from raysft.errors import ClusterError, RecipeError, UserError
 from raysft.recipe.facts import ClusterFacts, DataFacts, ModelFacts, NodeFacts
 from raysft.recipe.resolve import Schedule, fitting_workers, resolve, schedule, with_workers

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from replay import search_recipe
 
 from raysft.errors import RecipeError
 from raysft.recipe.load import parse_recipe
@@ -12,7 +13,6 @@ from raysft.recipe.schema import Recipe
 from raysft.recipe.tune import MODES, TuneSection
 from raysft.recipe.tune_checks import ABILITIES, advice, check_tune
 from raysft.recipe.tune_executor import is_fused, obstacles, trials_at_a_time
-from replay import search_recipe
 
 RATE = {"distribution": "loguniform", "low": 1e-4, "high": 1e-2}
 RANK = {"distribution": "int", "low": 2, "high": 16}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from fakes import make_recipe
 from ray.train.v2.api.exceptions import WorkerGroupError
 
-from fakes import make_recipe
 from raysft.errors import ClusterError, DataError, StorageError
 from raysft.recipe.facts import ClusterFacts, NodeFacts
 from raysft.recipe.resolve import with_workers

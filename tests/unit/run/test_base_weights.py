@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from fakes import make_recipe
+from run_dirs import DATA
+
 from raysft.errors import ConflictError
 from raysft.recipe.schema import Recipe
 from raysft.run import base_weights
 from raysft.run.base_weights import base_fingerprint
 from raysft.run.rundir import check_base, check_recipe, claim
-from run_dirs import DATA
 
 CONFIG: dict[str, Any] = {"model_type": "llama", "hidden_size": 32}
 

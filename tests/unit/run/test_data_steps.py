@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from commands import assert_refused, raysft, write_material
+
 from raysft.data.store.manifest import write_manifest
 from raysft.data.store.versions import read_log, record_version, roll_back, store_location
 from raysft.recipe.load import load_recipe

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-
 from commands import raysft, write_material
 
 

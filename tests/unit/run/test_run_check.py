@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from families import tiny_fields
+from small import make_recipe
+
 from raysft.data.text.tokenizer import recipe_tokenizer
 from raysft.errors import ModelError
 from raysft.run.run import check_before_ray
-from small import make_recipe
 
 MIXTRAL = {k: v for k, v in tiny_fields("mixtral").items() if k not in ("vocab_size", "pad_token_id")}
 

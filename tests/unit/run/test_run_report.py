@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-
 from fakes import recipe_content
+
 from raysft.errors import UserError
 from raysft.run.steps import report
 

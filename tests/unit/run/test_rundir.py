@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import Field
-
 from fakes import make_recipe, recipe_content
+from pydantic import Field
+from run_dirs import DATA, LAST, make_run, recipe_of
+
 from raysft.errors import ConflictError
 from raysft.recipe import fingerprint
 from raysft.recipe.fingerprint import default_of, differences, digest, fingerprints, split_fields
@@ -19,7 +20,6 @@ from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.optimizer import OptimizerSection
 from raysft.run import locations, rundir
 from raysft.run.rundir import check_recipe, claim, read_result
-from run_dirs import DATA, LAST, make_run, recipe_of
 
 FIRST = {"mathematics": "31d29ea6172bf9df", "execution": "f3f7dd6ed3a0f2fd", "data": DATA}
 """Of VERSION 1, as raysft wrote it into the record below."""

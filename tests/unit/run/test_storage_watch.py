@@ -7,10 +7,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from run_dirs import make_run
 
 from raysft.run import storage_watch
 from raysft.run.storage_watch import StorageWatch, free_bytes
-from run_dirs import make_run
 
 
 @pytest.fixture

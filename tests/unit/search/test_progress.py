@@ -4,6 +4,7 @@ import io
 import logging
 
 import pytest
+from replay import search_recipe
 from rich.console import Console
 
 from raysft.observe.console import StderrHandler
@@ -11,7 +12,6 @@ from raysft.recipe.tune import TuneSection
 from raysft.search.progress import SearchProgress
 from raysft.search.schedulers import Verdict
 from raysft.search.study import State, Trial
-from replay import search_recipe
 
 SPACE = {"optimizer.learning_rate": {"distribution": "uniform", "low": 0.1, "high": 0.2}}
 

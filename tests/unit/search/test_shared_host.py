@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 import ray
+from fakes import recipe_content
 from ray import tune
 from ray.exceptions import ActorUnavailableError
+from replay import open_sweep, search_recipe
 
-from fakes import recipe_content
 from raysft.errors import RecipeError
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.schema import Recipe
@@ -26,7 +27,6 @@ from raysft.run.rundir import run_location
 from raysft.search import shared_host, shared_trial, trial_stream, tune_driver
 from raysft.search.shared_trial import HostActor
 from raysft.train.watch import stop_requests
-from replay import open_sweep, search_recipe
 
 
 def test_a_trial_has_one_trainer_in_a_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,12 +6,12 @@ import math
 from typing import Any
 
 import pytest
+from replay import search_recipe
 
 from raysft.errors import RecipeError
 from raysft.recipe.schema import Recipe
 from raysft.recipe.tune import TuneSection
 from raysft.search.space import apply, check_space, contains, grid, holds, neighbours, ordered
-from replay import search_recipe
 
 RATE = {"distribution": "loguniform", "low": 1e-4, "high": 1e-2, "points": 3}
 

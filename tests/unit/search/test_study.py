@@ -13,12 +13,12 @@ from typing import Any
 import optuna
 import pytest
 from optuna.storages import InMemoryStorage
+from replay import open_sweep, search_recipe
 
 from raysft.errors import ConflictError, StorageError
 from raysft.run.locations import BASE, same_in_search
 from raysft.search.space import contains
 from raysft.search.study import SAMPLERS, Study
-from replay import open_sweep, search_recipe
 
 NUMBERS: dict[str, Any] = {
     "optimizer.learning_rate": {"distribution": "loguniform", "low": 1e-5, "high": 1e-1},

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 from optuna.storages import InMemoryStorage
+from replay import Curve, KilledError, Player, open_sweep, search_recipe
 
 from raysft.errors import ClusterError
 from raysft.search.schedulers import Verdict
 from raysft.search.space import Point
 from raysft.search.study import Study
 from raysft.search.sweep import Ended, Spent
-from replay import Curve, KilledError, Player, open_sweep, search_recipe
 
 SPACE: dict[str, Any] = {
     "optimizer.learning_rate": {"distribution": "loguniform", "low": 1e-5, "high": 1e-1},

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 from ray.tune.search import Searcher
+from replay import open_sweep, search_recipe
 
 from raysft.errors import StorageError
 from raysft.search.study import Study
 from raysft.search.sweep import Sweep
 from raysft.search.tune_driver import Told, _PassOn
-from replay import open_sweep, search_recipe
 
 SPACE = {"optimizer.learning_rate": {"distribution": "uniform", "low": 0.1, "high": 0.2}}
 

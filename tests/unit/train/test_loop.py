@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-
 from fakes import FakeBatch, FakeEngine, recorder, step_info
+
 from raysft.train.hooks import GO_ON, Hook, NonFiniteGuard, SpikeGuard, checkpoint_every, end_on_notice, every
 from raysft.train.loop import train
 from raysft.train.state import Decision, Outcome, StepInfo, TrainState

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-
 from fakes import FakeEngine, FakeGroup
+
 from raysft.engine.protocol import MicroBatch
 from raysft.errors import ModelError, TrainingError
 from raysft.train.probe import Largest, fit, is_out_of_memory

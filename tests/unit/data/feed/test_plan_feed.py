@@ -6,8 +6,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
-
 from fakes import FakeStore
+
 from raysft.data.feed.collate import IGNORE, Feed, MicroBatch, Share, StepBatch, collate
 from raysft.data.feed.replica_balance import Sync
 from raysft.data.feed.rows import StoredRows

@@ -4,10 +4,10 @@ import itertools
 import json
 
 import pytest
+from chats import VICUNA, tokenizer_of
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from chats import VICUNA, tokenizer_of
 from raysft.data.report.preview import certificate, preview
 from raysft.errors import DataError
 from raysft.recipe.schema import Recipe

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from fakes import make_recipe
+
 from raysft.data.store.manifest import write_manifest
 from raysft.data.store.versions import (
     check_compatible,

@@ -6,8 +6,8 @@ A bounded part in CI; `make differential` takes 320 records of each pair.
 from __future__ import annotations
 
 import pytest
-
 from chats import PAIRS, records, tokenizer_of
+
 from raysft.data.records import Conversation, Message
 from raysft.data.text.chat import Example, encode
 from raysft.data.text.tokenizer import template_for

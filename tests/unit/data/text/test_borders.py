@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from chats import tokenizer_of
+
 from raysft.data.text.borders import cut, without_prefix
 from raysft.data.text.offsets import tokenize
 

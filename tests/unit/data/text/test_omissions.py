@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 
 import pytest
-
 from chats import CHATML, HARMONY, QWEN3, VICUNA, tokenizer_of
+
 from raysft.data.records import Conversation, Message, Refusal
 from raysft.data.text.chat import encode, render
 from raysft.data.text.tokenizer import template_for

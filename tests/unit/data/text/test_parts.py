@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-
 from chats import CHATML, tokenizer_of
+
 from raysft.data.formats import Reading, read_record
 from raysft.data.records import Conversation, Refusal
 from raysft.data.text.chat import Example, encode

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 
 import pytest
+from chats import tokenizer_of
 from tokenizers import processors
 
-from chats import tokenizer_of
 from raysft.data.records import Conversation, Message
 from raysft.data.text.chat import encode
 from raysft.data.text.tokenizer import template_for

@@ -6,8 +6,8 @@ import copy
 import json
 
 import pytest
-
 from chats import CHATML, PAIRS, tokenizer_of
+
 from raysft.data.records import Conversation, Message
 from raysft.data.text.chat import encode
 from raysft.data.text.rendering import render_last

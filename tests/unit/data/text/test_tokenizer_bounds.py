@@ -6,9 +6,9 @@ import copy
 import json
 
 import pytest
+from chats import tokenizer_of
 from tokenizers import Regex, normalizers, pre_tokenizers
 
-from chats import tokenizer_of
 from raysft.data.records import Conversation, Message
 from raysft.data.text.chat import encode
 from raysft.data.text.tokenizer import load_tokenizer, template_for

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from families import FAMILIES, GPT2, LLAMA, NEOX, TIED, V, make_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from families import FAMILIES, GPT2, LLAMA, NEOX, TIED, V, make_model
 from raysft.errors import ModelError
 from raysft.model.fast.attention import SEGMENTS, segment_arguments, segment_attention, use_segment_attention
 from raysft.model.fast.loss import hidden_states

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from families import LLAMA, make_model
 from transformers import PreTrainedModel
 
-from families import LLAMA, make_model
 from raysft.errors import ModelError
 from raysft.model.fast import liger
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from families import FAMILIES, LLAMA, TIED, V, make_model, tiny_fields
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from families import FAMILIES, LLAMA, TIED, V, make_model, tiny_fields
 from raysft.model.fast import loss_head as head_module
 from raysft.model.fast.loss import IGNORE, OutputHead, hidden_states, output_head, target_log_probs, weighted_nll
 from raysft.model.fast.loss_head import LogitShape, LossHead, Targets, chunk_targets, install_loss_head

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from families import LLAMA, TIED, make_model
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from families import LLAMA, TIED, make_model
 from raysft.model.fast import onednn_linear
 from raysft.model.fast.loss_head import LogitShape, LossHead, Targets
 from raysft.model.fast.onednn_linear import add_product, linear, product, use_products

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from families import FAMILIES, LLAMA, NEOX, TIED, V, make_model
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from families import FAMILIES, LLAMA, NEOX, TIED, V, make_model
 from raysft.model.fast.rotary import apply_rotary_pos_emb, use_rotation
 
 ROTATED = {"llama": LLAMA, "qwen3": TIED, "gemma2": FAMILIES["gemma2"], "granite": FAMILIES["granite"]}

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from fakes import LLAMA
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from fakes import LLAMA
 from raysft.errors import ModelError
 from raysft.model.fast.loss import hidden_states
 from raysft.model.fast.shared_base import Piece, SharedBase

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from families import FAMILIES, GEMMA2, LLAMA, V, make_model
 from torch import Tensor, nn
 
-from families import FAMILIES, GEMMA2, LLAMA, V, make_model
 from raysft.errors import ModelError
 from raysft.model.fast import attention, start_check
 from raysft.model.fast.attention import SEGMENTS

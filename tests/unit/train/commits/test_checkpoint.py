@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from fakes import FakeGroup
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fakes import FakeGroup
 from raysft import sealed, storage
 from raysft.errors import CheckpointError
 from raysft.train.commits import checkpoint

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from fakes import FakeGroup
+from run_dirs import DAMAGES, DATA, LAST, files_of, make_run, recipe_of, state_at, state_tensors
+
 from raysft import sealed, storage
 from raysft.errors import CheckpointError, ConflictError, StorageError
 from raysft.run.rundir import check_recipe, claim, read_result
@@ -29,7 +30,6 @@ from raysft.train.history.failures import read_failures
 from raysft.train.history.incidents import read_incidents
 from raysft.train.history.records import ledger_host, read_ledger, read_metrics
 from raysft.train.history.skips import read_skips
-from run_dirs import DAMAGES, DATA, LAST, files_of, make_run, recipe_of, state_at, state_tensors
 
 SEED = 1
 

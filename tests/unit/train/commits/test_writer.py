@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from fakes import FakeGroup
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fakes import FakeGroup
 from raysft import storage
 from raysft.errors import CheckpointError, StorageError
 from raysft.train.commits import writer as writing

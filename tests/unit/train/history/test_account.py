@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-
 from fakes import step_info
+
 from raysft import storage
 from raysft.lines import LineFile
 from raysft.train.commits.layout import CommitId, attempt_path

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from fakes import step_info
+
 from raysft import storage
 from raysft.train.commits.layout import CommitId, attempt_path
 from raysft.train.commits.lineage import lineage_ranges

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import torch
-
 from fakes import step_info
+
 from raysft.train.hooks import GO_ON
 from raysft.train.state import StepInfo
 from raysft.train.watch.profile import WARMUP_STEPS, Profile

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 
 import pytest
-
 from fakes import step_info
+
 from raysft.train.watch.straggler import Slow, StragglerWatch, slow_ranks
 
 

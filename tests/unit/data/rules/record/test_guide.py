@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from raysft.recipe.cleaning import RecordRule, Rule, WholeDataRule
 
-GUIDE = (Path(__file__).parents[4] / "docs" / "guide" / "rules.md").read_text("utf-8")
+GUIDE = (Path(__file__).parents[5] / "docs" / "guide" / "rules.md").read_text("utf-8")
 
 
 def test_every_rule_has_a_row_and_an_example_that_loads() -> None:

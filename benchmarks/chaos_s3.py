@@ -1,6 +1,6 @@
 """Runs whose storage is an S3 server that fails: training goes on, and the end has the bits of a local run.
 
-    python tests/benchmarks/chaos_s3.py [--only REGEX] [--away-s 60]        needs s3fs beside the development packages
+    python benchmarks/chaos_s3.py [--only REGEX] [--away-s 60]        needs s3fs beside the development packages
 
 A moto server in a process of its own, behind a proxy of bytes: it answers 500 to every third connection, passes 300
 kB/s with 0.1 s of delay, or closes every connection for a minute, from the first commit on. Exit code 1: a promise
@@ -24,11 +24,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 HERE = Path(__file__).resolve()
-sys.path.insert(0, str(HERE.parents[1]))
+sys.path.insert(0, str(HERE.parents[1] / "tests" / "support"))
 os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", RAY_USAGE_STATS_ENABLED="0")
 
 import ray  # noqa: E402
 import torch  # noqa: E402
+from small import make_recipe  # noqa: E402
 
 from raysft import storage  # noqa: E402
 from raysft.errors import RaysftError  # noqa: E402
@@ -37,7 +38,6 @@ from raysft.run.remote_tasks import newest_checkpoint  # noqa: E402
 from raysft.run.run import run_training  # noqa: E402
 from raysft.train.history.account import read_account  # noqa: E402
 from raysft.train.history.records import read_ledger, read_metrics  # noqa: E402
-from small import make_recipe  # noqa: E402
 
 FAILED = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 

@@ -1,7 +1,7 @@
 """Time and memory of the loss: plain, torch's chunked operator, checkpointed chunks, raysft; and of a whole step
 by vocabulary.
 
-    python tests/benchmarks/loss_memory.py [--repeats 5] [--threads 1] [--dtype float32] [--hidden 512]
+    python benchmarks/loss_memory.py [--repeats 5] [--threads 1] [--dtype float32] [--hidden 512]
 
 First part: 152k vocabulary, 1,024 tokens, forward and backward, all labels and half of them. Each figure is a process
 of its own, in turn A B C D A B C D: median (lowest - highest) of wall and CPU seconds, and the growth of the peak

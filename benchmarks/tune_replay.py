@@ -5,7 +5,7 @@ are made: a power law whose floor depends on log learning rate (a parabola, with
 size, with noise at each report. With CURVES.json ([{"point": {field: value}, "curve": [[step, loss], ...]}, ...], a
 stored grid), a proposal gets the curve of the nearest stored point.
 
-    .venv/bin/python tests/benchmarks/tune_replay.py [CURVES.json] [--trials 48] [--seeds 5]
+    .venv/bin/python benchmarks/tune_replay.py [CURVES.json] [--trials 48] [--seeds 5]
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
+from replay import Curve, Player, open_sweep, search_recipe
+
 from raysft.search.space import Point
 from raysft.search.study import Study
-from replay import Curve, Player, open_sweep, search_recipe
 
 STEPS, EVERY = 30, 2
 SPACE: dict[str, Any] = {

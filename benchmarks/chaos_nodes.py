@@ -1,6 +1,6 @@
 """Faults of machines: a partitioned node, a lost head, no memory, ten seconds to end. Promised as in chaos.py.
 
-    python tests/benchmarks/chaos_nodes.py [--only REGEX] [--folder DIR]        needs root (namespaces)
+    python benchmarks/chaos_nodes.py [--only REGEX] [--folder DIR]        needs root (namespaces)
 
 Every row runs in process and mount namespaces of its own: whatever it leaves ends with it, and /tmp/ray is its own.
 
@@ -26,21 +26,21 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve()
-sys.path.insert(0, str(HERE.parents[1]))
+sys.path.insert(0, str(HERE.parents[1] / "tests" / "support"))
 os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", RAY_USAGE_STATS_ENABLED="0")
 # Before Ray is imported, and said: `ray start --head` turns the mode on when there is a token, but a node or a driver
 # that is given an address does not, and is refused (InvalidAuthToken).
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
-import yaml  # noqa: E402
-from ray.cluster_utils import Cluster  # noqa: E402
-
 import injector  # noqa: E402
 import marks  # noqa: E402
+import yaml  # noqa: E402
+from ray.cluster_utils import Cluster  # noqa: E402
+from small import make_recipe  # noqa: E402
+
 from raysft.recipe.schema import Recipe  # noqa: E402
 from raysft.train.history.records import read_metrics  # noqa: E402
-from small import make_recipe  # noqa: E402
 
 EVERY, LONG_S = 6, 400.0
 HEALTH = {

@@ -1,6 +1,6 @@
 """`make bench-fused`: LoRA trials that train together on one base against the same trials one after the other.
 
-    python tests/benchmarks/tune_fused.py [--trials 8] [--steps 100] [--tokens 256] [--model 19m]
+    python benchmarks/tune_fused.py [--trials 8] [--steps 100] [--tokens 256] [--model 19m]
                                           [--parts workers,search]
 
 A fresh Llama in fp32 (`19m`: that of `make bench-train`, 16k vocabulary; `4m`: that of jobs/recipes/tune.yaml, 4k),
@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "parity")]
+sys.path[:0] = [str(HERE), str(HERE.parent / "tests" / "support"), str(HERE.parent / "tests" / "parity")]
 
 CONFIGS = {
     name: {

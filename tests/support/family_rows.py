@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fakes import make_recipe, make_tokenizer
+from families import tiny_fields
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from fakes import make_recipe, make_tokenizer
-from families import tiny_fields
 from raysft.errors import RaysftError
 from raysft.model.card import CardFacts
 from raysft.model.export import export_run

@@ -8,7 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "parity"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "parity"))
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 from material import make_samples, make_store, make_tokenizer, recipe_fields

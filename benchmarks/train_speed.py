@@ -1,6 +1,6 @@
 """`make bench-train DATA=gsm8k_train.jsonl`: raysft against the loops that people would otherwise use, in turn.
 
-    python tests/benchmarks/train_speed.py gsm8k_train.jsonl [--peers FOLDER] [--repeats 5] [--steps 3] [--only a,b]
+    python benchmarks/train_speed.py gsm8k_train.jsonl [--peers FOLDER] [--repeats 5] [--steps 3] [--only a,b]
 
 bare      a PyTorch loop, packed rows, logits of every token       trl       TRL's SFTTrainer, packing on
 padded    transformers' Trainer, padded batches                    raysft-1  `raysft train`, 1 worker with 2 threads

@@ -1,6 +1,6 @@
 """From the SIGKILL of a worker to the next optimizer step: raysft, and plain Ray Train v2 with the same function.
 
-    python tests/benchmarks/recovery.py [--repeats 3]
+    python benchmarks/recovery.py [--repeats 3]
 
 Both train the same small model with 2 workers and lose rank 1 in the forward pass of step 9, after the commit of step
 6. Plain: `FailureConfig(max_failures=3)`, nothing else set, as Ray's documentation has it. The two take turns in one
@@ -20,19 +20,19 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve()
-sys.path.insert(0, str(HERE.parents[1]))
+sys.path.insert(0, str(HERE.parents[1] / "tests" / "support"))
 os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", RAY_USAGE_STATS_ENABLED="0")
-
-import ray  # noqa: E402
-from ray.train.v2.api.config import FailureConfig  # noqa: E402
-from ray.train.v2.torch.torch_trainer import TorchTrainer  # noqa: E402
 
 import injector  # noqa: E402
 import marks  # noqa: E402
+import ray  # noqa: E402
+from ray.train.v2.api.config import FailureConfig  # noqa: E402
+from ray.train.v2.torch.torch_trainer import TorchTrainer  # noqa: E402
+from small import make_recipe  # noqa: E402
+
 from raysft.run import attempts  # noqa: E402
 from raysft.run.run import run_training  # noqa: E402
 from raysft.runtime.join import CONTROLLER  # noqa: E402
-from small import make_recipe  # noqa: E402
 
 KILL = {"point": "forward", "step": 9, "rank": 1, "act": "kill", "commit": 6}
 OURS = attempts.trainer

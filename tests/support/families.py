@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedModel
-
 from fakes import GEMMA2, LLAMA
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 V = 97
 COHERE = {k: v for k, v in LLAMA.items() if k != "tie_word_embeddings"} | {

@@ -1,6 +1,6 @@
 """The fault matrix and the soak: every fault, what it cost, and whether the end is the one that was promised.
 
-    python tests/benchmarks/chaos.py [--only REGEX] [--minutes 0] [--seed 0] [--kills 100]
+    python benchmarks/chaos.py [--only REGEX] [--minutes 0] [--seed 0] [--kills 100]
 
 Rows train the same small model with 2 workers and meet one fault at an exact point; promised is (a): the same bits as
 the undisturbed run, every sample once, nothing left behind. Loss of nodes, drivers and storage, and a second driver:
@@ -27,19 +27,20 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve()
-sys.path.insert(0, str(HERE.parents[1]))
+sys.path.insert(0, str(HERE.parents[1] / "tests" / "support"))
 os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", RAY_USAGE_STATS_ENABLED="0")
 
 import injector  # noqa: E402
 import marks  # noqa: E402
+from run_dirs import DAMAGES, files_of  # noqa: E402
+from small import make_recipe  # noqa: E402
+
 from raysft.errors import RaysftError  # noqa: E402
 from raysft.recipe.schema import Recipe  # noqa: E402
 from raysft.run.run import run_training  # noqa: E402
 from raysft.runtime.join import cluster  # noqa: E402
 from raysft.train.history.account import read_account  # noqa: E402
 from raysft.train.history.skips import Skip, add_skip  # noqa: E402
-from run_dirs import DAMAGES, files_of  # noqa: E402
-from small import make_recipe  # noqa: E402
 
 EVERY, EPOCH, STEPS = 6, 19, 38
 EXPECTED_KIND = {"stop": "hung"}
@@ -286,7 +287,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder)
         if options.kills:
-            program = HERE.parents[1] / "faults" / "kill_in_save.py"
+            program = HERE.parents[1] / "tests" / "faults" / "kill_in_save.py"
             argv = [sys.executable, str(program), f"{folder}/saves", str(options.kills), str(options.seed)]
             environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
             kept = subprocess.run(argv, env=environment, check=False).returncode == 0

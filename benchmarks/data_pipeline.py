@@ -1,6 +1,6 @@
 """How near the data pipeline comes to the tokenizer's own rate, and how far it is ahead of the usual path.
 
-    python tests/benchmarks/data_pipeline.py gsm8k_train.jsonl [more.jsonl] [--megabytes 200] [--peers FOLDER]
+    python benchmarks/data_pipeline.py gsm8k_train.jsonl [more.jsonl] [--megabytes 200] [--peers FOLDER]
                                              [--tokenizer unigram|llama]
 
 Real records (Alpaca, or GSM8K's question and answer) are repeated up to a small and a large size. Every rate is a

@@ -1,6 +1,6 @@
 """Exactly once over kills: a worker is killed five times at random moments, with a store and with a stream.
 
-    python tests/benchmarks/data_kills.py [--kills 5] [--seed 0]
+    python benchmarks/data_kills.py [--kills 5] [--seed 0]
 
 Prints, for both modes, how often it was killed, how many steps were replayed, and whether every epoch consumed the
 multiset of sample ids of the data, read from the ledger of the tensors that were consumed. Exit code 1 when not.
@@ -21,14 +21,15 @@ from collections import Counter
 from pathlib import Path
 
 HERE = Path(__file__).resolve()
-sys.path.insert(0, str(HERE.parents[1]))
+sys.path.insert(0, str(HERE.parents[1] / "tests" / "support"))
 os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", RAY_USAGE_STATS_ENABLED="0")
+
+from small import make_recipe  # noqa: E402
 
 from raysft.data.read.sources import expand, read_all  # noqa: E402
 from raysft.run.run import run_training  # noqa: E402
 from raysft.train.commits.lineage import read_attempts  # noqa: E402
 from raysft.train.history.records import read_ledger, read_metrics  # noqa: E402
-from small import make_recipe  # noqa: E402
 
 RECORDS = 3000
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from raysft.train.history.records import read_metrics
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 WINDOW = 25
 
 

@@ -1,6 +1,6 @@
 """Attention of packed rows: segments apart against transformers' sdpa with a block-diagonal mask.
 
-    python tests/benchmarks/segment_attention.py [--repeats 7] [--threads 1]
+    python benchmarks/segment_attention.py [--repeats 7] [--threads 1]
 
 One layer, forward and backward, 6 query heads, 2 key heads of 64, fp32; the mask is made beforehand. In turn
 A B C A B C in one process: lowest and median CPU milliseconds. `causal` is sdpa that sees all earlier tokens of the

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from fakes import FakeGroup, make_recipe, step_info
 from torch import Tensor
 
-from fakes import FakeGroup, make_recipe, step_info
 from raysft.recipe.schema import Recipe
 from raysft.run.rundir import claim, write_result
 from raysft.run.summary import write_evaluation

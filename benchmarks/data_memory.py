@@ -1,6 +1,6 @@
 """Memory of `prepare` for a size of data and for ten times as much: it must not grow with the data.
 
-    python tests/benchmarks/data_memory.py gsm8k_train.jsonl [--megabytes 20] [--mode prepared|stream]
+    python benchmarks/data_memory.py gsm8k_train.jsonl [--megabytes 20] [--mode prepared|stream]
 
 Peak of the summed proportional set size (PSS, /proc/*/smaps_rollup) of the driver and all processes of its Ray
 cluster, sampled every 0.2 s, the object store capped at 256 MiB. A cluster of its own for every measurement.

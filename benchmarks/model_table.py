@@ -1,6 +1,7 @@
 """`make models`: docs/guide/models.md, what raysft does with each causal family of the installed transformers.
 
-Every row is made anew by tests/family_rows.py. Prints the rows as they come; a family that crashes ends it with 1.
+Every row is made anew by tests/support/family_rows.py. Prints the rows as they come; a family that crashes ends it
+with 1.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "platform")]
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "platform")]
 
 import peft  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
+from family_rows import EXPORT_TOLERANCE, TOLERANCE, NotCausalError, Row, make_row  # noqa: E402
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as TYPES  # noqa: E402
 
-from family_rows import EXPORT_TOLERANCE, TOLERANCE, NotCausalError, Row, make_row  # noqa: E402
 from raysft.errors import RaysftError  # noqa: E402
 
 PAGE = ROOT / "docs" / "guide" / "models.md"

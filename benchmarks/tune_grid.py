@@ -1,6 +1,6 @@
 """`make bench-grid DATA=gsm8k_train.jsonl BASE=alpaca.json`: ASHA + TPE against a whole grid.
 
-    python tests/benchmarks/tune_grid.py gsm8k_train.jsonl alpaca.json [--folder build/bench-grid] [--seeds 20]
+    python benchmarks/tune_grid.py gsm8k_train.jsonl alpaca.json [--folder build/bench-grid] [--seeds 20]
                                          [--trials 48]
 
 A small Llama is trained on BASE for some hundred steps, so that LoRA has a base and something to learn. `raysft
@@ -23,7 +23,7 @@ from typing import Any
 
 os.environ.update(HF_HUB_OFFLINE="1", RAY_USAGE_STATS_ENABLED="0")
 HERE = Path(__file__).resolve()
-sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
+sys.path[:0] = [str(HERE.parent), str(HERE.parents[1] / "tests" / "support")]
 
 import ray  # noqa: E402
 import yaml  # noqa: E402
@@ -43,7 +43,7 @@ ASHA = {"kind": "asha", **RUNGS}
 
 def fields(folder: Path, data: Path, **changes: Any) -> dict[str, Any]:
     """The example recipe of a search, with a smaller vocabulary."""
-    found: dict[str, Any] = yaml.safe_load((HERE.parents[2] / "jobs" / "recipes" / "tune.yaml").read_text())
+    found: dict[str, Any] = yaml.safe_load((HERE.parents[1] / "jobs" / "recipes" / "tune.yaml").read_text())
     del found["tune"]
     found["storage"] = str(folder / "storage")
     found["model"]["tokenizer"] = str(folder / "tokenizer")

@@ -1,6 +1,6 @@
 """How much longer steps take while a checkpoint is written behind them, against one that is waited for.
 
-    python tests/benchmarks/checkpoint_stall.py [--rounds 5] [--hidden 1024] [--zero 2] [--folder DIR]
+    python benchmarks/checkpoint_stall.py [--rounds 5] [--hidden 1024] [--zero 2] [--folder DIR]
 
 One process, no Ray: the engine, the writer and the loop of a run. Each round trains the same number of steps three
 times: without a checkpoint, with one that the loop waits for, and with one behind it. The stall is what the last
@@ -19,14 +19,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 HERE = Path(__file__).resolve()
-sys.path.insert(0, str(HERE.parents[1]))
+sys.path.insert(0, str(HERE.parents[1] / "tests" / "support"))
 os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu", LOCAL_RANK="0")
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
-
 from fakes import LLAMA, make_recipe  # noqa: E402
+
 from raysft.data.feed.collate import StepBatch, largest_micro_batch  # noqa: E402
 from raysft.engine.choose import make_engine  # noqa: E402
 from raysft.engine.protocol import Engine  # noqa: E402

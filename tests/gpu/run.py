@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-sys.path[0] = str(HERE.parent / "support")
+sys.path[:1] = [str(HERE.parent), str(HERE.parent / "support")]
 sys.path.insert(0, str(HERE.parents[1] / "platform"))
 
 LIMITS_S = {

@@ -59,7 +59,7 @@ def test_the_watchdog_barks_once_and_only_without_beats() -> None:
 def test_a_hung_worker_leaves_its_stacks_and_its_own_exit_code(tmp_path: Path) -> None:
     program = (
         "import sys, threading\n"
-        "from raysft.train import watchdog\n"
+        "from raysft.train.watch import watchdog\n"
         "def stuck():\n    threading.Lock().acquire() and threading.Event().wait()\n"
         "dog = watchdog.Watchdog(0.2, lambda text: watchdog.leave(sys.argv[1], 3, 1, text))\n"
         "stuck()\n"

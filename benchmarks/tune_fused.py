@@ -100,7 +100,7 @@ def search_recipe(folder: Path, options: argparse.Namespace, executor: str) -> A
 
 def prepare_store(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     from raysft.data.prepare.prepare import prepare
-    from raysft.recipe.load import with_absolute_paths
+    from raysft.recipe.paths import with_absolute_paths
     from raysft.runtime.join import cluster
 
     with cluster():

@@ -71,7 +71,7 @@ def plan(options: argparse.Namespace) -> None:
 def preview(options: argparse.Namespace) -> None:
     color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     recipe = _load(options)
-    recipe = _call("recipe.load:with_absolute_paths")(recipe)
+    recipe = _call("recipe.paths:with_absolute_paths")(recipe)
     seen = _call("data.report.preview:preview")(
         recipe, options.num, color=color, packed=options.packed, raw=options.raw
     )

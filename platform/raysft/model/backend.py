@@ -8,6 +8,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig
 
 from raysft.errors import ModelError
 from raysft.model.facts import load_config
+from raysft.recipe.change import change
 from raysft.recipe.schema import Recipe
 
 
@@ -41,4 +42,4 @@ def attention_backend(recipe: Recipe, config: PretrainedConfig) -> str:
 def with_backend(recipe: Recipe) -> Recipe:
     """The recipe with model.attention settled. Raises ModelError."""
     chosen = attention_backend(recipe, load_config(recipe))
-    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"attention": chosen})})
+    return change(recipe, {"model.attention": chosen})

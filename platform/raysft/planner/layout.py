@@ -13,6 +13,7 @@ from raysft.errors import ClusterError
 from raysft.planner.devices import GIB, Cluster
 from raysft.planner.memory import RankMemory, bytes_basis, predict
 from raysft.planner.speed import StepTime, step_time
+from raysft.recipe.change import change
 from raysft.recipe.compatibility import Status, cell_of, verdict
 from raysft.recipe.facts import ModelFacts, ModelShape
 from raysft.recipe.layout_checks import changes, misfits, with_layout
@@ -100,8 +101,7 @@ def offloaded(recipe: Recipe, model: ModelFacts, shape: ModelShape, cluster: Clu
     """The fastest layout that fits with the optimizer's state in host memory, which is not counted; None: none."""
     if not cluster.device.is_gpu or recipe.parallel.offload != "none":
         return None
-    parallel = recipe.parallel.model_copy(update={"offload": "cpu"})
-    found = rank(recipe.model_copy(update={"parallel": parallel}), model, shape, cluster)
+    found = rank(change(recipe, {"parallel.offload": "cpu"}), model, shape, cluster)
     fitting = [c for c in found if c.fits and c.recipe.parallel.zero > 0 and c.recipe.parallel.pipeline == 1]
     return fitting[0] if fitting else None
 
@@ -177,7 +177,7 @@ def _is_repeated(recipe: Recipe, zero: int) -> bool:
 
 
 def _checkpointed(recipe: Recipe) -> Recipe:
-    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"gradient_checkpointing": True})})
+    return change(recipe, {"train.gradient_checkpointing": True})
 
 
 def _order(candidate: Candidate) -> tuple[bool, float, float]:

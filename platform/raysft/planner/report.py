@@ -12,6 +12,7 @@ from raysft.planner.layout import HEADROOM, Candidate, breakdown, less_per_pass,
 from raysft.planner.memory import adapted_names, adapter_parameters, bytes_basis, micro_steps
 from raysft.planner.speed import COMPUTE_EFFICIENCY, LINK_EFFICIENCY
 from raysft.planner.states import basis
+from raysft.recipe.change import change
 from raysft.recipe.compatibility import METHODS, OBJECTIVES, PRECISIONS, Cell, Verdict, cells, verdict
 from raysft.recipe.facts import ModelShape
 from raysft.recipe.schema import Recipe
@@ -52,7 +53,7 @@ def _heading(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> list[str]:
     ]
     if recipe.method.kind == "lora":
         names = ", ".join(linear.name for linear in shape.linears if linear.name in adapted_names(recipe, shape))
-        single = recipe.model_copy(update={"parallel": recipe.parallel.model_copy(update={"tensor": 1})})
+        single = change(recipe, {"parallel.tensor": 1})
         trained = _number(shape.num_layers * adapter_parameters(single, shape))
         lines.insert(1, f"LoRA      {trained} parameters, rank {recipe.method.rank} on {names}")
     return lines

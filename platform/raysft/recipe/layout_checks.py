@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from raysft.errors import RecipeError
+from raysft.recipe.change import change
 from raysft.recipe.compatibility import CUT_INTO_SHARDS, CUT_INTO_STAGES, cell_of, verdict
 from raysft.recipe.facts import ModelFacts
 from raysft.recipe.schema import Recipe
@@ -101,12 +102,13 @@ def with_layout(recipe: Recipe, zero: int, axes: tuple[int, int, int], workers: 
     """The recipe in another layout. axes: tensor, pipeline, sequence."""
     tensor, pipeline, sequence = axes
     parallel = {"zero": zero, "tensor": tensor, "pipeline": pipeline, "sequence": sequence}
-    return recipe.model_copy(
-        update={
-            "parallel": recipe.parallel.model_copy(update=parallel),
-            "cluster": recipe.cluster.model_copy(update={"workers": workers}),
-            "train": recipe.train.model_copy(update={"rows_per_step": rows}),
-        }
+    return change(
+        recipe,
+        {
+            **{f"parallel.{name}": value for name, value in parallel.items()},
+            "cluster.workers": workers,
+            "train.rows_per_step": rows,
+        },
     )
 
 

@@ -9,10 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from raysft.errors import RecipeError
-from raysft.recipe.cleaning import Contamination, HarmfulWords, Rule, Synonyms
 from raysft.recipe.mistakes import mistakes
 from raysft.recipe.schema import Recipe
-from raysft.recipe.sections.data import SourceSection
 from raysft.recipe.yaml_text import MOST_BYTES, parse_yaml
 
 
@@ -85,56 +83,3 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
             )
         node = child
     node[keys[-1]] = parse_yaml(text, f"--set {override}")
-
-
-def with_absolute_paths(recipe: Recipe) -> Recipe:
-    """Every relative path made absolute from here: Ray's workers run in other directories.
-
-    A model source that is no local directory (a hub id, run://, random) stays as it is.
-    """
-    model, data = recipe.model, recipe.data
-    return recipe.model_copy(
-        update={
-            "storage": _absolute(recipe.storage),
-            "model": model.model_copy(
-                update={
-                    "source": _absolute_if_there(model.source),
-                    "tokenizer": model.tokenizer and _absolute_if_there(model.tokenizer),
-                }
-            ),
-            "data": data.model_copy(
-                update={
-                    "train": tuple(map(_absolute_source, data.train)),
-                    "eval": tuple(map(_absolute, data.eval)),
-                    "template": data.template if Path(data.template).is_dir() else _absolute_if_there(data.template),
-                    "rules": tuple(map(_absolute_rule, data.rules)),
-                }
-            ),
-        }
-    )
-
-
-def _absolute_source(source: str | SourceSection) -> str | SourceSection:
-    if isinstance(source, str):
-        return _absolute(source)
-    return source.model_copy(update={"path": tuple(map(_absolute, source.path))})
-
-
-def _absolute_rule(rule: Rule) -> Rule:
-    """A rule with its files' paths made absolute."""
-    if isinstance(rule, HarmfulWords):
-        return rule.model_copy(update={"lists": {name: _absolute(file) for name, file in rule.lists.items()}})
-    if isinstance(rule, Contamination):
-        return rule.model_copy(update={"files": tuple(map(_absolute, rule.files))})
-    if isinstance(rule, Synonyms):
-        return rule.model_copy(update={"table": _absolute(rule.table)})
-    return rule
-
-
-def _absolute(location: str) -> str:
-    return location if "://" in location else str(Path(location).expanduser().absolute())
-
-
-def _absolute_if_there(location: str) -> str:
-    looks_local = location.startswith((".", "/", "~")) or Path(location).exists()
-    return _absolute(location) if looks_local else location

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from raysft.errors import ClusterError, RecipeError
+from raysft.recipe.change import change
 from raysft.recipe.checks import check_recipe, check_warmup
 from raysft.recipe.compatibility import cell_of, verdict
 from raysft.recipe.facts import ClusterFacts, DataFacts, ModelFacts, NodeFacts
@@ -123,8 +124,7 @@ def resolve(recipe: Recipe, model: ModelFacts, cluster: ClusterFacts | None) -> 
 
 def with_micro_batch_rows(run: ResolvedRun, rows: int) -> ResolvedRun:
     """The same run with other forward passes. The global step stays."""
-    train = run.recipe.train.model_copy(update={"micro_batch_rows": rows})
-    return replace(run, recipe=run.recipe.model_copy(update={"train": train}))
+    return replace(run, recipe=change(run.recipe, {"train.micro_batch_rows": rows}))
 
 
 def _token_flops(recipe: Recipe, model: ModelFacts) -> float:
@@ -172,7 +172,7 @@ def fitting_workers(recipe: Recipe, nodes: Sequence[NodeFacts]) -> int | None:
 
 def with_workers(recipe: Recipe, workers: int) -> Recipe:
     """The same recipe on another number of workers. The global step stays."""
-    return recipe.model_copy(update={"cluster": recipe.cluster.model_copy(update={"workers": workers})})
+    return change(recipe, {"cluster.workers": workers})
 
 
 def _workers_on(node: NodeFacts, cpus: int, gpus: int) -> int:

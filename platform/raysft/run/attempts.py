@@ -17,6 +17,7 @@ from typing import Any
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from raysft import errors, storage
+from raysft.recipe.change import change
 from raysft.recipe.resolve import check_fits, fitting_workers, with_workers
 from raysft.recipe.schema import Recipe
 from raysft.run.failure import Ended, Kind, Limits, Retry, Stop, decide
@@ -71,8 +72,7 @@ def run_attempts(run: str, recipe: Recipe, make_wire: Callable[[Recipe], Wire]) 
         if isinstance(decision, Stop):
             return _given_up(run, ended, decision)
         if decision.smaller_micro_batch:
-            train = recipe.train.model_copy(update={"micro_batch_rows": recipe.train.micro_batch_rows // 2})
-            recipe = recipe.model_copy(update={"train": train})
+            recipe = change(recipe, {"train.micro_batch_rows": recipe.train.micro_batch_rows // 2})
         if _asked_to_stop_within(run, decision.after_s):
             return Outcome(status="interrupted", step=_committed(run), reason="stop")
         stop_requests.clear(run)

@@ -7,7 +7,7 @@ from raysft.data.read.sources import expand
 from raysft.data.text.tokenizer import recipe_tokenizer, template_for, tokenizer_source
 from raysft.model.facts import read_facts
 from raysft.recipe.facts import DataFacts
-from raysft.recipe.load import with_absolute_paths
+from raysft.recipe.paths import with_absolute_paths
 from raysft.recipe.resolve import resolve, schedule
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.data import SourceSection

@@ -9,7 +9,7 @@ from raysft import storage
 from raysft.data.report.survey import survey
 from raysft.data.store import versions
 from raysft.observe.data_report import aligned, render_data_report, summary_lines
-from raysft.recipe.load import with_absolute_paths
+from raysft.recipe.paths import with_absolute_paths
 from raysft.recipe.schema import Recipe
 from raysft.run.progress import PrepareProgress
 from raysft.runtime.join import cluster

@@ -13,10 +13,11 @@ from raysft.model.load import rows_for
 from raysft.model.shape import read_shape
 from raysft.planner import layout, report
 from raysft.planner.devices import GIB, Cluster, cluster_of, cpu, parse_cluster
+from raysft.recipe.change import change
 from raysft.recipe.checks import check_recipe
 from raysft.recipe.facts import ClusterFacts, ModelFacts
 from raysft.recipe.layout_checks import check_layout
-from raysft.recipe.load import with_absolute_paths
+from raysft.recipe.paths import with_absolute_paths
 from raysft.recipe.schema import Recipe
 
 
@@ -29,10 +30,8 @@ def plan(recipe: Recipe, cluster: str | None, *, as_json: bool = False) -> list[
     check_recipe(recipe)
     where = parse_cluster(cluster) if cluster else _this_machine(recipe)
     wanted = recipe
-    workers = recipe.cluster.model_copy(
-        update={"workers": where.num_devices, "gpus_per_worker": int(where.device.is_gpu)}
-    )
-    recipe = recipe.model_copy(update={"cluster": workers})
+    workers = {"cluster.workers": where.num_devices, "cluster.gpus_per_worker": int(where.device.is_gpu)}
+    recipe = change(recipe, workers)
     model, shape = read_facts(recipe), read_shape(recipe)
     ranked = layout.rank(recipe, model, shape, where)
     refused = []
@@ -106,8 +105,7 @@ def choose_layout(recipe: Recipe, nodes: ClusterFacts) -> Choice:
     shape = read_shape(sized)
     if recipe.parallel.auto:
         chosen = layout.best(planned, model, shape, where)
-        settled = chosen.recipe.parallel.model_copy(update={"auto": False})
-        recipe = recipe.model_copy(update={"parallel": settled})
+        recipe = change(recipe, {"parallel": dict(chosen.recipe.parallel) | {"auto": False}})
         lines.append(f"auto         {chosen.words}: the fastest that fits {where.device.name}")
     else:
         check_layout(recipe, model)
@@ -130,8 +128,7 @@ def with_vocabulary(recipe: Recipe) -> Recipe:
         size = rows_for(recipe_tokenizer(recipe))
     except UserError:
         return recipe
-    model = recipe.model.model_copy(update={"config": {**config, "vocab_size": size}})
-    return recipe.model_copy(update={"model": model})
+    return change(recipe, {"model.config.vocab_size": size})
 
 
 def _this_machine(recipe: Recipe) -> Cluster:

@@ -24,7 +24,7 @@ from raysft.model.files import check_weights
 from raysft.model.load import rows_for
 from raysft.model.rehearsal import rehearse
 from raysft.recipe.facts import ClusterFacts, DataFacts, ModelFacts
-from raysft.recipe.load import with_absolute_paths
+from raysft.recipe.paths import with_absolute_paths
 from raysft.recipe.resolve import ResolvedRun, Schedule, fitting_workers, resolve, schedule, with_workers
 from raysft.recipe.schema import Recipe
 from raysft.run import remote_tasks, summary

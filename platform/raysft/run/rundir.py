@@ -24,7 +24,8 @@ from raysft.recipe.fingerprint import (
     first_mathematics,
     split_fields,
 )
-from raysft.recipe.load import parse_recipe, with_absolute_paths
+from raysft.recipe.load import parse_recipe
+from raysft.recipe.paths import with_absolute_paths
 from raysft.recipe.schema import Recipe
 from raysft.recipe.secrets import hidden
 from raysft.run.base_weights import base_fingerprint

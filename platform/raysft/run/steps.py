@@ -16,7 +16,8 @@ from raysft.errors import ModelError, UserError
 from raysft.model.export import damaged_files
 from raysft.observe.goodput import terminal_lines
 from raysft.recipe.checks import check_recipe as check_rules
-from raysft.recipe.load import load_recipe, with_absolute_paths
+from raysft.recipe.load import load_recipe
+from raysft.recipe.paths import with_absolute_paths
 from raysft.recipe.schema import Recipe
 from raysft.run import remote_tasks, summary
 from raysft.run.progress import PrepareProgress

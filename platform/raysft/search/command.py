@@ -22,9 +22,10 @@ from raysft.data.prepare.prepare import prepare
 from raysft.lease import lease
 from raysft.model.facts import read_facts
 from raysft.observe.tune_report import SearchFacts, TrialFacts, render_search, summary_lines
+from raysft.recipe.change import change
 from raysft.recipe.facts import ClusterFacts
 from raysft.recipe.fingerprint import split_fields
-from raysft.recipe.load import with_absolute_paths
+from raysft.recipe.paths import with_absolute_paths
 from raysft.recipe.resolve import check_fits, resolve
 from raysft.recipe.schema import Recipe
 from raysft.recipe.secrets import hidden
@@ -174,7 +175,7 @@ def _limited(recipe: Recipe, tune: TuneSection, sweep: Sweep) -> Iterator[None]:
     def halt() -> None:
         sweep.stop()
         for number in sweep.active:
-            run = run_location(recipe.model_copy(update={"name": trial_name(recipe, number)}))
+            run = run_location(change(recipe, {"name": trial_name(recipe, number)}))
             stop_requests.request(run, stop_requests.Notice.STOP)
 
     def asked() -> None:

@@ -22,6 +22,7 @@ from ray.tune.search import Searcher
 
 from raysft import storage
 from raysft.errors import RaysftError
+from raysft.recipe.change import change
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.schema import Recipe
 from raysft.recipe.tune import TuneSection
@@ -228,7 +229,7 @@ class _PassOn(Searcher):
         return min(range(len(self._handles)), key=busy.count)
 
     def _run(self, number: int) -> str:
-        return run_location(self._recipe.model_copy(update={"name": trial_name(self._recipe, number)}))
+        return run_location(change(self._recipe, {"name": trial_name(self._recipe, number)}))
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: all of it is in the study."""

@@ -17,6 +17,7 @@ from raysft.model.shape import read_shape
 from raysft.model.stages import stage_layers as real_stages
 from raysft.planner import layout, memory, report
 from raysft.planner.devices import GIB, Cluster, cluster_of, parse_cluster
+from raysft.recipe.change import change
 from raysft.recipe.facts import ClusterFacts, NodeFacts
 from raysft.recipe.resolve import resolve
 from raysft.recipe.schema import Recipe
@@ -90,8 +91,8 @@ def test_memory_falls_with_every_axis() -> None:
         return memory.predict(recipe, read_shape(recipe), is_gpu=True).total
 
     base = total()
-    for change in ({"tensor": 2}, {"pipeline": 2}, {"sequence": 2}, {"zero": 2}, {"zero": 3}):
-        assert total(**change) < base, change
+    for larger in ({"tensor": 2}, {"pipeline": 2}, {"sequence": 2}, {"zero": 2}, {"zero": 3}):
+        assert total(**larger) < base, larger
     ends = memory.stages(recipe_8b(8, parallel={"zero": 1, "pipeline": 4}), read_shape(recipe_8b()), is_gpu=True)
     assert len(ends) == 4
     assert ends[0].activations > ends[3].activations  # 1F1B: four micro-batches in flight against one
@@ -243,8 +244,7 @@ def test_what_offload_and_second_copies_change_on_a_gpu() -> None:
 def llama_70b(**train: Any) -> Recipe:
     large = {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64}
     recipe = recipe_8b(16, train={"rows_per_step": 64, **train})
-    model = recipe.model.model_copy(update={"config": {**LLAMA_8B, **large}})
-    return recipe.model_copy(update={"model": model})
+    return change(recipe, {"model.config": {**LLAMA_8B, **large}})
 
 
 def test_what_fits_with_host_memory_is_offered() -> None:

@@ -10,7 +10,8 @@ from fakes import recipe_content
 from pydantic import ValidationError
 
 from raysft.errors import RecipeError
-from raysft.recipe.load import load_recipe, parse_recipe, with_absolute_paths
+from raysft.recipe.load import load_recipe, parse_recipe
+from raysft.recipe.paths import with_absolute_paths
 
 TEXT = """
 name: tiny

@@ -15,7 +15,8 @@ from run_dirs import DATA, LAST, make_run, recipe_of
 from raysft.errors import ConflictError
 from raysft.recipe import fingerprint
 from raysft.recipe.fingerprint import default_of, differences, digest, fingerprints, split_fields
-from raysft.recipe.load import parse_recipe, with_absolute_paths
+from raysft.recipe.load import parse_recipe
+from raysft.recipe.paths import with_absolute_paths
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.optimizer import OptimizerSection
 from raysft.run import locations, rundir

@@ -16,6 +16,7 @@ from optuna.storages import InMemoryStorage
 from replay import open_sweep, search_recipe
 
 from raysft.errors import ConflictError, StorageError
+from raysft.recipe.change import change
 from raysft.run.locations import BASE, same_in_search
 from raysft.search.space import contains
 from raysft.search.study import SAMPLERS, Study
@@ -129,7 +130,7 @@ def test_a_study_notices_a_base_that_was_replaced() -> None:
 
 def test_warm_start_takes_what_lies_in_the_space_once() -> None:
     storage = InMemoryStorage()
-    old = search_recipe(NUMBERS, budget={"trials": 6}).model_copy(update={"name": "old"})
+    old = change(search_recipe(NUMBERS, budget={"trials": 6}), {"name": "old"})
     fill(open_sweep(old, storage)[1], 6)
     narrow = {**NUMBERS, "optimizer.learning_rate": {"distribution": "loguniform", "low": 1e-3, "high": 1e-1}}
     _, new = open_sweep(search_recipe(narrow, budget={"trials": 6}), storage)
@@ -231,11 +232,11 @@ def test_a_damaged_record_of_what_is_searched_is_no_other_search(tmp_path: Path)
     study.end(study.ask().number, "finished", (0.5,))
     with pytest.raises(ConflictError, match="another search"):
         searched(tmp_path / "study.db", {**SEARCH, "space.a": {"low": 0.5}})
-    for number, change in enumerate(CHANGES):
+    for number, made in enumerate(CHANGES):
         path = tmp_path / f"{number}.db"
         shutil.copy(tmp_path / "study.db", path)
         with sqlite3.connect(path) as database:
-            database.execute(change)
+            database.execute(made)
         with pytest.raises(StorageError, match="is damaged"):
             searched(path, SEARCH)
     assert searched(tmp_path / "study.db", SEARCH).best()

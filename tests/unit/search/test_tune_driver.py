@@ -12,6 +12,7 @@ from ray.tune.search import Searcher
 from replay import open_sweep, search_recipe
 
 from raysft.errors import StorageError
+from raysft.recipe.change import change
 from raysft.search.study import Study
 from raysft.search.sweep import Sweep
 from raysft.search.tune_driver import Told, _PassOn
@@ -39,7 +40,7 @@ def said(step: int, value: float, *, last: bool) -> Iterator[dict[str, Any]]:
 
 def searcher(tmp_path: Path, **tune: Any) -> tuple[_PassOn, Sweep, Study, Heard]:
     recipe = search_recipe(SPACE, budget={"trials": 2}, searcher="random", **tune)
-    recipe = recipe.model_copy(update={"storage": str(tmp_path)})
+    recipe = change(recipe, {"storage": str(tmp_path)})
     (sweep, study), heard = open_sweep(recipe), Heard()
     return _PassOn(recipe, sweep, heard, []), sweep, study, heard
 

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from raysft.data.report.preview import certificate, preview
 from raysft.errors import DataError
+from raysft.recipe.change import change
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.data import DataSection
 from raysft.recipe.sections.model import ModelSection
@@ -170,8 +171,7 @@ def test_preview_tells_what_is_not_read(recipe, tmp_path):
 @pytest.mark.parametrize(("over_long", "parts"), [("truncate", 1), ("split", 2)])
 def test_preview_of_samples_that_are_too_long(recipe, tmp_path, over_long, parts):
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": "alpha beta gamma: " * 30}))
-    data = recipe.data.model_copy(update={"over_long": over_long})
-    text = preview(recipe.model_copy(update={"data": data}), 1, color=False).text.plain
+    text = preview(change(recipe, {"data.over_long": over_long}), 1, color=False).text.plain
     assert text.count(" tokens, ") == parts
     assert text.count("[[") == parts
     assert ("cut to data.max_tokens" in text) is (over_long == "truncate")
@@ -247,9 +247,9 @@ def test_data_cannot_command_the_terminal_or_look_like_a_mark(recipe):
 
 def test_unknown_tokens_are_shown_and_counted(recipe, tmp_path):
     tokenizer_of("vicuna, unigram").save_pretrained(tmp_path / "unigram")
-    model = recipe.model.model_copy(update={"tokenizer": str(tmp_path / "unigram")})
+    changed = change(recipe, {"model.tokenizer": str(tmp_path / "unigram")})
     lines = [{"instruction": "a ☃ b", "output": "no ☃ here"}]
-    text = preview(with_data(recipe.model_copy(update={"model": model}), lines), 1, color=False).text.plain
+    text = preview(with_data(changed, lines), 1, color=False).text.plain
     assert text.count("[?<unk>?]") == 2
     assert "2 unknown tokens: the tokenizer lacks letters" in text
 
@@ -267,9 +267,9 @@ def test_letters_that_vanish_are_counted_as_unknown(recipe, tmp_path):
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
     tokenizer.chat_template = VICUNA
     tokenizer.save_pretrained(tmp_path / "lossy")
-    model = recipe.model.model_copy(update={"tokenizer": str(tmp_path / "lossy")})
+    changed = change(recipe, {"model.tokenizer": str(tmp_path / "lossy")})
     lines = [{"instruction": "json?", "output": 'it is {"a": 1} {'}]
-    text = preview(with_data(recipe.model_copy(update={"model": model}), lines), 1, color=False).text.plain
+    text = preview(with_data(changed, lines), 1, color=False).text.plain
     assert "2 unknown tokens" in text
 
 

@@ -32,7 +32,7 @@ from typing import Any
 from data_pipeline import cpu_seconds
 from train_speed_loops import LENGTH, LOOPS, THREADS, VOCABULARY, recipe_fields
 
-from raysft.runtime.join import SPINS
+from raysft.runtime.join import OMP_SPIN_COUNT
 
 HERE = Path(__file__).parent
 GEMM = (
@@ -78,7 +78,9 @@ def measure(kind: str, folder: Path, steps: int, peers: str | None) -> dict[str,
     """One loop in a process of its own: what it did per second, its peak memory and its CPU time."""
     environment = dict(os.environ)
     if kind == "plain":
-        environment["GOMP_SPINCOUNT"] = SPINS  # as raysft gives its workers; the others run as their users run them
+        environment["GOMP_SPINCOUNT"] = (
+            OMP_SPIN_COUNT  # as raysft gives its workers; the others run as their users run them
+        )
     if kind in ("trl", "padded") and peers:
         environment["PYTHONPATH"] = os.pathsep.join([peers, environment.get("PYTHONPATH", "")])
     command = [sys.executable, str(HERE / "train_speed_loops.py"), kind, str(folder), str(steps + 1)]

@@ -228,10 +228,10 @@ KINDS = {
 
 
 def measured(kind: str, options: argparse.Namespace) -> dict[str, Any]:
-    """In a fresh process; that of trials together as hosts.py starts it."""
-    from raysft.search.shared_host import MALLOC
+    """In a fresh process; that of trials together as shared_host.py starts it."""
+    from raysft.search.shared_host import ALLOCATOR_VARIABLES
 
-    malloc = MALLOC if kind == "together" else {}
+    malloc = ALLOCATOR_VARIABLES if kind == "together" else {}
     arguments = [f"--{name}={value}" for name, value in vars(options).items() if value is not None]
     result = subprocess.run(
         [sys.executable, __file__, *arguments, f"--kind={kind}"],

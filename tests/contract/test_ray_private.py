@@ -134,6 +134,14 @@ def test_the_table_is_whole_and_has_nothing_else() -> None:
     assert used == {(name, module) for cells in rows() for name in code(cells[0]) for module in code(cells[1])}
 
 
+def test_private_names_have_one_doorway() -> None:
+    """`runtime/` alone reaches into Ray; besides it the kinds of Ray's failures are known by their classes."""
+    doors = {module for cells in rows() for module in code(cells[1]) if not module.startswith("runtime/")}
+    assert doors == {"run/ray_failures.py"}
+    errors = {name for cells in rows() if "`run/ray_failures.py`" in cells[1] for name in code(cells[0])}
+    assert {name for name in errors if not name.endswith("Error")} == set()
+
+
 def test_each_row_says_why_and_names_a_test_that_exists() -> None:
     for cells in rows():
         assert len(cells) == 5, cells

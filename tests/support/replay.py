@@ -9,10 +9,10 @@ from typing import Any
 
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.schema import Recipe
-from raysft.search.schedulers import Verdict
+from raysft.search.schedulers import TrialVerdict
 from raysft.search.space import Point
 from raysft.search.study import Study
-from raysft.search.sweep import Ended, Spent, Sweep
+from raysft.search.sweep import Sweep, TrialCost, TrialEnd
 
 Curve = Sequence[tuple[int, float]]
 
@@ -86,12 +86,12 @@ class Player:
                 yield float(step - before)
                 before = step
                 self.done[number] = step
-            verdict = sweep.report(number, step, (value,), Spent(seconds, seconds), is_last=step == curve[-1][0])
+            verdict = sweep.report(number, step, (value,), TrialCost(seconds, seconds), is_last=step == curve[-1][0])
             self._event()
-            if verdict is not Verdict.GO_ON:
+            if verdict is not TrialVerdict.GO_ON:
                 asked = step < curve[-1][0]
                 break
-        sweep.end(number, Ended("interrupted" if asked else "finished"), Spent(seconds, seconds))
+        sweep.end(number, TrialEnd("interrupted" if asked else "finished"), TrialCost(seconds, seconds))
         self._event()
 
     def _event(self) -> None:

@@ -26,8 +26,8 @@ from raysft.run.failure import Stop
 from raysft.run.ray_failures import classify
 from raysft.run.run import as_error
 from raysft.runtime import join
-from raysft.search.sweep import Ended
-from raysft.search.trial_stream import Followed
+from raysft.search.sweep import TrialEnd
+from raysft.search.trial_stream import TrialStream
 from raysft.train.history.failures import describe_failure, read_failures, write_failure
 from raysft.train.state import Outcome
 
@@ -86,8 +86,8 @@ def test_what_ends_a_trial_is_said_whole(kind: type[RaysftError], tmp_path: Path
     def train(recipe: Recipe, planned: Callable[[int], None]) -> NoReturn:
         raise kind("it broke", **SAID)
 
-    *_, last = Followed(make_recipe(storage=str(tmp_path)), train).said([])
-    ended = Ended(**json.loads(last)["ended"])
+    *_, last = TrialStream(make_recipe(storage=str(tmp_path)), train).messages([])
+    ended = TrialEnd(**json.loads(last)["ended"])
     assert (ended.status, ended.error) == ("failed", to_fields(kind("it broke", **SAID)))
     assert ended.error is not None
     assert type(from_fields(ended.error)) is kind

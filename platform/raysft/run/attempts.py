@@ -14,16 +14,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from ray.train.v2.torch.torch_trainer import TorchTrainer
-
 from raysft import errors, storage
 from raysft.recipe.change import change
 from raysft.recipe.resolve import check_fits, fitting_workers, with_workers
 from raysft.recipe.schema import Recipe
-from raysft.run.failure import Ended, Kind, Limits, Retry, Stop, decide
+from raysft.run.failure import AttemptEnd, Kind, Limits, Retry, Stop, decide
 from raysft.run.ray_failures import classify
 from raysft.runtime.join import cluster_facts, free_reservations, num_draining
-from raysft.runtime.trainer import trainer
+from raysft.runtime.trainer import ForkedTrainer, trainer
 from raysft.train.commits.checkpoint import remove_orphans
 from raysft.train.commits.layout import read_commits
 from raysft.train.commits.lineage import lineage, newest_attempt, read_attempts
@@ -53,7 +51,7 @@ def run_attempts(run: str, recipe: Recipe, make_wire: Callable[[Recipe], Wire]) 
     recipe: cluster.workers is the most workers. make_wire(recipe) is called for each attempt, with the number of
     workers and the micro-batch of that attempt. Raises ClusterError when too few nodes are left for PATIENCE_S.
     """
-    history: list[Ended] = []
+    history: list[AttemptEnd] = []
     stop_requests.clear(run)
     while True:
         sized = with_workers(recipe, _await_workers(recipe))
@@ -79,7 +77,7 @@ def run_attempts(run: str, recipe: Recipe, make_wire: Callable[[Recipe], Wire]) 
         remove_orphans(run)
 
 
-def _fit(trainer: TorchTrainer, look: Callable[[], None]) -> Outcome | Exception:
+def _fit(trainer: ForkedTrainer, look: Callable[[], None]) -> Outcome | Exception:
     """fit(), in a thread: this one stays free for signals, and calls look() now and then."""
     ends: list[Outcome | Exception] = []
 
@@ -154,25 +152,27 @@ def _await_workers(recipe: Recipe) -> int:
     return workers
 
 
-def _ended(run: str, end: Outcome | Exception, gained: int) -> Ended:
+def _ended(run: str, end: Outcome | Exception, gained: int) -> AttemptEnd:
     """What history keeps of an attempt."""
     if isinstance(end, Outcome):
         kind: Kind = "rollback" if end.status == "rollback" else "resize" if end.reason == "resize" else "preempted"
-        return Ended(kind, end.reason, gained)
+        return AttemptEnd(kind, end.reason, gained)
     kind, what = classify(end)
     number = newest_attempt(run)
     stacks = storage.list_names(storage.join(run, "stacks"))
     if kind in ("worker", "code") and any(is_of_attempt(name, number) for name in stacks):
-        return Ended("hung", f"no progress for cluster.hang_timeout_s: see {storage.join(run, 'stacks')}", gained)
+        return AttemptEnd(
+            "hung", f"no progress for cluster.hang_timeout_s: see {storage.join(run, 'stacks')}", gained
+        )
     records = _newest_failures(run)
     is_certain = any(record.certain for record in records)  # the other ranks then only lost their peer
     if not records or not (kind == "code" or (kind == "worker" and is_certain)):
-        return Ended(kind, what, gained)
+        return AttemptEnd(kind, what, gained)
     first = records[0]
     if first.kind == errors.StorageError.__name__:
-        return Ended("no_storage", first.what, gained)
+        return AttemptEnd("no_storage", first.what, gained)
     where = f"{first.kind}: {first.what}, rank {first.rank}, after step {first.step}"
-    return Ended("code", first.what, gained, error=where, certain=is_certain)
+    return AttemptEnd("code", first.what, gained, error=where, certain=is_certain)
 
 
 def _newest_failures(run: str) -> Sequence[failures.FailureRecord]:
@@ -182,7 +182,7 @@ def _newest_failures(run: str) -> Sequence[failures.FailureRecord]:
     return sorted(own, key=lambda record: (not record.certain, record.rank))
 
 
-def _record(run: str, sized: Recipe, ended: Ended, decision: Retry | Stop) -> None:
+def _record(run: str, sized: Recipe, ended: AttemptEnd, decision: Retry | Stop) -> None:
     """Say it, and keep it in the run."""
     attempt = newest_attempt(run)
     logger.warning("attempt %d ended (%s): %s", attempt, ended.kind, ended.what)
@@ -208,7 +208,7 @@ def _reached(run: str, attempt: int) -> tuple[int | None, float | None]:
     return (steps[-1]["step"], steps[-1]["at"]) if steps else (None, None)
 
 
-def _given_up(run: str, ended: Ended, decision: Stop) -> Outcome:
+def _given_up(run: str, ended: AttemptEnd, decision: Stop) -> Outcome:
     records = _newest_failures(run)
     if ended.kind in ("code", "no_storage") and records:
         return failures.as_outcome(records[0])

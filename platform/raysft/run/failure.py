@@ -27,7 +27,7 @@ BACK_OFF_S, MAX_BACK_OFF_S = 2.0, 300.0
 
 
 @dataclass(frozen=True)
-class Ended:
+class AttemptEnd:
     """One attempt that did not bring the run to its end."""
 
     kind: Kind
@@ -66,7 +66,7 @@ class Stop:
     fix: str
 
 
-def decide(history: Sequence[Ended], limits: Limits) -> Retry | Stop:
+def decide(history: Sequence[AttemptEnd], limits: Limits) -> Retry | Stop:
     """What to do after the last of these attempts; oldest first, at least one.
 
     Failures count while they follow each other without a committed step; one that had gained steps is the first of
@@ -92,9 +92,9 @@ def decide(history: Sequence[Ended], limits: Limits) -> Retry | Stop:
     return Retry(min(BACK_OFF_S * 2 ** (len(row) - 2), MAX_BACK_OFF_S) if len(row) > 1 else 0.0)
 
 
-def _row(history: Sequence[Ended]) -> list[Ended]:
+def _row(history: Sequence[AttemptEnd]) -> list[AttemptEnd]:
     """The failures since a step was last committed, oldest first."""
-    row: list[Ended] = []
+    row: list[AttemptEnd] = []
     for ended in reversed(history):
         if ended.kind not in PLANNED:
             row.insert(0, ended)
@@ -103,7 +103,7 @@ def _row(history: Sequence[Ended]) -> list[Ended]:
     return row
 
 
-def _diagnosis(row: Sequence[Ended]) -> str:
+def _diagnosis(row: Sequence[AttemptEnd]) -> str:
     kinds = {kind: sum(ended.kind == kind for ended in row) for kind in dict.fromkeys(e.kind for e in row)}
     counted = ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
     return f"{len(row)} failures without a committed step between them ({counted}); the last: {row[-1].what}"

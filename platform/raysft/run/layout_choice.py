@@ -68,7 +68,7 @@ def matrix() -> list[str]:
 
 
 @dataclass(frozen=True)
-class Choice:
+class LayoutChoice:
     """What a run starts with."""
 
     recipe: Recipe
@@ -81,7 +81,7 @@ class Choice:
     """The breakdown, for whoever runs out of it."""
 
 
-def choose_layout(recipe: Recipe, nodes: ClusterFacts) -> Choice:
+def choose_layout(recipe: Recipe, nodes: ClusterFacts) -> LayoutChoice:
     """Settle the layout of a run. Raises ClusterError for what cannot fit.
 
     `parallel.auto` is replaced by the best layout. On GPUs that Ray names, a layout that needs more memory than
@@ -101,7 +101,7 @@ def choose_layout(recipe: Recipe, nodes: ClusterFacts) -> Choice:
                 expected="nodes with an accelerator_type that raysft knows",
                 fix="set parallel by hand: `raysft plan RECIPE --cluster 8xH100-80G` ranks the layouts",
             )
-        return Choice(recipe, model, tuple(lines), "memory for it: see `raysft plan RECIPE --cluster ...`")
+        return LayoutChoice(recipe, model, tuple(lines), "memory for it: see `raysft plan RECIPE --cluster ...`")
     shape = read_shape(sized)
     if recipe.parallel.auto:
         chosen = layout.best(planned, model, shape, where)
@@ -113,7 +113,7 @@ def choose_layout(recipe: Recipe, nodes: ClusterFacts) -> Choice:
         if where.device.is_gpu:
             layout.check_memory(chosen, model, shape, where)
     used = f"{chosen.memory.total / GIB:.2f} GiB a worker: {layout.breakdown(chosen.memory)}"
-    return Choice(recipe, model, (*lines, f"memory       {used} (predicted)"), f"the predicted {used}")
+    return LayoutChoice(recipe, model, (*lines, f"memory       {used} (predicted)"), f"the predicted {used}")
 
 
 def with_vocabulary(recipe: Recipe) -> Recipe:

@@ -29,12 +29,12 @@ Result = TypeVar("Result")
 CONNECT_TIMEOUT_S = 10
 ANSWER_TIMEOUT_S = 2
 
-PASSED_ON = ("HF_HOME", "HF_HUB_OFFLINE", "AWS_REGION", "AWS_ENDPOINT_URL")
+FORWARDED_VARIABLES = ("HF_HOME", "HF_HUB_OFFLINE", "AWS_REGION", "AWS_ENDPOINT_URL")
 """Variables that workers get from the driver. Nothing else of its environment is copied, and no secret: Ray shows a
 runtime environment in its dashboard and logs. Give nodes their credentials (HF_TOKEN, AWS keys) when they start."""
 
 
-SPINS = "5000"
+OMP_SPIN_COUNT = "5000"
 """Turns that a thread spins at a barrier before it sleeps, where libgomp takes 300,000: spinning threads starve each
 other where CPUs are shared, sleeping ones cost 12% of a step where they are not (docs/benchmarks.md)."""
 
@@ -46,7 +46,7 @@ CONTROLLER = {
 """What Ray Train's controller reads. All processes of a run have the same variables: one fork server makes them."""
 
 
-LOCAL = {
+LOCAL_RAY_SETTINGS = {
     "RAY_enable_metrics_collection": "0",
     "RAY_task_events_report_interval_ms": "0",
     "RAY_event_stats": "0",
@@ -98,7 +98,7 @@ def _start() -> None:
     """Ray on this machine, with as few processes and statistics of its own as it can do with."""
     cpus = os.cpu_count() or 1
     at_once = {"RAY_worker_maximum_startup_concurrency": str(STARTS_PER_CPU * cpus)}
-    for name, value in (LOCAL | at_once).items():
+    for name, value in (LOCAL_RAY_SETTINGS | at_once).items():
         os.environ.setdefault(name, value)
     ray.init(
         address="local",
@@ -211,11 +211,11 @@ def worker_environment(section: ClusterSection) -> dict[str, str]:
     """Environment variables of training workers and of tasks that run a model."""
     return {
         "OMP_NUM_THREADS": str(section.cpus_per_worker),
-        "GOMP_SPINCOUNT": SPINS,
+        "GOMP_SPINCOUNT": OMP_SPIN_COUNT,
         "TOKENIZERS_PARALLELISM": "false",
         "DS_ACCELERATOR": "cuda" if section.gpus_per_worker else "cpu",
         **CONTROLLER,
-        **{name: os.environ[name] for name in PASSED_ON if name in os.environ},
+        **{name: os.environ[name] for name in FORWARDED_VARIABLES if name in os.environ},
     }
 
 

@@ -54,7 +54,7 @@ class ForkedTrainer(TorchTrainer):
         return ray.get(running.get_result.remote())
 
 
-def trainer(run: str, recipe: Recipe, wire: Wire, work: Callable[[dict[str, Any]], dict[str, Any]]) -> TorchTrainer:
+def trainer(run: str, recipe: Recipe, wire: Wire, work: Callable[[dict[str, Any]], dict[str, Any]]) -> ForkedTrainer:
     """One attempt of a run, in which each worker does work(wire)."""
     wanted = recipe.cluster
     return ForkedTrainer(

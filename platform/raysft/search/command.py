@@ -44,7 +44,7 @@ from raysft.search.progress import SearchProgress
 from raysft.search.space import Point, apply, check_space
 from raysft.search.study import Study, Trial
 from raysft.search.sweep import Sweep, spent_of
-from raysft.search.tune_driver import Room, run_trials, trial_name
+from raysft.search.tune_driver import Slots, run_trials, trial_name
 from raysft.train.watch import stop_requests
 
 logger = logging.getLogger(__name__)
@@ -73,14 +73,14 @@ def search(recipe: Recipe) -> list[str]:
                 prepare(with_absolute_paths(recipe), progress=progress)
             sweep = Sweep(recipe, tune, study, admit=partial(_refusal, recipe, nodes))
             with _limited(recipe, tune, sweep):
-                room = _room(recipe, tune, room_for(recipe, nodes))
-                together = f", together in {room.hosts} processes" if room.hosts else ""
-                logger.info("search       %s, %d at a time%s", _words(tune), room.concurrent, together)
-                for line in advice_at_a_time(tune, room.concurrent):
+                slots = _slots(recipe, tune, room_for(recipe, nodes))
+                together = f", together in {slots.processes} processes" if slots.processes else ""
+                logger.info("search       %s, %d at a time%s", _words(tune), slots.concurrent, together)
+                for line in advice_at_a_time(tune, slots.concurrent):
                     logger.warning("%s", line)
                 out = storage.join(directory, "ray")
-                with SearchProgress(tune, [trial for trial in study.trials() if trial.is_own]) as told:
-                    run_trials(recipe, tune, sweep, room=room, out=out, told=told)
+                with SearchProgress(tune, [trial for trial in study.trials() if trial.is_own]) as listener:
+                    run_trials(recipe, tune, sweep, slots=slots, out=out, listener=listener)
         return _result(recipe, tune, study)
 
 
@@ -148,12 +148,12 @@ def room_for(recipe: Recipe, nodes: ClusterFacts) -> int:
     return max(1, workers // wanted.workers)
 
 
-def _room(recipe: Recipe, tune: TuneSection, workers: int) -> Room:
+def _slots(recipe: Recipe, tune: TuneSection, workers: int) -> Slots:
     """How the trials share the cluster, which holds so many workers."""
     if not is_fused(recipe, tune, workers):
-        return Room(tune.concurrent or workers, hosts=0)
+        return Slots(tune.concurrent or workers, processes=0)
     concurrent = trials_at_a_time(tune, GANG * workers)
-    return Room(concurrent, hosts=min(workers, concurrent))
+    return Slots(concurrent, processes=min(workers, concurrent))
 
 
 def _refusal(recipe: Recipe, nodes: ClusterFacts, point: Point) -> str | None:

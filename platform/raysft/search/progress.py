@@ -11,14 +11,14 @@ from rich.progress import TaskID, TimeElapsedColumn
 from raysft.observe.tune_report import shown
 from raysft.recipe.tune import TuneSection
 from raysft.run.bars import bars
-from raysft.search.schedulers import Verdict
+from raysft.search.schedulers import TrialVerdict
 from raysft.search.study import Trial
-from raysft.search.tune_driver import Told
+from raysft.search.tune_driver import SearchListener
 
 logger = logging.getLogger(__name__)
 
 
-class SearchProgress(Told):
+class SearchProgress(SearchListener):
     """From __enter__ to __exit__. The lines about starts and ends are said in both cases."""
 
     def __init__(self, tune: TuneSection, trials: list[Trial], console: Console | None = None) -> None:
@@ -43,7 +43,7 @@ class SearchProgress(Told):
         self._bars.stop()
 
     def started(self, trial: Trial) -> None:
-        """See Told."""
+        """See SearchListener."""
         words = ", ".join(f"{name.rpartition('.')[2]} {shown(value)}" for name, value in trial.point.items())
         step = trial.curve[-1][0] if trial.curve else 0
         logger.info("trial %d%s: %s", trial.number, f" goes on from step {step}" if step else "", words)
@@ -51,8 +51,8 @@ class SearchProgress(Told):
             f"trial {trial.number}", total=None, completed=step, text=words
         )
 
-    def reported(self, number: int, step: int, total: int, values: tuple[float, ...], verdict: Verdict) -> None:
-        """See Told."""
+    def reported(self, number: int, step: int, total: int, values: tuple[float, ...], verdict: TrialVerdict) -> None:
+        """See SearchListener."""
         words = ", ".join(f"{name} {shown(value)}" for name, value in zip(self._tune.metrics, values, strict=True))
         words += {"stop": ", stopped"}.get(verdict.value, "")
         self._newest[number] = values
@@ -61,7 +61,7 @@ class SearchProgress(Told):
             logger.info("trial %d step %d/%d: %s", number, step, total, words)
 
     def ended(self, number: int, state: str, why: str) -> None:
-        """See Told."""
+        """See SearchListener."""
         logger.info("trial %d %s%s", number, {"running": "interrupted"}.get(state, state), f": {why}" if why else "")
         self._bars.remove_task(self._tasks.pop(number))
         values = self._newest.pop(number, None)

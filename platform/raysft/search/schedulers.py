@@ -20,7 +20,7 @@ MEDIAN_TRIALS = 3
 """Others that must have come as far before the median is believed."""
 
 
-class Verdict(Enum):
+class TrialVerdict(Enum):
     """What becomes of a trial that has just reported."""
 
     GO_ON = "go on"
@@ -30,22 +30,22 @@ class Verdict(Enum):
     """It commits and waits for the others of its round."""
 
 
-def judge(rules: Scheduler, mine: int, curves: Curves) -> Verdict:
+def judge(rules: Scheduler, mine: int, curves: Curves) -> TrialVerdict:
     """What trial `mine` should do after its newest report. One at its end by then has finished all the same."""
     return TABLE[rules.kind](rules, mine, curves)
 
 
-def _none(rules: Scheduler, mine: int, curves: Curves) -> Verdict:
-    return Verdict.GO_ON
+def _none(rules: Scheduler, mine: int, curves: Curves) -> TrialVerdict:
+    return TrialVerdict.GO_ON
 
 
-def _asha(rules: Scheduler, mine: int, curves: Curves) -> Verdict:
+def _asha(rules: Scheduler, mine: int, curves: Curves) -> TrialVerdict:
     """Asynchronous successive halving, stopping (Li et al. 2020, arXiv:1810.05934): at a rung stay the best
     1 / reduction of all that have reached it so far; while fewer have, the best one."""
     return _halve(rules, mine, curves, _first_rung(rules))
 
 
-def _hyperband(rules: Scheduler, mine: int, curves: Curves) -> Verdict:
+def _hyperband(rules: Scheduler, mine: int, curves: Curves) -> TrialVerdict:
     """Several ASHA brackets, each with a later first rung (Li et al. 2018); trials take them in turns and compete
     within their own. With the searcher tpe this is BOHB's scheme (Falkner et al. 2018)."""
     bracket = mine % BRACKETS
@@ -56,7 +56,7 @@ def _hyperband(rules: Scheduler, mine: int, curves: Curves) -> Verdict:
 BRACKETS = 3
 
 
-def _halve(rules: Scheduler, mine: int, curves: Curves, first: int) -> Verdict:
+def _halve(rules: Scheduler, mine: int, curves: Curves, first: int) -> TrialVerdict:
     step, before = curves[mine][-1][0], curves[mine][-2][0] if len(curves[mine]) > 1 else -1
     rung = first
     while rung <= step:
@@ -64,32 +64,32 @@ def _halve(rules: Scheduler, mine: int, curves: Curves, first: int) -> Verdict:
             reached = [value for curve in curves.values() if (value := at(curve, rung)) is not None]
             better = sum(value < curves[mine][-1][1] for value in reached)
             if better >= max(1, len(reached) // rules.reduction):
-                return Verdict.STOP
+                return TrialVerdict.STOP
         rung *= rules.reduction
-    return Verdict.GO_ON
+    return TrialVerdict.GO_ON
 
 
-def _median(rules: Scheduler, mine: int, curves: Curves) -> Verdict:
+def _median(rules: Scheduler, mine: int, curves: Curves) -> TrialVerdict:
     """Stop when the best so far is worse than the median of the others' means up to this step (Golovin et al. 2017,
     Vizier, 3.1)."""
     step = curves[mine][-1][0]
     if step < _first_rung(rules):
-        return Verdict.GO_ON
+        return TrialVerdict.GO_ON
     others = [curve for number, curve in curves.items() if number != mine and curve and curve[-1][0] >= step]
     if len(others) < MEDIAN_TRIALS:
-        return Verdict.GO_ON
+        return TrialVerdict.GO_ON
     means = []
     for curve in others:
         values = [value for at_step, value in curve if at_step <= step]
         means.append(sum(values) / len(values))
-    return Verdict.STOP if min(value for _, value in curves[mine]) > median(means) else Verdict.GO_ON
+    return TrialVerdict.STOP if min(value for _, value in curves[mine]) > median(means) else TrialVerdict.GO_ON
 
 
-def _pbt(rules: Scheduler, mine: int, curves: Curves) -> Verdict:
+def _pbt(rules: Scheduler, mine: int, curves: Curves) -> TrialVerdict:
     """Wait for the population at the end of each round; pbt_copies() says what follows."""
     step, before = curves[mine][-1][0], curves[mine][-2][0] if len(curves[mine]) > 1 else 0
     gap = _first_rung(rules)
-    return Verdict.PAUSE if step // gap > before // gap else Verdict.GO_ON
+    return TrialVerdict.PAUSE if step // gap > before // gap else TrialVerdict.GO_ON
 
 
 def pbt_copies(rules: Scheduler, curves: Curves, draw: Callable[[int], int]) -> dict[int, int]:
@@ -119,7 +119,7 @@ def with_rungs(rules: Scheduler, every_steps: int | None) -> Scheduler:
     return rules.model_copy(update={"min_steps": rules.min_steps or every_steps or 1})
 
 
-TABLE: dict[str, Callable[[Scheduler, int, Curves], Verdict]] = {
+TABLE: dict[str, Callable[[Scheduler, int, Curves], TrialVerdict]] = {
     "asha": _asha,
     "hyperband": _hyperband,
     "median": _median,

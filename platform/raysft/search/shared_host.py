@@ -23,11 +23,11 @@ from raysft.run.run import train_trial
 from raysft.run.rundir import run_location
 from raysft.search.in_process import run_here
 from raysft.search.shared_trial import HostActor
-from raysft.search.trial_stream import Followed
+from raysft.search.trial_stream import TrialStream
 from raysft.train.shared_trials import Crew
 from raysft.train.watch import stop_requests
 
-MALLOC = {
+ALLOCATOR_VARIABLES = {
     "MALLOC_ARENA_MAX": "1",  # else freed memory stays with each thread, and any of them may run the pass of all
     "MALLOC_TRIM_THRESHOLD_": str(2**32),  # a pass uses again what the last one freed,
     "MALLOC_MMAP_THRESHOLD_": str(2**25),  # without asking the kernel for zeroed pages (5% of the time)
@@ -42,7 +42,7 @@ class Host:
         self._crew = Crew(torch.device("cuda" if gpus else "cpu"))
         self._trained: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
         self._newest: defaultdict[int, int] = defaultdict(int)
-        self._begun: dict[int, Followed] = {}
+        self._begun: dict[int, TrialStream] = {}
         self._mutex = threading.Lock()
 
     def begin(self, config: dict[str, Any]) -> None:
@@ -53,11 +53,11 @@ class Host:
                 self._newest[config["number"]] = config["order"]  # now: what fails is follow()'s to say
 
     def follow(self, config: dict[str, Any], metrics: list[str]) -> Iterator[str]:
-        """What Followed.said() says of a trial, which begins now unless it has begun."""
+        """What TrialStream.messages() says of a trial, which begins now unless it has begun."""
         self.begin(config)
-        yield from self._begun[config["number"]].said(metrics)
+        yield from self._begun[config["number"]].messages(metrics)
 
-    def _train(self, config: dict[str, Any]) -> Followed:
+    def _train(self, config: dict[str, Any]) -> TrialStream:
         number, recipe = config["number"], parse_recipe(json.loads(config["recipe"]))
 
         def train(recipe: Recipe, planned: Callable[[int], None]) -> str:
@@ -68,11 +68,11 @@ class Host:
         if self._trained[number].locked():  # its listener died, and it is started again
             stop_requests.request(run_location(recipe), stop_requests.Notice.STOP)
         before = self._crew.share_s(number)
-        return Followed(recipe, train, lambda: self._crew.share_s(number) - before)
+        return TrialStream(recipe, train, lambda: self._crew.share_s(number) - before)
 
 
 @contextmanager
-def hosts(recipe: Recipe, count: int, concurrent: int, runtime: dict[str, Any]) -> Iterator[list[Any]]:
+def shared_hosts(recipe: Recipe, count: int, concurrent: int, runtime: dict[str, Any]) -> Iterator[list[Any]]:
     """Handles of `count` hosts that live as long as the block. concurrent: trials at a time, over all of them.
 
     runtime: Ray's runtime environment of theirs.

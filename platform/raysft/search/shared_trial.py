@@ -35,12 +35,12 @@ class HostActor:
         yield from self._host.follow(config, metrics)
 
 
-def hosted_trial(config: dict[str, Any], handles: list[Any], metrics: list[str]) -> None:
+def shared_trial_function(config: dict[str, Any], handles: list[Any], metrics: list[str]) -> None:
     """Raises what Ray raises when the host dies: the trial is lost, and goes on from its checkpoint."""
     host = handles[config["host"]]
     _await(host)
-    for said in host.follow.options(num_returns="streaming").remote(config, metrics):
-        tune.report({"said": ray.get(said)})
+    for message in host.follow.options(num_returns="streaming").remote(config, metrics):
+        tune.report({"message": ray.get(message)})
 
 
 def _await(host: Any) -> None:

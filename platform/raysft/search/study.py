@@ -213,7 +213,7 @@ class Study:
         )
 
     def _told(self) -> list[tuple[Point, float]]:
-        """Ended trials with what they reached, less being better."""
+        """TrialEnd trials with what they reached, less being better."""
         sign = {"min": 1.0, "max": -1.0}[self._tune.modes[0]]
         ended = [trial for trial in self.trials() if trial.state in ("finished", "pruned") and trial.values]
         return [(trial.point, sign * trial.values[0]) for trial in ended if trial.values]

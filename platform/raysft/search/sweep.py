@@ -16,7 +16,7 @@ from typing import Literal
 from raysft.errors import ClusterError
 from raysft.recipe.schema import Recipe
 from raysft.recipe.tune import TuneSection
-from raysft.search.schedulers import Verdict, judge, pbt_copies, with_rungs
+from raysft.search.schedulers import TrialVerdict, judge, pbt_copies, with_rungs
 from raysft.search.space import Point, grid, neighbours
 from raysft.search.study import State, Study, Trial
 
@@ -30,25 +30,25 @@ MOST_LOST = 3
 
 
 @dataclass(frozen=True)
-class Spent:
+class TrialCost:
     """What a trial has reserved, for as long as it ran since it was last started."""
 
     seconds: float = 0.0
     core_s: float = 0.0
     gpu_s: float = 0.0
 
-    def plus(self, other: Spent) -> Spent:
+    def plus(self, other: TrialCost) -> TrialCost:
         """Both."""
-        return Spent(self.seconds + other.seconds, self.core_s + other.core_s, self.gpu_s + other.gpu_s)
+        return TrialCost(self.seconds + other.seconds, self.core_s + other.core_s, self.gpu_s + other.gpu_s)
 
 
-def spent_of(trial: Trial) -> Spent:
+def spent_of(trial: Trial) -> TrialCost:
     """All that a trial has cost so far."""
-    return Spent(*trial.facts.get("spent", ()))
+    return TrialCost(*trial.facts.get("spent", ()))
 
 
 @dataclass(frozen=True)
-class Ended:
+class TrialEnd:
     """How a trial's process ended. `interrupted`: it was asked to; `lost`: nobody knows why."""
 
     status: Literal["finished", "interrupted", "failed", "lost"]
@@ -69,8 +69,8 @@ class Sweep:
         self._points: list[Point] = list(tune.start)
         if tune.searcher == "grid":
             self._points = grid(tune.space, recipe.model_dump(mode="json"))
-        self._active: dict[int, Verdict] = {}
-        self._before: dict[int, Spent] = {}
+        self._active: dict[int, TrialVerdict] = {}
+        self._before: dict[int, TrialCost] = {}
         self._stopping = False
         for trial in self._study.trials():  # killed between the birth of a copy and the end of what it replaces
             if "replaces" in trial.facts and self._of(trial.facts["replaces"]).state == "running":
@@ -88,7 +88,7 @@ class Sweep:
 
     def is_judged(self, number: int) -> bool:
         """Was this running trial told to end?"""
-        return self._active.get(number) is not Verdict.GO_ON
+        return self._active.get(number) is not TrialVerdict.GO_ON
 
     def pause_step(self, trial: Trial) -> int | None:
         """Where a trial will be told to pause: it is to end there and nowhere later, for others may copy it."""
@@ -130,31 +130,31 @@ class Sweep:
         )
 
     def report(
-        self, number: int, step: int, values: tuple[float, ...], spent: Spent, *, is_last: bool = False
-    ) -> Verdict:
+        self, number: int, step: int, values: tuple[float, ...], spent: TrialCost, *, is_last: bool = False
+    ) -> TrialVerdict:
         """A running trial's metrics at a step. What it is to do, which is also remembered for its end.
 
         What it reports after it was judged is not kept: that depends on how fast it ends, not on the search.
         """
         if number not in self._active:
-            return Verdict.STOP
+            return TrialVerdict.STOP
         self._note_spent(number, spent)
         verdict = self._active[number]
         told = any(reached > step for reached, _ in self._of(number).curve)  # before the driver was killed
-        if verdict is not Verdict.GO_ON or told:
+        if verdict is not TrialVerdict.GO_ON or told:
             return verdict
         if not all(map(math.isfinite, values)):
             self._study.note(number, "why", f"a metric was not finite at step {step}")
-            self._active[number] = Verdict.STOP
-            return Verdict.STOP
+            self._active[number] = TrialVerdict.STOP
+            return TrialVerdict.STOP
         self._study.report(number, step, values)
         if not is_last:
             self._active[number] = self._verdict(number)
         return self._active[number]
 
-    def end(self, number: int, ended: Ended, spent: Spent = Spent()) -> State:
+    def end(self, number: int, ended: TrialEnd, spent: TrialCost = TrialCost()) -> State:
         """A trial's process ended. Its state now; `running`: it is to be gone on with later."""
-        verdict = self._active.pop(number, Verdict.GO_ON)
+        verdict = self._active.pop(number, TrialVerdict.GO_ON)
         self._note_spent(number, spent)
         trial = self._of(number)
         state, why = self._ending(trial, ended, verdict)
@@ -165,13 +165,13 @@ class Sweep:
         if state == "running":
             if ended.status == "lost":
                 self._study.note(number, "lost", int(trial.facts.get("lost", 0)) + 1)
-            elif verdict is Verdict.PAUSE and not self._is_spent():
+            elif verdict is TrialVerdict.PAUSE and not self._is_spent():
                 self._study.note(number, "waits", True)
             return state
         self._study.end(number, state, trial.newest if state == "finished" else None)
         return state
 
-    def _ending(self, trial: Trial, ended: Ended, verdict: Verdict) -> tuple[State, str]:
+    def _ending(self, trial: Trial, ended: TrialEnd, verdict: TrialVerdict) -> tuple[State, str]:
         """(state, why) of a trial whose process ended."""
         if "why" in trial.facts and ended.status != "lost":
             return "failed", ""
@@ -181,17 +181,17 @@ class Sweep:
             if int(trial.facts.get("lost", 0)) + 1 >= MOST_LOST:
                 return "failed", f"its process was lost {MOST_LOST} times: {ended.reason}"
             return "running", ""
-        if verdict is Verdict.STOP:
+        if verdict is TrialVerdict.STOP:
             return "pruned", ""
-        if ended.status == "interrupted" or verdict is Verdict.PAUSE:
+        if ended.status == "interrupted" or verdict is TrialVerdict.PAUSE:
             return "running", ""
         if trial.newest is None:
             return "failed", f"it ended and never reported {', '.join(self._tune.metrics)}"
         return "finished", ""
 
-    def _verdict(self, number: int) -> Verdict:
+    def _verdict(self, number: int) -> TrialVerdict:
         if self._is_spent():
-            return Verdict.PAUSE
+            return TrialVerdict.PAUSE
         sign = {"min": 1.0, "max": -1.0}[self._tune.modes[0]]
         curves = {
             trial.number: [(step, sign * value) for step, value in trial.curve]
@@ -199,9 +199,9 @@ class Sweep:
             if trial.curve
         }
         if number not in curves:  # several metrics: nothing is judged before its end
-            return Verdict.GO_ON
+            return TrialVerdict.GO_ON
         if self._of(number).facts.get("round", -1) >= curves[number][-1][0]:  # reported anew after that round
-            return Verdict.GO_ON
+            return TrialVerdict.GO_ON
         return judge(self._rules, number, curves)
 
     def _end_round(self) -> None:
@@ -253,13 +253,13 @@ class Sweep:
         return sorted(ready, key=lambda trial: ("copies" not in trial.facts or "spent" in trial.facts, trial.number))
 
     def _started(self, trial: Trial) -> Trial:
-        self._active[trial.number] = Verdict.GO_ON
+        self._active[trial.number] = TrialVerdict.GO_ON
         self._before[trial.number] = spent_of(trial)
         return trial
 
-    def _note_spent(self, number: int, spent: Spent) -> None:
+    def _note_spent(self, number: int, spent: TrialCost) -> None:
         if spent.seconds:
-            total = self._before.get(number, Spent()).plus(spent)
+            total = self._before.get(number, TrialCost()).plus(spent)
             self._study.note(
                 number, "spent", [round(total.seconds, 3), round(total.core_s, 3), round(total.gpu_s, 3)]
             )

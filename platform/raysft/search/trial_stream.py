@@ -13,7 +13,7 @@ from typing import Any
 from raysft.errors import RaysftError, to_fields
 from raysft.recipe.schema import Recipe
 from raysft.run.rundir import run_location
-from raysft.search.sweep import Ended, Spent
+from raysft.search.sweep import TrialCost, TrialEnd
 from raysft.search.trial_metrics import readings
 from raysft.train.history.records import read_metrics
 
@@ -27,19 +27,19 @@ Train = Callable[[Recipe, Callable[[int], None]], str]
 """(recipe, what is told the number of its steps) -> `finished` or `interrupted`."""
 
 
-class Followed:
+class TrialStream:
     """A trial that trains in a thread, from now on."""
 
     def __init__(self, recipe: Recipe, train: Train, reserved_s: Callable[[], float] | None = None) -> None:
         """reserved_s(): seconds for which it had a worker's resources; default: since it began."""
         self._recipe, self._train, self._reserved_s = recipe, train, reserved_s
         self._total: list[int] = []
-        self._ends: list[Ended] = []
+        self._ends: list[TrialEnd] = []
         self._started = time.monotonic()
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
-    def said(self, metrics: list[Any]) -> Iterator[str]:
+    def messages(self, metrics: list[Any]) -> Iterator[str]:
         """JSON for _PassOn.on_trial_result() (tune_driver.py), until the trial has ended."""
         seen, pause_s = 0, POLL_S
         is_alive = True
@@ -56,16 +56,16 @@ class Followed:
     def _work(self) -> None:
         try:
             status = self._train(self._recipe, self._total.append)
-            self._ends.append(Ended("finished" if status == "finished" else "interrupted"))
+            self._ends.append(TrialEnd("finished" if status == "finished" else "interrupted"))
         except RaysftError as error:
-            self._ends.append(Ended("failed", " ".join(str(error).split()), to_fields(error)))
+            self._ends.append(TrialEnd("failed", " ".join(str(error).split()), to_fields(error)))
         except Exception as error:  # process boundary: a trial that fails is an answer
-            self._ends.append(Ended("failed", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))
+            self._ends.append(TrialEnd("failed", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))
 
     def _spent(self) -> dict[str, float]:
         seconds, wanted = time.monotonic() - self._started, self._recipe.cluster
         share = (seconds if self._reserved_s is None else self._reserved_s()) * wanted.workers
-        return asdict(Spent(seconds, core_s=share * wanted.cpus_per_worker, gpu_s=share * wanted.gpus_per_worker))
+        return asdict(TrialCost(seconds, core_s=share * wanted.cpus_per_worker, gpu_s=share * wanted.gpus_per_worker))
 
 
 def _new(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -30,29 +29,17 @@ from raysft.run.attempts import run_attempts
 from raysft.run.run import train_trial
 from raysft.run.rundir import run_location
 from raysft.runtime.join import worker_runtime
-from raysft.runtime.tune_runtime import trials_in
+from raysft.runtime.tune_runtime import HEAD_NODE_RESOURCES, trials_in
 from raysft.search.in_process import run_here
-from raysft.search.schedulers import Verdict
-from raysft.search.shared_host import MALLOC, hosts
-from raysft.search.shared_trial import hosted_trial
+from raysft.search.schedulers import TrialVerdict
+from raysft.search.shared_host import ALLOCATOR_VARIABLES, shared_hosts
+from raysft.search.shared_trial import shared_trial_function
 from raysft.search.space import apply
 from raysft.search.study import Trial
-from raysft.search.sweep import Ended, Spent, Sweep
-from raysft.search.trial_stream import Followed
+from raysft.search.sweep import Sweep, TrialCost, TrialEnd
+from raysft.search.trial_stream import TrialStream
 from raysft.train.commits.checkpoint import copy_commit
 from raysft.train.watch import stop_requests
-
-AT_HEAD: dict[str, float] = {"CPU": 0, "node:__internal_head__": 0.0001}
-"""Tune refuses a trial that reserves nothing, and one that holds CPUs while its workers wait for some deadlocks. At
-the head node a trial outlives every node of its workers."""
-
-
-ENVIRONMENT = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no files of its own for each trial
-    "TUNE_RESULT_BUFFER_LENGTH": "0",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # a signal is ours
-    "RAY_AIR_NEW_OUTPUT": "0",  # which prints whatever `verbose` says
-}
 
 
 def is_warm(recipe: Recipe, tune: TuneSection) -> bool:
@@ -67,13 +54,13 @@ def trial_name(recipe: Recipe, number: int) -> str:
     return f"{recipe.name}-{number}"
 
 
-class Told:
+class SearchListener:
     """Follows a search; this one is silent."""
 
     def started(self, trial: Trial) -> None:
         """A trial begins, or goes on."""
 
-    def reported(self, number: int, step: int, total: int, values: tuple[float, ...], verdict: Verdict) -> None:
+    def reported(self, number: int, step: int, total: int, values: tuple[float, ...], verdict: TrialVerdict) -> None:
         """It measured something; total: steps of the whole trial."""
 
     def ended(self, number: int, state: str, why: str) -> None:
@@ -81,29 +68,30 @@ class Told:
 
 
 @dataclass(frozen=True)
-class Room:
+class Slots:
     """How many trials at a time, and where."""
 
     concurrent: int
-    hosts: int
+    processes: int
     """Processes in which trials train together; 0: each by itself."""
 
 
-def run_trials(recipe: Recipe, tune: TuneSection, sweep: Sweep, *, room: Room, out: str, told: Told) -> None:
-    """Until the sweep is over. out: directory for what Tune writes; it is removed. told: see Told."""
-    for variable, value in ENVIRONMENT.items():
-        os.environ.setdefault(variable, value)
+def run_trials(
+    recipe: Recipe, tune: TuneSection, sweep: Sweep, *, slots: Slots, out: str, listener: SearchListener
+) -> None:
+    """Run trials until the sweep is over. out: directory for what Tune writes; it is removed."""
     wants_tracebacks = logging.getLogger("raysft").isEnabledFor(logging.DEBUG)  # of trials that were lost, and go on
     logging.getLogger("ray.tune").setLevel(logging.ERROR if wants_tracebacks else logging.CRITICAL)
-    runtime = worker_runtime(recipe.cluster, **(MALLOC if room.hosts else {}))  # of both: one fork server makes them
-    with trials_in(runtime), hosts(recipe, room.hosts, room.concurrent, runtime) as handles:
-        searcher = _PassOn(recipe, sweep, told, handles)
+    variables = ALLOCATOR_VARIABLES if slots.processes else {}
+    runtime = worker_runtime(recipe.cluster, **variables)  # of trials and hosts: one fork server makes both
+    with trials_in(runtime), shared_hosts(recipe, slots.processes, slots.concurrent, runtime) as handles:
+        searcher = _PassOn(recipe, sweep, listener, handles)
         tuner = ray_tune.Tuner(
             _function(recipe, tune, handles),
             tune_config=ray_tune.TuneConfig(
                 search_alg=searcher,
                 num_samples=-1,
-                max_concurrent_trials=room.concurrent,
+                max_concurrent_trials=slots.concurrent,
                 reuse_actors=True,
                 trial_name_creator=_tune_name,
                 trial_dirname_creator=_tune_name,
@@ -124,24 +112,24 @@ def _function(recipe: Recipe, tune: TuneSection, handles: list[Any]) -> Any:
     warm = is_warm(recipe, tune) and not handles
     own: dict[str, float] = {"CPU": wanted.cpus_per_worker, "GPU": wanted.gpus_per_worker}
     function = (
-        partial(hosted_trial, handles=handles, metrics=metrics)
+        partial(shared_trial_function, handles=handles, metrics=metrics)
         if handles
         else partial(trial_function, metrics=metrics, warm=warm)
     )
-    return ray_tune.with_resources(function, ray_tune.PlacementGroupFactory([own if warm else AT_HEAD]))
+    return ray_tune.with_resources(function, ray_tune.PlacementGroupFactory([own if warm else HEAD_NODE_RESOURCES]))
 
 
 class _PassOn(Searcher):
     """Ray Tune's searcher: what Tune calls becomes a call of the sweep."""
 
-    def __init__(self, recipe: Recipe, sweep: Sweep, told: Told, hosts: list[Any]) -> None:
+    def __init__(self, recipe: Recipe, sweep: Sweep, listener: SearchListener, handles: list[Any]) -> None:
         super().__init__()
-        self._recipe, self._sweep, self._told, self._handles = recipe, sweep, told, hosts
+        self._recipe, self._sweep, self._listener, self._handles = recipe, sweep, listener, handles
         self._sent = 0
         self._numbers: dict[str, int] = {}
         self._hosts: dict[int, int] = {}  # a trial stays with its host, which knows whether it still trains it
-        self._ends: dict[int, Ended] = {}
-        self._spent: dict[int, Spent] = {}
+        self._ends: dict[int, TrialEnd] = {}
+        self._spent: dict[int, TrialCost] = {}
         self.error: RaysftError | None = None
         """What ended the search. Raised through Tune it would be one of Tune's own, with a traceback for its text."""
 
@@ -155,14 +143,14 @@ class _PassOn(Searcher):
         if trial is None:
             return Searcher.FINISHED if self._sweep.is_over else None
         self._numbers[trial_id] = trial.number
-        self._told.started(trial)
+        self._listener.started(trial)
         recipe = apply(self._recipe, trial_name(self._recipe, trial.number), trial.point)
         try:
             if "copies" in trial.facts:
                 step = trial.facts.get("at", trial.facts["round"])
                 copy_commit(self._run(trial.facts["copies"]), run_location(recipe), step)
         except RaysftError as error:
-            self._ends[trial.number] = Ended("failed", " ".join(str(error).split()))
+            self._ends[trial.number] = TrialEnd("failed", " ".join(str(error).split()))
             self._end(trial_id)
             return None
         fields = json.dumps(recipe.model_dump(mode="json"))
@@ -181,21 +169,21 @@ class _PassOn(Searcher):
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """A report, or the last words of a trial."""
         with self._going_on():
-            self._hear(self._numbers[trial_id], json.loads(result["said"]))
+            self._hear(self._numbers[trial_id], json.loads(result["message"]))
 
-    def _hear(self, number: int, said: dict[str, Any]) -> None:
-        self._spent[number] = Spent(**said["spent"])
-        if "ended" in said:
-            self._ends[number] = Ended(**said["ended"])
+    def _hear(self, number: int, message: dict[str, Any]) -> None:
+        self._spent[number] = TrialCost(**message["spent"])
+        if "ended" in message:
+            self._ends[number] = TrialEnd(**message["ended"])
             return
-        values, was_judged = tuple(said["values"]), self._sweep.is_judged(number)
+        values, was_judged = tuple(message["values"]), self._sweep.is_judged(number)
         verdict = self._sweep.report(
-            number, said["step"], values, self._spent[number], is_last=said["step"] >= said["total"]
+            number, message["step"], values, self._spent[number], is_last=message["step"] >= message["total"]
         )
         if was_judged:
             return
-        self._told.reported(number, said["step"], said["total"], values, verdict)
-        if verdict is not Verdict.GO_ON:
+        self._listener.reported(number, message["step"], message["total"], values, verdict)
+        if verdict is not TrialVerdict.GO_ON:
             stop_requests.request(self._run(number), stop_requests.Notice.STOP)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -206,10 +194,10 @@ class _PassOn(Searcher):
 
     def _end(self, trial_id: str) -> None:
         number = self._numbers.pop(trial_id)
-        ended = self._ends.pop(number, Ended("lost", "its process died"))
+        ended = self._ends.pop(number, TrialEnd("lost", "its process died"))
         with self._going_on():
-            state = self._sweep.end(number, ended, self._spent.pop(number, Spent()))
-            self._told.ended(number, state, ended.reason)
+            state = self._sweep.end(number, ended, self._spent.pop(number, TrialCost()))
+            self._listener.ended(number, state, ended.reason)
 
     @contextmanager
     def _going_on(self) -> Iterator[None]:
@@ -253,5 +241,5 @@ def trial_function(config: dict[str, Any], metrics: list[str], warm: bool) -> No
         return train_trial(recipe, planned, run_here if warm else run_attempts, config["pause_step"])
 
     recipe = parse_recipe(json.loads(config["recipe"]))
-    for said in Followed(recipe, train).said(metrics):
-        ray_tune.report({"said": said})
+    for message in TrialStream(recipe, train).messages(metrics):
+        ray_tune.report({"message": message})

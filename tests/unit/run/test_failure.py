@@ -6,17 +6,17 @@ from collections.abc import Sequence
 
 import pytest
 
-from raysft.run.failure import Ended, Kind, Limits, Retry, Stop, decide
+from raysft.run.failure import AttemptEnd, Kind, Limits, Retry, Stop, decide
 
 THREE = Limits(max_failures=3, may_halve=False)
 
 
-def crash(gained: int = 0, kind: Kind = "worker") -> Ended:
-    return Ended(kind, "it died", gained)
+def crash(gained: int = 0, kind: Kind = "worker") -> AttemptEnd:
+    return AttemptEnd(kind, "it died", gained)
 
 
-def bug(step: int, *, gained: int = 0, certain: bool = False) -> Ended:
-    return Ended("code", "ValueError: x", gained, error=f"ValueError: x after step {step}", certain=certain)
+def bug(step: int, *, gained: int = 0, certain: bool = False) -> AttemptEnd:
+    return AttemptEnd("code", "ValueError: x", gained, error=f"ValueError: x after step {step}", certain=certain)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def bug(step: int, *, gained: int = 0, certain: bool = False) -> Ended:
         ([crash(kind="memory"), crash(kind="memory", gained=4)], 0),
     ],
 )
-def test_goes_on(history: Sequence[Ended], after_s: float) -> None:
+def test_goes_on(history: Sequence[AttemptEnd], after_s: float) -> None:
     assert decide(history, THREE) == Retry(after_s)
 
 
@@ -69,7 +69,7 @@ def test_back_off_doubles_up_to_a_limit() -> None:
         ([crash(kind="memory")] * 2, THREE, "twice because a node ran out of memory"),
     ],
 )
-def test_stops(history: Sequence[Ended], limits: Limits, words: str) -> None:
+def test_stops(history: Sequence[AttemptEnd], limits: Limits, words: str) -> None:
     decision = decide(history, limits)
     assert isinstance(decision, Stop)
     assert words in decision.reason

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -31,6 +32,13 @@ def test_trials_get_the_environment_of_workers_and_no_secret() -> None:
     with trials_in(RUNTIME):
         found = environment_of(tune_controller._ActorClassCache())
     assert found == RUNTIME
+
+
+def test_tune_prints_and_writes_nothing_unless_the_user_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNE_RESULT_BUFFER_LENGTH", "7")
+    monkeypatch.delenv("RAY_AIR_NEW_OUTPUT", raising=False)
+    with trials_in(RUNTIME):
+        assert (os.environ["TUNE_RESULT_BUFFER_LENGTH"], os.environ["RAY_AIR_NEW_OUTPUT"]) == ("7", "0")
 
 
 def test_a_class_is_sent_to_the_cluster_once() -> None:

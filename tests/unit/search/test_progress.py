@@ -10,7 +10,7 @@ from rich.console import Console
 from raysft.observe.console import StderrHandler
 from raysft.recipe.tune import TuneSection
 from raysft.search.progress import SearchProgress
-from raysft.search.schedulers import Verdict
+from raysft.search.schedulers import TrialVerdict
 from raysft.search.study import State, Trial
 
 SPACE = {"optimizer.learning_rate": {"distribution": "uniform", "low": 0.1, "high": 0.2}}
@@ -30,8 +30,8 @@ def play(progress: SearchProgress) -> None:
     with progress:
         progress.started(trial(3))
         progress.started(trial(4))
-        progress.reported(3, 10, 20, (1.5,), Verdict.GO_ON)
-        progress.reported(3, 20, 20, (0.75,), Verdict.GO_ON)
+        progress.reported(3, 10, 20, (1.5,), TrialVerdict.GO_ON)
+        progress.reported(3, 20, 20, (0.75,), TrialVerdict.GO_ON)
         progress.ended(3, "finished", "")
         progress.ended(4, "running", "asked to stop")
 

@@ -8,9 +8,9 @@ import optuna
 import pytest
 
 from raysft.recipe.tune import Scheduler
-from raysft.search.schedulers import TABLE, Curves, Verdict, judge, pbt_copies, with_rungs
+from raysft.search.schedulers import TABLE, Curves, TrialVerdict, judge, pbt_copies, with_rungs
 
-GO_ON, STOP, PAUSE = Verdict.GO_ON, Verdict.STOP, Verdict.PAUSE
+GO_ON, STOP, PAUSE = TrialVerdict.GO_ON, TrialVerdict.STOP, TrialVerdict.PAUSE
 
 
 def rules(kind: str, min_steps: int = 2, reduction: int = 2, **more: float) -> Scheduler:
@@ -36,7 +36,7 @@ def test_every_name_of_a_recipe_is_in_the_table() -> None:
         ({0: [(3, 5.0)], 1: [(2, 4.0), (3, 6.0)]}, STOP),  # a rung counts by the first report at or after it
     ],
 )
-def test_asha(curves: Curves, expected: Verdict) -> None:
+def test_asha(curves: Curves, expected: TrialVerdict) -> None:
     assert judge(rules("asha"), 0, curves) is expected
 
 

@@ -90,7 +90,7 @@ def test_a_host_is_told_of_a_trial_when_it_is_suggested() -> None:
     recipe = search_recipe({"method.rank": {"distribution": "choice", "values": [2, 4]}}, budget={"trials": 4})
     sweep, _ = open_sweep(recipe)
     handles = [Handle(), Handle()]
-    searcher = tune_driver._PassOn(recipe, sweep, tune_driver.Told(), handles)
+    searcher = tune_driver._PassOn(recipe, sweep, tune_driver.SearchListener(), handles)
     told = [searcher.suggest(f"trial-{i}") for i in range(4)]
     assert [config["host"] for config in told] == [0, 1, 0, 1]
     assert [handle.begun for handle in handles] == [told[::2], told[1::2]]
@@ -123,14 +123,14 @@ def test_a_trial_that_comes_back_waits_for_its_host(monkeypatch: pytest.MonkeyPa
 
     reports: list[str] = []
     monkeypatch.setattr(ray, "get", get)
-    monkeypatch.setattr(tune, "report", lambda report: reports.append(report["said"]))
+    monkeypatch.setattr(tune, "report", lambda report: reports.append(report["message"]))
     host = Restarting(refusals=3)
-    shared_trial.hosted_trial({"host": 0}, [host], [])
+    shared_trial.shared_trial_function({"host": 0}, [host], [])
     assert reports == ["a", "b"]
     assert host.asked[1:] == [*["ready"] * 4, "follow"]
     monkeypatch.setattr(shared_trial, "START_S", 0.2)
     with pytest.raises(TimeoutError, match="did not start again"):
-        shared_trial.hosted_trial({"host": 0}, [Restarting(refusals=1000)], [])
+        shared_trial.shared_trial_function({"host": 0}, [Restarting(refusals=1000)], [])
 
 
 def test_a_trials_own_process_imports_no_model_library() -> None:

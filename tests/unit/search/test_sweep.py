@@ -12,10 +12,10 @@ from optuna.storages import InMemoryStorage
 from replay import Curve, KilledError, Player, open_sweep, search_recipe
 
 from raysft.errors import ClusterError
-from raysft.search.schedulers import Verdict
+from raysft.search.schedulers import TrialVerdict
 from raysft.search.space import Point
 from raysft.search.study import Study
-from raysft.search.sweep import Ended, Spent
+from raysft.search.sweep import TrialCost, TrialEnd
 
 SPACE: dict[str, Any] = {
     "optimizer.learning_rate": {"distribution": "loguniform", "low": 1e-5, "high": 1e-1},
@@ -68,11 +68,11 @@ def test_a_trial_that_runs_when_the_driver_dies_is_gone_on_with_first() -> None:
     first, second = sweep.next(), sweep.next()
     assert first is not None
     assert second is not None
-    sweep.report(second.number, 2, (1.0,), Spent(5.0, 10.0))
+    sweep.report(second.number, 2, (1.0,), TrialCost(5.0, 10.0))
     again, study = open_sweep(recipe, database)
     resumed = [again.next(), again.next()]
     assert [(t.number, t.point) for t in resumed if t] == [(t.number, t.point) for t in (first, second)]
-    again.end(second.number, Ended("finished"), Spent(7.0, 14.0))
+    again.end(second.number, TrialEnd("finished"), TrialCost(7.0, 14.0))
     assert study.trials()[1].facts["spent"][1] == 24.0  # both lives are paid for
 
 
@@ -82,20 +82,20 @@ def test_failures_and_losses_do_not_end_the_search() -> None:
         trial = sweep.next()
         assert trial is not None
         if reason:
-            assert sweep.end(trial.number, Ended("failed", reason)) == "failed"
+            assert sweep.end(trial.number, TrialEnd("failed", reason)) == "failed"
         else:
-            assert sweep.report(trial.number, 2, (math.nan,), Spent(1, 1)) is Verdict.STOP
-            assert sweep.end(trial.number, Ended("interrupted")) == "failed"
+            assert sweep.report(trial.number, 2, (math.nan,), TrialCost(1, 1)) is TrialVerdict.STOP
+            assert sweep.end(trial.number, TrialEnd("interrupted")) == "failed"
     for _ in range(2):  # a process that died: the trial goes on
         trial = sweep.next()
         assert trial is not None
         assert trial.number == 2
-        assert sweep.end(2, Ended("lost", "node died")) == "running"
+        assert sweep.end(2, TrialEnd("lost", "node died")) == "running"
     assert sweep.next() is not None
-    assert sweep.end(2, Ended("lost", "node died")) == "failed"
+    assert sweep.end(2, TrialEnd("lost", "node died")) == "failed"
     last = sweep.next()
     assert last is not None
-    assert sweep.end(last.number, Ended("finished")) == "failed"  # it reported nothing
+    assert sweep.end(last.number, TrialEnd("finished")) == "failed"  # it reported nothing
     assert sweep.next() is None
     assert sweep.is_over
     whys = [trial.facts["why"] for trial in study.trials()]
@@ -158,10 +158,10 @@ def test_what_is_said_after_the_verdict_changes_nothing() -> None:
     one, two = sweep.next(), sweep.next()
     assert one is not None
     assert two is not None
-    sweep.report(one.number, 2, (1.0,), Spent(1, 1))
-    assert sweep.report(two.number, 2, (2.0,), Spent(1, 1)) is Verdict.STOP
-    assert sweep.report(two.number, 4, (0.1,), Spent(2, 2)) is Verdict.STOP
-    assert sweep.end(two.number, Ended("finished"), Spent(3, 3)) == "pruned"
+    sweep.report(one.number, 2, (1.0,), TrialCost(1, 1))
+    assert sweep.report(two.number, 2, (2.0,), TrialCost(1, 1)) is TrialVerdict.STOP
+    assert sweep.report(two.number, 4, (0.1,), TrialCost(2, 2)) is TrialVerdict.STOP
+    assert sweep.end(two.number, TrialEnd("finished"), TrialCost(3, 3)) == "pruned"
     assert study.trials()[1].curve == ((2, 2.0),)
     assert study.trials()[1].facts["spent"][1] == 3
 
@@ -177,11 +177,11 @@ def test_members_of_a_population_pause_at_the_first_report_of_a_round(gap: int, 
     assert trial is not None
     found = []
     for step in range(every, 23, every):
-        if sweep.report(trial.number, step, (1.0,), Spent(1, 1)) is Verdict.PAUSE:
+        if sweep.report(trial.number, step, (1.0,), TrialCost(1, 1)) is TrialVerdict.PAUSE:
             assert sweep.pause_step(trial) == step
             found.append(step)
             study.note(trial.number, "round", step)
-            sweep.end(trial.number, Ended("interrupted"))
+            sweep.end(trial.number, TrialEnd("interrupted"))
             study.note(trial.number, "waits", False)
             trial = sweep.next()
             assert trial is not None

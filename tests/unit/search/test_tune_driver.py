@@ -15,12 +15,12 @@ from raysft.errors import StorageError
 from raysft.recipe.change import change
 from raysft.search.study import Study
 from raysft.search.sweep import Sweep
-from raysft.search.tune_driver import Told, _PassOn
+from raysft.search.tune_driver import SearchListener, _PassOn
 
 SPACE = {"optimizer.learning_rate": {"distribution": "uniform", "low": 0.1, "high": 0.2}}
 
 
-class Heard(Told):
+class Heard(SearchListener):
     """Keeps how trials ended."""
 
     def __init__(self) -> None:
@@ -33,9 +33,9 @@ class Heard(Told):
 def said(step: int, value: float, *, last: bool) -> Iterator[dict[str, Any]]:
     """Reports as a trial's process sends them."""
     spent = {"seconds": 1.0, "core_s": 1.0, "gpu_s": 0.0}
-    yield {"said": json.dumps({"step": step, "total": 4, "values": [value], "spent": spent})}
+    yield {"message": json.dumps({"step": step, "total": 4, "values": [value], "spent": spent})}
     if last:
-        yield {"said": json.dumps({"ended": {"status": "finished"}, "spent": spent})}
+        yield {"message": json.dumps({"ended": {"status": "finished"}, "spent": spent})}
 
 
 def searcher(tmp_path: Path, **tune: Any) -> tuple[_PassOn, Sweep, Study, Heard]:

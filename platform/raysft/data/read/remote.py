@@ -39,7 +39,7 @@ _QUERY = re.compile(r"\?\w+=.*$")
 
 
 @dataclass(frozen=True)
-class Retry:
+class RetryPolicy:
     """How long a remote file is tried. `attempts` counts failures without a byte of progress between them."""
 
     attempts: int = 8
@@ -48,7 +48,7 @@ class Retry:
     answer_s: float = 60.0  # for a library that waits for ever
 
 
-RETRY = Retry()
+RETRY = RetryPolicy()
 _FIRST_CONTACTS = 3
 """Tries to reach a place that nothing was read of yet: a name that is not known may be a typing error."""
 

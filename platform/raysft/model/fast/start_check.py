@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 HiddenStates = Callable[[PreTrainedModel, Tensor, Tensor], Tensor]
 """(model, input_ids [B, T], position_ids [B, T]) -> [B, T, D]."""
 
-OURS = (SEGMENTS, ULYSSES)
+OWN_ATTENTION = (SEGMENTS, ULYSSES)
 """Attention that is checked against transformers' own."""
 
 TOLERANCE = 1e-4
@@ -126,7 +126,7 @@ def check_isolation(
 def log_probs_alone(model: PreTrainedModel, vocab_size: int) -> Tensor:
     """Log-probabilities of each segment's tokens but its first by transformers' own attention and head."""
     ours, was_training = model.config._attn_implementation, model.training
-    if ours in OURS:
+    if ours in OWN_ATTENTION:
         model.set_attn_implementation("sdpa")
     model.eval()
     found = []
@@ -135,7 +135,7 @@ def log_probs_alone(model: PreTrainedModel, vocab_size: int) -> Tensor:
             log_probs = model(input_ids=segment, use_cache=False).logits.float().log_softmax(-1)
             found.append(log_probs[0, :-1].gather(-1, segment[0, 1:, None]).squeeze(-1))
     model.train(was_training)
-    if ours in OURS:
+    if ours in OWN_ATTENTION:
         model.set_attn_implementation(ours)
     return torch.cat(found)
 

@@ -68,7 +68,7 @@ class Retention:
 
 
 @dataclass
-class Away:
+class StorageOutage:
     """What one save met of a storage that failed."""
 
     step: int = 0
@@ -100,7 +100,7 @@ class Writer:
         self._share: dict[str, Tensor] = {}
         self._thread: threading.Thread | None = None
         self._error: RaysftError | None = None
-        self._away = Away()
+        self._away = StorageOutage()
 
     def save(
         self,
@@ -115,7 +115,7 @@ class Writer:
         """
         self.finish()
         self._copy(tensors())
-        self._away = Away(state.step)
+        self._away = StorageOutage(state.step)
         arguments = (CommitId(self._attempt.number, state.step), state, loss, before)
         self._thread = threading.Thread(target=self._work, args=arguments, name="checkpoint", daemon=True)
         self._thread.start()

@@ -258,7 +258,7 @@ def test_a_place_that_cannot_be_reached_is_given_up_soon(monkeypatch):
             tried.append(1)
             raise OSError("[Errno -2] Name or service not known\n" + "very long " * 500)
 
-    monkeypatch.setattr(remote, "RETRY", remote.Retry(first_wait_s=0.001, longest_wait_s=0.001))
+    monkeypatch.setattr(remote, "RETRY", remote.RetryPolicy(first_wait_s=0.001, longest_wait_s=0.001))
     monkeypatch.setattr(listing, "filesystem", lambda location: (Unreachable(), "org/name"))
     with pytest.raises(StorageError, match=r"cannot read hf://datasets/org/name(.|\n)*3 attempts") as caught:
         list_files("hf://datasets/org/name")

@@ -88,7 +88,7 @@ def handler_of(server: Server) -> type[BaseHTTPRequestHandler]:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(remote, "RETRY", remote.Retry(attempts=4, first_wait_s=0.001, longest_wait_s=0.01))
+    monkeypatch.setattr(remote, "RETRY", remote.RetryPolicy(attempts=4, first_wait_s=0.001, longest_wait_s=0.01))
     made = Server()
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(RECORDS), sink, row_group_size=700)

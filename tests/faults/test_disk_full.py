@@ -20,6 +20,7 @@ from raysft.data.store.manifest import read_manifest, write_manifest
 from raysft.data.store.parts import TokenStore
 from raysft.data.store.shards import read_summaries
 from raysft.data.store.windows import write_window
+from raysft.data.text.backend import BackendJson
 from raysft.data.text.tokenizer import load_tokenizer, template_for, train_tokenizer
 from raysft.errors import StorageError
 from raysft.lines import LineFile
@@ -43,7 +44,7 @@ except StorageError as error:
 def make_shard(folder: str) -> None:
     tokenizer = load_tokenizer(f"{folder}/tokenizer")
     section = DataSection(train=(f"{folder}/a.jsonl",))
-    stage = EncodeStage(f"{folder}/tokenizer", None, False, template_for("chatml", tokenizer), section, 0.0, 0)
+    stage = EncodeStage(BackendJson.of(tokenizer), template_for("chatml", tokenizer), section, 0.0, 0)
     (task,) = plan_reads(expand([f"{folder}/a.jsonl"]))
     write_shard(f"{folder}/work", 0, task, stage)
 

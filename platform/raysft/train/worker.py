@@ -19,8 +19,9 @@ from transformers.utils import logging as transformers_logging
 
 from raysft.data.feed.collate import Feed, MicroBatch, Share, largest_micro_batch
 from raysft.data.feed.rows import Rows, StoredRows, row_order
-from raysft.data.feed.stream import Cursor, StreamedRows, stream_source
+from raysft.data.feed.stream import Cursor, StreamedRows
 from raysft.data.feed.stream_server import serve
+from raysft.data.feed.stream_source import stream_source
 from raysft.data.store.parts import TokenStore
 from raysft.data.text.tokenizer import load_tokenizer
 from raysft.engine.choose import make_engine

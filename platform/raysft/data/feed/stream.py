@@ -18,14 +18,12 @@ from raysft.data.feed.rows import StepRows
 from raysft.data.feed.step_plan import Order
 from raysft.data.on_ray import Item, tables_on_ray
 from raysft.data.prepare.encode import EncodeStage, encode_task
-from raysft.data.prepare.fingerprint import describe_sides
 from raysft.data.read.contents import Content, check_stamp
 from raysft.data.read.remote import local_path
 from raysft.data.read.sources import ReadTask, SourceFile, plan_reads
 from raysft.data.store.parts import row_at
 from raysft.data.store.windows import COLUMNS, WINDOW, pack_window
 from raysft.errors import DataError
-from raysft.recipe.schema import Recipe
 
 
 @dataclass(frozen=True)
@@ -40,19 +38,6 @@ class StreamSource:
     cpus_per_task: int
     """0 where training holds every CPU of the cluster: then tokenizing shares them."""
     fingerprint: str
-
-
-def stream_source(recipe: Recipe, *, cpus_per_task: int) -> StreamSource:
-    """What a run in stream mode reads; the same on every process that asks."""
-    side = describe_sides(recipe)[0]
-    return StreamSource(
-        tuple(side.files),
-        tuple(side.contents),
-        side.stage,
-        recipe.data.max_tokens,
-        cpus_per_task,
-        side.fingerprint,
-    )
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerFast
 
 from raysft.data.formats.conversations import read_raw, reading_of
 from raysft.data.notes import NoteCounts, count_notes
@@ -27,11 +26,11 @@ from raysft.data.rules.keys import KeyMaker, key_maker
 from raysft.data.rules.record.cleaner import Cleaner
 from raysft.data.store.mixture_columns import group_of, valid_text, value_of, weight_of
 from raysft.data.store.parts import lists
+from raysft.data.text.backend import Backend, BackendJson
 from raysft.data.text.chat import Example, Template, encode
 from raysft.data.text.fitting import COUNTED, counted
 from raysft.data.text.rendering import render_last
 from raysft.data.text.template import template_note
-from raysft.data.text.tokenizer import load_tokenizer
 from raysft.recipe.cleaning import AUGMENTING
 from raysft.recipe.sections.data import DataSection
 
@@ -60,9 +59,7 @@ _BATCH = 256
 class EncodeStage:
     """Everything a task needs to know. `held_out` is the share of samples that are held out; 1: all."""
 
-    tokenizer: str
-    revision: str | None
-    trust_remote_code: bool
+    tokenizer: BackendJson
     template: Template
     data: DataSection
     held_out: float
@@ -101,7 +98,7 @@ class Batch:
 class _Tools:
     """What a process makes once of a stage."""
 
-    tokenizer: PreTrainedTokenizerFast
+    tokenizer: Backend
     cleaners: tuple[Cleaner, Cleaner]
     """Of training records, and of held-out ones, which are not augmented."""
     keys: KeyMaker
@@ -137,7 +134,6 @@ def is_held_out(conversation: Conversation, share: float) -> bool:
 def _tools(stage: EncodeStage) -> _Tools:
     key = (
         stage.tokenizer,
-        stage.revision,
         stage.template,
         stage.data.model_dump_json(),
         stage.seed,
@@ -153,7 +149,7 @@ def _make_tools(stage: EncodeStage) -> _Tools:
     specials, rules = stage.template.special_tokens.texts, stage.data.rules
     plain = [rule for rule in rules if not isinstance(rule, AUGMENTING)]
     return _Tools(
-        tokenizer=load_tokenizer(stage.tokenizer, revision=stage.revision, trust_remote_code=stage.trust_remote_code),
+        tokenizer=stage.tokenizer.load(),
         cleaners=(
             Cleaner(rules, seed=stage.seed, special_tokens=specials),
             Cleaner(plain, seed=stage.seed, special_tokens=specials),

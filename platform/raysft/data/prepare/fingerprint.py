@@ -15,6 +15,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
@@ -27,9 +28,10 @@ from raysft.data.read.sources import SourceFile, expand
 from raysft.data.rules.keys import keys_hash
 from raysft.data.rules.record.cleaner import rules_hash
 from raysft.data.store.windows import WINDOW
+from raysft.data.text.backend import BackendJson
 from raysft.data.text.stops import recipe_template
 from raysft.data.text.template import Template
-from raysft.data.text.tokenizer import recipe_tokenizer, tokenizer_hash, tokenizer_source
+from raysft.data.text.tokenizer import recipe_tokenizer, tokenizer_hash
 from raysft.errors import DataError
 from raysft.recipe.cleaning import AUGMENTING, WHOLE_DATA, Leakage, Map
 from raysft.recipe.schema import Recipe
@@ -67,6 +69,7 @@ def describe_sides(recipe: Recipe) -> list[Side]:
     tokenizer = recipe_tokenizer(recipe)
     template = recipe_template(recipe, tokenizer)
     common = _inputs(tokenizer, template)
+    side = partial(_side, recipe, BackendJson.of(tokenizer), template)
     if data.eval and data.eval_fraction:
         logger.warning("data.eval_fraction is ignored: data.eval names held-out files")
     share = 0.0 if data.eval else data.eval_fraction
@@ -78,12 +81,12 @@ def describe_sides(recipe: Recipe) -> list[Side]:
         found = expand([section], format=data.format, columns=data.columns, purpose="eval")
         held_out = _Read.of(recipe, found)
         eval_listed = held_out.listed
-        sides.append(_side(recipe, "eval", held_out, template, {**common, "files": eval_listed, "held_out": 1.0}))
+        sides.append(side("eval", held_out, {**common, "files": eval_listed, "held_out": 1.0}))
     elif share:
-        sides.append(_side(recipe, "eval", train, template, {**common, "files": train.listed, "held_out": share}))
+        sides.append(side("eval", train, {**common, "files": train.listed, "held_out": share}))
     compared = eval_listed if any(isinstance(rule, Leakage) for rule in data.rules) else []
     inputs = {**common, "files": train.listed, "held_out": share, "compared_with": compared}
-    return [_side(recipe, "train", train, template, inputs), *sides]
+    return [side("train", train, inputs), *sides]
 
 
 def check_unchanged(recipe: Recipe, sides: Sequence[Side]) -> None:
@@ -140,8 +143,10 @@ class _Read:
         )
 
 
-def _side(recipe: Recipe, name: str, read: _Read, template: Template, inputs: dict[str, Any]) -> Side:
-    data, model = recipe.data, recipe.model
+def _side(
+    recipe: Recipe, tokenizer: BackendJson, template: Template, name: str, read: _Read, inputs: dict[str, Any]
+) -> Side:
+    data = recipe.data
     held_out = inputs["held_out"]
     whole = {
         **inputs,
@@ -166,9 +171,7 @@ def _side(recipe: Recipe, name: str, read: _Read, template: Template, inputs: di
         whole["seed"] = recipe.seed if _is_random(recipe) else None
     fingerprint = hashlib.sha256(json.dumps(whole, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
     stage = EncodeStage(
-        tokenizer_source(recipe),
-        model.revision,
-        model.trust_remote_code,
+        tokenizer,
         template,
         data,
         held_out,

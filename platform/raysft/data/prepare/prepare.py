@@ -17,23 +17,21 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import ray
 
 from raysft import storage
-from raysft.data.on_ray import Item, on_ray
-from raysft.data.prepare.assemble import Chosen, choose, first_prompts, make_manifest, write_rejects
-from raysft.data.prepare.encode import EncodeStage
+from raysft.data.on_ray import on_ray
+from raysft.data.prepare.assemble import choose, first_prompts, make_manifest, write_rejects
 from raysft.data.prepare.fingerprint import Side, check_unchanged, describe_sides
 from raysft.data.prepare.stream_certificate import sample_manifest
-from raysft.data.prepare.write_shards import write_shard
-from raysft.data.read.sources import ReadTask, SourceFile, describe_line, plan_reads
+from raysft.data.prepare.tasks import make_part, make_shard, part_item, shard_item
+from raysft.data.read.sources import ReadTask, describe_line, plan_reads
 from raysft.data.rules.whole_data import Selection, select
 from raysft.data.store.manifest import MANIFEST, REJECTS, find_damage, problem_of, read_manifest, write_manifest
 from raysft.data.store.parts import write_prompts
 from raysft.data.store.shards import Summary, resume, shard_path
 from raysft.data.store.versions import check_compatible, chosen_fingerprint, record_version, store_location
-from raysft.data.store.windows import CURRICULUM_WINDOW, WINDOW, write_window
+from raysft.data.store.windows import CURRICULUM_WINDOW, WINDOW
 from raysft.errors import ClusterError, DataError, StorageError
 from raysft.lease import lease
 from raysft.recipe.schema import Recipe
@@ -210,8 +208,8 @@ def _write_shards(side: Side, work: str, recipe: Recipe, progress: Progress) -> 
     done = resume(work, [one.stamp for one in side.contents])
     if done:
         logger.info("going on with %d of %d finished shards", len(done), len(tasks))
-    items = [_task_item(index, task) for index, task in enumerate(tasks) if index not in done]
-    make = partial(_shard_item, work=work, files=side.files, stage=side.stage)
+    items = [shard_item(index, task) for index, task in enumerate(tasks) if index not in done]
+    make = partial(make_shard, work=work, files=side.files, stage=side.stage)
     for index, summary in on_ray(make, items):
         done[index] = summary
         _refuse_malformed(summary, side, recipe)
@@ -220,15 +218,6 @@ def _write_shards(side: Side, work: str, recipe: Recipe, progress: Progress) -> 
         _refuse_malformed(summary, side, recipe)
     locations = [shard_path(work, index) for index in range(len(tasks))]
     return _Shards(tasks, locations, [done[index] for index in range(len(tasks))])
-
-
-def _task_item(index: int, task: ReadTask) -> Item:
-    return {"index": index, "file": task.file.index, "start": task.start, "stop": task.stop}
-
-
-def _shard_item(item: Item, *, work: str, files: Sequence[SourceFile], stage: EncodeStage) -> tuple[int, Summary]:
-    task = ReadTask(files[item["file"]], item["start"], item["stop"])
-    return item["index"], write_shard(work, item["index"], task, stage)
 
 
 def _refuse_malformed(summary: Summary, side: Side, recipe: Recipe) -> None:
@@ -257,8 +246,9 @@ def _write_store(recipe: Recipe, side: Side, shards: _Shards, selection: Selecti
     chosen = choose(recipe, side, shards.locations, shards.tasks, shards.summaries, selection)
     size = WINDOW if recipe.data.mixture.curriculum is None else CURRICULUM_WINDOW
     num_windows = -(-len(chosen.shards) // size)
-    items = [_window_item(index, chosen, size) for index in range(num_windows)]
-    write = partial(_part_item, location=side.location, shards=shards.locations, max_tokens=recipe.data.max_tokens)
+    windows = [slice(index * size, (index + 1) * size) for index in range(num_windows)]
+    items = [part_item(index, chosen.shards[own], chosen.rows[own]) for index, own in enumerate(windows)]
+    write = partial(make_part, location=side.location, shards=shards.locations, max_tokens=recipe.data.max_tokens)
     parts: dict[int, dict[str, Any]] = {}
     for index, part in on_ray(write, items):
         parts[index] = part
@@ -270,13 +260,3 @@ def _write_store(recipe: Recipe, side: Side, shards: _Shards, selection: Selecti
     sums = {"prompts_sha256": prompts_sha256, "rejects_sha256": rejects_sha256}
     manifest = make_manifest(side, chosen, ordered, num_prompts=len(prompts), sums=sums)
     write_manifest(side.location, manifest)
-
-
-def _window_item(index: int, chosen: Chosen, size: int) -> Item:
-    window = slice(index * size, (index + 1) * size)
-    return {"index": index, "shards": chosen.shards[window].tobytes(), "rows": chosen.rows[window].tobytes()}
-
-
-def _part_item(item: Item, *, location: str, shards: Sequence[str], max_tokens: int) -> tuple[int, dict[str, Any]]:
-    samples = (np.frombuffer(item["shards"], np.int64), np.frombuffer(item["rows"], np.int64))
-    return item["index"], write_window(location, item["index"], shards, samples, max_tokens)

@@ -14,7 +14,7 @@ from typing import Any
 
 from raysft.data.formats.conversations import check_source_columns
 from raysft.data.on_ray import Item, on_ray
-from raysft.data.read.sources import ReadTask, SourceFile, describe_line, expand, plan_reads
+from raysft.data.read.sources import SourceFile, describe_line, expand, plan_reads
 from raysft.data.report.bias import ATTRIBUTES, advice, bias_table
 from raysft.data.report.survey_facts import (
     COUNTS,
@@ -26,11 +26,12 @@ from raysft.data.report.survey_facts import (
     new_facts,
     quality_facts,
 )
-from raysft.data.report.survey_task import SurveyPlan, look
+from raysft.data.report.survey_task import SurveyPlan, look_item
 from raysft.data.rules.whole_data import select
 from raysft.data.store.shards import shard_path
+from raysft.data.text.backend import BackendJson
 from raysft.data.text.stops import recipe_template
-from raysft.data.text.tokenizer import recipe_tokenizer, tokenizer_source
+from raysft.data.text.tokenizer import recipe_tokenizer
 from raysft.errors import DataError, UserError
 from raysft.recipe.cleaning import WHOLE_DATA, Conflicts, ExactDuplicates, NearDuplicates, Rule
 from raysft.recipe.schema import Recipe
@@ -54,16 +55,14 @@ def survey(
     recipe: Recipe, *, attributes: Sequence[str] = (), progress: Progress = lambda what, done, total: None
 ) -> dict[str, Any]:
     """The report's numbers, as JSON values. Ray must be initialised. Raises DataError for data without records."""
-    data, model = recipe.data, recipe.model
+    data = recipe.data
     check_source_columns(data)
     tokenizer = recipe_tokenizer(recipe)
     files = expand(data.sources, format=data.format, columns=data.columns, purpose="train")
     tasks = plan_reads(files)
     work = join(absolute(recipe.storage), "datasets", recipe.name, f"survey-{uuid.uuid4().hex[:12]}")
     plan = SurveyPlan(
-        tokenizer_source(recipe),
-        model.revision,
-        model.trust_remote_code,
+        BackendJson.of(tokenizer),
         recipe_template(recipe, tokenizer),
         data,
         recipe.seed,
@@ -77,7 +76,7 @@ def survey(
     ]
     try:
         facts = new_facts()
-        found = on_ray(partial(_look_item, files=files, plan=plan), items)
+        found = on_ray(partial(look_item, files=files, plan=plan), items)
         for done, piece in enumerate(found, 1):
             facts = merge((facts, piece))
             progress("survey", done, len(items))
@@ -93,10 +92,6 @@ def survey(
         return _describe(recipe, facts, files, duplicates)
     finally:
         remove_tree(work)
-
-
-def _look_item(item: Item, *, files: Sequence[SourceFile], plan: SurveyPlan) -> Facts:
-    return look(item["index"], ReadTask(files[item["file"]], item["start"], item["stop"]), plan)
 
 
 def _describe(

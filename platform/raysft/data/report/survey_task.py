@@ -14,11 +14,11 @@ from itertools import islice
 
 import numpy as np
 import pyarrow as pa
-from transformers import PreTrainedTokenizerFast
 
 from raysft.data.formats import detect_format, rename
 from raysft.data.formats.conversations import read_raw, reading_of
 from raysft.data.notes import count_notes
+from raysft.data.on_ray import Item
 from raysft.data.read.sources import RawRecord, ReadTask, SourceFile, read
 from raysft.data.records import Conversation, Note, Refusal
 from raysft.data.report.survey_facts import (
@@ -34,8 +34,8 @@ from raysft.data.rules.keys import KeyMaker, key_maker
 from raysft.data.rules.record.cleaner import Cleaner
 from raysft.data.rules.record.quality import quality_components, quality_score
 from raysft.data.store.shards import shard_path
+from raysft.data.text.backend import Backend, BackendJson
 from raysft.data.text.chat import Template, encode
-from raysft.data.text.tokenizer import load_tokenizer
 from raysft.recipe.cleaning import (
     AUGMENTING,
     WHOLE_DATA,
@@ -67,9 +67,7 @@ _NO_LIMIT = 1 << 40
 class SurveyPlan:
     """Everything a task needs to know."""
 
-    tokenizer: str
-    revision: str | None
-    trust_remote_code: bool
+    tokenizer: BackendJson
     template: Template
     data: DataSection
     seed: int
@@ -84,10 +82,15 @@ class SurveyPlan:
 class _Tools:
     """What a process makes once."""
 
-    tokenizer: PreTrainedTokenizerFast
+    tokenizer: Backend
     looking: Cleaner
     cleaning: Cleaner
     keys: KeyMaker
+
+
+def look_item(item: Item, *, files: Sequence[SourceFile], plan: SurveyPlan) -> Facts:
+    """`look` as a task of Ray Data."""
+    return look(item["index"], ReadTask(files[item["file"]], item["start"], item["stop"]), plan)
 
 
 def look(index: int, task: ReadTask, plan: SurveyPlan) -> Facts:
@@ -169,13 +172,12 @@ def _conversations(raw: RawRecord, file: SourceFile, data: DataSection, facts: F
 def _tools(plan: SurveyPlan) -> _Tools:
     specials = plan.template.special_tokens.texts
     rules = plan.data.model_dump_json(include={"rules"})
-    source = (plan.tokenizer, plan.revision, plan.trust_remote_code)
-    return _make_tools(source, rules, plan.seed, specials, plan.comparing)
+    return _make_tools(plan.tokenizer, rules, plan.seed, specials, plan.comparing)
 
 
 @lru_cache(maxsize=1)
 def _make_tools(
-    source: tuple[str, str | None, bool],
+    tokenizer: BackendJson,
     rules: str,
     seed: int,
     specials: tuple[str, ...],
@@ -184,7 +186,7 @@ def _make_tools(
     parsed = DataSection.model_validate_json(f'{{"train": ["-"], {rules[1:]}').rules
     own = [rule for rule in parsed if not isinstance(rule, (*AUGMENTING, *WHOLE_DATA))]
     return _Tools(
-        tokenizer=load_tokenizer(source[0], revision=source[1], trust_remote_code=source[2]),
+        tokenizer=tokenizer.load(),
         looking=Cleaner(_LOOKING, seed=seed, special_tokens=specials),
         cleaning=Cleaner(own, seed=seed, special_tokens=specials),
         keys=key_maker(comparing),

@@ -14,16 +14,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from raysft.data.text.backend import Backend, Tokenizing
 from raysft.data.text.offsets import Span, Tokens, byte_places, tokenize, unknown_id
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class _Tokenized:
 
 
 def cut(
-    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], tokens: Tokens, borders: Sequence[Sequence[int]]
+    tokenizer: Tokenizing, texts: Sequence[str], tokens: Tokens, borders: Sequence[Sequence[int]]
 ) -> tuple[Tokens, list[list[int]]]:
     """The tokens with none across a border, and which borders of each text were cut. Borders count characters."""
     cuts: list[list[int]] = [[] for _ in texts]
@@ -53,7 +51,7 @@ def cut(
 
 
 def _doubtful(
-    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], tokens: Tokens, borders: Sequence[Sequence[int]]
+    tokenizer: Tokenizing, texts: Sequence[str], tokens: Tokens, borders: Sequence[Sequence[int]]
 ) -> dict[int, list[int]]:
     """Borders where the whole text's tokens may not be those of its two sides, by text.
 
@@ -101,7 +99,7 @@ class _Pairs(dict[str, bool]):
 _CUTS = _Pairs()
 
 
-def _cut_text(tokenizer: PreTrainedTokenizerFast, text: str, own: _Tokenized, borders: Sequence[int]) -> _Tokenized:
+def _cut_text(tokenizer: Tokenizing, text: str, own: _Tokenized, borders: Sequence[int]) -> _Tokenized:
     """The tokens with every stretch that holds a border tokenized in pieces, from border to border.
 
     A stretch lies between the neighbouring added tokens; both are tokenized with it.
@@ -140,7 +138,7 @@ def _is_cut(whole: _Tokenized, found: _Tokenized, border: int) -> bool:
     return around[0] != around[1]
 
 
-def _tokens_of(tokenizer: PreTrainedTokenizerFast, text: str, start: int, stop: int) -> _Tokenized:
+def _tokens_of(tokenizer: Tokenizing, text: str, start: int, stop: int) -> _Tokenized:
     """The tokens of a part of the text, placed in the whole."""
     part = text[start:stop]
     own = _own(part, tokenize(tokenizer, [part]), 0)
@@ -193,14 +191,14 @@ def _with(tokens: Tokens, texts: Sequence[str], changed: dict[int, _Tokenized]) 
 
 
 @lru_cache(maxsize=8)
-def added_ids(tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
+def added_ids(tokenizer: Tokenizing) -> frozenset[int]:
     """Ids of the added tokens, each of which is cut out of a text before anything else is done; without the one that
     stands for unknown letters."""
     return frozenset(tokenizer.backend_tokenizer.get_added_tokens_decoder()) - {unknown_id(tokenizer)}
 
 
 @lru_cache(maxsize=8)
-def without_prefix(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+def without_prefix(tokenizer: Tokenizing) -> Tokenizing:
     """The tokenizer without the blank that it puts before a text; itself where it puts none."""
     state: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
     bare = json.loads(json.dumps(state))
@@ -208,7 +206,7 @@ def without_prefix(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFas
         bare[key] = _bare(bare[key], inner)
     if bare == state:
         return tokenizer
-    return type(tokenizer)(tokenizer_object=Tokenizer.from_str(json.dumps(bare)))
+    return Backend(Tokenizer.from_str(json.dumps(bare)), tokenizer.name_or_path)
 
 
 def _bare(component: dict[str, Any] | None, inner: str) -> dict[str, Any] | None:

@@ -24,15 +24,14 @@ import unicodedata
 from collections.abc import Mapping
 from functools import lru_cache
 from itertools import permutations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tiktoken._tiktoken import CoreBPE  # the engine under tiktoken.Encoding, whose lists cost as much again
 from tokenizers import AddedToken, models
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+from raysft.data.text.backend import Tokenizing
 
 _GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _ONE_DIGIT = (
@@ -77,7 +76,7 @@ class BytePairs:
 
 
 @lru_cache(maxsize=8)
-def byte_pairs(tokenizer: PreTrainedTokenizerFast) -> BytePairs | None:
+def byte_pairs(tokenizer: Tokenizing) -> BytePairs | None:
     """The engine of a tokenizer for which the proof holds, else None."""
     backend = tokenizer.backend_tokenizer
     state = json.loads(backend.to_str())

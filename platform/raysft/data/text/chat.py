@@ -8,12 +8,13 @@ sample that is too long is fitting.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raysft.data.records import Conversation, Refusal
+from raysft.data.text.backend import Tokenizing
 from raysft.data.text.borders import added_ids, cut
 from raysft.data.text.fitting import CUT, STRADDLES, UNKNOWN, Example, OverLong, Turn, cut_text, split, truncate
 from raysft.data.text.offsets import Span, Tokens, byte_places, locate, tokenize, unknown_id
@@ -34,9 +35,6 @@ from raysft.data.text.rendering import (
 from raysft.data.text.tokenizer_bounds import bounded
 from raysft.data.text.writing import write_marked
 from raysft.errors import DataError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 Stop = Literal["refuse", "append", "accept"]
 
@@ -89,7 +87,7 @@ def trained_regions(
 
 def encode(
     conversations: Sequence[Conversation],
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: Tokenizing,
     template: Template,
     *,
     train_on: Literal["all", "last"],
@@ -109,7 +107,7 @@ def encode(
     ready = [found for found in prepared if not isinstance(found, Refusal)]
     texts, spans = [found.text for found in ready], [found.spans for found in ready]
     begins = [found.begins or [start for start, _ in found.spans] for found in ready]
-    with bounded(str(tokenizer.name_or_path)):
+    with bounded(tokenizer.name_or_path):
         tokens, cut_places = cut(tokenizer, texts, tokenize(tokenizer, texts), begins)
     target, straddles = locate(texts, tokens, spans)
     for number in [number for number, found in enumerate(ready) if found.begins]:
@@ -148,7 +146,7 @@ def encode(
 def _prepare(
     conversation: Conversation,
     rendered: Rendered,
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: Tokenizing,
     template: Template,
     train_on: Literal["all", "last"],
     stop: Stop,
@@ -219,7 +217,7 @@ def _does_not_stop(rendered: Rendered, regions: Sequence[Region], template: Temp
 
 
 def _flags(
-    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], tokens: Tokens, straddles: NDArray[np.bool_]
+    tokenizer: Tokenizing, texts: Sequence[str], tokens: Tokens, straddles: NDArray[np.bool_]
 ) -> NDArray[np.uint8]:
     """Which tokens straddle a border, and which are unknown."""
     if straddles.any():  # an end of turn that takes the white space behind it (Phi-3) is an end of turn

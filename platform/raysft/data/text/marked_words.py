@@ -16,13 +16,12 @@ import json
 import re
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from tokenizers import models
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+from raysft.data.text.backend import Tokenizing
 
 MARK = "\u2581"
 """SentencePiece's blank (Kudo & Richardson 2018, arXiv:1808.06226)."""
@@ -83,7 +82,7 @@ class MarkedWords:
 
 
 @lru_cache(maxsize=8)
-def marked_words(tokenizer: PreTrainedTokenizerFast) -> MarkedWords | None:
+def marked_words(tokenizer: Tokenizing) -> MarkedWords | None:
     """The words of a tokenizer for which the proof holds, else None."""
     backend = tokenizer.backend_tokenizer
     state = json.loads(backend.to_str())

@@ -14,17 +14,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models
 
+from raysft.data.text.backend import Tokenizing
 from raysft.data.text.bytepair import byte_of_character, byte_pairs
 from raysft.data.text.marked_words import MARK, marked_words
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 Span = tuple[int, int]
 
@@ -54,7 +52,7 @@ class _ByteTable:
     proof: Literal["all", "ascii", "none"]
 
 
-def tokenize(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> Tokens:
+def tokenize(tokenizer: Tokenizing, texts: Sequence[str]) -> Tokens:
     """Each text whole, without adding special tokens. Raises UnicodeEncodeError for lone surrogates."""
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
@@ -86,7 +84,7 @@ def tokenize(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> Tokens
 
 
 def _ids(
-    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]
+    tokenizer: Tokenizing, texts: Sequence[str]
 ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.bool_]]:
     """Ids one text after the other, their bounds, and of which texts the tokens' bytes are proven to be the text."""
     fast = byte_pairs(tokenizer) or marked_words(tokenizer)
@@ -200,7 +198,7 @@ def _tokens_are_the_text(
 
 
 @lru_cache(maxsize=8)
-def _byte_table(tokenizer: PreTrainedTokenizerFast) -> _ByteTable | None:
+def _byte_table(tokenizer: Tokenizing) -> _ByteTable | None:
     """None for a tokenizer whose tokens are not pieces of the text."""
     backend = tokenizer.backend_tokenizer
     vocabulary: dict[str, int] = backend.get_vocab(with_added_tokens=True)
@@ -244,7 +242,7 @@ def _keeps_letters(backend: Tokenizer) -> bool:
 
 
 @lru_cache(maxsize=8)
-def unknown_id(tokenizer: PreTrainedTokenizerFast) -> int | None:
+def unknown_id(tokenizer: Tokenizing) -> int | None:
     """The id that stands for letters which the vocabulary lacks."""
     return _unknown(tokenizer.backend_tokenizer)
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from raysft.data.text.backend import Tokenizing
 from raysft.data.text.fitting import Example
 from raysft.data.text.template import SpecialTokens
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
 
 def between_ends(
-    ended: str, text: str, tokenizer: PreTrainedTokenizerFast, special: SpecialTokens
+    ended: str, text: str, tokenizer: Tokenizing, special: SpecialTokens
 ) -> tuple[str, tuple[tuple[int, ...], tuple[int, ...]]]:
     """(text, (ids before, ids after)) of plain text: what the tokenizer's own post-processor puts around a text,
     and one end of text; nothing that stands there already."""
@@ -29,7 +26,7 @@ def between_ends(
 
 
 @lru_cache(maxsize=8)
-def _post_processor(tokenizer: PreTrainedTokenizerFast) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _post_processor(tokenizer: Tokenizing) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Ids that the tokenizer puts before and after a text."""
     backend = tokenizer.backend_tokenizer
     plain, processed = (backend.encode("a", add_special_tokens=special).ids for special in (False, True))

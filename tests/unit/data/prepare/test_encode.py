@@ -22,19 +22,18 @@ from raysft.data.store.shards import (
     shard_path,
     take_samples,
 )
+from raysft.data.text.backend import BackendJson
 from raysft.data.text.tokenizer import template_for
 from raysft.errors import DataError
 from raysft.recipe.sections.data import DataSection
 
 
 @pytest.fixture
-def make_stage(tokenizers: Any, tmp_path: Path):
-    tokenizers["chatml"].save_pretrained(tmp_path / "tok")
-
+def make_stage(tokenizers: Any):
     def make(path: Path, *, held_out: float = 0.0, **data: Any) -> EncodeStage:
         section = DataSection(train=(str(path),), **data)
         template = template_for("chatml", tokenizers["chatml"])
-        return EncodeStage(str(tmp_path / "tok"), None, False, template, section, held_out, 0)
+        return EncodeStage(BackendJson.of(tokenizers["chatml"]), template, section, held_out, 0)
 
     return make
 

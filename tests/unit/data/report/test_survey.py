@@ -16,6 +16,7 @@ from raysft.data.report.survey_facts import Facts, merge
 from raysft.data.report.survey_task import SurveyPlan, look
 from raysft.data.rules import near_duplicates
 from raysft.data.store.shards import shard_path
+from raysft.data.text.backend import BackendJson
 from raysft.data.text.tokenizer import template_for
 from raysft.errors import DataError, UserError
 from raysft.recipe.schema import Recipe
@@ -64,9 +65,7 @@ def make(tmp_path: Path, tokenizer_folder: str):
 
 def looked(recipe: Recipe, tokenizers: Any, work: Path, *, range_bytes: int = 1 << 20) -> Facts:
     plan = SurveyPlan(
-        recipe.model.tokenizer or "",
-        None,
-        False,
+        BackendJson.of(tokenizers["chatml"]),
         template_for(recipe.data.template, tokenizers["chatml"]),
         recipe.data,
         recipe.seed,

@@ -3,21 +3,31 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.installed
 export HF_HUB_OFFLINE ?= 1
+unexport PYTHONDONTWRITEBYTECODE  # else each of a hundred processes compiles torch and transformers again: 7 s of CPU
 
-.PHONY: unit quick golden wheel reference gpu chaos-store differential models bench-fused bench-tune bench-grid chaos bench-stall bench-recovery parity-full bench-train bench-parity bench-packing bench-gsm8k bench-data bench-memory bench-kills bench-loss demo test check lint types format install constraints clean
+.PHONY: unit curves clusters trained quick golden wheel reference gpu chaos-store differential models bench-fused bench-tune bench-grid chaos bench-stall bench-recovery parity-full bench-train bench-parity bench-packing bench-gsm8k bench-data bench-memory bench-kills bench-loss demo test check lint types format install constraints clean
 
 demo: $(READY)            ## train a small model end to end: data, training, evaluation, export, answers
 	$(BIN)/python jobs/demo.py
 
 UNIT := tests/unit tests/contract
+CURVES := tests/parity tests/golden
 
 unit: $(READY)            ## the tests that need no cluster, on two cores
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(UNIT)
 
+curves: $(READY)          ## the tests that compare losses; they step back for those whose time is measured
+	nice -n 5 $(BIN)/python -m pytest $(CURVES)
+
+clusters: $(READY)        ## the tests that start Ray, and what else breaks
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(UNIT) $(CURVES))
+
 quick: lint types unit    ## what to run before every commit
 
-test: unit                ## all tests: first those without a cluster, then, one at a time, those that train
-	$(BIN)/python -m pytest $(addprefix --ignore=,$(UNIT))
+trained: curves clusters
+
+test: $(READY)            ## all tests, whatever fails: first those on two cores, then the two other lanes side by side
+	failed=0; $(MAKE) unit || failed=1; $(MAKE) --keep-going --jobs=2 --output-sync=line trained || failed=1; exit $$failed
 
 parity-full: $(READY)     ## the rest of the matrix: what CI has no time for
 	$(BIN)/python -m pytest -m full

@@ -55,7 +55,7 @@ class Bench:
         fields = recipe_fields(str(self.directory / "tokenizer"), cluster__workers=workers, **extra)
         return self.run(workers, {"recipe": fields, "store": self.store, **plain})
 
-    def run(self, workers: int, cell: dict[str, Any], timeout_s: float = 90) -> list[dict[str, Any]]:
+    def run(self, workers: int, cell: dict[str, Any], timeout_s: float = 300) -> list[dict[str, Any]]:
         """The answer of each rank to a cell as its process reads it."""
         if workers not in self.groups:
             self.groups[workers] = EngineProcesses(workers, self.directory)

@@ -50,7 +50,7 @@ class EngineProcesses:
             self._results.append(results)
         self._count = 0
 
-    def run(self, cell: dict[str, Any], timeout_s: float = 90) -> list[dict[str, Any]]:
+    def run(self, cell: dict[str, Any], timeout_s: float = 300) -> list[dict[str, Any]]:
         """Run one cell on all ranks; the answer of each."""
         for process in self._processes:
             assert process.stdin is not None

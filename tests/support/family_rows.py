@@ -32,7 +32,7 @@ from raysft.model.load import load_model
 from raysft.model.methods import apply_method, base_model
 from raysft.model.rehearsal import rehearse
 from raysft.objectives.module import ObjectiveModule, make_objective
-from raysft.recipe.compatibility import CUT_INTO_SHARDS, CUT_INTO_STAGES
+from raysft.recipe.families import CUT_INTO_SHARDS, CUT_INTO_STAGES
 from raysft.recipe.resolve import resolve
 from raysft.recipe.schema import Recipe
 

@@ -17,6 +17,7 @@ import yaml
 
 import raysft
 from raysft.recipe.schema import Recipe
+from raysft.recipe.traits import method_of
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def _front_matter(recipe: Recipe, part: str) -> dict[str, Any]:
 
 
 def _summary(recipe: Recipe, part: str) -> str:
-    how = "LoRA" if recipe.method.kind == "lora" else "all parameters"
+    how = method_of(recipe).title
     what = "The bare adapter of" if part == "adapter" else "The whole model of"
     return f"{what} the raysft recipe `{recipe.name}`: {_base(recipe)}, fine-tuned ({recipe.objective}, {how})."
 
@@ -113,12 +114,12 @@ def _loading(recipe: Recipe, part: str) -> str:
 
 
 def _training(recipe: Recipe, facts: CardFacts) -> list[tuple[str, ...]]:
-    optimizer, train, method = recipe.optimizer, recipe.train, recipe.method
-    lora = f"LoRA, rank {method.rank}, alpha {method.alpha:g}, on {', '.join(method.target_modules)}"
+    optimizer, train, method = recipe.optimizer, recipe.train, method_of(recipe)
+    details = method.details(recipe.method)
     return [
         ("recipe", f"`{recipe.name}`"),
         ("base model", _base(recipe)),
-        ("method", lora if method.kind == "lora" else "full"),
+        ("method", f"{method.title}, {details}" if details else recipe.method.kind),
         ("data", f"{facts.train_samples:,} samples"),
         ("trained on", f"{facts.train_tokens:,} tokens, {facts.train_target_tokens:,} of them predicted"),
         ("steps", f"{facts.steps:,} of {train.rows_per_step} packed rows of {recipe.data.max_tokens:,} tokens"),

@@ -28,6 +28,7 @@ from raysft.model.generation import set_generation
 from raysft.model.load import cast_as_loaded, load_model, rows_for
 from raysft.model.methods import apply_method, merge, save_adapter
 from raysft.recipe.schema import Recipe
+from raysft.recipe.traits import method_of
 
 MANIFEST = "export.json"
 FORMAT_VERSION = 1
@@ -78,10 +79,10 @@ def rebuild(recipe: Recipe, weights: Iterator[tuple[str, Tensor]], *, vocab_size
 
 
 def export_parts(recipe: Recipe) -> list[str]:
-    """`adapter` and `merged`, as far as the recipe wants them. A full method always gives `merged`."""
-    lora = recipe.method.kind == "lora"
-    wanted = {"adapter": lora and recipe.export.adapter, "merged": not lora or recipe.export.merged}
-    return [part for part, is_wanted in wanted.items() if is_wanted]
+    """`adapter` and `merged`, as far as the recipe wants them. A method that has one part always gives it."""
+    parts = method_of(recipe).exports
+    wanted = {"adapter": recipe.export.adapter, "merged": recipe.export.merged}
+    return [part for part in parts if wanted[part] or len(parts) == 1]
 
 
 def read_manifest(out: str, identity: Mapping[str, Any] | None = None) -> dict[str, Any] | None:

@@ -11,27 +11,8 @@ from transformers import AutoConfig, PretrainedConfig
 from raysft.errors import ModelError, RecipeError
 from raysft.model.files import model_location, nearest_directory, refuse_other_weights, what_is_at
 from raysft.recipe.facts import ModelFacts
+from raysft.recipe.families import family_of
 from raysft.recipe.schema import Recipe
-
-_MLP_WITHOUT_GATE = frozenset(
-    {
-        "gpt2",
-        "gpt_neo",
-        "gpt_neox",
-        "gptj",
-        "gpt_bigcode",
-        "opt",
-        "bloom",
-        "falcon",
-        "phi",
-        "codegen",
-        "starcoder2",
-        "mpt",
-        "xglm",
-    }
-)
-"""Model types whose feed-forward layer is two matrices; all others count as three."""
-
 
 _COMMON = (
     "num_hidden_layers",
@@ -156,7 +137,7 @@ def _weights_per_token(model_type: str, text: dict[str, Any]) -> int:
     inner = optional_size(text, "intermediate_size", "n_inner", "ffn_dim") or 4 * hidden
     if experts := optional_size(text, "num_experts_per_tok"):
         inner = experts * (optional_size(text, "moe_intermediate_size") or inner)
-    mlp = hidden * inner * (2 if model_type in _MLP_WITHOUT_GATE else 3)
+    mlp = hidden * inner * (3 if family_of(model_type).gated else 2)
     layers = first_size(text, "num_hidden_layers")
     return int(layers * (attention + mlp) + hidden * first_size(text, "vocab_size"))
 

@@ -1,6 +1,6 @@
 """A decoder cut into pipeline stages: consecutive layers that still run in the model's own forward.
 
-Owns the table of shapes that can be cut; the engine wraps and connects them.
+Which types can be cut, and where, is in recipe/families.py; the engine wraps and connects the stages.
 
 A stage is the transformers model itself with its other layers taken out, fed with hidden states. So rotary
 positions, masks of sliding and full layers, segment borders and gradient checkpointing are made on every stage
@@ -12,7 +12,6 @@ Shapes: B rows, T tokens a row, D hidden size.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -21,48 +20,8 @@ from transformers import PreTrainedModel
 from raysft.errors import ModelError
 from raysft.model.fast.attention import segment_arguments
 from raysft.model.fast.loss import OutputHead, output_head
+from raysft.recipe.families import CUT_INTO_STAGES, StageNames, family_of
 from raysft.recipe.stage_balance import balance
-
-
-@dataclass(frozen=True)
-class _Shape:
-    """Attribute names in the module that loops over the layers; empty: it has none of these."""
-
-    body: str = ""
-    """Where that module is in the base model; empty: it is the base model."""
-    layers: str = "layers"
-    embedding: str = "embed_tokens"
-    """With the scale that Gemma multiplies it by."""
-    positions: str = ""
-    """Learned positions, added to the embeddings."""
-    embedding_dropout: str = ""
-    project_in: str = ""
-    """Linear layer between embedding and layers, where their widths differ."""
-    norm: str = "norm"
-    """After the last layer; OPT-350m has none."""
-    project_out: str = ""
-
-
-_LLAMA = _Shape()
-SHAPES = {
-    "llama": _LLAMA,
-    "mistral": _LLAMA,
-    "qwen2": _LLAMA,
-    "qwen3": _LLAMA,
-    "gemma": _LLAMA,
-    "gemma2": _LLAMA,
-    "gemma3_text": _LLAMA,
-    "gpt2": _Shape(layers="h", embedding="wte", positions="wpe", embedding_dropout="drop", norm="ln_f"),
-    "gpt_neox": _Shape(embedding="embed_in", embedding_dropout="emb_dropout", norm="final_layer_norm"),
-    "opt": _Shape(
-        body="decoder",
-        positions="embed_positions",
-        project_in="project_in",
-        norm="final_layer_norm",
-        project_out="project_out",
-    ),
-}
-"""model_type -> shape. A type that is not here cannot be cut."""
 
 
 class Stage(nn.Module):
@@ -118,14 +77,14 @@ def stage_layers(model: PreTrainedModel, num_stages: int) -> list[range]:
     return balance(costs, num_stages)
 
 
-def _find(model: PreTrainedModel) -> tuple[_Shape, PreTrainedModel]:
+def _find(model: PreTrainedModel) -> tuple[StageNames, PreTrainedModel]:
     """The shape of a model, and the module that loops over its layers."""
-    shape = SHAPES.get(model.config.model_type)
+    shape = family_of(model.config.model_type).stage
     if shape is None:
         raise ModelError(
             "this model type cannot be cut into pipeline stages",
             got=f"model_type {model.config.model_type}",
-            expected=f"one of {', '.join(SHAPES)}",
+            expected=f"one of {', '.join(sorted(CUT_INTO_STAGES))}",
             fix="set parallel.pipeline: 1 and split the model by parallel.tensor or parallel.zero: 3",
         )
     body = model.base_model.get_submodule(shape.body)
@@ -133,11 +92,11 @@ def _find(model: PreTrainedModel) -> tuple[_Shape, PreTrainedModel]:
     return shape, body
 
 
-def _layers(body: PreTrainedModel, shape: _Shape) -> list[nn.Module]:
+def _layers(body: PreTrainedModel, shape: StageNames) -> list[nn.Module]:
     return list(body.get_submodule(shape.layers).children())
 
 
-def _keep(body: PreTrainedModel, shape: _Shape, layers: range) -> None:
+def _keep(body: PreTrainedModel, shape: StageNames, layers: range) -> None:
     """Leave these layers, and in the config that the loop reads only their types."""
     kept = _layers(body, shape)[layers.start : layers.stop]
     setattr(body, shape.layers, nn.ModuleList(kept))

@@ -7,11 +7,12 @@ heads, gates and attention, so each module has a line of its own. Checked agains
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from raysft.recipe.facts import Linear, ModelShape
+from raysft.recipe.traits import Kept
 
 Attention = Literal["varlen", "segments", "mask", "scores"]
 """varlen: a flash kernel over packed segments. segments: SDPA for each segment, then joined. mask: SDPA with a mask
@@ -50,9 +51,8 @@ class Training:
 
     weights: bool
     """Its own weights."""
-    adapted: frozenset[str] = frozenset()
-    """Linear layers with a LoRA adapter."""
-    rank: int = 0
+    adapters: Mapping[str, Kept] = field(default_factory=dict)
+    """{linear layer with an adapter: what is kept for it}."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _attention(shape: ModelShape, run: Pass) -> Iterator[Saved]:
     if run.attention in ("mask", "scores"):
         keys = queries  # repeated for every query head
     kept = queries + 2 * keys
-    if shape.model_type == "gpt_neox":  # rotary makes new queries and keys; the values keep all of the fused output
+    if shape.keeps_fused_output:
         kept += 2 * queries
     yield Saved("queries, keys, values", kept * run.working, True)
     if run.attention == "scores":
@@ -135,7 +135,7 @@ def _attention(shape: ModelShape, run: Pass) -> Iterator[Saved]:
     yield Saved("log-sum-exp", shape.num_heads * FLOAT32, True)
     if run.attention == "mask":
         yield Saved("mask", run.working * run.whole_row_tokens, False)
-    if run.attention == "segments" or shape.model_type == "gpt_neox" or run.row_tokens < run.whole_row_tokens:
+    if run.attention == "segments" or shape.keeps_fused_output or run.row_tokens < run.whole_row_tokens:
         yield Saved("outputs before they are joined or exchanged", queries * run.working, True)
 
 
@@ -157,12 +157,12 @@ def _inputs(shape: ModelShape, training: Training, run: Pass) -> Iterator[Saved]
     part = "attention"
     for linear in shape.linears:
         source = (linear.inputs, f"{part} {linear.split}")
-        adapted = linear.name in training.adapted
-        if (training.weights or adapted) and source not in seen:
+        kept = training.adapters.get(linear.name)
+        if (training.weights or (kept is not None and kept.reads_input)) and source not in seen:
             seen.add(source)
             is_split = linear.split == "row"
             yield Saved(f"input of {linear.name}", linear.inputs * linear.active * run.working, is_split)
-        if adapted:
-            yield Saved(f"adapter of {linear.name}", training.rank * linear.active * run.working, False)
+        if kept is not None:
+            yield Saved(f"adapter of {linear.name}", kept.width * run.working, False)
         if linear.split == "row":
             part = "mlp"

@@ -18,6 +18,7 @@ from raysft.recipe.compatibility import Status, cell_of, verdict
 from raysft.recipe.facts import ModelFacts, ModelShape
 from raysft.recipe.layout_checks import changes, misfits, with_layout
 from raysft.recipe.schema import Recipe
+from raysft.recipe.traits import method_of
 
 HEADROOM = 0.05
 """Share of the memory left free: fragments, kernels' workspaces, the largest temporary of backward."""
@@ -142,7 +143,7 @@ def does_not_fit(own: Candidate, candidates: list[Candidate], cluster: Cluster) 
     if fitting:
         fix = f"{_all_changes(own.recipe, fitting[0].recipe)} ({fitting[0].memory.total / GIB:.1f} GiB a worker)"
     else:
-        method = "" if own.recipe.method.kind == "lora" else "method.kind: lora, "
+        method = "method.kind: lora, " if method_of(own.recipe).trains_base else ""
         offload = "" if own.recipe.parallel.offload == "cpu" else "parallel.offload: cpu, "
         fix = f"use more or larger devices, {offload}{method}{less_per_pass(own.recipe)}"
     room = cluster.device.memory_bytes * (1 - HEADROOM)

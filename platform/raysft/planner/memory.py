@@ -15,6 +15,7 @@ from raysft.planner.states import Basis, States, basis, model_states, on_device
 from raysft.recipe.facts import ModelShape
 from raysft.recipe.schema import Recipe
 from raysft.recipe.stage_balance import balance
+from raysft.recipe.traits import method_of
 
 REDUCE_BUCKET = 50_000_000
 """Elements of reduce_bucket_size (engine/ds_config.py), which DeepSpeed allocates whole under ZeRO 1 to 3."""
@@ -80,7 +81,7 @@ def stage_layers(shape: ModelShape, pipeline: int) -> tuple[int, ...]:
 
 def stage_parameters(recipe: Recipe, shape: ModelShape, stage: int) -> tuple[int, int]:
     """(parameters, trained parameters) of a rank of one stage; tensor parallelism splits linear layers only."""
-    parallel, method = recipe.parallel, recipe.method
+    parallel = recipe.parallel
     first, last = stage == 0, stage == parallel.pipeline - 1
     split = sum(linear.num_parameters for linear in shape.linears) / parallel.tensor
     layers = stage_layers(shape, parallel.pipeline)[stage]
@@ -88,40 +89,20 @@ def stage_parameters(recipe: Recipe, shape: ModelShape, stage: int) -> tuple[int
     whole += last * shape.head_parameters
     if last and not first and shape.tied:  # both ends of the pipeline hold the shared weight
         whole += shape.hidden_size * shape.vocab_size
-    if method.kind == "full":
+    if method_of(recipe).trains_base:
         return whole, whole
     adapters = layers * adapter_parameters(recipe, shape)
     return whole + adapters, adapters
 
 
 def adapter_parameters(recipe: Recipe, shape: ModelShape) -> int:
-    """LoRA weights of one layer: rank x (inputs + outputs) of each adapted linear layer (arXiv:2106.09685).
-
-    Under all-linear each expert of a mixture has its own; where their input matrices are one, it is counted as two.
-    """
-    parallel = recipe.parallel.tensor
-    total = 0
-    for linear in shape.linears:
-        if linear.copies > 1 and recipe.method.target_modules == ("all-linear",):
-            total += linear.copies * recipe.method.rank * (linear.inputs + linear.outputs)
-        elif linear.name in adapted_names(recipe, shape):
-            inputs = linear.inputs // (parallel if linear.split == "row" else 1)
-            outputs = linear.outputs // (parallel if linear.split == "column" else 1)
-            total += recipe.method.rank * (inputs + outputs)
-    return total
+    """Adapter weights of one layer on one rank."""
+    return method_of(recipe).layer_parameters(recipe.method, shape, recipe.parallel.tensor)
 
 
 def adapted_names(recipe: Recipe, shape: ModelShape) -> frozenset[str]:
-    """Linear layers with an adapter. peft takes a target as the end of a module's name; experts are no layers."""
-    if recipe.method.kind == "full":
-        return frozenset()
-    targets = recipe.method.target_modules
-    return frozenset(
-        linear.name
-        for linear in shape.linears
-        if linear.copies == 1
-        and (targets == ("all-linear",) or any(linear.name == t or linear.name.endswith(f".{t}") for t in targets))
-    )
+    """Linear layers with an adapter; experts are no layers."""
+    return method_of(recipe).adapted(recipe.method, shape)
 
 
 def attention_kind(recipe: Recipe, *, is_gpu: bool) -> Attention:
@@ -184,7 +165,9 @@ def saved_activations(recipe: Recipe, shape: ModelShape, stage: int, *, is_gpu: 
 
 
 def _training(recipe: Recipe, shape: ModelShape) -> Training:
-    return Training(recipe.method.kind == "full", adapted_names(recipe, shape), recipe.method.rank)
+    method, adapted = method_of(recipe), adapted_names(recipe, shape)
+    kept = {linear.name: method.kept(recipe.method, linear) for linear in shape.linears if linear.name in adapted}
+    return Training(method.trains_base, kept)
 
 
 def _activations(recipe: Recipe, shape: ModelShape, stage: int, *, is_gpu: bool) -> int:
@@ -210,7 +193,7 @@ def _logits(recipe: Recipe, shape: ModelShape, *, is_gpu: bool) -> int:
     """The fused head: a chunk's logits; the hidden states, those of the targets and their gradients; that of the
     weight, in fp32."""
     run = forward_pass(recipe, is_gpu=is_gpu)
-    is_trained = recipe.method.kind == "full"
+    is_trained = method_of(recipe).trains_base
     rule = chunk_targets(shape.vocab_size, is_gpu=is_gpu, working=run.working, is_trained=is_trained)
     chunk = min(rule, run.tokens)
     copies = 1 if run.working == FLOAT32 else 2  # the raw output, and the errors in the working precision

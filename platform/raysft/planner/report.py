@@ -13,9 +13,10 @@ from raysft.planner.memory import adapted_names, adapter_parameters, bytes_basis
 from raysft.planner.speed import COMPUTE_EFFICIENCY, LINK_EFFICIENCY
 from raysft.planner.states import basis
 from raysft.recipe.change import change
-from raysft.recipe.compatibility import METHODS, OBJECTIVES, PRECISIONS, Cell, Verdict, cells, verdict
+from raysft.recipe.compatibility import PRECISIONS, Cell, Verdict, cells, verdict
 from raysft.recipe.facts import ModelShape
 from raysft.recipe.schema import Recipe
+from raysft.recipe.traits import METHODS, OBJECTIVES, method_of
 
 SHOWN = 10
 """Layouts in the table, the recipe's own besides."""
@@ -51,11 +52,12 @@ def _heading(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> list[str]:
         f"assumed   kernels reach {COMPUTE_EFFICIENCY:.0%} of the peak, collectives {LINK_EFFICIENCY:.0%} of a link: "
         "the order is worth more than the seconds",
     ]
-    if recipe.method.kind == "lora":
+    method = method_of(recipe)
+    if not method.trains_base:
         names = ", ".join(linear.name for linear in shape.linears if linear.name in adapted_names(recipe, shape))
         single = change(recipe, {"parallel.tensor": 1})
         trained = _number(shape.num_layers * adapter_parameters(single, shape))
-        lines.insert(1, f"LoRA      {trained} parameters, rank {recipe.method.rank} on {names}")
+        lines.insert(1, f"{method.title:<10}{trained} parameters, {method.size(recipe.method)} on {names}")
     return lines
 
 
@@ -168,7 +170,7 @@ def advice(recipe: Recipe, offloaded: Candidate | None, enough: tuple[Cluster, C
     if offloaded is not None:
         need = f"{offloaded.memory.total / GIB:.1f} GiB a worker, and host memory, which is not counted"
         lines.append(f"fits with  parallel.offload: cpu, {offloaded.words}: {need}")
-    method = "" if recipe.method.kind == "lora" else "method.kind: lora, "
+    method = "method.kind: lora, " if method_of(recipe).trains_base else ""
     lines.append(f"instead    {method}{less_per_pass(recipe)}, or larger devices")
     if enough is not None:
         cluster, candidate = enough

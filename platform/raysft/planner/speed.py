@@ -13,6 +13,7 @@ from raysft.planner.devices import Cluster
 from raysft.planner.memory import micro_steps, stage_layers, stage_parameters
 from raysft.recipe.facts import ModelShape
 from raysft.recipe.schema import Recipe
+from raysft.recipe.traits import method_of
 
 COMPUTE_EFFICIENCY = 0.40
 """Share of the peak that models as transformers writes them reach without a compiler: 8B LoRA on one H100 12,473
@@ -71,7 +72,7 @@ def step_time(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> StepTime:
     tokens = train.rows_per_step * length
     flops = tokens * flops_per_token(recipe, shape)
     work = flops * (4 / 3 if train.gradient_checkpointing else 1)
-    if recipe.method.kind == "lora" and train.gradient_checkpointing:
+    if not method_of(recipe).trains_base and train.gradient_checkpointing:
         work = flops * 3 / 2  # forward again on top of forward and half a backward
     small = min(1.0, train.micro_batch_rows * length / parallel.sequence / SMALL)
     peak = device.peak_flops / (1 if train.precision == "bf16" or not device.is_gpu else 2)  # fp32 runs as TF32
@@ -104,7 +105,7 @@ def flops_per_token(recipe: Recipe, shape: ModelShape) -> float:
     met = sum(linear.inputs * linear.outputs * linear.active for linear in shape.linears) * shape.num_layers
     met += shape.hidden_size * shape.vocab_size
     attention = 6 * shape.num_layers * shape.num_heads * shape.head_size * recipe.data.max_tokens
-    return (6 if recipe.method.kind == "full" else 4) * met + attention
+    return method_of(recipe).flops_per_weight * met + attention
 
 
 def _exposed(recipe: Recipe, sent: Traffic, cluster: Cluster, compute_s: float) -> float:

@@ -12,22 +12,11 @@ from itertools import product
 from typing import Literal
 
 from raysft.recipe.schema import Recipe
+from raysft.recipe.traits import METHODS, OBJECTIVES
 
 Status = Literal["tested", "untested", "refused"]
 
-METHODS = ("full", "lora")
-OBJECTIVES = ("sft",)
 PRECISIONS = ("fp32", "bf16")
-NEEDS_WHOLE_MODEL = frozenset({"dpo", "distill", "reward", "contrastive"})
-"""Objectives that need more than the loss of the last pipeline stage: pooled states, a reference, a teacher."""
-
-CUT_INTO_STAGES = frozenset(
-    ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "opt")
-)
-"""Model types that a pipeline takes: those in model/stages.py."""
-
-CUT_INTO_SHARDS = CUT_INTO_STAGES - {"gpt2"}
-"""Model types that tensor parallelism takes: all their linear layers are nn.Linear and cut at borders of heads."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +34,13 @@ class Cell:
     @property
     def parallel(self) -> str:
         """`data`, or the axes besides it."""
-        axes = (("pipeline", self.pipeline), ("tensor", self.tensor), ("sequence", self.sequence))
-        return " x ".join(name for name, used in axes if used) or "data"
+        return " x ".join(name for name in ("pipeline", "tensor", "sequence") if name in self.axes) or "data"
+
+    @property
+    def axes(self) -> frozenset[str]:
+        """Those that are larger than 1, besides data parallelism."""
+        used = {"pipeline": self.pipeline, "tensor": self.tensor, "sequence": self.sequence}
+        return frozenset(name for name, is_used in used.items() if is_used)
 
     @property
     def words(self) -> str:
@@ -102,9 +96,14 @@ _REFUSED = (
         "parallel.zero: 2 with tensor parallelism, or ZeRO 3 without it",
     ),
     _Refusal(
-        lambda cell: cell.pipeline and cell.objective in NEEDS_WHOLE_MODEL,
+        lambda cell: cell.pipeline and OBJECTIVES[cell.objective].whole_rows,
         "this objective needs whole sequences on one rank, and only the last stage of a pipeline sees the loss",
         "tensor parallelism or ZeRO 3",
+    ),
+    _Refusal(
+        lambda cell: not cell.axes <= METHODS[cell.method].allows,
+        "raysft cuts the adapters of this method over no such axis",
+        "data parallelism with ZeRO, or method.kind: lora",
     ),
 )
 """The first that holds counts."""

@@ -82,6 +82,8 @@ class ModelShape:
     """Of what attention and MLP add to the residual."""
     tied: bool
     """Input embedding and output head share their weight."""
+    keeps_fused_output: bool = False
+    """Rotary makes new queries and keys, and the values keep the fused output until backward (GPT-NeoX)."""
 
     @property
     def norm_parameters(self) -> int:

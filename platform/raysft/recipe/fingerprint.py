@@ -7,7 +7,8 @@ execution    how it is carried out: may change on resume (workers, micro-batches
 
 Fields that have their default are left out of the hashes: a field that raysft gains later, with a default that
 changes nothing, leaves the fingerprints of older runs as they are. A field that is taken away, or whose default
-changes, leaves its former default in FORMER_DEFAULTS; one whose meaning changes raises VERSION.
+changes, leaves its former default in FORMER_DEFAULTS; one whose meaning changes raises VERSION. A field that a
+section's kind does not have does not exist; the kind itself is left out only where a recipe need not name it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
+from raysft.recipe.kinds import KINDS, default_kind, is_of_another_kind, kinds_with
 from raysft.recipe.schema import Recipe
 
 VERSION = 2
@@ -50,6 +52,15 @@ EXECUTION_FIELDS = (
 
 _ROW_FIELDS = ("data.packing", "data.order")
 """Fields of the data that change the steps and not the tokens."""
+
+
+_FIRST_METHOD: dict[str, Any] = {
+    "method.rank": 16,
+    "method.alpha": 32.0,
+    "method.dropout": 0.0,
+    "method.target_modules": ["all-linear"],
+}
+"""Fields that VERSION 1 hashed whatever the method was, at their defaults."""
 
 
 _ANY = TypeAdapter[Any](Any)
@@ -89,7 +100,7 @@ def fingerprints(recipe: Recipe, data_fingerprint: str, base: str | None = None)
 
 def first_mathematics(recipe: Recipe, data_fingerprint: str) -> str:
     """The fingerprint of the mathematics as VERSION 1 had it, for runs that have no newer one."""
-    return digest({**split_fields(recipe)[0], "data": data_fingerprint})
+    return digest({**_FIRST_METHOD, **split_fields(recipe)[0], "data": data_fingerprint})
 
 
 def differences(
@@ -97,35 +108,56 @@ def differences(
 ) -> list[str]:
     """`field: old -> new` for every leaf that differs. A field that one of them lacks has its default there.
 
+    Of a section that has another kind only the kind is told.
+
     same(name, old, new): are two values one?
     """
     found = []
-    for name in sorted(old.keys() | new.keys()):
-        before, after = (leaves[name] if name in leaves else default_of(name) for leaves in (old, new))
+    names = {name for leaves in (old, new) for name in leaves if not is_of_another_kind(name, leaves)}
+    for name in sorted(names):
+        before, after = (leaves[name] if name in leaves else default_of(name, leaves) for leaves in (old, new))
+        if any(is_of_another_kind(name, leaves) for leaves in (old, new)):
+            continue
         if before != after and not same(name, before, after):
             found.append(f"{name}: {before!r} -> {after!r}")
     return found
 
 
-def default_of(name: str) -> Any:
-    """The default of a recipe's field by its dotted name, as JSON; the former one, if it had another. None: none."""
+def default_of(name: str, leaves: Mapping[str, Any] | None = None) -> Any:
+    """The default of a recipe's field by its dotted name, as JSON; the former one, if it had another. None: none.
+
+    leaves: the recipe's own by their names, where a section's kind decides. Else the first kind that has the field.
+    """
     if name in FORMER_DEFAULTS:
         return FORMER_DEFAULTS[name]
     section: type[BaseModel] = Recipe
     *sections, last = name.split(".")
+    if sections and sections[0] in KINDS:
+        return _default_of_kind(sections[0], last, (leaves or {}).get(f"{sections[0]}.kind"))
     for key in sections:
         info = section.model_fields.get(key)
         if info is None or not (isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)):
             return None
         section = info.annotation
-    info = section.model_fields.get(last)
+    return _default(section, last)
+
+
+def _default_of_kind(section: str, field: str, kind: str | None) -> Any:
+    if field == "kind":
+        return default_kind(section)
+    kinds = [kind] if kind in kinds_with(section, field) else kinds_with(section, field)
+    return _default(KINDS[section][kinds[0]], field) if kinds else None
+
+
+def _default(section: type[BaseModel], field: str) -> Any:
+    info = section.model_fields.get(field)
     if info is None or info.is_required():
         return None
     return _ANY.dump_python(info.get_default(call_default_factory=True), mode="json")
 
 
 def _without_defaults(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in leaves.items() if value != default_of(name)}
+    return {name: value for name, value in leaves.items() if value != default_of(name, leaves)}
 
 
 def _is_execution(name: str) -> bool:

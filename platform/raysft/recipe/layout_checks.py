@@ -12,8 +12,9 @@ from itertools import product
 
 from raysft.errors import RecipeError
 from raysft.recipe.change import change
-from raysft.recipe.compatibility import CUT_INTO_SHARDS, CUT_INTO_STAGES, cell_of, verdict
+from raysft.recipe.compatibility import cell_of, verdict
 from raysft.recipe.facts import ModelFacts
+from raysft.recipe.families import CUT_INTO_SHARDS, CUT_INTO_STAGES
 from raysft.recipe.schema import Recipe
 
 

@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from raysft.recipe.kinds import KINDS, kinds_with
 from raysft.recipe.schema import Recipe
 
 MEANT = {
@@ -68,6 +69,7 @@ _EXPECTED = {
     "too_short": "at least one",
     "dict_type": "a mapping",
     "model_type": "a section with fields of its own",
+    "model_attributes_type": "a section with fields of its own",
     "greater_than": "more than {gt:g}",
     "greater_than_equal": "{ge:g} or more",
     "less_than": "less than {lt:,}",
@@ -121,11 +123,11 @@ def _deepest(problems: Sequence[Any]) -> Iterator[Any]:
 def _place(location: Sequence[Any]) -> list[str]:
     """The path of a field, without the names of kinds that pydantic puts in."""
     parts = [str(part) for part in location]
+    tag = 1 if parts[:1] and parts[0] in KINDS else 3 if parts[:2] in (["data", "rules"], ["tune", "space"]) else None
     kept = []
     for index, part in enumerate(parts):
         is_kind = part in ("str", "int", "[key]") or re.fullmatch(r"[A-Z]\w*|.*\[.*\]", part) is not None
-        is_tag = index > 1 and (parts[:2] == ["data", "rules"] or parts[:2] == ["tune", "space"]) and index == 3
-        if not (is_kind or is_tag):
+        if not (is_kind or index == tag):
             kept.append(part)
     return kept
 
@@ -134,6 +136,8 @@ def _mistake(problem: Any) -> Mistake:
     place = _place(problem["loc"])
     dotted = ".".join(place)
     if problem["type"] == "extra_forbidden":
+        if len(place) == 2 and place[0] in KINDS and len(problem["loc"]) == 3:
+            return _unknown_to_kind(place[0], str(problem["loc"][1]), place[1], problem["input"])
         known = fields_at(place[:-1])
         expected = f"one of {', '.join(known)}" if known else "a known key"
         return Mistake(f"unknown key {dotted}", _short(problem["input"]), expected, _meant(place, known))
@@ -154,9 +158,28 @@ def _mistake(problem: Any) -> Mistake:
         told = _OF_FIELD[dotted].replace("{", "{{").replace("}", "}}")
     elif problem["type"] == "tuple_type":
         told = "a string or a list of strings"
+    given = problem["input"]
+    if problem["type"] == "union_tag_invalid" and place[0] in KINDS:
+        dotted, given = f"{dotted}.kind", values["tag"]
     hint = _close(str(values.get("tag", "")), str(values.get("expected_tags", "")).split(", "))
     text = told.format(**values) if told else problem["msg"].removeprefix("Input should be ")
-    return Mistake(f"{dotted} is wrong", _short(problem["input"]), text, hint)
+    return Mistake(f"{dotted} is wrong", _short(given), text, hint)
+
+
+def _unknown_to_kind(section: str, kind: str, field: str, given: object) -> Mistake:
+    """A field that the section's kind does not have: other kinds may, or none."""
+    known = [name for name in KINDS[section][kind].model_fields if name != "kind"]
+    others = kinds_with(section, field)
+    if not others:
+        fields = ", ".join(["kind", *known])
+        meant = _meant([section, field], fields_at([section]))
+        return Mistake(f"unknown key {section}.{field}", _short(given), f"one of {fields}", meant)
+    return Mistake(
+        f"{section}.kind: {kind} has no field {field}",
+        f"{section}.{field}: {_short(given)}",
+        f"{field} only with {section}.kind: {' or '.join(others)}, which has it",
+        f"set {section}.kind: {others[0]}, or remove {section}.{field}.",
+    )
 
 
 def _meant(place: Sequence[str], known: Sequence[str]) -> str:
@@ -186,6 +209,8 @@ def fields_at(location: Sequence[str]) -> list[str]:
     section: type[BaseModel] = Recipe
     for key in location:
         annotation = section.model_fields[key].annotation if key in section.model_fields else None
+        if key in KINDS:
+            return list(dict.fromkeys(name for one in KINDS[key].values() for name in one.model_fields))
         kinds = [annotation, *get_args(annotation)]  # also of a union with None
         sections = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
         if not sections:

@@ -228,7 +228,8 @@ def _default(field: Schema) -> str:
     """As YAML writes it in one line; a section's own defaults stand in its table."""
     default = field.get("default", {})  # a default that is made anew each time stands in no schema
     if isinstance(default, dict) and _refs(field):
-        return "see below"
+        tag = field.get("discriminator", {}).get("propertyName")
+        return f"`{tag}: {default[tag]}`" if tag in default else "see below"
     return f"`{default if isinstance(default, str) else json.dumps(default)}`"
 
 

@@ -20,6 +20,7 @@ from raysft.recipe.layout import Layout
 from raysft.recipe.layout_checks import check_layout
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.optimizer import OptimizerSection
+from raysft.recipe.traits import method_of
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,8 @@ def with_micro_batch_rows(run: ResolvedRun, rows: int) -> ResolvedRun:
 
 
 def _token_flops(recipe: Recipe, model: ModelFacts) -> float:
-    """6 per weight and token (Chowdhery et al. 2022, PaLM, appendix B); 4 where weights get no gradient."""
-    return (6.0 if recipe.method.kind == "full" else 4.0) * model.num_parameters
+    """Forward and backward of one token, without attention."""
+    return float(method_of(recipe).flops_per_weight) * model.num_parameters
 
 
 def _square_flops(model: ModelFacts) -> float:

@@ -15,7 +15,7 @@ from raysft.recipe.sections.cluster import ClusterSection
 from raysft.recipe.sections.data import DataSection
 from raysft.recipe.sections.evaluate import EvaluateSection
 from raysft.recipe.sections.export import ExportSection
-from raysft.recipe.sections.method import MethodSection
+from raysft.recipe.sections.method import FullMethod, Method
 from raysft.recipe.sections.model import ModelSection
 from raysft.recipe.sections.optimizer import OptimizerSection
 from raysft.recipe.sections.parallel import ParallelSection
@@ -37,7 +37,7 @@ class Recipe(Section):
     )
     model: ModelSection
     data: DataSection
-    method: MethodSection = MethodSection()
+    method: Method = Field(FullMethod(), description="Which parameters are trained: a section of one kind.")
     optimizer: OptimizerSection = OptimizerSection()
     train: TrainSection = TrainSection()
     parallel: ParallelSection = ParallelSection()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from raysft.errors import RecipeError
 from raysft.recipe.schema import Recipe
+from raysft.recipe.traits import METHODS, method_of
 from raysft.recipe.tune import TuneSection
 
 OWN_FIELDS = (
@@ -20,11 +21,16 @@ def obstacles(recipe: Recipe, tune: TuneSection) -> list[str]:
     """What stands against training the trials together, each in words; empty: nothing that a recipe tells."""
     moved = [name for name in tune.space if not name.startswith(OWN_FIELDS)]
     company = [metric for metric in tune.metrics if metric in ("tokens_per_s", "peak_bytes")]
-    drops = recipe.method.dropout > 0 or "method.dropout" in tune.space
+    method = method_of(recipe)
+    drops = method.drops(recipe.method) or "method.dropout" in tune.space
+    alone = "only adapters leave a base frozen"
+    if not method.trains_base:
+        shared = ", ".join(kind for kind, traits in METHODS.items() if "shared_base" in traits.allows)
+        alone = f"one pass computes adapters of {shared} only"
     return [
         words
         for stands, words in (
-            (recipe.method.kind != "lora", f"method.kind: {recipe.method.kind} (only adapters leave a base frozen)"),
+            ("shared_base" not in method.allows, f"method.kind: {recipe.method.kind} ({alone})"),
             (moved, f"{', '.join(moved)} in tune.space (trials would need other base models or other data)"),
             (
                 "seed" in tune.space and recipe.model.source == "random",

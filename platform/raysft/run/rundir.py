@@ -24,6 +24,7 @@ from raysft.recipe.fingerprint import (
     first_mathematics,
     split_fields,
 )
+from raysft.recipe.kinds import without_other_kinds
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.paths import with_absolute_paths
 from raysft.recipe.schema import Recipe
@@ -189,7 +190,7 @@ def _read_run(run: str) -> dict[str, Any] | None:
 def _differing(run: str, record: Mapping[str, Any], recipe: Recipe) -> list[str]:
     """What of the mathematics differs, by the fields as they are today; paths that lead to one place do not."""
     try:
-        old = split_fields(parse_recipe(record["recipe"]))[0]
+        old = split_fields(parse_recipe(without_other_kinds(record["recipe"])))[0]
     except RecipeError:  # written when the schema had other fields
         old = record["mathematics"]
     began_in = str(record["recipe"].get("storage", ""))

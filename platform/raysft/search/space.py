@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from raysft.errors import RecipeError
-from raysft.recipe.load import parse_recipe
+from raysft.recipe.change import change
+from raysft.recipe.kinds import kinds_with
 from raysft.recipe.schema import Recipe
 from raysft.recipe.tune import Choice, Condition, Distribution, Int, LogUniform, TuneSection
 from raysft.recipe.tune_checks import check_tune
@@ -26,14 +27,7 @@ FIXED = ("name", "storage", "tune", "evaluate", "data.eval", "data.eval_fraction
 
 def apply(recipe: Recipe, name: str, point: Mapping[str, Any]) -> Recipe:
     """The recipe of one trial: this name, these fields, no search. Raises RecipeError."""
-    fields = recipe.model_dump(mode="json") | {"name": name, "tune": None}
-    for dotted, value in point.items():
-        *sections, last = dotted.split(".")
-        node = fields
-        for section in sections:
-            node = node[section]
-        node[last] = copy.deepcopy(value)
-    return parse_recipe(fields)
+    return change(recipe, {**copy.deepcopy(dict(point)), "name": name, "tune": None})
 
 
 def ordered(space: Space) -> Space:
@@ -120,8 +114,9 @@ def check_space(recipe: Recipe, tune: TuneSection) -> None:
         _check_exists(name, base)
         for other in distribution.when:
             _check_exists(other, base)
+        _check_kinds(name, tune.space, base)
         for value in _extremes(distribution):
-            _check_value(recipe, f"tune.space.{name}", name, value)
+            _check_value(recipe, name, {**_kind_for(name, distribution, base), name: value})
     for number, start in enumerate(tune.start):
         for name, value in start.items():
             if name not in tune.space:
@@ -158,13 +153,42 @@ def _extremes(distribution: Distribution) -> list[Any]:
     return list(distribution.values) if isinstance(distribution, Choice) else [distribution.low, distribution.high]
 
 
-def _check_value(recipe: Recipe, where: str, name: str, value: Any) -> None:
+def _check_kinds(name: str, space: Space, base: Mapping[str, Any]) -> None:
+    """A field of some kinds of its section is searched in trials of these kinds only. Raises RecipeError."""
+    section, _, field = name.partition(".")
+    having, key = kinds_with(section, field.partition(".")[0]), f"{section}.kind"
+    if not having:
+        return
+    searched = space.get(key)
+    possible = list(searched.values) if isinstance(searched, Choice) else [lookup(base, key)]
+    when = space[name].when.get(key, possible)
+    wanted = when if isinstance(when, list) else [when]
+    if lacking := [kind for kind in possible if kind in wanted and kind not in having]:
+        raise RecipeError(
+            f"tune.space.{name} is no field of every trial",
+            got=f"{key}: {', '.join(map(str, lacking))}, which has no {field}",
+            expected=f"{name} with {key}: {' or '.join(having)}",
+            fix=f"add `when: {{{key}: {having[0]}}}` to it, or set {key}: {having[0]}",
+        )
+
+
+def _kind_for(name: str, distribution: Distribution, base: Mapping[str, Any]) -> Point:
+    """{section.kind: one that has the field}, where the recipe's own has not."""
+    section, _, field = name.partition(".")
+    having, key = kinds_with(section, field.partition(".")[0]), f"{section}.kind"
+    if not having or lookup(base, key) in having:
+        return {}
+    when = distribution.when.get(key, having)
+    return {key: next((kind for kind in (when if isinstance(when, list) else [when]) if kind in having), having[0])}
+
+
+def _check_value(recipe: Recipe, name: str, point: Point) -> None:
     try:
-        apply(recipe, recipe.name, {name: value})
+        apply(recipe, recipe.name, point)
     except RecipeError as error:
         raise RecipeError(
-            f"{where} gives values that the field does not take",
-            got=error.got or repr(value),
+            f"tune.space.{name} gives values that the field does not take",
+            got=error.got or repr(point[name]),
             expected=error.expected,
             fix="change the distribution: `int` or `choice` for whole numbers and words, bounds within the field's",
         ) from None
@@ -176,7 +200,7 @@ def _check_exists(name: str, base: Mapping[str, Any]) -> None:
     for part in parts[:-1]:
         child = node.get(part)
         node = child if isinstance(child, dict) else {}
-    if parts[-1] in node or free_form:
+    if parts[-1] in node or free_form or kinds_with(parts[0], ".".join(parts[1:])):
         return
     close = difflib.get_close_matches(name, list(_dotted(base)), n=1, cutoff=0.5)
     raise RecipeError(

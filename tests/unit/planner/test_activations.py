@@ -9,6 +9,7 @@ from fakes import LLAMA, make_recipe
 
 from raysft.model.shape import read_shape
 from raysft.planner.activations import Pass, Training, layer, layer_bytes
+from raysft.recipe.traits import Kept
 
 FULL = Training(weights=True)
 
@@ -51,7 +52,7 @@ def test_a_frozen_layer_keeps_no_inputs_but_those_of_its_adapters() -> None:
     frozen = {saved.name for saved in layer(shape, Training(weights=False), run)}
     assert not {name for name in frozen if name.startswith("input of")}
     assert "normalised" not in frozen
-    lora = Training(weights=False, adapted=frozenset({"q_proj", "v_proj"}), rank=4)
+    lora = Training(weights=False, adapters=dict.fromkeys(("q_proj", "v_proj"), Kept(reads_input=True, width=4)))
     names = [saved.name for saved in layer(shape, lora, run)]
     assert names.count("input of q_proj") == 1  # shared with v_proj
     assert "input of v_proj" not in names

@@ -33,6 +33,17 @@ def test_it_is_the_recipe_that_a_file_would_give(changes: dict[str, Any], sectio
     assert base == make_recipe(model={"config": {"model_type": "llama"}}), "the old one is as it was"
 
 
+def test_another_kind_keeps_what_both_kinds_have() -> None:
+    lora = make_recipe(method={"kind": "lora", "rank": 8, "dropout": 0.5})
+    full = change(lora, {"method.kind": "full"})
+    assert full == make_recipe()
+    assert change(full, {"method.kind": "lora", "method.rank": 3}) == make_recipe(method={"kind": "lora", "rank": 3})
+    other = make_recipe(method={"kind": "lora", "rank": 3, "dropout": 0.5})
+    assert change(lora, {"method.kind": "lora", "method.rank": 3}) == other
+    with pytest.raises(RecipeError, match=r"method\.kind: full has no field rank"):
+        change(lora, {"method.kind": "full", "method.rank": 3})
+
+
 def test_what_no_name_leads_into_is_kept_as_it_is() -> None:
     base = make_recipe()
     assert change(base, {"train.max_steps": 3}).data is base.data

@@ -14,7 +14,7 @@ import pytest
 from fakes import make_recipe
 
 from raysft.errors import RecipeError
-from raysft.recipe import compatibility, layout_checks
+from raysft.recipe import compatibility, layout_checks, traits
 from raysft.recipe.facts import ModelFacts
 from raysft.recipe.resolve import resolve
 from raysft.recipe.schema import Recipe
@@ -86,7 +86,8 @@ def test_a_model_that_cannot_be_cut_is_refused(axis: str) -> None:
     assert error.fix.startswith(f"set parallel.{axis} to 1 ")
 
 
-def test_an_objective_that_needs_the_whole_model_is_refused_in_a_pipeline() -> None:
+def test_an_objective_that_needs_the_whole_model_is_refused_in_a_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(traits.OBJECTIVES, "distill", traits.ObjectiveTraits(whole_rows=True))
     cell = compatibility.Cell("full", "distill", "bf16", 1, pipeline=True, tensor=False, sequence=False)
     assert "whole sequences on one rank" in compatibility.verdict(cell).why
     assert compatibility.verdict(replace(cell, pipeline=False)).status != "refused"

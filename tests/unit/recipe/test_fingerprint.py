@@ -10,7 +10,7 @@ import pytest
 from fakes import make_recipe
 from pydantic import BaseModel
 
-from raysft.recipe.fingerprint import default_of, differences, digest, fingerprints, split_fields
+from raysft.recipe.fingerprint import default_of, differences, digest, fingerprints, first_mathematics, split_fields
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.schema import Recipe
 
@@ -32,14 +32,16 @@ def fields(section: type[BaseModel], prefix: str = "") -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
     for name, info in section.model_fields.items():
         annotation = info.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        if info.discriminator == "kind":
+            found += [leaf for one in get_args(annotation) for leaf in fields(one, f"{prefix}{name}.")]
+        elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
             found += fields(annotation, f"{prefix}{name}.")
         else:
             found.append((prefix + name, annotation))
     return found
 
 
-ALL = dict(fields(Recipe))
+ALL = dict(reversed(fields(Recipe)))
 
 
 def other_value(name: str, annotation: Any, old: Any) -> Any:
@@ -78,12 +80,15 @@ def change(content: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", [name for name in ALL if name != "objective"])
 def test_every_field_belongs_to_one_hash(name: str) -> None:
-    old = make_recipe()
+    old = make_recipe(method={"kind": "lora"} if name.startswith("method.") else {})
     content = old.model_dump(mode="json")
     value: Any = content
     for key in name.split("."):
         value = value[key]
-    new = parse_recipe(change(content, name, other_value(name, ALL[name], value)))
+    if name == "method.kind":
+        new = make_recipe()
+    else:
+        new = parse_recipe(change(content, name, other_value(name, ALL[name], value)))
     assert new != old
     before, after = fingerprints(old, "data-hash"), fingerprints(new, "data-hash")
     changed = {kind for kind in before if before[kind] != after[kind]}
@@ -105,8 +110,39 @@ def test_the_data_fingerprint_is_part_of_the_mathematics() -> None:
 
 
 def test_a_default_spelled_out_changes_nothing() -> None:
-    plain, spelled = make_recipe(), make_recipe(method={"kind": "full", "rank": 16}, seed=0)
+    plain, spelled = make_recipe(), make_recipe(method={"kind": "full"}, seed=0)
     assert fingerprints(plain, "d") == fingerprints(spelled, "d")
+    plain, spelled = make_recipe(method={"kind": "lora"}), make_recipe(method={"kind": "lora", "rank": 16})
+    assert fingerprints(plain, "d") == fingerprints(spelled, "d")
+    assert fingerprints(plain, "d") != fingerprints(make_recipe(), "d"), "a kind is no default of its fields"
+
+
+FIRST_FULL = {
+    "method.kind": "full",
+    "method.rank": 8,
+    "method.alpha": 32.0,
+    "method.dropout": 0.0,
+    "method.target_modules": ["all-linear"],
+}
+"""As versions wrote it that gave each kind all fields."""
+
+
+def test_fields_of_another_kind_do_not_exist_in_older_records() -> None:
+    full = split_fields(make_recipe())[0]
+    lora = split_fields(make_recipe(method={"kind": "lora", "rank": 8}))[0]
+    assert [name for name in full if name.startswith("method.")] == ["method.kind"]
+    assert differences(full | FIRST_FULL, full) == differences(full, full | FIRST_FULL) == []
+    assert differences(full | FIRST_FULL, lora) == ["method.kind: 'full' -> 'lora'"]
+    assert differences(full | FIRST_FULL | {"method.kind": "lora"}, lora) == []
+    assert differences(full | FIRST_FULL | {"method.kind": "lora"}, lora | {"method.rank": 4}) == [
+        "method.rank: 8 -> 4"
+    ]
+    assert differences({"method.kind": "lora"}, lora | {"seed": 0}) != []
+
+
+def test_the_first_fingerprint_is_that_of_all_fields() -> None:
+    leaves = split_fields(make_recipe())[0] | FIRST_FULL | {"method.rank": 16}
+    assert first_mathematics(make_recipe(), "d") == digest({**leaves, "data": "d"})
 
 
 def test_a_digest_is_of_content_not_of_order() -> None:

@@ -96,3 +96,24 @@ def test_the_innermost_field_is_named_alone(field: str, value: object, what: str
     error = told(field, value)
     assert error is not None
     assert error.what == f"the recipe is not valid: {what}"
+
+
+@pytest.mark.parametrize(
+    ("method", "told"),
+    [
+        (
+            {"kind": "full", "rank": 8},
+            ("method.kind: full has no field rank", "method.rank: 8", "method.kind: lora", "remove method.rank"),
+        ),
+        ({"alpha": 8.0}, ("method.kind: full has no field alpha", "set method.kind: lora")),
+        ({"kind": "lora", "ranc": 8}, ("unknown key method.ranc", "kind, rank, alpha", "did you mean method.rank?")),
+        ({"kind": "full", "colour": 8}, ("unknown key method.colour", "one of kind")),
+        ({"kind": "lora", "rank": 0}, ("method.rank is wrong", "1 or more")),
+        ({"kind": "lorra"}, ("full, lora", "did you mean lora?")),
+        ("lora", ("method is wrong", "a section with fields")),
+    ],
+)
+def test_a_section_of_one_kind_has_the_fields_of_that_kind(method: object, told: tuple[str, ...]) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe({**recipe_content(), "method": method})
+    assert [words for words in told if words not in str(caught.value)] == []

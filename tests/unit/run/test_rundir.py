@@ -26,10 +26,16 @@ FIRST = {"mathematics": "31d29ea6172bf9df", "execution": "f3f7dd6ed3a0f2fd", "da
 """Of VERSION 1, as raysft wrote it into the record below."""
 
 
+ALL_METHODS = {"rank": 16, "alpha": 32.0, "dropout": 0.0, "target_modules": ["all-linear"]}
+"""Fields that every method had then, whatever its kind."""
+
+
 def old_record(storage: str) -> dict[str, Any]:
     """run.json of a run that began before records had checksums and before several fields were there."""
     recipe = make_recipe(storage=storage).model_dump(mode="json")
     mathematics = split_fields(make_recipe(storage=storage))[0]
+    recipe["method"] |= ALL_METHODS
+    mathematics |= {f"method.{name}": value for name, value in ALL_METHODS.items()}
     for section, field in (("optimizer", "beta2"), ("method", "dropout"), ("train", "reduce_precision")):
         del recipe[section][field], mathematics[f"{section}.{field}"]
     del recipe["data"]["mixture"], recipe["tune"]
@@ -50,6 +56,18 @@ def test_an_old_run_goes_on_under_a_schema_that_has_grown(tmp_path: Path) -> Non
         claim(str(run), other, DATA)
     with pytest.raises(ConflictError, match=r"the contents of data.train"):
         claim(str(run), recipe, "other data")
+
+
+def test_what_an_earlier_version_passed_over_does_not_keep_a_run_from_going_on(tmp_path: Path) -> None:
+    run, recipe = str(tmp_path / "runs" / "tiny"), make_recipe(storage=str(tmp_path))
+    Path(run).mkdir(parents=True)
+    record = old_record(str(tmp_path))
+    record["recipe"]["method"]["rank"] = record["mathematics"]["method.rank"] = 8  # with kind: full
+    (Path(run) / "run.json").write_text(json.dumps(record))
+    assert claim(run, recipe, DATA)["mathematics"] == FIRST["mathematics"]
+    lora = make_recipe(storage=str(tmp_path), method={"kind": "lora"})
+    with pytest.raises(ConflictError, match=r"got: method.kind: 'full' -> 'lora'\n"):
+        claim(run, lora, DATA)
 
 
 def test_a_new_field_with_a_default_changes_no_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:

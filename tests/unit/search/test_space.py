@@ -9,6 +9,7 @@ import pytest
 from replay import search_recipe
 
 from raysft.errors import RecipeError
+from raysft.recipe.change import change
 from raysft.recipe.schema import Recipe
 from raysft.recipe.tune import TuneSection
 from raysft.search.space import apply, check_space, contains, grid, holds, neighbours, ordered
@@ -23,12 +24,17 @@ def section(recipe: Recipe) -> TuneSection:
 
 def test_a_point_becomes_a_recipe() -> None:
     recipe = search_recipe({"optimizer.learning_rate": RATE}, budget={"trials": 1})
-    point = {"optimizer.learning_rate": 1e-3, "method.target_modules": ["q_proj"], "model.config.num_layers": 3}
+    point = {
+        "optimizer.learning_rate": 1e-3,
+        "method.kind": "lora",
+        "method.target_modules": ["q_proj"],
+        "model.config.num_layers": 3,
+    }
     trial = apply(recipe, "sweep-4", point)
     assert trial.name == "sweep-4"
     assert trial.tune is None
     assert trial.optimizer.learning_rate == 1e-3
-    assert trial.method.target_modules == ("q_proj",)
+    assert trial.method.model_dump()["target_modules"] == ("q_proj",)
     assert trial.model.config == {"model_type": "llama", "num_layers": 3}
     unchanged = trial.model_copy(
         update={name: getattr(recipe, name) for name in ("name", "tune", "optimizer", "method", "model")}
@@ -104,7 +110,6 @@ CIRCLE = {
         ({"optimiser.learning_rate": RATE}, (), "did you mean optimizer.learning_rate?"),
         ({"train.rows_per_step": RATE}, (), "a whole number"),
         ({"method.kind": {"distribution": "choice", "values": ["lora", "lorax"]}}, (), "full or lora"),
-        ({"method.rank": {"distribution": "int", "low": 0, "high": 8}}, (), "1 or more"),
         ({"name": {"distribution": "choice", "values": ["a", "b"]}}, (), "cannot be searched"),
         ({"data.eval_fraction": RATE}, (), "cannot be searched"),
         ({"evaluate.max_rows": {"distribution": "int", "low": 1, "high": 8}}, (), "cannot be searched"),
@@ -128,3 +133,37 @@ def test_what_cannot_be_searched_is_refused(space: dict[str, Any], start: Any, w
         check_space(recipe, section(recipe))
     assert words in str(refused.value)
     assert refused.value.fix
+
+
+KINDS = {"distribution": "choice", "values": ["full", "lora"]}
+RANK = {"distribution": "int", "low": 2, "high": 8}
+IN_LORA = RANK | {"when": {"method.kind": "lora"}}
+IN_BOTH = RANK | {"when": {"method.kind": ["full", "lora"]}}
+
+
+@pytest.mark.parametrize(
+    ("method", "space", "told"),
+    [
+        ({"kind": "full"}, {"method.rank": RANK}, "method.kind: full, which has no rank"),
+        ({"kind": "lora"}, {"method.rank": RANK, "method.kind": KINDS}, "add `when: {method.kind: lora}`"),
+        ({"kind": "lora"}, {"method.rank": IN_BOTH, "method.kind": KINDS}, "method.kind: full, which"),
+        ({"kind": "lora"}, {"method.ranc": RANK}, "names no field"),
+        ({"kind": "full"}, {"method.kind": KINDS, "method.rank": IN_LORA | {"low": 0}}, "1 or more"),
+        ({"kind": "lora"}, {"method.rank": RANK}, ""),
+        ({"kind": "full"}, {"method.rank": IN_LORA, "method.kind": KINDS}, ""),
+        ({"kind": "lora", "alpha": 4.0}, {"method.rank": IN_LORA, "method.kind": KINDS}, ""),
+    ],
+)
+def test_a_field_of_one_kind_is_searched_in_trials_of_that_kind(
+    method: dict[str, Any], space: dict[str, Any], told: str
+) -> None:
+    recipe = change(search_recipe(space, budget={"trials": 2}), {"method": method})
+    if told:
+        with pytest.raises(RecipeError) as caught:
+            check_space(recipe, section(recipe))
+        assert told in str(caught.value)
+        return
+    check_space(recipe, section(recipe))
+    if "method.kind" in space:
+        assert apply(recipe, "t", {"method.kind": "full"}).method.kind == "full"
+        assert apply(recipe, "t", {"method.kind": "lora", "method.rank": 5}).model_dump()["method"]["rank"] == 5

@@ -1,0 +1,136 @@
+"""What all adapters of peft have in common: found, merged, saved, parted from weights that are shared."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from raysft.errors import ModelError
+from raysft.model.targets import unfit_layers
+
+
+def base_model(module: nn.Module) -> PreTrainedModel:
+    """The transformers model inside, adapters still in its layers."""
+    inner = module.get_base_model() if is_adapted(module) else module  # type: ignore[operator]
+    assert isinstance(inner, PreTrainedModel)
+    return inner
+
+
+def is_adapted(module: nn.Module) -> bool:
+    """Does it carry peft adapters?"""
+    from peft import PeftModel
+
+    return isinstance(module, PeftModel)
+
+
+def merge(module: nn.Module) -> PreTrainedModel:
+    """A plain transformers model: adapters are added into the weights they adapt (fp32)."""
+    if not is_adapted(module):
+        return base_model(module)
+    merged = module.merge_and_unload()  # type: ignore[operator]
+    assert isinstance(merged, PreTrainedModel)
+    return merged
+
+
+def save_adapter(module: nn.Module, directory: str, weights: dict[str, torch.Tensor] | None = None) -> None:
+    """The bare adapter as peft loads it: adapter_model.safetensors and adapter_config.json. weights: others."""
+    with settled():
+        module.save_pretrained(directory, safe_serialization=True, state_dict=weights)  # type: ignore[operator]
+
+
+@contextmanager
+def settled() -> Iterator[None]:
+    """Warnings that raysft has an answer to are not shown: tied weights are parted, embeddings saved where they are
+    adapted, and what peft calls in transformers by an old name is not the user's."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        for told in (".*tie_word_embeddings.*", ".*save_embedding_layers.*", ".*(rank|alpha)_pattern keys.*"):
+            warnings.filterwarnings("ignore", message=told)
+        yield
+
+
+def keys_lost_by_reload(trained: nn.Module, fresh: nn.Module) -> list[str]:
+    """Names of adapter weights that peft, by renaming keys, does not find in what it saves."""
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    with settled():
+        found: Any = set_peft_model_state_dict(fresh, get_peft_model_state_dict(trained))
+    prefix = str(fresh.base_model.prefix)  # type: ignore[union-attr]
+    return [name for name in found.missing_keys if prefix in name]
+
+
+def adapted_layers(module: nn.Module) -> list[str]:
+    """Names, in the model without adapters, of the layers and parameters (of experts) that have one."""
+    from peft.tuners.lora.layer import ParamWrapper
+
+    return [
+        plain_name(name) + (f".{layer.parameter_name}" if isinstance(layer, ParamWrapper) else "")
+        for name, layer in adapter_layers(base_model(module))
+    ]
+
+
+def is_layer_adapted(layer: object) -> bool:
+    """Does this layer carry an adapter?"""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return isinstance(layer, BaseTunerLayer)
+
+
+def plain_name(name: str) -> str:
+    """The name of a module or parameter before adapters were put around it."""
+    return ".".join(part for part in name.split(".") if part != "base_layer")
+
+
+def untie(model: PreTrainedModel) -> None:
+    """Part embedding and head, where they share a weight and one of them is adapted: the adapter's product, added
+    to the shared weight, would make another model than the trained one. Raises ModelError for other layers."""
+    layers = {name: layer.get_base_layer() for name, layer in adapter_layers(model)}
+    holders: dict[int, list[nn.Module]] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            holders.setdefault(id(parameter), []).append(module)
+    ends = [_inside(model.get_input_embeddings()), _inside(model.get_output_embeddings())]
+    for name, layer in layers.items():
+        others = [m for p in layer.parameters(recurse=False) for m in holders[id(p)] if m is not layer]
+        if others and not all(module in ends for module in (layer, *others)):
+            raise ModelError(
+                "an adapted layer shares its weight with others",
+                got=f"{name} ({model.config.model_type})",
+                expected="layers with weights of their own, which an adapter can be merged into",
+                fix="take it out of method.target_modules, or set method.kind: full",
+            )
+        if others:
+            ends[1].weight = nn.Parameter(ends[1].weight.detach().clone(), requires_grad=False)
+            for config in (model.config, model.config.get_text_config()):
+                config.tie_word_embeddings = False
+            return
+
+
+def adapter_layers(model: nn.Module) -> list[tuple[str, Any]]:
+    """(name, adapted layer) of each adapter; adapters of several parameters of a module are nested."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+
+
+def _inside(layer: Any) -> Any:
+    """A layer without its adapter."""
+    return layer.get_base_layer() if is_layer_adapted(layer) else layer
+
+
+def no_layer(model: PreTrainedModel, targets: Sequence[str], told: str) -> ModelError:
+    """The error for names that fit no layer. told: peft's words."""
+    unfit = set(unfit_layers(model, "all-linear"))
+    linear = {name for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+    return ModelError(
+        "method.target_modules fits no layer",
+        got=f"{list(targets)}: {told}",
+        expected=f"all-linear, or some of {', '.join(sorted({name.rsplit('.', 1)[-1] for name in linear - unfit}))}",
+        fix="mend method.target_modules",
+    )

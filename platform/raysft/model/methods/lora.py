@@ -1,0 +1,121 @@
+"""LoRA: low-rank adapters (Hu et al. 2021, arXiv:2106.09685), those of experts too."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from raysft.errors import ModelError
+from raysft.model.fast.low_rank import use_low_rank
+from raysft.model.methods.adapters import adapter_layers, base_model, no_layer, settled, untie
+from raysft.model.targets import expert_parameters, unfit_layers
+from raysft.recipe.schema import Recipe
+from raysft.recipe.sections.method import LoraMethod
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """The adapter of one layer: it adds scaling * B A dropout(x) (Hu et al. 2021, arXiv:2106.09685)."""
+
+    a: torch.Tensor
+    """[R, D]."""
+    b: torch.Tensor
+    """[O, R]."""
+    scaling: float
+    dropout: float
+    """Probability of a zero in the adapter's input."""
+
+
+def low_rank_adapters(module: nn.Module) -> dict[str, LowRank]:
+    """{name of a layer in the base model: its adapter} of a model with LoRA. Raises ModelError for other layers."""
+    from peft.tuners.lora.layer import LoraLayer
+
+    names = {id(inner): name for name, inner in base_model(module).named_modules()}
+    found = {}
+    for layer in module.modules():
+        if not isinstance(layer, LoraLayer):
+            continue
+        name = names[id(layer)]
+        a, b = (dict(matrices).get("default") for matrices in (layer.lora_A, layer.lora_B))
+        if not isinstance(a, nn.Linear) or not isinstance(b, nn.Linear):
+            raise ModelError(
+                "the adapter of this layer has no two matrices",
+                got=f"{name}, a {type(layer).__name__}",
+                expected="adapted linear layers",
+                fix="take it out of method.target_modules",
+            )
+        dropout = layer.lora_dropout["default"]
+        found[name] = LowRank(
+            a=a.weight,
+            b=b.weight,
+            scaling=float(layer.scaling["default"]),
+            dropout=dropout.p if isinstance(dropout, nn.Dropout) else 0.0,
+        )
+    return found
+
+
+def attach(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
+    """The model with fresh adapters: B is zero, so that it computes what it did. Raises ModelError."""
+    from peft import LoraConfig, get_peft_model  # 4 s to import: only where it is used
+    from peft.tuners.lora.layer import Linear
+
+    method = recipe.method
+    assert isinstance(method, LoraMethod)
+    targets: str | list[str] = list(method.target_modules)
+    if targets == ["all-linear"]:
+        targets = "all-linear"
+    config = LoraConfig(
+        r=method.rank,
+        lora_alpha=method.alpha,  # type: ignore[arg-type]  # peft divides it by r, a float is fine
+        lora_dropout=method.dropout,
+        target_modules=targets,
+        exclude_modules=unfit_layers(model, targets) or None,
+        task_type="CAUSAL_LM",
+    )
+    if targets == "all-linear":
+        _target_experts(config, model)
+    generator_state = torch.get_rng_state()
+    torch.manual_seed(recipe.seed)
+    try:
+        with settled():
+            adapted: nn.Module = get_peft_model(model, config)
+    except ValueError as error:
+        raise _cannot_adapt(model, method, " ".join(str(error).split())[:200]) from error
+    finally:
+        torch.set_rng_state(generator_state)
+    untie(base_model(adapted))
+    if model.device.type == "cuda":
+        use_low_rank(layer for _, layer in adapter_layers(base_model(adapted)) if type(layer) is Linear)
+    return adapted
+
+
+def _target_experts(config: LoraConfig, model: PreTrainedModel) -> None:
+    """Have the experts of a mixture adapted where they are parameters [experts, ...] and no layers.
+
+    peft does so by itself for the types that it knows in an older form (Mixtral, Qwen3-MoE, DeepSeek).
+    """
+    from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+
+    known = copy.deepcopy(config)
+    convert_peft_config_for_transformers(known, model, None)
+    if not known.target_parameters:
+        config.target_parameters = expert_parameters(model) or None
+
+
+def _cannot_adapt(model: PreTrainedModel, method: LoraMethod, told: str) -> ModelError:
+    if "lora_dropout" in told:
+        return ModelError(
+            "the adapters of a mixture's experts take no dropout",
+            got=f"method.dropout = {method.dropout}, a {model.config.model_type} model",
+            expected="method.dropout: 0, or target modules that are no experts",
+            fix="set method.dropout: 0, or name the attention's layers in method.target_modules",
+        )
+    return no_layer(model, method.target_modules, told)

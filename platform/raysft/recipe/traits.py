@@ -1,0 +1,145 @@
+"""What each method and each objective is, as the matrix, the planner, exports and cards ask. Pure tables.
+
+A new kind is one entry here and what acts: model/methods/ for a method, objectives/ for an objective.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from raysft.recipe.facts import Linear, ModelShape
+from raysft.recipe.schema import Recipe
+from raysft.recipe.sections.method import LoraMethod
+
+Ability = Literal["pipeline", "tensor", "sequence", "shared_base"]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What autograd keeps for the adapter of one linear layer, besides what a frozen layer keeps."""
+
+    reads_input: bool
+    """The layer's input is kept; layers that read the same tensor keep it once."""
+    width: float
+    """Further numbers of each token, in the working precision."""
+
+
+@dataclass(frozen=True)
+class MethodTraits:
+    """A method, as far as it can be told without torch. Its functions get the section of its kind."""
+
+    title: str
+    """In reports and cards."""
+    base: Literal["trained", "frozen"]
+    """Are the model's own weights trained?"""
+    enters: Literal["layers", "forward"]
+    """Where adapters act: in layers of the model, or in a forward of their own that must run around it."""
+    exports: tuple[str, ...]
+    """Parts that an export can have."""
+    allows: frozenset[Ability]
+    """What goes with it besides data parallelism; shared_base: trials on one base, in one pass."""
+    adapted: Callable[[Any, ModelShape], frozenset[str]]
+    """Linear layers of a decoder layer that carry an adapter, experts left out."""
+    layer_parameters: Callable[[Any, ModelShape, int], int]
+    """Adapter weights of one decoder layer, on one of so many tensor-parallel ranks."""
+    kept: Callable[[Any, Linear], Kept]
+    """Of an adapted layer."""
+    drops: Callable[[Any], bool]
+    """Does it draw random numbers in a forward pass?"""
+    size: Callable[[Any], str]
+    """How large its adapters are, in a few words; empty: it has none."""
+    details: Callable[[Any], str]
+    """All of its numbers in a few words; empty: it has none."""
+
+    @property
+    def trains_base(self) -> bool:
+        """Do the model's own weights get gradients?"""
+        return self.base == "trained"
+
+    @property
+    def flops_per_weight(self) -> int:
+        """Forward and backward of a token (PaLM, Chowdhery et al. 2022, appendix B); 4 for frozen weights."""
+        return 6 if self.trains_base else 4
+
+
+@dataclass(frozen=True)
+class ObjectiveTraits:
+    """An objective, as far as layouts ask."""
+
+    whole_rows: bool
+    """Needs more than the loss of the last pipeline stage: pooled states, a reference, a teacher."""
+
+
+def ends_in(name: str, targets: tuple[str, ...]) -> bool:
+    """peft takes a target as the end of a module's name."""
+    return any(name == target or name.endswith(f".{target}") for target in targets)
+
+
+def _lora_adapted(method: LoraMethod, shape: ModelShape) -> frozenset[str]:
+    targets = method.target_modules
+    return frozenset(
+        linear.name
+        for linear in shape.linears
+        if linear.copies == 1 and (targets == ("all-linear",) or ends_in(linear.name, targets))
+    )
+
+
+def _lora_parameters(method: LoraMethod, shape: ModelShape, tensor: int) -> int:
+    """rank x (inputs + outputs) of each adapted linear layer (arXiv:2106.09685).
+
+    Under all-linear each expert of a mixture has its own; where their input matrices are one, it is counted as two.
+    """
+    total, adapted = 0, _lora_adapted(method, shape)
+    for linear in shape.linears:
+        if linear.copies > 1 and method.target_modules == ("all-linear",):
+            total += linear.copies * method.rank * (linear.inputs + linear.outputs)
+        elif linear.name in adapted:
+            inputs = linear.inputs // (tensor if linear.split == "row" else 1)
+            outputs = linear.outputs // (tensor if linear.split == "column" else 1)
+            total += method.rank * (inputs + outputs)
+    return total
+
+
+def _lora_details(method: LoraMethod) -> str:
+    return f"rank {method.rank}, alpha {method.alpha:g}, on {', '.join(method.target_modules)}"
+
+
+METHODS: dict[str, MethodTraits] = {
+    "full": MethodTraits(
+        title="all parameters",
+        base="trained",
+        enters="layers",
+        exports=("merged",),
+        allows=frozenset(("pipeline", "tensor", "sequence")),
+        adapted=lambda method, shape: frozenset(),
+        layer_parameters=lambda method, shape, tensor: 0,
+        kept=lambda method, linear: Kept(reads_input=False, width=0),
+        drops=lambda method: False,
+        size=lambda method: "",
+        details=lambda method: "",
+    ),
+    "lora": MethodTraits(
+        title="LoRA",
+        base="frozen",
+        enters="layers",
+        exports=("adapter", "merged"),
+        allows=frozenset(("pipeline", "tensor", "sequence", "shared_base")),
+        adapted=_lora_adapted,
+        layer_parameters=_lora_parameters,
+        kept=lambda method, linear: Kept(reads_input=True, width=method.rank * linear.active),
+        drops=lambda method: method.dropout > 0,
+        size=lambda method: f"rank {method.rank}",
+        details=_lora_details,
+    ),
+}
+"""{method.kind: its traits}."""
+
+OBJECTIVES: dict[str, ObjectiveTraits] = {"sft": ObjectiveTraits(whole_rows=False)}
+"""{objective: its traits}."""
+
+
+def method_of(recipe: Recipe) -> MethodTraits:
+    """The traits of a recipe's method."""
+    return METHODS[recipe.method.kind]

@@ -1,0 +1,69 @@
+"""What a method or an objective is stands in tables: no code asks for one by its name, and the tables are whole."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from raysft.model.methods import METHODS
+from raysft.recipe import traits
+from raysft.recipe.kinds import KINDS
+
+PACKAGE = Path(__file__).parents[2] / "platform" / "raysft"
+SOURCES = {str(path.relative_to(PACKAGE)): path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rglob("*.py"))}
+
+TABLES = ("recipe/traits.py", "model/methods/", "objectives/")
+"""The tables, and what acts for each of their kinds."""
+
+ASKED = ("method.kind", ".objective", "objective.kind")
+
+
+def asks(source: str) -> Iterator[int]:
+    """Lines that compare a method or an objective, or match on it."""
+    for node in ast.walk(ast.parse(source)):
+        parts: list[ast.expr] = []
+        if isinstance(node, ast.Compare):
+            parts = [node.left, *node.comparators]
+        elif isinstance(node, ast.Match):
+            parts = [node.subject]
+        if any(isinstance(part, ast.Attribute) and ast.unparse(part).endswith(ASKED) for part in parts):
+            yield parts[0].lineno
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if not name.startswith(TABLES)])
+def test_no_kind_is_asked_for_outside_of_the_tables(name: str) -> None:
+    assert list(asks(SOURCES[name])) == [], "read recipe/traits.py instead"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "if recipe.method.kind == 'lora': pass",
+        "x = 'full' != run.recipe.method.kind",
+        "y = recipe.method.kind in ('lora',)",
+        "match recipe.objective:\n    case 'sft': pass",
+        "if recipe.objective.kind == 'dpo': pass",
+    ],
+)
+def test_the_law_can_be_broken(source: str) -> None:
+    assert list(asks(source)) == [1]
+
+
+def test_words_of_a_kind_may_be_printed() -> None:
+    assert list(asks("told = f'{recipe.method.kind}, {recipe.objective}'\nif rules.kind == 'pbt': pass")) == []
+
+
+def test_every_kind_is_in_every_table() -> None:
+    assert KINDS["method"].keys() == traits.METHODS.keys() == METHODS.keys()
+    assert all(found is traits.METHODS[kind] for kind, (found, _) in METHODS.items())
+
+
+@pytest.mark.parametrize("kind", traits.METHODS)
+def test_a_method_is_what_it_says(kind: str) -> None:
+    method = traits.METHODS[kind]
+    assert {"adapter", "merged"} >= set(method.exports)
+    assert ("adapter" in method.exports) is not method.trains_base
+    assert method.flops_per_weight == (6 if method.base == "trained" else 4)

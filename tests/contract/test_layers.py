@@ -129,6 +129,7 @@ OUTSIDE = {
     "raysft.data.store.mixture": {"numpy"},
     "raysft.data.store.packing": {"numpy"},
     "raysft.data.store.parts": {"numpy", "pyarrow"},
+    "raysft.data.store.packed_rows": {"numpy", "pyarrow"},
     "raysft.train.loop": set(),
     "raysft.train.hooks": set(),
     "raysft.train.state": set(),

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from raysft.data.feed.step_plan import Order, StepPlan
-from raysft.data.store.parts import Row
+from raysft.data.store.packed_rows import Row
 from raysft.engine.protocol import MicroBatch, StepCosts, StepResult
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.schema import Recipe

@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from raysft.data.store.manifest import write_manifest
-from raysft.data.store.parts import Row, pack_rows, write_part
+from raysft.data.store.packed_rows import Row, pack_rows
+from raysft.data.store.parts import write_part
 from raysft.errors import DataError, ModelError, StorageError
 from raysft.evaluate.evaluation import Evaluation, evaluate_model
 from raysft.evaluate.exported import load_exported

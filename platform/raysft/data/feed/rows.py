@@ -9,7 +9,8 @@ from typing import Protocol
 import numpy as np
 
 from raysft.data.feed.step_plan import Order, StepPlan
-from raysft.data.store.parts import Row, TokenStore
+from raysft.data.store.packed_rows import Row
+from raysft.data.store.parts import TokenStore
 from raysft.recipe.schema import Recipe
 
 

@@ -21,7 +21,7 @@ from raysft.data.prepare.encode import EncodeStage, encode_task
 from raysft.data.read.contents import Content, check_stamp
 from raysft.data.read.remote import local_path
 from raysft.data.read.sources import ReadTask, SourceFile, plan_reads
-from raysft.data.store.parts import row_at
+from raysft.data.store.packed_rows import row_at
 from raysft.data.store.windows import COLUMNS, WINDOW, pack_window
 from raysft.errors import DataError
 

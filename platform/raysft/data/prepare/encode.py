@@ -25,7 +25,7 @@ from raysft.data.records import Conversation, Note, Refusal
 from raysft.data.rules.keys import KeyMaker, key_maker
 from raysft.data.rules.record.cleaner import Cleaner
 from raysft.data.store.mixture_columns import group_of, valid_text, value_of, weight_of
-from raysft.data.store.parts import lists
+from raysft.data.store.packed_rows import lists
 from raysft.data.text.backend import Backend, BackendJson
 from raysft.data.text.chat import Example, Template, encode
 from raysft.data.text.fitting import COUNTED, counted

@@ -10,11 +10,13 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from typing import Any
 
 from raysft import sealed
 from raysft.data.read.remote import local_path, retried
 from raysft.errors import DataError, StorageError
+from raysft.recipe.columns import TARGET
 from raysft.storage import filesystem, join, read_json
 
 FORMAT_VERSION = 3
@@ -70,7 +72,13 @@ def part_sums(location: str) -> list[tuple[int, str]] | None:
 
 def write_manifest(location: str, manifest: Mapping[str, Any]) -> None:
     """The last write: from now on there is a store."""
-    content = {"format_version": FORMAT_VERSION, "prompts_sha256": None, "rejects_sha256": None, **manifest}
+    content = {
+        "format_version": FORMAT_VERSION,
+        "prompts_sha256": None,
+        "rejects_sha256": None,
+        "fields": [asdict(TARGET)],
+        **manifest,
+    }
     sealed.write(join(location, MANIFEST), content)
 
 

@@ -15,47 +15,23 @@ import json
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from raysft.data.store.manifest import MANIFEST, PROMPTS, damaged, problem_of, read_manifest
+from raysft.data.store.packed_rows import Array, Row, row_at, values_of
 from raysft.errors import RaysftError, StorageError
+from raysft.recipe.columns import TARGET, Field
 from raysft.storage import filesystem, join, read_bytes, write_bytes
 
-TOKEN_FIELDS = ("input_ids", "target")
-_TYPES = {
-    "token.input_ids": "<i4",
-    "token.target": "u1",  # 1: trained
-    "segment.length": "<i4",
-    "segment.sample_id": "<i8",
-    "segment.weight": "<f4",
-    "segment.atom": "<i4",
-}
-"""Columns of bytes: Parquet's lists cost several times as much to write and to read."""
 _SIZES = ("row.tokens", "row.squares")
 _ROWS_PER_GROUP = 32
 _CACHED_TOKENS = 16 << 20
-
-Array = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One packed row. `token_fields`: an entry per token; `segment_fields`: an entry per segment, with
-    `length` (tokens), `sample_id` and `atom` (segments of one atom belong together)."""
-
-    token_fields: dict[str, Array]
-    segment_fields: dict[str, Array]
-
-    @property
-    def num_tokens(self) -> int:
-        return int(self.segment_fields["length"].sum())
 
 
 class TokenStore:
@@ -86,6 +62,11 @@ class TokenStore:
     @property
     def num_rows(self) -> int:
         return self._ends[-1] if self._ends else 0
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """Columns besides input_ids. Stores of earlier versions, which do not list them, have the target."""
+        return tuple(Field(**field) for field in self.manifest.get("fields", [asdict(TARGET)]))
 
     @property
     def windows(self) -> tuple[int, ...]:
@@ -202,7 +183,7 @@ def write_part(location: str, index: int, rows: pa.Table) -> dict[str, Any]:
         "sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),
         "sizes": _sizes_sum(rows),
         "tokens": int(rows.column("row.tokens").to_numpy().sum()),
-        "target_tokens": int(np.count_nonzero(_flat_values(rows, "token.target"))),
+        "target_tokens": int(np.count_nonzero(values_of(rows, "token.target"))),
     }
 
 
@@ -211,80 +192,3 @@ def _sizes_sum(rows: pa.Table) -> str:
     return hashlib.sha256(
         b"".join(rows.column(name).to_numpy().astype("<i8").tobytes() for name in _SIZES)
     ).hexdigest()
-
-
-def pack_rows(samples: pa.Table, atoms: Sequence[NDArray[np.int64]]) -> pa.Table:
-    """Packed rows as a table: fields of tokens and segments as the bytes of their values, `row.*` as numbers.
-
-    `samples` has one line per atom (sample_id, weight, and the token fields as lists); `atoms` lists, for every
-    row, the lines in it.
-    """
-    order = np.concatenate(atoms)
-    atoms_in_row = np.fromiter(map(len, atoms), dtype=np.int64, count=len(atoms))
-    row_ends = np.cumsum(atoms_in_row)
-    starts = row_ends - atoms_in_row
-    ends_there = np.cumsum(samples.column("input_ids").combine_chunks().value_lengths().to_numpy().astype(np.int64))
-    lengths = np.diff(ends_there, prepend=0)[order]
-    places = segment_places(ends_there[order] - lengths, lengths)
-    token_ends = np.cumsum(lengths)[row_ends - 1]
-    values = {f"token.{field}": (flat(samples.column(field))[places], token_ends) for field in TOKEN_FIELDS}
-    values["segment.length"] = lengths, row_ends
-    values["segment.sample_id"] = samples.column("sample_id").to_numpy()[order], row_ends
-    values["segment.weight"] = samples.column("weight").to_numpy()[order], row_ends
-    values["segment.atom"] = np.arange(len(order)) - np.repeat(starts, atoms_in_row), row_ends
-    columns = {name: _bytes(array.astype(_TYPES[name], copy=False), ends) for name, (array, ends) in values.items()}
-    columns["row.tokens"] = pa.array(np.add.reduceat(lengths, starts))
-    columns["row.squares"] = pa.array(np.add.reduceat(lengths**2, starts))
-    return pa.table(columns)
-
-
-def unpack_rows(rows: pa.Table, order: NDArray[np.int64]) -> dict[str, Array]:
-    """The token fields of the samples that the rows were packed of, flat: order[i] is the line of segment i."""
-    lengths = _flat_values(rows, "segment.length").astype(np.int64)
-    back = np.argsort(order)
-    places = segment_places((np.cumsum(lengths) - lengths)[back], lengths[back])
-    return {field: _flat_values(rows, f"token.{field}")[places] for field in TOKEN_FIELDS}
-
-
-def segment_places(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int32]:
-    """Where the values of segments lie, one segment after the other: starts[0], starts[0] + 1, ..."""
-    shift = starts - (np.cumsum(lengths) - lengths)
-    places = np.arange(int(lengths.sum()), dtype=np.int32)
-    places += np.repeat(shift.astype(np.int32), lengths)
-    return places
-
-
-def row_at(rows: pa.Table, index: int) -> Row:
-    """Row `index` of a table of pack_rows; the mask becomes a weight per token."""
-    fields: dict[str, dict[str, Array]] = {"token": {}, "segment": {}}
-    for name, kind in _TYPES.items():
-        group, _, field = name.partition(".")
-        fields[group][field] = np.frombuffer(rows.column(name)[index].as_buffer(), dtype=kind)
-    weight = np.repeat(fields["segment"]["weight"], fields["segment"]["length"])
-    fields["token"]["target"] = fields["token"]["target"] * weight
-    return Row(fields["token"], fields["segment"])
-
-
-def flat(column: pa.ChunkedArray) -> Array:
-    """The values of a column of lists, one after the other."""
-    return column.combine_chunks().flatten().to_numpy()  # type: ignore[no-any-return]
-
-
-def _flat_values(rows: pa.Table, name: str) -> Array:
-    """The values of a column of bytes, of all rows one after the other."""
-    column = rows.column(name).combine_chunks()
-    offsets = np.frombuffer(column.buffers()[1], np.int32)[column.offset : column.offset + len(column) + 1]
-    return np.frombuffer(column.buffers()[2], np.uint8)[offsets[0] : offsets[-1]].view(_TYPES[name])
-
-
-def _bytes(values: Array, ends: NDArray[np.int64]) -> pa.Array:
-    """An array of binaries: values up to each end, in their machine form (little-endian)."""
-    offsets = np.concatenate((np.zeros(1, np.int32), (ends * values.itemsize).astype(np.int32)))
-    data = pa.py_buffer(np.ascontiguousarray(values))
-    return pa.Array.from_buffers(pa.binary(), len(ends), [None, pa.py_buffer(offsets), data])
-
-
-def lists(flat: pa.Array, ends: NDArray[np.int64]) -> pa.Array:
-    """An array of lists that end at `ends` of `flat`."""
-    offsets = np.concatenate((np.zeros(1, dtype=np.int32), ends.astype(np.int32)))
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), flat)

@@ -14,10 +14,22 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from raysft.data.store.packed_rows import (
+    TOKEN_FIELDS,
+    atoms_of,
+    first_of_atoms,
+    flat,
+    pack_rows,
+    packed_atoms,
+    sample_values,
+    segment_places,
+    unpack_rows,
+)
 from raysft.data.store.packing import pack
-from raysft.data.store.parts import flat, pack_rows, unpack_rows, write_part
+from raysft.data.store.parts import write_part
 from raysft.data.store.shards import take_samples
 from raysft.errors import PlatformError
+from raysft.recipe.columns import Field
 
 WINDOW = 16_384
 CURRICULUM_WINDOW = 1_024
@@ -27,20 +39,41 @@ COLUMNS = ("sample_id", "weight", "input_ids", "target")
 """What packing needs of a sample."""
 
 
-def pack_window(samples: pa.Table, max_tokens: int) -> pa.Table:
-    """The packed rows (store.pack_rows) of one window, proven to be its samples: unpacked, they are the same."""
-    lengths = samples.column("input_ids").combine_chunks().value_lengths().to_numpy()
-    atoms = pack(lengths, max_tokens)
-    rows = pack_rows(samples, atoms)
-    for field, unpacked in unpack_rows(rows, np.concatenate(atoms)).items():
-        if not np.array_equal(unpacked, flat(samples.column(field))):
-            raise PlatformError(
-                "packed rows do not hold the samples they were made of",
-                got=f"another {field} after unpacking",
-                expected="the same tokens and masks",
-                fix="run the command again; if it stays, report it: this is a fault of raysft or of the machine",
-            )
+def pack_window(samples: pa.Table, max_tokens: int, fields: Sequence[Field] = ()) -> pa.Table:
+    """The packed rows (packed_rows.pack_rows) of one window, proven to be its samples: unpacked, they are the same.
+
+    Lines that share a number in the column `atom`, where there is one, come into the same row.
+    """
+    lines = _lines_of_rows(samples, max_tokens)
+    rows, order = pack_rows(samples, lines, fields), np.concatenate(lines)
+    expected = {name: flat(samples.column(name)) for name in TOKEN_FIELDS}
+    expected |= {field.name: sample_values(samples, field) for field in fields}
+    different = [
+        name
+        for name, unpacked in unpack_rows(rows, order, fields).items()
+        if not np.array_equal(unpacked, expected[name], equal_nan=unpacked.dtype.kind == "f")
+    ]
+    if not np.array_equal(first_of_atoms(packed_atoms(rows)[np.argsort(order)]), first_of_atoms(atoms_of(samples))):
+        different.append("grouping of samples")
+    if different:
+        raise PlatformError(
+            "packed rows do not hold the samples they were made of",
+            got=f"another {different[0]} after unpacking",
+            expected="the same tokens, masks and fields, and samples of an atom in one row",
+            fix="run the command again; if it stays, report it: this is a fault of raysft or of the machine",
+        )
     return rows
+
+
+def _lines_of_rows(samples: pa.Table, max_tokens: int) -> list[NDArray[np.int64]]:
+    """The lines of each row; those of an atom are packed as one length."""
+    lengths = samples.column("input_ids").combine_chunks().value_lengths().to_numpy()
+    if "atom" not in samples.column_names:
+        return pack(lengths, max_tokens)
+    starts = np.flatnonzero(first_of_atoms(atoms_of(samples)))
+    counts = np.diff(starts, append=len(samples))
+    rows = pack(np.add.reduceat(lengths.astype(np.int64), starts), max_tokens)
+    return [segment_places(starts[atoms], counts[atoms]).astype(np.int64) for atoms in rows]
 
 
 def write_window(

@@ -12,7 +12,7 @@ import pytest
 from raysft.data.feed import stream
 from raysft.data.feed.step_plan import Order, StepPlan
 from raysft.data.feed.stream import Cursor, StreamedRows, Window, windows
-from raysft.data.store.parts import row_at
+from raysft.data.store.packed_rows import row_at
 from raysft.errors import DataError
 
 SAMPLES_OF_TASK = [7, 0, 23, 1, 40, 12]

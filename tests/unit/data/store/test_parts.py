@@ -10,8 +10,9 @@ import pytest
 from raysft.data.store import manifest
 from raysft.data.store import parts as store_module
 from raysft.data.store.manifest import find_damage, read_manifest, write_manifest
+from raysft.data.store.packed_rows import pack_rows
 from raysft.data.store.packing import pack
-from raysft.data.store.parts import TokenStore, pack_rows, write_part, write_prompts
+from raysft.data.store.parts import TokenStore, write_part, write_prompts
 from raysft.errors import DataError, StorageError
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raysft.data.store import windows
-from raysft.data.store.parts import pack_rows, row_at
+from raysft.data.store.packed_rows import pack_rows, row_at
 from raysft.data.store.windows import pack_window
 from raysft.errors import PlatformError
 
@@ -45,7 +45,7 @@ def test_every_token_is_packed_once_and_segments_stay_whole(lengths: list[int], 
     assert seen == {line["sample_id"]: (line["input_ids"], line["target"]) for line in expected}
 
 
-def swap_two_tokens(table: pa.Table, atoms: list[np.ndarray]) -> pa.Table:
+def swap_two_tokens(table: pa.Table, atoms: list[np.ndarray], *_: object) -> pa.Table:
     rows = pack_rows(table, atoms)
     raw = bytearray(rows.column("token.input_ids")[0].as_py())
     raw[0:4], raw[4:8] = raw[4:8], raw[0:4]
@@ -53,7 +53,7 @@ def swap_two_tokens(table: pa.Table, atoms: list[np.ndarray]) -> pa.Table:
     return rows.set_column(0, "token.input_ids", pa.array(changed, pa.binary()))
 
 
-def flip_a_mask(table: pa.Table, atoms: list[np.ndarray]) -> pa.Table:
+def flip_a_mask(table: pa.Table, atoms: list[np.ndarray], *_: object) -> pa.Table:
     rows = pack_rows(table, atoms)
     place = rows.column_names.index("token.target")
     raw = bytearray(rows.column("token.target")[0].as_py())
@@ -62,7 +62,7 @@ def flip_a_mask(table: pa.Table, atoms: list[np.ndarray]) -> pa.Table:
     return rows.set_column(place, "token.target", pa.array(changed, pa.binary()))
 
 
-def repeat_a_sample(table: pa.Table, atoms: list[np.ndarray]) -> pa.Table:
+def repeat_a_sample(table: pa.Table, atoms: list[np.ndarray], *_: object) -> pa.Table:
     return pack_rows(table, [np.concatenate((atoms[0][:-1], atoms[0][:1])), *atoms[1:]])
 
 

@@ -1,0 +1,36 @@
+"""Columns of training data besides the token ids: what a field is, whoever declares, writes or reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Per = Literal["token", "segment", "atom"]
+"""What a value belongs to: a token, a sample (one segment of a packed row), or a group of samples that is never split
+over rows, as chosen and rejected answers are."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One column besides input_ids."""
+
+    name: str
+    """`target`, `reference_log_prob`, `label`, ..."""
+    per: Per
+    dtype: str
+    """Of the stored numbers, as numpy writes it, little-endian: `<f4`."""
+    width: int = 1
+    """Numbers a value: a teacher's k log-probabilities of a token."""
+    predicts: bool = False
+    """A token's value belongs to the prediction OF that token, which is made at the token before it."""
+    padding: float = 0.0
+    """What stands where there is no value."""
+
+    @property
+    def column(self) -> str:
+        """Its name in a table of packed rows."""
+        return f"{self.per}.{self.name}"
+
+
+TARGET = Field("target", "token", "u1", predicts=True)
+"""1: trained. Of every store."""

@@ -5,7 +5,7 @@ READY := .venv/.installed
 export HF_HUB_OFFLINE ?= 1
 unexport PYTHONDONTWRITEBYTECODE  # else each of a hundred processes compiles torch and transformers again: 7 s of CPU
 
-.PHONY: unit curves clusters quick golden wheel reference gpu chaos-store differential models bench-fused bench-tune bench-grid chaos bench-stall bench-recovery parity-full bench-train bench-parity bench-packing bench-gsm8k bench-data bench-memory bench-kills bench-loss demo test check lint types format install constraints clean
+.PHONY: unit curves faults clusters quick golden wheel reference gpu chaos-store differential models bench-fused bench-tune bench-grid chaos bench-stall bench-recovery parity-full bench-train bench-parity bench-packing bench-gsm8k bench-data bench-memory bench-kills bench-loss demo test check lint types format install constraints clean
 
 demo: $(READY)            ## train a small model end to end: data, training, evaluation, export, answers
 	$(BIN)/python jobs/demo.py
@@ -19,13 +19,16 @@ unit: $(READY)            ## the tests that need no cluster, on two cores
 curves: $(READY)          ## the tests that compare losses; they step back for those whose time is measured
 	nice -n 5 $(BIN)/python -m pytest $(CURVES)
 
-clusters: $(READY)        ## the tests that start Ray, and what else breaks
-	$(BIN)/python -m pytest $(addprefix --ignore=,$(UNIT) $(CURVES))
+faults: $(READY)          ## the tests that break things
+	$(BIN)/python -m pytest tests/faults
+
+clusters: $(READY)        ## all others: those that train on a local Ray
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(UNIT) $(CURVES) tests/faults)
 
 quick: lint types unit    ## what to run before every commit
 
-test: $(READY)            ## all tests, whatever fails: first those on two cores, then the two other lanes side by side
-	failed=0; $(MAKE) unit || failed=1; $(MAKE) --keep-going --jobs=2 curves clusters || failed=1; exit $$failed
+test: $(READY)            ## all tests, whatever fails; the lanes after the first mostly wait, so two of them go side by side
+	failed=0; $(MAKE) unit || failed=1; $(MAKE) --keep-going --jobs=2 faults clusters curves || failed=1; exit $$failed
 
 parity-full: $(READY)     ## the rest of the matrix: what CI has no time for
 	$(BIN)/python -m pytest -m full

@@ -215,13 +215,13 @@ def test_trials_together_end_as_trials_apart(searched: Recipe, ray_cluster: None
 def test_a_host_that_dies_costs_its_trials_only_what_they_had_not_committed(
     ray_cluster: None, directory: Path
 ) -> None:
-    steps = 120
+    steps = 60
     wanted = recipe(
         directory,
         "hosted",
         train__max_steps=steps,
         cluster__cpus_per_worker=2,
-        evaluate={"every_steps": 40, "max_rows": 2},
+        evaluate={"every_steps": 20, "max_rows": 2},
         checkpoint={"every_steps": 10},
         tune={"space": SPACE, "budget": {"trials": 2}, "scheduler": "none", "executor": "fused"},
     )

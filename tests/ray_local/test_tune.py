@@ -97,7 +97,7 @@ def test_a_trial_alone_gives_the_same_losses(searched: Recipe, directory: Path) 
 def test_the_same_command_tells_the_same_and_changes_nothing(searched: Recipe, directory: Path) -> None:
     runs = directory / "storage" / "runs"
     before = {path: path.stat().st_mtime_ns for path in runs.rglob("*") if path.is_file()}
-    lines = search(searched)
+    lines = search(searched).lines()
     assert "4 trials: 4 finished" in "\n".join(lines)
     assert {path: path.stat().st_mtime_ns for path in runs.rglob("*") if path.is_file()} == before
 

@@ -1,4 +1,4 @@
-"""What each verb does: load the recipe, call one function, print what it returns. Imports nothing heavy before."""
+"""What each verb does: load the recipe, call one function of the API, print what it returns. Nothing heavy before."""
 
 from __future__ import annotations
 
@@ -11,30 +11,32 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from raysft.errors import DataError, RecipeError
+from raysft.api import verbs as api
+from raysft.errors import RecipeError
 from raysft.observe.console import printable
 
 logger = logging.getLogger(__name__)
 
 
 def _call(target: str) -> Any:
-    """`module:function`, imported now: `--help` must not wait for torch. After _load(), which settles the hub."""
+    """`module:function` of what is no verb of the API, imported now: `--help` must not wait for torch."""
     module, _, function = target.partition(":")
     return getattr(importlib.import_module(f"raysft.{module}"), function)
 
 
 def _load(options: argparse.Namespace) -> Any:
-    recipe = _call("recipe.load:load_recipe")(options.recipe, options.set)
+    """The recipe of a verb; verbs that are no verb of the API need the hub settled."""
+    recipe = api.load(options.recipe, options.set)
     _call("model.hub:settle_hub")(recipe)
     return recipe
 
 
 def train(options: argparse.Namespace) -> None:
-    recipe = _load(options)
-    result = _call("run.run:run_training")(recipe, profile_steps=options.profile)
+    recipe = api.load(options.recipe, options.set)
+    result = api.train(recipe, profile_steps=options.profile)
     if result.was_finished:
         logger.info("the run %s is finished already (%d steps); nothing was changed", recipe.name, result.steps)
-    logger.info("run          %s", result.run)
+    logger.info("run          %s", result.location)
     for export in result.exports:
         logger.info("export       %s", export)
     logger.info("report       %s", result.report)
@@ -43,16 +45,16 @@ def train(options: argparse.Namespace) -> None:
 
 
 def check(options: argparse.Namespace) -> None:
-    recipe = _load(options)
-    lines = _call("run.check:check")(recipe)
-    if recipe.tune is not None:
-        lines.append(_call("search.space:describe")(recipe))
-    _say(lines)
+    _say(api.check(api.load(options.recipe, options.set)).lines)
 
 
 def prepare(options: argparse.Namespace) -> None:
-    recipe = _load(options)
-    _call("run.steps:prepare_data")(recipe)
+    prepared = api.prepare(api.load(options.recipe, options.set))
+    for store in (prepared.train, prepared.held_out):
+        if store is not None:
+            logger.info("store        %s", store.location or "none: data.mode is `stream`; of the first records:")
+            for line in store.certificate:
+                logger.info("             %s", line)
 
 
 def plan(options: argparse.Namespace) -> None:
@@ -63,31 +65,21 @@ def plan(options: argparse.Namespace) -> None:
         raise RecipeError(
             "what is to be planned?", got="no recipe", expected="a recipe, or --matrix", fix="raysft plan recipe.yaml"
         )
-    recipe = _load(options)
-    told = _call("run.layout_choice:plan")(recipe, options.cluster, as_json=options.json)
-    _say([json.dumps(told, indent=1)] if options.json else told)
+    found = api.plan(api.load(options.recipe, options.set), options.cluster)
+    _say([json.dumps(found.to_json(), indent=1)] if options.json else found.lines())
 
 
 def preview(options: argparse.Namespace) -> None:
     color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    recipe = _load(options)
-    recipe = _call("recipe.paths:with_absolute_paths")(recipe)
-    seen = _call("data.report.preview:preview")(
-        recipe, options.num, color=color, packed=options.packed, raw=options.raw
-    )
-    importlib.import_module("rich.console").Console(soft_wrap=True, highlight=False).print(seen.text)
-    if not seen.num_samples:
-        raise DataError(
-            "none of these records becomes a sample",
-            got=f"the first {options.num} records: {seen.refused or 'left out by data.rules'}",
-            expected="records that are trained",
-            fix="see above what each lacks; --num shows more records",
-        )
+    seen = api.preview(api.load(options.recipe, options.set), options.num, packed=options.packed, raw=options.raw)
+    rich = importlib.import_module("rich.console").Console(soft_wrap=True, highlight=False)
+    rich.print(seen.colored if color else importlib.import_module("rich.text").Text(seen.text))
+    seen.check(options.num)
 
 
 def data_report(options: argparse.Namespace) -> None:
-    recipe = _load(options)
-    report = _call("run.data_steps:report")(recipe, attributes=tuple(options.attribute), out=options.out)
+    recipe = api.load(options.recipe, options.set)
+    report = api.data_report(recipe, attributes=options.attribute, out=options.out)
     if options.json:
         sys.stdout.write(printable(json.dumps(report.survey, indent=1, ensure_ascii=False)) + "\n")
     else:
@@ -120,9 +112,8 @@ def _say(lines: Sequence[str]) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    recipe = _load(options)
-    evaluation = _call("run.steps:evaluate")(recipe, options.model)
-    sys.stdout.write(printable(json.dumps(evaluation, indent=1, ensure_ascii=False)) + "\n")
+    evaluation = api.evaluate(api.load(options.recipe, options.set), options.model)
+    sys.stdout.write(printable(json.dumps(evaluation.record, indent=1, ensure_ascii=False)) + "\n")
 
 
 def report(options: argparse.Namespace) -> None:
@@ -141,8 +132,8 @@ def tune(options: argparse.Namespace) -> None:
         raise RecipeError(
             "one recipe at a time", got=f"also {words[0]}", expected="tune [report] RECIPE", fix="see -h"
         )
-    recipe = _load(options)
-    _say(_call(f"search.command:{'report' if words else 'search'}")(recipe))
+    recipe = api.load(options.recipe, options.set)
+    _say((api.study(recipe) if words else api.tune(recipe)).lines())
 
 
 def schema(options: argparse.Namespace) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from raysft import storage
 from raysft.data.read.sources import expand
 from raysft.data.text.tokenizer import recipe_tokenizer, template_for, tokenizer_source
@@ -17,8 +19,25 @@ from raysft.train.commits.layout import read_commits
 from raysft.train.commits.lineage import lineage, read_attempts
 
 
-def check(recipe: Recipe) -> list[str]:
-    """What a run of the recipe would be, as lines. Raises UserError with the first thing that would stop it."""
+@dataclass(frozen=True)
+class Checked:
+    """A recipe that nothing stops, as far as can be known before its data are read."""
+
+    recipe: Recipe
+    """With absolute paths."""
+    model_type: str
+    num_parameters: int
+    """Of the whole model."""
+    total_steps: int | None
+    """None: known when the data are prepared (`train.epochs`)."""
+    run: str
+    """Its directory, there or not."""
+    lines: tuple[str, ...]
+    """All of it, for a terminal."""
+
+
+def check(recipe: Recipe) -> Checked:
+    """What a run of the recipe would be. Raises UserError with the first thing that would stop it."""
     recipe = with_absolute_paths(recipe)
     trained = check_before_ray(recipe)
     facts = read_facts(recipe)
@@ -34,12 +53,14 @@ def check(recipe: Recipe) -> list[str]:
     ]
     if recipe.data.eval:
         lines.append(_files("held out", recipe, (SourceSection(path=recipe.data.eval, name="eval"),)))
+    steps = None
     if recipe.train.max_steps is not None:
         steps = schedule(resolved, DataFacts(None)).total_steps
         lines.append(f"run          {steps} steps of {recipe.train.rows_per_step} rows")
     else:
         lines.append(f"run          {recipe.train.epochs} epochs; the steps are known when the data are prepared")
-    return [*lines, _directory(recipe)]
+    told = (*lines, _directory(recipe))
+    return Checked(recipe, facts.model_type, facts.num_parameters, steps, run_location(recipe), told)
 
 
 def _files(label: str, recipe: Recipe, sources: tuple[SourceSection, ...]) -> str:

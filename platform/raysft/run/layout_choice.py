@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 from raysft.data.text.tokenizer import recipe_tokenizer
 from raysft.errors import ClusterError, RecipeError, UserError
@@ -15,14 +16,41 @@ from raysft.planner import layout, report
 from raysft.planner.devices import GIB, Cluster, cluster_of, cpu, parse_cluster
 from raysft.recipe.change import change
 from raysft.recipe.checks import check_recipe
-from raysft.recipe.facts import ClusterFacts, ModelFacts
+from raysft.recipe.facts import ClusterFacts, ModelFacts, ModelShape
 from raysft.recipe.layout_checks import check_layout
 from raysft.recipe.paths import with_absolute_paths
 from raysft.recipe.schema import Recipe
 
 
-def plan(recipe: Recipe, cluster: str | None, *, as_json: bool = False) -> list[str] | dict[str, object]:
-    """Every layout of a recipe on a cluster (`8xH100-80G,...`; default: CPU workers on this machine).
+@dataclass(frozen=True)
+class RankedLayouts:
+    """Every layout of a recipe on a cluster, the best first."""
+
+    recipe: Recipe
+    """As it was weighed: a worker for each device, fresh weights with a vocabulary."""
+    shape: ModelShape
+    cluster: Cluster
+    ranked: tuple[layout.Candidate, ...]
+    """Those that fit, by predicted time; then the others, those that lack least memory first."""
+    own: int | None
+    """Place of the recipe's layout among them; None: it is refused here, or `parallel.auto` left it open."""
+    refused: str
+    """Why the recipe's own layout cannot run here; empty: it can."""
+    advice: tuple[str, ...]
+    """What would fit, in lines, where nothing does."""
+
+    def lines(self) -> list[str]:
+        """For a terminal: at most 120 columns."""
+        told = report.describe(self.recipe, self.shape, self.cluster, list(self.ranked), self.own)
+        return [*told, *([self.refused] if self.refused else []), *self.advice]
+
+    def to_json(self) -> dict[str, Any]:
+        """All numbers, in bytes and seconds."""
+        return report.as_json(self.cluster, list(self.ranked), self.own)
+
+
+def plan(recipe: Recipe, cluster: str | None) -> RankedLayouts:
+    """Rank every layout of a recipe on a cluster (`8xH100-80G,...`; default: CPU workers on this machine).
 
     Raises RecipeError, ModelError, ClusterError.
     """
@@ -34,23 +62,21 @@ def plan(recipe: Recipe, cluster: str | None, *, as_json: bool = False) -> list[
     recipe = change(recipe, workers)
     model, shape = read_facts(recipe), read_shape(recipe)
     ranked = layout.rank(recipe, model, shape, where)
-    refused = []
+    refused = ""
     if not recipe.parallel.auto:
         try:
             check_layout(recipe, model)
         except RecipeError as error:
             check_layout(wanted, model)  # raises where it is not for the number of devices
-            refused = [f"recipe     its own layout cannot run here: {error.what} ({error.got})"]
+            refused = f"recipe     its own layout cannot run here: {error.what} ({error.got})"
     if not ranked:
         raise _no_layout(recipe, where)
     own = None if recipe.parallel.auto or refused else layout.place(recipe, ranked)
-    if as_json:
-        return report.as_json(where, ranked, own)
-    lines = [*report.describe(recipe, shape, where, ranked, own), *refused]
+    advice: list[str] = []
     if not any(candidate.fits for candidate in ranked):
         offloaded = layout.offloaded(recipe, model, shape, where)
-        lines += report.advice(recipe, offloaded, layout.enough(recipe, model, shape, where))
-    return lines
+        advice = report.advice(recipe, offloaded, layout.enough(recipe, model, shape, where))
+    return RankedLayouts(recipe, shape, where, tuple(ranked), own, refused, tuple(advice))
 
 
 def _no_layout(recipe: Recipe, where: Cluster) -> ClusterError:

@@ -11,7 +11,6 @@ from typing import Any
 from raysft import storage
 from raysft.data.prepare.prepare import Prepared
 from raysft.data.prepare.prepare import prepare as prepare_store
-from raysft.data.report.preview import certificate
 from raysft.errors import ModelError, UserError
 from raysft.model.export import damaged_files
 from raysft.observe.goodput import terminal_lines
@@ -28,21 +27,11 @@ logger = logging.getLogger(__name__)
 
 
 def prepare_data(recipe: Recipe) -> Prepared:
-    """Make the recipe's token stores, or find them; says what they hold."""
+    """Make the recipe's token stores, or find them. Raises UserError."""
     check_rules(recipe)
     storage.check_writable(storage.absolute(recipe.storage))
     with cluster(), PrepareProgress() as progress:
-        prepared = prepare_store(with_absolute_paths(recipe), progress=progress)
-    if prepared.train is None:
-        logger.info("store        none: data.mode is `stream`; of the first records:")
-        for line in certificate(prepared.train_manifest):
-            logger.info("             %s", line)
-    for location, manifest in ((prepared.train, prepared.train_manifest), (prepared.eval, prepared.eval_manifest)):
-        if location is not None and manifest is not None:
-            logger.info("store        %s", location)
-            for line in certificate(manifest):
-                logger.info("             %s", line)
-    return prepared
+        return prepare_store(with_absolute_paths(recipe), progress=progress)
 
 
 def evaluate(recipe: Recipe, model: str | None) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 
 import yaml
@@ -50,8 +51,29 @@ from raysft.train.watch import stop_requests
 logger = logging.getLogger(__name__)
 
 
-def search(recipe: Recipe) -> list[str]:
-    """Run the search of a recipe to the end of its budget, or go on with it. Its report. Raises RaysftError."""
+@dataclass(frozen=True)
+class SearchResult:
+    """A search as far as it has come; its page, pictures and best recipe are written."""
+
+    facts: SearchFacts
+    directory: str
+    best: Recipe | None
+    """The best trial's recipe, ready to train; None before a trial has finished."""
+    report: str
+    """Location of the page."""
+    best_recipe: str | None
+    """Location of the best recipe's file."""
+
+    def lines(self) -> list[str]:
+        """The table and what was written, for a terminal."""
+        more = [f"report       {self.report}"]
+        if self.best_recipe is not None:
+            more.append(f"best recipe  {self.best_recipe}")
+        return [*summary_lines(self.facts), *more]
+
+
+def search(recipe: Recipe) -> SearchResult:
+    """Run the search of a recipe to the end of its budget, or go on with it. Raises RaysftError."""
     recipe = with_absolute_paths(recipe)
     tune, directory = check_tune(recipe), search_directory(recipe)
     check_space(recipe, tune)
@@ -84,8 +106,8 @@ def search(recipe: Recipe) -> list[str]:
         return _result(recipe, tune, study)
 
 
-def report(recipe: Recipe) -> list[str]:
-    """The report of a search as far as it has come. Raises UserError when it has not begun."""
+def report(recipe: Recipe) -> SearchResult:
+    """A search as far as it has come. Raises UserError when it has not begun."""
     recipe = with_absolute_paths(recipe)
     tune, directory = check_tune(recipe), search_directory(recipe)
     check_space(recipe, tune)
@@ -205,19 +227,17 @@ def _words(tune: TuneSection) -> str:
     return f"{tune.searcher}, scheduler {tune.scheduler.kind}, {limits or 'the whole grid'}"
 
 
-def _result(recipe: Recipe, tune: TuneSection, study: Study) -> list[str]:
-    """The table. The page, its pictures and the best recipe's file are written."""
+def _result(recipe: Recipe, tune: TuneSection, study: Study) -> SearchResult:
+    """What was found. The page, its pictures and the best recipe's file are written."""
     directory, best, text = search_directory(recipe), [trial for trial in study.best() if trial.is_own], ""
-    more = [f"report       {storage.join(directory, 'report.html')}"]
+    chosen, best_recipe, page_location = None, None, storage.join(directory, "report.html")
     if best:
         trial = best[0]
         chosen = with_absolute_paths(apply(recipe, trial_name(recipe, trial.number), trial.point))
         fields = chosen.model_dump(mode="json", exclude_defaults=True)
-        storage.write_bytes(
-            storage.join(directory, "best.yaml"), yaml.safe_dump(fields, sort_keys=False, allow_unicode=True).encode()
-        )
+        best_recipe = storage.join(directory, "best.yaml")
+        storage.write_bytes(best_recipe, yaml.safe_dump(fields, sort_keys=False, allow_unicode=True).encode())
         text = yaml.safe_dump(hidden(fields), sort_keys=False, allow_unicode=True)
-        more.append(f"best recipe  {storage.join(directory, 'best.yaml')}")
     facts = SearchFacts(
         name=recipe.name,
         metrics=tune.metrics,
@@ -228,10 +248,10 @@ def _result(recipe: Recipe, tune: TuneSection, study: Study) -> list[str]:
         importances={metric: study.importances(i) for i, metric in enumerate(tune.metrics)},
     )
     page, pictures = render_search(facts, text)
-    storage.write_bytes(storage.join(directory, "report.html"), page.encode())
+    storage.write_bytes(page_location, page.encode())
     for name, picture in pictures.items():
         storage.write_bytes(storage.join(directory, "charts", name), picture)
-    return [*summary_lines(facts), *more]
+    return SearchResult(facts, directory, chosen, page_location, best_recipe)
 
 
 def _facts(trial: Trial) -> TrialFacts:

@@ -179,8 +179,7 @@ def test_what_ray_tells_of_a_cluster() -> None:
 
 def test_the_plan_says_why_within_its_columns() -> None:
     recipe = recipe_8b(8)
-    text = verbs.plan(recipe, "8xH100-80G")
-    assert isinstance(text, list)
+    text = verbs.plan(recipe, "8xH100-80G").lines()
     assert all(len(line) <= 120 for line in text), max(text, key=len)
     joined = "\n".join(text)
     for part in (
@@ -192,13 +191,12 @@ def test_the_plan_says_why_within_its_columns() -> None:
         "40% of the peak",
     ):
         assert part in joined, part
-    nothing = "\n".join(verbs.plan(recipe_8b(1), "1xL4-24G"))
+    nothing = "\n".join(verbs.plan(recipe_8b(1), "1xL4-24G").lines())
     assert "none fits" in nothing
     assert "x L4-24G: " in nothing
-    numbers = verbs.plan(recipe, "8xH100-80G", as_json=True)
-    assert isinstance(numbers, dict)
-    assert len(numbers["layouts"]) > 10  # type: ignore[arg-type]
-    lora = "\n".join(verbs.plan(recipe_8b(1, method={"kind": "lora"}), "1xH100-80G"))
+    numbers = verbs.plan(recipe, "8xH100-80G").to_json()
+    assert len(numbers["layouts"]) > 10
+    lora = "\n".join(verbs.plan(recipe_8b(1, method={"kind": "lora"}), "1xH100-80G").lines())
     assert "41.943 M parameters" in lora
 
 
@@ -212,7 +210,7 @@ def test_the_matrix_is_printed() -> None:
 def test_a_recipe_for_gpus_needs_to_be_told_which() -> None:
     with pytest.raises(ClusterError, match="which GPUs"):
         verbs.plan(on_gpus(), None)
-    cpu = verbs.plan(make_recipe(model={"config": LLAMA | {"vocab_size": 300}}), None)
+    cpu = verbs.plan(make_recipe(model={"config": LLAMA | {"vocab_size": 300}}), None).lines()
     assert any("CPU-" in line for line in cpu)
     assert isinstance(parse_cluster("1xCPU-1G"), Cluster)
 
@@ -264,8 +262,7 @@ def test_what_fits_with_host_memory_is_offered() -> None:
 
 def test_more_devices_than_rows_leave_the_other_layouts(tmp_path: Path) -> None:
     recipe = recipe_8b(4, train={"rows_per_step": 4}, method={"kind": "lora"})
-    told = verbs.plan(recipe, "8xH100-80G")
-    assert isinstance(told, list)
+    told = verbs.plan(recipe, "8xH100-80G").lines()
     assert any("its own layout cannot run here" in line for line in told)
     assert not any(
         c.recipe.parallel.tensor * c.recipe.parallel.pipeline * c.recipe.parallel.sequence == 1

@@ -40,17 +40,21 @@ _RULE = "---"
 
 
 class _Page:
-    """The text that grows, with colours or without."""
+    """The text that grows: with colours, and without."""
 
-    def __init__(self, *, color: bool, raw: bool) -> None:
-        self.text = Text()
-        self._color, self._raw = color, raw
+    def __init__(self, *, raw: bool) -> None:
+        self.colored, self.plain = Text(), Text()
+        self._raw = raw
 
     def heading(self, line: str) -> None:
-        self.text.append(f"{_RULE} {_shown(line)}\n", style="bold" if self._color else "")
+        self._both(f"{_RULE} {_shown(line)}\n", "bold")
 
     def line(self, line: str) -> None:
-        self.text.append(f"    {_shown(line)}\n", style="yellow" if self._color else "")
+        self._both(f"    {_shown(line)}\n", "yellow")
+
+    def _both(self, line: str, style: str) -> None:
+        self.colored.append(line, style=style)
+        self.plain.append(line)
 
     def sample(self, sample: TracedSample) -> None:
         """Each token on a line, or in a shade, or runs of tokens that are not plain between brackets."""
@@ -59,30 +63,30 @@ class _Page:
             columns = (sample.words, example.input_ids.tolist(), example.target.tolist(), example.flags.tolist())
             for number, (word, index, weight, flags) in enumerate(zip(*columns, strict=True)):
                 kind = token_kind(weight, flags)
-                line = f"{number:7} {index:8}  {kind:10}  {_shown(word)}\n"
-                self.text.append(line, style=_STYLES[kind][0] if self._color else "")
-        elif self._color:
-            for index, (piece, kind) in enumerate(pieces):
-                self.text.append(_shown(piece), style=_STYLES[kind][index % 2])
+                self._both(f"{number:7} {index:8}  {kind:10}  {_shown(word)}\n", _STYLES[kind][0])
         else:
+            for index, (piece, kind) in enumerate(pieces):
+                self.colored.append(_shown(piece), style=_STYLES[kind][index % 2])
             for kind, run in groupby(pieces, key=lambda token: token[1]):
                 joined = _LOOKS_LIKE_BRACKETS.sub(r"\\\g<0>", _shown("".join(piece for piece, _ in run)))
                 before, after = _BRACKETS.get(kind, ("", ""))
-                self.text.append(f"{before}{joined}{after}")
-        self.text.append("\n")
+                self.plain.append(f"{before}{joined}{after}")
+        self._both("\n", "")
 
 
 @dataclass(frozen=True)
 class Preview:
     """What preview() shows."""
 
-    text: Text
+    colored: Text
+    plain: Text
+    """The same with brackets instead of colours."""
     num_samples: int
     refused: str
     """Reasons of refusals with their counts."""
 
 
-def preview(recipe: Recipe, num_records: int, *, color: bool, packed: bool = False, raw: bool = False) -> Preview:
+def preview(recipe: Recipe, num_records: int, *, packed: bool = False, raw: bool = False) -> Preview:
     """The first records as they become tokens: what is trained, what the rules changed, what is refused.
 
     Trained tokens are in colour, or between [[ and ]] without it; those over a border between [~ and ~], unknown ones
@@ -91,7 +95,7 @@ def preview(recipe: Recipe, num_records: int, *, color: bool, packed: bool = Fal
     vocabulary. Raises DataError when there is no record.
     """
     tracer = Tracer(recipe)
-    page = _Page(color=color, raw=raw)
+    page = _Page(raw=raw)
     samples: list[TracedSample] = []
     refused: Counter[str] = Counter()
     findings: Counter[str] = Counter()
@@ -116,7 +120,7 @@ def preview(recipe: Recipe, num_records: int, *, color: bool, packed: bool = Fal
     _sum_up(page, num_seen, samples, refused, findings)
     for line in tell_notes(notes, num_seen):
         page.line(line)
-    return Preview(page.text, len(samples), _listed(refused))
+    return Preview(page.colored, page.plain, len(samples), _listed(refused))
 
 
 def _tell(page: _Page, seen: Traced, *, packed: bool) -> None:

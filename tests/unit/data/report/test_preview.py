@@ -34,7 +34,7 @@ def recipe(tmp_path, tokenizers) -> Recipe:
 
 
 def test_plain_preview_marks_trained_text(recipe):
-    text = preview(recipe, 3, color=False).text.plain
+    text = preview(recipe, 3).plain.plain
     assert "<|im_start|>assistant\n[[\nyes 🙂<|im_end|>]]" in text
     assert "<|im_start|>user\n你好<|im_end|>" in text
     assert "a.jsonl:2 refused, unknown_format: columns seen: text" in text
@@ -50,13 +50,13 @@ def styled(text, *words):
 
 
 def test_coloured_preview(recipe):
-    text = preview(recipe, 1, color=True).text
+    text = preview(recipe, 1).colored
     assert "[[" not in text.plain
     assert "".join(styled(text, "green")) == "\nyes 🙂<|im_end|>"
 
 
 def test_token_borders_show_as_alternating_shades(recipe, tokenizers):
-    text = preview(recipe, 1, color=True).text
+    text = preview(recipe, 1).colored
     tokens = [s for s in text.spans if str(s.style).split()[-1] in ("grey23", "dark_red", "dim", "green", "red")]
     shades = [str(span.style).split()[-1] in ("grey23", "dark_red") for span in tokens]
     assert len(tokens) > 10
@@ -85,7 +85,7 @@ def test_rules_run_and_tell_what_they_did(recipe):
         {"instruction": "short?", "output": "no"},
     ]
     rules = [{"rule": "pii"}, {"rule": "length", "min_answer_chars": 3}]
-    text = preview(with_data(recipe, lines, rules=rules), 2, color=False).text.plain
+    text = preview(with_data(recipe, lines, rules=rules), 2).plain.plain
     assert "[[to <EMAIL><|im_end|>" in text
     assert "anna@" not in text
     assert "    rules found: pii.email\n" in text
@@ -98,17 +98,17 @@ def test_rules_run_and_tell_what_they_did(recipe):
 def test_augmented_records_show_their_samples_and_held_out_ones_are_not_augmented(recipe):
     rules = [{"rule": "expand", "templates": ["Please: {prompt}"]}]
     lines = [{"instruction": "why", "output": "so"}]
-    text = preview(with_data(recipe, lines, rules=rules), 1, color=False).text.plain
+    text = preview(with_data(recipe, lines, rules=rules), 1).plain.plain
     assert "sample 2 of 2" in text
     assert "Please: why" in text
-    text = preview(with_data(recipe, lines, rules=rules, eval_fraction=0.9999), 1, color=False).text.plain
+    text = preview(with_data(recipe, lines, rules=rules, eval_fraction=0.9999), 1).plain.plain
     assert "(held out)" in text
     assert "Please" not in text
 
 
 def test_packed_rows_show_their_segments(recipe):
     lines = [{"instruction": f"say {i}", "output": "7" * i} for i in range(1, 7)]
-    text = preview(with_data(recipe, lines), 6, color=False, packed=True).text.plain
+    text = preview(with_data(recipe, lines), 6, packed=True).plain.plain
     rows = [line for line in text.splitlines() if line.startswith("--- row ")]
     segments = [line for line in text.splitlines() if line.startswith("--- segment ")]
     assert rows
@@ -125,7 +125,7 @@ def test_a_file_of_blank_lines_has_nothing_to_show(recipe):
     with open(recipe.data.train[0], "w", encoding="utf-8") as stream:
         stream.write("\n\n  \n")
     with pytest.raises(DataError, match="no record") as raised:
-        preview(recipe, 3, color=False)
+        preview(recipe, 3)
     assert raised.value.exit_code == 2
 
 
@@ -162,16 +162,16 @@ def test_certificate():
 def test_preview_tells_what_is_not_read(recipe, tmp_path):
     record = {"instruction": "q", "output": "a", "mood": "good"}
     (tmp_path / "a.jsonl").write_text(json.dumps(record))
-    text = preview(recipe, 1, color=False).text.plain
+    text = preview(recipe, 1).plain.plain
     assert "nothing reads `mood` (1 of 1 records, 100.0%), e.g. 'good'" in text
     (tmp_path / "a.jsonl").write_text(json.dumps({**record, "system_prompt": "s"}))
-    assert "refused, unread:system_prompt" in preview(recipe, 1, color=False).text.plain
+    assert "refused, unread:system_prompt" in preview(recipe, 1).plain.plain
 
 
 @pytest.mark.parametrize(("over_long", "parts"), [("truncate", 1), ("split", 2)])
 def test_preview_of_samples_that_are_too_long(recipe, tmp_path, over_long, parts):
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": "alpha beta gamma: " * 30}))
-    text = preview(change(recipe, {"data.over_long": over_long}), 1, color=False).text.plain
+    text = preview(change(recipe, {"data.over_long": over_long}), 1).plain.plain
     assert text.count(" tokens, ") == parts
     assert text.count("[[") == parts
     assert ("cut to data.max_tokens" in text) is (over_long == "truncate")
@@ -234,13 +234,13 @@ def test_certificate_of_a_stream_says_that_it_is_a_sample():
 
 def test_data_cannot_command_the_terminal_or_look_like_a_mark(recipe):
     lines = [{"instruction": "\x1b[31mred \x9b2J \u202e", "output": "a[[b]] [~c~] [?d?] e]"}]
-    text = preview(with_data(recipe, lines), 1, color=False).text.plain
+    text = preview(with_data(recipe, lines), 1).plain.plain
     assert "\x1b" not in text
     assert "\x9b" not in text
     assert "\u202e" not in text
     assert r"\u001b[31mred \u009b2J \u202e" in text
     assert r"[[a\[[b]\] \[~c~\] \[?d?\] e]<|im_end|>]]" in text
-    coloured = preview(with_data(recipe, lines), 1, color=True).text.plain
+    coloured = preview(with_data(recipe, lines), 1).colored.plain
     assert "\x1b" not in coloured
     assert "a[[b]] [~c~] [?d?] e]" in coloured, "colours need no marks"
 
@@ -249,7 +249,7 @@ def test_unknown_tokens_are_shown_and_counted(recipe, tmp_path):
     tokenizer_of("vicuna, unigram").save_pretrained(tmp_path / "unigram")
     changed = change(recipe, {"model.tokenizer": str(tmp_path / "unigram")})
     lines = [{"instruction": "a ☃ b", "output": "no ☃ here"}]
-    text = preview(with_data(changed, lines), 1, color=False).text.plain
+    text = preview(with_data(changed, lines), 1).plain.plain
     assert text.count("[?<unk>?]") == 2
     assert "2 unknown tokens: the tokenizer lacks letters" in text
 
@@ -269,7 +269,7 @@ def test_letters_that_vanish_are_counted_as_unknown(recipe, tmp_path):
     tokenizer.save_pretrained(tmp_path / "lossy")
     changed = change(recipe, {"model.tokenizer": str(tmp_path / "lossy")})
     lines = [{"instruction": "json?", "output": 'it is {"a": 1} {'}]
-    text = preview(with_data(changed, lines), 1, color=False).text.plain
+    text = preview(with_data(changed, lines), 1).plain.plain
     assert "2 unknown tokens" in text
 
 
@@ -290,13 +290,13 @@ def test_which_of_several_templates_wrote_a_record_is_told(recipe, tokenizers):
     tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     data = with_data(recipe, [{"messages": turns, "tools": [tool]}, {"messages": turns}], max_tokens=512)
-    text = preview(data, 2, color=False).text.plain
+    text = preview(data, 2).plain.plain
     assert "written by the tokenizer's template `tool_use` (1 of 2 records, 50.0%)" in text
     assert "written by the tokenizer's template `default` (1 of 2 records, 50.0%)" in text
 
 
 def test_raw_tokens_with_their_ids(recipe, tokenizers):
-    text = preview(recipe, 1, color=False, raw=True).text.plain
+    text = preview(recipe, 1, raw=True).plain.plain
     rows = [line.split(maxsplit=3) for line in text.splitlines() if line[:7].strip().isdigit()]
     tokenizer = tokenizers["chatml"]
     assert [int(number) for number, *_ in rows] == list(range(16))

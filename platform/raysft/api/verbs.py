@@ -1,0 +1,164 @@
+"""The verbs of `import raysft`: a recipe in, an object out. Nothing heavy is imported before a verb is called.
+
+All of them raise the errors of raysft.errors: UserError for what the caller can mend. Ray is joined where
+`RAY_ADDRESS` says, else started here and ended again. A script that calls a verb needs no `if __name__ ==
+"__main__"`: workers import raysft, not the script.
+
+Imports stand inside the functions: a hub that does not answer is to be found out before transformers is imported
+(model/hub.py), and `raysft --help` must not wait for torch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from raysft.api.checks import Checked
+    from raysft.api.data import DataReport, PreparedData, Preview
+    from raysft.api.models import Tokenizer
+    from raysft.api.plans import Plan
+    from raysft.api.runs import Evaluation, Run
+    from raysft.api.studies import Study
+    from raysft.recipe.schema import Recipe
+
+
+def load(path: str | os.PathLike[str], changes: Mapping[str, object] | Sequence[str] = ()) -> Recipe:
+    """Read a recipe file (YAML).
+
+    changes: values by dotted field, `{"train.max_steps": 50}`, or as on the command line, `["train.max_steps=50"]`;
+    later ones win. Raises RecipeError with every mistake, the field and the nearest key.
+    """
+    from raysft.api.changes import assignments
+    from raysft.recipe.load import load_recipe
+
+    return load_recipe(os.fspath(path), assignments(changes))
+
+
+def preview(recipe: Recipe, num: int = 3, *, packed: bool = False, raw: bool = False) -> Preview:
+    """The first `num` records as they become tokens: which are trained, what the rules changed, what is refused.
+
+    packed: as the rows that they would fill. raw: a line for each token, with its id. Needs no Ray. Raises UserError.
+    """
+    _settle(recipe)
+    from raysft.api.data import preview
+
+    return preview(recipe, num, packed=packed, raw=raw)
+
+
+def plan(recipe: Recipe, cluster: str | None = None) -> Plan:
+    """Which layouts fit a cluster, how much memory each needs and how fast it would be, the best first.
+
+    cluster: nodes as `8xH100-80G,8xH100-80G` or `2x8xA100-40G`; default: the recipe's CPU workers on this machine.
+    Loads no weights, starts nothing. Raises UserError.
+    """
+    _settle(recipe)
+    from raysft.api.plans import plan
+
+    return plan(recipe, cluster)
+
+
+def check(recipe: Recipe) -> Checked:
+    """What is known of a run before its data are read, in seconds. Starts and writes nothing.
+
+    Raises UserError with the first thing that would stop the run.
+    """
+    _settle(recipe)
+    from raysft.api.checks import check
+
+    return check(recipe)
+
+
+def prepare(recipe: Recipe) -> PreparedData:
+    """Make the token stores of a recipe on Ray Data, or find them. Raises UserError."""
+    _settle(recipe)
+    from raysft.api.data import prepare
+
+    return prepare(recipe)
+
+
+def train(recipe: Recipe, *, profile_steps: int = 0) -> Run:
+    """Bring the run that a recipe names to its end: prepare, train, evaluate, export, report.
+
+    A run of the same name and mathematics goes on from its last commit; a finished one is returned as it is.
+    profile_steps: steps of rank 0 that torch's profiler traces. Raises RaysftError.
+    """
+    _settle(recipe)
+    from raysft.api.runs import train
+
+    return train(recipe, profile_steps=profile_steps)
+
+
+def evaluate(subject: Recipe | Run, model: str | None = None) -> Evaluation:
+    """Held-out loss, perplexity and greedy answers of an exported model, on the recipe's held-out data.
+
+    subject: a run, or the recipe of one. model: an export or any transformers directory with safetensors; default:
+    the run's own export. Raises UserError.
+    """
+    from raysft.recipe.schema import Recipe
+
+    recipe = subject if isinstance(subject, Recipe) else subject.recipe
+    _settle(recipe)
+    from raysft.api.runs import evaluate
+
+    return evaluate(recipe, model)
+
+
+def tune(recipe: Recipe) -> Study:
+    """Search the fields in the recipe's `tune:` to the end of its budget, or go on with that search.
+
+    Raises RaysftError.
+    """
+    _settle(recipe)
+    from raysft.api.studies import tune
+
+    return tune(recipe)
+
+
+def study(recipe: Recipe) -> Study:
+    """The search of a recipe as far as it has come. Raises UserError when it has not begun."""
+    _settle(recipe)
+    from raysft.api.studies import study
+
+    return study(recipe)
+
+
+def data_report(recipe: Recipe, *, attributes: Sequence[str] = (), out: str | None = None) -> DataReport:
+    """Lengths, languages, duplicates, personal data, quality, groups and bias of the training data; a page, too.
+
+    attributes: protected columns to compare. out: the page (default: in the recipe's storage). Raises UserError.
+    """
+    _settle(recipe)
+    from raysft.api.data import data_report
+
+    return data_report(recipe, attributes=attributes, out=out)
+
+
+def train_tokenizer(
+    files: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    vocab_size: int = 16_000,
+    template: str = "chatml",
+    columns: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+) -> Tokenizer:
+    """Train a byte-level BPE on the texts of records (jsonl, json, parquet) and write it to `out`.
+
+    template: chat template to keep in it. columns: field of a record -> column of the file. Raises UserError.
+    """
+    from raysft.api.models import train_tokenizer
+
+    named = [os.fspath(file) for file in files]
+    return train_tokenizer(
+        named, os.fspath(out), vocab_size=vocab_size, template=template, columns=columns or {}, overwrite=overwrite
+    )
+
+
+def _settle(recipe: Recipe) -> None:
+    """Before transformers and deepspeed are imported, which read the environment then: hub, accelerator."""
+    from raysft.model.hub import settle_hub
+
+    settle_hub(recipe)
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # this process's own; workers are told theirs

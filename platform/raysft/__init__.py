@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         tune,
     )
     from raysft.errors import RaysftError, UserError
+    from raysft.recipe.change import change
     from raysft.recipe.schema import Recipe
 
 __version__ = "0.1.0"
@@ -41,6 +42,7 @@ __all__ = [
     "RaysftError",
     "Recipe",
     "UserError",
+    "change",
     "check",
     "data_report",
     "evaluate",
@@ -54,7 +56,12 @@ __all__ = [
     "tune",
 ]
 
-_HOME = {"Recipe": "raysft.recipe.schema", "RaysftError": "raysft.errors", "UserError": "raysft.errors"}
+_HOME = {
+    "RaysftError": "raysft.errors",
+    "Recipe": "raysft.recipe.schema",
+    "UserError": "raysft.errors",
+    "change": "raysft.recipe.change",
+}
 """Where a name of `__all__` is made; the others are verbs."""
 
 

@@ -18,8 +18,6 @@ class Checked:
     recipe: Recipe
     """With absolute paths."""
     model_type: str
-    num_parameters: int
-    """Of the whole model."""
     total_steps: int | None
     """None: known when the data are prepared (`train.epochs`)."""
     location: str
@@ -38,6 +36,4 @@ def check(recipe: Recipe) -> Checked:
     """See verbs.check."""
     found = run_check.check(recipe)
     search = () if recipe.tune is None else (describe(recipe),)
-    return Checked(
-        found.recipe, found.model_type, found.num_parameters, found.total_steps, found.run, (*found.lines, *search)
-    )
+    return Checked(found.recipe, found.model_type, found.total_steps, found.run, (*found.lines, *search))

@@ -26,8 +26,6 @@ class Checked:
     recipe: Recipe
     """With absolute paths."""
     model_type: str
-    num_parameters: int
-    """Of the whole model."""
     total_steps: int | None
     """None: known when the data are prepared (`train.epochs`)."""
     run: str
@@ -45,7 +43,7 @@ def check(recipe: Recipe) -> Checked:
     tokenizer = recipe_tokenizer(recipe)
     template_for(recipe.data.template, tokenizer)
     lines = [
-        f"model        {recipe.model.source}: {facts.model_type}, {facts.num_parameters:,} parameters",
+        f"model        {recipe.model.source}: {facts.model_type}, {facts.num_layers} layers x {facts.hidden_size}",
         f"tokenizer    {tokenizer_source(recipe)}: {len(tokenizer):,} tokens, template {recipe.data.template}",
         *trained,
         *resolved.describe(),
@@ -60,7 +58,7 @@ def check(recipe: Recipe) -> Checked:
     else:
         lines.append(f"run          {recipe.train.epochs} epochs; the steps are known when the data are prepared")
     told = (*lines, _directory(recipe))
-    return Checked(recipe, facts.model_type, facts.num_parameters, steps, run_location(recipe), told)
+    return Checked(recipe, facts.model_type, steps, run_location(recipe), told)
 
 
 def _files(label: str, recipe: Recipe, sources: tuple[SourceSection, ...]) -> str:

@@ -21,6 +21,7 @@ from ray.exceptions import ActorUnavailableError
 from replay import open_sweep, search_recipe
 
 from raysft.errors import RecipeError
+from raysft.recipe.change import change
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.schema import Recipe
 from raysft.run.rundir import run_location
@@ -88,6 +89,7 @@ class Handle:
 def test_a_host_is_told_of_a_trial_when_it_is_suggested() -> None:
     """Before Tune has a process for it: trials of a host that begin together go through the model together."""
     recipe = search_recipe({"method.rank": {"distribution": "choice", "values": [2, 4]}}, budget={"trials": 4})
+    recipe = change(recipe, {"method.kind": "lora"})
     sweep, _ = open_sweep(recipe)
     handles = [Handle(), Handle()]
     searcher = tune_driver._PassOn(recipe, sweep, tune_driver.SearchListener(), handles)

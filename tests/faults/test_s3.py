@@ -20,7 +20,7 @@ from werkzeug.serving import WSGIRequestHandler
 
 from raysft.data.read import remote
 from raysft.data.read.contents import content, contents
-from raysft.data.read.remote import Retry
+from raysft.data.read.remote import RetryPolicy
 from raysft.data.read.sources import expand, plan_reads, read, read_all
 from raysft.errors import DataError, StorageError
 
@@ -127,7 +127,9 @@ def proxy(server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     made = Proxy(server)
     port = made.server.server_address[1]
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-    monkeypatch.setattr(remote, "RETRY", Retry(attempts=6, first_wait_s=0.01, longest_wait_s=0.05, answer_s=1.0))
+    monkeypatch.setattr(
+        remote, "RETRY", RetryPolicy(attempts=6, first_wait_s=0.01, longest_wait_s=0.05, answer_s=1.0)
+    )
     monkeypatch.setattr(remote, "_REMOTE_BLOCK_BYTES", 50_000)  # several requests a file
     yield made
     made.close()
@@ -176,7 +178,7 @@ def test_a_stall_in_the_middle(proxy: Proxy) -> None:
 
 @pytest.mark.parametrize("key", ["a.jsonl", "d.parquet"])
 def test_a_server_that_never_recovers_is_told(proxy: Proxy, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "RETRY", Retry(attempts=3, first_wait_s=0.01, answer_s=0.2))
+    monkeypatch.setattr(remote, "RETRY", RetryPolicy(attempts=3, first_wait_s=0.01, answer_s=0.2))
     tasks = plan_reads(expand([f"s3://bucket/d/{key}"]), 300_000)
     proxy.always = "reset"
     with pytest.raises(StorageError, match=rf"cannot read s3://bucket/d/{key}\n(.|\n)*3 attempts in \d+ s"):

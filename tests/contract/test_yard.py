@@ -105,3 +105,20 @@ def test_pages_lead_to_files_that_exist() -> None:
     ]
     assert len(pages) > 30
     assert dead == []
+
+
+def test_files_that_pages_and_docstrings_name_with_their_folder_exist() -> None:
+    """After a move they still lead somewhere. The log tells of the day of its writing."""
+    history = {"CHANGELOG.md", "log.md", "benchmarks.md"}
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "platform").rglob("*.py")]
+    files = "\n".join(f"/{path.relative_to(ROOT)}\n" for path in ROOT.rglob("*.py") if ".venv" not in path.parts)
+    rooms = sorted(path.name for path in (ROOT / "platform" / "raysft").iterdir() if path.is_dir())
+    named = re.compile(rf"(?<![\w/.-])((?:tests|benchmarks|jobs|raysft|{'|'.join(rooms)})/(?:\w+/)*[a-z_0-9]+\.py)\b")
+    gone = [
+        f"{page.relative_to(ROOT)}: {name}"
+        for page in pages
+        if page.name not in history and "__pycache__" not in page.parts
+        for name in named.findall(page.read_text(encoding="utf-8"))
+        if f"/{name}\n" not in files
+    ]
+    assert gone == []

@@ -165,7 +165,7 @@ _TESTED = (
         (_TENSOR + "test_shards_and_parts_of_rows",),
     ),
 )
-"""Every one that holds counts. tests/unit/recipe/test_matrix.py checks that these tests exist."""
+"""Every one that holds counts. tests/unit/recipe/test_compatibility.py checks that these tests exist."""
 
 
 def verdict(cell: Cell) -> Verdict:

@@ -12,7 +12,7 @@ c, d whose joined bytes are token t, when every smaller join is done. No join ha
 inside them the joins were those of t alone; by 2 these end in a pair (a, b) that is in the list, so (c, d) = (a, b),
 and both engines join it. So, too, no join makes a smaller one possible: its bytes would have been joined before.
 Which pieces the joins are confined to is decided by a regular expression: the two libraries' agree on the patterns
-below for every character of Unicode (tests/unit/data/test_bytepair.py).
+below for every character of Unicode (tests/unit/data/text/test_bytepair.py).
 """
 
 from __future__ import annotations

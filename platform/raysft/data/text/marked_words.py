@@ -7,7 +7,7 @@ Where the pre-tokenizer cuts before every mark, the model sees nothing but words
 and a text is cut where a mark follows another letter. If no merge has a mark after another letter, none crosses such
 a cut; merges on its two sides do not touch, so the first in the whole text is the first on its side. The marks and
 the added tokens, which are taken out first, leftmost and longest, are found as `tokenizers` does it
-(tests/unit/data/test_marked_words.py).
+(tests/unit/data/text/test_marked_words.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Several adapters on one frozen model: the rows of all of them in one forward pass, each with its own adapter.
 
 Owns where each trial's tokens lie in a pass and the layers that add each adapter on its own tokens. The adapters
-themselves are made by methods.py, each on a copy of the model's modules that shares all of its weights, so names,
+themselves are made by model/methods/, each on a copy of the model's modules that shares all of its weights, so names,
 first values and random draws are those of a model that is trained alone.
 
 Shapes: N tokens of all trials, D and O features in and out of a layer, R rank.

@@ -107,7 +107,7 @@ def states_recipe(precision: str, zero: int, method: str) -> dict[str, Any]:
         train={"precision": precision, "rows_per_step": 4},
         parallel={"zero": zero},
         cluster={"workers": 2},
-        method={"kind": method, "rank": 4},
+        method={"kind": method} | ({"rank": 4} if method == "lora" else {}),
     )
     return recipe.model_dump(mode="json")
 

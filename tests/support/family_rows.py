@@ -131,7 +131,7 @@ def recipe_of(directory: Path, method: str, packing: bool = True) -> Recipe:
     return make_recipe(
         model={"source": str(directory), "config": None, "tokenizer": None},
         data={"packing": packing},
-        method={"kind": method, "rank": 4},
+        method={"kind": method} | ({"rank": 4} if method == "lora" else {}),
     )
 
 

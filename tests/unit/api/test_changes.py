@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import raysft
 from raysft.api.changes import assignments
 from raysft.errors import RecipeError
-from raysft.recipe.sections.method import MethodSection
+from raysft.recipe.sections.method import LoraMethod
 from raysft.recipe.yaml_text import parse_yaml
 
 SCALARS = (
@@ -49,7 +49,7 @@ def test_a_text_stays_a_text(text: str) -> None:
 
 
 def test_paths_and_sections_are_values(tmp_path: Path) -> None:
-    changes = {"data.train": tmp_path / "x.jsonl", "method": MethodSection(kind="lora"), "a": (1, 2)}
+    changes = {"data.train": tmp_path / "x.jsonl", "method": LoraMethod(kind="lora"), "a": (1, 2)}
     found = [parse_yaml(text.partition("=")[2], "test") for text in assignments(changes)]
     assert found == [str(tmp_path / "x.jsonl"), {"kind": "lora"}, [1, 2]]
 

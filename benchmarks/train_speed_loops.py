@@ -316,7 +316,7 @@ def plain(folder: Path, steps: int, log: Log) -> None:
         for step in range(steps):
             batch = batches(step)
             done = setup.engine.train_step(batch.micro_batches, batch.units, step=step, learning_rate=ADAMW["lr"])
-            log.line(at=time.time(), tokens=done.tokens, targets=sum(done.units.values()))
+            log.line(at=time.time(), tokens=done.tokens, targets=done.found.target_tokens)
     log.end()
 
 

@@ -200,7 +200,8 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
         result["micro_targets"].append([float(m.weights.sum()) for m in batch.micro_batches])
     state = {name: tensor.float() for name, tensor in engine.state()}
     result |= {"weights": digest(state.values()), "skipped": skipped}
-    result["held_out"] = engine.eval_step(feed.step(0).micro_batches)["nll"]
+    batch = feed.step(0)
+    result["held_out"] = engine.eval_step(batch.micro_batches, batch.units).terms["nll"]
     if isinstance(engine, PipelineEngine):
         result["tied"] = {name: digest([engine._trained[name].detach().float()]) for name in engine._tied}
     if isinstance(engine, ZeroEngine):

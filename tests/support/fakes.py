@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from raysft.data.feed.step_plan import Order, StepPlan
 from raysft.data.store.packed_rows import Row
 from raysft.engine.protocol import MicroBatch, StepCosts, StepResult
+from raysft.objectives.reduce import Reduced, Sums
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.schema import Recipe
 from raysft.train.state import StepInfo, TrainState
@@ -147,26 +148,31 @@ class FakeEngine:
         *,
         step: int,
         learning_rate: float,
-        data_wait_s: float = 0.0,
-        notice: int = 0,
+        aside: Sequence[float] = (),
     ) -> StepResult:
         self.calls.append((step, learning_rate))
         skipped = step in self.skips
         return StepResult(
-            terms=dict.fromkeys(units, 1.0 / (step + 1)),
+            found=_found(units, 1.0 / (step + 1)),
             grad_norm=float("inf") if skipped else 1.0,
             skipped=skipped,
-            units=dict(units),
             tokens=10,
             sample_ids=(2 * step, 2 * step + 1),
-            costs=StepCosts(data_wait_s, forward_backward_s=0.25, peak_bytes=2**30, notice=notice),
+            costs=StepCosts(passes_s=(0.25,), forward_s=(0.0,), peak_bytes=2**30),
+            asides=(tuple(aside),),
         )
 
-    def eval_step(self, micro_batches: Sequence[MicroBatch]) -> dict[str, float]:
-        return {"nll": 1.0}
+    def eval_step(self, micro_batches: Sequence[MicroBatch], units: Mapping[str, float]) -> Sums:
+        return Sums({"nll": 1.0 * units["nll"]}, dict(units))
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
         yield "adam_step", torch.zeros(())
+
+
+def _found(units: Mapping[str, float], mean: float) -> Reduced:
+    """Every term has the same mean, and the units are target tokens."""
+    total = sum(units.values())
+    return Reduced(mean * len(units), dict.fromkeys(units, mean), {}, dict(units), total)
 
 
 def step_info(step: int, **changes: Any) -> StepInfo:
@@ -174,6 +180,8 @@ def step_info(step: int, **changes: Any) -> StepInfo:
     plain = StepInfo(
         state=TrainState(step=step),
         loss=1.0,
+        terms={"nll": 1.0},
+        metrics={},
         grad_norm=1.0,
         skipped=False,
         replayed=False,

@@ -22,7 +22,6 @@ class Work:
 
     tensors: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]]
     """input_ids, position_ids, labels, weights of each micro-batch, [B, T]; B and T may differ."""
-    terms: Sequence[str]
     scale: Tensor
     """[terms] float64: what each term's sum is multiplied by before backward."""
     seeds: Sequence[int] = ()
@@ -57,6 +56,6 @@ class Passes(nn.Module):
         if self.stage.head is None:
             return answer
         found = self._objective.loss_sums(answer, self.stage.head, labels, weights)
-        sums = torch.stack([found[term] for term in work.terms])
+        sums = torch.stack([found[term.name] for term in self._objective.terms])
         self.sums += sums.detach()
         return (sums * work.scale.to(sums.dtype)).sum()

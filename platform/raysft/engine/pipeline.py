@@ -16,7 +16,6 @@ from itertools import repeat
 from typing import Any
 
 import deepspeed
-import numpy as np
 import torch
 import torch.distributed as dist
 from deepspeed.pipe import PipelineModule
@@ -30,11 +29,13 @@ from raysft.engine.ds_config import deepspeed_config, effective_stage
 from raysft.engine.parameters import adamw, dropout_seed, hf_name, set_weights, tensors, use_no_compiler
 from raysft.engine.passes import Passes, Work
 from raysft.engine.protocol import MicroBatch, StepResult
+from raysft.engine.step import assemble, assembled_sums, divisors, in_order, vector, weights
 from raysft.engine.step_costs import StepWatch
 from raysft.errors import ModelError
 from raysft.model.methods import base_model
 from raysft.model.stages import Stage, stage_layers
 from raysft.objectives.module import ObjectiveModule
+from raysft.objectives.reduce import Sums
 from raysft.recipe.layout import Layout
 from raysft.recipe.resolve import ResolvedRun
 
@@ -56,7 +57,7 @@ class PipelineEngine:
         self._max_grad_norm, self._seed = run.recipe.optimizer.max_grad_norm, run.recipe.seed
         self._layout, self._device = run.layout, device
         self._place = self._layout.coordinate(dist.get_rank())
-        self._terms = sorted(module.objective.units({"target": np.zeros(0, np.float32)}))
+        self._terms = module.objective.terms
         names = {p: hf_name(name) for name, p in module.named_parameters() if p.requires_grad}
         self._shapes = {name: p.shape for p, name in names.items()}  # of all stages
         model = base_model(module.model)
@@ -80,48 +81,44 @@ class PipelineEngine:
         *,
         step: int,
         learning_rate: float,
-        data_wait_s: float = 0.0,
-        notice: int = 0,
+        aside: Sequence[float] = (),
     ) -> StepResult:
         """See Engine. DeepSpeed averages gradients over replicas, therefore their number in the scale."""
-        watch = StepWatch(self._device, data_wait_s, notice)
-        leads = self._place.leads
-        totals = self._all_reduced([units[term] * leads for term in self._terms])  # [terms] float64
+        watch, leads = StepWatch(self._device), self._place.leads
+        totals = self._all_reduced([value * leads for value in in_order(self._terms, units)])  # [terms] float64
+        scale = self._layout.replicas * weights(self._terms, totals) / divisors(totals)
         for group in self._adam.param_groups:
             group["lr"] = learning_rate
         seeds = [
             dropout_seed(self._seed, step, batch.index) + self._place.stage * _STAGE_SEEDS for batch in micro_batches
         ]
-        self._passes.begin(
-            Work(
-                [tensors(b, self._device) for b in micro_batches], self._terms, self._layout.replicas / totals, seeds
-            )
-        )
+        self._passes.begin(Work([tensors(b, self._device) for b in micro_batches], scale, seeds))
         self._deepspeed.train()
         self._run(_TrainPasses(len(micro_batches), self._layout.stages, self._place.stage))
         watch.backward_ended()
         grad_norm = self._update()
         tokens = sum(batch.num_tokens for batch in micro_batches) * leads
-        ranks, costs = watch.gather(torch.cat([totals, self._passes.sums, totals.new_tensor([tokens])]))
-        told, local = ranks[0], ranks[:, len(self._terms) :].sum(axis=0)
+        told, costs, asides = watch.gather(vector(totals, self._passes.sums, tokens), aside)
+        reduced, all_tokens = assemble(told, self._terms)
         return StepResult(
-            terms={term: float(local[i] / told[i]) for i, term in enumerate(self._terms)},
-            units={term: float(told[i]) for i, term in enumerate(self._terms)},
-            tokens=int(local[-1]),
+            found=reduced,
+            tokens=all_tokens,
             grad_norm=grad_norm,
             skipped=not math.isfinite(grad_norm),
             sample_ids=tuple(int(i) for batch in micro_batches for i in batch.sample_ids) if leads else (),
             costs=costs,
+            asides=asides,
         )
 
-    def eval_step(self, micro_batches: Sequence[MicroBatch]) -> dict[str, float]:
+    def eval_step(self, micro_batches: Sequence[MicroBatch], units: Mapping[str, float]) -> Sums:
         """See Engine."""
         ones = torch.ones(len(self._terms), dtype=torch.float64, device=self._device)
-        self._passes.begin(Work([tensors(b, self._device) for b in micro_batches], self._terms, ones))
+        self._passes.begin(Work([tensors(b, self._device) for b in micro_batches], ones))
         self._deepspeed.eval()
         with torch.no_grad():
             self._run(schedule.InferenceSchedule(len(micro_batches), self._layout.stages, self._place.stage))
-        return dict(zip(self._terms, self._all_reduced(self._passes.sums.tolist()).tolist(), strict=True))
+        own = [value * self._place.leads for value in in_order(self._terms, units)]
+        return assembled_sums(self._all_reduced([*own, *self._passes.sums.tolist()]).tolist(), self._terms)
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
         """See Engine. The first stage that has a tensor sends it to the others."""

@@ -9,6 +9,8 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
+from raysft.objectives.reduce import Reduced, Sums
+
 
 class MicroBatch(Protocol):
     """Arrays of one forward pass; [B, T] except sample_ids [S]. Made by data/feed/collate.py."""
@@ -33,41 +35,37 @@ class MicroBatch(Protocol):
 class StepCosts:
     """Where the time and the memory of a step went, the same on every rank."""
 
-    data_wait_s: float
-    """Of the rank that came to the update last: the others waited for it."""
-    forward_backward_s: float
-    """Of the same rank; with the communication inside the passes."""
+    passes_s: tuple[float, ...]
+    """Each rank's time for its forward and backward passes; with the communication inside them."""
+    forward_s: tuple[float, ...]
+    """Each rank's time for its forward passes, in which (ZeRO 0-2) it waits for nobody. 0.0 where they are not timed:
+    a pipeline's."""
     peak_bytes: int
     """Largest over the ranks: CUDA allocator's peak since the start, or the process's peak resident set."""
-    notice: int
-    """Largest notice that a rank was given from outside (train/watch/stop_requests.py)."""
-    rank_s: tuple[float, ...] = ()
-    """Of each rank: its wait for data and its forward passes, in which (ZeRO 0-2) it waits for nobody. Where those
-    are not timed, a pipeline's, the wait alone."""
 
 
 @dataclass(frozen=True)
 class StepResult:
     """What an optimizer step did, the same on every rank except `sample_ids`."""
 
-    terms: dict[str, float]
-    """{term of the loss: its sum over the global step / its units}."""
+    found: Reduced
+    """The loss, its terms and the metrics, over the global step."""
     grad_norm: float
     """Global L2 norm before clipping; inf when the gradients are not finite."""
     skipped: bool
     """The gradients were not finite: no weight changed, on any rank."""
-    units: dict[str, float]
-    """{term: units of the global step}."""
     tokens: int
     """Real tokens (no padding) of the global step."""
     sample_ids: tuple[int, ...]
     """Samples in the tensors this rank's forward passes consumed; empty where another rank of the replica tells."""
     costs: StepCosts
+    asides: tuple[tuple[float, ...], ...] = ()
+    """What each rank passed on, in the order of the ranks."""
 
     @property
     def loss(self) -> float:
-        """Sum of the terms."""
-        return sum(self.terms.values())
+        """Weighted sum of the terms."""
+        return self.found.loss
 
 
 class Engine(Protocol):
@@ -80,17 +78,16 @@ class Engine(Protocol):
         *,
         step: int,
         learning_rate: float,
-        data_wait_s: float = 0.0,
-        notice: int = 0,
+        aside: Sequence[float] = (),
     ) -> StepResult:
         """All micro-batches of a global step, then one update. units: THIS rank's; the engine sums them.
 
-        data_wait_s: time this rank waited for the micro-batches; notice: what it was told from outside. Both are only
-        passed on to all ranks, with the step's other costs.
+        aside: numbers that the engine does not look at. It passes them on to all ranks, with the step's sums; every
+        rank gives as many.
         """
 
-    def eval_step(self, micro_batches: Sequence[MicroBatch]) -> dict[str, float]:
-        """{term: sum over all ranks' micro-batches}; changes nothing."""
+    def eval_step(self, micro_batches: Sequence[MicroBatch], units: Mapping[str, float]) -> Sums:
+        """Sums over all ranks' micro-batches. units: THIS rank's. Changes nothing."""
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
         """(key, whole fp32 tensor, on any device) for weight, exp_avg, exp_avg_sq of each trained parameter.

@@ -34,8 +34,8 @@ class Pass:
     trial: int
     batch: MicroBatch
     objective: Objective
-    totals: Mapping[str, float]
-    """{term: units of the trial's global step}: what its sum is divided by before backward. Empty: no backward."""
+    shares: Mapping[str, float]
+    """{term: what its sum is divided by before backward} (engine/step.py). Empty: no backward."""
     parameters: Sequence[nn.Parameter] = ()
     """Of the trial; their gradients are added up."""
     seed: int | None = None
@@ -175,7 +175,10 @@ class Gang:
             weights,
             [one.batch.input_ids.size for one in passes],
         )
-        losses = [sums[name][i] / total for i, one in enumerate(passes) for name, total in one.totals.items()]
+        weight = {term.name: term.weight for term in passes[0].objective.terms}
+        losses = [
+            sums[name][i] / share * weight[name] for i, one in enumerate(passes) for name, share in one.shares.items()
+        ]
         if losses:
             parameters = [parameter for one in passes for parameter in one.parameters]
             gradients = torch.autograd.grad(torch.stack(losses).sum(), parameters, allow_unused=True)

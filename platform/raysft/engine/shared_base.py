@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,10 +17,12 @@ from raysft.engine.adam import AdamState
 from raysft.engine.parameters import adamw, dropout_seed, hf_name, set_weights
 from raysft.engine.protocol import MicroBatch, StepResult
 from raysft.engine.rendezvous import Gang, Pass
+from raysft.engine.step import assemble, assembled_sums, divisors, in_order, vector
 from raysft.engine.step_costs import StepWatch
 from raysft.model.fast.shared_base import SharedBase
 from raysft.model.methods import low_rank_adapters
 from raysft.objectives.module import ObjectiveModule
+from raysft.objectives.reduce import Sums
 from raysft.recipe.resolve import ResolvedRun
 
 
@@ -54,45 +57,46 @@ class FusedEngine:
         *,
         step: int,
         learning_rate: float,
-        data_wait_s: float = 0.0,
-        notice: int = 0,
+        aside: Sequence[float] = (),
     ) -> StepResult:
         """See Engine."""
-        watch = StepWatch(self._device, data_wait_s, notice)
-        names, parameters = sorted(units), list(self._trained.values())
-        sums = torch.zeros(len(names), dtype=torch.float64, device=self._device)
+        watch, terms, parameters = StepWatch(self._device), self._objective.terms, list(self._trained.values())
+        totals = torch.tensor(in_order(terms, units), dtype=torch.float64, device=self._device)
+        shares, sums = divisors(totals).tolist(), torch.zeros_like(totals)
         for batch in micro_batches:
             wanted = Pass(
                 trial=self._trial,
                 batch=batch,
                 objective=self._objective,
-                totals={name: float(units[name]) for name in names},
+                shares={term.name: share for term, share in zip(terms, shares, strict=True)},
                 parameters=parameters,
                 seed=dropout_seed(self._recipe.seed, step, batch.index),
             )
             found = self._gang.train(wanted, self._recipe.cluster.hang_timeout_s)
-            sums += torch.stack([found[name] for name in names])
+            sums += torch.stack([found[term.name] for term in terms])
         watch.backward_ended()
         grad_norm = self._update(learning_rate)
-        _, costs = watch.gather(sums)
+        tokens = sum(batch.num_tokens for batch in micro_batches)
+        told, costs, asides = watch.gather(vector(totals, sums, tokens), aside)
+        reduced, all_tokens = assemble(told, terms)
         return StepResult(
-            terms={name: float(value) / units[name] for name, value in zip(names, sums.tolist(), strict=True)},
-            units=dict(units),
-            tokens=sum(batch.num_tokens for batch in micro_batches),
+            found=reduced,
+            tokens=all_tokens,
             grad_norm=grad_norm,
             skipped=not math.isfinite(grad_norm),
             sample_ids=tuple(int(i) for batch in micro_batches for i in batch.sample_ids),
             costs=costs,
+            asides=asides,
         )
 
-    def eval_step(self, micro_batches: Sequence[MicroBatch]) -> dict[str, float]:
+    def eval_step(self, micro_batches: Sequence[MicroBatch], units: Mapping[str, float]) -> Sums:
         """See Engine."""
-        sums: dict[str, float] = {}
+        terms = self._objective.terms
+        sums = np.zeros(len(terms))
         for batch in micro_batches:
-            found = self._gang.evaluate(Pass(self._trial, batch, self._objective, totals={}))
-            for name, value in found.items():
-                sums[name] = sums.get(name, 0.0) + float(value)
-        return sums
+            found = self._gang.evaluate(Pass(self._trial, batch, self._objective, shares={}))
+            sums += [float(found[term.name]) for term in terms]
+        return assembled_sums([*in_order(terms, units), *sums.tolist()], terms)
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
         """See Engine."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,11 +19,20 @@ _all_gather = dist.all_gather_single if hasattr(dist, "all_gather_single") else 
 """torch 2.13 gave it a new name."""
 
 
+class Gathered(NamedTuple):
+    """What all ranks told each other."""
+
+    told: np.ndarray
+    """[ranks, values] float64."""
+    costs: StepCosts
+    asides: tuple[tuple[float, ...], ...]
+
+
 class StepWatch:
     """Made when a step starts. On a GPU the passes are timed there: the host only queues them."""
 
-    def __init__(self, device: torch.device, data_wait_s: float, notice: int) -> None:
-        self._device, self._data_wait_s, self._notice = device, data_wait_s, notice
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._started, self._ended = time.perf_counter(), 0.0
         self._events = [torch.Event(device, enable_timing=True) for _ in range(2)] if device.type == "cuda" else []
         self._forward_s, self._forwards = 0.0, list[tuple[torch.Event, torch.Event]]()
@@ -49,24 +59,21 @@ class StepWatch:
         if self._events:
             self._events[1].record()
 
-    def gather(self, told: Tensor) -> tuple[np.ndarray, StepCosts]:
-        """What every rank tells, float64 [ranks, len(told)], and the costs of the step. Collective; waits for it."""
+    def gather(self, told: Tensor, aside: Sequence[float]) -> Gathered:
+        """What every rank tells, and the costs of the step. told: [values] float64. Collective; waits for it."""
         passes_s = self._passes_s()
-        costs = [self._data_wait_s, passes_s, self._own_s(), peak_bytes(self._device), self._notice]
+        costs = [*aside, passes_s, self._forward_passes_s(), peak_bytes(self._device)]
         mine = torch.cat([told, told.new_tensor(costs)])
         everyone = mine
         if dist.get_world_size() > 1:  # alone, gloo takes 1 ms to say so
             everyone = mine.new_empty(dist.get_world_size() * len(mine))
             _all_gather(everyone, mine)
         ranks = everyone.reshape(-1, len(mine)).cpu().numpy()
-        waits, passes, own, peaks, notices = ranks[:, -5:].T
-        last = int((waits + passes).argmax())
-        return ranks[:, :-5], StepCosts(
-            data_wait_s=float(waits[last]),
-            forward_backward_s=float(passes[last]),
-            peak_bytes=int(peaks.max()),
-            notice=int(notices.max()),
-            rank_s=tuple(own.tolist()),
+        passes, forward, peaks = ranks[:, -3:].T
+        return Gathered(
+            ranks[:, : len(told)],
+            StepCosts(tuple(passes.tolist()), tuple(forward.tolist()), peak_bytes=int(peaks.max())),
+            tuple(map(tuple, ranks[:, len(told) : -3].tolist())),
         )
 
     def _passes_s(self) -> float:
@@ -75,10 +82,10 @@ class StepWatch:
         self._events[1].synchronize()  # the update has waited for it already
         return float(self._events[0].elapsed_time(self._events[1])) / 1000
 
-    def _own_s(self) -> float:
+    def _forward_passes_s(self) -> float:
         """After _passes_s(): events of the passes have come to pass."""
         on_gpu_s = sum(began.elapsed_time(ended) for began, ended in self._forwards) / 1000
-        return self._data_wait_s + self._forward_s + on_gpu_s
+        return self._forward_s + on_gpu_s
 
 
 def peak_bytes(device: torch.device) -> int:

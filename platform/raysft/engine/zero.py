@@ -10,16 +10,20 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import deepspeed
+import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from raysft.engine.adam import AdamState
 from raysft.engine.ds_config import deepspeed_config, effective_stage, keeps_bf16_apart
 from raysft.engine.parameters import adamw, dropout_seed, hf_name, set_weights, tensors, use_no_compiler
 from raysft.engine.protocol import MicroBatch, StepResult
+from raysft.engine.step import assemble, assembled_sums, divisors, in_order, vector, weights
 from raysft.engine.step_costs import StepWatch
 from raysft.engine.tensor import WHOLE, Shards
+from raysft.objectives.module import ObjectiveModule
+from raysft.objectives.reduce import Sums
 from raysft.recipe.resolve import ResolvedRun
 
 _PART_SEEDS = 2**40
@@ -31,14 +35,14 @@ class ZeroEngine:
 
     def __init__(
         self,
-        module: nn.Module,
+        module: ObjectiveModule,
         run: ResolvedRun,
         device: torch.device,
         restored: Mapping[str, Tensor] | None = None,
         shards: Shards = WHOLE,
     ) -> None:
         """shards: how the module's parameters are cut. restored: whole tensors."""
-        self._shards = shards
+        self._shards, self._terms = shards, module.objective.terms
         self._stage, self._bf16 = effective_stage(run), keeps_bf16_apart(run)
         self._max_grad_norm, self._seed = run.recipe.optimizer.max_grad_norm, run.recipe.seed
         self._place, self._device = run.layout.coordinate(dist.get_rank()), device
@@ -64,13 +68,12 @@ class ZeroEngine:
         *,
         step: int,
         learning_rate: float,
-        data_wait_s: float = 0.0,
-        notice: int = 0,
+        aside: Sequence[float] = (),
     ) -> StepResult:
         """See Engine."""
-        watch = StepWatch(self._device, data_wait_s, notice)
-        names, leads = sorted(units), self._place.leads
-        totals = self._all_reduced([units[name] * leads for name in names])  # [terms] float64
+        watch, leads = StepWatch(self._device), self._place.leads
+        totals = self._all_reduced([value * leads for value in in_order(self._terms, units)])  # [terms] float64
+        shares, weighed = divisors(totals), weights(self._terms, totals)
         for group in self._adam.param_groups:
             group["lr"] = learning_rate
         self._deepspeed.train()
@@ -79,35 +82,36 @@ class ZeroEngine:
             self._deepspeed.set_gradient_accumulation_boundary(number == len(micro_batches) - 1)
             torch.manual_seed(dropout_seed(self._seed, step, batch.index) + self._place.sequence * _PART_SEEDS)
             with watch.forward():
-                terms: dict[str, Tensor] = self._deepspeed(*tensors(batch, self._device))
-            stacked = torch.stack([terms[name] for name in names])
-            self._deepspeed.backward((stacked / totals.to(stacked.dtype)).sum() * self._num_parts)
+                found: dict[str, Tensor] = self._deepspeed(*tensors(batch, self._device))
+            stacked = torch.stack([found[term.name] for term in self._terms])
+            means = stacked / shares.to(stacked.dtype) * weighed.to(stacked.dtype)
+            self._deepspeed.backward(means.sum() * self._num_parts)
             sums += stacked.detach() * counts
         watch.backward_ended()
         grad_norm = self._update()
         tokens = sum(batch.num_tokens for batch in micro_batches) * leads
-        ranks, costs = watch.gather(torch.cat([totals, sums, totals.new_tensor([tokens])]))
-        units, local = dict(zip(names, ranks[0], strict=False)), ranks[:, len(names) :].sum(axis=0)
+        told, costs, asides = watch.gather(vector(totals, sums, tokens), aside)
+        reduced, all_tokens = assemble(told, self._terms)
         return StepResult(
-            terms={name: float(value / units[name]) for name, value in zip(names, local, strict=False)},
-            units={name: float(total) for name, total in units.items()},
-            tokens=int(local[-1]),
+            found=reduced,
+            tokens=all_tokens,
             grad_norm=grad_norm,
             skipped=not math.isfinite(grad_norm),
             sample_ids=tuple(int(i) for batch in micro_batches for i in batch.sample_ids) if leads else (),
             costs=costs,
+            asides=asides,
         )
 
-    def eval_step(self, micro_batches: Sequence[MicroBatch]) -> dict[str, float]:
+    def eval_step(self, micro_batches: Sequence[MicroBatch], units: Mapping[str, float]) -> Sums:
         """See Engine."""
         self._deepspeed.eval()
-        sums: dict[str, float] = {}
+        sums, counts = np.zeros(len(self._terms)), self._place.tensor == 0
         with torch.no_grad():
             for batch in micro_batches:
-                for name, value in self._deepspeed(*tensors(batch, self._device)).items():
-                    sums[name] = sums.get(name, 0.0) + float(value) * (self._place.tensor == 0)
-        names = sorted(sums)
-        return dict(zip(names, self._sum([sums[name] for name in names]), strict=True))
+                found: dict[str, Tensor] = self._deepspeed(*tensors(batch, self._device))
+                sums += [float(found[term.name]) * counts for term in self._terms]
+        own = [value * self._place.leads for value in in_order(self._terms, units)]
+        return assembled_sums(self._sum([*own, *sums.tolist()]), self._terms)
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
         """See Engine."""

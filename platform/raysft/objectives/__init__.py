@@ -1,1 +1,1 @@
-"""What is minimised: batch -> (loss sum, units, metrics)."""
+"""What is minimised: terms and units, sums of a batch, and the one law that makes a loss of them."""

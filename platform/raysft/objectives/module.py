@@ -6,11 +6,10 @@ Owns the choice of the objective. Its forward returns sums, never means: whoever
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 from torch import Tensor, nn
 
 from raysft.model.fast.loss import IGNORE, OutputHead, hidden_states, output_head
@@ -18,6 +17,7 @@ from raysft.model.fast.loss_head import LossHead
 from raysft.model.fast.ulysses import SequenceGroup, hidden_part
 from raysft.model.methods import base_model
 from raysft.objectives import sft
+from raysft.objectives.base import RowFields, Term, count_units
 from raysft.recipe.schema import Recipe
 
 logger = logging.getLogger(__name__)
@@ -37,17 +37,21 @@ class LossSums(Protocol):
 
 @dataclass(frozen=True)
 class Objective:
-    """What is minimised. `units` runs on the host before the forward, `loss_sums` inside it."""
+    """What is minimised: terms with their units, and how their sums are made inside of the forward."""
 
-    units: Callable[[Mapping[str, np.ndarray]], dict[str, float]]
+    terms: tuple[Term, ...]
     loss_sums: LossSums
+
+    def units(self, rows: Sequence[RowFields]) -> dict[str, float]:
+        """{term: units of these rows}. Runs on the host, before the forward."""
+        return count_units(self.terms, rows)
 
 
 def make_objective(recipe: Recipe) -> Objective:
     """The objective that a recipe names."""
     match recipe.objective:
         case "sft":
-            return Objective(units=sft.units, loss_sums=sft.loss_sums)
+            return Objective(sft.TERMS, sft.loss_sums)
 
 
 class ObjectiveModule(nn.Module):

@@ -67,6 +67,7 @@ def render_report(facts: ReportFacts) -> str:
         duration=f"wall time {duration_text(facts.wall_s)}" if facts.wall_s else "",
         tiles=_tiles(facts, before, after),
         charts={name: Markup(svg) for name, svg in _charts(facts.metrics).items()},
+        parts={name: Markup(svg) for name, svg in _parts_charts(facts.metrics).items()},
         has_eval=any(line["kind"] == "eval" for line in facts.metrics),
         results=_results(before, after),
         samples=_samples(before, after),
@@ -110,6 +111,23 @@ def _charts(metrics: Sequence[Fields]) -> dict[str, str]:
     ):
         series = Series(label, _points(metrics, "step", field), "plain")
         charts[field] = line_chart([series], x_label="step", y_label=label, width=340, height=230, y_from_zero=True)
+    return charts
+
+
+def _parts_charts(metrics: Sequence[Fields]) -> dict[str, str]:
+    """{name: chart} of each term of the loss, where there are several, and of each metric of the objective."""
+    lines = [line for line in metrics if line["kind"] in ("step", "eval")]
+    terms = dict.fromkeys(name for line in lines for name in line.get("terms", {}))
+    names = dict.fromkeys(terms, "terms") if len(terms) > 1 else {}
+    names |= {name: "metrics" for line in lines for name in line.get("metrics", {})}
+    charts = {}
+    for name, field in names.items():
+        points: dict[str, list[Point]] = {"step": [], "eval": []}
+        for line in lines:
+            if (value := line.get(field, {}).get(name)) is not None:
+                points[line["kind"]].append((float(line["step"]), float(value)))
+        series = [Series("training", points["step"], "plain"), Series("held-out", points["eval"], "dots")]
+        charts[name] = line_chart(series, x_label="step", y_label=name, width=340, height=230)
     return charts
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
@@ -75,9 +76,8 @@ class TrainingProgress:
 
     def _show(self, line: dict[str, Any]) -> None:
         if line["kind"] == "eval":
-            logger.info(
-                "step %d: held-out loss %.4f, perplexity %.2f", line["step"], line["loss"], line["perplexity"]
-            )
+            perplexity = "" if line["perplexity"] is None else f", perplexity {line['perplexity']:.2f}"
+            logger.info("step %d: held-out loss %.4f%s%s", line["step"], line["loss"], perplexity, parts_text(line))
             return
         if line["kind"] == "start":
             logger.info(
@@ -87,12 +87,19 @@ class TrainingProgress:
             )
             return
         mfu = "" if line["mfu"] is None else f"  MFU {line['mfu']:.0%}"
-        text = f"loss {line['loss']:.4f}  {line['tokens_per_s']:,.0f} tokens/s{mfu}"
+        text = f"loss {line['loss']:.4f}{parts_text(line)}  {line['tokens_per_s']:,.0f} tokens/s{mfu}"
         self._bar.update(self._task, completed=line["step"], text=text)
         tenth = line["step"] * 10 // self._total_steps
         if self._bar.disable and (tenth > self._last_said or line["step"] == 1):
             self._last_said = tenth
             logger.info("step %d/%d: %s", line["step"], self._total_steps, text)
+
+
+def parts_text(line: Mapping[str, Any]) -> str:
+    """`, nll 1.2345, kl 0.0210` of a step or an evaluation: its terms where there are several, its metrics."""
+    terms, metrics = line.get("terms", {}), line.get("metrics", {})  # lines of earlier versions have neither
+    shown = (terms if len(terms) > 1 else {}) | metrics
+    return "".join(f", {name} {value:.4f}" for name, value in shown.items())
 
 
 class PrepareProgress:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Protocol
 
 from raysft.engine.protocol import Engine, MicroBatch
+from raysft.train.aside import Aside, heard
 from raysft.train.hooks import Hook
 from raysft.train.state import Decision, Outcome, StepInfo, TrainState
 
@@ -60,8 +61,7 @@ def train(
             batch.units,
             step=state.step,
             learning_rate=rate,
-            data_wait_s=fetched - started,
-            notice=notice(),
+            aside=Aside(fetched - started, notice()).numbers(),
         )
         result = take()
         if replayed := result.skipped:  # no weight has changed: what a passing fault did does not come again
@@ -70,26 +70,29 @@ def train(
             step=state.step + 1,
             skipped_steps=state.skipped_steps + result.skipped,
             tokens=state.tokens + result.tokens,
-            target_tokens=state.target_tokens + sum(result.units.values()),
+            target_tokens=state.target_tokens + result.found.target_tokens,
             cursor=batch.cursor,
         )
+        told = heard(result.asides, result.costs)
         info = StepInfo(
             state=state,
             loss=result.loss,
+            terms=result.found.terms,
+            metrics=result.found.metrics,
             grad_norm=result.grad_norm,
             skipped=result.skipped,
             replayed=replayed,
             learning_rate=rate,
             step_s=time.perf_counter() - started,
-            data_wait_s=result.costs.data_wait_s,
-            forward_backward_s=result.costs.forward_backward_s,
+            data_wait_s=told.data_wait_s,
+            forward_backward_s=told.forward_backward_s,
             peak_bytes=result.costs.peak_bytes,
             flops=batch.flops,
             tokens=result.tokens,
-            target_tokens=sum(result.units.values()),
+            target_tokens=result.found.target_tokens,
             sample_ids=result.sample_ids,
-            notice=result.costs.notice,
-            rank_s=result.costs.rank_s,
+            notice=told.notice,
+            rank_s=told.rank_s,
         )
         decision, reason = _strongest([hook(info) for hook in hooks])
         if decision is Decision.STOP:

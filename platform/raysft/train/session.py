@@ -11,6 +11,7 @@ from functools import partial
 import torch
 
 from raysft.engine.protocol import Engine
+from raysft.objectives.reduce import Reduced
 from raysft.recipe.resolve import Schedule
 from raysft.train import hooks
 from raysft.train.commits.lineage import Attempt
@@ -40,8 +41,8 @@ class Session:
 
     engine: Engine
     batches: Callable[[int], Batch]
-    held_out_loss: Callable[[Callable[[], None]], float] | None
-    """Loss per unit of held-out rows; given what is to be called at every batch. None: no held-out data."""
+    held_out: Callable[[Callable[[], None]], Reduced] | None
+    """The loss of held-out rows; given what is to be called at every batch. None: no held-out data."""
     state: TrainState
     probed: Probed
 
@@ -67,9 +68,10 @@ def run_session(
             dog.beat()
 
         def held_out(step: int) -> None:
-            if session.held_out_loss is not None:
-                losses[step] = session.held_out_loss(dog.beat)
-                records.evaluation(step, losses[step])
+            if session.held_out is not None:
+                found = session.held_out(dog.beat)
+                losses[step] = found.loss
+                records.evaluation(step, found)
                 spans.until_now("evaluation", step)
 
         def follow(info: StepInfo) -> None:

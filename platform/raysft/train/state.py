@@ -19,7 +19,7 @@ class TrainState:
     tokens: int = 0
     """Real tokens (no padding) trained on."""
     target_tokens: float = 0.0
-    """Units of the loss trained on, over all its terms."""
+    """Target tokens trained on, weighted; 0.0 where no term of the loss is a mean over them."""
     cursor: Mapping[str, int] = field(default_factory=dict)
     """Where the data goes on. Empty: that follows from `step`."""
 
@@ -35,6 +35,11 @@ class StepInfo:
     state: TrainState
     """After the step."""
     loss: float
+    """Weighted sum of the terms."""
+    terms: Mapping[str, float]
+    """{term of the loss: its mean over its units}, without its weight."""
+    metrics: Mapping[str, float]
+    """{metric of the objective: its mean over the global step}."""
     grad_norm: float
     skipped: bool
     replayed: bool
@@ -53,13 +58,13 @@ class StepInfo:
     tokens: int
     """Real tokens of the global step."""
     target_tokens: float
-    """Units of the loss of the global step, over all its terms."""
+    """Target tokens of the global step, weighted; 0.0 where no term of the loss is a mean over them."""
     sample_ids: tuple[int, ...]
     """Samples that this rank's forward passes consumed."""
     notice: int
     """The most urgent thing that a rank was told from outside (stop_requests.py)."""
     rank_s: tuple[float, ...] = ()
-    """Of each rank: its wait for data and its forward passes (engine/protocol.py)."""
+    """Each rank's wait for data and its forward passes (aside.py)."""
 
 
 class Decision(Enum):

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
@@ -31,6 +30,7 @@ from raysft.model.fast.start_check import use_fast_paths
 from raysft.model.load import load_model, rows_for
 from raysft.model.methods import apply_method
 from raysft.objectives.module import ObjectiveModule, make_objective
+from raysft.objectives.reduce import Reduced, reduced
 from raysft.recipe.fingerprint import digest
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.resolve import ResolvedRun, with_micro_batch_rows
@@ -110,7 +110,7 @@ def _try_set_up(place: Place, attempt: Attempt, restored: Checkpoint | None, par
             write_down(error)
         else:
             feed = _feed(place, _train_rows(place, attempt, state), probed.micro_batch_rows)
-            held_out = partial(_held_out_loss, place, engine, feed) if place.job.eval_store else None
+            held_out = partial(_held_out, place, engine, feed) if place.job.eval_store else None
             return Session(engine, feed.step, held_out, state, probed)
     group.barrier()
     records = [f for f in failures.read_failures(run) if f.attempt == attempt.number]
@@ -130,7 +130,7 @@ def _probed_engine(
     wanted = Largest(
         micro_batches=largest,
         rows=recipe.train.micro_batch_rows,
-        terms=tuple(make_objective(recipe).units({"target": np.zeros(0, np.float32)})),
+        terms=tuple(term.name for term in make_objective(recipe).terms),
         may_halve=recipe.parallel.auto_micro_batch,
         plan=place.job.memory_plan,
     )
@@ -200,14 +200,12 @@ def _train_rows(place: Place, attempt: Attempt, state: TrainState) -> Rows:
     return StreamedRows(serve(source, cursor, name), order, cursor)
 
 
-def _held_out_loss(place: Place, engine: Engine, feed: Feed, beat: Callable[[], None]) -> float:
-    """Loss per unit over the first evaluate.max_rows held-out rows, over all ranks. beat: called at each batch."""
+def _held_out(place: Place, engine: Engine, feed: Feed, beat: Callable[[], None]) -> Reduced:
+    """The loss of the first evaluate.max_rows held-out rows, over all ranks. beat: called at each batch."""
     assert place.job.eval_store is not None
     rows = StoredRows(TokenStore.open(place.job.eval_store), row_order(place.recipe))
-    total, units = 0.0, 0.0
-    leads = place.resolved.layout.coordinate(place.group.rank).leads  # the ranks of a replica have the same rows
+    sums = []
     for batch in map(feed.batch, rows.first(place.recipe.evaluate.max_rows)):
-        total += sum(engine.eval_step(batch.micro_batches).values())
-        units += place.group.sum(leads * sum(batch.units.values()))
+        sums.append(engine.eval_step(batch.micro_batches, batch.units))
         beat()
-    return total / units
+    return reduced(sums, make_objective(place.recipe).terms)

@@ -25,7 +25,7 @@ class Rows:
 def a_pass(trial: int, tokens: int = 10) -> Pass:
     rows: Any = Rows(np.zeros((1, tokens), np.int64))
     nothing: Any = None
-    return Pass(trial, rows, nothing, totals={"nll": 1.0})
+    return Pass(trial, rows, nothing, shares={"nll": 1.0})
 
 
 class Scripted(Gang):

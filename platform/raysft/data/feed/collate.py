@@ -19,7 +19,8 @@ from raysft.recipe.columns import Field
 
 IGNORE = -100
 
-Units = Callable[[Mapping[str, np.ndarray]], dict[str, float]]
+Units = Callable[[Sequence[Row]], dict[str, float]]
+"""{term of the loss: units of these rows}."""
 
 
 @dataclass(frozen=True)
@@ -87,16 +88,12 @@ class Feed:
         assigned = assign(costs, share.num_replicas, share.micro_batch_rows, share.sync)
         indices = numbers(assigned)[share.replica].tolist()
         mine = [rows.read(micro[micro >= 0].tolist()) for micro in assigned[share.replica]]
-        totals: dict[str, float] = self._units({"target": np.zeros(0, dtype=np.float32)})
-        for row in (row for chunk in mine for row in chunk):
-            for term, count in self._units(row.token_fields).items():
-                totals[term] += count
         return StepBatch(
             micro_batches=tuple(
                 collate(chunk, index, packing=share.packing, fields=self._fields)
                 for chunk, index in zip(mine, indices, strict=True)
             ),
-            units=totals,
+            units=self._units([row for chunk in mine for row in chunk]),
             cursor=rows.cursor,
             flops=float(costs.sum()),
         )

@@ -19,6 +19,8 @@ from typing import Any
 
 from raysft import sealed, storage
 from raysft.lines import LineFile
+from raysft.objectives.base import NLL
+from raysft.objectives.reduce import Reduced
 from raysft.train.commits.layout import own_lines, run_mathematics
 from raysft.train.commits.lineage import lineage_ranges
 from raysft.train.history.paths import RANK_LEDGER, RunPaths
@@ -43,7 +45,7 @@ class StartFacts:
 _LINE: sealed.Shape = {"kind": str, "step": int}
 _METRICS: dict[str, sealed.Shape] = {
     "start": {"micro_batch_rows": int, "probe_s": sealed.NUMBER},
-    "eval": {"loss": sealed.NUMBER, "perplexity": sealed.NUMBER},
+    "eval": {"loss": sealed.NUMBER, "perplexity": (int, float, type(None))},
     "step": {
         **dict.fromkeys(("at", "loss", "learning_rate", "step_s", "tokens_per_s", "data_wait_share"), sealed.NUMBER),
         **dict.fromkeys(("total_tokens", "peak_bytes"), int),
@@ -83,11 +85,12 @@ class Records:
             rates = _rates(info, self._peak_flops) | _slowest(info.rank_s)
             self._metrics.append({"kind": "step", "at": time.time(), **line, **rates, **_totals(state)})
 
-    def evaluation(self, step: int, loss: float) -> None:
-        """One held-out loss, in nats per unit."""
+    def evaluation(self, step: int, found: Reduced) -> None:
+        """One held-out loss, with its terms and metrics. Perplexity: of the target tokens, where they are a term."""
         if self._is_writer:
-            perplexity = math.exp(min(loss, 700.0))
-            self._metrics.append({"kind": "eval", "step": step, "loss": loss, "perplexity": perplexity})
+            perplexity = math.exp(min(found.terms[NLL], 700.0)) if NLL in found.terms else None
+            line = {"loss": found.loss, "terms": found.terms, "metrics": found.metrics, "perplexity": perplexity}
+            self._metrics.append({"kind": "eval", "step": step, **line})
 
     def flush(self) -> None:
         """Make it all readable (before a commit, so that the ledger is never behind the lineage)."""

@@ -1,6 +1,6 @@
 """Finds ranks that take longer than the others for what each does alone. They are named; nothing is restarted.
 
-Compared is the time in which a rank waits for nobody (StepCosts.rank_s). Where the forward pass itself communicates
+Compared is the time in which a rank waits for nobody (StepInfo.rank_s). Where the forward pass itself communicates
 (ZeRO 3, tensor and sequence parallel) a slow rank slows its peers there as well: only replicas are told apart under
 ZeRO 0-2, nobody under ZeRO 3; in a pipeline only a rank that waits for data.
 """

@@ -8,6 +8,7 @@ import pytest
 from fakes import step_info
 
 from raysft import storage
+from raysft.objectives.reduce import Reduced
 from raysft.train.commits.layout import CommitId, attempt_path
 from raysft.train.commits.lineage import lineage_ranges
 from raysft.train.history.records import Records, StartFacts, read_ledger, read_metrics
@@ -40,7 +41,7 @@ def take(run: str, attempt: int, steps: range, *, ranks: int = 2) -> None:
 def test_one_attempt_is_read_as_written(tmp_path: Path) -> None:
     run = str(tmp_path)
     begin(run, 1, None)
-    Records(run, 1, 0).evaluation(0, 2.0)
+    Records(run, 1, 0).evaluation(0, Reduced(2.0, {"nll": 2.0}, {}, {"nll": 1.0}, 1.0))
     take(run, 1, range(1, 4))
     lines = read_metrics(run)
     assert [(line["kind"], line["step"]) for line in lines] == [("eval", 0), ("step", 1), ("step", 2), ("step", 3)]

@@ -1,0 +1,51 @@
+"""What an objective declares: the terms of its loss, what each is divided by, and how much of that rows hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+
+Unit = Literal["target_token", "token", "segment", "atom"]
+"""What a term is a mean over: target tokens (weighted), tokens, samples, or groups of samples."""
+
+
+NLL = "nll"
+"""The term that is minus the log-likelihood of the target tokens, in nats: exp of its mean is a perplexity."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """A summand of the loss: weight x (sum over a global step / units of that step)."""
+
+    name: str
+    unit: Unit
+    weight: float = 1.0
+
+
+class RowFields(Protocol):
+    """A packed row as the data layer reads it (data/store/parts.py)."""
+
+    @property
+    def token_fields(self) -> Mapping[str, np.ndarray]: ...
+    @property
+    def segment_fields(self) -> Mapping[str, np.ndarray]: ...
+
+
+def count_units(terms: Sequence[Term], rows: Sequence[RowFields]) -> dict[str, float]:
+    """{term: units of these rows}; 0.0 without rows."""
+    return {term.name: sum((_units(term.unit, row) for row in rows), 0.0) for term in terms}
+
+
+def _units(unit: Unit, row: RowFields) -> float:
+    match unit:
+        case "target_token":
+            return float(row.token_fields["target"].sum(dtype=np.float64))
+        case "token":
+            return float(row.segment_fields["length"].sum())
+        case "segment":
+            return float(len(row.segment_fields["length"]))
+        case "atom":
+            return float(len(np.unique(row.segment_fields["atom"])))

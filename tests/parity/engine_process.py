@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import fused_cells
@@ -25,16 +25,19 @@ from raysft.data.feed.rows import StoredRows
 from raysft.data.feed.step_plan import Order
 from raysft.data.store.parts import TokenStore
 from raysft.data.text.tokenizer import load_tokenizer
-from raysft.engine import choose
+from raysft.engine import choose, step, zero
 from raysft.engine.choose import make_engine
 from raysft.engine.pipeline import PipelineEngine
 from raysft.engine.zero import ZeroEngine
 from raysft.model.facts import read_facts
 from raysft.model.fast import attention, loss_head, onednn_linear, start_check, ulysses
+from raysft.model.fast.loss import weighted_nll
 from raysft.model.fast.start_check import use_fast_paths
 from raysft.model.load import load_model
 from raysft.model.methods import apply_method
-from raysft.objectives.module import ObjectiveModule, make_objective
+from raysft.objectives.base import Term
+from raysft.objectives.module import Objective, ObjectiveModule, make_objective
+from raysft.objectives.reduce import Reduced, Sums, added, reduced
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.resolve import ResolvedRun, resolve
 from raysft.recipe.schema import Recipe
@@ -70,13 +73,41 @@ def scale_each_stage(engine: PipelineEngine, num_micro: int) -> None:
     engine._passes.register_forward_hook(on_output)
 
 
-def build(recipe: Recipe, restored: dict[str, torch.Tensor] | None) -> ZeroEngine | PipelineEngine:
+def two_terms(hidden: Any, head: Any, labels: Any, weights: Any, sizes: Any = None) -> dict[str, torch.Tensor]:
+    """The same sum twice: as a mean over target tokens, and as a mean over segments."""
+    return {"by_token": (total := weighted_nll(hidden, head, labels, weights, sizes)), "by_segment": total * 1.0}
+
+
+TWO_TERMS = Objective((Term("by_token", "target_token"), Term("by_segment", "segment", 0.02)), two_terms)
+
+
+def objective_of(cell: dict[str, Any], recipe: Recipe) -> Objective:
+    return TWO_TERMS if cell.get("two_terms") else make_objective(recipe)
+
+
+def all_over_all(parts: Iterable[Sums], terms: Sequence[Term]) -> Reduced:
+    """The mutant: the sum of all terms over the sum of all units."""
+    total = added(parts, terms)
+    loss = sum(term.weight * total.terms[term.name] for term in terms) / sum(total.units.values())
+    return dataclasses.replace(reduced([total], terms), loss=loss)
+
+
+def switch_reduction(cell: dict[str, Any]) -> None:
+    """The mutant, in what is told and in what is minimised."""
+    mutant = cell.get("mutant") == "all_over_all"
+    step.reduced = all_over_all if mutant else reduced
+    zero.divisors = (lambda units: units.sum().expand_as(units)) if mutant else step.divisors
+
+
+def build(
+    recipe: Recipe, restored: dict[str, torch.Tensor] | None, objective: Objective
+) -> ZeroEngine | PipelineEngine:
     tokenizer = load_tokenizer(recipe.model.tokenizer)
     model = load_model(recipe, vocab_size=len(tokenizer))
     use_fast_paths(model, len(tokenizer), packing=recipe.data.packing)
     if recipe.train.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    module = ObjectiveModule(apply_method(model, recipe), make_objective(recipe))
+    module = ObjectiveModule(apply_method(model, recipe), objective)
     return make_engine(module, resolve(recipe, read_facts(recipe), None), torch.device("cpu"), restored)
 
 
@@ -143,8 +174,10 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
     switch_loss(cell)
     switch_borders(cell)
     switch_column_sum(cell)
+    switch_reduction(cell)
     recipe, group = parse_recipe(cell["recipe"]), TorchGroup(torch.device("cpu"))
     run = resolve(recipe, read_facts(recipe), None)
+    objective = objective_of(cell, recipe)
     store = TokenStore.open(cell["store"])
     order = Order(recipe.train.rows_per_step, recipe.seed, recipe.data.order == "windowed")
 
@@ -158,7 +191,7 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
             token_flops=run.token_flops,
             square_flops=run.square_flops,
         )
-        return Feed(StoredRows(store, order), make_objective(recipe).units, share)
+        return Feed(StoredRows(store, order), objective.units, share)
 
     feed = feed_of(recipe.train.micro_batch_rows)
     attempt, restored = begin_attempt(cell["run"], group) if cell.get("run") else (None, None)
@@ -168,31 +201,38 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
             lambda n: [largest_micro_batch(n, 256)] * 2, recipe.train.micro_batch_rows, ("nll",), True, ""
         )
         cpu = torch.device("cpu")
-        engine, probed = fit(lambda rows: with_room(build(recipe, tensors), cell.get("room")), largest, group, cpu)
+        engine, probed = fit(
+            lambda rows: with_room(build(recipe, tensors, objective), cell.get("room")), largest, group, cpu
+        )
         feed = feed_of(probed.micro_batch_rows)
     else:
-        engine = build(recipe, tensors)
+        engine = build(recipe, tensors, objective)
     if cell.get("mutant") == "scale_each_stage":
         scale_each_stage(engine, run.micro_steps)
     first = restored.state.step if restored else 0
     result: dict[str, Any] = {"losses": [], "norms": [], "samples": [], "micro_targets": [], "first": first}
     schedule_lr = recipe.optimizer.learning_rate
     skipped = 0
-    for step in range(first, cell.get("until", 20)):
-        batch = feed.step(step)
+    if cell.get("two_terms"):
+        evaluated = [engine.eval_step(batch.micro_batches, batch.units) for batch in map(feed.step, range(2))]
+        result["held_out_first"], result["held_out_both"] = (
+            dataclasses.asdict(step.reduced(sums, objective.terms)) for sums in (evaluated[:1], evaluated)
+        )
+    for step_index in range(first, cell.get("until", 20)):
+        batch = feed.step(step_index)
         if cell.get("mutant") == "mean_of_means":
             batch = mean_of_means(batch, run)
         if cell.get("mutant") == "without_last":
             batch = without_last(batch)
         if cell.get("mutant") == "last_first":
             batch = dataclasses.replace(batch, micro_batches=batch.micro_batches[::-1])
-        if step == cell.get("poison"):  # on the last rank only: all must skip together
+        if step_index == cell.get("poison"):  # on the last rank only: all must skip together
             bad = np.float32("nan") if group.rank == group.size - 1 else np.float32(1)
             batch = dataclasses.replace(
                 batch,
                 micro_batches=tuple(dataclasses.replace(m, weights=m.weights * bad) for m in batch.micro_batches),
             )
-        done = engine.train_step(batch.micro_batches, batch.units, step=step, learning_rate=schedule_lr)
+        done = engine.train_step(batch.micro_batches, batch.units, step=step_index, learning_rate=schedule_lr)
         skipped += done.skipped
         result["losses"].append(done.loss)
         result["norms"].append(done.grad_norm)
@@ -201,7 +241,7 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
     state = {name: tensor.float() for name, tensor in engine.state()}
     result |= {"weights": digest(state.values()), "skipped": skipped}
     batch = feed.step(0)
-    result["held_out"] = engine.eval_step(batch.micro_batches, batch.units).terms["nll"]
+    result["held_out"] = engine.eval_step(batch.micro_batches, batch.units).terms[objective.terms[0].name]
     if isinstance(engine, PipelineEngine):
         result["tied"] = {name: digest([engine._trained[name].detach().float()]) for name in engine._tied}
     if isinstance(engine, ZeroEngine):

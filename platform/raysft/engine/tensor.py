@@ -91,7 +91,7 @@ def _correct(part: nn.Module, group: dist.ProcessGroup, ways: int) -> None:
                 return total
 
             for parameter in norm.parameters():
-                parameter.register_hook(sum_over_heads)  # type: ignore[no-untyped-call]
+                parameter.register_hook(sum_over_heads)
 
 
 def _check_divides(name: str, size: int, ways: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
@@ -75,7 +76,8 @@ def _generate(
     )
     own, model.generation_config = model.generation_config, plain  # no sampling or penalty of the model's own
     try:
-        output = model.generate(input_ids=input_ids, attention_mask=mask)  # type: ignore[operator]
+        generate: Any = model.generate  # a Tensor or a Module, says nn.Module.__getattr__
+        output = generate(input_ids=input_ids, attention_mask=mask)
     finally:
         model.generation_config = own
     rows: list[list[int]] = output[:, width:].tolist()

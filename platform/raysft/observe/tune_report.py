@@ -26,7 +26,7 @@ class TrialFacts:
     state: str
     """running, finished, pruned or failed."""
     values: tuple[float, ...]
-    """Of each metric, newest; empty before the first."""
+    """Newest value of each metric; empty before the first."""
     curve: Sequence[tuple[int, float]]
     """(step, first metric)."""
     seconds: float

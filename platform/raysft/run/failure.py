@@ -36,9 +36,9 @@ class AttemptEnd:
     gained: int
     """Steps that it committed."""
     error: str = ""
-    """Of a `code` end: the exception and the step it came at. Equal texts are the same error."""
+    """The exception, and the step it came at, where the kind is `code`. Equal texts are the same error."""
     certain: bool = False
-    """Of a `code` end: it would happen again (an error that raysft names)."""
+    """Would it happen again? True for an error that raysft names, where the kind is `code`."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ LOST_PEER = (
 """What the other ranks raise when one has died: no error of theirs."""
 
 WEIGHT: tuple[Kind | Literal["peer"], ...] = ("preempted", "memory", "node", "hung", "worker", "code", "peer")
-"""Of several ranks' ends the one that explains the others. `peer`: it lost another, of whom Ray may not know yet."""
+"""Kinds of ends, what explains the others first. `peer`: a rank lost another, of which Ray may not know yet."""
 
 
 def classify(error: Exception) -> tuple[Kind, str]:

@@ -34,7 +34,7 @@ MODULES = (
 ANSWER_TIMEOUT_S = 30.0
 """Ray waits 60 s for a worker."""
 LENGTH = struct.Struct("!Q")
-"""Of a request, before it."""
+"""Length of a request in bytes, sent before it."""
 STARTED = b"s"
 """Answer of the server when the worker is there; the next is its exit code."""
 

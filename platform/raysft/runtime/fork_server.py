@@ -28,7 +28,7 @@ from raysft.runtime.fork_client import LENGTH, STARTED, check_user
 IDLE_S = 120
 REQUEST_TIMEOUT_S = 5.0
 MOST_BYTES = 2**24
-"""Of a request: the kernel allows a program 2 MiB of arguments and variables."""
+"""Longest request; the kernel allows a program 2 MiB of arguments and variables."""
 
 _SAFE_THREADS = frozenset({"jemalloc_bg_thd"})
 """Threads of libraries that know how to be forked: jemalloc's stops before a fork and starts again after."""
@@ -190,7 +190,7 @@ def _unseeded() -> Iterator[None]:
 
 @contextmanager
 def _without_driver() -> Iterator[None]:
-    """DeepSpeed asks the GPU for its kind as it is imported (ops/fp_quantizer/fp8_gemm.py), which starts the driver
+    """DeepSpeed asks the GPU for its kind as it is imported (its module fp8_gemm), which starts the driver
     in this process: no fork could use it. The answer only chooses kernels that are not used here."""
     cuda: Any = importlib.import_module("torch.cuda")
     asked = cuda.get_device_capability

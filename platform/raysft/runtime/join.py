@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import ray
-from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # type: ignore[attr-defined]
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 from ray.exceptions import RayTaskError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
@@ -177,7 +177,7 @@ def free_reservations() -> None:
 
 
 def left_behind(records: Sequence[PlacementGroupTableData], job: str) -> list[bytes]:
-    """Of Ray's placement groups those of a job (in hex) that an actor made which has died (pure)."""
+    """Ids of the placement groups of a job (in hex) whose maker, an actor, has died (pure)."""
     return [
         record.placement_group_id
         for record in records

@@ -48,7 +48,8 @@ def _await(host: Any) -> None:
     until = time.monotonic() + START_S
     while (left := until - time.monotonic()) > 0:
         try:
-            return ray.get(host.ready.remote(), timeout=left)  # type: ignore[no-any-return]
+            ray.get(host.ready.remote(), timeout=left)
+            return
         except ActorUnavailableError:
             time.sleep(0.1)
     raise TimeoutError(f"the host of this trial did not start again within {START_S:.0f} s")

@@ -53,7 +53,7 @@ class Trial:
     point: Point
     state: State
     values: tuple[float, ...] | None
-    """Of each metric, at its end; also of a pruned trial with one metric: its last report."""
+    """Each metric at the trial's end; a pruned trial with one metric has its last report."""
     curve: tuple[tuple[int, float], ...]
     """(step, first metric), by step."""
     facts: Mapping[str, Any]

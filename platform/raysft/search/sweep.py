@@ -54,7 +54,7 @@ class TrialEnd:
     status: Literal["finished", "interrupted", "failed", "lost"]
     reason: str = ""
     error: dict[str, str] | None = None
-    """Of a failed one that ended with a RaysftError: its wire form (errors.to_fields), kept in the study."""
+    """The RaysftError that a failed trial ended with, as errors.to_fields() writes it; kept in the study."""
 
 
 class Sweep:

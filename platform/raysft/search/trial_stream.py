@@ -40,7 +40,7 @@ class TrialStream:
         self._thread.start()
 
     def messages(self, metrics: list[Any]) -> Iterator[str]:
-        """JSON for _PassOn.on_trial_result() (tune_driver.py), until the trial has ended."""
+        """JSON for _SweepSearcher.on_trial_result() (tune_driver.py), until the trial has ended."""
         seen, pause_s = 0, POLL_S
         is_alive = True
         while is_alive:

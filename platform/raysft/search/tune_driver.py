@@ -85,7 +85,7 @@ def run_trials(
     variables = ALLOCATOR_VARIABLES if slots.processes else {}
     runtime = worker_runtime(recipe.cluster, **variables)  # of trials and hosts: one fork server makes both
     with trials_in(runtime), shared_hosts(recipe, slots.processes, slots.concurrent, runtime) as handles:
-        searcher = _PassOn(recipe, sweep, listener, handles)
+        searcher = _SweepSearcher(recipe, sweep, listener, handles)
         tuner = ray_tune.Tuner(
             _function(recipe, tune, handles),
             tune_config=ray_tune.TuneConfig(
@@ -119,7 +119,7 @@ def _function(recipe: Recipe, tune: TuneSection, handles: list[Any]) -> Any:
     return ray_tune.with_resources(function, ray_tune.PlacementGroupFactory([own if warm else HEAD_NODE_RESOURCES]))
 
 
-class _PassOn(Searcher):
+class _SweepSearcher(Searcher):
     """Ray Tune's searcher: what Tune calls becomes a call of the sweep."""
 
     def __init__(self, recipe: Recipe, sweep: Sweep, listener: SearchListener, handles: list[Any]) -> None:

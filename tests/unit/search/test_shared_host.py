@@ -92,7 +92,7 @@ def test_a_host_is_told_of_a_trial_when_it_is_suggested() -> None:
     recipe = change(recipe, {"method.kind": "lora"})
     sweep, _ = open_sweep(recipe)
     handles = [Handle(), Handle()]
-    searcher = tune_driver._PassOn(recipe, sweep, tune_driver.SearchListener(), handles)
+    searcher = tune_driver._SweepSearcher(recipe, sweep, tune_driver.SearchListener(), handles)
     told = [searcher.suggest(f"trial-{i}") for i in range(4)]
     assert [config["host"] for config in told] == [0, 1, 0, 1]
     assert [handle.begun for handle in handles] == [told[::2], told[1::2]]

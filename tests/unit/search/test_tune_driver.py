@@ -15,7 +15,7 @@ from raysft.errors import StorageError
 from raysft.recipe.change import change
 from raysft.search.study import Study
 from raysft.search.sweep import Sweep
-from raysft.search.tune_driver import SearchListener, _PassOn
+from raysft.search.tune_driver import SearchListener, _SweepSearcher
 
 SPACE = {"optimizer.learning_rate": {"distribution": "uniform", "low": 0.1, "high": 0.2}}
 
@@ -38,11 +38,11 @@ def said(step: int, value: float, *, last: bool) -> Iterator[dict[str, Any]]:
         yield {"message": json.dumps({"ended": {"status": "finished"}, "spent": spent})}
 
 
-def searcher(tmp_path: Path, **tune: Any) -> tuple[_PassOn, Sweep, Study, Heard]:
+def searcher(tmp_path: Path, **tune: Any) -> tuple[_SweepSearcher, Sweep, Study, Heard]:
     recipe = search_recipe(SPACE, budget={"trials": 2}, searcher="random", **tune)
     recipe = change(recipe, {"storage": str(tmp_path)})
     (sweep, study), heard = open_sweep(recipe), Heard()
-    return _PassOn(recipe, sweep, heard, []), sweep, study, heard
+    return _SweepSearcher(recipe, sweep, heard, []), sweep, study, heard
 
 
 def test_a_copy_whose_source_is_gone_fails_and_the_search_goes_on(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ class StreamSource:
 
     files: tuple[SourceFile, ...]
     contents: tuple[Content, ...]
-    """Of each file, when the run's data was looked at."""
+    """What each of `files` held when the run's data was looked at."""
     stage: EncodeStage
     max_tokens: int
     cpus_per_task: int

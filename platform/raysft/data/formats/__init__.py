@@ -133,7 +133,7 @@ def read_record(record: Record, reading: Reading, *, id: int, source: str) -> tu
 
 
 def _tools(account: Account) -> tuple[dict[str, Any], ...]:
-    """Of `tools`, or of OpenAI's older `functions`; every format may have them."""
+    """The tools that `tools`, or OpenAI's older `functions`, declare; a record of any format may."""
     if _TOOLS.isdisjoint(account.record):
         return ()
     given = [name for name in ("tools", "functions") if not is_empty(account.record.get(name))]

@@ -203,7 +203,7 @@ def _role(name: Any) -> str:
 
 
 def _calls(turn: dict[str, Any], place: str, account: Account) -> tuple[dict[str, Any], ...]:
-    """Of `tool_calls`, or of OpenAI's older `function_call`, which is one call."""
+    """The calls in `tool_calls`, or the one in OpenAI's older `function_call`."""
     given = [name for name in ("tool_calls", "function_call") if not is_empty(turn.get(name))]
     if len(given) > 1:
         raise RefusedError("wrong_type", "a turn has both `tool_calls` and `function_call`")

@@ -65,7 +65,7 @@ class EncodeStage:
     held_out: float
     seed: int
     rules_digest: str = ""
-    """Of the rules and the files that they read: a process that knows other ones reads them again."""
+    """Digest of the rules and of the files that they read; a process that has others loaded reads them again."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class _Tools:
 
     tokenizer: Backend
     cleaners: tuple[Cleaner, Cleaner]
-    """Of training records, and of held-out ones, which are not augmented."""
+    """(for training records, for held-out records, which are not augmented)."""
     keys: KeyMaker
 
 

@@ -54,7 +54,7 @@ class Side:
     inputs: dict[str, Any]
     files: list[SourceFile]
     contents: list[Content]
-    """Of each file, when the fingerprint was made."""
+    """What each of `files` held when the fingerprint was made."""
     stage: EncodeStage
     shards: str
     """Sides of the same pass over the files share their shards: its name."""

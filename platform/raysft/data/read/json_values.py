@@ -20,7 +20,7 @@ MAX_DEPTH = 128
 """Levels of lists and objects in a record."""
 _MAX_SCAN_DEPTH = 10_000  # deeper than any parser goes: a bomb
 _MAX_GUESSES = 64
-_SPACE = re.compile(rb"[ \t\r\n]*")
+_SPACE = re.compile(rb"[ \t\r\n]+")
 _BORDER = re.compile(rb"\}[ \t\r\n]*(?:,?[ \t\r\n]*\{|\])")
 _MARK = re.compile(rb'["\[\]{}]')
 _SCALAR = re.compile(rb"[^,\]\s]+")
@@ -189,7 +189,7 @@ class _Cursor:
 
     @property
     def line(self) -> int:
-        """Of this place, from 1."""
+        """Number of the line that is being read, from 1."""
         return self._lines_before + self._data.count(b"\n", 0, self.at)
 
     def here(self) -> str:
@@ -202,7 +202,8 @@ class _Cursor:
             byte = self._data[self.at : self.at + 1]
             if byte and byte not in b" \t\r\n":
                 return byte
-            self.at = _SPACE.match(self._data, self.at).end()  # type: ignore[union-attr]
+            if space := _SPACE.match(self._data, self.at):
+                self.at = space.end()
             if self.at < len(self._data):
                 return self._data[self.at : self.at + 1]
             if not self._more():
@@ -258,8 +259,9 @@ class _Cursor:
 def _end(data: bytes, start: int) -> int | None:
     """Where the value that begins at `start` ends, brackets in strings aside. None: not in these bytes."""
     if data[start] not in b'"[{':
-        end = _SCALAR.match(data, start).end()  # type: ignore[union-attr]
-        return end if end < len(data) else None
+        scalar = _SCALAR.match(data, start)
+        assert scalar, "a value begins here"
+        return scalar.end() if scalar.end() < len(data) else None
     depth, place = 0, start
     while mark := _MARK.search(data, place):
         place = mark.end()

@@ -68,7 +68,7 @@ class _Samples:
     starts: Lines
     """Shard i holds the lines [starts[i], starts[i + 1])."""
     id: Lines
-    """Of the record: samples made of one record share it."""
+    """Number of the record that a sample was made of; samples of one record share it."""
     keys: dict[str, NDArray[Any]]
     alive: NDArray[np.bool_]
     """Training samples that no rule dropped yet."""

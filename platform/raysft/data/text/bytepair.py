@@ -40,7 +40,7 @@ _ONE_DIGIT = (
 )
 _THREE_DIGITS = _ONE_DIGIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
 PATTERNS = (_GPT2, _ONE_DIGIT, _THREE_DIGITS)
-"""Of GPT-2 (tokenizers' ByteLevel), of Qwen 2 and 3 and `raysft tokenizer train`, of Llama 3."""
+"""Cuts of a text into words: GPT-2's (tokenizers' ByteLevel), Qwen 2 and 3's and raysft's own, Llama 3's."""
 
 _LONGEST = 200_000
 """Characters of a text. tiktoken gives up on runs of a million blanks."""

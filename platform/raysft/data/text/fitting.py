@@ -153,7 +153,7 @@ def _drop_opening(kept: NDArray[np.bool_], talk: Sequence[Turn], targets: NDArra
 
 
 def _drop(kept: NDArray[np.bool_], start: int, stop: int, limit: int, *, from_end: bool = False) -> None:
-    """Of the kept tokens in [start, stop), as many as are too many."""
+    """Mark tokens in [start, stop) as not kept, until `limit` are kept in all."""
     excess = int(kept.sum()) - limit
     if excess > 0 and stop > start:
         own = start + np.flatnonzero(kept[start:stop])

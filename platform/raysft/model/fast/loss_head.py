@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers import PretrainedConfig, PreTrainedModel
 
+from raysft.model.fast.autograd import applied
 from raysft.model.fast.onednn_linear import add_product, product, wide_linear
 
 _SCALES = ("logit_scale", "lm_head_multiplier")
@@ -86,7 +87,7 @@ class LossHead(nn.Linear):
         """
         if targets is None:
             return super().forward(hidden)
-        nll: Tensor = _WeightedNll.apply(hidden, self.weight, self.bias, targets, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
+        nll: Tensor = applied(_WeightedNll, hidden, self.weight, self.bias, targets, torch.is_grad_enabled())
         return nll
 
 

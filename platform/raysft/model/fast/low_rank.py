@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from raysft.model.fast.autograd import applied
+
 logger = logging.getLogger(__name__)
 
 
@@ -57,7 +59,7 @@ def _forward(self: Any, x: Tensor, *others: object, **named: object) -> Tensor:
 
 def adapted_linear(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float) -> Tensor:
     """x [..., D], weight [O, D] and bias [O] without gradients, a [R, D], b [O, R], of one dtype -> [..., O]."""
-    answer: Tensor = _AdaptedLinear.apply(x, weight, bias, a, b, scaling)  # type: ignore[no-untyped-call]
+    answer: Tensor = applied(_AdaptedLinear, x, weight, bias, a, b, scaling)
     return answer
 
 

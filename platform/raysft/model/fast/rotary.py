@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
+from raysft.model.fast.autograd import applied
+
 logger = logging.getLogger(__name__)
 
 Rotation = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -46,7 +48,7 @@ def apply_rotary_pos_emb(
 ) -> tuple[Tensor, Tensor]:
     """Named and called as transformers does: cos and sin [B, T, E] get the dimension of the heads."""
     cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
-    return _Rotate.apply(q, cos, sin), _Rotate.apply(k, cos, sin)  # type: ignore[no-untyped-call]
+    return applied(_Rotate, q, cos, sin), applied(_Rotate, k, cos, sin)
 
 
 class _Rotate(torch.autograd.Function):

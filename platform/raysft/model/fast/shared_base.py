@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from raysft.errors import ModelError
 from raysft.model.fast.attention import TOLD_BORDERS
+from raysft.model.fast.autograd import applied
 from raysft.model.fast.loss import hidden_states
 from raysft.model.fast.onednn_linear import linear, product
 from raysft.model.methods import LowRank
@@ -165,7 +166,7 @@ class _FusedLinear(nn.Module):
         super().__init__()
         self.base, self._layout = base, layout
         self.adapters: dict[int, LowRank] = {}
-        """Of the trials that adapt this layer. No parameters of this module: each belongs to its trial."""
+        """{trial: its adapter of this layer}. No parameters of this module: each belongs to its trial."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., O]; all leading dimensions together are the N tokens of the pass."""
@@ -176,7 +177,7 @@ class _FusedLinear(nn.Module):
             return answer
         parts = [_Part(span.start, span.stop, adapter.scaling, _noise(span, adapter, x)) for span, adapter in used]
         weights = [w.to(x.dtype) for _, adapter in used for w in (adapter.a, adapter.b)]
-        fused: Tensor = _LinearWithAdapters.apply(x, self.base, parts, *weights)  # type: ignore[no-untyped-call]
+        fused: Tensor = applied(_LinearWithAdapters, x, self.base, parts, *weights)
         return fused
 
 

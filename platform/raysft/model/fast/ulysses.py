@@ -22,6 +22,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from raysft.errors import ModelError
 from raysft.model.decoder import decoder
 from raysft.model.fast.attention import SEGMENTS, segment_attention, segment_borders
+from raysft.model.fast.autograd import applied
 
 ULYSSES = "raysft_ulysses"
 """The name under which transformers knows ulysses_attention."""
@@ -118,7 +119,7 @@ def rows_of_heads(answer: Tensor, sequence: SequenceGroup) -> Tensor:
 
 
 def _exchange(pieces: Tensor, sequence: SequenceGroup) -> Tensor:
-    exchanged: Tensor = _AllToAll.apply(pieces, sequence.group)  # type: ignore[no-untyped-call]
+    exchanged: Tensor = applied(_AllToAll, pieces, sequence.group)
     return exchanged
 
 

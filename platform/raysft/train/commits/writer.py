@@ -57,7 +57,7 @@ class Retention:
     """The one with the lowest held-out loss."""
 
     def keeps(self, chain: list[tuple[CommitId, float | None]]) -> set[CommitId]:
-        """Of a lineage, newest first, with the held-out loss measured at each (pure). NaN is no loss."""
+        """Commits to keep (pure). chain: a lineage, newest first, with the held-out loss at each; NaN is no loss."""
         kept = {commit for commit, _ in chain[: self.last]}
         if self.every_steps:
             kept |= {commit for commit, _ in chain if commit.step % self.every_steps == 0}

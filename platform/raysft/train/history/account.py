@@ -53,7 +53,7 @@ class Account:
 
 
 def read_account(run: str) -> Account:
-    """Of a run that is under way, has ended, or was never seen to end."""
+    """Where the time of a run went: one under way, ended, or never seen to end."""
     drivers, attempts = read_spans(run)
     pieces = fold(drivers, attempts, lineage_ranges(run))
     recorded = read_incidents(run)

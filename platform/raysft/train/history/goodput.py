@@ -39,7 +39,7 @@ class Span:
     step: int
     """Optimizer steps done at its end."""
     wait_ns: int = 0
-    """Of a compute span: its part that waited for data."""
+    """Nanoseconds of a compute span that were spent waiting for data."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class AttemptTime:
     number: int
     spans: Sequence[Span] = ()
     status: str = ""
-    """Of its Outcome; empty: it never said."""
+    """`status` of the attempt's Outcome; empty where it left none."""
     reason: str = ""
 
     @property

@@ -33,7 +33,7 @@ class Slow:
 
 
 def slow_ranks(steps: Sequence[Sequence[float]]) -> list[Slow]:
-    """Of [steps][ranks] seconds (pure). A rank that was slow in less than half of the steps is not slow."""
+    """Ranks that are slow in half of the steps or more (pure). steps: seconds, [steps][ranks]."""
     own = np.median(np.asarray(steps, dtype=np.float64), axis=0)  # [ranks]
     if len(own) < 2:
         return []

@@ -171,7 +171,7 @@ def _normalise(rule: r.Normalise, one: Conversation, _: int) -> _Outcome:
 
 
 def _repetition_hits(one: Conversation, rule: r.Repetition) -> list[tuple[str, str]]:
-    """Of the answers, each by itself: what is not trained may repeat."""
+    """Hits of the rule in the answers, each by itself: what is not trained may repeat."""
     answers = [repetition(message.content) for message in one.messages if message.role in ("assistant", "text")]
     hits = []
     for kind, most in (

@@ -12,7 +12,7 @@ from raysft.data.rules.record.content import SPACELESS, answer_of, is_spaceless,
 from raysft.data.rules.record.text import repetition, symbol_ratio
 
 _MAX_CHARS = 20_000
-"""Of the answer and of the prompt: more says nothing new."""
+"""Most characters that are looked at of an answer, and of a prompt: more says nothing new."""
 _FULL_WORDS = 8
 _WINDOW = 50
 _COMPLETE = re.compile(

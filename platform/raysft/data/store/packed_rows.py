@@ -209,7 +209,8 @@ def row_at(rows: pa.Table, index: int) -> Row:
 
 def flat(column: pa.ChunkedArray) -> Array:
     """The values of a column of lists, one after the other."""
-    return column.combine_chunks().flatten().to_numpy()  # type: ignore[no-any-return]
+    values: Array = column.combine_chunks().flatten().to_numpy()
+    return values
 
 
 def values_of(rows: pa.Table, name: str) -> Array:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,9 +91,10 @@ def _ids(
     found = [fast.encode(text) for text in texts] if fast else [None] * len(texts)
     done = np.fromiter((ids is not None for ids in found), np.bool_, len(texts))
     proven = done if fast and fast.spells else np.zeros_like(done)
-    if done.all():
-        counts = np.fromiter(map(len, found), np.int64, len(texts)) // 4  # type: ignore[arg-type]
-        return np.frombuffer(b"".join(found), np.int32), _running_total(counts), proven  # type: ignore[arg-type]
+    whole = [ids for ids in found if ids is not None]
+    if len(whole) == len(texts):
+        counts = np.fromiter(map(len, whole), np.int64, len(texts)) // 4
+        return np.frombuffer(b"".join(whole), np.int32), _running_total(counts), proven
     rest = [text for text, ids in zip(texts, found, strict=True) if ids is None]
     encodings = tokenizer.backend_tokenizer.encode_batch_fast(rest, add_special_tokens=False)
     if not done.any():
@@ -185,7 +186,7 @@ def _tokens_are_the_text(
     table: _ByteTable,
     same_length: NDArray[np.bool_],
 ) -> NDArray[np.bool_]:
-    """Of which texts the tokens' bytes, joined, are the text: by their length where that is proof, else compared."""
+    """Is each text what its tokens' bytes, joined, are? By length where that is proof, else compared."""
     if table.proof == "all":
         return same_length
     found = same_length.copy()
@@ -285,9 +286,9 @@ def _proof(backend: Tokenizer) -> Literal["all", "ascii", "none"]:
     return "ascii" if forms <= {"NFC", "NFD", "NFKC", "NFKD"} else "none"
 
 
-def _steps(component: object, key: str) -> list[dict[str, object]]:
+def _steps(component: Any, key: str) -> list[dict[str, object]]:
     """A pre-tokenizer's or normalizer's own description; that of its parts where it is a sequence."""
     if component is None:
         return []
-    state = json.loads(component.__getstate__())  # type: ignore[arg-type]
+    state = json.loads(component.__getstate__())
     return list(state[key]) if state["type"] == "Sequence" else [state]

@@ -52,7 +52,7 @@ from pathlib import Path
 from raysft.data.text.tokenizer import train_tokenizer
 from raysft.model.facts import read_facts
 from raysft.run.layout_choice import with_vocabulary
-from raysft.run.steps import prepare_data
+from raysft.run.data_steps import prepare_data
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.resolve import resolve
 from raysft.data.store.parts import TokenStore

@@ -18,7 +18,7 @@ from raysft.errors import DataError
 from raysft.observe.console import printable
 from raysft.recipe.paths import with_absolute_paths
 from raysft.recipe.schema import Recipe
-from raysft.run import data_steps, steps
+from raysft.run import data_steps
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class PreparedData:
 
 def prepare(recipe: Recipe) -> PreparedData:
     """See verbs.prepare."""
-    found = steps.prepare_data(recipe)
+    found = data_steps.prepare_data(recipe)
     held_out = None if found.eval_manifest is None else _store(found.eval, found.eval_manifest)
     return PreparedData(_store(found.train, found.train_manifest), held_out)
 

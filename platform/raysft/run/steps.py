@@ -1,4 +1,4 @@
-"""The steps of a run on their own: prepare, evaluate, export. Each starts or joins Ray and ends what it started."""
+"""The steps of a run on their own: evaluate, export, report. Each starts or joins Ray and ends what it started."""
 
 from __future__ import annotations
 
@@ -9,29 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from raysft import storage
-from raysft.data.prepare.prepare import Prepared
 from raysft.data.prepare.prepare import prepare as prepare_store
 from raysft.errors import ModelError, UserError
 from raysft.model.export import damaged_files
 from raysft.observe.goodput import terminal_lines
-from raysft.recipe.checks import check_recipe as check_rules
 from raysft.recipe.load import load_recipe
 from raysft.recipe.paths import with_absolute_paths
 from raysft.recipe.schema import Recipe
 from raysft.run import remote_tasks, summary
-from raysft.run.progress import PrepareProgress
 from raysft.run.rundir import check_recipe, claim, read_result, run_location
 from raysft.runtime.join import cluster, run_task
 
 logger = logging.getLogger(__name__)
-
-
-def prepare_data(recipe: Recipe) -> Prepared:
-    """Make the recipe's token stores, or find them. Raises UserError."""
-    check_rules(recipe)
-    storage.check_writable(storage.absolute(recipe.storage))
-    with cluster(), PrepareProgress() as progress:
-        return prepare_store(with_absolute_paths(recipe), progress=progress)
 
 
 def evaluate(recipe: Recipe, model: str | None) -> dict[str, Any]:

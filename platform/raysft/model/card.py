@@ -59,7 +59,7 @@ def _front_matter(recipe: Recipe, part: str) -> dict[str, Any]:
     front: dict[str, Any] = {
         "library_name": "peft" if part == "adapter" else "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["raysft", recipe.objective, recipe.method.kind],
+        "tags": ["raysft", recipe.objective.kind, recipe.method.kind],
     }
     if _is_hub_id(recipe.model.source):
         front["base_model"] = recipe.model.source
@@ -69,7 +69,7 @@ def _front_matter(recipe: Recipe, part: str) -> dict[str, Any]:
 def _summary(recipe: Recipe, part: str) -> str:
     how = method_of(recipe).title
     what = "The bare adapter of" if part == "adapter" else "The whole model of"
-    return f"{what} the raysft recipe `{recipe.name}`: {_base(recipe)}, fine-tuned ({recipe.objective}, {how})."
+    return f"{what} the raysft recipe `{recipe.name}`: {_base(recipe)}, fine-tuned ({recipe.objective.kind}, {how})."
 
 
 def _base(recipe: Recipe) -> str:

@@ -49,7 +49,7 @@ class Objective:
 
 def make_objective(recipe: Recipe) -> Objective:
     """The objective that a recipe names."""
-    match recipe.objective:
+    match recipe.objective.kind:
         case "sft":
             return Objective(sft.TERMS, sft.loss_sums)
 

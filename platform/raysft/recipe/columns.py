@@ -34,3 +34,14 @@ class Field:
 
 TARGET = Field("target", "token", "u1", predicts=True)
 """1: trained. Of every store."""
+
+REFERENCE_LOG_PROB = Field("reference_log_prob", "segment", "<f4")
+"""The log-probability that the untrained model gives the trained tokens of a sample: their sum."""
+
+
+def reference_top_k(k: int) -> tuple[Field, Field]:
+    """(ids of the k tokens that the untrained model holds likeliest where it predicts a token, their log p)."""
+    return (
+        Field("reference_ids", "token", "<i4", width=k, predicts=True),
+        Field("reference_log_probs", "token", "<f4", width=k, predicts=True),
+    )

@@ -71,6 +71,7 @@ class _Refusal:
 class _Tested:
     holds: Callable[[Cell], bool]
     tests: tuple[str, ...]
+    objectives: frozenset[str] = frozenset(("sft",))
 
 
 _REFUSED = (
@@ -173,7 +174,12 @@ def verdict(cell: Cell) -> Verdict:
     for refusal in _REFUSED:
         if refusal.holds(cell):
             return Verdict("refused", refusal.why, refusal.instead)
-    tests = tuple(test for entry in _TESTED if entry.holds(cell) for test in entry.tests)
+    tests = tuple(
+        test
+        for entry in _TESTED
+        if entry.objectives >= {cell.objective} and entry.holds(cell)
+        for test in entry.tests
+    )
     return Verdict("tested", tests=tests) if tests else Verdict("untested")
 
 
@@ -189,7 +195,7 @@ def cell_of(recipe: Recipe) -> Cell:
     parallel = recipe.parallel
     return Cell(
         method=recipe.method.kind,
-        objective=recipe.objective,
+        objective=recipe.objective.kind,
         precision=recipe.train.precision,
         zero=parallel.zero,
         pipeline=parallel.pipeline > 1,

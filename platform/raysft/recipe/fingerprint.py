@@ -100,7 +100,8 @@ def fingerprints(recipe: Recipe, data_fingerprint: str, base: str | None = None)
 
 def first_mathematics(recipe: Recipe, data_fingerprint: str) -> str:
     """The fingerprint of the mathematics as VERSION 1 had it, for runs that have no newer one."""
-    return digest({**_FIRST_METHOD, **split_fields(recipe)[0], "data": data_fingerprint})
+    leaves = {name: value for name, value in split_fields(recipe)[0].items() if not name.startswith("objective.")}
+    return digest({**_FIRST_METHOD, **leaves, "objective": recipe.objective.kind, "data": data_fingerprint})
 
 
 def differences(
@@ -110,9 +111,16 @@ def differences(
 
     Of a section that has another kind only the kind is told.
 
-    same(name, old, new): are two values one?
+    same(name, old, new): are two values one? A section that is a text is the name of its kind.
     """
     found = []
+    old, new = (
+        {
+            f"{name}.kind" if name in KINDS and isinstance(value, str) else name: value
+            for name, value in leaves.items()
+        }
+        for leaves in (old, new)
+    )
     names = {name for leaves in (old, new) for name in leaves if not is_of_another_kind(name, leaves)}
     for name in sorted(names):
         before, after = (leaves[name] if name in leaves else default_of(name, leaves) for leaves in (old, new))

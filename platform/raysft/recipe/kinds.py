@@ -45,6 +45,8 @@ def without_other_kinds(content: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(content)
     for section in KINDS.keys() & content.keys():
         fields = content[section]
+        if isinstance(fields, str):  # its kind alone
+            found[section] = {"kind": fields}
         if isinstance(fields, Mapping):
             leaves = {f"{section}.{name}": value for name, value in fields.items()}
             found[section] = {

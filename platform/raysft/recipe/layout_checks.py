@@ -151,7 +151,7 @@ def _axes(recipe: Recipe) -> str:
     """What a recipe asks for, in one line."""
     parallel = recipe.parallel
     axes = f"tensor {parallel.tensor} x pipeline {parallel.pipeline} x sequence {parallel.sequence}"
-    return f"{recipe.method.kind}, {recipe.objective}, {recipe.train.precision}, ZeRO {parallel.zero}, {axes}"
+    return f"{recipe.method.kind}, {recipe.objective.kind}, {recipe.train.precision}, ZeRO {parallel.zero}, {axes}"
 
 
 def _doublings(one: int, other: int) -> float:

@@ -5,8 +5,6 @@ The sections are in sections/. Cross-field rules are in checks.py, all arithmeti
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
 from raysft.recipe.cleaning import Section
@@ -17,6 +15,7 @@ from raysft.recipe.sections.evaluate import EvaluateSection
 from raysft.recipe.sections.export import ExportSection
 from raysft.recipe.sections.method import FullMethod, Method
 from raysft.recipe.sections.model import ModelSection
+from raysft.recipe.sections.objective import Objective, SftObjective
 from raysft.recipe.sections.optimizer import OptimizerSection
 from raysft.recipe.sections.parallel import ParallelSection
 from raysft.recipe.sections.train import TrainSection
@@ -32,9 +31,7 @@ class Recipe(Section):
     )
     storage: str = Field("storage", description="Directory or URI for token stores and runs (shared by all nodes).")
     seed: int = Field(0, ge=0, lt=2**32, description="Seeds data order, fresh weights and dropout.")
-    objective: Literal["sft"] = Field(
-        "sft", description="What is minimised. sft: the mean cross-entropy of the trained tokens."
-    )
+    objective: Objective = Field(SftObjective(), description="What is minimised: a section of one kind, or its name.")
     model: ModelSection
     data: DataSection
     method: Method = Field(FullMethod(), description="Which parameters are trained: a section of one kind.")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from raysft.recipe.columns import REFERENCE_LOG_PROB, Field, reference_top_k
 from raysft.recipe.facts import Linear, ModelShape
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.method import LoraMethod
@@ -66,10 +67,16 @@ class MethodTraits:
 
 @dataclass(frozen=True)
 class ObjectiveTraits:
-    """An objective, as far as layouts ask."""
+    """An objective, as far as it can be told without torch. Its functions get the section of its kind."""
 
+    title: str
+    """In reports and cards."""
+    answers: Literal["one", "pair"]
+    """What a record becomes: one sample; or a preferred and a rejected answer, an atom of two samples."""
+    reference: Callable[[Any], tuple[Field, ...]]
+    """Columns that the untrained model writes beside the tokens before training; empty: none."""
     whole_rows: bool
-    """Needs more than the loss of the last pipeline stage: pooled states, a reference, a teacher."""
+    """Needs more than the loss of the last pipeline stage: pooled states, a second model."""
 
 
 def ends_in(name: str, targets: tuple[str, ...]) -> bool:
@@ -136,10 +143,33 @@ METHODS: dict[str, MethodTraits] = {
 }
 """{method.kind: its traits}."""
 
-OBJECTIVES: dict[str, ObjectiveTraits] = {"sft": ObjectiveTraits(whole_rows=False)}
-"""{objective: its traits}."""
+OBJECTIVES: dict[str, ObjectiveTraits] = {
+    "sft": ObjectiveTraits(
+        title="supervised fine-tuning",
+        answers="one",
+        reference=lambda objective: reference_top_k(objective.kl_top_k) if objective.kl_weight else (),
+        whole_rows=False,
+    ),
+    "dpo": ObjectiveTraits(
+        title="direct preference optimisation",
+        answers="pair",
+        reference=lambda objective: (REFERENCE_LOG_PROB,),
+        whole_rows=False,
+    ),
+}
+"""{objective.kind: its traits}."""
 
 
 def method_of(recipe: Recipe) -> MethodTraits:
     """The traits of a recipe's method."""
     return METHODS[recipe.method.kind]
+
+
+def objective_of(recipe: Recipe) -> ObjectiveTraits:
+    """The traits of a recipe's objective."""
+    return OBJECTIVES[recipe.objective.kind]
+
+
+def reference_columns(recipe: Recipe) -> tuple[Field, ...]:
+    """What the untrained model writes beside the tokens, for the recipe's objective."""
+    return objective_of(recipe).reference(recipe.objective)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from raysft.model.methods import METHODS
+from raysft.objectives.module import OBJECTIVES
 from raysft.recipe import traits
 from raysft.recipe.kinds import KINDS
 
@@ -59,6 +60,15 @@ def test_words_of_a_kind_may_be_printed() -> None:
 def test_every_kind_is_in_every_table() -> None:
     assert KINDS["method"].keys() == traits.METHODS.keys() == METHODS.keys()
     assert all(found is traits.METHODS[kind] for kind, (found, _) in METHODS.items())
+
+
+def test_every_objective_is_in_every_table_and_reads_what_its_traits_say() -> None:
+    assert KINDS["objective"].keys() == traits.OBJECTIVES.keys() == OBJECTIVES.keys()
+    for kind, section in KINDS["objective"].items():
+        for given in (section(kind=kind), section(kind=kind, kl_weight=0.5) if kind == "sft" else section(kind=kind)):
+            made = OBJECTIVES[kind](given)
+            assert made.columns == traits.OBJECTIVES[kind].reference(given)
+            assert made.terms
 
 
 @pytest.mark.parametrize("kind", traits.METHODS)

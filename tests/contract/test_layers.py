@@ -56,7 +56,7 @@ SEES = {
     "raysft.objectives": {"model", "recipe", "errors"},
     "raysft.engine": {"objectives", "model", "recipe", "errors"},
     "raysft.train": {"engine", "objectives", "model", "recipe", "sealed", "lines", "storage", "errors"},
-    "raysft.train.loop": {"train", "engine.protocol"},
+    "raysft.train.loop": {"train", "engine.protocol", "objectives.batch"},
     "raysft.train.hooks": {"train"},
     "raysft.train.state": {"train"},
     "raysft.train.worker": {"train", "engine", "objectives", "model", "data", "recipe", "storage", "errors"},

@@ -31,12 +31,12 @@ from raysft.engine.pipeline import PipelineEngine
 from raysft.engine.zero import ZeroEngine
 from raysft.model.facts import read_facts
 from raysft.model.fast import attention, loss_head, onednn_linear, start_check, ulysses
-from raysft.model.fast.loss import weighted_nll
 from raysft.model.fast.start_check import use_fast_paths
 from raysft.model.load import load_model
 from raysft.model.methods import apply_method
 from raysft.objectives.base import Term
-from raysft.objectives.module import Objective, ObjectiveModule, make_objective
+from raysft.objectives.module import ObjectiveModule, make_objective
+from raysft.objectives.objective import Objective
 from raysft.objectives.reduce import Reduced, Sums, added, reduced
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.resolve import ResolvedRun, resolve
@@ -71,18 +71,6 @@ def scale_each_stage(engine: PipelineEngine, num_micro: int) -> None:
             output.register_hook(lambda gradient: gradient / num_micro)
 
     engine._passes.register_forward_hook(on_output)
-
-
-def two_terms(hidden: Any, head: Any, labels: Any, weights: Any, sizes: Any = None) -> dict[str, torch.Tensor]:
-    """The same sum twice: as a mean over target tokens, and as a mean over segments."""
-    return {"by_token": (total := weighted_nll(hidden, head, labels, weights, sizes)), "by_segment": total * 1.0}
-
-
-TWO_TERMS = Objective((Term("by_token", "target_token"), Term("by_segment", "segment", 0.02)), two_terms)
-
-
-def objective_of(cell: dict[str, Any], recipe: Recipe) -> Objective:
-    return TWO_TERMS if cell.get("two_terms") else make_objective(recipe)
 
 
 def all_over_all(parts: Iterable[Sums], terms: Sequence[Term]) -> Reduced:
@@ -177,7 +165,7 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
     switch_reduction(cell)
     recipe, group = parse_recipe(cell["recipe"]), TorchGroup(torch.device("cpu"))
     run = resolve(recipe, read_facts(recipe), None)
-    objective = objective_of(cell, recipe)
+    objective = make_objective(recipe)
     store = TokenStore.open(cell["store"])
     order = Order(recipe.train.rows_per_step, recipe.seed, recipe.data.order == "windowed")
 
@@ -191,7 +179,7 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
             token_flops=run.token_flops,
             square_flops=run.square_flops,
         )
-        return Feed(StoredRows(store, order), objective.units, share)
+        return Feed(StoredRows(store, order), objective.units, share, objective.columns)
 
     feed = feed_of(recipe.train.micro_batch_rows)
     attempt, restored = begin_attempt(cell["run"], group) if cell.get("run") else (None, None)
@@ -210,10 +198,17 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
     if cell.get("mutant") == "scale_each_stage":
         scale_each_stage(engine, run.micro_steps)
     first = restored.state.step if restored else 0
-    result: dict[str, Any] = {"losses": [], "norms": [], "samples": [], "micro_targets": [], "first": first}
+    result: dict[str, Any] = {
+        "losses": [],
+        "metrics": [],
+        "norms": [],
+        "samples": [],
+        "micro_targets": [],
+        "first": first,
+    }
     schedule_lr = recipe.optimizer.learning_rate
     skipped = 0
-    if cell.get("two_terms"):
+    if cell.get("reduced"):
         evaluated = [engine.eval_step(batch.micro_batches, batch.units) for batch in map(feed.step, range(2))]
         result["held_out_first"], result["held_out_both"] = (
             dataclasses.asdict(step.reduced(sums, objective.terms)) for sums in (evaluated[:1], evaluated)
@@ -235,6 +230,7 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
         done = engine.train_step(batch.micro_batches, batch.units, step=step_index, learning_rate=schedule_lr)
         skipped += done.skipped
         result["losses"].append(done.loss)
+        result["metrics"].append(done.found.metrics)
         result["norms"].append(done.grad_norm)
         result["samples"].append(done.sample_ids)
         result["micro_targets"].append([float(m.weights.sum()) for m in batch.micro_batches])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from raysft.data.store.parts import write_part
 from raysft.data.store.windows import pack_window
 from raysft.data.text.chat import encode
 from raysft.data.text.tokenizer import template_for
+from raysft.recipe.columns import Field
 
 MAX_TOKENS = 128
 CONFIG = {
@@ -84,12 +86,20 @@ def make_store(directory: Path, tokenizer: PreTrainedTokenizerFast, samples: lis
     return location
 
 
+def write_store(location: Path, table: pa.Table, fields: Sequence[Field]) -> str:
+    """A store of one part whose rows have further columns."""
+    part = write_part(str(location), 0, pack_window(table, MAX_TOKENS, fields))
+    write_manifest(str(location), {"fingerprint": "made", "max_tokens": MAX_TOKENS, "parts": [part]})
+    return str(location)
+
+
 def recipe_fields(tokenizer: str, **changes: Any) -> dict[str, Any]:
     """A recipe as a mapping; `changes` are dotted fields with `__` for the dot."""
     fields: dict[str, Any] = {
         "name": "parity",
         "model": {"source": "random", "config": dict(CONFIG), "tokenizer": tokenizer},
         "data": {"train": ["unused.jsonl"], "max_tokens": MAX_TOKENS},
+        "objective": {},
         "method": {},
         "optimizer": {"learning_rate": 3e-3, "weight_decay": 0.1, "max_grad_norm": 1.0, "schedule": "constant"},
         "train": {"rows_per_step": 8, "micro_batch_rows": 1, "precision": "fp32", "max_steps": 20},

@@ -29,6 +29,8 @@ class Batch:
         self.input_ids = self.labels = np.ones((1, 32), np.int64)
         self.position_ids = np.arange(32)[None]
         self.weights = np.ones((1, 32), np.float32)
+        self.segment_of, self.atom_of = np.zeros((1, 32), np.int32), np.zeros(1, np.int32)
+        self.fields: dict[str, np.ndarray] = {}
         self.sample_ids, self.num_tokens, self.index = np.array([1]), 32, 0
 
 

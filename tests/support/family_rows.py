@@ -31,6 +31,7 @@ from raysft.model.fast.start_check import use_fast_paths
 from raysft.model.load import load_model
 from raysft.model.methods import apply_method, base_model
 from raysft.model.rehearsal import rehearse
+from raysft.objectives.batch import DeviceBatch
 from raysft.objectives.module import ObjectiveModule, make_objective
 from raysft.recipe.families import CUT_INTO_SHARDS, CUT_INTO_STAGES
 from raysft.recipe.resolve import resolve
@@ -203,7 +204,9 @@ def _set_up(row: Row, recipe: Recipe) -> ObjectiveModule:
 def _first_loss(module: ObjectiveModule, packing: bool, expected: float) -> float:
     ids, positions, labels, weights = batch(packing)
     module.eval()
-    loss = float(module(ids, positions, labels, weights)["nll"]) / int((labels != -100).sum())
+    row = torch.zeros_like(ids)
+    given = DeviceBatch(ids, positions, labels, weights, row, row.bool(), torch.zeros(1, dtype=torch.long), {})
+    loss = float(module(given).sums["nll"]) / int((labels != -100).sum())
     return abs(loss - expected) / expected
 
 

@@ -95,8 +95,9 @@ def worker(wire: dict[str, Any]) -> dict[str, Any]:
         reach("forward", now["step"])
         if lasting("slow", now["step"]):
             time.sleep(0.2)
-        terms, now["nan"] = forward(module, *args, **named), now["nan"] - 1
-        return {name: value * float("nan") for name, value in terms.items()} if now["nan"] == 0 else terms
+        loss, now["nan"] = forward(module, *args, **named), now["nan"] - 1
+        spoilt = {name: value * float("nan") for name, value in loss.sums.items()}
+        return loss._replace(sums=spoilt) if now["nan"] == 0 else loss
 
     def poisoned(feed: Any, step: int) -> Any:
         reach("data", step + 1)

@@ -10,7 +10,6 @@ import deepspeed
 import torch
 from torch import Tensor, nn
 
-from raysft.engine.protocol import MicroBatch
 from raysft.recipe.resolve import ResolvedRun
 
 _PER_CHANNEL = re.compile("bias|norm|(^|_)log$|(^|_)scale$")
@@ -64,13 +63,6 @@ def undecayed(module: nn.Module) -> set[nn.Parameter]:
 def dropout_seed(seed: int, step: int, index: int) -> int:
     """One generator seed per micro-batch of the run: no RNG state needs saving."""
     return ((seed * 1_000_003 + step) * 65_537 + index) % 2**63
-
-
-def tensors(batch: MicroBatch, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """input_ids, position_ids, labels, weights, each [B, T]."""
-    arrays = (batch.input_ids, batch.position_ids, batch.labels, batch.weights)
-    input_ids, position_ids, labels, weights = (torch.from_numpy(a).to(device) for a in arrays)
-    return input_ids, position_ids, labels, weights
 
 
 def use_no_compiler() -> None:

@@ -12,16 +12,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from raysft.engine.step import stacked
 from raysft.model.stages import Stage
-from raysft.objectives.module import Objective
+from raysft.objectives.batch import DeviceBatch
+from raysft.objectives.objective import Objective
+from raysft.objectives.view import View
 
 
 @dataclass(frozen=True)
 class Work:
     """The micro-batches of one global step, or of one evaluation."""
 
-    tensors: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]]
-    """input_ids, position_ids, labels, weights of each micro-batch, [B, T]; B and T may differ."""
+    batches: Sequence[DeviceBatch]
+    """Rows and their lengths may differ."""
     scale: Tensor
     """[terms] float64: what each term's sum is multiplied by before backward."""
     seeds: Sequence[int] = ()
@@ -38,24 +41,27 @@ class Passes(nn.Module):
         self._done = 0
         self.sums = torch.zeros(0)
         """[terms] float64 of the micro-batches so far; zero where the loss is not computed."""
+        self.metrics = torch.zeros(0)
+        """[2 x metrics] float64: sum and count of each, likewise."""
 
     def begin(self, work: Work) -> None:
         """The next forward pass is of the first of these micro-batches."""
         self._work, self._done = work, 0
         self.sums = torch.zeros_like(work.scale)
+        self.metrics = work.scale.new_zeros(2 * len(self._objective.metrics))
 
     def forward(self, hidden: Tensor) -> Tensor:
         """hidden [B, T, D] from the stage before; the first stage does not look at it."""
         work, number = self._work, self._done
         assert work is not None
         self._done += 1
-        input_ids, position_ids, labels, weights = work.tensors[number]
+        batch = work.batches[number]
         if work.seeds:
             torch.manual_seed(work.seeds[number])
-        answer: Tensor = self.stage(hidden if self.stage.embedding is None else input_ids, position_ids)
+        answer: Tensor = self.stage(hidden if self.stage.embedding is None else batch.input_ids, batch.position_ids)
         if self.stage.head is None:
             return answer
-        found = self._objective.loss_sums(answer, self.stage.head, labels, weights)
-        sums = torch.stack([found[term.name] for term in self._objective.terms])
-        self.sums += sums.detach()
-        return (sums * work.scale.to(sums.dtype)).sum()
+        found = stacked(self._objective.loss(View(answer, self.stage.head, batch), batch), self._objective)
+        self.sums += found.sums.detach()
+        self.metrics += found.metrics
+        return (found.sums * work.scale.to(found.sums.dtype)).sum()

@@ -26,14 +26,15 @@ from torch import Tensor, nn
 
 from raysft.engine.adam import MOMENTS, AdamState
 from raysft.engine.ds_config import deepspeed_config, effective_stage
-from raysft.engine.parameters import adamw, dropout_seed, hf_name, set_weights, tensors, use_no_compiler
+from raysft.engine.parameters import adamw, dropout_seed, hf_name, set_weights, use_no_compiler
 from raysft.engine.passes import Passes, Work
-from raysft.engine.protocol import MicroBatch, StepResult
+from raysft.engine.protocol import StepResult
 from raysft.engine.step import assemble, assembled_sums, divisors, in_order, vector, weights
 from raysft.engine.step_costs import StepWatch
 from raysft.errors import ModelError
 from raysft.model.methods import base_model
 from raysft.model.stages import Stage, stage_layers
+from raysft.objectives.batch import MicroBatch, on_device
 from raysft.objectives.module import ObjectiveModule
 from raysft.objectives.reduce import Sums
 from raysft.recipe.layout import Layout
@@ -57,7 +58,7 @@ class PipelineEngine:
         self._max_grad_norm, self._seed = run.recipe.optimizer.max_grad_norm, run.recipe.seed
         self._layout, self._device = run.layout, device
         self._place = self._layout.coordinate(dist.get_rank())
-        self._terms = module.objective.terms
+        self._objective, self._terms = module.objective, module.objective.terms
         names = {p: hf_name(name) for name, p in module.named_parameters() if p.requires_grad}
         self._shapes = {name: p.shape for p, name in names.items()}  # of all stages
         model = base_model(module.model)
@@ -92,14 +93,14 @@ class PipelineEngine:
         seeds = [
             dropout_seed(self._seed, step, batch.index) + self._place.stage * _STAGE_SEEDS for batch in micro_batches
         ]
-        self._passes.begin(Work([tensors(b, self._device) for b in micro_batches], scale, seeds))
+        self._passes.begin(Work([on_device(b, self._device) for b in micro_batches], scale, seeds))
         self._deepspeed.train()
         self._run(_TrainPasses(len(micro_batches), self._layout.stages, self._place.stage))
         watch.backward_ended()
         grad_norm = self._update()
         tokens = sum(batch.num_tokens for batch in micro_batches) * leads
-        told, costs, asides = watch.gather(vector(totals, self._passes.sums, tokens), aside)
-        reduced, all_tokens = assemble(told, self._terms)
+        told, costs, asides = watch.gather(vector(totals, self._passes.sums, self._passes.metrics, tokens), aside)
+        reduced, all_tokens = assemble(told, self._objective)
         return StepResult(
             found=reduced,
             tokens=all_tokens,
@@ -113,12 +114,13 @@ class PipelineEngine:
     def eval_step(self, micro_batches: Sequence[MicroBatch], units: Mapping[str, float]) -> Sums:
         """See Engine."""
         ones = torch.ones(len(self._terms), dtype=torch.float64, device=self._device)
-        self._passes.begin(Work([tensors(b, self._device) for b in micro_batches], ones))
+        self._passes.begin(Work([on_device(b, self._device) for b in micro_batches], ones))
         self._deepspeed.eval()
         with torch.no_grad():
             self._run(schedule.InferenceSchedule(len(micro_batches), self._layout.stages, self._place.stage))
         own = [value * self._place.leads for value in in_order(self._terms, units)]
-        return assembled_sums(self._all_reduced([*own, *self._passes.sums.tolist()]).tolist(), self._terms)
+        mine = [*own, *self._passes.sums.tolist(), *self._passes.metrics.tolist()]
+        return assembled_sums(self._all_reduced(mine).tolist(), self._objective)
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
         """See Engine. The first stage that has a tensor sends it to the others."""

@@ -6,29 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 from torch import Tensor
 
+from raysft.objectives.batch import MicroBatch
 from raysft.objectives.reduce import Reduced, Sums
-
-
-class MicroBatch(Protocol):
-    """Arrays of one forward pass; [B, T] except sample_ids [S]. Made by data/feed/collate.py."""
-
-    @property
-    def input_ids(self) -> np.ndarray: ...
-    @property
-    def position_ids(self) -> np.ndarray: ...
-    @property
-    def labels(self) -> np.ndarray: ...
-    @property
-    def weights(self) -> np.ndarray: ...
-    @property
-    def sample_ids(self) -> np.ndarray: ...
-    @property
-    def num_tokens(self) -> int: ...
-    @property
-    def index(self) -> int: ...
 
 
 @dataclass(frozen=True)

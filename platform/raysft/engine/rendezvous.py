@@ -10,19 +10,19 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from raysft.engine.parameters import tensors
-from raysft.engine.protocol import MicroBatch
 from raysft.errors import TrainingError
 from raysft.model.fast.loss import output_head
 from raysft.model.fast.shared_base import Piece, SharedBase
-from raysft.objectives.module import Objective
+from raysft.objectives.batch import MicroBatch, in_one_row, on_device
+from raysft.objectives.objective import Loss, Objective
+from raysft.objectives.view import View
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +40,8 @@ class Pass:
     """Of the trial; their gradients are added up."""
     seed: int | None = None
     """Of its dropout; None: evaluation."""
-    sums: dict[str, Tensor] | None = None
-    """{term: sum over the micro-batch}, when it is done."""
+    loss: Loss | None = None
+    """Of the micro-batch, when it is done."""
     error: Exception | None = None
     """Why it could not be done."""
 
@@ -99,14 +99,14 @@ class Gang:
             )
         return self._base[1]
 
-    def train(self, wanted: Pass, timeout_s: float) -> dict[str, Tensor]:
-        """Forward and backward of a micro-batch, with those of all other members. Sums; gradients are added up.
+    def train(self, wanted: Pass, timeout_s: float) -> Loss:
+        """Forward and backward of a micro-batch, with those of all other members. Gradients are added up.
 
         Raises what the pass raised for this trial, and TrainingError when a member does not come within timeout_s.
         """
         self._waiting[wanted.trial] = wanted
         self._run_when_complete()
-        over = self._baton.wait_for(lambda: wanted.sums is not None or wanted.error is not None, timeout_s)
+        over = self._baton.wait_for(lambda: wanted.loss is not None or wanted.error is not None, timeout_s)
         if not over:
             del self._waiting[wanted.trial]
             raise TrainingError(
@@ -117,7 +117,7 @@ class Gang:
             )
         return _answer(wanted)
 
-    def evaluate(self, wanted: Pass) -> dict[str, Tensor]:
+    def evaluate(self, wanted: Pass) -> Loss:
         """Forward of a micro-batch, alone and at once: nobody is waited for."""
         with torch.no_grad():
             self._try([wanted])
@@ -162,22 +162,20 @@ class Gang:
         """Nothing is changed unless all of it succeeds."""
         assert self._base is not None
         base = self._base[1]
-        given = [tensors(one.batch, self._device) for one in passes]
+        objective = passes[0].objective  # that of the search
+        given = [on_device(one.batch, self._device) for one in passes]
         pieces = [
-            Piece(one.trial, input_ids, position_ids, _generator(one.seed, self._device))
-            for one, (input_ids, position_ids, _, _) in zip(passes, given, strict=True)
+            Piece(one.trial, batch.input_ids, batch.position_ids, _generator(one.seed, self._device))
+            for one, batch in zip(passes, given, strict=True)
         ]
-        _, _, labels, weights = (_in_one_row(parts) for parts in zip(*given, strict=True))
-        sums = passes[0].objective.loss_sums(  # {term: [trials]}; the objective is that of the search
-            _in_one_row(base.hidden(pieces)),
-            output_head(base.model),
-            labels,
-            weights,
-            [one.batch.input_ids.size for one in passes],
-        )
-        weight = {term.name: term.weight for term in passes[0].objective.terms}
+        hidden = torch.cat([part.flatten(0, 1) for part in base.hidden(pieces)]).unsqueeze(0)
+        batch, extents = in_one_row(given, objective.columns)
+        found = objective.loss(View(hidden, output_head(base.model), batch, trials=extents), batch)  # [trials]
+        weight = {term.name: term.weight for term in objective.terms}
         losses = [
-            sums[name][i] / share * weight[name] for i, one in enumerate(passes) for name, share in one.shares.items()
+            found.sums[name][i] / share * weight[name]
+            for i, one in enumerate(passes)
+            for name, share in one.shares.items()
         ]
         if losses:
             parameters = [parameter for one in passes for parameter in one.parameters]
@@ -186,13 +184,11 @@ class Gang:
                 if gradient is not None:
                     parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
         for i, one in enumerate(passes):
-            one.sums = {name: found[i].detach() for name, found in sums.items()}
+            one.loss = Loss(
+                {name: sums[i].detach() for name, sums in found.sums.items()},
+                {name: (sums[i], counts[i]) for name, (sums, counts) in found.metrics.items()},
+            )
         self.num_passes += 1
-
-
-def _in_one_row(parts: Iterable[Tensor]) -> Tensor:
-    """Each [B, T, ...] -> [1, sum of B x T, ...]."""
-    return torch.cat([part.flatten(0, 1) for part in parts]).unsqueeze(0)
 
 
 def _generator(seed: int | None, device: torch.device) -> torch.Generator | None:
@@ -213,8 +209,8 @@ def _groups(passes: Sequence[Pass], most_tokens: int | None) -> list[list[Pass]]
     return groups
 
 
-def _answer(done: Pass) -> dict[str, Tensor]:
+def _answer(done: Pass) -> Loss:
     if done.error is not None:
         raise done.error
-    assert done.sums is not None
-    return done.sums
+    assert done.loss is not None
+    return done.loss

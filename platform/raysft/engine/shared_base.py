@@ -15,12 +15,13 @@ from torch import Tensor
 
 from raysft.engine.adam import AdamState
 from raysft.engine.parameters import adamw, dropout_seed, hf_name, set_weights
-from raysft.engine.protocol import MicroBatch, StepResult
+from raysft.engine.protocol import StepResult
 from raysft.engine.rendezvous import Gang, Pass
-from raysft.engine.step import assemble, assembled_sums, divisors, in_order, vector
+from raysft.engine.step import assemble, assembled_sums, divisors, in_order, stacked, vector
 from raysft.engine.step_costs import StepWatch
 from raysft.model.fast.shared_base import SharedBase
 from raysft.model.methods import low_rank_adapters
+from raysft.objectives.batch import MicroBatch
 from raysft.objectives.module import ObjectiveModule
 from raysft.objectives.reduce import Sums
 from raysft.recipe.resolve import ResolvedRun
@@ -63,6 +64,7 @@ class FusedEngine:
         watch, terms, parameters = StepWatch(self._device), self._objective.terms, list(self._trained.values())
         totals = torch.tensor(in_order(terms, units), dtype=torch.float64, device=self._device)
         shares, sums = divisors(totals).tolist(), torch.zeros_like(totals)
+        metrics = totals.new_zeros(2 * len(self._objective.metrics))
         for batch in micro_batches:
             wanted = Pass(
                 trial=self._trial,
@@ -72,13 +74,14 @@ class FusedEngine:
                 parameters=parameters,
                 seed=dropout_seed(self._recipe.seed, step, batch.index),
             )
-            found = self._gang.train(wanted, self._recipe.cluster.hang_timeout_s)
-            sums += torch.stack([found[term.name] for term in terms])
+            found = stacked(self._gang.train(wanted, self._recipe.cluster.hang_timeout_s), self._objective)
+            sums += found.sums
+            metrics += found.metrics
         watch.backward_ended()
         grad_norm = self._update(learning_rate)
         tokens = sum(batch.num_tokens for batch in micro_batches)
-        told, costs, asides = watch.gather(vector(totals, sums, tokens), aside)
-        reduced, all_tokens = assemble(told, terms)
+        told, costs, asides = watch.gather(vector(totals, sums, metrics, tokens), aside)
+        reduced, all_tokens = assemble(told, self._objective)
         return StepResult(
             found=reduced,
             tokens=all_tokens,
@@ -92,11 +95,12 @@ class FusedEngine:
     def eval_step(self, micro_batches: Sequence[MicroBatch], units: Mapping[str, float]) -> Sums:
         """See Engine."""
         terms = self._objective.terms
-        sums = np.zeros(len(terms))
+        sums = np.zeros(len(terms) + 2 * len(self._objective.metrics))
         for batch in micro_batches:
-            found = self._gang.evaluate(Pass(self._trial, batch, self._objective, shares={}))
-            sums += [float(found[term.name]) for term in terms]
-        return assembled_sums([*in_order(terms, units), *sums.tolist()], terms)
+            wanted = Pass(self._trial, batch, self._objective, shares={})
+            found = stacked(self._gang.evaluate(wanted), self._objective)
+            sums += [*found.sums.tolist(), *found.metrics.tolist()]
+        return assembled_sums([*in_order(terms, units), *sums.tolist()], self._objective)
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
         """See Engine."""

@@ -12,7 +12,31 @@ import torch
 from torch import Tensor
 
 from raysft.objectives.base import Term
+from raysft.objectives.objective import Loss, Objective
 from raysft.objectives.reduce import Reduced, Sums, reduced
+
+
+class Stacked(NamedTuple):
+    """A Loss as vectors."""
+
+    sums: Tensor
+    """[terms], with gradients."""
+    metrics: Tensor
+    """[2 x metrics] float64: sum and count of each."""
+
+
+def stacked(loss: Loss, objective: Objective) -> Stacked:
+    """Sums and metrics in the order of every vector."""
+    sums = torch.stack([loss.sums[term.name] for term in objective.terms])
+    return Stacked(sums, metric_vector(loss, objective, sums))
+
+
+def metric_vector(loss: Loss, objective: Objective, like: Tensor) -> Tensor:
+    """[2 x metrics] float64, on the device of `like`."""
+    numbers = [number for name in objective.metrics for number in loss.metrics[name]]
+    if not numbers:
+        return like.new_zeros(0, dtype=torch.float64)
+    return torch.stack(numbers).detach().double()
 
 
 class Assembled(NamedTuple):
@@ -41,20 +65,27 @@ def weights(terms: Sequence[Term], like: Tensor) -> Tensor:
     return like.new_tensor([term.weight for term in terms])
 
 
-def vector(units: Tensor, sums: Tensor, tokens: int) -> Tensor:
-    """What a rank tells the others, float64: units [terms] of the global step, its own sums [terms], its tokens."""
-    return torch.cat([units, sums, units.new_tensor([tokens])])
+def vector(units: Tensor, sums: Tensor, metrics: Tensor, tokens: int) -> Tensor:
+    """What a rank tells the others, float64: units [terms] of the global step, its own sums [terms] and metrics
+    [2 x metrics], its tokens."""
+    return torch.cat([units, sums, metrics, units.new_tensor([tokens])])
 
 
-def assemble(ranks: np.ndarray, terms: Sequence[Term]) -> Assembled:
+def assemble(ranks: np.ndarray, objective: Objective) -> Assembled:
     """The result of a step from the vectors of all ranks, [ranks, values]. Units are everybody's: taken from one."""
+    terms = objective.terms
     own = ranks[:, len(terms) :].sum(axis=0)
     values = [*ranks[0][: len(terms)].tolist(), *own[:-1].tolist()]
-    return Assembled(reduced([assembled_sums(values, terms)], terms), int(own[-1]))
+    return Assembled(reduced([assembled_sums(values, objective)], terms), int(own[-1]))
 
 
-def assembled_sums(values: Sequence[float], terms: Sequence[Term]) -> Sums:
-    """Sums from a vector of units [terms], sums [terms], added up over the ranks already."""
-    names = [term.name for term in terms]
-    units, sums = values[: len(names)], values[len(names) :]
-    return Sums(terms=dict(zip(names, sums, strict=True)), units=dict(zip(names, units, strict=True)))
+def assembled_sums(values: Sequence[float], objective: Objective) -> Sums:
+    """Sums from a vector of units [terms], sums [terms], metrics [2 x metrics], added up over the ranks already."""
+    names = [term.name for term in objective.terms]
+    count = len(names)
+    units, sums, metrics = values[:count], values[count : 2 * count], values[2 * count :]
+    return Sums(
+        terms=dict(zip(names, sums, strict=True)),
+        units=dict(zip(names, units, strict=True)),
+        metrics=dict(zip(objective.metrics, zip(metrics[::2], metrics[1::2], strict=True), strict=True)),
+    )

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from raysft.engine.adam import AdamState
 from raysft.engine.ds_config import deepspeed_config, effective_stage, keeps_bf16_apart
-from raysft.engine.parameters import adamw, dropout_seed, hf_name, set_weights, tensors, use_no_compiler
-from raysft.engine.protocol import MicroBatch, StepResult
-from raysft.engine.step import assemble, assembled_sums, divisors, in_order, vector, weights
+from raysft.engine.parameters import adamw, dropout_seed, hf_name, set_weights, use_no_compiler
+from raysft.engine.protocol import StepResult
+from raysft.engine.step import assemble, assembled_sums, divisors, in_order, stacked, vector, weights
 from raysft.engine.step_costs import StepWatch
 from raysft.engine.tensor import WHOLE, Shards
+from raysft.objectives.batch import MicroBatch, on_device
 from raysft.objectives.module import ObjectiveModule
 from raysft.objectives.reduce import Sums
 from raysft.recipe.resolve import ResolvedRun
@@ -42,7 +43,7 @@ class ZeroEngine:
         shards: Shards = WHOLE,
     ) -> None:
         """shards: how the module's parameters are cut. restored: whole tensors."""
-        self._shards, self._terms = shards, module.objective.terms
+        self._shards, self._objective, self._terms = shards, module.objective, module.objective.terms
         self._stage, self._bf16 = effective_stage(run), keeps_bf16_apart(run)
         self._max_grad_norm, self._seed = run.recipe.optimizer.max_grad_norm, run.recipe.seed
         self._place, self._device = run.layout.coordinate(dist.get_rank()), device
@@ -77,21 +78,22 @@ class ZeroEngine:
         for group in self._adam.param_groups:
             group["lr"] = learning_rate
         self._deepspeed.train()
-        sums, counts = torch.zeros_like(totals), self._place.tensor == 0  # tensor-parallel ranks all know the sums
+        counts = self._place.tensor == 0  # tensor-parallel ranks all know the sums
+        sums, metrics = torch.zeros_like(totals), totals.new_zeros(2 * len(self._objective.metrics))
         for number, batch in enumerate(micro_batches):
             self._deepspeed.set_gradient_accumulation_boundary(number == len(micro_batches) - 1)
             torch.manual_seed(dropout_seed(self._seed, step, batch.index) + self._place.sequence * _PART_SEEDS)
             with watch.forward():
-                found: dict[str, Tensor] = self._deepspeed(*tensors(batch, self._device))
-            stacked = torch.stack([found[term.name] for term in self._terms])
-            means = stacked / shares.to(stacked.dtype) * weighed.to(stacked.dtype)
+                found = stacked(self._deepspeed(on_device(batch, self._device)), self._objective)
+            means = found.sums / shares.to(found.sums.dtype) * weighed.to(found.sums.dtype)
             self._deepspeed.backward(means.sum() * self._num_parts)
-            sums += stacked.detach() * counts
+            sums += found.sums.detach() * counts
+            metrics += found.metrics * counts
         watch.backward_ended()
         grad_norm = self._update()
         tokens = sum(batch.num_tokens for batch in micro_batches) * leads
-        told, costs, asides = watch.gather(vector(totals, sums, tokens), aside)
-        reduced, all_tokens = assemble(told, self._terms)
+        told, costs, asides = watch.gather(vector(totals, sums, metrics, tokens), aside)
+        reduced, all_tokens = assemble(told, self._objective)
         return StepResult(
             found=reduced,
             tokens=all_tokens,
@@ -105,13 +107,14 @@ class ZeroEngine:
     def eval_step(self, micro_batches: Sequence[MicroBatch], units: Mapping[str, float]) -> Sums:
         """See Engine."""
         self._deepspeed.eval()
-        sums, counts = np.zeros(len(self._terms)), self._place.tensor == 0
+        sums = np.zeros(len(self._terms) + 2 * len(self._objective.metrics))
         with torch.no_grad():
             for batch in micro_batches:
-                found: dict[str, Tensor] = self._deepspeed(*tensors(batch, self._device))
-                sums += [float(found[term.name]) * counts for term in self._terms]
+                found = stacked(self._deepspeed(on_device(batch, self._device)), self._objective)
+                sums += [*found.sums.tolist(), *found.metrics.tolist()]
+        sums *= self._place.tensor == 0
         own = [value * self._place.leads for value in in_order(self._terms, units)]
-        return assembled_sums(self._sum([*own, *sums.tolist()]), self._terms)
+        return assembled_sums(self._sum([*own, *sums.tolist()]), self._objective)
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
         """See Engine."""

@@ -112,6 +112,7 @@ _REFUSED = (
 _PARITY = "tests/parity/test_parity.py::"
 _TENSOR = "tests/parity/test_tensor.py::"
 _SEQUENCE = "tests/parity/test_sequence.py::"
+_OBJECTIVES = "tests/parity/test_objectives.py::"
 _TESTED = (
     _Tested(
         lambda cell: cell.parallel == "data" and cell.method == "full" and cell.precision == "fp32",
@@ -164,6 +165,16 @@ _TESTED = (
     _Tested(
         lambda cell: cell.parallel == "tensor x sequence" and cell.method == "full" and cell.precision == "fp32",
         (_TENSOR + "test_shards_and_parts_of_rows",),
+    ),
+    _Tested(
+        lambda cell: cell.method == "full" and cell.precision == "fp32" and len(cell.axes) <= 1,
+        (_OBJECTIVES + "test_every_split_has_the_curve",),
+        objectives=frozenset(("dpo",)),
+    ),
+    _Tested(
+        lambda cell: cell.method == "lora" and cell.precision == "fp32" and len(cell.axes) <= 1,
+        (_OBJECTIVES + "test_adapters",),
+        objectives=frozenset(("dpo",)),
     ),
 )
 """Every one that holds counts. tests/unit/recipe/test_compatibility.py checks that these tests exist."""

@@ -138,6 +138,8 @@ def default_of(name: str, leaves: Mapping[str, Any] | None = None) -> Any:
     """
     if name in FORMER_DEFAULTS:
         return FORMER_DEFAULTS[name]
+    if name in KINDS:
+        return default_kind(name)
     section: type[BaseModel] = Recipe
     *sections, last = name.split(".")
     if sections and sections[0] in KINDS:

@@ -34,6 +34,7 @@ UNITS = {
     "hours": "hours",
     "max_failures": "failures",
     "keep_last": "commits",
+    "kl_top_k": "tokens",
     "ngram": "words",
     "pipeline": "workers",
     "prompts": "prompts",
@@ -57,12 +58,14 @@ PURE_NUMBERS = frozenset(
     {
         *(
             "alpha",
+            "beta",
             "beta1",
             "beta2",
             "dropout",
             "eps",
             "eval_fraction",
             "high",
+            "kl_weight",
             "learning_rate",
             "low",
             "max_grad_norm",

@@ -8,7 +8,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
-from raysft.engine.protocol import Engine, MicroBatch
+from raysft.engine.protocol import Engine
+from raysft.objectives.batch import MicroBatch
 from raysft.train.aside import Aside, heard
 from raysft.train.hooks import Hook
 from raysft.train.state import Decision, Outcome, StepInfo, TrainState

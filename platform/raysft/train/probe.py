@@ -16,8 +16,9 @@ from typing import Protocol, TypeVar
 
 import torch
 
-from raysft.engine.protocol import Engine, MicroBatch
+from raysft.engine.protocol import Engine
 from raysft.errors import ModelError, TrainingError
+from raysft.objectives.batch import MicroBatch
 from raysft.train.group import Group
 
 logger = logging.getLogger(__name__)

@@ -13,6 +13,7 @@ import torch
 
 from raysft.engine.rendezvous import Gang, Pass
 from raysft.errors import TrainingError
+from raysft.objectives.objective import Loss
 
 
 @dataclass
@@ -43,7 +44,7 @@ class Scripted(Gang):
         if sum(one.batch.input_ids.size for one in passes) > self.room:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         for one in passes:
-            one.sums = {"nll": torch.tensor(float(one.trial))}
+            one.loss = Loss({"nll": torch.tensor(float(one.trial))})
 
 
 def together(gang: Gang, passes: dict[int, int], timeout_s: float = 5.0) -> dict[int, list[Any]]:
@@ -56,7 +57,7 @@ def together(gang: Gang, passes: dict[int, int], timeout_s: float = 5.0) -> dict
         with gang.member(trial):
             for _ in range(passes[trial]):
                 try:
-                    got[trial].append(float(gang.train(a_pass(trial), timeout_s)["nll"]))
+                    got[trial].append(float(gang.train(a_pass(trial), timeout_s).sums["nll"]))
                 except Exception as error:
                     got[trial].append(error)
 

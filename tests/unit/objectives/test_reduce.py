@@ -12,6 +12,7 @@ from fakes import FakeStore
 
 from raysft.engine.step import assemble, divisors, vector
 from raysft.objectives.base import Term, count_units
+from raysft.objectives.objective import Loss, Objective
 from raysft.objectives.reduce import Sums, reduced
 
 NLL, KL = Term("nll", "target_token"), Term("kl", "segment", 0.5)
@@ -60,9 +61,16 @@ def test_units_of_rows() -> None:
 
 def test_ranks_are_assembled_units_once_and_sums_added() -> None:
     units = torch.tensor([104.0, 11.0], dtype=torch.float64)
-    ranks = [vector(units, torch.tensor(sums, dtype=torch.float64), n) for sums, n in (([30, 4], 7), ([2, 1], 5))]
-    found, tokens = assemble(np.stack([rank.numpy() for rank in ranks]), (NLL, KL))
-    assert found == reduced([Sums({"nll": 32.0, "kl": 5.0}, {"nll": 104.0, "kl": 11.0})], (NLL, KL))
+    told = (([30, 4], [3, 4], 7), ([2, 1], [1, 1], 5))
+    ranks = [
+        vector(units, *(torch.tensor(some, dtype=torch.float64) for some in (sums, metrics)), n)
+        for sums, metrics, n in told
+    ]
+    objective = Objective((NLL, KL), lambda view, batch: Loss({}), metrics=("accuracy",))
+    found, tokens = assemble(np.stack([rank.numpy() for rank in ranks]), objective)
+    sums = Sums({"nll": 32.0, "kl": 5.0}, {"nll": 104.0, "kl": 11.0}, {"accuracy": (4.0, 5.0)})
+    assert found == reduced([sums], (NLL, KL))
+    assert found.metrics == {"accuracy": 0.8}
     assert tokens == 12
 
 

@@ -61,6 +61,14 @@ def test_a_direction_needs_a_curriculum_and_a_curriculum_an_order_that_keeps_it(
     check_recipe(make_recipe(data={"mixture": {"curriculum": "length", "descending": True}, "order": "windowed"}))
 
 
+def test_an_objective_takes_what_it_looks_at() -> None:
+    assert "kl_weight" in refuse(objective={"kl_top_k": 8})
+    assert "no weight_column" in refuse(objective="dpo", data={"mixture": {"weight_column": "score"}})
+    check_recipe(make_recipe(objective={"kl_top_k": 8, "kl_weight": 0.1}))
+    check_recipe(make_recipe(objective="sft", data={"mixture": {"weight_column": "score"}}))
+    check_recipe(make_recipe(objective="dpo"))
+
+
 @pytest.mark.parametrize(
     ("data", "name"),
     [

@@ -87,7 +87,7 @@ def test_a_model_that_cannot_be_cut_is_refused(axis: str) -> None:
 
 
 def test_an_objective_that_needs_the_whole_model_is_refused_in_a_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(traits.OBJECTIVES, "distill", traits.ObjectiveTraits(whole_rows=True))
+    monkeypatch.setitem(traits.OBJECTIVES, "distill", replace(traits.OBJECTIVES["sft"], whole_rows=True))
     cell = compatibility.Cell("full", "distill", "bf16", 1, pipeline=True, tensor=False, sequence=False)
     assert "whole sequences on one rank" in compatibility.verdict(cell).why
     assert compatibility.verdict(replace(cell, pipeline=False)).status != "refused"

@@ -16,7 +16,8 @@ from transformers import PreTrainedModel
 
 from raysft.model.decoder import decoder
 from raysft.model.fast.attention import segment_arguments
-from raysft.model.fast.loss_head import LogitShape, LossHead, Targets, logit_shape
+from raysft.model.fast.log_probs import Choices, LogitShape
+from raysft.model.fast.loss_head import LossHead, Targets, logit_shape
 
 IGNORE = -100
 """Label of a position that predicts nothing."""
@@ -75,10 +76,23 @@ def weighted_nll(
 def target_log_probs(hidden: Tensor, head: OutputHead, labels: Tensor) -> Tensor:
     """log p(label | its segment so far) at every position whose label is not IGNORE, row by row: [N] float32.
 
-    hidden [B, T, D], labels [B, T]. A chunk's logits are made again in backward and never kept.
+    hidden [B, T, D], labels [B, T]. See choice_log_probs.
     """
     wanted = labels != IGNORE
-    targets, chosen = hidden[wanted], labels[wanted]  # [N, D], [N]
+    return choice_log_probs(hidden, head, labels.unsqueeze(-1), wanted).squeeze(-1)
+
+
+def choice_log_probs(hidden: Tensor, head: OutputHead, ids: Tensor, wanted: Tensor) -> Tensor:
+    """log p(token | its segment so far) of K tokens at each of N wanted positions, row by row: [N, K] float32.
+
+    hidden [B, T, D]; ids [B, T, K] int64; wanted [B, T] bool. A chunk's logits are made again in backward and never
+    kept. A LossHead does it in one forward; another head has one for each chunk, of which the ranks of ZeRO 3 would
+    have to have the same number.
+    """
+    targets, chosen = hidden[wanted], ids[wanted]  # [N, D], [N, K]
+    if isinstance(head.module, LossHead):
+        found: Tensor = head.module(targets, Choices(chosen, head.shape))
+        return found
     if not len(chosen):  # the head runs all the same: every rank gathers its weight
         return _log_probs(head, targets, chosen)
     chunks = zip(torch.split(targets, CHUNK_TARGETS), torch.split(chosen, CHUNK_TARGETS), strict=True)
@@ -87,13 +101,12 @@ def target_log_probs(hidden: Tensor, head: OutputHead, labels: Tensor) -> Tensor
     return torch.cat([checkpoint(_log_probs, head, *chunk, use_reentrant=False) for chunk in chunks])
 
 
-def _log_probs(head: OutputHead, hidden: Tensor, labels: Tensor) -> Tensor:
-    """[C, D], [C] -> [C] float32."""
+def _log_probs(head: OutputHead, hidden: Tensor, ids: Tensor) -> Tensor:
+    """[C, D], [C, K] -> [C, K] float32."""
     raw = head.module(hidden)  # [C, V]
     logits = raw.to(torch.promote_types(raw.dtype, torch.float32))
     logits = logits * head.shape.scale if head.shape.scale != 1.0 else logits
     if head.shape.cap is not None:
         logits = head.shape.cap * torch.tanh(logits / head.shape.cap)
-    chosen = logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-    log_probs: Tensor = chosen - torch.logsumexp(logits, dim=-1)
+    log_probs: Tensor = logits.gather(-1, ids) - torch.logsumexp(logits, dim=-1, keepdim=True)
     return log_probs

@@ -1,9 +1,10 @@
 """The LM head as a loss: chunks of targets, gradients computed in the forward pass.
 
-Owns the head module that does it and its chunk size; not which positions are targets (loss.py).
+Owns the head module that does it and its chunk size; not which positions are targets (loss.py), nor how
+log-probabilities become other losses (log_probs.py).
 Algorithm: Liger-Kernel's fused linear cross entropy (arXiv:2410.10989), in plain torch.
 
-Shapes: N targets, D hidden size, V vocabulary, C targets of a chunk.
+Shapes: N targets, D hidden size, V vocabulary, C targets of a chunk, K tokens of which log-probabilities are asked.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch.autograd.function import once_differentiable
 from transformers import PretrainedConfig, PreTrainedModel
 
 from raysft.model.fast.autograd import applied
+from raysft.model.fast.log_probs import Choices, LogitShape, log_probs
 from raysft.model.fast.onednn_linear import add_product, product, wide_linear
 
 _SCALES = ("logit_scale", "lm_head_multiplier")
@@ -27,24 +29,6 @@ _DIVISORS = ("logits_scaling", "logits_mup_width_multiplier")
 """Fields that it is divided by (Granite, MiniCPM3; Inkling)."""
 _CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 """Fields with its soft cap (Gemma, RecurrentGemma, xLSTM)."""
-
-
-@dataclass(frozen=True)
-class LogitShape:
-    """What a model does to the head's raw output: y = cap * tanh(scale * x / cap), or scale * x without a cap."""
-
-    scale: float = 1.0
-    """Cohere's logit_scale, 1 / Granite's logits_scaling."""
-    cap: float | None = None
-    """Gemma 2's final_logit_softcapping (arXiv:2408.00118)."""
-
-    def apply_(self, raw: Tensor) -> Tensor:
-        """Raw output -> logits, in place."""
-        if self.scale != 1.0:
-            raw.mul_(self.scale)
-        if self.cap is not None:
-            raw.div_(self.cap).tanh_().mul_(self.cap)
-        return raw
 
 
 def logit_shape(config: PretrainedConfig) -> LogitShape:
@@ -80,13 +64,17 @@ class LossHead(nn.Linear):
     exactly that; outside it the weight is empty.
     """
 
-    def forward(self, hidden: Tensor, targets: Targets | None = None) -> Tensor:
+    def forward(self, hidden: Tensor, targets: Targets | Choices | None = None) -> Tensor:
         """hidden [..., D] -> raw logits [..., V]; or, with N targets, hidden [N, D] -> sum of weight * -log p, [].
 
-        [P] with targets in parts; then the head must be frozen, for a backward weighs the parts.
+        [P] with targets in parts; then the head must be frozen, for a backward weighs the parts. With choices:
+        hidden [N, D] -> log-probabilities [N, K].
         """
         if targets is None:
             return super().forward(hidden)
+        if isinstance(targets, Choices):
+            size = chunk_targets(self.weight.shape[0], self.weight)
+            return log_probs(hidden, self.weight, self.bias, targets, size)
         nll: Tensor = applied(_WeightedNll, hidden, self.weight, self.bias, targets, torch.is_grad_enabled())
         return nll
 

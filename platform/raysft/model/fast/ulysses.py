@@ -37,9 +37,15 @@ class SequenceGroup:
     size: int
 
     def own(self, rows: Tensor, fill: float) -> Tensor:
-        """[B, T0] -> this rank's [B, T / P]; rows are padded with `fill` to the next multiple of P."""
-        padded = nn.functional.pad(rows, (0, -rows.shape[1] % self.size), value=fill)
+        """[B, T0, ...] -> this rank's [B, T / P, ...]; rows are padded with `fill` to the next multiple of P."""
+        others = (0, 0) * (rows.ndim - 2)  # torch pads from the last axis on
+        padded = nn.functional.pad(rows, (*others, 0, -rows.shape[1] % self.size), value=fill)
         return padded.chunk(self.size, dim=1)[self.rank]
+
+    def total(self, values: Tensor) -> Tensor:
+        """Sum over the ranks, of any shape. Collective, in its backward as well: there gradients are summed."""
+        summed: Tensor = applied(_AllSum, values, self.group) if values.numel() else values
+        return summed
 
 
 def use_ulysses_attention(model: PreTrainedModel) -> None:
@@ -139,6 +145,26 @@ class _AllToAll(torch.autograd.Function):
         received = torch.empty_like(gradient, memory_format=torch.contiguous_format)
         dist.all_to_all_single(received, gradient.contiguous(), group=ctx.group)
         return received, None
+
+
+class _AllSum(torch.autograd.Function):
+    """y = sum of every rank's x: what any rank's y does to a loss, every rank's x does."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, group: dist.ProcessGroup) -> Tensor:
+        ctx.group = group
+        return _all_summed(values, group)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return _all_summed(gradient, ctx.group), None
+
+
+def _all_summed(values: Tensor, group: dist.ProcessGroup) -> Tensor:
+    total = values.contiguous().clone()
+    dist.all_reduce(total, group=group)
+    return total
 
 
 AttentionInterface.register(ULYSSES, ulysses_attention)

@@ -1,0 +1,87 @@
+"""How an objective sees the model: log-probabilities and sums, whoever shares rows, layers or the base with whom.
+
+An objective is written once, as if one process had whole rows. Inside of the wrapped module's forward, where ZeRO 3
+has the head's weight, the view gives it what the head says of the rows' hidden states, and adds up what it makes of
+that: over the ranks that have parts of the same rows, and apart for trials that share a pass.
+
+Shapes: B rows, T tokens a row (this rank's part of them), D hidden size, N chosen positions, K tokens at each,
+S segments, A atoms, P trials.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from raysft.model.fast.loss import OutputHead, choice_log_probs, target_log_probs, weighted_nll
+from raysft.model.fast.ulysses import SequenceGroup
+from raysft.objectives.batch import DeviceBatch, Extent
+
+Per = Literal["segment", "atom"]
+"""What there is one value of."""
+
+
+@dataclass(frozen=True)
+class View:
+    """The model on one micro-batch."""
+
+    hidden: Tensor
+    """[B, T, D], what the head reads."""
+    head: OutputHead
+    batch: DeviceBatch
+    """Of the same positions."""
+    sequence: SequenceGroup | None = None
+    """The ranks that have the other parts of these rows."""
+    trials: Sequence[Extent] | None = None
+    """What is whose, where trials share the pass; sums are then [P], else []."""
+
+    def weighted_nll(self) -> Tensor:
+        """Sum of weight * -log p over the trained tokens: [] or [P]. The fast case: no log-probability is kept."""
+        sizes = None if self.trials is None else [extent.positions for extent in self.trials]
+        return weighted_nll(self.hidden, self.head, self.batch.labels, self.batch.weights, sizes)
+
+    def log_probs(self) -> Tensor:
+        """log p of the trained tokens, [N] float32, at the positions where labels are not IGNORE, row by row."""
+        return target_log_probs(self.hidden, self.head, self.batch.labels)
+
+    def choice_log_probs(self, ids: Tensor, wanted: Tensor) -> Tensor:
+        """log p of given tokens, [N, K] float32. ids [B, T, K]; wanted [B, T] bool."""
+        return choice_log_probs(self.hidden, self.head, ids, wanted)
+
+    def per_segment(self, values: Tensor, wanted: Tensor) -> Tensor:
+        """Sums of [N] values at the wanted positions over each segment, [S], whoever has its tokens."""
+        count, segments = len(self.batch.atom_of), self.batch.segment_of[wanted]
+        places = torch.where(segments < 0, count, segments)  # what is of no segment, in an empty micro-batch
+        sums = values.new_zeros(count + 1).index_add(0, places, values)[:count]
+        return sums if self.sequence is None else self.sequence.total(sums)
+
+    def per_atom(self, values: Tensor) -> Tensor:
+        """Sums of [S] values over each atom, [A]."""
+        return values.new_zeros(self.batch.num_atoms).index_add(0, self.batch.atom_of, values)
+
+    def total_at(self, values: Tensor, wanted: Tensor) -> Tensor:
+        """Sum of [N] values at the wanted positions: [] or [P]. Of this rank's; the engine adds up the ranks."""
+        if self.trials is None:
+            return values.sum()
+        parts = torch.split(wanted.flatten(), [extent.positions for extent in self.trials])
+        return self._split(values, [int(part.sum()) for part in parts])
+
+    def total(self, values: Tensor, per: Per) -> Tensor:
+        """Sum of [S] or [A] values: [] or [P]. Ranks that share rows know the same values: one of them counts."""
+        if self.sequence is not None:
+            values = values * (self.sequence.rank == 0)
+        if self.trials is None:
+            return values.sum()
+        return self._split(values, [e.segments if per == "segment" else e.atoms for e in self.trials])
+
+    def mean(self, values: Tensor, per: Per) -> tuple[Tensor, Tensor]:
+        """(sum, count) of [S] or [A] values, for a metric."""
+        known = values.detach().float()
+        return self.total(known, per), self.total(torch.ones_like(known), per)
+
+    def _split(self, values: Tensor, counts: list[int]) -> Tensor:
+        return torch.stack([part.sum() for part in torch.split(values, counts)])

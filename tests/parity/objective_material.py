@@ -1,0 +1,148 @@
+"""Samples and pairs with reference columns, and the objectives by formula, in plain torch.
+
+References and losses are computed a sample at a time by transformers' own forward; only the store is the package's.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from material import CONFIG, write_store
+from reference import fresh_model, tokens_and_targets
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
+
+from raysft.recipe.columns import REFERENCE_LOG_PROB, reference_top_k
+
+TOP_K = 4
+BETA, KL_WEIGHT = 0.5, 0.3
+LoraAdded = Callable[[nn.Module], nn.Module]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One answer as tokens."""
+
+    ids: list[int]
+    target: list[bool]
+
+    def log_probs(self, model: nn.Module) -> Tensor:
+        """log p of every next token under the model, [tokens - 1, V]."""
+        return torch.log_softmax(model(input_ids=torch.tensor([self.ids])).logits[0, :-1], -1)
+
+    def answer(self, model: nn.Module) -> Tensor:
+        """Sum of log p of the trained tokens."""
+        chosen = self.log_probs(model).gather(-1, torch.tensor(self.ids[1:])[:, None])[:, 0]
+        return chosen[torch.tensor(self.target[1:])].sum()
+
+
+@dataclass(frozen=True)
+class Material:
+    """Samples by their ids, what the reference says of them, and where their store lies."""
+
+    samples: list[Sample]
+    reference: list[Any]
+    store: str
+
+
+def make_pairs(directory: Path, tokenizer: PreTrainedTokenizerFast, count: int = 40) -> Material:
+    """Sample 2i is preferred to sample 2i + 1. Another model than the untrained one is the reference: margins differ
+    from zero from the first step on."""
+    draw = random.Random(3)
+    samples = []
+    for index in range(count):
+        question = "".join(draw.choice("abcde ") for _ in range(draw.randint(2, 9)))
+        for size in [(3, 20), (14, 2), (8, 8)][index % 3]:
+            answer = "".join(draw.choice("abcde ") for _ in range(size))
+            samples.append(Sample(*tokens_and_targets(tokenizer, question, answer)))
+    other = fresh_model(CONFIG, len(tokenizer), seed=11)
+    with torch.no_grad():
+        reference = [float(sample.answer(other)) for sample in samples]
+    table = _table(samples).append_column("atom", pa.array(np.arange(len(samples)) // 2))
+    table = table.append_column(REFERENCE_LOG_PROB.name, pa.array(reference, pa.float32()))
+    return Material(samples, reference, write_store(directory / "pairs", table, (REFERENCE_LOG_PROB,)))
+
+
+def make_guarded(directory: Path, tokenizer: PreTrainedTokenizerFast, texts: Sequence[tuple[str, str]]) -> Material:
+    """Samples with the likeliest tokens of another model at every place."""
+    samples = [Sample(*tokens_and_targets(tokenizer, *text)) for text in texts]
+    other = fresh_model(CONFIG, len(tokenizer), seed=11)
+    with torch.no_grad():
+        reference = [sample.log_probs(other).topk(TOP_K) for sample in samples]
+    fields = reference_top_k(TOP_K)
+    first = [0] * TOP_K  # nothing predicts the first token
+    table = _table(samples)
+    for field, columns in zip(fields, ([t.indices for t in reference], [t.values for t in reference]), strict=True):
+        kind = pa.int32() if field.dtype == "<i4" else pa.float32()
+        lists = [[*first, *column.flatten().tolist()] for column in columns]
+        table = table.append_column(field.name, pa.array(lists, pa.list_(kind)))
+    return Material(samples, reference, write_store(directory / "guarded", table, fields))
+
+
+def _table(samples: Sequence[Sample]) -> pa.Table:
+    return pa.table(
+        {
+            "sample_id": pa.array(range(len(samples)), pa.int64()),
+            "weight": pa.array([1.0] * len(samples), pa.float32()),
+            "input_ids": pa.array([sample.ids for sample in samples], pa.list_(pa.int32())),
+            "target": pa.array([list(map(int, sample.target)) for sample in samples], pa.list_(pa.uint8())),
+        }
+    )
+
+
+def preference_loss(model: nn.Module, material: Material, members: Sequence[int]) -> Tensor:
+    """arXiv:2305.18290, equation 7, over the pairs of a step."""
+    losses = []
+    for pair in sorted({member // 2 for member in members}):
+        better, worse = (
+            material.samples[member].answer(model) - material.reference[member] for member in (2 * pair, 2 * pair + 1)
+        )
+        losses.append(-torch.log(torch.sigmoid(BETA * (better - worse))))
+    return torch.stack(losses).mean()
+
+
+def guarded_loss(model: nn.Module, material: Material, members: Sequence[int]) -> Tensor:
+    """Cross-entropy a target + KL_WEIGHT x KL(reference || model) a token, over K tokens and one for all others."""
+    nll, divergence, targets, tokens = torch.zeros(()), torch.zeros(()), 0, 0
+    for member in members:
+        sample, known = material.samples[member], material.reference[member]
+        log_probs = sample.log_probs(model)
+        ours = log_probs.gather(-1, known.indices).exp()
+        theirs = known.values.exp()
+        ours = torch.cat([ours, 1 - ours.sum(-1, keepdim=True)], -1)
+        theirs = torch.cat([theirs, 1 - theirs.sum(-1, keepdim=True)], -1)
+        divergence = divergence + (theirs * (theirs / ours).log()).sum()
+        nll = nll - sample.answer(model)
+        targets, tokens = targets + sum(sample.target[1:]), tokens + len(sample.ids)
+    return nll / targets + KL_WEIGHT * divergence / tokens
+
+
+def by_formula(
+    loss: Callable[[nn.Module, Material, Sequence[int]], Tensor],
+    material: Material,
+    model: nn.Module,
+    steps: Sequence[Sequence[int]],
+) -> tuple[list[float], list[float]]:
+    """(loss, norm) of each step, with the optimizer of material.recipe_fields."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": 0.1},
+        {"params": [p for p in trained if p.ndim == 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=3e-3, betas=(0.9, 0.95), eps=1e-8)
+    losses, norms = [], []
+    for members in steps:
+        value = loss(model, material, members)
+        optimizer.zero_grad()
+        value.backward()
+        norms.append(float(nn.utils.clip_grad_norm_(trained, 1.0)))
+        optimizer.step()
+        losses.append(value.item())
+    return losses, norms

@@ -1,0 +1,130 @@
+"""Preference optimisation, and fine-tuning with a guard against forgetting, equal their formulas over every split."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from bench import LORA, TOLERANCE, Bench, cells, furthest
+from material import CONFIG, make_samples
+from objective_material import (
+    BETA,
+    KL_WEIGHT,
+    TOP_K,
+    Material,
+    by_formula,
+    guarded_loss,
+    make_guarded,
+    make_pairs,
+    preference_loss,
+)
+from reference import fresh_model
+
+UNTIL = 5
+
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "dpo": {"objective__kind": "dpo", "objective__beta": BETA},
+    "guarded": {"objective__kl_weight": KL_WEIGHT, "objective__kl_top_k": TOP_K},
+}
+LOSSES = {"dpo": preference_loss, "guarded": guarded_loss}
+
+
+@pytest.fixture(scope="module")
+def materials(bench: Bench) -> dict[str, Material]:
+    return {
+        "dpo": make_pairs(bench.directory, bench.tokenizer),
+        "guarded": make_guarded(bench.directory, bench.tokenizer, make_samples(48)),
+    }
+
+
+@pytest.fixture(scope="module")
+def alone(bench: Bench, materials: dict[str, Material]) -> dict[str, dict[str, Any]]:
+    """One worker, ZeRO 0, micro-batch 1."""
+    return {name: train(bench, materials, name, 1) for name in OBJECTIVES}
+
+
+def train(bench: Bench, materials: dict[str, Material], name: str, workers: int, **changes: Any) -> dict[str, Any]:
+    fields = {**OBJECTIVES[name], "train__rows_per_step": 4, **changes}
+    return bench.cell(workers, store=materials[name].store, until=UNTIL, reduced=True, **fields)[0]
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_curve_is_that_of_the_formula(
+    bench: Bench, materials: dict[str, Material], alone: dict[str, dict[str, Any]], name: str
+) -> None:
+    steps = [sorted(set(members)) for members in alone[name]["samples"]]
+    assert all(len(members) > 2 for members in steps)
+    model = fresh_model(CONFIG, len(bench.tokenizer), seed=0)
+    losses, norms = by_formula(LOSSES[name], materials[name], model, steps)
+    assert furthest(alone[name]["losses"], losses) < TOLERANCE
+    assert furthest(alone[name]["norms"], norms) < TOLERANCE
+    assert len(set(losses)) == UNTIL
+
+
+SPLITS: dict[str, dict[str, Any]] = {
+    "ZeRO 0, micro-batch 4": {"parallel__zero": 0, "train__micro_batch_rows": 4},
+    "ZeRO 1": {"parallel__zero": 1},
+    "ZeRO 2, micro-batch 2": {"parallel__zero": 2, "train__micro_batch_rows": 2},
+    "ZeRO 3, micro-batch 2": {"parallel__zero": 3, "train__micro_batch_rows": 2},
+    "2 pipeline stages": {"parallel__pipeline": 2, "parallel__zero": 1},
+    "sequence parallel 2": {"parallel__sequence": 2, "parallel__zero": 2},
+    "tensor parallel 2": {"parallel__tensor": 2, "parallel__zero": 1},
+    "unpacked": {"data__packing": False, "parallel__zero": 1},
+    "ZeRO 3, tiny chunks": {"parallel__zero": 3, "loss_chunk": 3},
+}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize(
+    "split",
+    cells(*SPLITS, often=("ZeRO 3, tiny chunks", "2 pipeline stages", "sequence parallel 2", "unpacked")),
+)
+def test_every_split_has_the_curve(
+    bench: Bench, materials: dict[str, Material], alone: dict[str, dict[str, Any]], name: str, split: str
+) -> None:
+    found, base = train(bench, materials, name, 2, **SPLITS[split]), alone[name]
+    assert furthest(found["losses"], base["losses"]) < TOLERANCE
+    assert furthest(found["norms"], base["norms"]) < TOLERANCE
+    assert found["held_out_first"]["loss"] == pytest.approx(found["losses"][0], rel=1e-6)
+    assert found["held_out_both"]["loss"] == pytest.approx(base["held_out_both"]["loss"], rel=1e-5)
+    assert found["held_out_both"]["units"] == base["held_out_both"]["units"]
+    for ours, theirs in zip(found["metrics"], base["metrics"], strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+
+
+def test_metrics_are_those_of_the_pairs(
+    materials: dict[str, Material], alone: dict[str, dict[str, Any]], bench: Bench
+) -> None:
+    """At the first step, by hand."""
+    material, model = materials["dpo"], fresh_model(CONFIG, len(bench.tokenizer), seed=0)
+    gains = {m: float(material.samples[m].answer(model)) - material.reference[m] for m in alone["dpo"]["samples"][0]}
+    margins = [BETA * (gains[m] - gains[m + 1]) for m in gains if m % 2 == 0]
+    expected = {"accuracy": sum(m > 0 for m in margins) / len(margins), "margin": sum(margins) / len(margins)}
+    assert alone["dpo"]["metrics"][0] == pytest.approx(expected, rel=1e-4)
+    assert alone["dpo"]["held_out_first"]["metrics"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_units_are_pairs_targets_and_tokens(materials: dict[str, Material], alone: dict[str, dict[str, Any]]) -> None:
+    members = [member for step in (0, 1) for member in alone["dpo"]["samples"][step]]
+    assert alone["dpo"]["held_out_both"]["units"] == {"dpo": len(members) / 2}
+    members = [member for step in (0, 1) for member in alone["guarded"]["samples"][step]]
+    samples = [materials["guarded"].samples[member] for member in members]
+    expected = {"nll": sum(sum(s.target[1:]) for s in samples), "kl": sum(len(s.ids) for s in samples)}
+    assert alone["guarded"]["held_out_both"]["units"] == expected
+
+
+def test_a_sum_before_the_division_is_noticed(
+    bench: Bench, materials: dict[str, Material], alone: dict[str, dict[str, Any]]
+) -> None:
+    mutant = train(bench, materials, "guarded", 2, mutant="all_over_all", parallel__zero=2)
+    assert furthest(mutant["losses"], alone["guarded"]["losses"]) > 100 * TOLERANCE
+    assert furthest(mutant["norms"], alone["guarded"]["norms"]) > 100 * TOLERANCE
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_adapters(bench: Bench, materials: dict[str, Material], name: str) -> None:
+    first = train(bench, materials, name, 1, **LORA)
+    for split in ("ZeRO 3, micro-batch 2", "2 pipeline stages", "sequence parallel 2", "tensor parallel 2"):
+        found = train(bench, materials, name, 2, **LORA, **SPLITS[split])
+        assert furthest(found["losses"], first["losses"]) < TOLERANCE

@@ -43,7 +43,7 @@ class MicroBatch(Protocol):
 
 
 class DeviceBatch(NamedTuple):
-    """Tensors of one forward pass. A tuple, so that DeepSpeed finds them."""
+    """Tensors of one forward pass."""
 
     input_ids: Tensor
     """[B, T] int64."""

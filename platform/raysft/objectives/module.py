@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch import nn
 
@@ -30,7 +31,7 @@ def make_objective(recipe: Recipe) -> Objective:
 
 
 class ObjectiveModule(nn.Module):
-    """forward(batch) -> its Loss."""
+    """forward(*batch) -> its Loss."""
 
     def __init__(self, model: nn.Module, objective: Objective) -> None:
         super().__init__()
@@ -42,9 +43,9 @@ class ObjectiveModule(nn.Module):
         self.sequence: SequenceGroup | None = None
         """Ranks that share the rows; then the sums are of this rank's part of them."""
 
-    def forward(self, batch: DeviceBatch) -> Loss:
-        """Loss of one micro-batch."""
-        model, sequence = base_model(self.model), self.sequence
+    def forward(self, *tensors: Any) -> Loss:
+        """tensors: those of a DeviceBatch, one by one: DeepSpeed looks at each, and knows no tuple of our own."""
+        model, sequence, batch = base_model(self.model), self.sequence, DeviceBatch(*tensors)
         if sequence is None:
             hidden = hidden_states(model, batch.input_ids, batch.position_ids)
         else:

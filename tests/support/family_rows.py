@@ -206,7 +206,7 @@ def _first_loss(module: ObjectiveModule, packing: bool, expected: float) -> floa
     module.eval()
     row = torch.zeros_like(ids)
     given = DeviceBatch(ids, positions, labels, weights, row, row.bool(), torch.zeros(1, dtype=torch.long), {})
-    loss = float(module(*given).sums["nll"]) / int((labels != -100).sum())
+    loss = float(module(*given.flat(())).sums["nll"]) / int((labels != -100).sum())
     return abs(loss - expected) / expected
 
 

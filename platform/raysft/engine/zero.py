@@ -84,7 +84,9 @@ class ZeroEngine:
             self._deepspeed.set_gradient_accumulation_boundary(number == len(micro_batches) - 1)
             torch.manual_seed(dropout_seed(self._seed, step, batch.index) + self._place.sequence * _PART_SEEDS)
             with watch.forward():
-                found = stacked(self._deepspeed(*on_device(batch, self._device)), self._objective)
+                found = stacked(
+                    self._deepspeed(*on_device(batch, self._device).flat(self._objective.columns)), self._objective
+                )
             means = found.sums / shares.to(found.sums.dtype) * weighed.to(found.sums.dtype)
             self._deepspeed.backward(means.sum() * self._num_parts)
             sums += found.sums.detach() * counts
@@ -110,7 +112,9 @@ class ZeroEngine:
         sums = np.zeros(len(self._terms) + 2 * len(self._objective.metrics))
         with torch.no_grad():
             for batch in micro_batches:
-                found = stacked(self._deepspeed(*on_device(batch, self._device)), self._objective)
+                found = stacked(
+                    self._deepspeed(*on_device(batch, self._device).flat(self._objective.columns)), self._objective
+                )
                 sums += [*found.sums.tolist(), *found.metrics.tolist()]
         sums *= self._place.tensor == 0
         own = [value * self._place.leads for value in in_order(self._terms, units)]

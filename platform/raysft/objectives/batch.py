@@ -62,6 +62,17 @@ class DeviceBatch(NamedTuple):
     fields: dict[str, Tensor]
     """Columns by name: [B, T], [S] or [A]; [.., width] where that is over 1."""
 
+    def flat(self, columns: Sequence[Field]) -> tuple[Tensor, ...]:
+        """All of its tensors; of the fields, these columns, in their order."""
+        return (*self[:7], *(self.fields[column.name] for column in columns))
+
+    @classmethod
+    def of_flat(cls, tensors: Sequence[Tensor], columns: Sequence[Field]) -> DeviceBatch:
+        """A batch from its tensors."""
+        ids, positions, labels, weights, segment_of, predicts, atom_of, *values = tensors
+        fields = {column.name: value for column, value in zip(columns, values, strict=True)}
+        return cls(ids, positions, labels, weights, segment_of, predicts, atom_of, fields)
+
     @property
     def num_atoms(self) -> int:
         """A."""

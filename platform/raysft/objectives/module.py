@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from raysft.model.fast.loss import hidden_states, output_head
 from raysft.model.fast.loss_head import LossHead
@@ -31,7 +30,7 @@ def make_objective(recipe: Recipe) -> Objective:
 
 
 class ObjectiveModule(nn.Module):
-    """forward(*batch) -> its Loss."""
+    """forward(*batch.flat()) -> its Loss."""
 
     def __init__(self, model: nn.Module, objective: Objective) -> None:
         super().__init__()
@@ -43,9 +42,10 @@ class ObjectiveModule(nn.Module):
         self.sequence: SequenceGroup | None = None
         """Ranks that share the rows; then the sums are of this rank's part of them."""
 
-    def forward(self, *tensors: Any) -> Loss:
-        """tensors: those of a DeviceBatch, one by one: DeepSpeed looks at each, and knows no tuple of our own."""
-        model, sequence, batch = base_model(self.model), self.sequence, DeviceBatch(*tensors)
+    def forward(self, *tensors: Tensor) -> Loss:
+        """Loss of one micro-batch. Tensors one by one: DeepSpeed looks at each, and into nothing else."""
+        model, sequence = base_model(self.model), self.sequence
+        batch = DeviceBatch.of_flat(tensors, self.objective.columns)
         if sequence is None:
             hidden = hidden_states(model, batch.input_ids, batch.position_ids)
         else:

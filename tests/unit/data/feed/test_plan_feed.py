@@ -13,10 +13,9 @@ from raysft.data.feed.collate import IGNORE, Feed, MicroBatch, Share, StepBatch,
 from raysft.data.feed.replica_balance import Sync
 from raysft.data.feed.rows import StoredRows
 from raysft.data.feed.step_plan import Order, StepPlan
-from raysft.objectives.base import count_units
-from raysft.objectives.sft import TERMS
+from raysft.objectives.base import Term, count_units
 
-units = partial(count_units, TERMS)
+units = partial(count_units, (Term("nll", "target_token"),))
 LENGTHS = [[9, 14, 5], [30], [3, 20], [12, 12], [2], [7, 7, 7], [25, 3], [16], [4, 4, 4, 4], [19], [11, 2]]
 
 

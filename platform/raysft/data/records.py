@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+Answers = Literal["one", "pair"]
+"""What a record becomes: one sample; or a preferred and a rejected answer, two samples that are never parted."""
+
 
 @dataclass(frozen=True)
 class Refusal:
@@ -100,3 +103,24 @@ class Conversation:
     def last_assistant(self) -> int:
         """Index of the last assistant turn (of the text, in plain text)."""
         return max(i for i, message in enumerate(self.messages) if message.role in ("assistant", "text"))
+
+
+def preference(conversation: Conversation) -> tuple[Candidate, Candidate] | Refusal:
+    """(the preferred, the rejected) of a conversation's candidates: the highest and the lowest score, the first of
+    equals."""
+    candidates = conversation.candidates
+    if len(candidates) < 2:
+        return Refusal(
+            "no_pair",
+            f"{len(candidates) or 'no'} answers that are compared; expected two or more, in the format preference "
+            "(prompt, chosen, rejected) or ranking (prompt, responses, scores)",
+        )
+    best = max(candidates, key=lambda candidate: candidate.score)
+    worst = min(candidates, key=lambda candidate: candidate.score)
+    if not best.score > worst.score:
+        return Refusal(
+            "no_preference", f"all {len(candidates)} answers have the score {best.score:g}; expected different ones"
+        )
+    if best.messages == worst.messages:
+        return Refusal("no_preference", "the preferred and the rejected answer are the same; expected different ones")
+    return best, worst

@@ -126,7 +126,7 @@ def _tiles(survey: Survey) -> list[tuple[str, str, str]]:
         ("records", f"{records:,}", f"in {_plural(survey['files'], 'file')}"),
         ("kept", share(kept - dropped, records), _plain(records - kept, dropped)),
         ("tokens", f"{tokens:,}", f"{share(survey['target_tokens'], tokens)} of them trained"),
-        ("tokens of a sample", f"{survey['lengths']['quantiles'].get('50%', 0):,}", "median"),
+        (f"tokens of a {_sample(survey)}", f"{survey['lengths']['quantiles'].get('50%', 0):,}", "median"),
         ("duplicates", f"{_superfluous(survey):,}", "exact and near"),
         ("personal data", f"{pii:,}", "hits"),
     ]
@@ -136,6 +136,11 @@ def _tiles(survey: Survey) -> list[tuple[str, str, str]]:
         first, most = survey["languages"][0]
         tiles.append(("languages", f"{len(survey['languages'])}", f"{share(most, survey['conversations'])} {first}"))
     return tiles
+
+
+def _sample(survey: Survey) -> str:
+    """What a record becomes: a `sample`, or a `pair` of them, whose tokens are counted together."""
+    return str(survey.get("sample", "sample"))  # surveys of earlier versions do not say
 
 
 def _plain(refused: int, dropped: int) -> str:
@@ -153,14 +158,15 @@ def _length_chart(survey: Survey) -> str:
     if not bins:
         return ""
     width = bins[0]["to"]
-    titles = [f"{b['from']:,} to {b['to'] - 1:,} tokens: {b['samples']:,} samples" for b in bins[:-1]]
-    titles.append(f"{bins[-1]['from']:,} tokens and more: {bins[-1]['samples']:,} samples")
+    samples = f"{_sample(survey)}s"
+    titles = [f"{b['from']:,} to {b['to'] - 1:,} tokens: {b['samples']:,} {samples}" for b in bins[:-1]]
+    titles.append(f"{bins[-1]['from']:,} tokens and more: {bins[-1]['samples']:,} {samples}")
     every = max(1, len(bins) // 10)
     return histogram(
         [b["samples"] for b in bins],
         [(index, f"{bins[index]['from']:,}") for index in range(0, len(bins), every)],
-        x_label="tokens of a sample (the last bar holds all longer ones)",
-        y_label="samples",
+        x_label=f"tokens of a {_sample(survey)} (the last bar holds all longer ones)",
+        y_label=samples,
         width=1040,
         height=300,
         titles=titles,
@@ -186,7 +192,7 @@ def _sections(survey: Survey) -> Iterator[tuple[str, list[list[str]]]]:
     records, conversations = survey["records"], survey["conversations"]
     yield "records", [[label, value, remark] for label, value, remark in _tiles(survey)]
     yield (
-        "tokens of a sample",
+        f"tokens of a {_sample(survey)}",
         [[name, f"{value:,}"] for name, value in survey["lengths"]["quantiles"].items()]
         + ([["over data.max_tokens", f"{survey['over_long']:,}"]] if survey["over_long"] else []),
     )

@@ -8,7 +8,7 @@ from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.data import DataSection
 from raysft.recipe.sections.objective import SftObjective
 from raysft.recipe.sections.parallel import ParallelSection
-from raysft.recipe.traits import objective_of
+from raysft.recipe.traits import objective_of, reference_columns
 
 AUTOMATIC = ("zero", "tensor", "pipeline", "sequence")
 """Fields that parallel.auto chooses."""
@@ -27,6 +27,7 @@ def check_recipe(recipe: Recipe) -> None:
         _check_mixture,
         _check_objective,
         _check_stream,
+        _check_answers,
         _check_steps,
     ):
         check(recipe)
@@ -251,6 +252,37 @@ def _check_stream(recipe: Recipe) -> None:
                 expected=expected,
                 fix=f"give {expected}, or set data.mode: prepared",
             )
+
+
+def _check_answers(recipe: Recipe) -> None:
+    """What pairs of answers, and columns of the untrained model, cannot go with."""
+    data, kind = recipe.data, recipe.objective.kind
+    pairs = objective_of(recipe).answers == "pair"
+    for wrong, what, got, expected, fix in (
+        (
+            pairs and data.over_long != "drop",
+            "cut answers cannot be compared: the two samples of a pair would have different prompts",
+            f"objective: {kind}, data.over_long = {data.over_long}",
+            "data.over_long: drop",
+            "set data.over_long: drop, and data.max_tokens so that both answers with their prompts fit together",
+        ),
+        (
+            data.mode == "stream" and pairs,
+            "pairs of answers are not streamed",
+            f"data.mode: stream, objective: {kind}",
+            "data.mode: prepared",
+            "set data.mode: prepared",
+        ),
+        (
+            data.mode == "stream" and bool(reference_columns(recipe)),
+            "what the untrained model says of the data is written before training, beside a finished store",
+            f"data.mode: stream, objective: {kind} with {', '.join(c.name for c in reference_columns(recipe))}",
+            "data.mode: prepared",
+            "set data.mode: prepared",
+        ),
+    ):
+        if wrong:
+            raise RecipeError(what, got=got, expected=expected, fix=fix)
 
 
 def _need_whole_data(data: DataSection) -> list[str]:

@@ -26,7 +26,7 @@ from raysft.data.formats.values import Record, RefusedError, decoded, is_empty, 
 from raysft.data.records import Conversation, Message, Note, Refusal
 from raysft.errors import DataError
 
-__all__ = ["Reading", "check_columns", "detect_format", "read_record", "rename"]
+__all__ = ["Reading", "check_columns", "check_turns", "detect_format", "read_record", "rename"]
 
 _TOOLS = frozenset(("tools", "functions"))
 _SCALARS = (str, int, float)  # a bool is an int
@@ -115,7 +115,7 @@ def read_record(record: Record, reading: Reading, *, id: int, source: str) -> tu
         return refused.refusal
     conversations = []
     for messages in endings:
-        if refusal := _bad_turns(messages):
+        if refusal := check_turns(messages):
             return refusal
         conversations.append(
             Conversation(
@@ -236,8 +236,11 @@ def _bad_text(record: Record, texts: Sequence[str]) -> Refusal | None:
     return None
 
 
-def _bad_turns(messages: Sequence[Message]) -> Refusal | None:
-    """Questions and answers take turns, whoever begins; tool turns stand between a call and the next answer."""
+def check_turns(messages: Sequence[Message]) -> Refusal | None:
+    """What is wrong with these turns; None: nothing.
+
+    Questions and answers take turns, whoever begins; tool turns stand between a call and the next answer.
+    """
     if len(messages) == 1 and messages[0].role == "text":
         return None if messages[0].content.strip() else Refusal("empty_answer", "the text is empty")
     if "assistant" not in [message.role for message in messages]:

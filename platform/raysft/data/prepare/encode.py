@@ -21,14 +21,15 @@ from numpy.typing import NDArray
 from raysft.data.formats.conversations import read_raw, reading_of
 from raysft.data.notes import NoteCounts, count_notes
 from raysft.data.read.sources import RawRecord, ReadTask, read
-from raysft.data.records import Conversation, Note, Refusal
+from raysft.data.records import Answers, Conversation, Note, Refusal
 from raysft.data.rules.keys import KeyMaker, key_maker
 from raysft.data.rules.record.cleaner import Cleaner
 from raysft.data.store.mixture_columns import group_of, valid_text, value_of, weight_of
 from raysft.data.store.packed_rows import lists
 from raysft.data.text.backend import Backend, BackendJson
-from raysft.data.text.chat import Example, Template, encode
+from raysft.data.text.chat import Example, Template
 from raysft.data.text.fitting import COUNTED, counted
+from raysft.data.text.pairs import encode_answers
 from raysft.data.text.rendering import render_last
 from raysft.data.text.template import template_note
 from raysft.recipe.cleaning import AUGMENTING
@@ -50,7 +51,10 @@ SAMPLES = (
     pa.field("prompt", pa.string()),  # held-out samples only
     pa.field("answer", pa.string()),
 )
-"""Columns of every sample; the keys that whole-data rules need come after them."""
+"""Columns of every sample; after them come `segments` where samples are pairs, and the keys that whole-data rules
+need."""
+SEGMENTS = pa.field("segments", pa.list_(pa.int32()))
+"""Tokens of the samples of a pair, which lie behind each other in input_ids and target."""
 
 _BATCH = 256
 
@@ -66,6 +70,7 @@ class EncodeStage:
     seed: int
     rules_digest: str = ""
     """Digest of the rules and of the files that they read; a process that has others loaded reads them again."""
+    answers: Answers = "one"
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,11 @@ def encode_task(task: ReadTask, stage: EncodeStage) -> Iterator[Batch]:
 
 def schema(stage: EncodeStage) -> pa.Schema:
     """The columns of a stage's samples."""
-    return pa.schema([*SAMPLES, *_tools(stage).keys.schema])
+    return _schema(stage, _tools(stage).keys)
+
+
+def _schema(stage: EncodeStage, keys: KeyMaker) -> pa.Schema:
+    return pa.schema([*SAMPLES, *([SEGMENTS] if stage.answers == "pair" else []), *keys.schema])
 
 
 def is_held_out(conversation: Conversation, share: float) -> bool:
@@ -138,6 +147,7 @@ def _tools(stage: EncodeStage) -> _Tools:
         stage.data.model_dump_json(),
         stage.seed,
         stage.rules_digest,
+        stage.answers,
     )
     if key not in _MADE:
         _MADE.clear()
@@ -154,7 +164,7 @@ def _make_tools(stage: EncodeStage) -> _Tools:
             Cleaner(rules, seed=stage.seed, special_tokens=specials),
             Cleaner(plain, seed=stage.seed, special_tokens=specials),
         ),
-        keys=key_maker(rules),
+        keys=key_maker(rules, stage.answers),
     )
 
 
@@ -195,10 +205,11 @@ def _encode_batch(batch: Sequence[RawRecord], task: ReadTask, stage: EncodeStage
             conversations += cleaned.conversations
             sides += [held_out] * len(cleaned.conversations)
             origins += [raw.value] * len(cleaned.conversations)
-    results = encode(
+    results = encode_answers(
         conversations,
         tools.tokenizer,
         stage.template,
+        stage.answers,
         train_on=stage.data.train_on,
         max_tokens=stage.data.max_tokens,
         over_long=stage.data.over_long,
@@ -257,7 +268,9 @@ def _table(
         "answer": pa.array(answers, pa.string()),
         **keys.columns(owners),
     }
-    return pa.table(columns, schema=pa.schema([*SAMPLES, *keys.schema]))
+    if stage.answers == "pair":
+        columns["segments"] = pa.array([example.segments for example in examples], SEGMENTS.type)
+    return pa.table(columns, schema=_schema(stage, keys))
 
 
 def _flat(pieces: Sequence[NDArray[Any]], dtype: type) -> tuple[NDArray[Any], NDArray[np.int64]]:

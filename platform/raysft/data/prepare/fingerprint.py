@@ -36,6 +36,7 @@ from raysft.errors import DataError
 from raysft.recipe.cleaning import AUGMENTING, WHOLE_DATA, Leakage, Map
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.data import MixtureSection, SourceSection
+from raysft.recipe.traits import objective_of
 from raysft.storage import absolute, join
 
 logger = logging.getLogger(__name__)
@@ -169,6 +170,8 @@ def _side(
             [[source.weight, source.epochs] for source in data.sources],
         ]
         whole["seed"] = recipe.seed if _is_random(recipe) else None
+    if (answers := objective_of(recipe).answers) != "one":
+        whole["answers"] = answers
     fingerprint = hashlib.sha256(json.dumps(whole, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
     stage = EncodeStage(
         tokenizer,
@@ -177,6 +180,7 @@ def _side(
         held_out,
         recipe.seed,
         json.dumps([rules_hash(data.rules), keys_hash(data.rules)]),
+        answers,
     )
     location = join(absolute(recipe.storage), "tokens", fingerprint)
     shards = "held-out" if held_out == 1 else "all"

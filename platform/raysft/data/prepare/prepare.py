@@ -31,7 +31,7 @@ from raysft.data.store.manifest import MANIFEST, REJECTS, find_damage, problem_o
 from raysft.data.store.parts import write_prompts
 from raysft.data.store.shards import Summary, resume, shard_path
 from raysft.data.store.versions import check_compatible, chosen_fingerprint, record_version, store_location
-from raysft.data.store.windows import CURRICULUM_WINDOW, WINDOW
+from raysft.data.store.windows import COLUMNS, CURRICULUM_WINDOW, PAIR_COLUMNS, WINDOW
 from raysft.errors import ClusterError, DataError, StorageError
 from raysft.lease import lease
 from raysft.recipe.schema import Recipe
@@ -248,7 +248,13 @@ def _write_store(recipe: Recipe, side: Side, shards: _Shards, selection: Selecti
     num_windows = -(-len(chosen.shards) // size)
     windows = [slice(index * size, (index + 1) * size) for index in range(num_windows)]
     items = [part_item(index, chosen.shards[own], chosen.rows[own]) for index, own in enumerate(windows)]
-    write = partial(make_part, location=side.location, shards=shards.locations, max_tokens=recipe.data.max_tokens)
+    write = partial(
+        make_part,
+        location=side.location,
+        shards=shards.locations,
+        max_tokens=recipe.data.max_tokens,
+        columns=PAIR_COLUMNS if side.stage.answers == "pair" else COLUMNS,
+    )
     parts: dict[int, dict[str, Any]] = {}
     for index, part in on_ray(write, items):
         parts[index] = part

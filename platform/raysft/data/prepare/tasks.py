@@ -38,10 +38,12 @@ def part_item(index: int, shards: NDArray[np.int64], rows: NDArray[np.int64]) ->
     return {"index": index, "shards": shards.tobytes(), "rows": rows.tobytes()}
 
 
-def make_part(item: Item, *, location: str, shards: Sequence[str], max_tokens: int) -> tuple[int, dict[str, Any]]:
-    """(index, the part's entry in the manifest)."""
+def make_part(
+    item: Item, *, location: str, shards: Sequence[str], max_tokens: int, columns: Sequence[str]
+) -> tuple[int, dict[str, Any]]:
+    """(index, the part's entry in the manifest). columns: see write_window."""
     samples = (np.frombuffer(item["shards"], np.int64), np.frombuffer(item["rows"], np.int64))
-    return item["index"], write_window(location, item["index"], shards, samples, max_tokens)
+    return item["index"], write_window(location, item["index"], shards, samples, max_tokens, columns)
 
 
 def count_first(item: Item, *, tasks: Sequence[ReadTask], stage: EncodeStage) -> list[Any]:

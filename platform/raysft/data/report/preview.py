@@ -141,7 +141,10 @@ def _tell(page: _Page, seen: Traced, *, packed: bool) -> None:
 
 def _tell_rows(page: _Page, samples: Sequence[TracedSample], max_tokens: int) -> None:
     lengths = np.array([len(sample.example.input_ids) for sample in samples])
-    rows = pack(lengths, max_tokens)
+    starts = np.flatnonzero([sample.begins_atom for sample in samples])
+    atoms = np.split(np.arange(len(samples)), starts[1:])
+    packed = pack(np.add.reduceat(lengths, starts), max_tokens)
+    rows = [np.concatenate([atoms[atom] for atom in row]) for row in packed]
     for number, row in enumerate(rows[:_MAX_ROWS], 1):
         page.heading(f"row {number} of {len(rows)}: {len(row)} segments, {lengths[row].sum()} of {max_tokens} tokens")
         for place, index in enumerate(row, 1):
@@ -170,8 +173,10 @@ def _sum_up(
     )
     for line in _exceptions(counts):
         page.line(line)
+    num_atoms = sum(sample.begins_atom for sample in samples)
+    pairs = f"{num_atoms} pairs, " if num_atoms < len(samples) else ""
     page.line(
-        f"{num_seen} records, {len(samples)} samples"
+        f"{num_seen} records, {pairs}{len(samples)} samples"
         + (f"; refused: {_listed(refused)}" if refused else "; none refused")
     )
     if findings:
@@ -185,14 +190,17 @@ def _listed(counts: Mapping[str, int]) -> str:
 def certificate(manifest: Mapping[str, Any]) -> list[str]:
     """What a store's manifest says about its masks and about what was left out, one line each."""
     counts, limit = manifest["counts"], manifest["max_tokens"]
+    samples = "pairs" if manifest.get("inputs", {}).get("answers") == "pair" else "samples"
     refused = sum(counts["refused"].values())
     lines = []
     if manifest.get("sampled"):
         lines.append(f"only the first {counts['records_read']:,} records of a stream are counted here")
-    lines.append(f"{counts['examples']:,} samples of {counts['records_read']:,} records, {refused:,} refused")
+    lines.append(f"{counts['examples']:,} {samples} of {counts['records_read']:,} records, {refused:,} refused")
+    if samples == "pairs":
+        lines.append("each is a preferred and a rejected answer to one prompt, in one row; tokens are those of both")
     occurrences = counts.get("occurrences", counts["examples"])
     if occurrences != counts["examples"]:
-        lines.append(f"{occurrences:,} samples in an epoch, with repeats")
+        lines.append(f"{occurrences:,} {samples} in an epoch, with repeats")
     if "rows" in counts:
         lines.append(f"{counts['rows']:,} rows of {limit:,} tokens, {counts['fill']:.2%} full")
     roles = counts.get("target_tokens_by_role", {})
@@ -209,7 +217,7 @@ def certificate(manifest: Mapping[str, Any]) -> list[str]:
         lines.append(f"{counts['truncated']:,} samples cut at {limit:,} tokens" + (f": {listed}" if listed else ""))
     sources = counts.get("sources", {})
     if len(sources) > 1:
-        lines += [_source_line(name, source, counts["target_tokens"]) for name, source in sources.items()]
+        lines += [_source_line(name, source, counts["target_tokens"], samples) for name, source in sources.items()]
     for reason, count in counts["refused"].items():
         first = manifest["refusals"][reason][0]
         lines.append(f"refused {count:,} x {reason}; first: {first['where']}: {first['detail']}")
@@ -222,7 +230,7 @@ def certificate(manifest: Mapping[str, Any]) -> list[str]:
         listed = ", ".join(f"{name} {n:,}" for name, n in sorted(found.items()) if n)
         lines += [f"{what} by rules: {listed}"] if listed else []
     if proof := manifest.get("proof"):
-        lines.append(f"unpacked again, all {proof['unpacked_samples']:,} samples are equal; masks {proof['masks']}")
+        lines.append(f"unpacked again, all {proof['unpacked_samples']:,} {samples} are equal; masks {proof['masks']}")
     return lines
 
 
@@ -238,11 +246,11 @@ def _exceptions(counts: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _source_line(name: str, source: Mapping[str, int], target_tokens: int) -> str:
+def _source_line(name: str, source: Mapping[str, int], target_tokens: int, samples: str) -> str:
     cut = f", {source['truncated']:,} cut" if source["truncated"] else ""
     part = _share(source["target_tokens"], target_tokens)
     return (
-        f"source {name}: {source['samples']:,} samples of {source['records']:,} records "
+        f"source {name}: {source['samples']:,} {samples} of {source['records']:,} records "
         f"({source['refused']:,} refused), {source['tokens']:,} tokens, {part} of the trained ones{cut}"
     )
 

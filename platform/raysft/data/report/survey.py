@@ -35,6 +35,7 @@ from raysft.data.text.tokenizer import recipe_tokenizer
 from raysft.errors import DataError, UserError
 from raysft.recipe.cleaning import WHOLE_DATA, Conflicts, ExactDuplicates, NearDuplicates, Rule
 from raysft.recipe.schema import Recipe
+from raysft.recipe.traits import objective_of
 from raysft.storage import absolute, join, remove_tree
 
 Progress = Callable[[str, int, int], None]
@@ -69,6 +70,7 @@ def survey(
         frozenset(name.casefold() for name in attributes or ATTRIBUTES),
         _comparing(data.rules),
         work,
+        objective_of(recipe).answers,
     )
     items: list[Item] = [
         {"index": index, "file": task.file.index, "start": task.start, "stop": task.stop}
@@ -105,6 +107,7 @@ def _describe(
         "at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "files": len(files),
         "max_tokens": recipe.data.max_tokens,
+        "sample": "pair" if objective_of(recipe).answers == "pair" else "sample",
         "over_long_policy": f"data.over_long: {recipe.data.over_long}",
         **{name: facts[name] for name in COUNTS},
         "formats": most_first(facts["formats"]),
@@ -155,8 +158,9 @@ def _advice(survey: dict[str, Any]) -> list[str]:
         lines.append("some prompts have several different answers: see `{rule: conflicts}`")
     if survey["over_long"] / kept > _MUCH_OVER_LONG:
         lines.append(
-            f"{survey['over_long'] / kept:.1%} of the samples are longer than data.max_tokens "
-            f"({survey['max_tokens']:,}): raise it, or choose what becomes of them with `data.over_long`"
+            f"{survey['over_long'] / kept:.1%} of the {survey['sample']}s are longer than data.max_tokens "
+            f"({survey['max_tokens']:,}): raise it"
+            + (", or choose what becomes of them with `data.over_long`" if survey["sample"] == "sample" else "")
         )
     if unread := [line["name"] for line in survey["not_read"] if line["kind"] == "unread"]:
         lines.append(f"nothing reads {', '.join(unread[:5])}: map them in data.columns, or data.ignore_columns")

@@ -20,7 +20,7 @@ from raysft.data.formats.conversations import read_raw, reading_of
 from raysft.data.notes import count_notes
 from raysft.data.on_ray import Item
 from raysft.data.read.sources import RawRecord, ReadTask, SourceFile, read
-from raysft.data.records import Conversation, Note, Refusal
+from raysft.data.records import Answers, Conversation, Note, Refusal
 from raysft.data.report.survey_facts import (
     Facts,
     count,
@@ -35,7 +35,8 @@ from raysft.data.rules.record.cleaner import Cleaner
 from raysft.data.rules.record.quality import quality_components, quality_score
 from raysft.data.store.shards import shard_path
 from raysft.data.text.backend import Backend, BackendJson
-from raysft.data.text.chat import Template, encode
+from raysft.data.text.chat import Template
+from raysft.data.text.pairs import encode_answers
 from raysft.recipe.cleaning import (
     AUGMENTING,
     WHOLE_DATA,
@@ -76,6 +77,7 @@ class SurveyPlan:
     comparing: tuple[Rule, ...]
     """Whole-data rules that keys are made for."""
     work: str
+    answers: Answers = "one"
 
 
 @dataclass(frozen=True)
@@ -129,10 +131,11 @@ def _look(
                 count_groups(facts, conversation, plan.attributes, quality=quality, kept=False)
             candidates += cleaned.conversations
             origins += [(conversation, quality)] * len(cleaned.conversations)
-    results = encode(
+    results = encode_answers(
         candidates,
         tools.tokenizer,
         plan.template,
+        plan.answers,
         train_on=plan.data.train_on,
         max_tokens=_NO_LIMIT,
         over_long="drop",
@@ -172,7 +175,7 @@ def _conversations(raw: RawRecord, file: SourceFile, data: DataSection, facts: F
 def _tools(plan: SurveyPlan) -> _Tools:
     specials = plan.template.special_tokens.texts
     rules = plan.data.model_dump_json(include={"rules"})
-    return _make_tools(plan.tokenizer, rules, plan.seed, specials, plan.comparing)
+    return _make_tools(plan.tokenizer, rules, plan.seed, specials, plan.comparing, plan.answers)
 
 
 @lru_cache(maxsize=1)
@@ -182,6 +185,7 @@ def _make_tools(
     seed: int,
     specials: tuple[str, ...],
     comparing: tuple[Rule, ...],
+    answers: Answers,
 ) -> _Tools:
     parsed = DataSection.model_validate_json(f'{{"train": ["-"], {rules[1:]}').rules
     own = [rule for rule in parsed if not isinstance(rule, (*AUGMENTING, *WHOLE_DATA))]
@@ -189,5 +193,5 @@ def _make_tools(
         tokenizer=tokenizer.load(),
         looking=Cleaner(_LOOKING, seed=seed, special_tokens=specials),
         cleaning=Cleaner(own, seed=seed, special_tokens=specials),
-        keys=key_maker(comparing),
+        keys=key_maker(comparing, answers),
     )

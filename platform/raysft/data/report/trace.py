@@ -15,13 +15,15 @@ from raysft.data.prepare.encode import is_held_out
 from raysft.data.read.sources import RawRecord, describe_line, expand, file_and_position
 from raysft.data.records import Conversation, Note, Refusal
 from raysft.data.rules.record.cleaner import Cleaner
-from raysft.data.text.chat import Example, encode
+from raysft.data.text.chat import Example
 from raysft.data.text.fitting import STRADDLES, UNKNOWN
+from raysft.data.text.pairs import encode_answers, split_atom
 from raysft.data.text.stops import recipe_template
 from raysft.data.text.template import template_note
 from raysft.data.text.tokenizer import recipe_tokenizer
 from raysft.recipe.cleaning import AUGMENTING
 from raysft.recipe.schema import Recipe
+from raysft.recipe.traits import objective_of
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class TracedSample:
     example: Example
     pieces: list[tuple[str, str]]
     words: list[str]
+    begins_atom: bool = True
+    """False: it shares a row with the sample before it, as the rejected answer does with the preferred one."""
 
     @property
     def size(self) -> str:
@@ -59,6 +63,7 @@ class Tracer:
         data = recipe.data
         check_source_columns(data)
         self._data = data
+        self._answers = objective_of(recipe).answers
         self._tokenizer = recipe_tokenizer(recipe)
         self._template = recipe_template(recipe, self._tokenizer)
         self.files = expand(data.sources, format=data.format, columns=data.columns, purpose="train")
@@ -98,10 +103,11 @@ class Tracer:
         return Traced(place, samples, refusals, findings, tags, notes)
 
     def _samples(self, conversation: Conversation, name: str) -> list[TracedSample] | Refusal:
-        (result,) = encode(
+        (result,) = encode_answers(
             [conversation],
             self._tokenizer,
             self._template,
+            self._answers,
             train_on=self._data.train_on,
             max_tokens=self._data.max_tokens,
             over_long=self._data.over_long,
@@ -109,15 +115,15 @@ class Tracer:
         )
         if isinstance(result, Refusal):
             return result
-        return [
-            TracedSample(
-                f"{name}part {number} of {len(result)}: " if len(result) > 1 else name,
-                example,
-                list(token_texts(self._tokenizer, example)),
-                [str(self._tokenizer.convert_ids_to_tokens(index)) for index in example.input_ids.tolist()],
-            )
-            for number, example in enumerate(result, 1)
-        ]
+        samples = []
+        for number, whole in enumerate(result, 1):
+            part = f"{name}part {number} of {len(result)}: " if len(result) > 1 else name
+            for place, (side, example) in enumerate(split_atom(whole)):
+                title = f"{name.rstrip(', ')}, {side}: " if side else part
+                texts = list(token_texts(self._tokenizer, example))
+                words = [str(self._tokenizer.convert_ids_to_tokens(index)) for index in example.input_ids.tolist()]
+                samples.append(TracedSample(title, example, texts, words, begins_atom=place == 0))
+        return samples
 
 
 def token_kind(weight: float, flags: int) -> str:

@@ -1,6 +1,7 @@
 """Keys of one conversation, by which whole-data rules compare records without their texts. Pure.
 
-    exact      hash of the whole text, the reasoning and the tools, without case and white space
+    exact      hash of the whole text, the reasoning and the tools, without case and white space; of a pair with the
+               rejected answer, as are signature and contaminated
     prompt     hash of the tools and everything before the last answer (of all of a plain text)
     answer     hash of the last answer
     signature  MinHash of the text's shingles (Broder 1997, "On the resemblance and containment of documents")
@@ -23,7 +24,7 @@ from rensa import RMinHash
 
 from raysft.data.read.contents import content
 from raysft.data.read.sources import expand
-from raysft.data.records import Conversation
+from raysft.data.records import Answers, Conversation, Message, Refusal, preference
 from raysft.data.rules.ngrams import UNSPACED, Benchmarks, read_benchmarks, stable_hash
 from raysft.recipe.cleaning import (
     WHOLE_DATA,
@@ -47,6 +48,7 @@ class KeyMaker:
     prompt: bool
     near: NearDuplicates | None
     benchmarks: Benchmarks | None
+    answers: Answers = "one"
 
     @property
     def schema(self) -> list[pa.Field]:
@@ -68,20 +70,31 @@ class KeyMaker:
         if self.exact or self.prompt:
             turns = [_turns(talk) for talk in conversations]
             values["exact"] = [
-                stable_hash("\n".join([*own, *_reasoning(talk)]))
+                stable_hash("\n".join([*own, *_reasoning(talk), *_turns_of(self._rejected(talk))]))
                 for own, talk in zip(turns, conversations, strict=True)
             ]
             # A plain text is its own prompt; the first turn is the tools.
             values["prompt_key"] = [stable_hash("\n".join(own[:-1] if len(own) > 2 else own)) for own in turns]
             values["answer_key"] = [stable_hash(own[-1]) for own in turns]
         if self.near is not None:
-            values["signature"] = [signature(_text(talk), self.near) for talk in conversations]
+            values["signature"] = [signature(self._text(talk), self.near) for talk in conversations]
         if self.benchmarks is not None:
-            values["contaminated"] = self.benchmarks.share([_text(talk) for talk in conversations])
+            values["contaminated"] = self.benchmarks.share([self._text(talk) for talk in conversations])
         return {field.name: pa.array(values[field.name], field.type) for field in self.schema}
 
+    def _text(self, talk: Conversation) -> str:
+        messages = (*talk.messages, *self._rejected(talk))
+        texts = [text for message in messages for text in (message.reasoning, message.content) if text]
+        texts += [json.dumps(message.tool_calls) for message in messages if message.tool_calls]
+        return "\n".join(texts)
 
-def key_maker(rules: Sequence[Rule]) -> KeyMaker:
+    def _rejected(self, talk: Conversation) -> tuple[Message, ...]:
+        """The rejected answer of a pair."""
+        found = preference(talk) if self.answers == "pair" else ()
+        return () if isinstance(found, Refusal) or not found else found[1].messages
+
+
+def key_maker(rules: Sequence[Rule], answers: Answers = "one") -> KeyMaker:
     """The keys that these rules need; reads the benchmark files of `contamination`."""
     near = next((rule for rule in rules if isinstance(rule, NearDuplicates)), None)
     against = next((rule for rule in rules if isinstance(rule, Contamination)), None)
@@ -90,6 +103,7 @@ def key_maker(rules: Sequence[Rule]) -> KeyMaker:
         prompt=any(isinstance(rule, Leakage | Conflicts) for rule in rules),
         near=near,
         benchmarks=read_benchmarks(against.files, against.ngram) if against else None,
+        answers=answers,
     )
 
 
@@ -123,8 +137,13 @@ def shingles(text: str, ngram: int) -> list[str]:
 
 def _turns(conversation: Conversation) -> list[str]:
     """The tools, then each turn's role and text, without case and with single spaces."""
-    found = [json.dumps(conversation.tools, sort_keys=True) if conversation.tools else ""]
-    for message in conversation.messages:
+    tools = json.dumps(conversation.tools, sort_keys=True) if conversation.tools else ""
+    return [tools, *_turns_of(conversation.messages)]
+
+
+def _turns_of(messages: Sequence[Message]) -> list[str]:
+    found = []
+    for message in messages:
         calls = json.dumps(message.tool_calls, sort_keys=True) if message.tool_calls else ""
         found.append(f"{message.role}: {' '.join(message.content.casefold().split())}{calls}")
     return found
@@ -133,9 +152,3 @@ def _turns(conversation: Conversation) -> list[str]:
 def _reasoning(conversation: Conversation) -> list[str]:
     """What was thought before the answers. No part of a prompt or an answer: templates drop it from earlier turns."""
     return [" ".join(m.reasoning.casefold().split()) for m in conversation.messages if m.reasoning]
-
-
-def _text(conversation: Conversation) -> str:
-    texts = [text for message in conversation.messages for text in (message.reasoning, message.content) if text]
-    texts += [json.dumps(message.tool_calls) for message in conversation.messages if message.tool_calls]
-    return "\n".join(texts)

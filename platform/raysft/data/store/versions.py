@@ -202,8 +202,8 @@ def differing(recipe: Recipe, old: str, new: str) -> list[str]:
 def check_compatible(recipe: Recipe, fingerprint: str, inputs: dict[str, Any]) -> None:
     """Refuse a rolled-back store whose tokens are not those of the recipe's tokenizer, template and row length."""
     stored = (manifest_of(recipe, fingerprint) or {}).get("inputs", {})
-    names = ("tokenizer", "template", "max_tokens")
-    differ = [name for name in names if stored.get(name) != inputs[name]]
+    names = ("tokenizer", "template", "max_tokens", "answers")  # answers: of pairs only
+    differ = [name for name in names if stored.get(name) != inputs.get(name)]
     if differ:
         raise UserError(
             "the version that the data was rolled back to does not fit this recipe",

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from raysft.data.store.packed_rows import (
@@ -19,6 +20,7 @@ from raysft.data.store.packed_rows import (
     atoms_of,
     first_of_atoms,
     flat,
+    lists,
     pack_rows,
     packed_atoms,
     sample_values,
@@ -37,6 +39,8 @@ CURRICULUM_WINDOW = 1_024
 
 COLUMNS = ("sample_id", "weight", "input_ids", "target")
 """What packing needs of a sample."""
+PAIR_COLUMNS = (*COLUMNS, "segments")
+"""What it needs of a pair."""
 
 
 def pack_window(samples: pa.Table, max_tokens: int, fields: Sequence[Field] = ()) -> pa.Table:
@@ -65,6 +69,18 @@ def pack_window(samples: pa.Table, max_tokens: int, fields: Sequence[Field] = ()
     return rows
 
 
+def apart(samples: pa.Table) -> pa.Table:
+    """A line for each of the `segments` of a sample, its number as `atom`. Without that column: the samples."""
+    if "segments" not in samples.column_names:
+        return samples
+    segments = samples.column("segments").combine_chunks()
+    owners = pc.list_parent_indices(segments)
+    ends = np.cumsum(segments.flatten().to_numpy(), dtype=np.int64)
+    columns = {name: samples.column(name).take(owners) for name in ("sample_id", "weight")}
+    columns |= {name: lists(pa.array(flat(samples.column(name))), ends) for name in TOKEN_FIELDS}
+    return pa.table({**columns, "atom": owners})
+
+
 def _lines_of_rows(samples: pa.Table, max_tokens: int) -> list[NDArray[np.int64]]:
     """The lines of each row; those of an atom are packed as one length."""
     lengths = samples.column("input_ids").combine_chunks().value_lengths().to_numpy()
@@ -82,9 +98,13 @@ def write_window(
     shards: Sequence[str],
     samples: tuple[NDArray[np.int64], NDArray[np.int64]],
     max_tokens: int,
+    columns: Sequence[str] = COLUMNS,
 ) -> dict[str, Any]:
-    """Pack the samples (shard, row) of window `index` and write them as a part; returns its manifest entry."""
-    table = take_samples(shards, *samples, COLUMNS)
+    """Pack the samples (shard, row) of window `index` and write them as a part; returns its manifest entry.
+
+    columns: PAIR_COLUMNS where each is a pair.
+    """
+    table = take_samples(shards, *samples, columns)
     masks = hashlib.sha256(flat(table.column("target")).tobytes()).hexdigest()
-    part = write_part(location, index, pack_window(table, max_tokens))
+    part = write_part(location, index, pack_window(apart(table), max_tokens))
     return {**part, "samples": len(table), "masks": masks}

@@ -30,7 +30,8 @@ class Example(NamedTuple):
     """One tokenized conversation, or a part of it. `target` holds a weight per token; 0: not trained.
 
     `start`: index of the first token in the whole conversation. `truncated`: tokens were lost, by role in `removed`.
-    `template`: name of the one that wrote it.
+    `template`: name of the one that wrote it. `segments`: tokens of each of several samples that stand behind each
+    other here, an atom; empty: this is one sample.
     """
 
     sample_id: int
@@ -41,6 +42,7 @@ class Example(NamedTuple):
     start: int = 0
     removed: Mapping[str, int] = MappingProxyType({})
     template: str = ""
+    segments: tuple[int, ...] = ()
 
     @property
     def straddles(self) -> int:

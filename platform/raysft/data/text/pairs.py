@@ -1,0 +1,136 @@
+"""Compared answers -> atoms of two samples: first the preferred answer, then the rejected one. Pure.
+
+Each is rendered, masked and tokenized behind the prompt as if it were the only one (chat.py), but no answer in the
+prompt, which both share, is trained. Which answers are compared says records.preference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from raysft.data.formats import check_turns
+from raysft.data.records import Answers, Candidate, Conversation, Message, Refusal, preference
+from raysft.data.text.backend import Tokenizing
+from raysft.data.text.chat import Example, OverLong, Stop, Template, encode
+
+_SIDES = ("preferred", "rejected")
+_NO_LIMIT = 1 << 40
+
+
+def encode_answers(
+    conversations: Sequence[Conversation],
+    tokenizer: Tokenizing,
+    template: Template,
+    answers: Answers,
+    *,
+    train_on: Literal["all", "last"],
+    max_tokens: int,
+    over_long: OverLong,
+    stop: Stop = "refuse",
+) -> list[tuple[Example, ...] | Refusal]:
+    """chat.encode of one answer for each conversation; or of a pair: an Example with two `segments`.
+
+    A pair is one atom: it is refused whole, and both of its samples have to fit into max_tokens. over_long is `drop`
+    then (recipe/checks.py).
+    """
+    if answers == "one":
+        return encode(
+            conversations,
+            tokenizer,
+            template,
+            train_on=train_on,
+            max_tokens=max_tokens,
+            over_long=over_long,
+            stop=stop,
+        )
+    pairs = [both_sides(conversation) for conversation in conversations]
+    sides = [side for pair in pairs if not isinstance(pair, Refusal) for side in pair]
+    encoded = iter(
+        encode(sides, tokenizer, template, train_on=train_on, max_tokens=_NO_LIMIT, over_long="drop", stop=stop)
+    )
+    return [
+        pair if isinstance(pair, Refusal) else _atom([next(encoded), next(encoded)], max_tokens) for pair in pairs
+    ]
+
+
+def both_sides(conversation: Conversation) -> tuple[Conversation, Conversation] | Refusal:
+    """The conversation with the preferred and with the rejected answer; only messages of the answer are trained."""
+    found = preference(conversation)
+    if isinstance(found, Refusal):
+        return found
+    if conversation.weight != 1.0:
+        return Refusal("weighted_pair", f"a weight of {conversation.weight:g}; expected none: a pair counts as one")
+    prompt = _prompt(conversation)
+    if prompt is None:
+        return Refusal(
+            "changed_answer",
+            "a rule changed the answer in the turns, but not where it is compared; expected the same in both",
+        )
+    sides = []
+    for name, candidate in zip(_SIDES, found, strict=True):
+        messages = (*prompt, *candidate.messages)
+        if problem := check_turns(messages):
+            return _of_side(name, problem)
+        sides.append(replace(conversation, messages=messages, candidates=()))
+    return sides[0], sides[1]
+
+
+def split_atom(example: Example) -> list[tuple[str, Example]]:
+    """The samples of an example: `preferred` and `rejected` of a pair; else the example itself, without a name."""
+    if not example.segments:
+        return [("", example)]
+    ends = np.cumsum(example.segments).tolist()
+    parts = zip(_SIDES, ends, example.segments, strict=True)
+    return [(name, _part(example, slice(end - length, end))) for name, end, length in parts]
+
+
+def _prompt(conversation: Conversation) -> tuple[Message, ...] | None:
+    """What all candidates answer, none of it trained; None: the conversation does not end in one of them."""
+    messages = conversation.messages
+    best_first = sorted(conversation.candidates, key=lambda candidate: -candidate.score)
+    ends = [len(messages) - len(one.messages) for one in best_first if _ends_in(messages, one)]
+    return tuple(_untrained(message) for message in messages[: ends[0]]) if ends else None
+
+
+def _ends_in(messages: Sequence[Message], candidate: Candidate) -> bool:
+    length = len(candidate.messages)
+    return 0 < length < len(messages) and tuple(messages[-length:]) == candidate.messages
+
+
+def _untrained(message: Message) -> Message:
+    return replace(message, train=False, parts=None) if message.role == "assistant" else message
+
+
+def _atom(found: Sequence[tuple[Example, ...] | Refusal], max_tokens: int) -> tuple[Example, ...] | Refusal:
+    """One example of both sides, or why there is none."""
+    samples: list[Example] = []
+    for name, side in zip(_SIDES, found, strict=True):
+        if isinstance(side, Refusal):
+            return _of_side(name, side)
+        samples += side
+    lengths = tuple(len(sample.input_ids) for sample in samples)
+    if sum(lengths) > max_tokens:
+        parts = " + ".join(map(str, lengths))
+        return Refusal("over_long", f"a pair of {parts} tokens, at most {max_tokens} together fit a row")
+    first = samples[0]
+    whole = first._replace(
+        input_ids=np.concatenate([sample.input_ids for sample in samples]),
+        target=np.concatenate([sample.target for sample in samples]),
+        flags=np.concatenate([sample.flags for sample in samples]),
+        segments=lengths,
+    )
+    return (whole,)
+
+
+def _part(example: Example, own: slice) -> Example:
+    return example._replace(
+        input_ids=example.input_ids[own], target=example.target[own], flags=example.flags[own], segments=()
+    )
+
+
+def _of_side(name: str, refusal: Refusal) -> Refusal:
+    return Refusal(refusal.reason, f"the {name} answer: {refusal.detail}")

@@ -1,0 +1,267 @@
+"""Pairs of answers: two samples that are never parted, each as it would be alone, and nothing of the prompt trained.
+
+The reference is the tokenizer's own apply_chat_template of each side, and the texts themselves.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from raysft.data.on_ray import Item
+from raysft.data.prepare import prepare as prepare_module
+from raysft.data.prepare.fingerprint import describe_sides
+from raysft.data.prepare.prepare import prepare
+from raysft.data.records import Candidate, Conversation, Message, Refusal
+from raysft.data.report.preview import certificate, preview
+from raysft.data.store.parts import TokenStore
+from raysft.data.text.pairs import encode_answers, split_atom
+from raysft.data.text.tokenizer import template_for
+from raysft.errors import DataError, RecipeError
+from raysft.recipe.change import change
+from raysft.recipe.checks import check_recipe
+from raysft.recipe.schema import Recipe
+from raysft.recipe.sections.data import DataSection
+from raysft.recipe.sections.model import ModelSection
+from raysft.recipe.sections.objective import DpoObjective
+
+TALK = [
+    {"role": "user", "content": "one?"},
+    {"role": "assistant", "content": "uno"},
+    {"role": "user", "content": "two?"},
+]
+
+
+def talk(*answers: tuple[str, float], prompt: Sequence[dict[str, str]] = TALK) -> Conversation:
+    candidates = tuple(Candidate((Message("assistant", text),), score) for text, score in answers)
+    best = max(candidates, key=lambda one: one.score).messages
+    return Conversation(7, (*(Message(**turn) for turn in prompt), *best), candidates=candidates)
+
+
+@pytest.fixture(scope="module")
+def encoded(tokenizers: Any) -> Callable[..., Any]:
+    def encode(conversation: Conversation, max_tokens: int = 200, train_on: Any = "all") -> Any:
+        tokenizer = tokenizers["chatml"]
+        (found,) = encode_answers(
+            [conversation],
+            tokenizer,
+            template_for("chatml", tokenizer),
+            "pair",
+            train_on=train_on,
+            max_tokens=max_tokens,
+            over_long="drop",
+        )
+        return found
+
+    return encode
+
+
+def trained_text(tokenizer: Any, ids: Sequence[int], target: Sequence[float]) -> str:
+    return str(tokenizer.decode([i for i, weight in zip(ids, target, strict=True) if weight]))
+
+
+@pytest.mark.parametrize("scores", [(1.0, 0.0), (-1.0, -2.5), (0.2, 0.1)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_each_side_is_what_the_tokenizer_makes_of_it_alone(encoded, tokenizers, scores, turned) -> None:
+    tokenizer = tokenizers["chatml"]
+    answers = [("dos", scores[0]), ("zwei\n\n!", scores[1])]
+    (whole,) = encoded(talk(*(answers[::-1] if turned else answers)))
+    sides = split_atom(whole)
+    assert [name for name, _ in sides] == ["preferred", "rejected"]
+    for (_, example), answer in zip(sides, ("dos", "zwei\n\n!"), strict=True):
+        text = tokenizer.apply_chat_template([*TALK, {"role": "assistant", "content": answer}], tokenize=False)
+        assert tokenizer.decode(example.input_ids) == text
+        assert trained_text(tokenizer, example.input_ids, example.target) == f"{answer}<|im_end|>"
+        assert example.target[0] == 0
+
+
+def test_of_several_answers_the_best_and_the_worst_are_compared(encoded, tokenizers) -> None:
+    (whole,) = encoded(talk(("b", 0.5), ("worst", 0.1), ("best", 0.9), ("also worst", 0.1)))
+    texts = [trained_text(tokenizers["chatml"], side.input_ids, side.target) for _, side in split_atom(whole)]
+    assert texts == ["best<|im_end|>", "worst<|im_end|>"]
+
+
+def test_answers_of_several_turns_are_trained_as_train_on_says(encoded, tokenizers) -> None:
+    def tail(first: str, last: str) -> tuple[Message, ...]:
+        return (Message("assistant", first), Message("user", "go on"), Message("assistant", last))
+
+    candidates = (Candidate(tail("a", "b"), 1.0), Candidate(tail("c", "d"), 0.0))
+    one = Conversation(1, (Message("user", "q"), *candidates[0].messages), candidates=candidates)
+    for train_on, expected in (("all", ["a<|im_end|>b<|im_end|>", "c<|im_end|>d<|im_end|>"]), ("last", ["b", "d"])):
+        (whole,) = encoded(one, train_on=train_on)
+        texts = [trained_text(tokenizers["chatml"], side.input_ids, side.target) for _, side in split_atom(whole)]
+        assert texts == [text.removesuffix("<|im_end|>") + "<|im_end|>" for text in expected]
+
+
+@pytest.mark.parametrize(
+    ("conversation", "reason", "detail"),
+    [
+        (talk(("a", 1.0)), "no_pair", "1 answers that are compared; expected two or more, in the format preference"),
+        (Conversation(1, (Message("user", "q"), Message("assistant", "a"))), "no_pair", "no answers"),
+        (Conversation(1, (Message("text", "words"),)), "no_pair", "no answers"),
+        (talk(("a", 1.0), ("b", 1.0)), "no_preference", "all 2 answers have the score 1; expected different ones"),
+        (talk(("a", 1.0), ("a", 0.0)), "no_preference", "are the same"),
+        (talk(("a", float("nan")), ("b", 0.0)), "no_preference", "score nan"),
+        (talk(("a", 1.0), (" ", 0.0)), "empty_answer", "the rejected answer: "),
+        (talk(("a", 1.0), ("\ud800", 0.0)), "invalid_unicode", "the rejected answer: "),
+        (talk(("a " * 60, 1.0), ("b", 0.0)), "over_long", "tokens, at most 120 together fit a row"),
+        (replace(talk(("a", 1.0), ("b", 0.0)), weight=2.0), "weighted_pair", "a weight of 2"),
+        (
+            replace(talk(("a", 1.0), ("b", 0.0)), messages=(Message("user", "q"), Message("assistant", "other"))),
+            "changed_answer",
+            "a rule changed the answer",
+        ),
+    ],
+)
+def test_what_is_no_pair_is_refused_whole_with_its_reason(encoded, conversation, reason, detail) -> None:
+    found = encoded(conversation, max_tokens=120)
+    assert isinstance(found, Refusal)
+    assert found.reason == reason
+    assert detail in found.detail
+
+
+def test_a_pair_fits_when_both_samples_do(encoded) -> None:
+    (whole,) = encoded(talk(("a", 1.0), ("b", 0.0)))
+    assert sum(whole.segments) == len(whole.input_ids)
+    assert not isinstance(encoded(talk(("a", 1.0), ("b", 0.0)), max_tokens=sum(whole.segments)), Refusal)
+    assert isinstance(encoded(talk(("a", 1.0), ("b", 0.0)), max_tokens=sum(whole.segments) - 1), Refusal)
+
+
+def records() -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = [
+        {"prompt": f"question {i}", "chosen": f"good {i} " * (1 + i % 5), "rejected": f"bad {i}"} for i in range(60)
+    ]
+    found.append({"prompt": "question x", "responses": ["poor x", "fine x", "so x"], "scores": [0.1, 0.9, 0.5]})
+    return [*found, {"instruction": "q", "output": "alone"}, {"prompt": "p", "chosen": "same", "rejected": "same"}]
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tokenizers: Any, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    def here(function: Callable[[Item], Any], items: Sequence[Item]) -> Iterator[Any]:
+        return (json.loads(json.dumps(function(item))) for item in items)
+
+    monkeypatch.setattr(prepare_module.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(prepare_module, "on_ray", here)
+    tokenizers["chatml"].save_pretrained(tmp_path / "tok")
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records()))
+    return Recipe(
+        name="r",
+        storage=str(tmp_path / "storage"),
+        objective=DpoObjective(kind="dpo"),
+        model=ModelSection(source="random", tokenizer=str(tmp_path / "tok")),
+        data=DataSection(train=(str(tmp_path / "a.jsonl"),), max_tokens=128, eval_fraction=0.2),
+    )
+
+
+def sides_of(location: str, tokenizer: Any) -> list[tuple[str, str]]:
+    """(preferred, rejected) trained texts of every atom of a store."""
+    store, found = TokenStore.open(location), []
+    for row in store.read_rows(range(store.num_rows)):
+        ends = np.cumsum(row.segment_fields["length"])[:-1]
+        ids = np.split(row.token_fields["input_ids"], ends)
+        targets = np.split(row.token_fields["target"], ends)
+        atoms = row.segment_fields["atom"].tolist()
+        assert atoms == sorted([*range(max(atoms) + 1)] * 2)
+        assert row.num_tokens <= 128
+        texts = [trained_text(tokenizer, *pair) for pair in zip(ids, targets, strict=True)]
+        assert row.segment_fields["sample_id"][::2].tolist() == row.segment_fields["sample_id"][1::2].tolist()
+        found += list(zip(texts[::2], texts[1::2], strict=True))
+    return found
+
+
+def test_a_store_of_pairs_holds_each_pair_once_in_one_row(recipe, tokenizers, monkeypatch) -> None:
+    monkeypatch.setattr(prepare_module, "WINDOW", 7)  # a window is cut between pairs
+    prepared = prepare(recipe)
+    found = [sides_of(location, tokenizers["chatml"]) for location in (prepared.train, prepared.eval)]
+    expected = {(r["chosen"] + "<|im_end|>", r["rejected"] + "<|im_end|>") for r in records()[:60]}
+    expected.add(("fine x<|im_end|>", "poor x<|im_end|>"))
+    assert sorted(found[0] + found[1]) == sorted(expected)
+    assert min(map(len, found)) > 3
+    counts = prepared.train_manifest["counts"]
+    assert (counts["examples"], counts["records_read"]) == (
+        len(found[0]),
+        len(found[0]) + sum(counts["refused"].values()),
+    )
+    store = TokenStore.open(prepared.train)
+    rows = store.read_rows(range(store.num_rows))
+    assert counts["tokens"] == sum(row.num_tokens for row in rows)
+    assert counts["target_tokens"] == sum(int(row.token_fields["target"].sum()) for row in rows)
+    lines = certificate(prepared.train_manifest)
+    assert lines[0].startswith(f"{len(found[0])} pairs of {counts['records_read']} records")
+    assert any(line.startswith(f"unpacked again, all {len(found[0])} pairs are equal") for line in lines)
+    refused = prepared.train_manifest["counts"]["refused"] | prepared.eval_manifest["counts"]["refused"]
+    assert refused == {"no_pair": 1, "no_preference": 1}
+    prompts = TokenStore.open(prepared.eval).prompts()
+    assert {(line["answer"] + "<|im_end|>") for line in prompts} == {preferred for preferred, _ in found[1]}
+
+
+def test_supervised_tuning_on_the_same_data_trains_the_preferred_answers_as_before(recipe, tokenizers) -> None:
+    sft = change(recipe, {"objective": {"kind": "sft"}})
+    (one, _), (pair, _) = describe_sides(sft), describe_sides(recipe)
+    assert {name: value for name, value in pair.inputs.items() if name != "answers"} == one.inputs
+    assert pair.inputs["answers"] == "pair"
+    assert pair.fingerprint != one.fingerprint
+    prepared = prepare(sft)
+    assert prepared.train_manifest["counts"]["refused"] == {}
+    store = TokenStore.open(prepared.train)
+    assert all(
+        row.segment_fields["atom"].tolist() == [*range(len(row.segment_fields["atom"]))]
+        for row in store.read_rows(range(store.num_rows))
+    )
+
+
+def test_pairs_that_differ_in_the_rejected_answer_alone_are_no_duplicates(recipe, tmp_path, tokenizers) -> None:
+    lines = [{"prompt": "q", "chosen": "good", "rejected": text} for text in ("bad", "worse", "BAD ")]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rules = [{"rule": "exact_duplicates"}]
+    prepared = prepare(change(recipe, {"data.rules": rules, "data.eval_fraction": 0.0}))
+    assert sorted(sides_of(prepared.train, tokenizers["chatml"])) == [
+        ("good<|im_end|>", "bad<|im_end|>"),
+        ("good<|im_end|>", "worse<|im_end|>"),
+    ]
+
+
+def test_a_preview_shows_both_answers_and_which_is_preferred(recipe) -> None:
+    text = preview(recipe, 63).plain.plain
+    for name, answer in (("preferred", "fine x"), ("rejected", "poor x")):
+        heading = text.index(f"[[{answer}<|im_end|>]]")
+        assert f", {name}: " in text[:heading].rpartition("--- ")[2]
+    assert "63 records, 61 pairs, 122 samples; refused: no_pair, no_preference" in text
+    packed = preview(recipe, 4, packed=True).plain.plain
+    assert ", preferred: " in packed
+    assert packed.index(", preferred: ") < packed.index(", rejected: ")
+    rows = [line for line in packed.splitlines() if line.startswith("--- row")]
+    assert rows
+    assert all(int(line.split(": ")[1].split()[0]) % 2 == 0 for line in rows), "a row holds whole pairs"
+
+
+def test_a_store_without_any_pair_says_what_is_expected(recipe, tmp_path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"instruction": "q", "output": "a"}\n')
+    with pytest.raises(DataError, match=r"no_pair.*expected two or more, in the format preference"):
+        prepare(change(recipe, {"data.eval_fraction": 0.0}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"data.over_long": "truncate"}, "cut answers cannot be compared"),
+        ({"data.over_long": "split"}, "data.over_long = split"),
+        ({"data.mixture": {"weight_column": "w"}}, "weight_column = w"),
+        (
+            {"data.mode": "stream", "data.order": "windowed", "train.max_steps": 5, "data.eval_fraction": 0.0},
+            "pairs of answers are not streamed",
+        ),
+    ],
+)
+def test_what_pairs_cannot_go_with_is_refused_by_name(recipe, changes, named) -> None:
+    fitting = change(recipe, {"model.config": {"model_type": "llama"}})
+    check_recipe(fitting)
+    with pytest.raises(RecipeError, match=named):
+        check_recipe(change(fitting, changes))
+    check_recipe(change(fitting, {**changes, "objective": {"kind": "sft"}}))

@@ -81,8 +81,9 @@ class HeldOutMetrics:
 
     step: int
     loss: float
-    """Nats per target token."""
-    perplexity: float
+    """Nats per target token; of another objective than sft: its loss."""
+    perplexity: float | None
+    """None: the objective has none."""
 
 
 @dataclass(frozen=True)

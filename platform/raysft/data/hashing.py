@@ -1,6 +1,9 @@
-"""Numbers that look random and are the same on every machine. numpy only."""
+"""Hashes: numbers that look random and are the same on every machine; of a file while it is written."""
 
 from __future__ import annotations
+
+import hashlib
+from typing import BinaryIO
 
 import numpy as np
 
@@ -12,3 +15,24 @@ def splitmix64(x: np.ndarray | np.uint64) -> np.ndarray:
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         return z ^ (z >> np.uint64(31))
+
+
+class HashedStream:
+    """A stream whose bytes are hashed while they are written."""
+
+    closed = False
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream, self.digest = stream, hashlib.sha256()
+        self._written = 0
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        self._written += len(data)
+        return self._stream.write(data)
+
+    def tell(self) -> int:
+        return self._written
+
+    def flush(self) -> None:
+        self._stream.flush()

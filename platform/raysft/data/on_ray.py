@@ -1,6 +1,6 @@
 """One function over many independent pieces, on Ray Data: spread over the nodes, retried when a node is lost.
 
-Stateless tasks of one CPU each: no actor pool that could hold every CPU while something else waits for one, so it
+Stateless tasks, mostly of one CPU: no actor pool that could hold every CPU while something else waits for one, so it
 runs on a cluster of any size. Results come in no order. Errors of ours arrive as they were raised.
 """
 
@@ -12,6 +12,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -26,10 +27,28 @@ Item = dict[str, Any]
 """A piece of work: numbers, strings and bytes by name."""
 
 
-def on_ray(function: Callable[[Item], Any], items: Sequence[Item]) -> Iterator[Any]:
+@dataclass(frozen=True)
+class TaskResources:
+    """What a task reserves."""
+
+    cpus: int = 1
+    """0: one task at a time beside whatever holds the CPUs."""
+    gpus: int = 0
+    at_once: int | None = None
+    """Tasks at a time; None: as many as there is room for."""
+    environment: dict[str, Any] | None = None
+    """Ray's runtime environment; None: the driver's."""
+
+
+ONE_CPU = TaskResources()
+
+
+def on_ray(
+    function: Callable[[Item], Any], items: Sequence[Item], resources: TaskResources = ONE_CPU
+) -> Iterator[Any]:
     """function(item) of every item, as JSON values, as they are done. Raises what the function raised."""
     by_node: Counter[str] = Counter()
-    for table in tables_on_ray(_Call(function), items, ordered=False):
+    for table in tables_on_ray(_Call(function), items, ordered=False, resources=resources):
         by_node.update(table.column("node").to_pylist())
         for text in table.column("result").to_pylist():
             yield json.loads(text)
@@ -37,12 +56,13 @@ def on_ray(function: Callable[[Item], Any], items: Sequence[Item]) -> Iterator[A
 
 
 def tables_on_ray(
-    function: Callable[[Item], Iterator[pa.Table]], items: Sequence[Item], *, ordered: bool, cpus: int = 1
+    function: Callable[[Item], Iterator[pa.Table]],
+    items: Sequence[Item],
+    *,
+    ordered: bool,
+    resources: TaskResources = ONE_CPU,
 ) -> Iterator[pa.Table]:
-    """The tables that function(item) yields; `ordered`: in the order of the items. Bounded by back-pressure.
-
-    cpus=0: one task at a time beside whatever holds the CPUs.
-    """
+    """The tables that function(item) yields; `ordered`: in the order of the items. Bounded by back-pressure."""
     if not items:
         return
     dataset = ray.data.from_items(list(items), override_num_blocks=len(items))
@@ -51,14 +71,17 @@ def tables_on_ray(
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     guarded: Any = _guarded  # Ray's annotation leaves out fn_args
+    environment: dict[str, Any] = {} if resources.environment is None else {"runtime_env": resources.environment}
     results = dataset.map_batches(
         guarded,
         batch_size=1,
         batch_format="pyarrow",
         fn_args=(function,),
         zero_copy_batch=True,
-        num_cpus=cpus,
-        concurrency=None if cpus else 1,
+        num_cpus=resources.cpus,
+        num_gpus=resources.gpus or None,
+        concurrency=resources.at_once if resources.cpus else 1,
+        **environment,
     )
     batches: Any = results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     for table in batches:

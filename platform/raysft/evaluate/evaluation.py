@@ -31,6 +31,8 @@ class Evaluation:
     num_prompts: int
     samples: tuple[dict[str, str], ...]
     """The first prompts with `prompt`, `answer` (the model's) and `reference`."""
+    of_pairs: bool = False
+    """The loss is that of the preferred answers of pairs."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for files and the report."""
@@ -69,4 +71,5 @@ def evaluate_model(
         exact_match=exact_match(answers, references) if answers else None,
         num_prompts=len(answers),
         samples=tuple({"prompt": p, "answer": a, "reference": r} for p, a, r in shown),
+        of_pairs=held_out is not None and held_out.of_pairs,
     )

@@ -1,10 +1,14 @@
-"""Held-out loss of a model in memory, exact by token. Owns the sum and its divisor; not what a target is."""
+"""Held-out loss of a model in memory, exact by token. Owns the sum and its divisor; not what a target is.
+
+Of a pair of answers the preferred one counts: the likelihood of a rejected answer is nothing to be good at.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
@@ -22,6 +26,8 @@ class HeldOut:
     loss: float
     perplexity: float
     target_tokens: int
+    of_pairs: bool = False
+    """Rows hold pairs, of which the preferred answers count."""
 
 
 def held_out_loss(model: PreTrainedModel, store: TokenStore, *, max_rows: int) -> HeldOut:
@@ -33,9 +39,11 @@ def held_out_loss(model: PreTrainedModel, store: TokenStore, *, max_rows: int) -
     packing = check_isolation(model, model.config.get_text_config().vocab_size) <= TOLERANCE
     was_training = model.training
     model.train(False)
-    nll, weight, target_tokens = 0.0, 0.0, 0
+    nll, weight, target_tokens, of_pairs = 0.0, 0.0, 0, False
     for index in range(min(max_rows, store.num_rows)):
-        batch = collate(store.read_rows([index]), index, packing=packing)
+        whole = collate(store.read_rows([index]), index, packing=packing)
+        batch = preferred(whole)
+        of_pairs |= batch is not whole
         nll += _nll(model, batch)
         wanted = batch.labels != IGNORE
         weight += float(batch.weights[wanted].sum(dtype="float64"))
@@ -49,7 +57,16 @@ def held_out_loss(model: PreTrainedModel, store: TokenStore, *, max_rows: int) -
             fix="check data.eval or data.eval_fraction; `raysft preview` shows what is trained",
         )
     loss = nll / weight
-    return HeldOut(loss=loss, perplexity=math.exp(min(loss, 700.0)), target_tokens=target_tokens)
+    return HeldOut(loss=loss, perplexity=math.exp(min(loss, 700.0)), target_tokens=target_tokens, of_pairs=of_pairs)
+
+
+def preferred(batch: MicroBatch) -> MicroBatch:
+    """The batch with the targets of the first sample of each atom alone; itself where atoms are single samples."""
+    is_other = np.zeros(len(batch.atom_of) + 1, np.bool_)  # the last one: padding
+    is_other[1:-1] = batch.atom_of[1:] == batch.atom_of[:-1]
+    if not is_other.any():
+        return batch
+    return replace(batch, labels=np.where(is_other[batch.segment_of], IGNORE, batch.labels))
 
 
 @torch.no_grad()

@@ -89,9 +89,10 @@ def _is_hub_id(source: str) -> bool:
 
 def _results(facts: CardFacts) -> str:
     rows = []
+    of = " of the preferred answers" if any(found.get("of_pairs") for found in (facts.before, facts.after)) else ""
     for key, label, pattern in (
-        ("loss", "held-out loss (nats per target token)", "{:.4f}"),
-        ("perplexity", "held-out perplexity", "{:.4g}"),
+        ("loss", f"held-out loss{of} (nats per target token)", "{:.4f}"),
+        ("perplexity", f"held-out perplexity{of}", "{:.4g}"),
         ("exact_match", "exact match of greedy answers", "{:.1%}"),
     ):
         values = [facts.before.get(key), facts.after.get(key)]

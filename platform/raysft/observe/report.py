@@ -135,7 +135,7 @@ def _tiles(facts: ReportFacts, before: Fields, after: Fields) -> list[tuple[str,
     """(label, value, remark) of the numbers on top."""
     steps = [line for line in facts.metrics if line["kind"] == "step"]
     tiles = []
-    for field, label in (("exact_match", "exact match"), ("loss", "held-out loss")):
+    for field, label in (("exact_match", "exact match"), ("loss", f"held-out loss{_of(before, after)}")):
         if after.get(field) is not None:
             was = f"before {_number(field, before.get(field))}" if before.get(field) is not None else ""
             tiles.append((label, _number(field, after[field]), was))
@@ -176,14 +176,19 @@ def _results(before: Fields, after: Fields) -> list[tuple[str, str, str]]:
     """(what, before, after) of everything that was measured at least once."""
     rows = []
     for field, label in (
-        ("loss", "held-out loss, nats per target token"),
-        ("perplexity", "held-out perplexity"),
+        ("loss", f"held-out loss{_of(before, after)}, nats per target token"),
+        ("perplexity", f"held-out perplexity{_of(before, after)}"),
         ("exact_match", "exact match of greedy answers"),
     ):
         values = before.get(field), after.get(field)
         if values != (None, None):
             rows.append((label, _number(field, values[0]), _number(field, values[1])))
     return rows
+
+
+def _of(before: Fields, after: Fields) -> str:
+    """What was counted, where that is not all that is held out."""
+    return " of the preferred answers" if before.get("of_pairs") or after.get("of_pairs") else ""
 
 
 def _number(field: str, value: float | None) -> str:

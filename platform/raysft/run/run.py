@@ -27,7 +27,7 @@ from raysft.recipe.facts import ClusterFacts, DataFacts, ModelFacts
 from raysft.recipe.paths import with_absolute_paths
 from raysft.recipe.resolve import ResolvedRun, Schedule, fitting_workers, resolve, schedule, with_workers
 from raysft.recipe.schema import Recipe
-from raysft.run import remote_tasks, summary
+from raysft.run import reference, remote_tasks, summary
 from raysft.run.attempts import run_attempts
 from raysft.run.layout_choice import choose_layout
 from raysft.run.progress import PrepareProgress, TrainingProgress
@@ -82,6 +82,7 @@ class _Plan:
     """With as many workers as there is room for."""
     schedule: Schedule
     prepared: Prepared
+    columns: reference.ReferenceColumns
     fingerprints: dict[str, str]
     memory: str
     """The planner's breakdown."""
@@ -187,17 +188,16 @@ def _plan(recipe: Recipe, run: str, nodes: ClusterFacts, driver: Driver, trained
     driver.phase("prepare")
     with PrepareProgress() as progress:
         prepared = prepare(absolute, progress=progress)
-    driver.phase("start")
     logger.info("data         %s (%.1f s)", prepared.train or "streamed", time.monotonic() - started)
     for line in certificate(prepared.train_manifest):
         logger.info("             %s", line)
-    counts = prepared.train_manifest["counts"]
-    sizes = DataFacts(counts.get("rows"))
-    steps = schedule(resolved, sizes)
+    steps = schedule(resolved, DataFacts(prepared.train_manifest["counts"].get("rows")))
     for line in steps.describe():
         logger.info(line)
     fingerprints = claim(run, recipe, prepared.train_manifest["fingerprint"])
-    return _Plan(absolute, choice.model, run, resolved, steps, prepared, fingerprints, choice.memory)
+    columns = reference.find_or_make(absolute, prepared)
+    driver.phase("start")
+    return _Plan(absolute, choice.model, run, resolved, steps, prepared, columns, fingerprints, choice.memory)
 
 
 def _evaluate_once(
@@ -279,6 +279,8 @@ def _wire(plan: _Plan, recipe: Recipe, profile_steps: int) -> Wire:
         stream_cpus=int(spare >= 1),
         memory_plan=plan.memory,
         profile_steps=profile_steps,
+        train_columns=plan.columns.train,
+        eval_columns=plan.columns.eval,
     )
 
 

@@ -97,10 +97,11 @@ def _incident_row(cost: Cost) -> IncidentRow:
 
 
 def evaluation_line(evaluation: dict[str, Any]) -> str:
-    """`held-out loss 1.2345, perplexity 3.44, exact match 96.0% of 200 prompts`."""
+    """`held-out loss 1.2345, perplexity 3.44, exact match 96.0% of 200 prompts`; of pairs what was counted, too."""
     parts = []
     if evaluation["loss"] is not None:
-        parts.append(f"held-out loss {evaluation['loss']:.4f}, perplexity {evaluation['perplexity']:.2f}")
+        of = " of the preferred answers" if evaluation.get("of_pairs") else ""  # earlier versions do not say
+        parts.append(f"held-out loss{of} {evaluation['loss']:.4f}, perplexity {evaluation['perplexity']:.2f}")
     if evaluation["exact_match"] is not None:
         parts.append(f"exact match {evaluation['exact_match']:.1%} of {evaluation['num_prompts']} prompts")
     return ", ".join(parts)

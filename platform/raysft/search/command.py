@@ -33,6 +33,7 @@ from raysft.recipe.secrets import hidden
 from raysft.recipe.tune import TuneSection
 from raysft.recipe.tune_checks import advice, advice_at_a_time, check_tune
 from raysft.recipe.tune_executor import GANG, is_fused, trials_at_a_time
+from raysft.run import reference
 from raysft.run.base_weights import base_fingerprint
 from raysft.run.layout_choice import choose_layout
 from raysft.run.locations import BASE, same_in_search
@@ -92,7 +93,8 @@ def search(recipe: Recipe) -> SearchResult:
         with cluster() as nodes:
             check_fits(recipe, nodes.nodes)
             with PrepareProgress() as progress:
-                prepare(with_absolute_paths(recipe), progress=progress)
+                prepared = prepare(recipe, progress=progress)
+            reference.find_or_make(recipe, prepared)
             sweep = Sweep(recipe, tune, study, admit=partial(_refusal, recipe, nodes))
             with _limited(recipe, tune, sweep):
                 slots = _slots(recipe, tune, room_for(recipe, nodes))

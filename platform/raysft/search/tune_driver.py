@@ -24,6 +24,7 @@ from raysft.errors import RaysftError
 from raysft.recipe.change import change
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.schema import Recipe
+from raysft.recipe.traits import reference_columns
 from raysft.recipe.tune import TuneSection
 from raysft.run.attempts import run_attempts
 from raysft.run.run import train_trial
@@ -43,9 +44,11 @@ from raysft.train.watch import stop_requests
 
 
 def is_warm(recipe: Recipe, tune: TuneSection) -> bool:
-    """Can a trial train in its own process, which the next trial uses again? One worker, and no data to be prepared:
-    that needs CPUs while the trial holds its own."""
-    moves = any(name.startswith(("data.", "cluster.", "parallel.", "model.")) for name in tune.space)
+    """Can a trial train in its own process, which the next trial uses again? One worker, and no data or columns to be
+    prepared: that needs CPUs while the trial holds its own."""
+    of_columns = ("seed", "train.precision") if reference_columns(recipe) else ()
+    fields = ("data.", "cluster.", "parallel.", "model.", "objective.kind", "objective.kl_", *of_columns)
+    moves = any(name.startswith(fields) for name in tune.space)
     return recipe.cluster.workers == 1 and recipe.data.mode == "prepared" and not moves
 
 

@@ -34,6 +34,7 @@ from raysft.objectives.reduce import Reduced, reduced
 from raysft.recipe.fingerprint import digest
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.resolve import ResolvedRun, with_micro_batch_rows
+from raysft.recipe.traits import reference_columns
 from raysft.train.commits.checkpoint import begin_attempt
 from raysft.train.commits.layout import Checkpoint
 from raysft.train.commits.lineage import Attempt
@@ -125,7 +126,7 @@ def _probed_engine(
 
     def largest(rows: int) -> list[MicroBatch]:  # the second pass meets the first's gradients; a stage holds several
         passes = min(with_micro_batch_rows(run, rows).micro_steps, max(2, recipe.parallel.pipeline))
-        return [largest_micro_batch(rows, recipe.data.max_tokens)] * passes
+        return [largest_micro_batch(rows, recipe.data.max_tokens, reference_columns(recipe))] * passes
 
     wanted = Largest(
         micro_batches=largest,
@@ -178,7 +179,7 @@ def _feed(place: Place, rows: Rows, micro_batch_rows: int) -> Feed:
         token_flops=job.token_flops,
         square_flops=job.square_flops,
     )
-    return Feed(rows, make_objective(recipe).units, share)
+    return Feed(rows, make_objective(recipe).units, share, reference_columns(recipe))
 
 
 def _train_rows(place: Place, attempt: Attempt, state: TrainState) -> Rows:
@@ -186,7 +187,7 @@ def _train_rows(place: Place, attempt: Attempt, state: TrainState) -> Rows:
     job, recipe = place.job, place.recipe
     order = row_order(recipe)
     if job.train_store is not None:
-        return StoredRows(TokenStore.open(job.train_store), order)
+        return StoredRows(TokenStore.open(job.train_store, job.train_columns), order)
     cursor = Cursor(**state.cursor)
     source = stream_source(recipe, cpus_per_task=job.stream_cpus)
     if source.fingerprint != job.fingerprints["data"]:
@@ -203,7 +204,8 @@ def _train_rows(place: Place, attempt: Attempt, state: TrainState) -> Rows:
 def _held_out(place: Place, engine: Engine, feed: Feed, beat: Callable[[], None]) -> Reduced:
     """The loss of the first evaluate.max_rows held-out rows, over all ranks. beat: called at each batch."""
     assert place.job.eval_store is not None
-    rows = StoredRows(TokenStore.open(place.job.eval_store), row_order(place.recipe))
+    store = TokenStore.open(place.job.eval_store, place.job.eval_columns)
+    rows = StoredRows(store, row_order(place.recipe))
     sums = []
     for batch in map(feed.batch, rows.first(place.recipe.evaluate.max_rows)):
         sums.append(engine.eval_step(batch.micro_batches, batch.units))

@@ -35,6 +35,9 @@ class Wire:
     """What the planner expects a worker to need, for the error when it needs more."""
     profile_steps: int
     """Steps to trace; 0: none."""
+    train_columns: str | None = None
+    """Columns beside the training store; None: the objective asks for none."""
+    eval_columns: str | None = None
     pause_step: int | None = None
     """Step to commit and end at, to go on later; the schedule is that of the whole run."""
 

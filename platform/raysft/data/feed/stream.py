@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from raysft.data.feed.rows import StepRows
 from raysft.data.feed.step_plan import Order
-from raysft.data.on_ray import Item, tables_on_ray
+from raysft.data.on_ray import Item, TaskResources, tables_on_ray
 from raysft.data.prepare.encode import EncodeStage, encode_task
 from raysft.data.read.contents import Content, check_stamp
 from raysft.data.read.remote import local_path
@@ -91,7 +91,7 @@ def _tables(source: StreamSource, tasks: Sequence[ReadTask], start: Cursor) -> I
     items = [{"index": index} for index in range(start.task, len(tasks))]
     encode = partial(_encode_item, tasks=tasks, source=source)
     skip = {start.task: start.sample}
-    for table in tables_on_ray(encode, items, ordered=True, cpus=source.cpus_per_task):
+    for table in tables_on_ray(encode, items, ordered=True, resources=TaskResources(cpus=source.cpus_per_task)):
         for task in pc.unique(table.column("task")).to_pylist():  # a block may hold several batches of one task
             mine = table.filter(pc.equal(table.column("task"), task))
             gone = min(skip.get(task, 0), len(mine))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa
 
+from raysft.data.hashing import HashedStream
 from raysft.data.notes import merge_notes
 from raysft.data.prepare.encode import Batch, EncodeStage, Reject, encode_task, schema
 from raysft.data.read.sources import ReadTask
@@ -27,7 +27,7 @@ def write_shard(work: str, index: int, task: ReadTask, stage: EncodeStage) -> Su
     summary = new_summary()
     rejects: list[str] = []
     with write_stream(shard_path(work, index)) as stream:
-        hashed = _Hashed(stream)
+        hashed = HashedStream(stream)
         with pa.ipc.new_file(pa.PythonFile(hashed, mode="w"), schema(stage)) as writer:
             for batch in encode_task(task, stage):
                 count_batch(summary, batch)
@@ -37,22 +37,6 @@ def write_shard(work: str, index: int, task: ReadTask, stage: EncodeStage) -> Su
                     writer.write_batch(piece)
     publish_shard(work, index, summary, samples_sum=hashed.digest.hexdigest(), rejects="".join(rejects))
     return summary
-
-
-class _Hashed:
-    """A stream that is hashed while it is written."""
-
-    closed = False
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream, self.digest = stream, hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        self.digest.update(data)
-        return self._stream.write(data)
-
-    def flush(self) -> None:
-        self._stream.flush()
 
 
 def count_batch(summary: Summary, batch: Batch) -> None:

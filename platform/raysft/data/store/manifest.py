@@ -132,5 +132,5 @@ def damaged(location: str, problem: str) -> DataError:
         f"the token store is damaged: {location}",
         got=problem,
         expected="the bytes that `raysft prepare` wrote",
-        fix="run `raysft prepare` (or the same command) again: it makes the store anew from the data",
+        fix="run the same command (or `raysft prepare`) again: it makes what is damaged anew from the data",
     )

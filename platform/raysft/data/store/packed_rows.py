@@ -99,9 +99,38 @@ def pack_rows(samples: pa.Table, lines: Sequence[NDArray[np.int64]], fields: Seq
                 packed, ends = found[order.lines], row_ends
             case "atom":
                 packed, ends = found[_atom_numbers(samples)[order.lines[order.begins]]], atoms[row_ends - 1]
-        facts = {"dtype": one.dtype, "width": str(one.width)}
-        rows = rows.append_column(pa.field(one.column, pa.large_binary(), metadata=facts), _large_bytes(packed, ends))
+        rows = rows.append_column(_told(one), _large_bytes(packed, ends))
     return rows
+
+
+def columns_of(rows: Sequence[Row], fields: Sequence[Field], values: Mapping[str, Array]) -> pa.Table:
+    """Further columns of packed rows, as pack_rows writes them. values: of all rows behind each other, by name.
+
+    Raises PlatformError where their number is not that of the rows' tokens, segments or atoms.
+    """
+    lengths = {
+        "token": [row.num_tokens for row in rows],
+        "segment": [len(row.segment_fields["length"]) for row in rows],
+        "atom": [int(row.segment_fields["atom"][-1]) + 1 for row in rows],
+    }
+    columns = []
+    for one in fields:
+        ends, found = np.cumsum(lengths[one.per], dtype=np.int64), values[one.name].astype(one.dtype, copy=False)
+        wanted = (ends[-1],) if one.width == 1 else (ends[-1], one.width)
+        if found.shape != wanted:
+            raise PlatformError(
+                f"a column does not fit its rows: {one.name}",
+                got=f"values of shape {found.shape}",
+                expected=f"{wanted}",
+                fix="report it: this is a fault of what made the column",
+            )
+        columns.append(_large_bytes(found, ends))
+    return pa.table(columns, schema=pa.schema([_told(one) for one in fields]))
+
+
+def _told(field: Field) -> pa.Field:
+    """A further column, which says what its numbers are."""
+    return pa.field(field.column, pa.large_binary(), metadata={"dtype": field.dtype, "width": str(field.width)})
 
 
 def unpack_rows(rows: pa.Table, order: NDArray[np.int64], fields: Sequence[Field] = ()) -> dict[str, Array]:
@@ -195,13 +224,17 @@ def segment_places(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDA
     return places
 
 
-def row_at(rows: pa.Table, index: int) -> Row:
-    """Row `index` of a table of pack_rows; the mask becomes a weight per token."""
+def row_at(rows: pa.Table, index: int, *beside: tuple[pa.Table, int]) -> Row:
+    """Row `index` of a table of pack_rows; the mask becomes a weight per token.
+
+    beside: tables of columns_of with more of the same row, and where it is in them.
+    """
     fields: dict[str, dict[str, Array]] = {"token": {}, "segment": {}, "atom": {}}
-    for column in rows.schema:
-        group, _, name = column.name.partition(".")
-        if group in fields:
-            fields[group][name] = _shaped(rows.column(column.name)[index].as_buffer(), column)
+    for table, place in ((rows, index), *beside):
+        for column in table.schema:
+            group, _, name = column.name.partition(".")
+            if group in fields:
+                fields[group][name] = _shaped(table.column(column.name)[place].as_buffer(), column)
     weight = np.repeat(fields["segment"]["weight"], fields["segment"]["length"])
     fields["token"]["target"] = fields["token"]["target"] * weight
     return Row(fields["token"], fields["segment"], fields["atom"])

@@ -1,9 +1,8 @@
 """The token store: Parquet parts of packed rows and a manifest. pyarrow and numpy only.
 
 `<storage>/tokens/<fingerprint>/part-*.parquet + manifest.json`; the manifest is written last: no manifest, no
-store. It holds the sha256 of every part, and its own. Nothing of a part is believed before its bytes have that sum:
-each process compares when it first reads rows of a part (0.8 s a GiB), each page when it is read (a file may go bad
-while it is open), and the sizes of all rows by sums of their own.
+store. It holds the sha256 of every part, and its own. Parts are read as part_files.py does, the sizes of all rows by
+sums of their own.
 Owns the layout on disk. How rows come to be is prepare.py; their order in training is step_plan.py.
 """
 
@@ -13,7 +12,6 @@ import hashlib
 import io
 import json
 from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import accumulate
@@ -23,32 +21,36 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raysft.data.store.columns import StoreColumns
 from raysft.data.store.manifest import MANIFEST, PROMPTS, damaged, problem_of, read_manifest
 from raysft.data.store.packed_rows import Array, Row, row_at, values_of
-from raysft.errors import RaysftError, StorageError
+from raysft.data.store.part_files import PARQUET, ROWS_PER_GROUP, UNREADABLE, PartFiles, part_name
+from raysft.errors import StorageError
 from raysft.recipe.columns import TARGET, Field
-from raysft.storage import filesystem, join, read_bytes, write_bytes
+from raysft.storage import join, read_bytes, write_bytes
 
 _SIZES = ("row.tokens", "row.squares")
-_ROWS_PER_GROUP = 32
 _CACHED_TOKENS = 16 << 20
 
 
 class TokenStore:
-    """A finished store, opened for reading. Rows are decoded in small groups, the latest kept in memory."""
+    """A finished store, opened for reading, and on request columns beside it (columns.py)."""
 
-    def __init__(self, location: str, manifest: dict[str, Any]) -> None:
+    def __init__(self, location: str, manifest: dict[str, Any], columns: StoreColumns | None = None) -> None:
         self.location = location
         self.manifest = manifest
+        self._columns = columns
         self._ends = list(accumulate(part["rows"] for part in manifest["parts"]))
-        self._parts: dict[int, pq.ParquetFile] = {}
-        self._max_groups = max(2, _CACHED_TOKENS // (_ROWS_PER_GROUP * int(manifest["max_tokens"])))
-        self._groups: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
+        groups = max(2, _CACHED_TOKENS // (ROWS_PER_GROUP * int(manifest["max_tokens"])))
+        self._files = PartFiles(location, manifest["parts"], rows_per_group=ROWS_PER_GROUP, max_groups=groups)
         self._sizes: tuple[Array, Array] | None = None
 
     @classmethod
-    def open(cls, location: str) -> TokenStore:
-        """Raises StorageError when there is no finished store, DataError when its manifest is damaged."""
+    def open(cls, location: str, columns: str | None = None) -> TokenStore:
+        """The store at a location; its rows have the columns at `columns`, too.
+
+        Raises StorageError when one of them is not there or not finished, DataError when a manifest is damaged.
+        """
         manifest = read_manifest(location)
         if manifest is None:
             raise StorageError(
@@ -57,7 +59,7 @@ class TokenStore:
                 expected="a store that `raysft prepare` finished",
                 fix="run `raysft prepare` with this recipe",
             )
-        return cls(location, manifest)
+        return cls(location, manifest, None if columns is None else StoreColumns.open(columns, manifest))
 
     @property
     def num_rows(self) -> int:
@@ -66,7 +68,8 @@ class TokenStore:
     @property
     def fields(self) -> tuple[Field, ...]:
         """Columns besides input_ids. Stores of earlier versions, which do not list them, have the target."""
-        return tuple(Field(**field) for field in self.manifest.get("fields", [asdict(TARGET)]))
+        own = tuple(Field(**field) for field in self.manifest.get("fields", [asdict(TARGET)]))
+        return own if self._columns is None else own + self._columns.fields
 
     @property
     def windows(self) -> tuple[int, ...]:
@@ -88,14 +91,13 @@ class TokenStore:
     def _sizes_of(self, part: int) -> pa.Table:
         """The sizes of a part's rows, without hashing all of the part: training looks at those of all parts first."""
         entry = self.manifest["parts"][part]
-        location = join(self.location, entry["name"])
         try:
-            fs, path = filesystem(location)
-            sizes = pq.ParquetFile(fs.open_input_file(path)).read(columns=list(_SIZES))
+            sizes = self._files.columns(part, _SIZES)
             is_intact = len(sizes) == entry["rows"] and _sizes_sum(sizes) == entry["sizes"]
-        except _UNREADABLE as error:
-            raise _why(location, entry["sha256"], error) from error
+        except UNREADABLE as error:
+            raise self._files.why(part, error) from error
         if not is_intact:
+            location = join(self.location, entry["name"])
             raise damaged(location, "the sizes of its rows are others than the manifest says")
         return sizes
 
@@ -104,17 +106,8 @@ class TokenStore:
             raise IndexError(f"row {index} of a store of {self.num_rows} rows")
         part = bisect_right(self._ends, index)
         within = index - (self._ends[part - 1] if part else 0)
-        return row_at(self._group(part, within // _ROWS_PER_GROUP), within % _ROWS_PER_GROUP)
-
-    def _part(self, part: int) -> pq.ParquetFile:
-        if part not in self._parts:
-            entry = self.manifest["parts"][part]
-            location = join(self.location, entry["name"])
-            if problem := problem_of(location, entry["sha256"]):
-                raise damaged(location, problem)
-            fs, path = filesystem(location)
-            self._parts[part] = pq.ParquetFile(fs.open_input_file(path), page_checksum_verification=True)
-        return self._parts[part]
+        beside = () if self._columns is None else (self._columns.at(part, within),)
+        return row_at(*self._files.at(part, within), *beside)
 
     def prompts(self) -> list[dict[str, Any]]:
         """The first held-out prompts: {sample_id, prompt, answer} each. Raises DataError where they are damaged."""
@@ -125,35 +118,6 @@ class TokenStore:
         if problem := problem_of(location, wanted):
             raise damaged(location, problem)
         return [json.loads(line) for line in read_bytes(location).decode().split("\n")[:-1]]
-
-    def _group(self, part: int, group: int) -> pa.Table:
-        key = (part, group)
-        if key not in self._groups:
-            entry = self.manifest["parts"][part]
-            try:
-                self._groups[key] = self._part(part).read_row_group(group)
-            except _UNREADABLE as error:  # it was whole when it was opened
-                raise _why(join(self.location, entry["name"]), entry["sha256"], error) from error
-            if len(self._groups) > self._max_groups:
-                self._groups.popitem(last=False)
-        self._groups.move_to_end(key)
-        return self._groups[key]
-
-
-_UNREADABLE = (OSError, pa.ArrowException, KeyError, ValueError, OverflowError, MemoryError)
-"""What Parquet raises of bytes that nobody wrote, or that the storage does not give."""
-
-
-def _why(location: str, sha256: str, error: Exception) -> RaysftError:
-    """The error of a part that cannot be read: of its bytes, or, if they are as written, of the storage."""
-    if problem := problem_of(location, sha256):
-        return damaged(location, problem)
-    return StorageError(
-        f"cannot read {location}",
-        got=f"{type(error).__name__}: {error}",
-        expected="a storage that answers",
-        fix="run the same command again",
-    )
 
 
 def write_prompts(location: str, prompts: Sequence[Mapping[str, Any]]) -> str:
@@ -166,16 +130,8 @@ def write_prompts(location: str, prompts: Sequence[Mapping[str, Any]]) -> str:
 def write_part(location: str, index: int, rows: pa.Table) -> dict[str, Any]:
     """Write part `index` (a table of pack_rows); returns its entry in the manifest. Bytes depend on values alone."""
     buffer = io.BytesIO()
-    pq.write_table(
-        rows,
-        buffer,
-        row_group_size=_ROWS_PER_GROUP,
-        compression="lz4",
-        use_dictionary=False,
-        write_statistics=False,
-        write_page_checksum=True,
-    )
-    name = f"part-{index:05d}.parquet"
+    pq.write_table(rows, buffer, row_group_size=ROWS_PER_GROUP, **PARQUET)
+    name = part_name(index)
     write_bytes(join(location, name), buffer.getvalue())
     return {
         "name": name,

@@ -252,7 +252,7 @@ def test_a_store_without_any_pair_says_what_is_expected(recipe, tmp_path) -> Non
     [
         ({"data.over_long": "truncate"}, "cut answers cannot be compared"),
         ({"data.over_long": "split"}, "data.over_long = split"),
-        ({"data.mixture": {"weight_column": "w"}}, "weight_column = w"),
+        ({"data.mixture": {"weight_column": "w"}}, "weight_column: w"),
         (
             {"data.mode": "stream", "data.order": "windowed", "train.max_steps": 5, "data.eval_fraction": 0.0},
             "pairs of answers are not streamed",

@@ -97,9 +97,9 @@ def test_counts_and_bytes_are_reproducible(store, tmp_path):
 
 def test_few_groups_are_kept_in_memory(store, monkeypatch):
     opened, _ = store
-    opened._max_groups = 2
+    opened._files._max_groups = 2
     opened.read_rows(range(opened.num_rows))
-    assert len(opened._groups) == 2
+    assert len(opened._files._groups) == 2
 
 
 def test_no_manifest_is_no_store(tmp_path):

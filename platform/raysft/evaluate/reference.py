@@ -1,0 +1,151 @@
+"""What the untrained model says of the rows of a store: the columns that an objective compares with. No Ray.
+
+The model is the one that training begins with: the same weights, precision, attention and packing; without dropout
+and without an adapter, which begins as nothing. Owns the numbers; where they are kept is data/store/columns.py.
+
+Shapes: B rows, T tokens a row, D hidden size, V vocabulary, N positions that predict a token, S samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from raysft.data.feed.collate import MicroBatch, collate
+from raysft.data.store.packed_rows import Row
+from raysft.errors import ModelError
+from raysft.model.fast.loss import IGNORE, OutputHead, hidden_states, output_head, target_log_probs
+from raysft.model.fast.start_check import use_fast_paths
+from raysft.model.load import load_model, rows_for
+from raysft.recipe.columns import REFERENCE_LOG_PROB, Field
+from raysft.recipe.schema import Recipe
+
+VERSION = 1
+"""Raise it when the same rows and model would give other numbers."""
+
+_CHUNK = 256
+"""Positions whose logits exist at a time."""
+
+Values = dict[str, NDArray[Any]]
+"""{column: values of some rows behind each other}, as packed_rows.columns_of takes them."""
+
+
+def reference_inputs(recipe: Recipe, base: Mapping[str, Any] | str) -> dict[str, Any]:
+    """What decides the numbers, besides rows and columns. base: what decides the weights."""
+    return {"version": VERSION, "base": base, "precision": recipe.train.precision}
+
+
+def load_reference(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    """The untrained model as a worker would hold it, ready to be asked. Raises ModelError."""
+    model = load_model(recipe, vocab_size=rows_for(tokenizer))
+    if recipe.cluster.gpus_per_worker:
+        torch.nn.Module.to(model, torch.device("cuda"))
+    data = recipe.data
+    use_fast_paths(model, len(tokenizer), packing=data.packing, max_tokens=data.max_tokens)
+    if recipe.train.precision == "bf16":
+        model.bfloat16()
+    model.train(False)
+    return model
+
+
+def reference_values(
+    model: PreTrainedModel, batches: Iterator[list[Row]], fields: Sequence[Field], *, packing: bool
+) -> Iterator[tuple[list[Row], Values]]:
+    """The columns `fields` of each batch of rows, one forward pass each. Raises ModelError."""
+    for rows in batches:
+        batch = collate(rows, 0, packing=packing)
+        try:
+            found = _values(model, batch, fields)
+        except torch.OutOfMemoryError as error:
+            raise ModelError(
+                "the rows of a forward pass of the untrained model do not fit into memory",
+                got=" ".join(str(error).split())[:300],
+                expected=f"{len(rows)} rows (train.micro_batch_rows) beside the model",
+                fix="lower train.micro_batch_rows or data.max_tokens",
+            ) from error
+        _check_numbers(found, rows)
+        yield rows, found
+
+
+@torch.no_grad()
+def _values(model: PreTrainedModel, batch: MicroBatch, fields: Sequence[Field]) -> Values:
+    input_ids, position_ids = (_on_device(model, array) for array in (batch.input_ids, batch.position_ids))
+    hidden, head = hidden_states(model, input_ids, position_ids), output_head(model)  # [B, T, D]
+    names = {field.name for field in fields}
+    found: Values = {}
+    if REFERENCE_LOG_PROB.name in names:
+        labels = _on_device(model, batch.labels)
+        found[REFERENCE_LOG_PROB.name] = _by_sample(target_log_probs(hidden, head, labels), batch)
+    of_tokens = [field for field in fields if field.per == "token"]
+    if of_tokens:
+        ids, log_probs = (field.name for field in of_tokens)
+        found[ids], found[log_probs] = _top(hidden, head, batch, of_tokens[0].width)
+    return found
+
+
+def _by_sample(log_probs: Tensor, batch: MicroBatch) -> NDArray[np.float64]:
+    """[S]: sums over the trained tokens of each sample. log_probs: [N], in the order of the labels."""
+    owners = batch.segment_of[batch.labels != IGNORE]
+    sums = np.zeros(len(batch.sample_ids), np.float64)
+    np.add.at(sums, owners, log_probs.double().cpu().numpy())
+    return sums
+
+
+def _top(
+    hidden: Tensor, head: OutputHead, batch: MicroBatch, k: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """(ids, log p) of the k likeliest tokens where each token is predicted, likeliest first: [tokens, k] each.
+
+    Zeros at the first token of a sample, which nothing predicts. Never holds the logits of all positions.
+    """
+    segment_of = batch.segment_of
+    predicts = (segment_of[:, :-1] == segment_of[:, 1:]) & (segment_of[:, 1:] >= 0)  # [B, T - 1]: of the next token
+    wanted = hidden[:, :-1][_on_device_of(hidden, predicts)]  # [N, D]
+    pieces = [_top_of(chunk, head, k) for chunk in torch.split(wanted, _CHUNK)]
+    all_ids = np.zeros((*segment_of.shape, k), np.int64)
+    all_log_probs = np.zeros((*segment_of.shape, k), np.float32)
+    all_ids[:, 1:][predicts] = torch.cat([ids for ids, _ in pieces]).cpu().numpy()
+    all_log_probs[:, 1:][predicts] = torch.cat([log_probs for _, log_probs in pieces]).cpu().numpy()
+    is_token = segment_of >= 0
+    return all_ids[is_token], all_log_probs[is_token]
+
+
+def _top_of(hidden: Tensor, head: OutputHead, k: int) -> tuple[Tensor, Tensor]:
+    """[C, D] -> ids, log p: [C, k] each."""
+    logits = head.shape.apply_(head.module(hidden).float().clone())  # [C, V]
+    if k > logits.shape[-1]:
+        raise ModelError(
+            "more likeliest tokens are asked for than the model has tokens",
+            got=f"objective.kl_top_k: {k}",
+            expected=f"at most {logits.shape[-1]}",
+            fix="lower objective.kl_top_k",
+        )
+    chosen, ids = torch.topk(logits, k, dim=-1)
+    return ids, chosen - torch.logsumexp(logits, dim=-1, keepdim=True)
+
+
+def _check_numbers(found: Values, rows: Sequence[Row]) -> None:
+    """A loss that is compared with no number would train nothing, in silence."""
+    wrong = [name for name, values in found.items() if not np.isfinite(values).all()]
+    if wrong:
+        ids = np.concatenate([row.segment_fields["sample_id"] for row in rows])
+        raise ModelError(
+            "the untrained model gives probabilities that are no numbers",
+            got=f"{wrong[0]} of the samples {ids[0]} to {ids[-1]}",
+            expected="finite log-probabilities",
+            fix="check the weights of model.source; with train.precision: bf16, try fp32",
+        )
+
+
+def _on_device(model: PreTrainedModel, array: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(array).to(model.device)
+
+
+def _on_device_of(like: Tensor, array: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(array).to(like.device)

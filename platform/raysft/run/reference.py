@@ -1,0 +1,143 @@
+"""The columns that the untrained model writes beside the stores, before training: found there, or made now on Ray.
+
+A task for each part, with the resources of a worker; a killed run goes on with the parts that are finished, and two
+runs of the same data and base do the work once. What the numbers are is evaluate/reference.py, the files
+data/store/columns.py.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from transformers.utils import logging as transformers_logging
+
+from raysft.data.on_ray import Item, TaskResources, on_ray
+from raysft.data.prepare.prepare import Prepared
+from raysft.data.store.columns import (
+    columns_location,
+    finished_parts,
+    is_published,
+    publish_columns,
+    rows_per_group,
+    write_columns_part,
+)
+from raysft.data.store.packed_rows import Row, columns_of
+from raysft.data.store.parts import TokenStore
+from raysft.data.text.tokenizer import recipe_tokenizer
+from raysft.evaluate.reference import load_reference, reference_inputs, reference_values
+from raysft.lease import lease
+from raysft.recipe.load import parse_recipe
+from raysft.recipe.schema import Recipe
+from raysft.recipe.traits import reference_columns
+from raysft.run.base_weights import base_fingerprint
+from raysft.run.progress import PrepareProgress
+from raysft.runtime.join import worker_runtime
+from raysft.storage import check_writable, join, remove_tree
+
+logger = logging.getLogger(__name__)
+
+_Progress = Callable[[str, int, int], None]
+"""Called with (`reference`, how many parts are done, how many there will be)."""
+
+
+@dataclass(frozen=True)
+class ReferenceColumns:
+    """Where they lie; None: the objective asks for none, or there is no such store."""
+
+    train: str | None = None
+    eval: str | None = None
+
+
+def find_or_make(recipe: Recipe, prepared: Prepared) -> ReferenceColumns:
+    """The columns of the recipe's objective beside its stores. recipe: with absolute paths. Raises RaysftError."""
+    if not reference_columns(recipe):
+        return ReferenceColumns()
+    assert prepared.train is not None  # a stream is refused (recipe/checks.py)
+    stores = {prepared.train: prepared.train_manifest}
+    if prepared.eval is not None and prepared.eval_manifest is not None:
+        stores[prepared.eval] = prepared.eval_manifest
+    with PrepareProgress() as progress:
+        found = {store: _of_store(recipe, store, manifest, progress) for store, manifest in stores.items()}
+    return ReferenceColumns(found[prepared.train], found[prepared.eval] if prepared.eval else None)
+
+
+def base_identity(recipe: Recipe) -> dict[str, Any] | str:
+    """What decides the weights that a run begins with: their content; the seed and config of fresh ones.
+
+    Weights that are not on this machine yet are known by their name alone, so that no other run takes them for its
+    own.
+    """
+    if recipe.model.source == "random":
+        return {"config": recipe.model.config, "seed": recipe.seed}
+    known = base_fingerprint(recipe)
+    return known or {"model": recipe.model.source, "revision": recipe.model.revision, "run": recipe.name}
+
+
+def _of_store(recipe: Recipe, store: str, manifest: Mapping[str, Any], progress: _Progress) -> str:
+    """Where the columns of a store lie, which are there then."""
+    fields, inputs = reference_columns(recipe), reference_inputs(recipe, base_identity(recipe))
+    location, total = columns_location(store, manifest, fields, inputs), len(manifest["parts"])
+    done = finished_parts(location, manifest)
+    if len(done) == total and is_published(location):
+        logger.info("reference columns %s: cache hit", location)
+        return location
+    check_writable(location)
+    with lease(join(location, "lease"), done=partial(is_published, location), waiting=_say_waiting) as ours:
+        if ours and not is_published(location):
+            done = finished_parts(location, manifest)
+            if done:
+                logger.info("going on with %d of %d finished parts of reference columns", len(done), total)
+            make = partial(make_part, fields=recipe.model_dump(mode="json"), store=store, location=location)
+            items = [{"index": index} for index in range(total) if index not in done]
+            for index, entry in on_ray(make, items, _resources(recipe)):
+                done[index] = entry
+                progress("reference", len(done), total)
+            publish_columns(location, manifest, fields, inputs, done)
+    if ours:  # the lease in it is no longer held
+        remove_tree(join(location, "lease"))
+    return location
+
+
+def make_part(item: Item, *, fields: Mapping[str, Any], store: str, location: str) -> tuple[int, dict[str, Any]]:
+    """(part, its entry), in a task: the untrained model asked about the rows of a part of a store."""
+    recipe, index = parse_recipe(dict(fields)), item["index"]
+    transformers_logging.set_verbosity_error()
+    torch.set_num_threads(recipe.cluster.cpus_per_worker)
+    model = load_reference(recipe, recipe_tokenizer(recipe))
+    opened, columns = TokenStore.open(store), reference_columns(recipe)
+    values = reference_values(
+        model,
+        _batches(opened, index, recipe.train.micro_batch_rows),
+        columns,
+        packing=recipe.data.packing,
+    )
+    tables = (columns_of(rows, columns, found) for rows, found in values)
+    return index, write_columns_part(location, index, tables, rows_per_group(opened.manifest, columns))
+
+
+def _batches(store: TokenStore, part: int, size: int) -> Iterator[list[Row]]:
+    """The rows of a part in order, so many at a time."""
+    first = sum(store.windows[:part])
+    end = first + store.windows[part]
+    for start in range(first, end, size):
+        yield store.read_rows(range(start, min(start + size, end)))
+
+
+def _resources(recipe: Recipe) -> TaskResources:
+    """Those of the run's workers, of which as many work at a time."""
+    wanted = recipe.cluster
+    return TaskResources(
+        cpus=wanted.cpus_per_worker,
+        gpus=wanted.gpus_per_worker,
+        at_once=wanted.workers,
+        environment=worker_runtime(wanted),
+    )
+
+
+def _say_waiting(holder: str) -> None:
+    logger.info("the same reference columns are being made by %s; waiting for them", holder)

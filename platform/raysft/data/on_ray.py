@@ -71,6 +71,7 @@ def tables_on_ray(
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     guarded: Any = _guarded  # Ray's annotation leaves out fn_args
+    most = resources.at_once if resources.cpus else 1
     environment: dict[str, Any] = {} if resources.environment is None else {"runtime_env": resources.environment}
     results = dataset.map_batches(
         guarded,
@@ -80,7 +81,7 @@ def tables_on_ray(
         zero_copy_batch=True,
         num_cpus=resources.cpus,
         num_gpus=resources.gpus or None,
-        concurrency=resources.at_once if resources.cpus else 1,
+        compute=None if most is None else ray.data.TaskPoolStrategy(size=min(most, len(items))),
         **environment,
     )
     batches: Any = results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)

@@ -49,7 +49,7 @@ class FakeSource:
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    def tables(function: Any, items: Any, *, ordered: bool, cpus: int) -> Any:
+    def tables(function: Any, items: Any, *, ordered: bool, resources: Any) -> Any:
         assert ordered
         for item in items:
             table = table_of(item["index"])

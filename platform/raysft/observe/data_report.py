@@ -50,6 +50,7 @@ def render_data_report(survey: Survey) -> str:
         pii=[(_PII_NAMES.get(kind, kind), number) for kind, number in survey["pii"]],
         pii_action=survey["actions"].get("pii"),
         duplicates=duplicates(survey),
+        sample=_sample(survey),
         number=number,
         share=share,
         quantiles=quantiles(survey),

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from raysft.data.feed.collate import MicroBatch, collate
 from raysft.data.store.packed_rows import Row
 from raysft.errors import ModelError
-from raysft.model.fast.loss import IGNORE, OutputHead, hidden_states, output_head, target_log_probs
+from raysft.model.fast.loss import IGNORE, OutputHead, choice_log_probs, hidden_states, output_head, target_log_probs
 from raysft.model.fast.start_check import use_fast_paths
 from raysft.model.load import load_model, rows_for
 from raysft.recipe.columns import REFERENCE_LOG_PROB, Field
@@ -117,8 +117,8 @@ def _top(
 
 
 def _top_of(hidden: Tensor, head: OutputHead, k: int) -> tuple[Tensor, Tensor]:
-    """[C, D] -> ids, log p: [C, k] each."""
-    logits = head.shape.apply_(head.module(hidden).float().clone())  # [C, V]
+    """[C, D] -> ids, log p: [C, k] each. Log p as training computes it, whatever the head's own precision."""
+    logits = head.module(hidden)  # [C, V], in the order of the probabilities
     if k > logits.shape[-1]:
         raise ModelError(
             "more likeliest tokens are asked for than the model has tokens",
@@ -126,8 +126,9 @@ def _top_of(hidden: Tensor, head: OutputHead, k: int) -> tuple[Tensor, Tensor]:
             expected=f"at most {logits.shape[-1]}",
             fix="lower objective.kl_top_k",
         )
-    chosen, ids = torch.topk(logits, k, dim=-1)
-    return ids, chosen - torch.logsumexp(logits, dim=-1, keepdim=True)
+    ids = torch.topk(logits, k, dim=-1).indices
+    everywhere = torch.ones((1, len(hidden)), dtype=torch.bool, device=hidden.device)
+    return ids, choice_log_probs(hidden[None], head, ids[None], everywhere)
 
 
 def _check_numbers(found: Values, rows: Sequence[Row]) -> None:

@@ -17,7 +17,7 @@ import yaml
 
 import raysft
 from raysft.recipe.schema import Recipe
-from raysft.recipe.traits import method_of
+from raysft.recipe.traits import method_of, objective_of
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def _training(recipe: Recipe, facts: CardFacts) -> list[tuple[str, ...]]:
         ("recipe", f"`{recipe.name}`"),
         ("base model", _base(recipe)),
         ("method", f"{method.title}, {details}" if details else recipe.method.kind),
-        ("data", f"{facts.train_samples:,} samples"),
+        ("data", f"{facts.train_samples:,} {'pairs' if objective_of(recipe).answers == 'pair' else 'samples'}"),
         ("trained on", f"{facts.train_tokens:,} tokens, {facts.train_target_tokens:,} of them predicted"),
         ("steps", f"{facts.steps:,} of {train.rows_per_step} packed rows of {recipe.data.max_tokens:,} tokens"),
         ("optimizer", f"AdamW, learning rate {optimizer.learning_rate:g}, {optimizer.schedule}"),

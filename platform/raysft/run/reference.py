@@ -8,6 +8,7 @@ data/store/columns.py.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -61,8 +62,10 @@ def find_or_make(recipe: Recipe, prepared: Prepared) -> ReferenceColumns:
     stores = {prepared.train: prepared.train_manifest}
     if prepared.eval is not None and prepared.eval_manifest is not None:
         stores[prepared.eval] = prepared.eval_manifest
+    started = time.monotonic()
     with PrepareProgress() as progress:
         found = {store: _of_store(recipe, store, manifest, progress) for store, manifest in stores.items()}
+    logger.info("reference    %s (%.1f s)", found[prepared.train], time.monotonic() - started)
     return ReferenceColumns(found[prepared.train], found[prepared.eval] if prepared.eval else None)
 
 
@@ -84,7 +87,6 @@ def _of_store(recipe: Recipe, store: str, manifest: Mapping[str, Any], progress:
     location, total = columns_location(store, manifest, fields, inputs), len(manifest["parts"])
     done = finished_parts(location, manifest)
     if len(done) == total and is_published(location):
-        logger.info("reference columns %s: cache hit", location)
         return location
     check_writable(location)
     with lease(join(location, "lease"), done=partial(is_published, location), waiting=_say_waiting) as ours:

@@ -171,6 +171,14 @@ def test_the_summary_tells_the_same() -> None:
     assert "<" not in text.replace("<0.1%", "")
 
 
+def test_pairs_are_called_pairs() -> None:
+    survey = make_survey(sample="pair")
+    assert "tokens of a pair" in "\n".join(summary_lines(survey))
+    page = render_data_report(survey)
+    assert "tokens of a pair (the last bar holds all longer ones)" in page
+    assert "tokens of a sample" not in page
+
+
 def test_numbers_are_aligned_to_the_right_and_words_to_the_left() -> None:
     assert aligned([["a", "1,000", "x"], ["long", "7", "yy"], ["b"]]) == ["a     1,000  x", "long      7  yy", "b"]
 

@@ -15,7 +15,7 @@ from raysft.errors import StorageError
 from raysft.recipe.change import change
 from raysft.search.study import Study
 from raysft.search.sweep import Sweep
-from raysft.search.tune_driver import SearchListener, _SweepSearcher
+from raysft.search.tune_driver import SearchListener, _SweepSearcher, is_warm
 
 SPACE = {"optimizer.learning_rate": {"distribution": "uniform", "low": 0.1, "high": 0.2}}
 
@@ -82,3 +82,23 @@ def test_a_database_that_fails_ends_the_search_with_its_error(
     assert sweep.is_over
     assert passed.suggest("c") == Searcher.FINISHED
     assert isinstance(passed.error, StorageError)
+
+
+@pytest.mark.parametrize(
+    ("objective", "field", "expected"),
+    [
+        ({"kind": "sft"}, "objective.kl_top_k", False),
+        ({"kind": "sft"}, "objective.kl_weight", False),
+        ({"kind": "dpo"}, "objective.beta", True),
+        ({"kind": "dpo"}, "optimizer.learning_rate", True),
+        ({"kind": "dpo"}, "seed", False),
+        ({"kind": "sft"}, "seed", True),
+    ],
+)
+def test_a_trial_whose_columns_are_its_own_does_not_hold_the_cpus_that_make_them(
+    objective: dict[str, Any], field: str, expected: bool
+) -> None:
+    space = {field: {"distribution": "choice", "values": [1, 2]}}
+    tuned = change(search_recipe(space), {"objective": objective, "cluster.workers": 1})
+    assert tuned.tune is not None
+    assert is_warm(tuned, tuned.tune) is expected

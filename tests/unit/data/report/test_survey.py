@@ -63,7 +63,7 @@ def make(tmp_path: Path, tokenizer_folder: str):
     return recipe
 
 
-def looked(recipe: Recipe, tokenizers: Any, work: Path, *, range_bytes: int = 1 << 20) -> Facts:
+def looked(recipe: Recipe, tokenizers: Any, work: Path, *, range_bytes: int = 1 << 20, answers: Any = "one") -> Facts:
     plan = SurveyPlan(
         BackendJson.of(tokenizers["chatml"]),
         template_for(recipe.data.template, tokenizers["chatml"]),
@@ -72,6 +72,7 @@ def looked(recipe: Recipe, tokenizers: Any, work: Path, *, range_bytes: int = 1 
         frozenset(["gender"]),
         survey_module._comparing(recipe.data.rules),
         str(work),
+        answers,
     )
     tasks = plan_reads(expand(recipe.data.sources), range_bytes)
     return merge([look(index, task, plan) for index, task in enumerate(tasks)])
@@ -102,6 +103,20 @@ def test_the_facts_of_a_file(make, tokenizers, tmp_path) -> None:
     assert facts["over_long"] == sum(length > 64 for length in lengths) > 0
     keys = pa.ipc.open_file(shard_path(str(tmp_path), 0)).read_all()
     assert len(keys) == 10
+
+
+def test_the_tokens_of_a_pair_are_those_of_both_answers(make, tokenizers, tmp_path) -> None:
+    records = [{"prompt": f"q {i}", "chosen": "yes " * (i + 1), "rejected": "no"} for i in range(5)]
+    facts = looked(make([*records, RECORDS[0]], max_tokens=64), tokenizers, tmp_path, answers="pair")
+    lengths = []
+    for record in records:
+        of_both = 0
+        for answer in (record["chosen"], record["rejected"]):
+            talk = [{"role": "user", "content": record["prompt"]}, {"role": "assistant", "content": answer}]
+            text = tokenizers["chatml"].apply_chat_template(talk, tokenize=False)
+            of_both += len(tokenizers["chatml"](text, add_special_tokens=False).input_ids)
+        lengths.append(of_both)
+    assert (facts["kept"], facts["tokens"], facts["refused"]) == (5, sum(lengths), {"no_pair": 1})
 
 
 def test_pieces_of_a_file_add_up_to_the_whole(make, tokenizers, tmp_path) -> None:

@@ -15,6 +15,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
@@ -25,7 +26,7 @@ import pyarrow.parquet as pq
 
 from raysft import sealed
 from raysft.data.hashing import HashedStream
-from raysft.data.store.manifest import MANIFEST, damaged, problem_of, read_manifest, write_manifest
+from raysft.data.store.manifest import CHECKERS, MANIFEST, damaged, problem_of, read_manifest, write_manifest
 from raysft.data.store.part_files import PARQUET, ROWS_PER_GROUP, PartFiles, part_name
 from raysft.errors import DataError, StorageError
 from raysft.recipe.columns import Field
@@ -131,16 +132,22 @@ def finished_parts(location: str, store: Manifest) -> dict[int, dict[str, Any]]:
         logger.warning("%s (%s): they are made anew", error.what, error.got)
         manifest = None
         remove_tree(join(location, MANIFEST))
+    listed = {
+        index: entry
+        for index in range(len(store["parts"]))
+        if (entry := manifest["parts"][index] if manifest else _read_entry(location, index)) is not None
+    }
     found = {}
-    for index, part in enumerate(store["parts"]):
-        entry = manifest["parts"][index] if manifest else _read_entry(location, index)
-        if entry is None:
-            continue
-        problem = problem_of(join(location, part_name(index)), entry["sha256"])
-        if problem is None and entry["rows"] == part["rows"]:
-            found[index] = entry
-        else:
-            logger.warning("%s is damaged (%s): it is made anew", join(location, part_name(index)), problem)
+    with ThreadPoolExecutor(CHECKERS) as pool:
+        sums = ((join(location, part_name(index)), entry["sha256"]) for index, entry in listed.items())
+        problems = pool.map(lambda file: problem_of(*file), sums)
+        for (index, entry), problem in zip(listed.items(), problems, strict=True):
+            if problem is None and entry["rows"] != store["parts"][index]["rows"]:
+                problem = "it has another number of rows"
+            if problem is None:
+                found[index] = entry
+            else:
+                logger.warning("%s is damaged (%s): it is made anew", join(location, part_name(index)), problem)
     if manifest and len(found) < len(store["parts"]):
         for index, entry in found.items():  # what is whole is kept, whatever ends this process
             _write_entry(location, index, entry)

@@ -25,7 +25,8 @@ PROMPTS = "prompts.jsonl"
 REJECTS = "rejects.jsonl"
 _FINGERPRINT = re.compile("[0-9a-f]{64}")
 _BLOCK_BYTES = 8 << 20
-_CHECKERS = 8  # threads
+CHECKERS = 8
+"""Threads that compare files."""
 _ANSWER_S = 3600.0  # for a whole part
 
 
@@ -87,7 +88,7 @@ def find_damage(location: str, manifest: Mapping[str, Any]) -> Iterator[tuple[st
     files = [(part["name"], part["sha256"]) for part in manifest["parts"]]
     if manifest["prompts_sha256"] is not None:
         files.append((PROMPTS, manifest["prompts_sha256"]))
-    with ThreadPoolExecutor(_CHECKERS) as pool:
+    with ThreadPoolExecutor(CHECKERS) as pool:
         problems = pool.map(lambda file: problem_of(join(location, file[0]), file[1]), files)
         for (name, _), problem in zip(files, problems, strict=True):
             if problem is not None:

@@ -116,6 +116,8 @@ def _atom(found: Sequence[tuple[Example, ...] | Refusal], max_tokens: int) -> tu
     if sum(lengths) > max_tokens:
         parts = " + ".join(map(str, lengths))
         return Refusal("over_long", f"a pair of {parts} tokens, at most {max_tokens} together fit a row")
+    if np.array_equal(samples[0].input_ids, samples[1].input_ids):
+        return Refusal("no_preference", "the template writes both answers alike; expected different ones")
     first = samples[0]
     whole = first._replace(
         input_ids=np.concatenate([sample.input_ids for sample in samples]),

@@ -5,6 +5,7 @@ The reference is the tokenizer's own apply_chat_template of each side, and the t
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -124,6 +125,28 @@ def test_what_is_no_pair_is_refused_whole_with_its_reason(encoded, conversation,
     assert isinstance(found, Refusal)
     assert found.reason == reason
     assert detail in found.detail
+
+
+@pytest.mark.parametrize(("trim", "is_pair"), [(" | trim", False), ("", True)])
+def test_answers_that_the_template_writes_alike_are_no_pair(tokenizers, trim: str, is_pair: bool) -> None:
+    tokenizer = copy.deepcopy(tokenizers["chatml"])
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content']"
+        + trim
+        + " }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    (found,) = encode_answers(
+        [talk(("a", 1.0), ("a ", 0.0))],
+        tokenizer,
+        template_for("tokenizer", tokenizer),
+        "pair",
+        train_on="all",
+        max_tokens=200,
+        over_long="drop",
+    )
+    assert (not isinstance(found, Refusal)) is is_pair
+    if isinstance(found, Refusal):
+        assert found.reason == "no_preference"
 
 
 def test_a_pair_fits_when_both_samples_do(encoded) -> None:

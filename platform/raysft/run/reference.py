@@ -7,6 +7,7 @@ data/store/columns.py.
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -107,9 +108,18 @@ def _of_store(recipe: Recipe, store: str, manifest: Mapping[str, Any], progress:
 
 def make_part(item: Item, *, fields: Mapping[str, Any], store: str, location: str) -> tuple[int, dict[str, Any]]:
     """(part, its entry), in a task: the untrained model asked about the rows of a part of a store."""
-    recipe, index = parse_recipe(dict(fields)), item["index"]
+    recipe = parse_recipe(dict(fields))
     transformers_logging.set_verbosity_error()
     torch.set_num_threads(recipe.cluster.cpus_per_worker)
+    try:
+        return item["index"], _write_part(recipe, item["index"], store, location)
+    finally:  # the process stays for a while, and its GPU is a worker's next
+        gc.collect()
+        if recipe.cluster.gpus_per_worker:
+            torch.cuda.empty_cache()
+
+
+def _write_part(recipe: Recipe, index: int, store: str, location: str) -> dict[str, Any]:
     model = load_reference(recipe, recipe_tokenizer(recipe))
     opened, columns = TokenStore.open(store), reference_columns(recipe)
     values = reference_values(
@@ -119,7 +129,7 @@ def make_part(item: Item, *, fields: Mapping[str, Any], store: str, location: st
         packing=recipe.data.packing,
     )
     tables = (columns_of(rows, columns, found) for rows, found in values)
-    return index, write_columns_part(location, index, tables, rows_per_group(opened.manifest, columns))
+    return write_columns_part(location, index, tables, rows_per_group(opened.manifest, columns))
 
 
 def _batches(store: TokenStore, part: int, size: int) -> Iterator[list[Row]]:

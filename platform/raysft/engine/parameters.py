@@ -14,6 +14,8 @@ from raysft.recipe.resolve import ResolvedRun
 
 _PER_CHANNEL = re.compile("bias|norm|(^|_)log$|(^|_)scale$")
 """Names of parameters that are no matrices whatever their axes."""
+_SCALES = re.compile(r"(^|\.)ia3_l$")
+"""Names of the dicts that hold an adapter's scales, [1, inputs] or [outputs, 1], which begin at 1."""
 
 
 def hf_name(name: str) -> str:
@@ -47,15 +49,16 @@ def adamw(module: nn.Module, trained: Mapping[str, nn.Parameter], run: ResolvedR
 def undecayed(module: nn.Module) -> set[nn.Parameter]:
     """The parameters of a module that weight decay must not reach, by what they are for and not by their axes:
     biases (those of experts have two axes), weights of norms (Cohere's have one row a head), decays and scales of
-    channels (Mamba's A_log, RWKV's time_mix).
+    channels (Mamba's A_log, RWKV's time_mix), scales that an adapter multiplies channels by.
     """
     return {
         parameter
-        for owner in module.modules()
+        for path, owner in module.named_modules()
         for name, parameter in owner.named_parameters(recurse=False)
         if parameter.ndim < 2
         or "norm" in type(owner).__name__.lower()
         or _PER_CHANNEL.search(name)
+        or _SCALES.search(path)
         or (parameter.ndim > 2 and parameter.shape[:-1].numel() == 1)
     }
 

@@ -113,6 +113,7 @@ _PARITY = "tests/parity/test_parity.py::"
 _TENSOR = "tests/parity/test_tensor.py::"
 _SEQUENCE = "tests/parity/test_sequence.py::"
 _OBJECTIVES = "tests/parity/test_objectives.py::"
+_METHODS = "tests/parity/test_methods.py::"
 _TESTED = (
     _Tested(
         lambda cell: cell.parallel == "data" and cell.method == "full" and cell.precision == "fp32",
@@ -121,10 +122,6 @@ _TESTED = (
     _Tested(
         lambda cell: cell.parallel == "data" and cell.precision == "bf16" and cell.method == "full",
         (_PARITY + "test_resume_at_the_same_size_is_bit_identical",),
-    ),
-    _Tested(
-        lambda cell: cell.parallel == "data" and cell.method == "lora" and cell.precision == "fp32",
-        (_PARITY + "test_lora_equals_peft_alone",),
     ),
     _Tested(  # ZeRO 0 runs as ZeRO 1 in bf16
         lambda cell: cell.parallel == "data" and cell.method == "lora" and cell.precision == "bf16",
@@ -169,12 +166,16 @@ _TESTED = (
     _Tested(
         lambda cell: cell.method == "full" and cell.precision == "fp32" and len(cell.axes) <= 1,
         (_OBJECTIVES + "test_every_split_has_the_curve",),
-        objectives=frozenset(("dpo",)),
+        objectives=frozenset(OBJECTIVES),
+    ),
+    _Tested(
+        lambda cell: not METHODS[cell.method].trains_base and cell.precision == "fp32" and len(cell.axes) <= 1,
+        (_METHODS + "test_an_adapter_equals_peft_alone",),
     ),
     _Tested(
         lambda cell: cell.method == "lora" and cell.precision == "fp32" and len(cell.axes) <= 1,
         (_OBJECTIVES + "test_adapters",),
-        objectives=frozenset(("dpo",)),
+        objectives=frozenset(OBJECTIVES),
     ),
 )
 """Every one that holds counts. tests/unit/recipe/test_compatibility.py checks that these tests exist."""

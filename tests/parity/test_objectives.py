@@ -20,6 +20,8 @@ from objective_material import (
 )
 from reference import fresh_model
 
+from raysft.recipe import traits
+
 UNTIL = 5
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
@@ -27,6 +29,10 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "guarded": {"objective__kl_weight": KL_WEIGHT, "objective__kl_top_k": TOP_K},
 }
 LOSSES = {"dpo": preference_loss, "guarded": guarded_loss}
+
+
+def test_every_objective_is_here() -> None:
+    assert {fields.get("objective__kind", "sft") for fields in OBJECTIVES.values()} == set(traits.OBJECTIVES)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 from bench import LORA, TOLERANCE, Bench, cells, furthest
 from material import CONFIG, make_samples
 from reference import fresh_model, run_reference, tokens_and_targets
@@ -105,24 +104,6 @@ def test_rows_that_do_not_fit_are_halved_and_the_curve_stays(bench: Bench) -> No
     halved = bench.cell(2, until=5, train__micro_batch_rows=4, probe=True, room=1)
     for name in ("losses", "norms", "weights", "micro_targets"):
         assert [rank[name] for rank in halved] == [rank[name] for rank in plain]
-
-
-def test_lora_equals_peft_alone(bench: Bench) -> None:
-    from peft import LoraConfig, get_peft_model
-
-    base = bench.cell(1, **LORA)[0]
-    samples = [tokens_and_targets(bench.tokenizer, q, a) for q, a in make_samples()]
-    model = fresh_model(CONFIG, len(bench.tokenizer), seed=0)
-    torch.manual_seed(0)
-    adapted = get_peft_model(model, LoraConfig(r=4, lora_alpha=8.0, target_modules=["q_proj", "v_proj"]))
-    losses, norms = run_reference(
-        adapted, samples, base["samples"], learning_rate=3e-3, weight_decay=0.1, max_grad_norm=1.0
-    )
-    assert furthest(base["losses"], losses) < TOLERANCE
-    assert furthest(base["norms"], norms) < TOLERANCE
-    for workers, zero in ((2, 0), (2, 2), (2, 3), (1, 3)):
-        result = bench.cell(workers, parallel__zero=zero, train__micro_batch_rows=2, **LORA)[0]
-        assert furthest(result["losses"], base["losses"]) < TOLERANCE
 
 
 def test_dropout_is_the_same_over_workers(bench: Bench) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from raysft.recipe.columns import REFERENCE_LOG_PROB, Field, reference_top_k
 from raysft.recipe.facts import Linear, ModelShape
 from raysft.recipe.schema import Recipe
-from raysft.recipe.sections.method import LoraMethod
+from raysft.recipe.sections.method import Ia3Method, LoraMethod
 
 Ability = Literal["pipeline", "tensor", "sequence", "shared_base"]
 
@@ -113,6 +113,28 @@ def _lora_details(method: LoraMethod) -> str:
     return f"rank {method.rank}, alpha {method.alpha:g}, on {', '.join(method.target_modules)}"
 
 
+def _ia3_adapted(method: Ia3Method, shape: ModelShape) -> frozenset[str]:
+    return frozenset(
+        linear.name for linear in shape.linears if linear.copies == 1 and ends_in(linear.name, method.target_modules)
+    )
+
+
+def _ia3_parameters(method: Ia3Method, shape: ModelShape, tensor: int) -> int:
+    """A scale for each input or output of an adapted layer (arXiv:2205.05638)."""
+    adapted = [linear for linear in shape.linears if linear.name in _ia3_adapted(method, shape)]
+    return sum(linear.inputs if _scales_inputs(method, linear) else linear.outputs for linear in adapted)
+
+
+def _scales_inputs(method: Ia3Method, linear: Linear) -> bool:
+    return ends_in(linear.name, method.feedforward_modules)
+
+
+def _ia3_kept(method: Ia3Method, linear: Linear) -> Kept:
+    """What the scales multiply: inputs, or outputs before they are scaled."""
+    of_inputs = _scales_inputs(method, linear)
+    return Kept(reads_input=of_inputs, width=0 if of_inputs else linear.outputs * linear.active)
+
+
 METHODS: dict[str, MethodTraits] = {
     "full": MethodTraits(
         title="all parameters",
@@ -139,6 +161,19 @@ METHODS: dict[str, MethodTraits] = {
         drops=lambda method: method.dropout > 0,
         size=lambda method: f"rank {method.rank}",
         details=_lora_details,
+    ),
+    "ia3": MethodTraits(
+        title="IA3",
+        base="frozen",
+        enters="layers",
+        exports=("adapter", "merged"),
+        allows=frozenset(("pipeline", "sequence")),
+        adapted=_ia3_adapted,
+        layer_parameters=_ia3_parameters,
+        kept=_ia3_kept,
+        drops=lambda method: False,
+        size=lambda method: "",
+        details=lambda method: f"scales on {', '.join(method.target_modules)}",
     ),
 }
 """{method.kind: its traits}."""

@@ -11,6 +11,7 @@ from fakes import make_recipe
 from pydantic import BaseModel
 
 from raysft.recipe.fingerprint import default_of, differences, digest, fingerprints, first_mathematics, split_fields
+from raysft.recipe.kinds import KINDS, kinds_with
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.schema import Recipe
 
@@ -78,10 +79,9 @@ def change(content: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", list(ALL))
 def test_every_field_belongs_to_one_hash(name: str) -> None:
-    old = make_recipe(
-        method={"kind": "lora"} if name.startswith("method.") else {},
-        objective={"kind": "dpo"} if name == "objective.beta" else {},
-    )
+    section, _, field = name.partition(".")
+    kinds = {section: {"kind": kinds_with(section, field)[-1]}} if section in KINDS and field != "kind" else {}
+    old = make_recipe(**({"method": {"kind": "lora"}} | kinds))
     content = old.model_dump(mode="json")
     value: Any = content
     for key in name.split("."):

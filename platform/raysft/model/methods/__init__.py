@@ -10,7 +10,7 @@ from collections.abc import Callable
 from torch import nn
 from transformers import PreTrainedModel
 
-from raysft.model.methods import full, lora
+from raysft.model.methods import full, ia3, lora
 from raysft.model.methods.adapters import (
     adapted_layers,
     base_model,
@@ -46,6 +46,7 @@ Attach = Callable[[PreTrainedModel, Recipe], nn.Module]
 METHODS: dict[str, tuple[MethodTraits, Attach]] = {
     "full": (TRAITS["full"], full.attach),
     "lora": (TRAITS["lora"], lora.attach),
+    "ia3": (TRAITS["ia3"], ia3.attach),
 }
 """{method.kind: (what it is, what puts it on a model)}."""
 

@@ -28,7 +28,19 @@ class LoraMethod(Section):
     )
 
 
-MethodSection = FullMethod | LoraMethod
+class Ia3Method(Section):
+    """Learned scales of keys, values and the MLP's inner activations (arXiv:2205.05638) on a frozen model."""
+
+    kind: Literal["ia3"] = Field(description="Names this kind.")
+    target_modules: OneOrMany = Field(
+        ("k_proj", "v_proj", "down_proj"), description="Names of the linear layers that get scales."
+    )
+    feedforward_modules: OneOrMany = Field(
+        ("down_proj",), description="Those of them whose inputs are scaled; of the others the outputs are."
+    )
+
+
+MethodSection = FullMethod | LoraMethod | Ia3Method
 """A section of any kind."""
 
 

@@ -1,0 +1,55 @@
+"""IA3: scales of activations inside of a frozen model (Liu et al. 2022, arXiv:2205.05638)."""
+
+from __future__ import annotations
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from raysft.errors import ModelError
+from raysft.model.methods.adapters import base_model, no_layer, settled, untie
+from raysft.model.targets import expert_parameters, unfit_layers
+from raysft.recipe.schema import Recipe
+from raysft.recipe.sections.method import Ia3Method
+from raysft.recipe.traits import ends_in
+
+
+def attach(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
+    """The model with scales of 1, so that it computes what it did. Raises ModelError."""
+    from peft import IA3Config, get_peft_model  # 4 s to import: only where it is used
+
+    method = recipe.method
+    assert isinstance(method, Ia3Method)
+    targets = list(method.target_modules)
+    _check_names(model, method)
+    config = IA3Config(
+        target_modules=targets,
+        feedforward_modules=list(method.feedforward_modules),
+        exclude_modules=unfit_layers(model, targets) or None,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        with settled():
+            adapted: nn.Module = get_peft_model(model, config)
+    except ValueError as error:
+        raise no_layer(model, targets, " ".join(str(error).split())[:200]) from error
+    untie(base_model(adapted))
+    return adapted
+
+
+def _check_names(model: PreTrainedModel, method: Ia3Method) -> None:
+    """Every name must fit a layer, or less would be trained than the recipe says. Raises ModelError."""
+    if others := set(method.feedforward_modules) - set(method.target_modules):
+        raise ModelError(
+            "method.feedforward_modules are some of method.target_modules",
+            got=f"{', '.join(sorted(others))}, which are none",
+            expected=f"some of {', '.join(method.target_modules)}",
+            fix="add them to method.target_modules, or take them out",
+        )
+    names = [name for name, module in model.named_modules() if not list(module.children())]
+    missing = [target for target in method.target_modules if not any(ends_in(name, (target,)) for name in names)]
+    if missing:
+        experts = expert_parameters(model)
+        told = f"no layer is named {', '.join(missing)}"
+        raise no_layer(
+            model, method.target_modules, f"{told}; experts ({experts[0]}) take no scales" if experts else told
+        )

@@ -12,6 +12,7 @@ from raysft.model.methods import METHODS
 from raysft.objectives.module import OBJECTIVES
 from raysft.recipe import traits
 from raysft.recipe.kinds import KINDS
+from raysft.recipe.tune_checks import measured_by
 
 PACKAGE = Path(__file__).parents[2] / "platform" / "raysft"
 SOURCES = {str(path.relative_to(PACKAGE)): path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rglob("*.py"))}
@@ -68,7 +69,8 @@ def test_every_objective_is_in_every_table_and_reads_what_its_traits_say() -> No
         for given in (section(kind=kind), section(kind=kind, kl_weight=0.5) if kind == "sft" else section(kind=kind)):
             made = OBJECTIVES[kind](given)
             assert made.columns == traits.OBJECTIVES[kind].reference(given)
-            assert made.terms
+            names = {term.name for term in made.terms} | set(made.metrics)
+            assert {f"held_out/{name}" for name in names} == set(measured_by(given))
 
 
 @pytest.mark.parametrize("kind", traits.METHODS)

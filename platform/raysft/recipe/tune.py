@@ -5,11 +5,12 @@ Owns what a search may be and the rules over its fields; a trial's values are dr
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, Strict
 
 from raysft.recipe.cleaning import Section
+from raysft.recipe.sections.objective import HELD_OUT, Mode
 
 Scalar = bool | int | float | str
 Value = Scalar | None | list[Any]
@@ -62,14 +63,19 @@ class Choice(Section):
 
 Distribution = Annotated[Uniform | LogUniform | Int | Choice, Field(discriminator="distribution")]
 
-Metric = Literal["held_out_loss", "train_loss", "tokens_per_s", "peak_bytes"]
-MODES: dict[Metric, Literal["min", "max"]] = {
+MODES: dict[str, Mode] = {
     "held_out_loss": "min",
     "train_loss": "min",
     "tokens_per_s": "max",
     "peak_bytes": "min",
+    **HELD_OUT,
 }
-"""What better means."""
+"""{metric: what better means}: the loss, what a trial costs, and each term and metric of an objective."""
+
+if TYPE_CHECKING:
+    Metric = str
+else:
+    Metric = Literal[*MODES]
 
 Metrics = Annotated[tuple[Metric, ...], Strict(False)]
 
@@ -131,8 +137,8 @@ class TuneSection(Section):
     ] = Field(
         ("held_out_loss",),
         min_length=1,
-        description="What is searched for: held_out_loss, train_loss, tokens_per_s, peak_bytes. Several: the Pareto "
-        "front.",
+        description="What is searched for: held_out_loss, train_loss, tokens_per_s, peak_bytes, or a term or metric "
+        "of the objective on held-out rows (held_out/accuracy). Several: the Pareto front.",
     )
     budget: Budget = Budget()
     concurrent: int | None = Field(
@@ -159,6 +165,6 @@ class TuneSection(Section):
     )
 
     @property
-    def modes(self) -> tuple[Literal["min", "max"], ...]:
+    def modes(self) -> tuple[Mode, ...]:
         """Of each metric."""
         return tuple(MODES[metric] for metric in self.metrics)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
 from raysft.recipe.tune import Metric
+from raysft.recipe.tune_checks import is_held_out
 
 Lines = Sequence[Mapping[str, Any]]
 
-TABLE: dict[Metric, Callable[[Lines, Lines], float]] = {
+TABLE: dict[str, Callable[[Lines, Lines], float]] = {
     "held_out_loss": lambda steps, evals: float(evals[-1]["loss"]),
     "train_loss": lambda steps, evals: fmean(float(line["loss"]) for line in steps[-WINDOW:]),
     "tokens_per_s": lambda steps, evals: median(float(line["tokens_per_s"]) for line in steps),
     "peak_bytes": lambda steps, evals: float(max(line["peak_bytes"] for line in steps)),
 }
-"""Metric -> its value after these step lines and held-out losses. All are reduced over the ranks already."""
+"""Metric -> its value after these step lines and held-out losses. All are reduced over the ranks already. Others are
+terms and metrics of the objective, `held_out/NAME`."""
 
 WINDOW = 8
 """Steps that the training loss is a mean of."""
@@ -31,7 +34,7 @@ def readings(
     """
     steps = [line for line in lines if line["kind"] == "step"]
     evals = [line for line in lines if line["kind"] == "eval" and line["step"] > 0]
-    if evals or "held_out_loss" in metrics:
+    if evals or any(map(is_held_out, metrics)):
         points = [int(line["step"]) for line in evals]
     else:
         due = {last_step, *range(every_steps or last_step, last_step, every_steps or last_step)}
@@ -41,5 +44,13 @@ def readings(
         until = [line for line in steps if line["step"] <= point]
         if until:
             measured = [line for line in evals if line["step"] <= point]
-            found.append((point, tuple(TABLE[metric](until, measured) for metric in metrics)))
+            found.append((point, tuple(_value(metric, until, measured) for metric in metrics)))
     return found
+
+
+def _value(metric: Metric, steps: Lines, evals: Lines) -> float:
+    """NaN where this evaluation has no such term: it had no units."""
+    if metric in TABLE:
+        return TABLE[metric](steps, evals)
+    name, last = metric.removeprefix("held_out/"), evals[-1]
+    return float({**last.get("terms", {}), **last.get("metrics", {})}.get(name, math.nan))

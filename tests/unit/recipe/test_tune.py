@@ -8,6 +8,7 @@ import pytest
 from replay import search_recipe
 
 from raysft.errors import RecipeError
+from raysft.recipe.change import change
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.schema import Recipe
 from raysft.recipe.tune import MODES, TuneSection
@@ -34,6 +35,21 @@ def test_defaults() -> None:
     )
     assert check_tune(recipe(scheduler="median", metrics="train_loss")).scheduler.kind == "median"
     assert check_tune(recipe(scheduler="none", metrics=["held_out_loss", "tokens_per_s"])).modes == ("min", "max")
+
+
+def test_a_measure_of_held_out_rows_belongs_to_the_objective() -> None:
+    def of(objective: Any, metric: str, **tune: Any) -> Recipe:
+        return change(recipe(metrics=metric, scheduler="none", **tune), {"objective": objective})
+
+    assert check_tune(of("dpo", "held_out/accuracy")).modes == ("max",)
+    assert check_tune(of({"kl_weight": 0.1}, "held_out/kl")).modes == ("min",)
+    for objective, metric in (("sft", "held_out/accuracy"), ("sft", "held_out/kl"), ("dpo", "held_out/nll")):
+        with pytest.raises(RecipeError) as caught:
+            check_tune(of(objective, metric))
+        assert metric in caught.value.got
+        assert "held_out/" in caught.value.expected
+    varied = {"objective.kl_weight": {"distribution": "uniform", "low": 0.01, "high": 1.0}}
+    assert check_tune(of("sft", "held_out/kl", space=varied)).modes == ("min",)
 
 
 def test_every_searcher_says_what_it_can_hold() -> None:

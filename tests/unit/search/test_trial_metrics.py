@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 
+from raysft.recipe.sections.objective import HELD_OUT
 from raysft.recipe.tune import MODES
 from raysft.search.trial_metrics import TABLE, readings
 
@@ -27,13 +29,26 @@ LINES = [
 
 
 def test_every_metric_has_a_reading() -> None:
-    assert TABLE.keys() == MODES.keys()
+    assert TABLE.keys() | HELD_OUT.keys() == MODES.keys()
 
 
 def test_at_each_held_out_loss() -> None:
     found = readings(LINES, ("held_out_loss", "train_loss", "tokens_per_s", "peak_bytes"), 2, 4)
     assert found == [(2, (5.0, 7.0, 20.0, 7.0)), (4, (3.0, 5.0, 20.0, 7.0))]
     assert readings(LINES[:3], ("held_out_loss",), 2, 4) == []
+
+
+def test_terms_and_metrics_of_held_out_rows_by_name() -> None:
+    evals = [
+        {"kind": "eval", "step": at, "loss": 1.0, "terms": {"dpo": 0.5 / at}, "metrics": {"accuracy": 0.25 * at}}
+        for at in (2, 4)
+    ]
+    lines = [*(line for line in LINES if line["kind"] != "eval"), *evals]
+    found = readings(lines, ("held_out/accuracy", "held_out/dpo", "held_out_loss"), 2, 4)
+    assert found == [(2, (0.5, 0.25, 1.0)), (4, (1.0, 0.125, 1.0))]
+    assert readings(LINES[:3], ("held_out/accuracy",), 2, 4) == []
+    ((_, (missing,)), _) = readings(lines, ("held_out/margin",), 2, 4)
+    assert math.isnan(missing), "a term without units in these rows"
 
 
 @pytest.mark.parametrize(("every", "steps"), [(None, [4]), (2, [2, 4]), (3, [3, 4])])

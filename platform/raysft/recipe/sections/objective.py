@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import BeforeValidator, Field
 
 from raysft.recipe.cleaning import Section
 
+Mode = Literal["min", "max"]
+"""Which way is better."""
+
 
 class SftObjective(Section):
     """The mean cross-entropy of the trained tokens."""
+
+    measures: ClassVar[dict[str, Mode]] = {"nll": "min", "kl": "min"}
+    """Its terms and metrics, as held-out rows are measured by them."""
+    needs: ClassVar[dict[str, str]] = {"kl": "kl_weight"}
+    """{measure: the field without which it is not there}."""
 
     kind: Literal["sft"] = Field("sft", description="The kind that is meant where none is named.")
     kl_weight: float = Field(
@@ -27,6 +35,11 @@ class SftObjective(Section):
 class DpoObjective(Section):
     """Direct preference optimisation (arXiv:2305.18290): preferred answers against rejected ones."""
 
+    measures: ClassVar[dict[str, Mode]] = {"dpo": "min", "accuracy": "max", "margin": "max"}
+    """Its terms and metrics, as held-out rows are measured by them."""
+    needs: ClassVar[dict[str, str]] = {}
+    """{measure: the field without which it is not there}."""
+
     kind: Literal["dpo"] = Field(description="Names this kind.")
     beta: float = Field(
         0.1, gt=0, description="How strongly the model is held to the untrained one: the paper's beta."
@@ -35,6 +48,11 @@ class DpoObjective(Section):
 
 ObjectiveSection = SftObjective | DpoObjective
 """A section of any kind."""
+
+HELD_OUT: dict[str, Mode] = {
+    f"held_out/{name}": mode for section in get_args(ObjectiveSection) for name, mode in section.measures.items()
+}
+"""{full name of a measure of held-out rows: which way is better}, of all objectives."""
 
 
 def _with_kind(section: object) -> object:

@@ -35,8 +35,6 @@ class MethodTraits:
     """In reports and cards."""
     base: Literal["trained", "frozen"]
     """Are the model's own weights trained?"""
-    enters: Literal["layers", "forward"]
-    """Where adapters act: in layers of the model, or in a forward of their own that must run around it."""
     exports: tuple[str, ...]
     """Parts that an export can have."""
     allows: frozenset[Ability]
@@ -139,7 +137,6 @@ METHODS: dict[str, MethodTraits] = {
     "full": MethodTraits(
         title="all parameters",
         base="trained",
-        enters="layers",
         exports=("merged",),
         allows=frozenset(("pipeline", "tensor", "sequence")),
         adapted=lambda method, shape: frozenset(),
@@ -152,7 +149,6 @@ METHODS: dict[str, MethodTraits] = {
     "lora": MethodTraits(
         title="LoRA",
         base="frozen",
-        enters="layers",
         exports=("adapter", "merged"),
         allows=frozenset(("pipeline", "tensor", "sequence", "shared_base")),
         adapted=_lora_adapted,
@@ -165,7 +161,6 @@ METHODS: dict[str, MethodTraits] = {
     "ia3": MethodTraits(
         title="IA3",
         base="frozen",
-        enters="layers",
         exports=("adapter", "merged"),
         allows=frozenset(("pipeline", "sequence")),
         adapted=_ia3_adapted,

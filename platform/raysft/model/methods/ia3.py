@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -20,11 +22,12 @@ def attach(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
     method = recipe.method
     assert isinstance(method, Ia3Method)
     targets = list(method.target_modules)
-    _check_names(model, method)
+    unfit = unfit_layers(model, targets)
+    _check_names(model, method, unfit)
     config = IA3Config(
         target_modules=targets,
         feedforward_modules=list(method.feedforward_modules),
-        exclude_modules=unfit_layers(model, targets) or None,
+        exclude_modules=unfit or None,
         task_type="CAUSAL_LM",
     )
     try:
@@ -36,8 +39,8 @@ def attach(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
     return adapted
 
 
-def _check_names(model: PreTrainedModel, method: Ia3Method) -> None:
-    """Every name must fit a layer, or less would be trained than the recipe says. Raises ModelError."""
+def _check_names(model: PreTrainedModel, method: Ia3Method, unfit: Sequence[str]) -> None:
+    """Every name must fit a layer that can be adapted, or less would be trained than is said. Raises ModelError."""
     if others := set(method.feedforward_modules) - set(method.target_modules):
         raise ModelError(
             "method.feedforward_modules are some of method.target_modules",
@@ -45,7 +48,8 @@ def _check_names(model: PreTrainedModel, method: Ia3Method) -> None:
             expected=f"some of {', '.join(method.target_modules)}",
             fix="add them to method.target_modules, or take them out",
         )
-    names = [name for name, module in model.named_modules() if not list(module.children())]
+    leaves = [name for name, module in model.named_modules() if not list(module.children())]
+    names = [name for name in leaves if name not in unfit]
     missing = [target for target in method.target_modules if not any(ends_in(name, (target,)) for name in names)]
     if missing:
         experts = expert_parameters(model)

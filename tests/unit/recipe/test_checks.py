@@ -9,6 +9,7 @@ from fakes import make_recipe
 
 from raysft.errors import RecipeError
 from raysft.recipe.checks import check_recipe
+from raysft.recipe.load import parse_recipe
 
 STREAM = {"mode": "stream", "order": "windowed"}
 
@@ -65,6 +66,7 @@ def test_an_objective_takes_what_it_looks_at() -> None:
     assert "kl_weight" in refuse(objective={"kl_top_k": 8})
     assert "no weight_column" in refuse(objective="dpo", data={"mixture": {"weight_column": "score"}})
     check_recipe(make_recipe(objective={"kl_top_k": 8, "kl_weight": 0.1}))
+    check_recipe(parse_recipe(make_recipe().model_dump(mode="json")))  # as a trial gets it: every field is named
     check_recipe(make_recipe(objective="sft", data={"mixture": {"weight_column": "score"}}))
     check_recipe(make_recipe(objective="dpo"))
 

@@ -209,8 +209,8 @@ def _check_mixture(recipe: Recipe) -> None:
 def _check_objective(recipe: Recipe) -> None:
     """What an objective would not look at."""
     objective, weight = recipe.objective, recipe.data.mixture.weight_column
-    is_sft = isinstance(objective, SftObjective)
-    if is_sft and not objective.kl_weight and objective.kl_top_k != SftObjective().kl_top_k:
+    usual = SftObjective().kl_top_k
+    if isinstance(objective, SftObjective) and not objective.kl_weight and objective.kl_top_k != usual:
         raise RecipeError(
             "objective.kl_top_k does nothing without a weight",
             got=f"objective.kl_top_k: {objective.kl_top_k}, kl_weight: 0",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections import Counter
 from dataclasses import asdict
+from itertools import product
 from typing import Any
 
 from raysft.planner.devices import GIB, Cluster
@@ -207,20 +208,19 @@ _MARKS = {"tested": "test", "untested": "ok ?", "refused": "  no"}
 
 
 def matrix() -> list[str]:
-    """The compatibility table: a block for each objective, rows are axes, columns are methods and stages."""
+    """The compatibility table: a block for each objective and method, rows are axes, columns are stages."""
     found = {cell: verdict(cell) for cell in cells()}
     axes = list(dict.fromkeys(cell.parallel for cell in found))
-    columns = [(method, precision) for method in METHODS for precision in PRECISIONS]
     lines = []
-    for objective in OBJECTIVES:
-        head = "".join(f"  {method + ' ' + precision:<19}" for method, precision in columns)
+    for objective, method in product(OBJECTIVES, METHODS):
+        head = "".join(f"  {precision:<19}" for precision in PRECISIONS)
         lines += [
-            f"{objective:<30}{head}".rstrip(),
-            (f"{'ZeRO':<30}" + "  0    1    2    3   " * len(columns)).rstrip(),
+            f"{objective + ', ' + method:<30}{head}".rstrip(),
+            (f"{'ZeRO':<30}" + "  0    1    2    3   " * len(PRECISIONS)).rstrip(),
         ]
         for parallel in sorted(axes, key=lambda name: (name.count(" x "), axes.index(name))):
             line = f"{parallel:<30}"
-            for method, precision in columns:
+            for precision in PRECISIONS:
                 row = [v for c, v in found.items() if _is(c, (method, objective, precision, parallel))]
                 line += "  " + " ".join(_MARKS[v.status] for v in row)
             lines.append(line.rstrip())

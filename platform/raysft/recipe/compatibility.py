@@ -72,6 +72,7 @@ class _Tested:
     holds: Callable[[Cell], bool]
     tests: tuple[str, ...]
     objectives: frozenset[str] = frozenset(("sft",))
+    methods: frozenset[str] = frozenset(("full", "lora"))
 
 
 _REFUSED = (
@@ -171,6 +172,7 @@ _TESTED = (
     _Tested(
         lambda cell: not METHODS[cell.method].trains_base and cell.precision == "fp32" and len(cell.axes) <= 1,
         (_METHODS + "test_an_adapter_equals_peft_alone",),
+        methods=frozenset(METHODS),
     ),
     _Tested(
         lambda cell: cell.method == "lora" and cell.precision == "fp32" and len(cell.axes) <= 1,
@@ -189,7 +191,7 @@ def verdict(cell: Cell) -> Verdict:
     tests = tuple(
         test
         for entry in _TESTED
-        if entry.objectives >= {cell.objective} and entry.holds(cell)
+        if entry.objectives >= {cell.objective} and entry.methods >= {cell.method} and entry.holds(cell)
         for test in entry.tests
     )
     return Verdict("tested", tests=tests) if tests else Verdict("untested")

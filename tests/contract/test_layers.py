@@ -327,6 +327,33 @@ def test_platform_stays_a_plain_folder() -> None:
     assert result.stdout
 
 
+def begins_with_of(source: str) -> list[int]:
+    """Lines of docstrings, those below fields too, whose subject stands nowhere but in the name above them."""
+    bodies = [
+        node.body for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Module | ast.ClassDef | _DEFS)
+    ]
+    texts = [
+        (node.value.value, node.lineno)
+        for body in bodies
+        for node in body
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    ]
+    return [line for text, line in texts if isinstance(text, str) and text.startswith("Of ")]
+
+
+_DEFS = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_docstring_says_its_subject(name: str) -> None:
+    assert begins_with_of(MODULES[name].read_text(encoding="utf-8")) == []
+
+
+def test_a_docstring_without_a_subject_is_found() -> None:
+    assert begins_with_of('"""Of a module."""\nclass A:\n    x: int\n    """Of a field."""\n') == [1, 4]
+    assert begins_with_of('def f():\n    """Of a call."""\n    return "Of no docstring"\n') == [2]
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_house_style(name: str) -> None:
     """A docstring in every module, at most 300 lines; functions of at most 60 lines (the loop 80), 6 parameters."""

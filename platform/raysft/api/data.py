@@ -65,7 +65,7 @@ class Store:
     location: str | None
     """None: the data stream (`data.mode: stream`), and only the first records were counted."""
     num_samples: int
-    """Of pairs of answers: the pairs."""
+    """Samples in the store; where they are pairs of answers, the pairs."""
     num_tokens: int
     num_target_tokens: int
     """Tokens that are trained."""

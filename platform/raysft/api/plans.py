@@ -40,7 +40,7 @@ class Layout:
     step_s: float
     """Seconds of an optimizer step."""
     tokens_per_s: float
-    """Of all devices."""
+    """Tokens per second, all devices together."""
     mfu: float
     """Model FLOP/s over what the devices could do, 0 to 1."""
 
@@ -50,7 +50,7 @@ class Plan:
     """Every layout of a recipe on a cluster: those that fit by predicted time, then those that lack memory."""
 
     name: str
-    """Of the recipe."""
+    """The recipe's name."""
     cluster: str
     """`8 x H100-80G`."""
     rows: tuple[Layout, ...]

@@ -109,9 +109,9 @@ class Run:
     """Its directory."""
     steps: int
     before: Evaluation | None
-    """Of the model before training; None without held-out data."""
+    """What the untrained model scored; None without held-out data."""
     evaluation: Evaluation | None
-    """Of the trained model."""
+    """What the trained model scored."""
     exports: tuple[str, ...]
     """Directories that were written: `adapter`, `merged`, as the recipe wants."""
     report: str

@@ -52,7 +52,7 @@ class Study:
     importances: dict[str, dict[str, float]]
     """Metric -> field -> share of its variance."""
     best_recipe: Recipe | None
-    """Of the best trial, ready for raysft.train; None before one has finished."""
+    """The best trial's recipe, ready for raysft.train; None before a trial has finished."""
     location: str
     """The search's directory: study, best.yaml, report.html, charts/."""
     report: str

@@ -28,7 +28,7 @@ class Work:
     scale: Tensor
     """[terms] float64: what each term's sum is multiplied by before backward."""
     seeds: Sequence[int] = ()
-    """Of the dropout of each micro-batch on this stage; empty: none."""
+    """Seeds of the dropout of each micro-batch on this stage; empty: no dropout."""
 
 
 class Passes(nn.Module):

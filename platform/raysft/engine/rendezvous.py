@@ -37,11 +37,11 @@ class Pass:
     shares: Mapping[str, float]
     """{term: what its sum is divided by before backward} (engine/step.py). Empty: no backward."""
     parameters: Sequence[nn.Parameter] = ()
-    """Of the trial; their gradients are added up."""
+    """The trial's parameters; their gradients are added up."""
     seed: int | None = None
-    """Of its dropout; None: evaluation."""
+    """Seed of the trial's dropout; None: evaluation."""
     loss: Loss | None = None
-    """Of the micro-batch, when it is done."""
+    """The micro-batch's loss, when it is done."""
     error: Exception | None = None
     """Why it could not be done."""
 
@@ -59,9 +59,9 @@ class Gang:
         self._waiting: dict[int, Pass] = {}
         self._base: tuple[Hashable, SharedBase] | None = None
         self._most_tokens: int | None = None
-        """Of a pass, since more did not fit into memory."""
+        """Tokens that a pass may have, since more did not fit into memory; None: any number."""
         self.num_passes = 0
-        """Of several trials, or of one that is alone."""
+        """Passes done, of several trials together or of one that is alone."""
 
     @contextmanager
     def member(self, trial: int) -> Iterator[None]:

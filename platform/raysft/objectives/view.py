@@ -33,7 +33,7 @@ class View:
     """[B, T, D], what the head reads."""
     head: OutputHead
     batch: DeviceBatch
-    """Of the same positions."""
+    """Labels, columns and borders of the same positions."""
     sequence: SequenceGroup | None = None
     """The ranks that have the other parts of these rows."""
     trials: Sequence[Extent] | None = None

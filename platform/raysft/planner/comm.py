@@ -51,7 +51,7 @@ def bubble(pipeline: int, micro_batches: int) -> float:
 
 
 def traffic(recipe: Recipe, shape: ModelShape) -> Traffic:
-    """Of the rank that sends most: one of the first stage."""
+    """Bytes that the rank sends which sends most: one of the first stage."""
     parallel, run = recipe.parallel, forward_pass(recipe, is_gpu=True)
     steps = micro_steps(recipe)
     passes = steps * (3 if recipe.train.gradient_checkpointing else 2)  # forward, perhaps again, backward

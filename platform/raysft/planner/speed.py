@@ -31,18 +31,18 @@ class StepTime:
     """Seconds of one optimizer step at full rows."""
 
     compute_s: float
-    """Of the slowest stage, bubble excluded."""
+    """Seconds that the slowest stage computes, bubble excluded."""
     communication_s: float
     """Not hidden behind compute."""
     optimizer_s: float
     bubble: float
     """Share of the pipelined part that a stage waits."""
     tokens: int
-    """Of the global step."""
+    """Tokens of the global step."""
     model_flops: float
-    """Of the global step."""
+    """FLOPs that the model needs for the global step."""
     peak_flops: float
-    """Of all devices."""
+    """FLOP/s that all devices together could do."""
 
     @property
     def total_s(self) -> float:
@@ -51,7 +51,7 @@ class StepTime:
 
     @property
     def tokens_per_s(self) -> float:
-        """Of all devices."""
+        """Tokens per second, all devices together."""
         return self.tokens / self.total_s
 
     @property
@@ -61,7 +61,7 @@ class StepTime:
 
     @property
     def communication_share(self) -> float:
-        """Of the step."""
+        """Share of the step that is communication not hidden behind compute."""
         return self.communication_s / self.total_s
 
 

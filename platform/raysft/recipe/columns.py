@@ -18,7 +18,7 @@ class Field:
     """`target`, `reference_log_prob`, `label`, ..."""
     per: Per
     dtype: str
-    """Of the stored numbers, as numpy writes it, little-endian: `<f4`."""
+    """Type of the stored numbers, as numpy writes it, little-endian: `<f4`."""
     width: int = 1
     """Numbers a value: a teacher's k log-probabilities of a token."""
     predicts: bool = False

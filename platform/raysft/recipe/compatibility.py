@@ -54,7 +54,7 @@ class Verdict:
 
     status: Status
     why: str = ""
-    """Of a refusal."""
+    """Reason of a refusal."""
     instead: str = ""
     tests: tuple[str, ...] = ()
     """`path::function` of the tests that train such a cell."""

@@ -67,7 +67,7 @@ class ModelShape:
     num_kv_heads: int
     head_size: int
     linears: tuple[Linear, ...]
-    """Of one layer, in their order."""
+    """Linear layers of one decoder layer, in their order."""
     norms: tuple[int, ...]
     """Width of each norm of one layer, the norms of queries and keys included."""
     norm: Literal["layer", "rms", "rms_fp32"]
@@ -79,7 +79,7 @@ class ModelShape:
     parallel: bool
     """Attention and MLP read the same residual (GPT-NeoX)."""
     dropout: float
-    """Of what attention and MLP add to the residual."""
+    """Share that is dropped of what attention and MLP add to the residual."""
     tied: bool
     """Input embedding and output head share their weight."""
     keeps_fused_output: bool = False
@@ -92,7 +92,7 @@ class ModelShape:
 
     @property
     def layer_parameters(self) -> int:
-        """Of one layer."""
+        """Parameters of one decoder layer."""
         return sum(linear.num_parameters for linear in self.linears) + self.norm_parameters
 
     @property

@@ -24,7 +24,7 @@ from raysft.recipe.kinds import KINDS, default_kind, is_of_another_kind, kinds_w
 from raysft.recipe.schema import Recipe
 
 VERSION = 2
-"""Of the mathematics. 1: the hash of every field."""
+"""Version of the mathematics. 1: the hash of every field."""
 
 SAME_MATHEMATICS = (1, 2)
 """Versions under which a recipe trains as under VERSION. A run of another one is refused."""

@@ -113,7 +113,7 @@ def mistakes(error: ValidationError) -> list[Mistake]:
 
 
 def _deepest(problems: Sequence[Any]) -> Iterator[Any]:
-    """Of a value that may be of several kinds pydantic tells what keeps it from each: the innermost count."""
+    """What pydantic tells of a value that may be of several kinds is what keeps it from each: the innermost count."""
     places = [_place(problem["loc"]) for problem in problems]
     for problem, place in zip(problems, places, strict=True):
         if not any(len(other) > len(place) and other[: len(place)] == place for other in places):

@@ -44,7 +44,7 @@ class MethodTraits:
     layer_parameters: Callable[[Any, ModelShape, int], int]
     """Adapter weights of one decoder layer, on one of so many tensor-parallel ranks."""
     kept: Callable[[Any, Linear], Kept]
-    """Of an adapted layer."""
+    """Numbers that autograd keeps for an adapted layer."""
     drops: Callable[[Any], bool]
     """Does it draw random numbers in a forward pass?"""
     size: Callable[[Any], str]

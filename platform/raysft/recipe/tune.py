@@ -166,5 +166,5 @@ class TuneSection(Section):
 
     @property
     def modes(self) -> tuple[Mode, ...]:
-        """Of each metric."""
+        """Which way is better, for each metric."""
         return tuple(MODES[metric] for metric in self.metrics)

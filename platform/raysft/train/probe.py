@@ -43,7 +43,7 @@ class Largest:
     micro_batches: Callable[[int], Sequence[MicroBatch]]
     """Rows of a forward pass -> as many passes as are in memory at once, full rows, every token a target."""
     rows: int
-    """Of one forward pass, as the recipe has it."""
+    """Rows of one forward pass, as the recipe has it."""
     terms: Sequence[str]
     """Names of the loss's units."""
     may_halve: bool

@@ -48,9 +48,9 @@ class StepInfo:
     step_s: float
     """Wall time of the step, data wait included."""
     data_wait_s: float
-    """Of the rank that the others waited for."""
+    """Seconds that the rank waited for data for which the others waited."""
     forward_backward_s: float
-    """Of the same rank. What is left of step_s: optimizer and communication after the backward."""
+    """Seconds of that rank's forward and backward. The rest of step_s: optimizer, communication after backward."""
     peak_bytes: int
     """Peak memory so far, largest over the ranks."""
     flops: float
@@ -90,7 +90,7 @@ class Outcome:
     step: int
     reason: str = ""
     error: dict[str, str] | None = None
-    """Of a failed attempt: the RaysftError in its wire form (errors.to_fields)."""
+    """Error of a failed attempt: the RaysftError in its wire form (errors.to_fields)."""
 
     def to_json(self) -> dict[str, Any]:
         """As it crosses from the worker to the driver."""

@@ -22,7 +22,7 @@ UNREADABLE = (OSError, pa.ArrowException, KeyError, ValueError, OverflowError, M
 
 
 ROWS_PER_GROUP = 32
-"""Of a store's parts."""
+"""Rows of a row group in a store's parts: what is read at a time."""
 PARQUET: dict[str, Any] = {
     "compression": "lz4",
     "use_dictionary": False,

@@ -171,7 +171,7 @@ def _training(recipe: Recipe, shape: ModelShape) -> Training:
 
 
 def _activations(recipe: Recipe, shape: ModelShape, stage: int, *, is_gpu: bool) -> int:
-    """Bytes kept for all micro-batches in flight: min(stages - stage, micro-steps) in 1F1B (Narayanan et al. 2021)."""
+    """Bytes for all micro-batches in flight: min(stages - stage, micro-steps) in 1F1B (Narayanan et al. 2021)."""
     run = forward_pass(recipe, is_gpu=is_gpu)
     in_flight = min(recipe.parallel.pipeline - stage, micro_steps(recipe))
     kept = in_flight * saved_activations(recipe, shape, stage, is_gpu=is_gpu)

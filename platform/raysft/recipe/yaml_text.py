@@ -10,7 +10,7 @@ import yaml
 from raysft.errors import RecipeError
 
 MOST_BYTES = 200_000
-"""Size of the largest recipe that is read; the largest that we know of has 4,000."""
+"""Bytes of the largest recipe that is read; the largest that we know of has 4,000."""
 DEEPEST = 50
 """Mappings and lists inside each other."""
 MOST_NODES = 10_000

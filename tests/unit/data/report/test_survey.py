@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,9 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     """The survey's pieces in this process."""
     for module in (survey_module, near_duplicates):
         monkeypatch.setattr(module, "on_ray", lambda function, items: (function(item) for item in items))
+    monkeypatch.setattr(
+        near_duplicates, "tables_on_ray", lambda function, items, **how: chain.from_iterable(map(function, items))
+    )
 
 
 def test_a_survey_from_end_to_end(make, no_cluster, tmp_path) -> None:

@@ -231,7 +231,7 @@ def _default(field: Schema) -> str:
     """As YAML writes it in one line; a section's own defaults stand in its table."""
     default = field.get("default", {})  # a default that is made anew each time stands in no schema
     if isinstance(default, dict) and _refs(field):
-        tag = field.get("discriminator", {}).get("propertyName")
+        tag = next((one["discriminator"]["propertyName"] for one in _choices(field) if "discriminator" in one), None)
         return f"`{tag}: {default[tag]}`" if tag in default else "see below"
     return f"`{default if isinstance(default, str) else json.dumps(default)}`"
 

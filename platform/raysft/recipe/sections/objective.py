@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
 
 from pydantic import BeforeValidator, Field
 
@@ -62,4 +62,14 @@ def _with_kind(section: object) -> object:
     return {"kind": "sft", **section} if isinstance(section, Mapping) else section
 
 
-Objective = Annotated[ObjectiveSection, Field(discriminator="kind"), BeforeValidator(_with_kind)]
+if TYPE_CHECKING:
+    _Name = str
+else:
+    _Name = Literal[*(section.model_fields["kind"].annotation for section in get_args(ObjectiveSection))]
+_AsWritten = _Name | Annotated[ObjectiveSection, Field(discriminator="kind")]
+
+Objective = Annotated[
+    ObjectiveSection,
+    Field(discriminator="kind"),
+    BeforeValidator(_with_kind, json_schema_input_type=_AsWritten),
+]

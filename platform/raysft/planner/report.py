@@ -58,7 +58,8 @@ def _heading(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> list[str]:
         names = ", ".join(linear.name for linear in shape.linears if linear.name in adapted_names(recipe, shape))
         single = change(recipe, {"parallel.tensor": 1})
         trained = _number(shape.num_layers * adapter_parameters(single, shape))
-        lines.insert(1, f"{method.title:<10}{trained} parameters, {method.size(recipe.method)} on {names}")
+        size = method.size(recipe.method)
+        lines.insert(1, f"{method.title:<10}{trained} parameters{f', {size}' if size else ''} on {names}")
     return lines
 
 

@@ -86,7 +86,7 @@ def prepared(path: str, tokenizer: str, storage: str, mode: str) -> dict[str, fl
         )
         if mode == "stream":
             from raysft.data.feed.stream import Cursor, windows
-            from raysft.data.prepare.fingerprint import stream_source
+            from raysft.data.feed.stream_source import stream_source
 
             rows = 0
             for window in windows(stream_source(recipe, cpus_per_task=1), Cursor()):

@@ -282,7 +282,7 @@ def plain(folder: Path, steps: int, log: Log) -> None:
     from raysft.train.group import TorchGroup
     from raysft.train.prefetch import Prefetch
     from raysft.train.state import Outcome
-    from raysft.train.worker_input import Place, Wire
+    from raysft.train.worker_input import AttemptInput, WorkerContext
 
     os.environ["LOCAL_RANK"] = "0"  # DeepSpeed asks for it
     dist.init_process_group("gloo", init_method=f"file://{folder}/plain-{os.getpid()}", rank=0, world_size=1)
@@ -290,7 +290,7 @@ def plain(folder: Path, steps: int, log: Log) -> None:
     resolved, cpu = resolve(recipe, read_facts(recipe), None), torch.device("cpu")
     run = str(folder / "storage" / "runs" / "plain")
     shutil.rmtree(run, ignore_errors=True)
-    wire = Wire(
+    wire = AttemptInput(
         recipe=recipe.model_dump(mode="json"),
         run=run,
         tokenizer=str(folder / "tokenizer"),
@@ -307,9 +307,9 @@ def plain(folder: Path, steps: int, log: Log) -> None:
         memory_plan="",
         profile_steps=0,
     )
-    place = Place(wire, recipe, TorchGroup(cpu), cpu)
-    attempt, restored = begin_attempt(run, place.group)
-    setup = worker._try_set_up(place, attempt, restored, worker.ALONE)
+    context = WorkerContext(wire, recipe, TorchGroup(cpu), cpu)
+    attempt, restored = begin_attempt(run, context.group)
+    setup = worker._try_set_up(context, attempt, restored, worker.ALONE)
     assert not isinstance(setup, Outcome), setup
     log.line(leak=None, attention="as raysft", loss="raysft")
     with closing(Prefetch(setup.batches, steps)) as batches:

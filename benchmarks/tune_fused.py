@@ -116,7 +116,7 @@ def workers(folder: Path, options: argparse.Namespace, *, together: bool) -> dic
     from raysft.search.space import apply
     from raysft.train import session
     from raysft.train.history.records import read_metrics
-    from raysft.train.shared_trials import Crew
+    from raysft.train.shared_trials import SharedTrials
     from raysft.train.worker import train_worker
 
     runs = folder / f"runs-{time.time_ns()}"
@@ -147,11 +147,11 @@ def workers(folder: Path, options: argparse.Namespace, *, together: bool) -> dic
     session.train = timed
     started, wall = time.process_time(), time.monotonic()
     if together:
-        crew = Crew(torch.device("cpu"))
+        trials = SharedTrials(torch.device("cpu"))
 
         def work(number: int) -> None:
-            with crew.member(number):
-                crew.train(number, wires[number])
+            with trials.member(number):
+                trials.train(number, wires[number])
 
         threads = [threading.Thread(target=work, args=(i,)) for i in range(len(wires))]
         for thread in threads:

@@ -1,4 +1,4 @@
-"""Trials through the ordinary worker: each in a process's own engine, or all as threads of one crew. No Ray."""
+"""Trials through the ordinary worker: each in a process's own engine, or all as threads of one process. No Ray."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from raysft.recipe.resolve import resolve
 from raysft.train.commits.checkpoint import find_latest
 from raysft.train.group import TorchGroup
 from raysft.train.history.records import read_ledger, read_metrics
-from raysft.train.shared_trials import Crew
+from raysft.train.shared_trials import SharedTrials
 from raysft.train.worker import train_worker
-from raysft.train.worker_input import Wire
+from raysft.train.worker_input import AttemptInput
 
 GIVEN = shared_base._given
 CPU = torch.device("cpu")
@@ -25,19 +25,19 @@ CPU = torch.device("cpu")
 
 def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
     """cell: store; trials [{recipe, run, steps, pause}]; slots: lists of trials that follow each other in a place of
-    the crew (absent: each alone)."""
+    the process (absent: each alone)."""
     shared_base._given = neighbours_rows if cell.get("mutant") == "neighbours" else GIVEN
     wires = [wire_of(trial, cell["store"]) for trial in cell["trials"]]
     outcomes: list[dict[str, Any]] = [{}] * len(wires)
     passes = 0
     if "slots" in cell:
-        crew = Crew(CPU)
+        trials = SharedTrials(CPU)
 
         def work(slot: list[int]) -> None:
             for number in slot:
-                with crew.member(number):
+                with trials.member(number):
                     try:
-                        outcomes[number] = crew.train(number, wires[number])
+                        outcomes[number] = trials.train(number, wires[number])
                     except Exception as error:
                         outcomes[number] = {"status": "raised", "error": f"{type(error).__name__}: {error}"}
 
@@ -47,7 +47,7 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
         for thread in threads:
             thread.join(120)
             assert not thread.is_alive()
-        passes = crew._gang.num_passes
+        passes = trials._rendezvous.num_passes
     else:
         outcomes = [train_worker(wire) for wire in wires]
     return {
@@ -75,7 +75,7 @@ def wire_of(trial: dict[str, Any], store: str) -> dict[str, Any]:
     recipe = parse_recipe(trial["recipe"])
     resolved = resolve(recipe, read_facts(recipe), None)
     return asdict(
-        Wire(
+        AttemptInput(
             recipe=trial["recipe"],
             run=trial["run"],
             tokenizer=str(recipe.model.tokenizer),

@@ -23,7 +23,7 @@ from raysft.model.load import load_model
 from raysft.model.methods import apply_method, base_model
 from raysft.model.shape import read_shape
 from raysft.planner import memory
-from raysft.planner.activations import Pass
+from raysft.planner.activations import ForwardPass
 from raysft.planner.states import Basis, basis, model_states
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.resolve import resolve
@@ -58,7 +58,7 @@ def recipe_of(name: str) -> Recipe:
     return make_recipe(model={"config": wanted["model"]}, data={"max_tokens": 96}, method=method, train=train)
 
 
-def saved_bytes(model: nn.Module, run: Pass) -> tuple[int, list[Any]]:
+def saved_bytes(model: nn.Module, run: ForwardPass) -> tuple[int, list[Any]]:
     """Bytes of all storages that autograd keeps of a forward pass up to the head, parameters aside."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, Any] = {}

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from raysft.data.feed.step_plan import Order, StepPlan
 from raysft.data.store.packed_rows import Row
-from raysft.engine.protocol import MicroBatch, StepCosts, StepResult
+from raysft.engine.protocol import HostBatch, StepCosts, StepResult
 from raysft.objectives.reduce import Reduced, Sums
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.schema import Recipe
@@ -128,7 +128,7 @@ class FakeGroup:
 class FakeBatch:
     """A share of a global step without arrays."""
 
-    micro_batches: tuple[MicroBatch, ...] = ()
+    micro_batches: tuple[HostBatch, ...] = ()
     units: Mapping[str, float] = field(default_factory=lambda: {"nll": 4.0})
     cursor: Mapping[str, int] = field(default_factory=dict)
     flops: float = 1e9
@@ -143,7 +143,7 @@ class FakeEngine:
 
     def train_step(
         self,
-        micro_batches: Sequence[MicroBatch],
+        micro_batches: Sequence[HostBatch],
         units: Mapping[str, float],
         *,
         step: int,
@@ -162,7 +162,7 @@ class FakeEngine:
             asides=(tuple(aside),),
         )
 
-    def eval_step(self, micro_batches: Sequence[MicroBatch], units: Mapping[str, float]) -> Sums:
+    def eval_step(self, micro_batches: Sequence[HostBatch], units: Mapping[str, float]) -> Sums:
         return Sums({"nll": 1.0 * units["nll"]}, dict(units))
 
     def state(self) -> Iterator[tuple[str, Tensor]]:

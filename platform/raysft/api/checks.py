@@ -8,7 +8,7 @@ from raysft.api.tables import table_html
 from raysft.observe.console import printable
 from raysft.recipe.schema import Recipe
 from raysft.run import check as run_check
-from raysft.search.space import describe
+from raysft.search.space import search_line
 
 
 @dataclass(frozen=True)
@@ -35,5 +35,5 @@ class Checked:
 def check(recipe: Recipe) -> Checked:
     """See verbs.check."""
     found = run_check.check(recipe)
-    search = () if recipe.tune is None else (describe(recipe),)
+    search = () if recipe.tune is None else (search_line(recipe),)
     return Checked(found.recipe, found.model_type, found.total_steps, found.run, (*found.lines, *search))

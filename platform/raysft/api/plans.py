@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from raysft.api.tables import frame, table_html
 from raysft.observe.console import printable
 from raysft.planner.devices import GIB
-from raysft.planner.layout import Candidate, replicas
+from raysft.planner.layout import LayoutForecast, replicas
 from raysft.recipe.schema import Recipe
 from raysft.run import layout_choice
 from raysft.run.layout_choice import RankedLayouts
@@ -21,7 +21,7 @@ SHOWN = 10
 
 
 @dataclass(frozen=True)
-class Layout:
+class PlannedLayout:
     """One layout: how the work is split, what it needs, how fast it would be. Times and sizes are predicted."""
 
     zero: int
@@ -53,14 +53,14 @@ class Plan:
     """The recipe's name."""
     cluster: str
     """`8 x H100-80G`."""
-    rows: tuple[Layout, ...]
+    rows: tuple[PlannedLayout, ...]
     own: int | None
     """Place of the recipe's layout in `rows`; None: it cannot run there, or `parallel.auto` left it open."""
     ranking: RankedLayouts
     """Where the numbers come from: memory by class, time by cause."""
 
     @property
-    def best(self) -> Layout | None:
+    def best(self) -> PlannedLayout | None:
         """The fastest that fits; None: none does, and `str()` of the plan says what would."""
         return self.rows[0] if self.rows and self.rows[0].fits else None
 
@@ -101,9 +101,9 @@ def plan(recipe: Recipe, cluster: str | None) -> Plan:
     return Plan(recipe.name, where, tuple(map(_layout, found.ranked)), found.own, found)
 
 
-def _layout(candidate: Candidate) -> Layout:
+def _layout(candidate: LayoutForecast) -> PlannedLayout:
     parallel = candidate.recipe.parallel
-    return Layout(
+    return PlannedLayout(
         zero=parallel.zero,
         tensor=parallel.tensor,
         pipeline=parallel.pipeline,

@@ -34,7 +34,7 @@ from raysft.engine.step_costs import StepWatch
 from raysft.errors import ModelError
 from raysft.model.methods import base_model
 from raysft.model.stages import Stage, stage_layers
-from raysft.objectives.batch import MicroBatch, on_device
+from raysft.objectives.batch import HostBatch, on_device
 from raysft.objectives.module import ObjectiveModule
 from raysft.objectives.reduce import Sums
 from raysft.recipe.layout import Layout
@@ -57,12 +57,12 @@ class PipelineEngine:
         self._zero, self._bf16 = effective_stage(run), run.recipe.train.precision == "bf16"
         self._max_grad_norm, self._seed = run.recipe.optimizer.max_grad_norm, run.recipe.seed
         self._layout, self._device = run.layout, device
-        self._place = self._layout.coordinate(dist.get_rank())
+        self._coordinate = self._layout.coordinate(dist.get_rank())
         self._objective, self._terms = module.objective, module.objective.terms
         names = {p: hf_name(name) for name, p in module.named_parameters() if p.requires_grad}
         self._shapes = {name: p.shape for p, name in names.items()}  # of all stages
         model = base_model(module.model)
-        layers = stage_layers(model, self._layout.stages)[self._place.stage]
+        layers = stage_layers(model, self._layout.stages)[self._coordinate.stage]
         self._passes = Passes(Stage(model, layers).to(device), module.objective)
         self._trained = {names[p]: p for p in self._passes.parameters() if p.requires_grad}
         self._holders = self._find_holders()
@@ -77,7 +77,7 @@ class PipelineEngine:
 
     def train_step(
         self,
-        micro_batches: Sequence[MicroBatch],
+        micro_batches: Sequence[HostBatch],
         units: Mapping[str, float],
         *,
         step: int,
@@ -85,20 +85,21 @@ class PipelineEngine:
         aside: Sequence[float] = (),
     ) -> StepResult:
         """See Engine. DeepSpeed averages gradients over replicas, therefore their number in the scale."""
-        watch, leads = StepWatch(self._device), self._place.leads
-        totals = self._all_reduced([value * leads for value in in_order(self._terms, units)])  # [terms] float64
+        watch, for_replica = StepWatch(self._device), self._coordinate.counts_for_replica
+        totals = self._all_reduced([value * for_replica for value in in_order(self._terms, units)])  # [terms] float64
         scale = self._layout.replicas * weights(self._terms, totals) / divisors(totals)
         for group in self._adam.param_groups:
             group["lr"] = learning_rate
         seeds = [
-            dropout_seed(self._seed, step, batch.index) + self._place.stage * _STAGE_SEEDS for batch in micro_batches
+            dropout_seed(self._seed, step, batch.index) + self._coordinate.stage * _STAGE_SEEDS
+            for batch in micro_batches
         ]
         self._passes.begin(Work([on_device(b, self._device) for b in micro_batches], scale, seeds))
         self._deepspeed.train()
-        self._run(_TrainPasses(len(micro_batches), self._layout.stages, self._place.stage))
+        self._run(_TrainPasses(len(micro_batches), self._layout.stages, self._coordinate.stage))
         watch.backward_ended()
         grad_norm = self._update()
-        tokens = sum(batch.num_tokens for batch in micro_batches) * leads
+        tokens = sum(batch.num_tokens for batch in micro_batches) * for_replica
         told, costs, asides = watch.gather(vector(totals, self._passes.sums, self._passes.metrics, tokens), aside)
         reduced, all_tokens = assemble(told, self._objective)
         return StepResult(
@@ -106,19 +107,19 @@ class PipelineEngine:
             tokens=all_tokens,
             grad_norm=grad_norm,
             skipped=not math.isfinite(grad_norm),
-            sample_ids=tuple(int(i) for batch in micro_batches for i in batch.sample_ids) if leads else (),
+            sample_ids=tuple(int(i) for batch in micro_batches for i in batch.sample_ids) if for_replica else (),
             costs=costs,
             asides=asides,
         )
 
-    def eval_step(self, micro_batches: Sequence[MicroBatch], units: Mapping[str, float]) -> Sums:
+    def eval_step(self, micro_batches: Sequence[HostBatch], units: Mapping[str, float]) -> Sums:
         """See Engine."""
         ones = torch.ones(len(self._terms), dtype=torch.float64, device=self._device)
         self._passes.begin(Work([on_device(b, self._device) for b in micro_batches], ones))
         self._deepspeed.eval()
         with torch.no_grad():
-            self._run(schedule.InferenceSchedule(len(micro_batches), self._layout.stages, self._place.stage))
-        own = [value * self._place.leads for value in in_order(self._terms, units)]
+            self._run(schedule.InferenceSchedule(len(micro_batches), self._layout.stages, self._coordinate.stage))
+        own = [value * self._coordinate.counts_for_replica for value in in_order(self._terms, units)]
         mine = [*own, *self._passes.sums.tolist(), *self._passes.metrics.tolist()]
         return assembled_sums(self._all_reduced(mine).tolist(), self._objective)
 
@@ -127,7 +128,7 @@ class PipelineEngine:
         yield "adam_step", self._state.num_updates()
         group = self._deepspeed.grid.get_pipe_parallel_group()
         for name, holders in self._holders.items():
-            source = self._layout.rank(replace(self._place, stage=holders[0]))
+            source = self._layout.rank(replace(self._coordinate, stage=holders[0]))
             is_mine = source == dist.get_rank()
             mine = list(self._state.read(name)) if is_mine else []
             for i, kind in enumerate(("weight", *MOMENTS)):
@@ -147,14 +148,14 @@ class PipelineEngine:
         use_no_compiler()
         deepspeed.init_distributed(dist_init_required=False)  # takes the groups of torch.distributed as they are
         layers: list[nn.Module] = [nn.Identity() for _ in range(self._layout.stages)]
-        layers[self._place.stage] = self._passes
+        layers[self._coordinate.stage] = self._passes
         topology = PipeDataParallelTopology(self._layout.stages, self._layout.replicas)
         with redirect_stdout(io.StringIO()):  # it prints its layout
             pipeline = PipelineModule(layers, topology=topology, partition_method="uniform", dynamic_shape=True)
         self._tied = [name for name, holders in self._holders.items() if len(holders) > 1 and name in self._trained]
         self._tied_group = _ends_group(self._layout)
         for name in self._tied:
-            is_copy = self._place.stage != self._holders[name][0]
+            is_copy = self._coordinate.stage != self._holders[name][0]
             self._trained[name].ds_pipe_replicated = is_copy  # type: ignore[attr-defined]
         engine, _, _, _ = deepspeed.initialize(
             model=pipeline, optimizer=self._adam, config=deepspeed_config(run), dist_init_required=False
@@ -211,7 +212,7 @@ class PipelineEngine:
 
     def _owned_gradients(self) -> list[Tensor]:
         """Each gradient of the model on one stage only."""
-        owned = [p for name, p in self._trained.items() if self._holders[name][0] == self._place.stage]
+        owned = [p for name, p in self._trained.items() if self._holders[name][0] == self._coordinate.stage]
         return [p.grad for p in owned if p.grad is not None]
 
     def _norm(self, gradients: list[Tensor]) -> float:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from raysft.objectives.batch import MicroBatch
+from raysft.objectives.batch import HostBatch
 from raysft.objectives.reduce import Reduced, Sums
 
 
@@ -54,7 +54,7 @@ class Engine(Protocol):
 
     def train_step(
         self,
-        micro_batches: Sequence[MicroBatch],
+        micro_batches: Sequence[HostBatch],
         units: Mapping[str, float],
         *,
         step: int,
@@ -67,7 +67,7 @@ class Engine(Protocol):
         rank gives as many.
         """
 
-    def eval_step(self, micro_batches: Sequence[MicroBatch], units: Mapping[str, float]) -> Sums:
+    def eval_step(self, micro_batches: Sequence[HostBatch], units: Mapping[str, float]) -> Sums:
         """Sums over all ranks' micro-batches. units: THIS rank's. Changes nothing."""
 
     def state(self) -> Iterator[tuple[str, Tensor]]:

@@ -1,6 +1,6 @@
 """Trials in threads of one process that go through the model together: the rendezvous, and the pass of all of them.
 
-One thread runs at a time: it holds the gang until it waits for the others, so that code which was written for a
+One thread runs at a time: it has the word until it waits for the others, so that code which was written for a
 process of its own (global random state, process groups) needs no care. When every member has asked for a pass or
 has left, the last one runs a single pass over all rows and hands out what it gave.
 """
@@ -19,8 +19,8 @@ from torch import nn
 
 from raysft.errors import TrainingError
 from raysft.model.fast.loss import output_head
-from raysft.model.fast.shared_base import Piece, SharedBase
-from raysft.objectives.batch import MicroBatch, in_one_row, on_device
+from raysft.model.fast.shared_base import SharedBase, TrialRows
+from raysft.objectives.batch import HostBatch, in_one_row, on_device
 from raysft.objectives.objective import Loss, Objective
 from raysft.objectives.view import View
 
@@ -28,11 +28,11 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class Pass:
+class TrialPass:
     """A trial's micro-batch, and then what became of it."""
 
     trial: int
-    batch: MicroBatch
+    batch: HostBatch
     objective: Objective
     shares: Mapping[str, float]
     """{term: what its sum is divided by before backward} (engine/step.py). Empty: no backward."""
@@ -46,7 +46,7 @@ class Pass:
     """Why it could not be done."""
 
 
-class Gang:
+class Rendezvous:
     """Members run one at a time, and their training passes together."""
 
     def __init__(self, device: torch.device) -> None:
@@ -56,7 +56,7 @@ class Gang:
         self._members: set[int] = set()
         self._shares: dict[int, float] = {}
         self._shared_at = time.monotonic()
-        self._waiting: dict[int, Pass] = {}
+        self._waiting: dict[int, TrialPass] = {}
         self._base: tuple[Hashable, SharedBase] | None = None
         self._most_tokens: int | None = None
         """Tokens that a pass may have, since more did not fit into memory; None: any number."""
@@ -99,7 +99,7 @@ class Gang:
             )
         return self._base[1]
 
-    def train(self, wanted: Pass, timeout_s: float) -> Loss:
+    def train(self, wanted: TrialPass, timeout_s: float) -> Loss:
         """Forward and backward of a micro-batch, with those of all other members. Gradients are added up.
 
         Raises what the pass raised for this trial, and TrainingError when a member does not come within timeout_s.
@@ -117,7 +117,7 @@ class Gang:
             )
         return _answer(wanted)
 
-    def evaluate(self, wanted: Pass) -> Loss:
+    def evaluate(self, wanted: TrialPass) -> Loss:
         """Forward of a micro-batch, alone and at once: nobody is waited for."""
         with torch.no_grad():
             self._try([wanted])
@@ -141,7 +141,7 @@ class Gang:
             self._try(group)
         self._baton.notify_all()
 
-    def _try(self, passes: Sequence[Pass]) -> None:
+    def _try(self, passes: Sequence[TrialPass]) -> None:
         """A pass that fails is tried in halves, so that only the trials that cause an error get it."""
         try:
             self._run(passes)
@@ -158,14 +158,14 @@ class Gang:
         self._try(passes[:half])
         self._try(passes[half:])
 
-    def _run(self, passes: Sequence[Pass]) -> None:
+    def _run(self, passes: Sequence[TrialPass]) -> None:
         """Nothing is changed unless all of it succeeds."""
         assert self._base is not None
         base = self._base[1]
         objective = passes[0].objective  # that of the search
         given = [on_device(one.batch, self._device) for one in passes]
         pieces = [
-            Piece(one.trial, batch.input_ids, batch.position_ids, _generator(one.seed, self._device))
+            TrialRows(one.trial, batch.input_ids, batch.position_ids, _generator(one.seed, self._device))
             for one, batch in zip(passes, given, strict=True)
         ]
         hidden = torch.cat([part.flatten(0, 1) for part in base.hidden(pieces)]).unsqueeze(0)
@@ -195,9 +195,9 @@ def _generator(seed: int | None, device: torch.device) -> torch.Generator | None
     return None if seed is None else torch.Generator(device).manual_seed(seed)
 
 
-def _groups(passes: Sequence[Pass], most_tokens: int | None) -> list[list[Pass]]:
+def _groups(passes: Sequence[TrialPass], most_tokens: int | None) -> list[list[TrialPass]]:
     """In their order, no more tokens together than were found to fit (a single one may have more)."""
-    groups: list[list[Pass]] = []
+    groups: list[list[TrialPass]] = []
     tokens = 0
     for one in passes:
         size = one.batch.input_ids.size
@@ -209,7 +209,7 @@ def _groups(passes: Sequence[Pass], most_tokens: int | None) -> list[list[Pass]]
     return groups
 
 
-def _answer(done: Pass) -> Loss:
+def _answer(done: TrialPass) -> Loss:
     if done.error is not None:
         raise done.error
     assert done.loss is not None

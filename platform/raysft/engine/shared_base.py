@@ -1,4 +1,4 @@
-"""A trial's engine in a gang: its own adapter, optimizer state and clipping; the passes are those of the gang.
+"""A trial's engine beside others on one base: its own adapter, optimizer state and clipping; the passes are common.
 
 The update is the one of fp32 ZeRO 0 on one worker (zero.py), so a checkpoint of either goes on in the other. In bf16
 the base computes in bf16 and the adapters are kept, and their gradients summed, in fp32.
@@ -16,19 +16,19 @@ from torch import Tensor
 from raysft.engine.adam import AdamState
 from raysft.engine.parameters import adamw, dropout_seed, hf_name, set_weights
 from raysft.engine.protocol import StepResult
-from raysft.engine.rendezvous import Gang, Pass
+from raysft.engine.rendezvous import Rendezvous, TrialPass
 from raysft.engine.step import assemble, assembled_sums, divisors, in_order, stacked, vector
 from raysft.engine.step_costs import StepWatch
 from raysft.model.fast.shared_base import SharedBase
 from raysft.model.methods import low_rank_adapters
-from raysft.objectives.batch import MicroBatch
+from raysft.objectives.batch import HostBatch
 from raysft.objectives.module import ObjectiveModule
 from raysft.objectives.reduce import Sums
 from raysft.recipe.resolve import ResolvedRun
 
 
 class FusedEngine:
-    """Engine of one member of a gang. torch.distributed must be initialised, with one process."""
+    """Engine of one trial of several on one base. torch.distributed must be initialised, with one process."""
 
     def __init__(
         self,
@@ -36,11 +36,11 @@ class FusedEngine:
         run: ResolvedRun,
         device: torch.device,
         restored: Mapping[str, Tensor] | None,
-        gang: Gang,
+        rendezvous: Rendezvous,
         place: tuple[int, SharedBase],
     ) -> None:
         """module: made on place[1].blank(). place: the trial's number, and the base that its adapter is put on."""
-        self._gang, (self._trial, self._base), self._device = gang, place, device
+        self._rendezvous, (self._trial, self._base), self._device = rendezvous, place, device
         self._objective, self._recipe = module.objective, run.recipe
         self._trained = {hf_name(name): p for name, p in module.named_parameters() if p.requires_grad}
         if restored is not None:
@@ -53,7 +53,7 @@ class FusedEngine:
 
     def train_step(
         self,
-        micro_batches: Sequence[MicroBatch],
+        micro_batches: Sequence[HostBatch],
         units: Mapping[str, float],
         *,
         step: int,
@@ -66,7 +66,7 @@ class FusedEngine:
         shares, sums = divisors(totals).tolist(), torch.zeros_like(totals)
         metrics = totals.new_zeros(2 * len(self._objective.metrics))
         for batch in micro_batches:
-            wanted = Pass(
+            wanted = TrialPass(
                 trial=self._trial,
                 batch=batch,
                 objective=self._objective,
@@ -74,7 +74,7 @@ class FusedEngine:
                 parameters=parameters,
                 seed=dropout_seed(self._recipe.seed, step, batch.index),
             )
-            found = stacked(self._gang.train(wanted, self._recipe.cluster.hang_timeout_s), self._objective)
+            found = stacked(self._rendezvous.train(wanted, self._recipe.cluster.hang_timeout_s), self._objective)
             sums += found.sums
             metrics += found.metrics
         watch.backward_ended()
@@ -92,13 +92,13 @@ class FusedEngine:
             asides=asides,
         )
 
-    def eval_step(self, micro_batches: Sequence[MicroBatch], units: Mapping[str, float]) -> Sums:
+    def eval_step(self, micro_batches: Sequence[HostBatch], units: Mapping[str, float]) -> Sums:
         """See Engine."""
         terms = self._objective.terms
         sums = np.zeros(len(terms) + 2 * len(self._objective.metrics))
         for batch in micro_batches:
-            wanted = Pass(self._trial, batch, self._objective, shares={})
-            found = stacked(self._gang.evaluate(wanted), self._objective)
+            wanted = TrialPass(self._trial, batch, self._objective, shares={})
+            found = stacked(self._rendezvous.evaluate(wanted), self._objective)
             sums += [*found.sums.tolist(), *found.metrics.tolist()]
         return assembled_sums([*in_order(terms, units), *sums.tolist()], self._objective)
 

@@ -22,7 +22,7 @@ from raysft.engine.protocol import StepResult
 from raysft.engine.step import assemble, assembled_sums, divisors, in_order, stacked, vector, weights
 from raysft.engine.step_costs import StepWatch
 from raysft.engine.tensor import WHOLE, Shards
-from raysft.objectives.batch import MicroBatch, on_device
+from raysft.objectives.batch import HostBatch, on_device
 from raysft.objectives.module import ObjectiveModule
 from raysft.objectives.reduce import Sums
 from raysft.recipe.resolve import ResolvedRun
@@ -46,7 +46,7 @@ class ZeroEngine:
         self._shards, self._objective, self._terms = shards, module.objective, module.objective.terms
         self._stage, self._bf16 = effective_stage(run), keeps_bf16_apart(run)
         self._max_grad_norm, self._seed = run.recipe.optimizer.max_grad_norm, run.recipe.seed
-        self._place, self._device = run.layout.coordinate(dist.get_rank()), device
+        self._coordinate, self._device = run.layout.coordinate(dist.get_rank()), device
         self._num_parts = run.layout.replicas * run.layout.sequence
         self._trained = {hf_name(name): p for name, p in module.named_parameters() if p.requires_grad}
         restored = None if restored is None else shards.own_of(restored)
@@ -64,7 +64,7 @@ class ZeroEngine:
 
     def train_step(
         self,
-        micro_batches: Sequence[MicroBatch],
+        micro_batches: Sequence[HostBatch],
         units: Mapping[str, float],
         *,
         step: int,
@@ -72,17 +72,17 @@ class ZeroEngine:
         aside: Sequence[float] = (),
     ) -> StepResult:
         """See Engine."""
-        watch, leads = StepWatch(self._device), self._place.leads
-        totals = self._all_reduced([value * leads for value in in_order(self._terms, units)])  # [terms] float64
+        watch, for_replica = StepWatch(self._device), self._coordinate.counts_for_replica
+        totals = self._all_reduced([value * for_replica for value in in_order(self._terms, units)])  # [terms] float64
         shares, weighed = divisors(totals), weights(self._terms, totals)
         for group in self._adam.param_groups:
             group["lr"] = learning_rate
         self._deepspeed.train()
-        counts = self._place.tensor == 0  # tensor-parallel ranks all know the sums
+        counts = self._coordinate.tensor == 0  # tensor-parallel ranks all know the sums
         sums, metrics = torch.zeros_like(totals), totals.new_zeros(2 * len(self._objective.metrics))
         for number, batch in enumerate(micro_batches):
             self._deepspeed.set_gradient_accumulation_boundary(number == len(micro_batches) - 1)
-            torch.manual_seed(dropout_seed(self._seed, step, batch.index) + self._place.sequence * _PART_SEEDS)
+            torch.manual_seed(dropout_seed(self._seed, step, batch.index) + self._coordinate.sequence * _PART_SEEDS)
             with watch.forward():
                 found = stacked(
                     self._deepspeed(*on_device(batch, self._device).flat(self._objective.columns)), self._objective
@@ -93,7 +93,7 @@ class ZeroEngine:
             metrics += found.metrics * counts
         watch.backward_ended()
         grad_norm = self._update()
-        tokens = sum(batch.num_tokens for batch in micro_batches) * leads
+        tokens = sum(batch.num_tokens for batch in micro_batches) * for_replica
         told, costs, asides = watch.gather(vector(totals, sums, metrics, tokens), aside)
         reduced, all_tokens = assemble(told, self._objective)
         return StepResult(
@@ -101,12 +101,12 @@ class ZeroEngine:
             tokens=all_tokens,
             grad_norm=grad_norm,
             skipped=not math.isfinite(grad_norm),
-            sample_ids=tuple(int(i) for batch in micro_batches for i in batch.sample_ids) if leads else (),
+            sample_ids=tuple(int(i) for batch in micro_batches for i in batch.sample_ids) if for_replica else (),
             costs=costs,
             asides=asides,
         )
 
-    def eval_step(self, micro_batches: Sequence[MicroBatch], units: Mapping[str, float]) -> Sums:
+    def eval_step(self, micro_batches: Sequence[HostBatch], units: Mapping[str, float]) -> Sums:
         """See Engine."""
         self._deepspeed.eval()
         sums = np.zeros(len(self._terms) + 2 * len(self._objective.metrics))
@@ -116,8 +116,8 @@ class ZeroEngine:
                     self._deepspeed(*on_device(batch, self._device).flat(self._objective.columns)), self._objective
                 )
                 sums += [*found.sums.tolist(), *found.metrics.tolist()]
-        sums *= self._place.tensor == 0
-        own = [value * self._place.leads for value in in_order(self._terms, units)]
+        sums *= self._coordinate.tensor == 0
+        own = [value * self._coordinate.counts_for_replica for value in in_order(self._terms, units)]
         return assembled_sums(self._sum([*own, *sums.tolist()]), self._objective)
 
     def state(self) -> Iterator[tuple[str, Tensor]]:

@@ -58,7 +58,7 @@ def export_run(
     made_of = {name: card.fingerprints[name] for name in ("data", "mathematics")}
     identity = {"format_version": FORMAT_VERSION, "parts": parts, "steps": card.steps, **made_of}
     locations = [storage.join(out, part) for part in parts]
-    if read_manifest(out, identity) is not None:
+    if read_export_manifest(out, identity) is not None:
         return locations
     module = rebuild(recipe, weights, vocab_size=rows_for(tokenizer))
     with tempfile.TemporaryDirectory(prefix=_STAGING, dir=_staging_parent(out)) as staging:
@@ -85,7 +85,7 @@ def export_parts(recipe: Recipe) -> list[str]:
     return [part for part in parts if wanted[part] or len(parts) == 1]
 
 
-def read_manifest(out: str, identity: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+def read_export_manifest(out: str, identity: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
     """The manifest of an intact export; None when it is absent, of another identity, or a file is damaged."""
     location = storage.join(out, MANIFEST)
     manifest = sealed.read(location, {"files": list})

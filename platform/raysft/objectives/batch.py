@@ -17,7 +17,7 @@ from raysft.model.fast.ulysses import SequenceGroup
 from raysft.recipe.columns import Field
 
 
-class MicroBatch(Protocol):
+class HostBatch(Protocol):
     """Arrays of one forward pass, made by data/feed/collate.py."""
 
     @property
@@ -96,7 +96,7 @@ class DeviceBatch(NamedTuple):
         )
 
 
-def on_device(batch: MicroBatch, device: torch.device) -> DeviceBatch:
+def on_device(batch: HostBatch, device: torch.device) -> DeviceBatch:
     """The arrays as tensors."""
     segment_of = torch.tensor(batch.segment_of, dtype=torch.int64, device=device)
     predicts = torch.zeros_like(segment_of, dtype=torch.bool)

@@ -44,9 +44,9 @@ def render_data_report(survey: Survey) -> str:
         advice=[_with_code(line) for line in survey["advice"]],
         lengths=Markup(_length_chart(survey)),
         quality=Markup(_quality_chart(survey)),
-        languages=bars(survey["languages"]),
-        labels=bars(survey["labels"]),
-        groups={name: bars(values) for name, values in survey["groups"].items()},
+        languages=share_bars(survey["languages"]),
+        labels=share_bars(survey["labels"]),
+        groups={name: share_bars(values) for name, values in survey["groups"].items()},
         pii=[(_PII_NAMES.get(kind, kind), number) for kind, number in survey["pii"]],
         pii_action=survey["actions"].get("pii"),
         duplicates=duplicates(survey),
@@ -57,7 +57,7 @@ def render_data_report(survey: Survey) -> str:
     )
 
 
-def summary_lines(survey: Survey) -> list[str]:
+def survey_lines(survey: Survey) -> list[str]:
     """The report on a terminal: plain aligned lines; those without an indent are headings."""
     lines: list[str] = []
     for title, rows in _sections(survey):
@@ -81,7 +81,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     return lines
 
 
-def bars(table: Sequence[tuple[str, float]]) -> list[tuple[str, float, float, float]]:
+def share_bars(table: Sequence[tuple[str, float]]) -> list[tuple[str, float, float, float]]:
     """(name, count, share, width of the bar in percent) of the most frequent lines, the others as one."""
     total, shown = sum(n for _, n in table), list(table)
     if len(shown) > _MOST + 1:
@@ -230,7 +230,7 @@ def _sections(survey: Survey) -> Iterator[tuple[str, list[list[str]]]]:
 
 
 def _counted(table: Sequence[tuple[str, float]], total: float) -> list[list[str]]:
-    return [[name, f"{n:,}", share(n, total)] for name, n, _, _ in bars(table)]
+    return [[name, f"{n:,}", share(n, total)] for name, n, _, _ in share_bars(table)]
 
 
 def _bias_rows(entry: Mapping[str, Any]) -> list[list[str]]:

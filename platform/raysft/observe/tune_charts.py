@@ -65,7 +65,7 @@ def front(points: Mapping[int, tuple[float, float]], best: Sequence[int], labels
     )
 
 
-def cost(seconds: Sequence[tuple[int, float]]) -> str:
+def cost_bars(seconds: Sequence[tuple[int, float]]) -> str:
     """A bar for the core-seconds of each trial."""
     every = max(1, len(seconds) // 16)
     return histogram(

@@ -51,12 +51,12 @@ class SearchFacts:
     """Metric -> field -> share."""
 
 
-def summary_lines(facts: SearchFacts) -> list[str]:
+def search_lines(facts: SearchFacts) -> list[str]:
     """A table of the trials, best first, the cost of all, and what mattered."""
-    lines = [*aligned([_head(facts), *_rows(facts)]), totals(facts)]
+    lines = [*aligned([_head(facts), *_rows(facts)]), search_totals(facts)]
     for metric, shares in facts.importances.items():
         if shares:
-            told = ", ".join(f"{short(name)} {share:.0%}" for name, share in shares.items())
+            told = ", ".join(f"{short_name(name)} {share:.0%}" for name, share in shares.items())
             lines.append(f"importance for {metric}: {told}")
     return lines
 
@@ -66,7 +66,7 @@ def render_search(facts: SearchFacts, best_yaml: str) -> tuple[str, dict[str, by
     charts = _charts(facts)
     page = page_template("tune_report.html").render(
         facts=facts,
-        told=totals(facts),
+        told=search_totals(facts),
         tiles=_tiles(facts),
         charts=[(title, note, Markup(svg)) for title, note, svg in charts.values()],
         importances=[(metric, list(shares.items())) for metric, shares in facts.importances.items() if shares],
@@ -99,7 +99,7 @@ def _charts(facts: SearchFacts) -> dict[str, tuple[str, str, str]]:
             "The best in front. A pruned trial counts with its last value.",
             tune_charts.parallel(rows, [*facts.fields, metric], facts.best),
         ),
-        "cost": ("Cost of each trial", "", tune_charts.cost([(t.number, t.core_s) for t in facts.trials])),
+        "cost": ("Cost of each trial", "", tune_charts.cost_bars([(t.number, t.core_s) for t in facts.trials])),
     }
     if any(trial.curve for trial in facts.trials):
         lines = {trial.number: trial.curve for trial in facts.trials if trial.curve}
@@ -142,7 +142,7 @@ def _tiles(facts: SearchFacts) -> list[tuple[str, str, str]]:
     return tiles
 
 
-def totals(facts: SearchFacts) -> str:
+def search_totals(facts: SearchFacts) -> str:
     """`16 trials: 5 finished, 11 pruned; 12 min 03 s of cores`."""
     core_s, gpu_s = sum(t.core_s for t in facts.trials), sum(t.gpu_s for t in facts.trials)
     counts = {state: sum(t.state == state for t in facts.trials) for state in _ORDER}
@@ -152,7 +152,7 @@ def totals(facts: SearchFacts) -> str:
 
 
 def _head(facts: SearchFacts) -> list[str]:
-    return ["trial", "state", *facts.metrics, "steps", "core-seconds", *map(short, facts.fields), ""]
+    return ["trial", "state", *facts.metrics, "steps", "core-seconds", *map(short_name, facts.fields), ""]
 
 
 def _rows(facts: SearchFacts) -> list[list[str]]:
@@ -182,7 +182,7 @@ def ranked(facts: SearchFacts) -> list[TrialFacts]:
     )
 
 
-def short(name: str) -> str:
+def short_name(name: str) -> str:
     """`learning_rate` of `optimizer.learning_rate`."""
     return name.rpartition(".")[2]
 

@@ -26,7 +26,7 @@ gelu_new and gelu_fast are written out in transformers. All others are one kerne
 
 
 @dataclass(frozen=True)
-class Pass:
+class ForwardPass:
     """One forward pass on one rank."""
 
     rows: int
@@ -65,7 +65,7 @@ class Saved:
     """Each tensor-parallel rank keeps its part."""
 
 
-def layer(shape: ModelShape, training: Training, run: Pass) -> Iterator[Saved]:
+def layer(shape: ModelShape, training: Training, run: ForwardPass) -> Iterator[Saved]:
     """Everything that one layer keeps; bytes for each token of this rank."""
     yield from _norms(shape, training, run)
     yield from _attention(shape, run)
@@ -75,7 +75,7 @@ def layer(shape: ModelShape, training: Training, run: Pass) -> Iterator[Saved]:
         yield Saved("dropout masks", 2 * shape.hidden_size, False)
 
 
-def layer_bytes(shape: ModelShape, training: Training, run: Pass) -> int:
+def layer_bytes(shape: ModelShape, training: Training, run: ForwardPass) -> int:
     """Bytes that one layer keeps for one forward pass on one rank."""
     total = sum(
         saved.bytes_per_token / (run.tensor if saved.is_split else 1) for saved in layer(shape, training, run)
@@ -83,7 +83,7 @@ def layer_bytes(shape: ModelShape, training: Training, run: Pass) -> int:
     return round(total * run.tokens)
 
 
-def outer_bytes(shape: ModelShape, training: Training, run: Pass) -> tuple[int, int]:
+def outer_bytes(shape: ModelShape, training: Training, run: ForwardPass) -> tuple[int, int]:
     """What is kept outside the layers: (at the embedding, at the final norm)."""
     rotary = 0 if shape.position_rows else 2 * shape.head_size * run.working
     ids = 2 * 8  # token and position ids, int64
@@ -91,7 +91,7 @@ def outer_bytes(shape: ModelShape, training: Training, run: Pass) -> tuple[int, 
     return (rotary + ids) * run.tokens, round(final * run.tokens)
 
 
-def _norms(shape: ModelShape, training: Training, run: Pass) -> Iterator[Saved]:
+def _norms(shape: ModelShape, training: Training, run: ForwardPass) -> Iterator[Saved]:
     hidden = shape.hidden_size
     for number, width in enumerate(size for size in shape.norms if size == hidden):
         shared = shape.parallel and number == 1  # reads the residual that the first norm has kept
@@ -104,7 +104,7 @@ def _norms(shape: ModelShape, training: Training, run: Pass) -> Iterator[Saved]:
             yield Saved("head " + saved.name, saved.bytes_per_token, True)
 
 
-def _norm(shape: ModelShape, width: int, training: Training, run: Pass, count: int) -> Iterator[Saved]:
+def _norm(shape: ModelShape, width: int, training: Training, run: ForwardPass, count: int) -> Iterator[Saved]:
     """One norm over `width`, `count` times a token. Its output is the next module's input and counted there."""
     if shape.norm == "layer":
         yield Saved("norm input", count * width * run.working, False)
@@ -118,7 +118,7 @@ def _norm(shape: ModelShape, width: int, training: Training, run: Pass, count: i
         yield Saved("normalised", count * width * normalised, False)
 
 
-def _attention(shape: ModelShape, run: Pass) -> Iterator[Saved]:
+def _attention(shape: ModelShape, run: ForwardPass) -> Iterator[Saved]:
     queries, keys = shape.num_heads * shape.head_size, shape.num_kv_heads * shape.head_size
     if run.attention in ("mask", "scores"):
         keys = queries  # repeated for every query head
@@ -139,7 +139,7 @@ def _attention(shape: ModelShape, run: Pass) -> Iterator[Saved]:
         yield Saved("outputs before they are joined or exchanged", queries * run.working, True)
 
 
-def _mlp(shape: ModelShape, run: Pass) -> Iterator[Saved]:
+def _mlp(shape: ModelShape, run: ForwardPass) -> Iterator[Saved]:
     inner = sum(linear.inputs * linear.active for linear in shape.linears if linear is _down(shape))
     yield Saved("activation", _SAVED_BY_ACTIVATION.get(shape.activation, 1) * inner * run.working, True)
     if shape.is_gated:  # act(gate) * up keeps both
@@ -151,7 +151,7 @@ def _down(shape: ModelShape) -> Linear:
     return [linear for linear in shape.linears if linear.split == "row"][-1]
 
 
-def _inputs(shape: ModelShape, training: Training, run: Pass) -> Iterator[Saved]:
+def _inputs(shape: ModelShape, training: Training, run: ForwardPass) -> Iterator[Saved]:
     """Inputs of linear layers: layers that read the same tensor keep it once. A frozen one keeps none."""
     seen: set[tuple[int, str]] = set()
     part = "attention"

@@ -16,7 +16,7 @@ from raysft.planner.speed import StepTime, step_time
 from raysft.recipe.change import change
 from raysft.recipe.compatibility import Status, cell_of, verdict
 from raysft.recipe.facts import ModelFacts, ModelShape
-from raysft.recipe.layout_checks import changes, misfits, with_layout
+from raysft.recipe.layout_checks import changes, layout_problems, with_layout
 from raysft.recipe.schema import Recipe
 from raysft.recipe.traits import method_of
 
@@ -25,7 +25,7 @@ HEADROOM = 0.05
 
 
 @dataclass(frozen=True)
-class Candidate:
+class LayoutForecast:
     """One layout of a recipe on a cluster."""
 
     recipe: Recipe
@@ -51,10 +51,10 @@ def replicas(recipe: Recipe) -> int:
     return recipe.cluster.workers // (parallel.tensor * parallel.pipeline * parallel.sequence)
 
 
-def weigh(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> Candidate:
+def weigh(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> LayoutForecast:
     """Memory and time of a recipe in its own layout."""
     memory = predict(recipe, shape, is_gpu=cluster.device.is_gpu)
-    return Candidate(
+    return LayoutForecast(
         recipe=recipe,
         memory=memory,
         time=step_time(recipe, shape, cluster),
@@ -63,7 +63,7 @@ def weigh(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> Candidate:
     )
 
 
-def rank(recipe: Recipe, model: ModelFacts, shape: ModelShape, cluster: Cluster) -> list[Candidate]:
+def rank(recipe: Recipe, model: ModelFacts, shape: ModelShape, cluster: Cluster) -> list[LayoutForecast]:
     """All layouts of this many workers, the best first. Those that checkpoint activations only where it is needed."""
     workers, found = recipe.cluster.workers, []
     sizes = [n for n in range(1, workers + 1) if workers % n == 0]
@@ -71,7 +71,7 @@ def rank(recipe: Recipe, model: ModelFacts, shape: ModelShape, cluster: Cluster)
         if workers % (tensor * pipeline * sequence) or tensor > cluster.devices_per_node:
             continue
         wanted = with_layout(recipe, zero, (tensor, pipeline, sequence), workers, recipe.train.rows_per_step)
-        if next(misfits(wanted, model), None) is not None:
+        if next(layout_problems(wanted, model), None) is not None:
             continue
         if _is_repeated(wanted, zero) and wanted.parallel != recipe.parallel:
             continue
@@ -82,7 +82,7 @@ def rank(recipe: Recipe, model: ModelFacts, shape: ModelShape, cluster: Cluster)
     return sorted(found, key=_order)
 
 
-def best(recipe: Recipe, model: ModelFacts, shape: ModelShape, cluster: Cluster) -> Candidate:
+def best(recipe: Recipe, model: ModelFacts, shape: ModelShape, cluster: Cluster) -> LayoutForecast:
     """The fastest layout that fits, those that a test trains first. Changes `parallel` only. Raises ClusterError."""
     candidates = rank(recipe, model, shape, cluster)
     own = recipe.train.gradient_checkpointing
@@ -92,13 +92,13 @@ def best(recipe: Recipe, model: ModelFacts, shape: ModelShape, cluster: Cluster)
     return min(fitting, key=lambda candidate: candidate.status != "tested")  # min keeps the order of equals
 
 
-def check_memory(own: Candidate, model: ModelFacts, shape: ModelShape, cluster: Cluster) -> None:
+def check_memory(own: LayoutForecast, model: ModelFacts, shape: ModelShape, cluster: Cluster) -> None:
     """Refuse a layout that needs more than a device has, with the breakdown. Raises ClusterError."""
     if own.memory.total > cluster.device.memory_bytes:
         raise does_not_fit(own, rank(own.recipe, model, shape, cluster), cluster)
 
 
-def offloaded(recipe: Recipe, model: ModelFacts, shape: ModelShape, cluster: Cluster) -> Candidate | None:
+def offloaded(recipe: Recipe, model: ModelFacts, shape: ModelShape, cluster: Cluster) -> LayoutForecast | None:
     """The fastest layout that fits with the optimizer's state in host memory, which is not counted; None: none."""
     if not cluster.device.is_gpu or recipe.parallel.offload != "none":
         return None
@@ -115,7 +115,7 @@ def less_per_pass(recipe: Recipe) -> str:
 
 def enough(
     recipe: Recipe, model: ModelFacts, shape: ModelShape, cluster: Cluster
-) -> tuple[Cluster, Candidate] | None:
+) -> tuple[Cluster, LayoutForecast] | None:
     """The smallest doubling of a cluster on which the recipe fits, and the best layout there; None: not up to 64."""
     count = cluster.num_devices
     for _ in range(6):
@@ -128,7 +128,7 @@ def enough(
     return None
 
 
-def place(recipe: Recipe, ranked: list[Candidate]) -> int | None:
+def place(recipe: Recipe, ranked: list[LayoutForecast]) -> int | None:
     """Where a recipe's own layout stands among the ranked."""
     for number, candidate in enumerate(ranked):
         if candidate.recipe.parallel == recipe.parallel and candidate.recipe.train == recipe.train:
@@ -136,7 +136,7 @@ def place(recipe: Recipe, ranked: list[Candidate]) -> int | None:
     return None
 
 
-def does_not_fit(own: Candidate, candidates: list[Candidate], cluster: Cluster) -> ClusterError:
+def does_not_fit(own: LayoutForecast, candidates: list[LayoutForecast], cluster: Cluster) -> ClusterError:
     """What is too large, by class, and the fastest layout that would fit."""
     fitting = [candidate for candidate in candidates if candidate.fits]
     fitting.sort(key=lambda candidate: candidate.status != "tested")
@@ -181,7 +181,7 @@ def _checkpointed(recipe: Recipe) -> Recipe:
     return change(recipe, {"train.gradient_checkpointing": True})
 
 
-def _order(candidate: Candidate) -> tuple[bool, float, float]:
+def _order(candidate: LayoutForecast) -> tuple[bool, float, float]:
     """The fastest that fit, of equally fast ones the one that needs less memory; then the nearest that do not."""
     if not candidate.fits:
         return True, candidate.memory.total, candidate.time.total_s

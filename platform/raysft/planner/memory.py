@@ -10,8 +10,8 @@ import math
 from dataclasses import dataclass
 from functools import cache
 
-from raysft.planner.activations import FLOAT32, Attention, Pass, Training, layer_bytes, outer_bytes
-from raysft.planner.states import Basis, States, basis, model_states, on_device
+from raysft.planner.activations import FLOAT32, Attention, ForwardPass, Training, layer_bytes, outer_bytes
+from raysft.planner.states import Basis, States, basis, model_states, states_on_device
 from raysft.recipe.facts import ModelShape
 from raysft.recipe.schema import Recipe
 from raysft.recipe.stage_balance import balance
@@ -112,10 +112,10 @@ def attention_kind(recipe: Recipe, *, is_gpu: bool) -> Attention:
     return "varlen" if is_gpu else "segments"
 
 
-def forward_pass(recipe: Recipe, *, is_gpu: bool) -> Pass:
+def forward_pass(recipe: Recipe, *, is_gpu: bool) -> ForwardPass:
     """One micro-batch on one rank. Rows are padded to a multiple of the sequence-parallel ranks."""
     parallel, length = recipe.parallel, recipe.data.max_tokens
-    return Pass(
+    return ForwardPass(
         rows=recipe.train.micro_batch_rows,
         row_tokens=math.ceil(length / parallel.sequence),
         whole_row_tokens=length,
@@ -142,7 +142,7 @@ def _rank(recipe: Recipe, shape: ModelShape, stage: int, *, is_gpu: bool) -> Ran
     zero = 1 if recipe.train.precision == "bf16" and parallel.zero == 0 else parallel.zero
     states = model_states(parameters, trained, ranks, zero, bytes_basis(recipe))
     if parallel.offload == "cpu" and is_gpu:
-        states = on_device(states, zero, _working(recipe) * trained)
+        states = states_on_device(states, zero, _working(recipe) * trained)
     return RankMemory(
         stage=stage,
         states=states,

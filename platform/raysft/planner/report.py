@@ -9,7 +9,7 @@ from itertools import product
 from typing import Any
 
 from raysft.planner.devices import GIB, Cluster
-from raysft.planner.layout import HEADROOM, Candidate, breakdown, less_per_pass, replicas
+from raysft.planner.layout import HEADROOM, LayoutForecast, breakdown, less_per_pass, replicas
 from raysft.planner.memory import adapted_names, adapter_parameters, bytes_basis, micro_steps
 from raysft.planner.speed import COMPUTE_EFFICIENCY, LINK_EFFICIENCY
 from raysft.planner.states import basis
@@ -24,7 +24,7 @@ SHOWN = 10
 
 
 def describe(
-    recipe: Recipe, shape: ModelShape, cluster: Cluster, ranked: list[Candidate], own: int | None
+    recipe: Recipe, shape: ModelShape, cluster: Cluster, ranked: list[LayoutForecast], own: int | None
 ) -> list[str]:
     """The whole plan. own: place of the recipe's layout among the ranked; None: it is refused or was left open."""
     return [
@@ -82,7 +82,7 @@ _CLASSES = ("parameters", "masters", "gradients", "optimizer", "activations", "l
 _COLUMNS = ("weigh", "mastr", "grads", "Adam", "activ", "logit", "buffr")
 
 
-def _table(ranked: list[Candidate], own: int | None) -> list[str]:
+def _table(ranked: list[LayoutForecast], own: int | None) -> list[str]:
     lines = [
         f"{'GiB on the fullest worker':>57}{'predicted step':>31}",
         f"{'#':>3}  ZeRO TP PP SP  DP ckpt "
@@ -100,7 +100,7 @@ def _table(ranked: list[Candidate], own: int | None) -> list[str]:
     ]
 
 
-def _row(place: int, candidate: Candidate, is_own: bool) -> str:
+def _row(place: int, candidate: LayoutForecast, is_own: bool) -> str:
     parallel, memory, time = candidate.recipe.parallel, candidate.memory, candidate.time
     checkpointing = "yes" if candidate.recipe.train.gradient_checkpointing else "-"
     sizes = "".join(f"{memory.classes[name] / GIB:>6.1f}" for name in _CLASSES)
@@ -113,7 +113,7 @@ def _row(place: int, candidate: Candidate, is_own: bool) -> str:
     ).rstrip()
 
 
-def _reasons(ranked: list[Candidate], cluster: Cluster) -> list[str]:
+def _reasons(ranked: list[LayoutForecast], cluster: Cluster) -> list[str]:
     """Why the first is first, why the next are slower, and why the others do not fit."""
     fitting = [candidate for candidate in ranked if candidate.fits]
     room = cluster.device.memory_bytes * (1 - HEADROOM) / GIB
@@ -140,7 +140,7 @@ def _reasons(ranked: list[Candidate], cluster: Cluster) -> list[str]:
     return lines
 
 
-def _cost(candidate: Candidate) -> str:
+def _cost(candidate: LayoutForecast) -> str:
     """Where the time of a layout goes besides computing, and what its memory is."""
     time, train = candidate.time, candidate.recipe.train
     costs = {
@@ -155,7 +155,7 @@ def _cost(candidate: Candidate) -> str:
     return f"{told}; {passes} forward pass(es) a step, {candidate.memory.total / GIB:.1f} GiB"
 
 
-def _own(ranked: list[Candidate], own: int | None) -> list[str]:
+def _own(ranked: list[LayoutForecast], own: int | None) -> list[str]:
     if own is None:
         return []
     candidate = ranked[own]
@@ -166,7 +166,9 @@ def _own(ranked: list[Candidate], own: int | None) -> list[str]:
     ]
 
 
-def advice(recipe: Recipe, offloaded: Candidate | None, enough: tuple[Cluster, Candidate] | None) -> list[str]:
+def memory_advice(
+    recipe: Recipe, offloaded: LayoutForecast | None, enough: tuple[Cluster, LayoutForecast] | None
+) -> list[str]:
     """What to change when nothing fits. offloaded, enough: what would, with host memory and with more devices."""
     lines = []
     if offloaded is not None:
@@ -180,7 +182,7 @@ def advice(recipe: Recipe, offloaded: Candidate | None, enough: tuple[Cluster, C
     return lines
 
 
-def as_json(cluster: Cluster, ranked: list[Candidate], own: int | None) -> dict[str, Any]:
+def as_json(cluster: Cluster, ranked: list[LayoutForecast], own: int | None) -> dict[str, Any]:
     """All numbers, in bytes and seconds."""
     return {
         "cluster": asdict(cluster),
@@ -208,7 +210,7 @@ def as_json(cluster: Cluster, ranked: list[Candidate], own: int | None) -> dict[
 _MARKS = {"tested": "test", "untested": "ok ?", "refused": "  no"}
 
 
-def matrix() -> list[str]:
+def matrix_lines() -> list[str]:
     """The compatibility table: a block for each objective and method, rows are axes, columns are stages."""
     found = {cell: verdict(cell) for cell in cells()}
     axes = list(dict.fromkeys(cell.parallel for cell in found))

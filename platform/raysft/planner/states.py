@@ -55,7 +55,7 @@ class States:
         return self.parameters + self.masters + self.gradients + self.optimizer
 
 
-def on_device(states: States, zero: int, micro_gradients: int) -> States:
+def states_on_device(states: States, zero: int, micro_gradients: int) -> States:
     """What is left on a GPU with `parallel.offload: cpu`: masters, sums of gradients and moments lie in host memory,
     under ZeRO 3 the parameters too. micro_gradients: bytes of one micro-batch's, which ZeRO 1 keeps until it ends."""
     return States(

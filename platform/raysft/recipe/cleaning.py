@@ -120,7 +120,7 @@ class Pii(Section):
     phone_regions: Strings = Field(("US", "CN"), description="Regions of phone numbers without a country code.")
 
 
-class SpecialTokens(Section):
+class SpecialTokensRule(Section):
     """Text that a tokenizer would read as a control token, like <|im_end|> inside a question."""
 
     rule: Literal["special_tokens"]
@@ -211,7 +211,7 @@ RecordRule = Annotated[
     | Quality
     | HarmfulWords
     | Pii
-    | SpecialTokens
+    | SpecialTokensRule
     | Noise
     | Synonyms
     | Expand

@@ -20,7 +20,7 @@ class Coordinate:
     tensor: int
 
     @property
-    def leads(self) -> bool:
+    def counts_for_replica(self) -> bool:
         """The one rank of its replica that counts what all of its ranks know."""
         return self.stage == self.sequence == self.tensor == 0
 

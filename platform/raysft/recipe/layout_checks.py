@@ -19,7 +19,7 @@ from raysft.recipe.schema import Recipe
 
 
 @dataclass(frozen=True)
-class Misfit:
+class LayoutProblem:
     """A reason why a recipe cannot run in its layout."""
 
     what: str
@@ -27,12 +27,12 @@ class Misfit:
     expected: str
 
 
-def misfits(recipe: Recipe, model: ModelFacts) -> Iterator[Misfit]:
+def layout_problems(recipe: Recipe, model: ModelFacts) -> Iterator[LayoutProblem]:
     """Everything that keeps this recipe's layout from running with this model, the first to be told first."""
     parallel, workers = recipe.parallel, recipe.cluster.workers
     split = parallel.tensor * parallel.pipeline * parallel.sequence
     if workers % split:
-        yield Misfit(
+        yield LayoutProblem(
             "the workers do not divide into replicas",
             f"cluster.workers = {workers}",
             f"a multiple of tensor x pipeline x sequence = {parallel.tensor} x {parallel.pipeline} x "
@@ -40,19 +40,19 @@ def misfits(recipe: Recipe, model: ModelFacts) -> Iterator[Misfit]:
         )
     found = verdict(cell_of(recipe))
     if found.status == "refused":
-        yield Misfit(f"this combination cannot run: {found.why}", _axes(recipe), found.instead)
+        yield LayoutProblem(f"this combination cannot run: {found.why}", _axes(recipe), found.instead)
     for axis, ways, parts, types in (
         ("pipeline", parallel.pipeline, "pipeline stages", CUT_INTO_STAGES),
         ("tensor", parallel.tensor, "tensor-parallel shards", CUT_INTO_SHARDS),
     ):
         if ways > 1 and model.model_type not in types:
-            yield Misfit(
+            yield LayoutProblem(
                 f"this model type cannot be cut into {parts}",
                 f"parallel.{axis} = {ways}, model type {model.model_type}",
                 f"one of {', '.join(sorted(types))}",
             )
     if parallel.pipeline > model.num_layers:
-        yield Misfit(
+        yield LayoutProblem(
             "there are more pipeline stages than layers",
             f"parallel.pipeline = {parallel.pipeline}",
             f"at most {model.num_layers}, one layer for each stage",
@@ -63,7 +63,7 @@ def misfits(recipe: Recipe, model: ModelFacts) -> Iterator[Misfit]:
         ("heads", model.num_heads, "sequence", parallel.tensor * parallel.sequence),  # those of keys are repeated
     ):
         if size % ways:
-            yield Misfit(
+            yield LayoutProblem(
                 f"the attention heads do not divide over {axis}-parallel ranks",
                 f"{size} {name}, {_axes(recipe)}",
                 f"ranks that divide {size}",
@@ -71,7 +71,7 @@ def misfits(recipe: Recipe, model: ModelFacts) -> Iterator[Misfit]:
             return
     replicas = workers // split
     if replicas > recipe.train.rows_per_step:
-        yield Misfit(
+        yield LayoutProblem(
             "there are more replicas than rows in a step",
             f"{replicas} replicas, train.rows_per_step = {recipe.train.rows_per_step}",
             "at least one row for every replica",
@@ -80,9 +80,9 @@ def misfits(recipe: Recipe, model: ModelFacts) -> Iterator[Misfit]:
 
 def check_layout(recipe: Recipe, model: ModelFacts) -> None:
     """Refuse a layout that cannot run, and name the nearest one that can. Raises RecipeError."""
-    for misfit in misfits(recipe, model):
+    for problem in layout_problems(recipe, model):
         fix = f"{changes(recipe, nearest(recipe, model))} (the nearest layout that runs)"
-        raise RecipeError(misfit.what, got=misfit.got, expected=misfit.expected, fix=fix)
+        raise RecipeError(problem.what, got=problem.got, expected=problem.expected, fix=fix)
 
 
 def nearest(recipe: Recipe, model: ModelFacts) -> Recipe:
@@ -93,7 +93,7 @@ def nearest(recipe: Recipe, model: ModelFacts) -> Recipe:
         if distance > reached:
             break
         candidate = with_layout(recipe, *layout)
-        if next(misfits(candidate, model), None) is None:
+        if next(layout_problems(candidate, model), None) is None:
             reached = distance
             best.append((verdict(cell_of(candidate)).status == "untested", candidate))
     return min(best, key=lambda entry: entry[0])[1]

@@ -100,8 +100,8 @@ Schema = dict[str, Any]
 def reference(schema: Schema) -> str:
     """The page of a schema as recipe_schema() makes it: Markdown, one heading a section."""
     defs, tags = schema["$defs"], dict(_tags(schema))
-    sections = {name: Section(each, tags.get(name)) for name, each in defs.items()}
-    page = _pages("recipe", Section(schema, None), sections, set())
+    sections = {name: SchemaSection(each, tags.get(name)) for name, each in defs.items()}
+    page = _pages("recipe", SchemaSection(schema, None), sections, set())
     return "\n".join([INTRODUCTION, *page]).rstrip() + "\n"
 
 
@@ -115,7 +115,7 @@ def unit(name: str, field: Schema) -> str:
 
 
 @dataclass(frozen=True)
-class Section:
+class SchemaSection:
     """A section's schema; tag: the field that says of which kind it is, where a union is told apart by one."""
 
     schema: Schema
@@ -147,7 +147,9 @@ def _tags(part: Any) -> Iterator[tuple[str, str]]:
         yield from _tags(inner)
 
 
-def _pages(path: str, section: Section, sections: Mapping[str, Section], written: set[str]) -> Iterator[str]:
+def _pages(
+    path: str, section: SchemaSection, sections: Mapping[str, SchemaSection], written: set[str]
+) -> Iterator[str]:
     """A section's heading and table, then those of the sections in it; each once, where it comes first."""
     which = f" with `{section.tag}: {section.kind}`" if section.tag else ""
     yield f"{'###' if '.' in path else '##'} `{path}`{which}\n"
@@ -193,11 +195,11 @@ def _refs(field: Schema) -> list[str]:
     return list(dict.fromkeys(own + [ref for part in parts if isinstance(part, dict) for ref in _refs(part)]))
 
 
-def _kind(field: Schema, sections: Mapping[str, Section]) -> str:
+def _kind(field: Schema, sections: Mapping[str, SchemaSection]) -> str:
     return " or ".join(dict.fromkeys(_one_kind(choice, sections) for choice in _choices(field)))
 
 
-def _one_kind(field: Schema, sections: Mapping[str, Section]) -> str:
+def _one_kind(field: Schema, sections: Mapping[str, SchemaSection]) -> str:
     if "discriminator" in field:
         kinds = ", ".join(f"`{sections[ref].kind}`" for ref in _refs(field))
         return f"section with `{field['discriminator']['propertyName']}`: {kinds}"

@@ -59,7 +59,7 @@ def check_tune(recipe: Recipe) -> TuneSection:
     return tune
 
 
-def advice(tune: TuneSection) -> list[str]:
+def tune_advice(tune: TuneSection) -> list[str]:
     """What is allowed and unwise."""
     if ABILITIES[tune.searcher].learns_from_stopped or tune.scheduler.kind in ("none", "pbt"):
         return []

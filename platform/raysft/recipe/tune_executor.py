@@ -13,7 +13,7 @@ OWN_FIELDS = (
 )
 """Fields in which trials on one base may differ: no weight and no activation of the base depends on them."""
 
-GANG = 8
+TRIALS_PER_HOST = 8
 """Trials together where tune.concurrent does not say it."""
 
 
@@ -66,7 +66,7 @@ def is_fused(recipe: Recipe, tune: TuneSection, room: int) -> bool:
     """Do trials train together? room: workers that the cluster holds; `auto`: when more trials run at a time."""
     if tune.executor != "auto":
         return tune.executor == "fused"
-    return not obstacles(recipe, tune) and trials_at_a_time(tune, room * GANG) > room
+    return not obstacles(recipe, tune) and trials_at_a_time(tune, room * TRIALS_PER_HOST) > room
 
 
 def trials_at_a_time(tune: TuneSection, default: int) -> int:

@@ -31,7 +31,7 @@ from raysft.train.history.records import attempt_metrics
 from raysft.train.state import Outcome
 from raysft.train.watch import stop_requests
 from raysft.train.worker import train_worker
-from raysft.train.worker_input import Wire
+from raysft.train.worker_input import AttemptInput
 
 logger = logging.getLogger(__name__)
 
@@ -45,10 +45,10 @@ PATIENCE_S = 600.0
 """How long lost nodes are waited for when too few are left."""
 
 
-def run_attempts(run: str, recipe: Recipe, make_wire: Callable[[Recipe], Wire]) -> Outcome:
+def run_attempts(run: str, recipe: Recipe, make_input: Callable[[Recipe], AttemptInput]) -> Outcome:
     """Train until the run ends, is given up, or somebody asks it to stop; that is the Outcome.
 
-    recipe: cluster.workers is the most workers. make_wire(recipe) is called for each attempt, with the number of
+    recipe: cluster.workers is the most workers. make_input(recipe) is called for each attempt, with the number of
     workers and the micro-batch of that attempt. Raises ClusterError when too few nodes are left for PATIENCE_S.
     """
     history: list[AttemptEnd] = []
@@ -56,7 +56,7 @@ def run_attempts(run: str, recipe: Recipe, make_wire: Callable[[Recipe], Wire]) 
     while True:
         sized = with_workers(recipe, _await_workers(recipe))
         start, num_nodes = _committed(run), len(cluster_facts().nodes)
-        end = _fit(trainer(run, sized, make_wire(sized), train_worker), partial(_look, run, recipe, sized))
+        end = _fit(trainer(run, sized, make_input(sized), train_worker), partial(_look, run, recipe, sized))
         _await_storage(run)
         if isinstance(end, Outcome) and (end.status not in ("interrupted", "rollback") or end.reason == "stop"):
             return end

@@ -14,13 +14,13 @@ from raysft.recipe.resolve import resolve, schedule
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.data import SourceSection
 from raysft.run.run import check_before_ray
-from raysft.run.rundir import check_recipe, read_result, run_location
+from raysft.run.rundir import check_same_recipe, read_result, run_location
 from raysft.train.commits.layout import read_commits
 from raysft.train.commits.lineage import lineage, read_attempts
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckedRecipe:
     """A recipe that nothing stops, as far as can be known before its data are read."""
 
     recipe: Recipe
@@ -34,7 +34,7 @@ class Checked:
     """All of it, for a terminal."""
 
 
-def check(recipe: Recipe) -> Checked:
+def check(recipe: Recipe) -> CheckedRecipe:
     """What a run of the recipe would be. Raises UserError with the first thing that would stop it."""
     recipe = with_absolute_paths(recipe)
     trained = check_before_ray(recipe)
@@ -58,7 +58,7 @@ def check(recipe: Recipe) -> Checked:
     else:
         lines.append(f"run          {recipe.train.epochs} epochs; the steps are known when the data are prepared")
     told = (*lines, _directory(recipe))
-    return Checked(recipe, facts.model_type, steps, run_location(recipe), told)
+    return CheckedRecipe(recipe, facts.model_type, steps, run_location(recipe), told)
 
 
 def _files(label: str, recipe: Recipe, sources: tuple[SourceSection, ...]) -> str:
@@ -77,7 +77,7 @@ def _directory(recipe: Recipe) -> str:
     run = run_location(recipe)
     if not storage.exists(run):
         return f"directory    {run}: new"
-    check_recipe(run, recipe)
+    check_same_recipe(run, recipe)
     if read_result(run) is not None:
         return f"directory    {run}: this run has finished"
     commits = lineage(read_attempts(run), read_commits(run))

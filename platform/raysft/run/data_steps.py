@@ -9,7 +9,7 @@ from raysft import storage
 from raysft.data.prepare.prepare import Prepared, prepare
 from raysft.data.report.survey import survey
 from raysft.data.store import versions
-from raysft.observe.data_report import aligned, render_data_report, summary_lines
+from raysft.observe.data_report import aligned, render_data_report, survey_lines
 from raysft.recipe.checks import check_recipe
 from raysft.recipe.paths import with_absolute_paths
 from raysft.recipe.schema import Recipe
@@ -18,7 +18,7 @@ from raysft.runtime.join import cluster
 
 
 @dataclass(frozen=True)
-class DataReport:
+class WrittenReport:
     """A report that was written."""
 
     page: str
@@ -37,7 +37,7 @@ def prepare_data(recipe: Recipe) -> Prepared:
         return prepare(with_absolute_paths(recipe), progress=progress)
 
 
-def report(recipe: Recipe, *, attributes: tuple[str, ...] = (), out: str | None = None) -> DataReport:
+def report(recipe: Recipe, *, attributes: tuple[str, ...] = (), out: str | None = None) -> WrittenReport:
     """Survey the recipe's data; write the page at `out` (default: in the storage) and report.json beside it."""
     folder = storage.join(storage.absolute(recipe.storage), "datasets", recipe.name)
     page = storage.absolute(out) if out else storage.join(folder, "report.html")
@@ -49,7 +49,7 @@ def report(recipe: Recipe, *, attributes: tuple[str, ...] = (), out: str | None 
         found = survey(with_absolute_paths(recipe), attributes=attributes, progress=progress)
     storage.write_bytes(page, render_data_report(found).encode())
     storage.write_json(numbers, found)
-    return DataReport(page, numbers, found, summary_lines(found))
+    return WrittenReport(page, numbers, found, survey_lines(found))
 
 
 def log(recipe: Recipe) -> list[str]:

@@ -30,7 +30,7 @@ class RankedLayouts:
     """As it was weighed: a worker for each device, fresh weights with a vocabulary."""
     shape: ModelShape
     cluster: Cluster
-    ranked: tuple[layout.Candidate, ...]
+    ranked: tuple[layout.LayoutForecast, ...]
     """Those that fit, by predicted time; then the others, those that lack least memory first."""
     own: int | None
     """Place of the recipe's layout among them; None: it is refused here, or `parallel.auto` left it open."""
@@ -75,7 +75,7 @@ def plan(recipe: Recipe, cluster: str | None) -> RankedLayouts:
     advice: list[str] = []
     if not any(candidate.fits for candidate in ranked):
         offloaded = layout.offloaded(recipe, model, shape, where)
-        advice = report.advice(recipe, offloaded, layout.enough(recipe, model, shape, where))
+        advice = report.memory_advice(recipe, offloaded, layout.enough(recipe, model, shape, where))
     return RankedLayouts(recipe, shape, where, tuple(ranked), own, refused, tuple(advice))
 
 
@@ -90,7 +90,7 @@ def _no_layout(recipe: Recipe, where: Cluster) -> ClusterError:
 
 def matrix() -> list[str]:
     """The compatibility table."""
-    return report.matrix()
+    return report.matrix_lines()
 
 
 @dataclass(frozen=True)

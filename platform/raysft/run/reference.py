@@ -95,7 +95,7 @@ def _of_store(recipe: Recipe, store: str, manifest: Mapping[str, Any], progress:
             done = finished_parts(location, manifest)
             if done:
                 logger.info("going on with %d of %d finished parts of reference columns", len(done), total)
-            make = partial(make_part, fields=recipe.model_dump(mode="json"), store=store, location=location)
+            make = partial(make_reference_part, fields=recipe.model_dump(mode="json"), store=store, location=location)
             items = [{"index": index} for index in range(total) if index not in done]
             for index, entry in on_ray(make, items, _resources(recipe)):
                 done[index] = entry
@@ -106,7 +106,9 @@ def _of_store(recipe: Recipe, store: str, manifest: Mapping[str, Any], progress:
     return location
 
 
-def make_part(item: Item, *, fields: Mapping[str, Any], store: str, location: str) -> tuple[int, dict[str, Any]]:
+def make_reference_part(
+    item: Item, *, fields: Mapping[str, Any], store: str, location: str
+) -> tuple[int, dict[str, Any]]:
     """(part, its entry), in a task: the untrained model asked about the rows of a part of a store."""
     recipe = parse_recipe(dict(fields))
     transformers_logging.set_verbosity_error()

@@ -34,7 +34,7 @@ from raysft.run.progress import PrepareProgress, TrainingProgress
 from raysft.run.rundir import (
     check_base,
     check_data,
-    check_recipe,
+    check_same_recipe,
     claim,
     has_same_data_fields,
     read_result,
@@ -47,7 +47,7 @@ from raysft.train.commits.checkpoint import remove_orphans
 from raysft.train.commits.lineage import newest_attempt
 from raysft.train.history.spans import Driver, driving
 from raysft.train.state import Outcome
-from raysft.train.worker_input import Wire
+from raysft.train.worker_input import AttemptInput
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def run_training(recipe: Recipe, *, profile_steps: int = 0) -> RunResult:
     """
     began, recipe = time.monotonic_ns(), with_absolute_paths(recipe)
     run = run_location(recipe)
-    check_recipe(run, recipe)
+    check_same_recipe(run, recipe)
     finished = read_result(run)
     if finished is not None:
         if not has_same_data_fields(run, recipe):
@@ -216,7 +216,7 @@ def _evaluate_once(
     return evaluation
 
 
-Attempts = Callable[[str, Recipe, Callable[[Recipe], Wire]], Outcome]
+Attempts = Callable[[str, Recipe, Callable[[Recipe], AttemptInput]], Outcome]
 
 
 def train_trial(
@@ -230,10 +230,10 @@ def train_trial(
     """
     recipe = with_absolute_paths(recipe)
     run = run_location(recipe)
-    check_recipe(run, recipe)
+    check_same_recipe(run, recipe)
 
-    def pausing(run: str, recipe: Recipe, make_wire: Callable[[Recipe], Wire]) -> Outcome:
-        return attempts(run, recipe, lambda sized: replace(make_wire(sized), pause_step=pause_step))
+    def pausing(run: str, recipe: Recipe, make_input: Callable[[Recipe], AttemptInput]) -> Outcome:
+        return attempts(run, recipe, lambda sized: replace(make_input(sized), pause_step=pause_step))
 
     with driving(run) as driver, cluster() as nodes:
         plan = _plan(recipe, run, nodes, driver)
@@ -254,16 +254,16 @@ def _train(plan: _Plan, profile_steps: int, driver: Driver) -> None:
 
 def _attempts(plan: _Plan, profile_steps: int, driver: Driver, attempts: Attempts = run_attempts) -> Outcome:
     driver.phase("train", newest_attempt(plan.run) + 1)
-    return attempts(plan.run, plan.recipe, lambda sized: _wire(plan, sized, profile_steps))
+    return attempts(plan.run, plan.recipe, lambda sized: _attempt_input(plan, sized, profile_steps))
 
 
-def _wire(plan: _Plan, recipe: Recipe, profile_steps: int) -> Wire:
+def _attempt_input(plan: _Plan, recipe: Recipe, profile_steps: int) -> AttemptInput:
     """What the workers of one attempt are sent. recipe: with that attempt's number of workers and micro-batch."""
     check_base(plan.run, recipe)  # it may have been replaced while the attempt before was running
     resolved = resolve(recipe, plan.model, None)
     wanted = recipe.cluster
     spare = sum(node.cpus for node in cluster_facts().nodes) - wanted.workers * wanted.cpus_per_worker
-    return Wire(
+    return AttemptInput(
         recipe=recipe.model_dump(mode="json") | {"tune": None},
         run=plan.run,
         tokenizer=tokenizer_source(recipe),

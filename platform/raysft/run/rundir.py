@@ -70,7 +70,7 @@ def write_result(run: str, result: dict[str, Any], fingerprints: Mapping[str, st
     sealed.write(RunPaths(run).result, {**result, "mathematics": fingerprints["mathematics"]})
 
 
-def check_recipe(run: str, recipe: Recipe) -> None:
+def check_same_recipe(run: str, recipe: Recipe) -> None:
     """Refuse a recipe that would train something else than the run of this name did, or on another base.
 
     Raises ConflictError.

@@ -17,7 +17,7 @@ from raysft.recipe.load import load_recipe
 from raysft.recipe.paths import with_absolute_paths
 from raysft.recipe.schema import Recipe
 from raysft.run import remote_tasks, summary
-from raysft.run.rundir import check_recipe, claim, read_result, run_location
+from raysft.run.rundir import check_same_recipe, claim, read_result, run_location
 from raysft.runtime.join import cluster, run_task
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def _check_export(export: str) -> None:
 def export(recipe: Recipe) -> list[str]:
     """Export the newest checkpoint of the recipe's run. Returns the directories written."""
     absolute, run = with_absolute_paths(recipe), run_location(recipe)
-    check_recipe(run, absolute)
+    check_same_recipe(run, absolute)
     newest = remote_tasks.newest_checkpoint(run)
     with cluster():
         prepared = prepare_store(absolute)

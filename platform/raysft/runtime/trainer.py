@@ -21,7 +21,7 @@ from raysft import storage
 from raysft.recipe.schema import Recipe
 from raysft.runtime.join import worker_runtime
 from raysft.runtime.teardown import PromptEnd
-from raysft.train.worker_input import Wire
+from raysft.train.worker_input import AttemptInput
 
 COLLECTIVE_TIMEOUT_S = 1800
 
@@ -54,12 +54,14 @@ class ForkedTrainer(TorchTrainer):
         return ray.get(running.get_result.remote())
 
 
-def trainer(run: str, recipe: Recipe, wire: Wire, work: Callable[[dict[str, Any]], dict[str, Any]]) -> ForkedTrainer:
-    """One attempt of a run, in which each worker does work(wire)."""
+def trainer(
+    run: str, recipe: Recipe, attempt: AttemptInput, work: Callable[[dict[str, Any]], dict[str, Any]]
+) -> ForkedTrainer:
+    """One attempt of a run, in which each worker does work(attempt)."""
     wanted = recipe.cluster
     return ForkedTrainer(
         work,
-        train_loop_config=asdict(wire),
+        train_loop_config=asdict(attempt),
         torch_config=TorchConfig(
             backend="nccl" if wanted.gpus_per_worker else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S
         ),

@@ -22,7 +22,7 @@ from raysft import errors, storage
 from raysft.data.prepare.prepare import prepare
 from raysft.lease import lease
 from raysft.model.facts import read_facts
-from raysft.observe.tune_report import SearchFacts, TrialFacts, render_search, summary_lines
+from raysft.observe.tune_report import SearchFacts, TrialFacts, render_search, search_lines
 from raysft.recipe.change import change
 from raysft.recipe.facts import ClusterFacts
 from raysft.recipe.fingerprint import split_fields
@@ -31,8 +31,8 @@ from raysft.recipe.resolve import check_fits, resolve
 from raysft.recipe.schema import Recipe
 from raysft.recipe.secrets import hidden
 from raysft.recipe.tune import TuneSection
-from raysft.recipe.tune_checks import advice, advice_at_a_time, check_tune
-from raysft.recipe.tune_executor import GANG, is_fused, trials_at_a_time
+from raysft.recipe.tune_checks import advice_at_a_time, check_tune, tune_advice
+from raysft.recipe.tune_executor import TRIALS_PER_HOST, is_fused, trials_at_a_time
 from raysft.run import reference
 from raysft.run.base_weights import base_fingerprint
 from raysft.run.layout_choice import choose_layout
@@ -70,7 +70,7 @@ class SearchResult:
         more = [f"report       {self.report}"]
         if self.best_recipe is not None:
             more.append(f"best recipe  {self.best_recipe}")
-        return [*summary_lines(self.facts), *more]
+        return [*search_lines(self.facts), *more]
 
 
 def search(recipe: Recipe) -> SearchResult:
@@ -82,7 +82,7 @@ def search(recipe: Recipe) -> SearchResult:
         logger.info("the search %s is finished already; nothing was changed but its report", recipe.name)
         return _result(recipe, tune, open_study(recipe, tune))
     check_before_ray(recipe)
-    for line in advice(tune):
+    for line in tune_advice(tune):
         logger.warning("%s", line)
     storage.check_writable(directory)
     with lease(storage.join(directory, "driver"), waiting=partial(_refuse_second, directory)):
@@ -176,7 +176,7 @@ def _slots(recipe: Recipe, tune: TuneSection, workers: int) -> Slots:
     """How the trials share the cluster, which holds so many workers."""
     if not is_fused(recipe, tune, workers):
         return Slots(tune.concurrent or workers, processes=0)
-    concurrent = trials_at_a_time(tune, GANG * workers)
+    concurrent = trials_at_a_time(tune, TRIALS_PER_HOST * workers)
     return Slots(concurrent, processes=min(workers, concurrent))
 
 

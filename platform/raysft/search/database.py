@@ -21,7 +21,7 @@ def answering(url: str) -> Iterator[None]:
     except RaysftError:
         raise
     except (ValueError, LookupError, TypeError) as error:  # it answers, with what nobody wrote
-        raise damaged(url, f"{type(error).__name__}: {_line(error)}") from error
+        raise damaged_database(url, f"{type(error).__name__}: {_line(error)}") from error
     except Exception as error:  # SQLAlchemy's many; process boundary to a database
         raise StorageError(
             f"cannot use the study's database {url}",
@@ -38,9 +38,9 @@ def check_seals(url: str, attributes: Mapping[str, Any], sums: Mapping[int, str]
     sealed_ones = {key: value for key, value in attributes.items() if key.startswith(f"{SEAL}-")}
     for number, checksum in sums.items():
         if sealed_ones.pop(f"{SEAL}-{number}", checksum) != checksum:
-            raise damaged(url, f"trial {number} does not have its checksum")
+            raise damaged_database(url, f"trial {number} does not have its checksum")
     for key in sealed_ones:
-        raise damaged(url, f"there is no trial {key.removeprefix(SEAL + '-')}, which has ended")
+        raise damaged_database(url, f"there is no trial {key.removeprefix(SEAL + '-')}, which has ended")
 
 
 def search_of(url: str, attributes: Mapping[str, Any], num_trials: int) -> dict[str, Any] | None:
@@ -52,11 +52,11 @@ def search_of(url: str, attributes: Mapping[str, Any], num_trials: int) -> dict[
     if record is None and not num_trials:
         return None
     if record is None or not sealed.is_intact(record):
-        raise damaged(url, "the record of what is searched is missing, or does not have its checksum")
+        raise damaged_database(url, "the record of what is searched is missing, or does not have its checksum")
     return sealed.content(record)
 
 
-def damaged(url: str, what: str) -> StorageError:
+def damaged_database(url: str, what: str) -> StorageError:
     """The error of a database that is not as it was written."""
     return StorageError(
         f"the study's database {url} is damaged",

@@ -18,20 +18,20 @@ from raysft.recipe.schema import Recipe
 from raysft.train.state import Outcome
 from raysft.train.watch import stop_requests
 from raysft.train.worker import train_worker
-from raysft.train.worker_input import Wire
+from raysft.train.worker_input import AttemptInput
 
 
 def run_here(
     run: str,
     recipe: Recipe,
-    make_wire: Callable[[Recipe], Wire],
+    make_input: Callable[[Recipe], AttemptInput],
     train: Callable[[dict[str, Any]], dict[str, Any]] = train_worker,
 ) -> Outcome:
     """Train until the run ends or is asked to stop; what attempts.run_attempts() does on workers of their own."""
     _alone(recipe)
     stop_requests.clear(run)
     while True:
-        outcome = Outcome(**train(asdict(make_wire(recipe))))
+        outcome = Outcome(**train(asdict(make_input(recipe))))
         if outcome.status != "rollback":
             return outcome
 

@@ -24,7 +24,7 @@ from raysft.run.rundir import run_location
 from raysft.search.in_process import run_here
 from raysft.search.shared_trial import HostActor
 from raysft.search.trial_stream import TrialStream
-from raysft.train.shared_trials import Crew
+from raysft.train.shared_trials import SharedTrials
 from raysft.train.watch import stop_requests
 
 ALLOCATOR_VARIABLES = {
@@ -39,7 +39,7 @@ class Host:
     """What a process of its own holds."""
 
     def __init__(self, gpus: int) -> None:
-        self._crew = Crew(torch.device("cuda" if gpus else "cpu"))
+        self._trials = SharedTrials(torch.device("cuda" if gpus else "cpu"))
         self._trained: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
         self._newest: defaultdict[int, int] = defaultdict(int)
         self._begun: dict[int, TrialStream] = {}
@@ -61,14 +61,14 @@ class Host:
         number, recipe = config["number"], parse_recipe(json.loads(config["recipe"]))
 
         def train(recipe: Recipe, planned: Callable[[int], None]) -> str:
-            with self._trained[number], self._crew.member(number):
-                attempts = partial(run_here, train=partial(self._crew.train, number))
+            with self._trained[number], self._trials.member(number):
+                attempts = partial(run_here, train=partial(self._trials.train, number))
                 return train_trial(recipe, planned, attempts, config["pause_step"])
 
         if self._trained[number].locked():  # its listener died, and it is started again
             stop_requests.request(run_location(recipe), stop_requests.Notice.STOP)
-        before = self._crew.share_s(number)
-        return TrialStream(recipe, train, lambda: self._crew.share_s(number) - before)
+        before = self._trials.share_s(number)
+        return TrialStream(recipe, train, lambda: self._trials.share_s(number) - before)
 
 
 @contextmanager

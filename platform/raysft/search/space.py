@@ -93,7 +93,7 @@ def grid_values(distribution: Distribution) -> list[Any]:
     return [distribution.low + share * (distribution.high - distribution.low) for share in shares]
 
 
-def describe(recipe: Recipe) -> str:
+def search_line(recipe: Recipe) -> str:
     """The search of a recipe as a line, after its checks. Raises RecipeError."""
     tune = check_tune(recipe)
     check_space(recipe, tune)

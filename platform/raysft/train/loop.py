@@ -9,17 +9,17 @@ from functools import partial
 from typing import Protocol
 
 from raysft.engine.protocol import Engine
-from raysft.objectives.batch import MicroBatch
+from raysft.objectives.batch import HostBatch
 from raysft.train.aside import Aside, heard
 from raysft.train.hooks import Hook
 from raysft.train.state import Decision, Outcome, StepInfo, TrainState
 
 
-class Batch(Protocol):
+class StepBatch(Protocol):
     """This rank's share of a global step (data/feed/collate.py makes it)."""
 
     @property
-    def micro_batches(self) -> Sequence[MicroBatch]: ...
+    def micro_batches(self) -> Sequence[HostBatch]: ...
     @property
     def units(self) -> Mapping[str, float]: ...
     @property
@@ -30,7 +30,7 @@ class Batch(Protocol):
 
 def train(
     engine: Engine,
-    batches: Callable[[int], Batch],
+    batches: Callable[[int], StepBatch],
     hooks: Sequence[Hook],
     state: TrainState,
     *,
@@ -107,7 +107,7 @@ def train(
     return Outcome(status="finished", step=state.step)
 
 
-def _pass_over(state: TrainState, batch: Batch) -> TrainState:
+def _pass_over(state: TrainState, batch: StepBatch) -> TrainState:
     return replace(state, step=state.step + 1, skipped_steps=state.skipped_steps + 1, cursor=batch.cursor)
 
 

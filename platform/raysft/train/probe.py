@@ -18,7 +18,7 @@ import torch
 
 from raysft.engine.protocol import Engine
 from raysft.errors import ModelError, TrainingError
-from raysft.objectives.batch import MicroBatch
+from raysft.objectives.batch import HostBatch
 from raysft.train.group import Group
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ E = TypeVar("E", bound=Closable)
 class Largest:
     """What can come at most. The passes are made of it."""
 
-    micro_batches: Callable[[int], Sequence[MicroBatch]]
+    micro_batches: Callable[[int], Sequence[HostBatch]]
     """Rows of a forward pass -> as many passes as are in memory at once, full rows, every token a target."""
     rows: int
     """Rows of one forward pass, as the recipe has it."""

@@ -20,7 +20,7 @@ from raysft.train.history import incidents
 from raysft.train.history.records import Records, StartFacts, ledger_host
 from raysft.train.history.skips import Skip, add_skip, read_skips
 from raysft.train.history.spans import WorkerSpans
-from raysft.train.loop import Batch, train
+from raysft.train.loop import StepBatch, train
 from raysft.train.prefetch import Prefetch
 from raysft.train.probe import Probed
 from raysft.train.state import Outcome, StepInfo, TrainState
@@ -30,7 +30,7 @@ from raysft.train.watch.profile import Profile
 from raysft.train.watch.stop_requests import NoticeBoard
 from raysft.train.watch.straggler import Slow, StragglerWatch
 from raysft.train.watch.watchdog import Watchdog
-from raysft.train.worker_input import Place
+from raysft.train.worker_input import WorkerContext
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Session:
     """What the loop works on, ready before its first step."""
 
     engine: Engine
-    batches: Callable[[int], Batch]
+    batches: Callable[[int], StepBatch]
     held_out: Callable[[Callable[[], None]], Reduced] | None
     """The loss of held-out rows; given what is to be called at every batch. None: no held-out data."""
     state: TrainState
@@ -48,17 +48,17 @@ class Session:
 
 
 def run_session(
-    place: Place, attempt: Attempt, session: Session, spans: WorkerSpans, reached: Callable[[int], None]
+    context: WorkerContext, attempt: Attempt, session: Session, spans: WorkerSpans, reached: Callable[[int], None]
 ) -> Outcome:
     """Train to the end, or to where the attempt is asked to end. reached(step) is told of every step done."""
-    job, group = place.job, place.group
+    job, group = context.job, context.group
     records = Records(job.run, attempt.number, group.rank)
-    records.start(_start_facts(place, session))
-    schedule = Schedule(job.total_steps, job.steps_per_epoch, place.recipe.optimizer)
+    records.start(_start_facts(context, session))
+    schedule = Schedule(job.total_steps, job.steps_per_epoch, context.recipe.optimizer)
     losses: dict[int, float] = {}
     with ExitStack() as stack:
-        writer = stack.enter_context(closing(_writer(place, attempt)))
-        dog = stack.enter_context(closing(_watchdog(place, attempt)))
+        writer = stack.enter_context(closing(_writer(context, attempt)))
+        dog = stack.enter_context(closing(_watchdog(context, attempt)))
         batches = stack.enter_context(closing(Prefetch(session.batches, job.total_steps)))
         board = stack.enter_context(closing(NoticeBoard(job.run))) if group.rank == 0 else None
 
@@ -80,7 +80,7 @@ def run_session(
             spans.until_now("compute", info.state.step, info.data_wait_s)
             records.step(info)
 
-        wanted = _hooks(place, attempt, follow, held_out)
+        wanted = _hooks(context, attempt, follow, held_out)
         if job.pause_step is not None:
             wanted.append(hooks.pause_at(job.pause_step))
         if job.profile_steps and group.rank == 0:
@@ -115,10 +115,10 @@ def _flush(records: Records, spans: WorkerSpans) -> None:
 
 
 def _hooks(
-    place: Place, attempt: Attempt, follow: Callable[[StepInfo], None], held_out: Callable[[int], None]
+    context: WorkerContext, attempt: Attempt, follow: Callable[[StepInfo], None], held_out: Callable[[int], None]
 ) -> list[hooks.Hook]:
     """In the order in which they are called."""
-    recipe, total_steps = place.recipe, place.job.total_steps
+    recipe, total_steps = context.recipe, context.job.total_steps
     often = recipe.evaluate.every_steps or total_steps
     wanted: list[hooks.Hook] = [
         hooks.every(1, follow),
@@ -129,21 +129,23 @@ def _hooks(
     ]
     if recipe.train.spike_factor is not None:
         wanted.append(hooks.SpikeGuard(recipe.train.spike_factor))
-    if place.group.rank == 0:
-        wanted.append(StragglerWatch(partial(_tell_slow, place.job.run, attempt.number)))
+    if context.group.rank == 0:
+        wanted.append(StragglerWatch(partial(_tell_slow, context.job.run, attempt.number)))
     return wanted
 
 
-def _writer(place: Place, attempt: Attempt) -> Writer:
-    keep = place.recipe.checkpoint
+def _writer(context: WorkerContext, attempt: Attempt) -> Writer:
+    keep = context.recipe.checkpoint
     retention = Retention(keep.keep_last, keep.keep_every_steps, keep.keep_best)
-    facts = {"fingerprints": place.job.fingerprints}
-    return Writer(place.job.run, attempt, place.group, retention=retention, facts=facts)
+    facts = {"fingerprints": context.job.fingerprints}
+    return Writer(context.job.run, attempt, context.group, retention=retention, facts=facts)
 
 
-def _watchdog(place: Place, attempt: Attempt) -> Watchdog:
-    run, rank = place.job.run, place.group.rank
-    return Watchdog(place.recipe.cluster.hang_timeout_s, lambda text: watchdog.leave(run, attempt.number, rank, text))
+def _watchdog(context: WorkerContext, attempt: Attempt) -> Watchdog:
+    run, rank = context.job.run, context.group.rank
+    return Watchdog(
+        context.recipe.cluster.hang_timeout_s, lambda text: watchdog.leave(run, attempt.number, rank, text)
+    )
 
 
 def _tell_slow(run: str, attempt: int, slow: Slow, step: int) -> None:
@@ -158,13 +160,13 @@ def _tell_slow(run: str, attempt: int, slow: Slow, step: int) -> None:
     )
 
 
-def _start_facts(place: Place, session: Session) -> StartFacts:
-    dtype = torch.bfloat16 if place.recipe.train.precision == "bf16" else torch.float32
-    flops, basis = peak_flops(place.device, dtype)
+def _start_facts(context: WorkerContext, session: Session) -> StartFacts:
+    dtype = torch.bfloat16 if context.recipe.train.precision == "bf16" else torch.float32
+    flops, basis = peak_flops(context.device, dtype)
     return StartFacts(
         step=session.state.step,
         micro_batch_rows=session.probed.micro_batch_rows,
         probe_s=session.probed.probe_s,
-        peak_flops=place.group.sum(flops),
+        peak_flops=context.group.sum(flops),
         peak_basis=basis,
     )

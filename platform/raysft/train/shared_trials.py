@@ -1,4 +1,4 @@
-"""Trials as threads of one process: each is the ordinary worker, on one base model and with an engine of the gang."""
+"""Trials as threads of one process: each is the ordinary worker, on one base model, with an engine of its own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raysft.engine.rendezvous import Gang
+from raysft.engine.rendezvous import Rendezvous
 from raysft.engine.shared_base import FusedEngine
 from raysft.model.fast.shared_base import SharedBase
 from raysft.model.methods import apply_method
@@ -17,53 +17,53 @@ from raysft.objectives.module import ObjectiveModule, make_objective
 from raysft.recipe.resolve import ResolvedRun
 from raysft.train.probe import Closable
 from raysft.train.worker import Parts, load_base, train_worker
-from raysft.train.worker_input import Place
+from raysft.train.worker_input import WorkerContext
 
 
-class Crew:
+class SharedTrials:
     """The trials that train in this process."""
 
     def __init__(self, device: torch.device) -> None:
-        self._gang = Gang(device)
+        self._rendezvous = Rendezvous(device)
 
     def member(self, trial: int) -> AbstractContextManager[None]:
-        """Inside, this thread is a trial of the crew; only one thread runs at a time (engine/rendezvous.py)."""
-        return self._gang.member(trial)
+        """Inside, this thread is one of the trials; only one thread runs at a time (engine/rendezvous.py)."""
+        return self._rendezvous.member(trial)
 
     def share_s(self, trial: int) -> float:
         """Seconds that a trial was a member for, each divided by the members there were."""
-        return self._gang.share_s(trial)
+        return self._rendezvous.share_s(trial)
 
-    def train(self, trial: int, wire: dict[str, Any]) -> dict[str, Any]:
+    def train(self, trial: int, fields: dict[str, Any]) -> dict[str, Any]:
         """What train_worker() does, within member(trial)."""
         bases: list[SharedBase] = []
 
-        def module(place: Place) -> ObjectiveModule:
-            recipe = place.recipe
-            bases.append(self._gang.base(_identity(place), _loader(place)))
+        def module(context: WorkerContext) -> ObjectiveModule:
+            recipe = context.recipe
+            bases.append(self._rendezvous.base(_identity(context), _loader(context)))
             return ObjectiveModule(apply_method(bases[-1].blank(), recipe), make_objective(recipe))
 
         def engine(
             module: ObjectiveModule, run: ResolvedRun, device: torch.device, restored: Mapping[str, Tensor] | None
         ) -> Closable:
-            return FusedEngine(module, run, device, restored, self._gang, (trial, bases[-1]))
+            return FusedEngine(module, run, device, restored, self._rendezvous, (trial, bases[-1]))
 
-        return train_worker(wire, Parts(module, engine))
+        return train_worker(fields, Parts(module, engine))
 
 
-def _loader(place: Place) -> Callable[[], SharedBase]:
+def _loader(context: WorkerContext) -> Callable[[], SharedBase]:
     def load() -> SharedBase:
-        model = load_base(place)
-        if place.recipe.train.precision == "bf16":
+        model = load_base(context)
+        if context.recipe.train.precision == "bf16":
             model.bfloat16()
-        return SharedBase(model, packing=place.recipe.data.packing)
+        return SharedBase(model, packing=context.recipe.data.packing)
 
     return load
 
 
-def _identity(place: Place) -> tuple[str, ...]:
+def _identity(context: WorkerContext) -> tuple[str, ...]:
     """What makes a base another one."""
-    recipe = place.recipe
+    recipe = context.recipe
     fresh = recipe.seed if recipe.model.source == "random" else None
     train = recipe.train
     return (

@@ -1,4 +1,4 @@
-"""Ray Train's per-worker function: wire -> engine, feed, hooks -> loop. The only Ray in train/.
+"""Ray Train's per-worker function: input -> engine, feed, hooks -> loop. The only Ray in train/.
 
 Set-up errors are agreed on by all ranks and returned as an Outcome. Errors in the loop are written down
 and raised: Ray Train restarts the group, and the next attempt decides whether to go on.
@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 from raysft.data.feed.collate import Feed, MicroBatch, Share, largest_micro_batch
 from raysft.data.feed.rows import Rows, StoredRows, row_order
 from raysft.data.feed.stream import Cursor, StreamedRows
-from raysft.data.feed.stream_server import serve
+from raysft.data.feed.stream_server import serve_stream
 from raysft.data.feed.stream_source import stream_source
 from raysft.data.store.parts import TokenStore
 from raysft.data.text.tokenizer import load_tokenizer
@@ -44,7 +44,7 @@ from raysft.train.history.spans import WorkerSpans
 from raysft.train.probe import Closable, Largest, Probed, fit
 from raysft.train.session import Session, run_session
 from raysft.train.state import Outcome, TrainState
-from raysft.train.worker_input import Place, Wire
+from raysft.train.worker_input import AttemptInput, WorkerContext
 
 Restored = Mapping[str, torch.Tensor] | None
 
@@ -53,46 +53,48 @@ Restored = Mapping[str, torch.Tensor] | None
 class Parts:
     """What a worker trains with. One with a process of its own makes all of it (ALONE, below)."""
 
-    module: Callable[[Place], ObjectiveModule]
+    module: Callable[[WorkerContext], ObjectiveModule]
     """In fp32, attention and head checked."""
     engine: Callable[[ObjectiveModule, ResolvedRun, torch.device, Restored], Closable]
     """From the tensors of a checkpoint, where there are any."""
 
 
-def train_worker(wire: dict[str, Any], parts: Parts | None = None) -> dict[str, Any]:
+def train_worker(fields: dict[str, Any], parts: Parts | None = None) -> dict[str, Any]:
     """Train from the newest commit to the end. Returns an Outcome as JSON, the same on every rank."""
-    job = Wire(**wire)
+    job = AttemptInput(**fields)
     recipe = parse_recipe(job.recipe)
     transformers_logging.set_verbosity_error()
     torch.set_num_threads(recipe.cluster.cpus_per_worker)
     device = torch.device("cuda" if recipe.cluster.gpus_per_worker else "cpu")
-    place = Place(job, recipe, TorchGroup(device), device)
-    attempt, restored = begin_attempt(job.run, place.group)
-    with closing(WorkerSpans(job.run, attempt.number, is_writer=place.group.rank == 0)) as spans:
-        with _recording(place, attempt, lambda: restored.state.step if restored else 0):
-            session = _try_set_up(place, attempt, restored, parts or ALONE)
+    context = WorkerContext(job, recipe, TorchGroup(device), device)
+    attempt, restored = begin_attempt(job.run, context.group)
+    with closing(WorkerSpans(job.run, attempt.number, is_writer=context.group.rank == 0)) as spans:
+        with _recording(context, attempt, lambda: restored.state.step if restored else 0):
+            session = _try_set_up(context, attempt, restored, parts or ALONE)
         if isinstance(session, Outcome):
             return session.to_json()
         steps = [session.state.step]
-        with _recording(place, attempt, lambda: steps[-1]):
-            return run_session(place, attempt, session, spans, steps.append).to_json()
+        with _recording(context, attempt, lambda: steps[-1]):
+            return run_session(context, attempt, session, spans, steps.append).to_json()
 
 
 @contextmanager
-def _recording(place: Place, attempt: Attempt, step: Callable[[], int]) -> Iterator[None]:
+def _recording(context: WorkerContext, attempt: Attempt, step: Callable[[], int]) -> Iterator[None]:
     """Write down what is raised inside, with the step that was reached; Ray Train gets it as it is."""
     try:
         yield
     except Exception as error:  # process boundary
-        rank = place.group.rank
+        rank = context.group.rank
         record = failures.describe_failure(error, attempt=attempt.number, rank=rank, step=step(), certain=False)
-        failures.write_failure(place.job.run, record)
+        failures.write_failure(context.job.run, record)
         raise
 
 
-def _try_set_up(place: Place, attempt: Attempt, restored: Checkpoint | None, parts: Parts) -> Session | Outcome:
+def _try_set_up(
+    context: WorkerContext, attempt: Attempt, restored: Checkpoint | None, parts: Parts
+) -> Session | Outcome:
     """Set up, or the Outcome that all ranks agree on when any of them cannot."""
-    run, group = place.job.run, place.group
+    run, group = context.job.run, context.group
     state = restored.state if restored else TrainState()
 
     def write_down(error: Exception) -> None:
@@ -101,17 +103,17 @@ def _try_set_up(place: Place, attempt: Attempt, restored: Checkpoint | None, par
 
     modules = []
     try:
-        modules.append(parts.module(place))
+        modules.append(parts.module(context))
     except Exception as error:  # process boundary: becomes an Outcome on every rank
         write_down(error)
     if group.all_true(bool(modules)):
         try:
-            engine, probed = _probed_engine(place, modules, restored.tensors() if restored else None, parts)
+            engine, probed = _probed_engine(context, modules, restored.tensors() if restored else None, parts)
         except ModelError as error:  # on every rank
             write_down(error)
         else:
-            feed = _feed(place, _train_rows(place, attempt, state), probed.micro_batch_rows)
-            held_out = partial(_held_out, place, engine, feed) if place.job.eval_store else None
+            feed = _feed(context, _train_rows(context, attempt, state), probed.micro_batch_rows)
+            held_out = partial(_held_out, context, engine, feed) if context.job.eval_store else None
             return Session(engine, feed.step, held_out, state, probed)
     group.barrier()
     records = [f for f in failures.read_failures(run) if f.attempt == attempt.number]
@@ -119,10 +121,10 @@ def _try_set_up(place: Place, attempt: Attempt, restored: Checkpoint | None, par
 
 
 def _probed_engine(
-    place: Place, modules: list[ObjectiveModule], restored: Restored, parts: Parts
+    context: WorkerContext, modules: list[ObjectiveModule], restored: Restored, parts: Parts
 ) -> tuple[Closable, Probed]:
     """The engine, and how it ran the largest rows. modules: the first to build it from. ModelError: on all ranks."""
-    recipe, run = place.recipe, place.resolved
+    recipe, run = context.recipe, context.resolved
 
     def largest(rows: int) -> list[MicroBatch]:  # the second pass meets the first's gradients; a stage holds several
         passes = min(with_micro_batch_rows(run, rows).micro_steps, max(2, recipe.parallel.pipeline))
@@ -133,33 +135,33 @@ def _probed_engine(
         rows=recipe.train.micro_batch_rows,
         terms=tuple(term.name for term in make_objective(recipe).terms),
         may_halve=recipe.parallel.auto_micro_batch,
-        plan=place.job.memory_plan,
+        plan=context.job.memory_plan,
     )
 
     def build(rows: int) -> Closable:
-        module = modules.pop() if modules else parts.module(place)
-        return parts.engine(module, with_micro_batch_rows(run, rows), place.device, restored)
+        module = modules.pop() if modules else parts.module(context)
+        return parts.engine(module, with_micro_batch_rows(run, rows), context.device, restored)
 
-    return fit(build, wanted, place.group, place.device)
+    return fit(build, wanted, context.group, context.device)
 
 
-def _build_module(place: Place) -> ObjectiveModule:
-    return ObjectiveModule(apply_method(load_base(place), place.recipe), make_objective(place.recipe))
+def _build_module(context: WorkerContext) -> ObjectiveModule:
+    return ObjectiveModule(apply_method(load_base(context), context.recipe), make_objective(context.recipe))
 
 
 ALONE = Parts(_build_module, make_engine)
 
 
-def load_base(place: Place) -> PreTrainedModel:
+def load_base(context: WorkerContext) -> PreTrainedModel:
     """The model before its method, in fp32, attention and head checked. On the device, unless a pipeline cuts it."""
-    recipe = place.recipe
+    recipe = context.recipe
     section = recipe.model
     tokenizer = load_tokenizer(
-        place.job.tokenizer, revision=section.revision, trust_remote_code=section.trust_remote_code
+        context.job.tokenizer, revision=section.revision, trust_remote_code=section.trust_remote_code
     )
     model = load_model(recipe, vocab_size=rows_for(tokenizer))
     if recipe.parallel.pipeline == 1 or recipe.model.attention == "flash_attention_2":  # it needs the device
-        torch.nn.Module.to(model, place.device)
+        torch.nn.Module.to(model, context.device)
     packing, max_tokens = recipe.data.packing, recipe.data.max_tokens
     use_fast_paths(model, len(tokenizer), packing=packing, max_tokens=max_tokens)
     if recipe.train.gradient_checkpointing:
@@ -167,11 +169,11 @@ def load_base(place: Place) -> PreTrainedModel:
     return model
 
 
-def _feed(place: Place, rows: Rows, micro_batch_rows: int) -> Feed:
-    job, recipe = place.job, place.recipe
-    layout = place.resolved.layout
+def _feed(context: WorkerContext, rows: Rows, micro_batch_rows: int) -> Feed:
+    job, recipe = context.job, context.recipe
+    layout = context.resolved.layout
     share = Share(
-        replica=layout.coordinate(place.group.rank).replica,
+        replica=layout.coordinate(context.group.rank).replica,
         num_replicas=job.num_replicas,
         micro_batch_rows=micro_batch_rows,
         packing=recipe.data.packing,
@@ -182,9 +184,9 @@ def _feed(place: Place, rows: Rows, micro_batch_rows: int) -> Feed:
     return Feed(rows, make_objective(recipe).units, share, reference_columns(recipe))
 
 
-def _train_rows(place: Place, attempt: Attempt, state: TrainState) -> Rows:
+def _train_rows(context: WorkerContext, attempt: Attempt, state: TrainState) -> Rows:
     """The rows of every step: from the store, or from the stream where the checkpoint left it."""
-    job, recipe = place.job, place.recipe
+    job, recipe = context.job, context.recipe
     order = row_order(recipe)
     if job.train_store is not None:
         return StoredRows(TokenStore.open(job.train_store, job.train_columns), order)
@@ -198,16 +200,16 @@ def _train_rows(place: Place, attempt: Attempt, state: TrainState) -> Rows:
             fix="put the files back as they were, or start a run of another name",
         )
     name = f"raysft-stream-{digest(job.run)}-{attempt.number}"
-    return StreamedRows(serve(source, cursor, name), order, cursor)
+    return StreamedRows(serve_stream(source, cursor, name), order, cursor)
 
 
-def _held_out(place: Place, engine: Engine, feed: Feed, beat: Callable[[], None]) -> Reduced:
+def _held_out(context: WorkerContext, engine: Engine, feed: Feed, beat: Callable[[], None]) -> Reduced:
     """The loss of the first evaluate.max_rows held-out rows, over all ranks. beat: called at each batch."""
-    assert place.job.eval_store is not None
-    store = TokenStore.open(place.job.eval_store, place.job.eval_columns)
-    rows = StoredRows(store, row_order(place.recipe))
+    assert context.job.eval_store is not None
+    store = TokenStore.open(context.job.eval_store, context.job.eval_columns)
+    rows = StoredRows(store, row_order(context.recipe))
     sums = []
-    for batch in map(feed.batch, rows.first(place.recipe.evaluate.max_rows)):
+    for batch in map(feed.batch, rows.first(context.recipe.evaluate.max_rows)):
         sums.append(engine.eval_step(batch.micro_batches, batch.units))
         beat()
-    return reduced(sums, make_objective(place.recipe).terms)
+    return reduced(sums, make_objective(context.recipe).terms)

@@ -1,4 +1,4 @@
-"""What a worker is given: the driver's wire, and the place of this process among the others."""
+"""What a worker is given: the driver's input, and where this process stands among the others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from raysft.train.group import Group
 
 
 @dataclass(frozen=True)
-class Wire:
+class AttemptInput:
     """What the driver sends to every worker; plain values only."""
 
     recipe: dict[str, Any]
@@ -43,10 +43,10 @@ class Wire:
 
 
 @dataclass(frozen=True)
-class Place:
+class WorkerContext:
     """Where this process stands."""
 
-    job: Wire
+    job: AttemptInput
     recipe: Recipe
     group: Group
     device: torch.device

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from raysft.engine.rendezvous import Gang, Pass
+from raysft.engine.rendezvous import Rendezvous, TrialPass
 from raysft.errors import TrainingError
 from raysft.objectives.objective import Loss
 
@@ -23,13 +23,13 @@ class Rows:
     input_ids: np.ndarray
 
 
-def a_pass(trial: int, tokens: int = 10) -> Pass:
+def a_pass(trial: int, tokens: int = 10) -> TrialPass:
     rows: Any = Rows(np.zeros((1, tokens), np.int64))
     nothing: Any = None
-    return Pass(trial, rows, nothing, shares={"nll": 1.0})
+    return TrialPass(trial, rows, nothing, shares={"nll": 1.0})
 
 
-class Scripted(Gang):
+class Scripted(Rendezvous):
     """Passes of more tokens than there is room for fail, and so do those of a trial that is ill."""
 
     def __init__(self, room: int = 10**6, ill: int = -1) -> None:
@@ -37,7 +37,7 @@ class Scripted(Gang):
         self.room, self.ill = room, ill
         self.tried: list[list[int]] = []
 
-    def _run(self, passes: Sequence[Pass]) -> None:
+    def _run(self, passes: Sequence[TrialPass]) -> None:
         self.tried.append([one.trial for one in passes])
         if self.ill in self.tried[-1]:
             raise ValueError("ill")
@@ -47,25 +47,25 @@ class Scripted(Gang):
             one.loss = Loss({"nll": torch.tensor(float(one.trial))})
 
 
-def together(gang: Gang, passes: dict[int, int], timeout_s: float = 5.0) -> dict[int, list[Any]]:
+def together(rendezvous: Rendezvous, passes: dict[int, int], timeout_s: float = 5.0) -> dict[int, list[Any]]:
     """Trials in threads, each with so many passes; what each got."""
     got: dict[int, list[Any]] = {trial: [] for trial in passes}
     ready = threading.Barrier(len(passes))
 
     def work(trial: int) -> None:
         ready.wait()
-        with gang.member(trial):
+        with rendezvous.member(trial):
             for _ in range(passes[trial]):
                 try:
-                    got[trial].append(float(gang.train(a_pass(trial), timeout_s).sums["nll"]))
+                    got[trial].append(float(rendezvous.train(a_pass(trial), timeout_s).sums["nll"]))
                 except Exception as error:
                     got[trial].append(error)
 
     threads = [threading.Thread(target=work, args=(trial,), daemon=True) for trial in passes]
-    with gang._baton:  # all have come before one of them runs
+    with rendezvous._baton:  # all have come before one of them runs
         for thread in threads:
             thread.start()
-        while len(gang._members) < len(passes):
+        while len(rendezvous._members) < len(passes):
             pass
     for thread in threads:
         thread.join(10)
@@ -74,48 +74,48 @@ def together(gang: Gang, passes: dict[int, int], timeout_s: float = 5.0) -> dict
 
 
 def test_all_members_go_together_and_one_that_leaves_is_not_waited_for() -> None:
-    gang = Scripted()
-    assert together(gang, {0: 3, 1: 1, 2: 3}) == {0: [0.0] * 3, 1: [1.0], 2: [2.0] * 3}
-    assert gang.tried == [[0, 1, 2], [0, 2], [0, 2]]
-    assert gang._members == set()
+    rendezvous = Scripted()
+    assert together(rendezvous, {0: 3, 1: 1, 2: 3}) == {0: [0.0] * 3, 1: [1.0], 2: [2.0] * 3}
+    assert rendezvous.tried == [[0, 1, 2], [0, 2], [0, 2]]
+    assert rendezvous._members == set()
 
 
 def test_an_error_reaches_only_the_trial_that_causes_it() -> None:
-    gang = Scripted(ill=1)
-    got = together(gang, {0: 1, 1: 1, 2: 1, 3: 1})
+    rendezvous = Scripted(ill=1)
+    got = together(rendezvous, {0: 1, 1: 1, 2: 1, 3: 1})
     assert [got[trial] for trial in (0, 2, 3)] == [[0.0], [2.0], [3.0]]
     assert isinstance(got[1][0], ValueError)
-    assert gang._most_tokens is None
+    assert rendezvous._most_tokens is None
 
 
 def test_a_pass_that_does_not_fit_is_halved_from_then_on() -> None:
-    gang = Scripted(room=20)
-    assert together(gang, dict.fromkeys(range(4), 2)) == {t: [float(t)] * 2 for t in range(4)}
-    assert gang.tried == [[0, 1, 2, 3], [0, 1], [2, 3], [0, 1], [2, 3]]
+    rendezvous = Scripted(room=20)
+    assert together(rendezvous, dict.fromkeys(range(4), 2)) == {t: [float(t)] * 2 for t in range(4)}
+    assert rendezvous.tried == [[0, 1, 2, 3], [0, 1], [2, 3], [0, 1], [2, 3]]
 
 
 def test_a_trial_that_never_comes_is_not_waited_for_without_end() -> None:
-    gang, leave = Scripted(), threading.Event()
+    rendezvous, leave = Scripted(), threading.Event()
 
     def idle() -> None:
-        with gang.member(1), gang._baton:
-            gang._baton.wait_for(leave.is_set, 5)
+        with rendezvous.member(1), rendezvous._baton:
+            rendezvous._baton.wait_for(leave.is_set, 5)
 
     thread = threading.Thread(target=idle, daemon=True)
     thread.start()
-    while 1 not in gang._members:
+    while 1 not in rendezvous._members:
         pass
-    with gang.member(0), pytest.raises(TrainingError, match=r"members \[0, 1\]"):
-        gang.train(a_pass(0), timeout_s=0.05)
+    with rendezvous.member(0), pytest.raises(TrainingError, match=r"members \[0, 1\]"):
+        rendezvous.train(a_pass(0), timeout_s=0.05)
     leave.set()
-    with gang._baton:
-        gang._baton.notify_all()
+    with rendezvous._baton:
+        rendezvous._baton.notify_all()
     thread.join(5)
 
 
 def test_time_is_shared_out_among_the_members() -> None:
-    gang = Scripted()
-    together(gang, {0: 50, 1: 50})
-    shares = [gang.share_s(trial) for trial in (0, 1)]
+    rendezvous = Scripted()
+    together(rendezvous, {0: 50, 1: 50})
+    shares = [rendezvous.share_s(trial) for trial in (0, 1)]
     assert min(shares) > 0
-    assert gang.share_s(2) == 0
+    assert rendezvous.share_s(2) == 0

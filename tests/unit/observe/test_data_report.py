@@ -9,7 +9,7 @@ import pytest
 from html_page import Page
 
 from raysft.data.report.bias import bias_table
-from raysft.observe.data_report import aligned, bars, render_data_report, share, summary_lines
+from raysft.observe.data_report import aligned, render_data_report, share, share_bars, survey_lines
 
 EVIL = "<script>alert('x')</script>&\""
 
@@ -145,7 +145,7 @@ def test_data_of_which_nothing_is_left_has_a_page_too() -> None:
     page = Page(render_data_report(make_survey(**EMPTY)))
     assert "No record is left." in page.text
     assert "Bias" not in page.text
-    assert any("malformed_json" in line for line in summary_lines(make_survey(**EMPTY)))
+    assert any("malformed_json" in line for line in survey_lines(make_survey(**EMPTY)))
 
 
 def test_bars_of_the_chart_are_as_high_as_their_counts() -> None:
@@ -155,7 +155,7 @@ def test_bars_of_the_chart_are_as_high_as_their_counts() -> None:
 
 
 def test_the_summary_tells_the_same() -> None:
-    text = "\n".join(summary_lines(make_survey()))
+    text = "\n".join(survey_lines(make_survey()))
     for part in (
         "4,321  28.6% of them trained",
         "longest",
@@ -173,7 +173,7 @@ def test_the_summary_tells_the_same() -> None:
 
 def test_pairs_are_called_pairs() -> None:
     survey = make_survey(sample="pair")
-    assert "tokens of a pair" in "\n".join(summary_lines(survey))
+    assert "tokens of a pair" in "\n".join(survey_lines(survey))
     page = render_data_report(survey)
     assert "tokens of a pair (the last bar holds all longer ones)" in page
     assert "tokens of a sample" not in page
@@ -185,13 +185,13 @@ def test_numbers_are_aligned_to_the_right_and_words_to_the_left() -> None:
 
 def test_many_lines_are_summed_up() -> None:
     table = [(f"l{i}", 30 - i) for i in range(20)]
-    shown = bars(table)
+    shown = share_bars(table)
     assert len(shown) == 13
     assert shown[-1][0] == "8 others"
     assert sum(n for _, n, _, _ in shown) == sum(n for _, n in table)
     assert sum(part for _, _, part, _ in shown) == pytest.approx(1)
-    assert len(bars(table[:13])) == 13
-    assert bars([]) == []
+    assert len(share_bars(table[:13])) == 13
+    assert share_bars([]) == []
 
 
 def test_a_small_share_is_not_none() -> None:

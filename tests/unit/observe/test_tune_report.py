@@ -6,7 +6,7 @@ import struct
 
 from html_page import Page
 
-from raysft.observe.tune_report import SearchFacts, TrialFacts, render_search, summary_lines
+from raysft.observe.tune_report import SearchFacts, TrialFacts, render_search, search_lines
 
 
 def trial(number: int, state: str, values: tuple[float, ...], why: str = "", **point: object) -> TrialFacts:
@@ -33,7 +33,7 @@ FACTS = SearchFacts(
 
 
 def test_the_table_has_the_best_first_and_every_trial_once() -> None:
-    lines = summary_lines(FACTS)
+    lines = search_lines(FACTS)
     assert lines[0].split() == ["trial", "state", *FACTS.metrics, "steps", "core-seconds", "learning_rate", "kind"]
     assert [line.split()[0] for line in lines[1:6]] == ["*1", "*0", "3", "4", "2"]
     assert lines[6] == "5 trials: 3 finished, 1 running, 1 failed; 1 min 40 s of cores"
@@ -60,4 +60,4 @@ def test_a_search_that_has_just_begun_has_a_page() -> None:
     empty = SearchFacts("new", ("held_out_loss",), ("min",), ("optimizer.learning_rate",), [], (), {})
     html, _ = render_search(empty, "")
     assert "0 trials: none" in Page(html).text
-    assert summary_lines(empty)[-1] == "0 trials: none; 0.0 s of cores"
+    assert search_lines(empty)[-1] == "0 trials: none; 0.0 s of cores"

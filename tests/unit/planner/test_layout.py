@@ -24,7 +24,7 @@ from raysft.recipe.schema import Recipe
 from raysft.run import layout_choice as verbs
 
 
-def ranked(recipe: Recipe, cluster: str) -> list[layout.Candidate]:
+def ranked(recipe: Recipe, cluster: str) -> list[layout.LayoutForecast]:
     return layout.rank(recipe, read_facts(recipe), read_shape(recipe), parse_cluster(cluster))
 
 
@@ -201,7 +201,7 @@ def test_the_plan_says_why_within_its_columns() -> None:
 
 
 def test_the_matrix_is_printed() -> None:
-    text = report.matrix()
+    text = report.matrix_lines()
     assert all(len(line) <= 120 for line in text)
     assert any("tests/parity/" in line for line in text)
     assert "Instead: parallel.zero: 1." in " ".join(" ".join(text).split())
@@ -254,10 +254,10 @@ def test_what_fits_with_host_memory_is_offered() -> None:
     assert found is not None
     assert found.fits
     assert found.recipe.parallel.offload == "cpu"
-    lines = "\n".join(report.advice(recipe, found, None))
+    lines = "\n".join(report.memory_advice(recipe, found, None))
     assert "parallel.offload: cpu" in lines
     assert "micro_batch_rows" not in lines  # it is 1 already
-    assert "micro_batch_rows" in "\n".join(report.advice(llama_70b(micro_batch_rows=2), None, None))
+    assert "micro_batch_rows" in "\n".join(report.memory_advice(llama_70b(micro_batch_rows=2), None, None))
 
 
 def test_more_devices_than_rows_leave_the_other_layouts(tmp_path: Path) -> None:

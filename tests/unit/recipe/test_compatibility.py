@@ -107,11 +107,11 @@ def test_the_nearest_layout_always_runs_and_is_as_near_as_any() -> None:
     for place in grid:
         zero, tensor, pipeline, sequence = place
         recipe = recipe_with(workers=12, zero=zero, tensor=tensor, pipeline=pipeline, sequence=sequence)
-        assert (next(layout_checks.misfits(recipe, small), None) is None) == (place in possible)
+        assert (next(layout_checks.layout_problems(recipe, small), None) is None) == (place in possible)
         if place in possible:
             continue
         near = layout_checks.nearest(recipe, small)
-        assert next(layout_checks.misfits(near, small), None) is None
+        assert next(layout_checks.layout_problems(near, small), None) is None
         if near.cluster.workers == 12:
             found = near.parallel
             distance = far(place, (found.zero, found.tensor, found.pipeline, found.sequence))

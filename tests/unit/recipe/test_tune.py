@@ -12,7 +12,7 @@ from raysft.recipe.change import change
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.schema import Recipe
 from raysft.recipe.tune import MODES, TuneSection
-from raysft.recipe.tune_checks import ABILITIES, advice, check_tune
+from raysft.recipe.tune_checks import ABILITIES, check_tune, tune_advice
 from raysft.recipe.tune_executor import is_fused, obstacles, trials_at_a_time
 
 RATE = {"distribution": "loguniform", "low": 1e-4, "high": 1e-2}
@@ -119,9 +119,9 @@ def test_a_metric_that_trials_never_report_is_refused() -> None:
 
 
 def test_a_searcher_that_would_learn_nothing_is_told() -> None:
-    assert "tpe" in advice(check_tune(recipe(searcher="gp")))[0]
-    assert advice(check_tune(recipe(searcher="gp", scheduler="none"))) == []
-    assert advice(check_tune(recipe())) == []
+    assert "tpe" in tune_advice(check_tune(recipe(searcher="gp")))[0]
+    assert tune_advice(check_tune(recipe(searcher="gp", scheduler="none"))) == []
+    assert tune_advice(check_tune(recipe())) == []
 
 
 def lora(space: dict[str, Any] | None = None, **changes: Any) -> Recipe:

@@ -16,7 +16,7 @@ from raysft.errors import ConflictError
 from raysft.recipe.schema import Recipe
 from raysft.run import base_weights
 from raysft.run.base_weights import base_fingerprint
-from raysft.run.rundir import check_base, check_recipe, claim
+from raysft.run.rundir import check_base, check_same_recipe, claim
 
 CONFIG: dict[str, Any] = {"model_type": "llama", "hidden_size": 32}
 
@@ -98,13 +98,13 @@ def test_a_run_refuses_a_base_that_was_replaced(tmp_path: Path) -> None:
     prints = claim(run, recipe, DATA)
     assert prints["base"] == base_fingerprint(recipe)
     assert claim(run, recipe, DATA) == prints
-    check_recipe(run, recipe)
+    check_same_recipe(run, recipe)
     make_base(base, weights=b"trained anew")
-    for refuses in (check_recipe, check_base, lambda run, recipe: claim(run, recipe, DATA)):
+    for refuses in (check_same_recipe, check_base, lambda run, recipe: claim(run, recipe, DATA)):
         with pytest.raises(ConflictError, match=r"the content of model.source .*other files lie there"):
             refuses(run, recipe)
     (base / "model.safetensors").unlink()
-    check_recipe(run, recipe)  # a finished run needs its base no more
+    check_same_recipe(run, recipe)  # a finished run needs its base no more
     make_base(base)
     assert claim(run, recipe, DATA) == prints
     other = claim(
@@ -120,10 +120,10 @@ def test_a_run_on_an_export_notices_that_it_was_made_anew(tmp_path: Path) -> Non
     recipe, run = recipe_on(tmp_path, "run://a"), str(tmp_path / "storage" / "runs" / "b")
     claim(run, recipe, DATA)
     make_base(export / "merged")  # the same bytes once more
-    check_recipe(run, recipe)
+    check_same_recipe(run, recipe)
     make_base(export / "merged", weights=b"trained anew")
     with pytest.raises(ConflictError, match=r"run://a.*the export of that run was made anew"):
-        check_recipe(run, recipe)
+        check_same_recipe(run, recipe)
 
 
 def test_a_run_of_before_learns_its_base_when_it_goes_on(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_run_of_before_learns_its_base_when_it_goes_on(tmp_path: Path) -> None
     del record["fingerprints"]["base"], record["sha256"], record["version"]
     record["fingerprints"]["mathematics"] = "as-it-was"
     (run / "run.json").write_text(json.dumps(record))
-    check_recipe(str(run), recipe)
+    check_same_recipe(str(run), recipe)
     assert claim(str(run), recipe, DATA)["mathematics"] == "as-it-was"
     make_base(base, weights=b"another")
     with pytest.raises(ConflictError, match=r"the content of model.source"):

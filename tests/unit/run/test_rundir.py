@@ -20,7 +20,7 @@ from raysft.recipe.paths import with_absolute_paths
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.optimizer import OptimizerSection
 from raysft.run import locations, rundir
-from raysft.run.rundir import check_recipe, claim, read_result
+from raysft.run.rundir import check_same_recipe, claim, read_result
 
 FIRST = {"mathematics": "31d29ea6172bf9df", "execution": "f3f7dd6ed3a0f2fd", "data": DATA}
 """Of VERSION 1, as raysft wrote it into the record below."""
@@ -47,7 +47,7 @@ def test_an_old_run_goes_on_under_a_schema_that_has_grown(tmp_path: Path) -> Non
     run.mkdir(parents=True)
     (run / "run.json").write_text(json.dumps(old_record(str(tmp_path / "storage"))))
     recipe = make_recipe(storage=str(tmp_path / "storage"))
-    check_recipe(str(run), recipe)
+    check_same_recipe(str(run), recipe)
     prints = claim(str(run), recipe, DATA)
     assert prints["mathematics"] == FIRST["mathematics"]  # as its checkpoints say
     assert prints["execution"] == fingerprints(recipe, DATA)["execution"]
@@ -247,19 +247,19 @@ def test_a_field_that_is_gone_says_nothing_at_its_former_default(
     (run / "run.json").write_text(json.dumps(record))
     recipe = make_recipe(storage=str(tmp_path / "storage"))
     with pytest.raises(ConflictError, match=r"optimizer.lookahead: 5 -> None"):
-        check_recipe(str(run), recipe)
+        check_same_recipe(str(run), recipe)
     monkeypatch.setitem(fingerprint.FORMER_DEFAULTS, "optimizer.lookahead", 5)
-    check_recipe(str(run), recipe)
+    check_same_recipe(str(run), recipe)
     monkeypatch.setitem(fingerprint.FORMER_DEFAULTS, "optimizer.lookahead", 1)
     with pytest.raises(ConflictError, match=r"optimizer.lookahead: 5 -> 1"):
-        check_recipe(str(run), recipe)
+        check_same_recipe(str(run), recipe)
 
 
 def test_another_mathematics_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe, run = make_recipe(storage=str(tmp_path)), str(tmp_path / "runs" / "tiny")
     claim(run, recipe, DATA)
     monkeypatch.setattr(rundir, "VERSION", 9)
-    check_recipe(run, recipe)
+    check_same_recipe(run, recipe)
     monkeypatch.setattr(rundir, "SAME_MATHEMATICS", (9,))
     with pytest.raises(ConflictError, match=r"version of the mathematics: 2 -> 9"):
-        check_recipe(run, recipe)
+        check_same_recipe(run, recipe)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from fakes import FakeEngine, FakeGroup
 
-from raysft.engine.protocol import MicroBatch
+from raysft.engine.protocol import HostBatch
 from raysft.errors import ModelError, TrainingError
 from raysft.train.probe import Largest, fit, is_out_of_memory
 
@@ -32,7 +32,7 @@ class SmallEngine(FakeEngine):
         self.units: list[Mapping[str, float]] = []
         self.closed = False
 
-    def train_step(self, micro_batches: Sequence[MicroBatch], units: Mapping[str, float], **more: Any) -> Any:
+    def train_step(self, micro_batches: Sequence[HostBatch], units: Mapping[str, float], **more: Any) -> Any:
         self.units.append(units)
         if max(batch.input_ids for batch in micro_batches) > self.room:  # type: ignore[type-var]
             raise self.error

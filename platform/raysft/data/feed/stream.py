@@ -18,7 +18,7 @@ from raysft.data.feed.rows import StepRows
 from raysft.data.feed.step_plan import Order
 from raysft.data.on_ray import Item, TaskResources, tables_on_ray
 from raysft.data.prepare.encode import EncodeStage, encode_task
-from raysft.data.read.contents import Content, check_stamp
+from raysft.data.read.contents import FileContent, check_stamp
 from raysft.data.read.remote import local_path
 from raysft.data.read.sources import ReadTask, SourceFile, plan_reads
 from raysft.data.store.packed_rows import row_at
@@ -31,7 +31,7 @@ class StreamSource:
     """What is streamed."""
 
     files: tuple[SourceFile, ...]
-    contents: tuple[Content, ...]
+    contents: tuple[FileContent, ...]
     """What each of `files` held when the run's data was looked at."""
     stage: EncodeStage
     max_tokens: int

@@ -19,7 +19,7 @@ _AHEAD = 2
 _STALL_S = 1800.0
 
 
-def serve(source: StreamSource, cursor: Cursor, name: str) -> Callable[[int, int], Window]:
+def serve_stream(source: StreamSource, cursor: Cursor, name: str) -> Callable[[int, int], Window]:
     """Asks the actor of this name, made by the first rank that asks. It ends with the process that made it."""
     server: Any = ray.remote(WindowServer).options(name=name, get_if_exists=True, num_cpus=0)
     actor = server.remote(source, cursor)

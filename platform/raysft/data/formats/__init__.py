@@ -14,15 +14,15 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from raysft.data.formats.answers import Content
+from raysft.data.formats.answers import RecordContent
 from raysft.data.formats.detect import detect_format
 from raysft.data.formats.fields import FIELDS, TURNS, names_of
 from raysft.data.formats.halves import check_halves
 from raysft.data.formats.names import describes
 from raysft.data.formats.readers import READERS
 from raysft.data.formats.tools import read_tools
-from raysft.data.formats.unread import Account, Reading, says_again
-from raysft.data.formats.values import Record, RefusedError, decoded, is_empty, short
+from raysft.data.formats.unread import KeyLedger, Reading, says_again
+from raysft.data.formats.values import Record, RefusedError, decoded, is_empty, short_value
 from raysft.data.records import Conversation, Message, Note, Refusal
 from raysft.errors import DataError
 
@@ -93,7 +93,7 @@ def read_record(record: Record, reading: Reading, *, id: int, source: str) -> tu
     original = record
     if reading.columns:
         record = rename(record, reading.columns)
-    account = Account(record, reading)
+    account = KeyLedger(record, reading)
     if reading.ignored:
         record = account.record = account.without_ignored(record)
     name = detect_format(record) if reading.format == "auto" else reading.format
@@ -132,7 +132,7 @@ def read_record(record: Record, reading: Reading, *, id: int, source: str) -> tu
     return tuple(conversations)
 
 
-def _tools(account: Account) -> tuple[dict[str, Any], ...]:
+def _tools(account: KeyLedger) -> tuple[dict[str, Any], ...]:
     """The tools that `tools`, or OpenAI's older `functions`, declare; a record of any format may."""
     if _TOOLS.isdisjoint(account.record):
         return ()
@@ -143,7 +143,7 @@ def _tools(account: Account) -> tuple[dict[str, Any], ...]:
     return found[0] if found else ()
 
 
-def _texts(found: Content) -> list[str]:
+def _texts(found: RecordContent) -> list[str]:
     """Every text of the record's messages."""
     messages: Sequence[Message] = found.messages
     if found.answers or found.candidates:
@@ -152,7 +152,7 @@ def _texts(found: Content) -> list[str]:
     return texts + [message.reasoning for message in messages if message.reasoning]
 
 
-def _account_for_columns(account: Account, original: Record, format: str) -> None:
+def _account_for_columns(account: KeyLedger, original: Record, format: str) -> None:
     """What data.columns maps has to be read by the format, where the record has it."""
     columns = account.reading.columns
     for name, column in columns.items():
@@ -178,7 +178,7 @@ def _in_turns(record: Record, name: str) -> bool:
     return any(isinstance(turn, dict) and name in turn for turn in found)
 
 
-def _account_for_rest(account: Account, format: str, texts: Sequence[str]) -> None:
+def _account_for_rest(account: KeyLedger, format: str, texts: Sequence[str]) -> None:
     """Every column that was not read."""
     record = account.record
     rest = [name for name in _to_account_for(tuple(record), account.reading.described) if name not in account.used]
@@ -205,7 +205,7 @@ def _to_account_for(names: tuple[str, ...], described: frozenset[str]) -> tuple[
     return tuple(name for name in names if name not in described and not describes(name))
 
 
-def _endings(found: Content, account: Account) -> list[list[Message]]:
+def _endings(found: RecordContent, account: KeyLedger) -> list[list[Message]]:
     """The messages with each answer that is to be trained."""
     if not found.answers:
         return [found.messages]
@@ -213,7 +213,7 @@ def _endings(found: Content, account: Account) -> list[list[Message]]:
     if policy == "refuse":
         raise RefusedError(
             "several_answers",
-            f"{number} different answers: {short([answer.content for answer in found.answers])}; "
+            f"{number} different answers: {short_value([answer.content for answer in found.answers])}; "
             "data.several_answers: `first` trains the first, `all` makes a sample of each",
         )
     if policy == "first":

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from raysft.data.formats.fields import RESPONSES
 from raysft.data.formats.names import REASONING
 from raysft.data.formats.turns import read_messages
-from raysft.data.formats.unread import Account
-from raysft.data.formats.values import RefusedError, decoded, is_empty, read_list, read_text, short
+from raysft.data.formats.unread import KeyLedger
+from raysft.data.formats.values import RefusedError, decoded, is_empty, read_list, read_text, short_value
 from raysft.data.records import Candidate, Message
 
 _REASONING = frozenset(REASONING)
@@ -16,7 +16,7 @@ _SWITCHES = frozenset(("on", "off", "yes", "no", "true", "false", "none"))
 _SCORED = frozenset(("score", "rank"))
 
 
-class Content(NamedTuple):
+class RecordContent(NamedTuple):
     """What a format's reader finds in a record."""
 
     messages: list[Message]
@@ -26,11 +26,11 @@ class Content(NamedTuple):
     """Where the record has several answers to `messages`, which then hold none."""
 
 
-def answered(prompt: list[Message], account: Account, column: str) -> Content:
+def answered(prompt: list[Message], account: KeyLedger, column: str) -> RecordContent:
     """The prompt with its answer, or with several: a list of texts."""
     value = account.get(column)
     if type(value) is str and column not in RESPONSES:
-        return Content([*prompt, Message("assistant", value, reasoning=_reasoning(account))])
+        return RecordContent([*prompt, Message("assistant", value, reasoning=_reasoning(account))])
     if not isinstance(value, list) and column in RESPONSES:
         value = read_list(value, column)
     reasoning = _reasoning(account)
@@ -38,12 +38,12 @@ def answered(prompt: list[Message], account: Account, column: str) -> Content:
         texts = [read_answer(item, column, account)[-1].content for item in value if not is_empty(item)]
         answers = tuple(Message("assistant", text, reasoning=reasoning) for text in dict.fromkeys(texts))
         if len(answers) > 1:
-            return Content(prompt, answers=answers)
-        return Content([*prompt, *answers])
-    return Content([*prompt, Message("assistant", read_text(value, column), reasoning=reasoning)])
+            return RecordContent(prompt, answers=answers)
+        return RecordContent([*prompt, *answers])
+    return RecordContent([*prompt, Message("assistant", read_text(value, column), reasoning=reasoning)])
 
 
-def _reasoning(account: Account) -> str:
+def _reasoning(account: KeyLedger) -> str:
     """What was thought before the answer, from a column beside it."""
     if _REASONING.isdisjoint(account.record):
         return ""
@@ -54,12 +54,12 @@ def _reasoning(account: Account) -> str:
     if reasoning.strip().lower() in _SWITCHES:
         raise RefusedError(
             f"unread:{column}",
-            f"`{column}` is a switch, no reasoning: {short(reasoning)}; see data.ignore_columns",
+            f"`{column}` is a switch, no reasoning: {short_value(reasoning)}; see data.ignore_columns",
         )
     return reasoning
 
 
-def read_answer(value: Any, column: str, account: Account) -> list[Message]:
+def read_answer(value: Any, column: str, account: KeyLedger) -> list[Message]:
     """An answer as text, as one message (ShareGPT's or OpenAI's), as {text|content}, or as a list of messages."""
     if isinstance(value, str) and value[:1] in ("[", "{"):
         turns = decoded(value)

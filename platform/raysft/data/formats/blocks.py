@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from raysft.data.formats.unread import Account
-from raysft.data.formats.values import RefusedError, is_empty, short
+from raysft.data.formats.unread import KeyLedger
+from raysft.data.formats.values import RefusedError, is_empty, short_value
 
 _BLOCKS = frozenset(("tool_use", "tool_result"))
 _RESULT_KEYS = frozenset(("type", "tool_use_id", "content", "is_error"))
 
 
-def without_blocks(turns: list[dict[str, Any]], place: str, account: Account) -> list[dict[str, Any]]:
+def without_blocks(turns: list[dict[str, Any]], place: str, account: KeyLedger) -> list[dict[str, Any]]:
     """The turns with the blocks of calls and results taken apart. Raises RefusedError."""
     if list not in [type(turn.get("content")) for turn in turns]:
         return turns
@@ -34,7 +34,9 @@ def without_blocks(turns: list[dict[str, Any]], place: str, account: Account) ->
         elif kinds == {"tool_result"}:
             found += _results(turn, names, f"{place}content[].", account)
         else:
-            raise RefusedError("unsupported_content", f"a turn has both calls and results of tools: {short(parts)}")
+            raise RefusedError(
+                "unsupported_content", f"a turn has both calls and results of tools: {short_value(parts)}"
+            )
     return found
 
 
@@ -50,7 +52,7 @@ def _caller(turn: dict[str, Any], names: dict[str, Any]) -> dict[str, Any]:
     calls = parts[first:]
     if any(_kind(part) != "tool_use" for part in calls):
         raise RefusedError(
-            "unsupported_content", f"`content` has something behind its first tool_use: {short(calls)}"
+            "unsupported_content", f"`content` has something behind its first tool_use: {short_value(calls)}"
         )
     if not is_empty(turn.get("tool_calls")):
         raise RefusedError("wrong_type", "a turn has both `tool_calls` and parts of type tool_use")
@@ -58,10 +60,12 @@ def _caller(turn: dict[str, Any], names: dict[str, Any]) -> dict[str, Any]:
     return {**turn, "content": parts[:first] or "", "tool_calls": list(calls)}
 
 
-def _results(turn: dict[str, Any], names: dict[str, Any], place: str, account: Account) -> Iterator[dict[str, Any]]:
+def _results(turn: dict[str, Any], names: dict[str, Any], place: str, account: KeyLedger) -> Iterator[dict[str, Any]]:
     """A tool's turn for each result, a turn of the user for what stands between and behind them; in order."""
     if turn.get("role") not in ("user", "tool"):
-        raise RefusedError("unsupported_content", f"a turn of role {short(turn.get('role'))} has results of tools")
+        raise RefusedError(
+            "unsupported_content", f"a turn of role {short_value(turn.get('role'))} has results of tools"
+        )
     said: list[Any] = []
     for part in turn["content"]:
         if _kind(part) != "tool_result":

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from raysft.data.formats.fields import RESPONSES, TURNS
-from raysft.data.formats.values import Record, RefusedError, columns_of, decoded
+from raysft.data.formats.values import Record, RefusedError, column_names, decoded
 from raysft.data.records import Refusal
 
 EXPECTED = (
@@ -43,7 +43,7 @@ def _detect(record: Record) -> str | Refusal:
         return "labelled"
     if found or (found := _first(record)):
         return found
-    seen = f"columns seen: {columns_of(record)}; expected {EXPECTED} (or map with data.columns)"
+    seen = f"columns seen: {column_names(record)}; expected {EXPECTED} (or map with data.columns)"
     return Refusal("unknown_format", seen)
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from raysft.data.formats.unread import Account, leaves
-from raysft.data.formats.values import RefusedError, is_empty, short
+from raysft.data.formats.unread import KeyLedger, leaves
+from raysft.data.formats.values import RefusedError, is_empty, short_value
 
 _QUESTIONS = frozenset(("question", "query", "prompt", "instruction", "problem"))
 _OPTIONS = frozenset(("options", "choices", "endings"))
@@ -25,7 +25,7 @@ _TURN = frozenset(("role", "from", "speaker", "parent_id"))
 _WHOLE = frozenset(("messages", "sharegpt"))
 
 
-def check_halves(account: Account, format: str, rest: Sequence[str], texts: Sequence[str]) -> None:
+def check_halves(account: KeyLedger, format: str, rest: Sequence[str], texts: Sequence[str]) -> None:
     """Raise RefusedError for the first of the columns `rest` that is a half of what the format reads.
 
     texts: what the conversation says. What stands in them, however short, is no half; nor what holds a column that
@@ -56,8 +56,8 @@ def check_halves(account: Account, format: str, rest: Sequence[str], texts: Sequ
         if is_half:
             raise RefusedError(
                 f"unread:{name}",
-                f"`{name}` ({kind}) would be lost beside what the format {format} reads: {short(value)}; {fix}, or "
-                f"data.ignore_columns: [{name}]",
+                f"`{name}` ({kind}) would be lost beside what the format {format} reads: {short_value(value)}; "
+                f"{fix}, or data.ignore_columns: [{name}]",
             )
 
 
@@ -66,7 +66,7 @@ def _stands_in(value: Any, texts: Sequence[str]) -> bool:
     return all(any(str(leaf).strip() in text for text in texts) for leaf in leaves([value]))
 
 
-def _is_made_of(value: Any, account: Account) -> bool:
+def _is_made_of(value: Any, account: KeyLedger) -> bool:
     """Does it hold the text of a column that was read?"""
     read = [account.record.get(name) for name in account.used]
     return isinstance(value, str) and any(

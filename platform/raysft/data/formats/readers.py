@@ -10,19 +10,19 @@ from collections.abc import Callable, Set
 from dataclasses import replace
 from typing import Any
 
-from raysft.data.formats.answers import Content, answered, read_answer
+from raysft.data.formats.answers import RecordContent, answered, read_answer
 from raysft.data.formats.fields import ANSWERS, JUDGED, PROMPTS, RESPONSES, TURNS
 from raysft.data.formats.turns import read_messages
-from raysft.data.formats.unread import Account
+from raysft.data.formats.unread import KeyLedger
 from raysft.data.formats.values import (
     RefusedError,
-    columns_of,
+    column_names,
     decoded,
     is_empty,
     read_list,
     read_number,
     read_text,
-    short,
+    short_value,
 )
 from raysft.data.records import Candidate, Message, Note
 
@@ -39,36 +39,36 @@ _SPEAKERS = (
 _CRITIQUE = "Please critique whether the following solution to the question is correct.\n\n"
 
 
-def _alpaca(account: Account) -> Content:
+def _alpaca(account: KeyLedger) -> RecordContent:
     _require(account, {"instruction", "output"}, "alpaca")
     messages: list[Message] = []
     history = account.get("history") if "history" in account.record else None
     for pair in [] if is_empty(history) else read_list(history, "history"):
         if not isinstance(pair, list | tuple) or len(pair) != 2:
-            raise RefusedError("wrong_type", f"`history` must be [question, answer] pairs, got {short(pair)}")
+            raise RefusedError("wrong_type", f"`history` must be [question, answer] pairs, got {short_value(pair)}")
         messages.append(Message("user", read_text(pair[0], "history")))
         messages.append(Message("assistant", read_text(pair[1], "history")))
     messages.append(Message("user", _question(account, "instruction")))
     return answered(_with_system(account, messages), account, "output")
 
 
-def _unified(account: Account) -> Content:
+def _unified(account: KeyLedger) -> RecordContent:
     metadata = decoded(account.get("metadata"))
     if not is_empty(metadata) and not isinstance(metadata, dict):
-        raise RefusedError("wrong_type", f"`metadata` must be an object, got {short(metadata)}")
+        raise RefusedError("wrong_type", f"`metadata` must be an object, got {short_value(metadata)}")
     return _alpaca(account)
 
 
-def _turns(account: Account) -> Content:
+def _turns(account: KeyLedger) -> RecordContent:
     column = account.first(TURNS)
     if column is None:
         _require(account, {"|".join(TURNS)}, "messages")
     column = column or "messages"
     _check_wanted(account)
-    return Content(_with_system(account, read_messages(account.get(column), column, account)))
+    return RecordContent(_with_system(account, read_messages(account.get(column), column, account)))
 
 
-def _completion(account: Account) -> Content:
+def _completion(account: KeyLedger) -> RecordContent:
     """TRL's and OpenAI's prompt and completion, each a text or turns. Only the completion is trained."""
     _require(account, {"|".join(PROMPTS), "|".join(ANSWERS)}, "completion")
     prompt = [replace(m, train=False) if m.role == "assistant" else m for m in _prompt(account, "completion")]
@@ -79,11 +79,11 @@ def _completion(account: Account) -> Content:
     is_turns = isinstance(turns, dict) or (isinstance(turns, list) and turns and isinstance(turns[0], dict))
     if is_turns and column not in RESPONSES:
         account.used.add(column)
-        return Content(prompt + read_answer(turns, column, account))
+        return RecordContent(prompt + read_answer(turns, column, account))
     return answered(prompt, account, column)
 
 
-def _check_wanted(account: Account) -> None:
+def _check_wanted(account: KeyLedger) -> None:
     """Unpaired preference (TRL, ms-swift): a label that is a bool says whether the answer is a good one."""
     if "label" in account.record and isinstance(label := decoded(account.record["label"]), bool):
         account.used.add("label")
@@ -91,7 +91,7 @@ def _check_wanted(account: Account) -> None:
             raise RefusedError("unwanted_answer", "`label: false` says that this answer is not wanted")
 
 
-def _preference(account: Account) -> Content:
+def _preference(account: KeyLedger) -> RecordContent:
     """`chosen` and `rejected` are answers, or whole conversations that part at some turn."""
     _require(account, {"chosen", "rejected"}, "preference")
     chosen, rejected = (read_answer(account.get(name), name, account) for name in ("chosen", "rejected"))
@@ -108,7 +108,7 @@ def _preference(account: Account) -> Content:
         prompt = _prompt(account, "preference")
         _check_repeated(prompt, chosen, rejected)
     candidates = (Candidate(tuple(chosen), 1.0), Candidate(tuple(rejected), 0.0))
-    return Content(prompt + chosen, candidates)
+    return RecordContent(prompt + chosen, candidates)
 
 
 def _check_repeated(prompt: list[Message], *answers: list[Message]) -> None:
@@ -117,32 +117,35 @@ def _check_repeated(prompt: list[Message], *answers: list[Message]) -> None:
     if asked and all(answer and answer[0].content.strip().startswith(asked) for answer in answers):
         raise RefusedError(
             "repeated_prompt",
-            f"chosen and rejected both begin with the prompt {short(asked)}; leave it out of them, or write turns",
+            f"chosen and rejected both begin with the prompt {short_value(asked)}; "
+            "leave it out of them, or write turns",
         )
 
 
-def _ranking(account: Account) -> Content:
+def _ranking(account: KeyLedger) -> RecordContent:
     column = account.first(RESPONSES)
     if column is None:
         _require(account, {"|".join(RESPONSES)}, "ranking")
         raise RefusedError("wrong_type", f"`{'|'.join(RESPONSES)}` is null")
     responses = read_list(account.get(column), column)
     if not responses:
-        raise RefusedError("wrong_type", f"`{column}` must be a list of answers, got {short(responses)}")
+        raise RefusedError("wrong_type", f"`{column}` must be a list of answers, got {short_value(responses)}")
     scores = _scores(account, responses, column)
     answers = [read_answer(response, column, account) for response in responses]
     candidates = tuple(Candidate(tuple(a), score) for a, score in zip(answers, scores, strict=True))
     best = max(range(len(scores)), key=scores.__getitem__)  # the first of equals
-    return Content(_prompt(account, "ranking") + answers[best], candidates)
+    return RecordContent(_prompt(account, "ranking") + answers[best], candidates)
 
 
-def _scores(account: Account, responses: list[Any], column: str) -> list[float]:
+def _scores(account: KeyLedger, responses: list[Any], column: str) -> list[float]:
     """Higher is better; ranks count from the best on."""
     for key, sign in (("scores", 1.0), ("ranks", -1.0)):
         if not is_empty(account.record.get(key)):
             values = read_list(account.get(key), key)
             if len(values) != len(responses):
-                raise RefusedError("wrong_type", f"`{key}` must be a list as long as `{column}`, got {short(values)}")
+                raise RefusedError(
+                    "wrong_type", f"`{key}` must be a list as long as `{column}`, got {short_value(values)}"
+                )
             return [sign * read_number(value, key) for value in values]
         own = key[:-1]
         if all(isinstance(response, dict) and response.get(own) is not None for response in responses):
@@ -150,16 +153,16 @@ def _scores(account: Account, responses: list[Any], column: str) -> list[float]:
     raise RefusedError("missing_column", f"ranking needs scores or ranks, or a score or rank in each of `{column}`")
 
 
-def _critique(account: Account) -> Content:
+def _critique(account: KeyLedger) -> RecordContent:
     _require(account, {"question|instruction", "|".join(JUDGED), "critique"}, "critique")
     column = account.first(JUDGED) or JUDGED[0]
     question = _question(account, account.first(("question", "instruction")) or "question")
     text = f"{_CRITIQUE}Question:\n{question}\n\nSolution:\n{read_text(account.get(column), column)}"
     answer = Message("assistant", read_text(account.get("critique"), "critique"))
-    return Content(_with_system(account, [Message("user", text), answer]))
+    return RecordContent(_with_system(account, [Message("user", text), answer]))
 
 
-def _labelled(account: Account) -> Content:
+def _labelled(account: KeyLedger) -> RecordContent:
     _require(account, {"text|sentence1", "label"}, "labelled")
     first = account.first(("text", "sentence1")) or "text"
     second = "text2" if first == "text" else "sentence2"
@@ -168,10 +171,10 @@ def _labelled(account: Account) -> Content:
         texts.append(read_text(account.get(second), second))
     label = _label(account)
     messages = [Message("user", "\n".join(texts)), Message("assistant", label)]
-    return Content(_with_system(account, messages), label=label)
+    return RecordContent(_with_system(account, messages), label=label)
 
 
-def _label(account: Account) -> str:
+def _label(account: KeyLedger) -> str:
     """Its name where `label_text` gives one, else the label as text."""
     label = account.get("label")
     if isinstance(name := account.record.get("label_text"), str) and name.strip():
@@ -184,10 +187,10 @@ def _label(account: Account) -> str:
         label = int(label)
     if isinstance(label, bool | int):
         return str(label).lower()
-    raise RefusedError("wrong_type", f"`label` must be text or a whole number, got {short(label)}")
+    raise RefusedError("wrong_type", f"`label` must be text or a whole number, got {short_value(label)}")
 
 
-def _text(account: Account) -> Content:
+def _text(account: KeyLedger) -> RecordContent:
     _require(account, {"text|content"}, "text")
     column = account.first(("text", "content")) or "text"
     text = read_text(account.get(column), column)
@@ -197,10 +200,10 @@ def _text(account: Account) -> Content:
             f"a plain text holds a talk ({speaker}): all of it is trained, the questions too, but not as `messages`"
         )
         account.notes.append(Note("guess", said))
-    return Content([Message("text", text)])
+    return RecordContent([Message("text", text)])
 
 
-def _require(account: Account, names: Set[str], format: str) -> None:
+def _require(account: KeyLedger, names: Set[str], format: str) -> None:
     """Refuse a record without one of these columns; `a|b` needs one of the two."""
     record = account.record
     if record.keys() >= names:
@@ -209,11 +212,11 @@ def _require(account: Account, names: Set[str], format: str) -> None:
     missing = [name for name in missing if not any(part in record for part in name.split("|"))]
     if missing:
         raise RefusedError(
-            "missing_column", f"{format} needs {', '.join(missing)}; columns seen: {columns_of(record)}"
+            "missing_column", f"{format} needs {', '.join(missing)}; columns seen: {column_names(record)}"
         )
 
 
-def _with_system(account: Account, messages: list[Message]) -> list[Message]:
+def _with_system(account: KeyLedger, messages: list[Message]) -> list[Message]:
     """The messages behind the `system` column's turn, where it says something that they do not begin with."""
     if "system" not in account.record:
         return messages
@@ -224,19 +227,19 @@ def _with_system(account: Account, messages: list[Message]) -> list[Message]:
         if messages[0].content.strip() != system.strip():
             raise RefusedError(
                 "two_system_turns",
-                f"`system` is {short(system)}, and the turns begin with {short(messages[0].content)}",
+                f"`system` is {short_value(system)}, and the turns begin with {short_value(messages[0].content)}",
             )
         return messages
     return [Message("system", system), *messages]
 
 
-def _question(account: Account, column: str) -> str:
+def _question(account: KeyLedger, column: str) -> str:
     question = read_text(account.get(column), column)
     extra = read_text(account.get("input"), "input", optional=True)
     return f"{question}\n{extra}" if extra else question
 
 
-def _prompt(account: Account, format: str) -> list[Message]:
+def _prompt(account: KeyLedger, format: str) -> list[Message]:
     """What all answers answer: text or turns."""
     column = account.first(PROMPTS)
     if column is None:
@@ -253,7 +256,7 @@ def _is_whole(messages: list[Message]) -> bool:
     return bool(messages) and messages[0].role in ("system", "user")
 
 
-READERS: dict[str, Callable[[Account], Content]] = {
+READERS: dict[str, Callable[[KeyLedger], RecordContent]] = {
     "alpaca": _alpaca,
     "unified": _unified,
     "sharegpt": _turns,

@@ -9,27 +9,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from raysft.data.formats.unread import Account
-from raysft.data.formats.values import RefusedError, decoded, is_empty, read_list, short
+from raysft.data.formats.unread import KeyLedger
+from raysft.data.formats.values import RefusedError, decoded, is_empty, read_list, short_value
 
 _ARGUMENTS = ("arguments", "parameters", "args", "input")
 _NAME_AND_ARGUMENTS = {"name", "arguments"}
 _CALL_KEYS = frozenset(("id", "type", "function", "index"))
 
 
-def read_calls(value: Any, column: str, place: str, account: Account) -> tuple[dict[str, Any], ...]:
+def read_calls(value: Any, column: str, place: str, account: KeyLedger) -> tuple[dict[str, Any], ...]:
     """To `{type: function, function: {name, arguments}}`, with the id where there is one. Raises RefusedError."""
     return tuple(_read_call(decoded(call), f"{place}{column}[].", account) for call in read_list(value, column))
 
 
-def _read_call(call: Any, place: str, account: Account) -> dict[str, Any]:
+def _read_call(call: Any, place: str, account: KeyLedger) -> dict[str, Any]:
     inner = call
     if isinstance(call, dict) and isinstance(call.get("function"), dict):
         inner = call["function"]
         _account_for(call, _CALL_KEYS, place, account)
         place += "function."
     if not isinstance(inner, dict) or not isinstance(inner.get("name"), str):
-        raise RefusedError("wrong_type", f"a tool call needs a name, got {short(call)}")
+        raise RefusedError("wrong_type", f"a tool call needs a name, got {short_value(call)}")
     key = "arguments"
     if inner.keys() != _NAME_AND_ARGUMENTS:
         key = next((key for key in _ARGUMENTS if not is_empty(inner.get(key))), key)
@@ -42,7 +42,7 @@ def _read_call(call: Any, place: str, account: Account) -> dict[str, Any]:
     return found
 
 
-def _account_for(found: dict[str, Any], known: frozenset[str], place: str, account: Account) -> None:
+def _account_for(found: dict[str, Any], known: frozenset[str], place: str, account: KeyLedger) -> None:
     if not found.keys() <= known:
         for key in found.keys() - known:
             account.unread(place, key, found[key])
@@ -56,7 +56,7 @@ def _read_arguments(value: Any, name: str) -> dict[str, Any]:
         return {}
     if not isinstance(arguments, dict):
         raise RefusedError(
-            "bad_arguments", f"the arguments of the call of {name!r} are no JSON object: {short(value)}"
+            "bad_arguments", f"the arguments of the call of {name!r} are no JSON object: {short_value(value)}"
         )
     return arguments
 
@@ -67,7 +67,7 @@ def read_tools(value: Any, column: str) -> tuple[dict[str, Any], ...]:
         return ()
     tools = [decoded(tool) for tool in read_list(value, column)]
     if not all(isinstance(tool, dict) for tool in tools):
-        raise RefusedError("wrong_type", f"`{column}` must be a list of objects, got {short(value)}")
+        raise RefusedError("wrong_type", f"`{column}` must be a list of objects, got {short_value(value)}")
     return tuple(tool if "function" in tool else {"type": "function", "function": _function(tool)} for tool in tools)
 
 

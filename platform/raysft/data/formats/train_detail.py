@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from raysft.data.formats.values import RefusedError, is_empty, read_list, short
+from raysft.data.formats.values import RefusedError, is_empty, read_list, short_value
 from raysft.data.records import TrainedParts
 
 KEYS = ("train_detail", "training_detail")
@@ -48,5 +48,6 @@ def _offsets(given: Any, key: str) -> tuple[int, int]:
         if type(begin) is int and type(end) is int and 0 <= begin <= end:
             return begin, end
     raise RefusedError(
-        "wrong_type", f"`{key}` needs {{begin_offset, end_offset, train}}, offsets of characters, got {short(given)}"
+        "wrong_type",
+        f"`{key}` needs {{begin_offset, end_offset, train}}, offsets of characters, got {short_value(given)}",
     )

@@ -13,15 +13,15 @@ from raysft.data.formats.blocks import without_blocks
 from raysft.data.formats.names import LOSS_FLAGS, REASONING
 from raysft.data.formats.tools import read_calls
 from raysft.data.formats.train_detail import KEYS, read_parts
-from raysft.data.formats.unread import Account
+from raysft.data.formats.unread import KeyLedger
 from raysft.data.formats.values import (
     RefusedError,
-    columns_of,
+    column_names,
     decoded,
     is_empty,
     read_text,
     read_turns,
-    short,
+    short_value,
     text_of_part,
 )
 from raysft.data.records import Message, Note
@@ -50,7 +50,7 @@ _THINKING = ("thinking", "reasoning", "thought")
 _PAIRS = (("human", "user", "input"), ("assistant", "gpt", "bot", "output"))
 
 
-def read_messages(value: Any, column: str, account: Account) -> list[Message]:
+def read_messages(value: Any, column: str, account: KeyLedger) -> list[Message]:
     """The messages of a column of turns. Raises RefusedError.
 
     A call that follows its own turn's text or another call without a result between them is one turn with them, as
@@ -85,7 +85,7 @@ def read_messages(value: Any, column: str, account: Account) -> list[Message]:
     return messages
 
 
-def _of_texts(value: Any, column: str, account: Account) -> list[dict[str, Any]]:
+def _of_texts(value: Any, column: str, account: KeyLedger) -> list[dict[str, Any]]:
     """LIMA's and UltraChat's talks, a list of texts: question and answer by turns. None of another kind."""
     if not isinstance(value, list) or len(value) < 2 or column not in _TALKS:
         return []
@@ -125,7 +125,7 @@ def _plain(turn: dict[str, Any]) -> Message | None:
     return Message(_ROLE_OF[speaker], text)
 
 
-def _read_turn(turn: dict[str, Any], place: str, account: Account) -> Message:
+def _read_turn(turn: dict[str, Any], place: str, account: KeyLedger) -> Message:
     if account.reading.ignored:
         turn = account.without_ignored(turn, place)
     if not turn.keys() <= _KNOWN:
@@ -133,7 +133,7 @@ def _read_turn(turn: dict[str, Any], place: str, account: Account) -> Message:
             account.unread(place, key, turn[key])
     speaker = _speaker(turn)
     if is_empty(speaker):
-        raise RefusedError("wrong_type", f"a turn needs `role` or `from`, got the keys {columns_of(turn)}")
+        raise RefusedError("wrong_type", f"a turn needs `role` or `from`, got the keys {column_names(turn)}")
     role = _role(speaker)
     if "from" in turn and "role" in turn:
         _check_speakers(turn, place, account)
@@ -145,9 +145,9 @@ def _read_turn(turn: dict[str, Any], place: str, account: Account) -> Message:
         content, reasoning = _read_content(turn.get(key), f"{place}{key}[].", key, account, optional=bool(calls))
     reasoning = _reasoning(turn, content, reasoning)
     if reasoning and role != "assistant":
-        raise RefusedError("unread:reasoning", f"a turn of role {role} has reasoning: {short(reasoning)}")
+        raise RefusedError("unread:reasoning", f"a turn of role {role} has reasoning: {short_value(reasoning)}")
     if calls and role != "assistant":
-        raise RefusedError("unread:tool_calls", f"a turn of role {role} calls a tool: {short(calls)}")
+        raise RefusedError("unread:tool_calls", f"a turn of role {role} calls a tool: {short_value(calls)}")
     channel = turn.get("channel")
     if channel not in (None, "", "final") and not (channel == "analysis" and role == "assistant" and not calls):
         account.unread(place, "channel", channel)
@@ -172,7 +172,9 @@ def _text_key(turn: dict[str, Any]) -> str:
         return "content"
     content = turn.get("content")
     if not is_empty(content) and content != turn["value"]:
-        raise RefusedError("wrong_type", f"a turn has two texts: {short(content)} and {short(turn['value'])}")
+        raise RefusedError(
+            "wrong_type", f"a turn has two texts: {short_value(content)} and {short_value(turn['value'])}"
+        )
     return "value"
 
 
@@ -180,7 +182,7 @@ def _speaker(turn: dict[str, Any]) -> Any:
     return next((turn[key] for key in SPEAKERS if not is_empty(turn.get(key))), None)
 
 
-def _check_speakers(turn: dict[str, Any], place: str, account: Account) -> None:
+def _check_speakers(turn: dict[str, Any], place: str, account: KeyLedger) -> None:
     """`role` decides. A `from` that is another role contradicts it; one that is none is not read."""
     role, other = turn["role"], turn["from"]
     if is_empty(role) or is_empty(other) or role == other:
@@ -188,7 +190,9 @@ def _check_speakers(turn: dict[str, Any], place: str, account: Account) -> None:
     if (known := _known_role(other)) is None:
         account.unread(place, "from", other)
     elif known != _known_role(role) or other in _CALLERS or role in _CALLERS:
-        raise RefusedError("wrong_type", f"a turn has two speakers: role {short(role)}, from {short(other)}")
+        raise RefusedError(
+            "wrong_type", f"a turn has two speakers: role {short_value(role)}, from {short_value(other)}"
+        )
 
 
 def _known_role(name: Any) -> str | None:
@@ -198,11 +202,11 @@ def _known_role(name: Any) -> str | None:
 def _role(name: Any) -> str:
     role = _known_role(name)
     if role is None:
-        raise RefusedError("unknown_role", f"role {short(name)}; expected one of {', '.join(_ROLE_OF)}")
+        raise RefusedError("unknown_role", f"role {short_value(name)}; expected one of {', '.join(_ROLE_OF)}")
     return role
 
 
-def _calls(turn: dict[str, Any], place: str, account: Account) -> tuple[dict[str, Any], ...]:
+def _calls(turn: dict[str, Any], place: str, account: KeyLedger) -> tuple[dict[str, Any], ...]:
     """The calls in `tool_calls`, or the one in OpenAI's older `function_call`."""
     given = [name for name in ("tool_calls", "function_call") if not is_empty(turn.get(name))]
     if len(given) > 1:
@@ -217,7 +221,7 @@ def _one_or_many(value: Any) -> Any:
     return [value] if isinstance(value, dict) and "name" in value else value
 
 
-def _read_content(value: Any, place: str, key: str, account: Account, *, optional: bool) -> tuple[str, str]:
+def _read_content(value: Any, place: str, key: str, account: KeyLedger, *, optional: bool) -> tuple[str, str]:
     """(text, reasoning) of a turn's content: text, or parts, of which those that think come first."""
     if not isinstance(value, list | dict):
         return read_text(value, key, optional=optional), ""
@@ -236,7 +240,9 @@ def _read_content(value: Any, place: str, key: str, account: Account, *, optiona
                 (name for name in (*_THINKING, "text", "value", "content") if not is_empty(part.get(name))), kind
             )
             if any(texts):
-                raise RefusedError("unsupported_content", f"`{key}` has reasoning behind its text: {short(part)}")
+                raise RefusedError(
+                    "unsupported_content", f"`{key}` has reasoning behind its text: {short_value(part)}"
+                )
             thoughts.append(read_text(part.get(name), f"{key}[].{name}"))
             read = {"type", name}
         if not part.keys() <= read:
@@ -253,12 +259,14 @@ def _reasoning(turn: dict[str, Any], content: str, of_parts: str) -> str:
     if not found:
         return ""
     if any(other.strip() != found[0].strip() for other in found[1:]):
-        raise RefusedError("two_reasonings", f"a turn has different reasoning under two keys: {short(found)}")
+        raise RefusedError("two_reasonings", f"a turn has different reasoning under two keys: {short_value(found)}")
     _, opened, inside = content.partition("<think>")
     if opened:
         if inside.partition("</think>")[0].strip() == found[0].strip():
             return ""
-        raise RefusedError("two_reasonings", f"a turn has a <think> block and other reasoning: {short(found[0])}")
+        raise RefusedError(
+            "two_reasonings", f"a turn has a <think> block and other reasoning: {short_value(found[0])}"
+        )
     return found[0]
 
 
@@ -271,12 +279,15 @@ def _train_flag(turn: dict[str, Any], role: str) -> bool | None:
         return None
     for key, flag in given.items():
         if not isinstance(flag, bool | int | float) or flag not in (0, 1):
-            raise RefusedError("wrong_type", f"`{key}` of a turn must be true or false (1 or 0), got {short(flag)}")
+            raise RefusedError(
+                "wrong_type", f"`{key}` of a turn must be true or false (1 or 0), got {short_value(flag)}"
+            )
     if len({bool(flag) for flag in given.values()}) > 1:
-        raise RefusedError("wrong_type", f"a turn is trained and not trained at once: {short(given)}")
+        raise RefusedError("wrong_type", f"a turn is trained and not trained at once: {short_value(given)}")
     trained = bool(next(iter(given.values())))
     if trained and role != "assistant":
         raise RefusedError(
-            "trained_prompt", f"a turn of role {role} is marked as trained ({short(given)}); only answers are trained"
+            "trained_prompt",
+            f"a turn of role {role} is marked as trained ({short_value(given)}); only answers are trained",
         )
     return trained

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from raysft.data.formats.names import is_harmless, leaves_out, meaning_of
-from raysft.data.formats.values import Record, RefusedError, is_empty, printable, short
+from raysft.data.formats.values import Record, RefusedError, is_empty, printable_key, short_value
 from raysft.data.records import Note
 
 _FIX = {
@@ -49,7 +49,7 @@ _MAX_OUTER_SPACE = 64
 _ROLES = frozenset(("user", "assistant", "system", "human", "gpt", "tool", "text", "function"))
 
 
-class Account:
+class KeyLedger:
     """A record while it is read. Readers ask it for columns, and tell it of keys inside of them."""
 
     __slots__ = ("notes", "reading", "record", "used")
@@ -74,7 +74,7 @@ class Account:
         """The object without the keys of data.ignore_columns."""
         ignored = self.reading.ignored
         gone = [key for key in found if key in ignored or f"{place}{key}" in ignored]
-        self.notes += [Note("ignored", printable(f"{place}{key}")) for key in gone if not is_empty(found[key])]
+        self.notes += [Note("ignored", printable_key(f"{place}{key}")) for key in gone if not is_empty(found[key])]
         return {key: value for key, value in found.items() if key not in gone}
 
     def unread(self, place: str, key: str, value: Any, *, inside: bool = True) -> None:
@@ -83,9 +83,9 @@ class Account:
             return
         name = f"{place}{key}"
         if key in self.reading.ignored or name in self.reading.ignored:
-            self.notes.append(Note("ignored", printable(name)))
+            self.notes.append(Note("ignored", printable_key(name)))
             return
-        name = printable(name)
+        name = printable_key(name)
         kind = meaning_of(key, inside=inside)
         if kind and not inside and _is_plain_number(key, value):
             kind = None
@@ -95,15 +95,15 @@ class Account:
             fix = "move it beside the turns" if inside and kind in ("tools", "documents") else ""
             fix = fix if inside else _FIX.get(kind, "").format(name=key)
             raise RefusedError(
-                f"unread:{printable(key)}",
-                f"`{name}` ({kind}) changes what is trained, and this format does not read it: {short(value)}; "
+                f"unread:{printable_key(key)}",
+                f"`{name}` ({kind}) changes what is trained, and this format does not read it: {short_value(value)}; "
                 f"{fix + ', or' if fix else 'leave it out with'} data.ignore_columns: [{key}]",
             )
         if is_harmless(key):
             return
         if self.reading.on_unread == "refuse":
-            raise RefusedError("unread_key", f"nothing reads `{name}`: {short(value)}; see data.ignore_columns")
-        self.notes.append(Note("unread", name, short(value)))
+            raise RefusedError("unread_key", f"nothing reads `{name}`: {short_value(value)}; see data.ignore_columns")
+        self.notes.append(Note("unread", name, short_value(value)))
 
 
 def _is_plain_number(key: str, value: Any) -> bool:

@@ -39,12 +39,12 @@ class RefusedError(Exception):
         self.refusal = Refusal(reason, detail)
 
 
-def columns_of(record: Record) -> str:
+def column_names(record: Record) -> str:
     """The record's columns, for people."""
-    return ", ".join(printable(str(name)) for name in sorted(record, key=str)) or "none"
+    return ", ".join(printable_key(str(name)) for name in sorted(record, key=str)) or "none"
 
 
-def printable(name: str) -> str:
+def printable_key(name: str) -> str:
     """A key for people: control characters escaped, long ones cut."""
     shown = name if name.isprintable() else name.encode("unicode_escape").decode()
     return shown if len(shown) <= 80 else shown[:77] + "..."
@@ -64,12 +64,12 @@ def read_text(value: Any, column: str, *, optional: bool = False) -> str:
     if isinstance(value, list):
         if len(value) > 1 and any(isinstance(part, str) for part in value):
             raise RefusedError(
-                "several_texts", f"`{column}` holds {len(value)} texts where one is read: {short(value)}"
+                "several_texts", f"`{column}` holds {len(value)} texts where one is read: {short_value(value)}"
             )
         return "".join(part if isinstance(part, str) else text_of_part(part, column) for part in value)
     if isinstance(value, Refusal):
         raise RefusedError(value.reason, f"`{column}`: {value.detail}")
-    raise RefusedError("wrong_type", f"`{column}` must be text, got {short(value)}")
+    raise RefusedError("wrong_type", f"`{column}` must be text, got {short_value(value)}")
 
 
 def text_of_part(part: Any, column: str) -> str:
@@ -82,14 +82,14 @@ def text_of_part(part: Any, column: str) -> str:
     if isinstance(part, dict) and isinstance(text := part.get("text"), str) and part.keys() == {"text"}:
         return text
     kind = part.get("type") if isinstance(part, dict) else part
-    raise RefusedError("unsupported_content", f"`{column}` has a part of type {short(kind)}; only text is read")
+    raise RefusedError("unsupported_content", f"`{column}` has a part of type {short_value(kind)}; only text is read")
 
 
 def read_number(value: Any, column: str) -> float:
     """A finite number; also as text, because every value of a CSV file is text."""
     number = number_of(value)
     if number is None:
-        raise RefusedError("wrong_type", f"`{column}` must be a finite number, got {short(value)}")
+        raise RefusedError("wrong_type", f"`{column}` must be a finite number, got {short_value(value)}")
     return number
 
 
@@ -112,7 +112,7 @@ def read_list(value: Any, column: str) -> list[Any]:
     if not isinstance(value, list | tuple):
         if isinstance(value, Refusal):
             raise RefusedError(value.reason, f"`{column}`: {value.detail}")
-        raise RefusedError("wrong_type", f"`{column}` must be a list, got {short(value)}")
+        raise RefusedError("wrong_type", f"`{column}` must be a list, got {short_value(value)}")
     return list(value)
 
 
@@ -133,7 +133,7 @@ def read_turns(value: Any, column: str) -> list[dict[str, Any]]:
         return value
     turns = [decoded(item) for item in read_list(value, column)]
     if not _are_objects(turns):
-        raise RefusedError("wrong_type", f"`{column}` must be a list of objects, got {short(value)}")
+        raise RefusedError("wrong_type", f"`{column}` must be a list of objects, got {short_value(value)}")
     return turns
 
 
@@ -170,7 +170,7 @@ def _leniently(text: str) -> Any:
     try:
         return loads_exactly(text)
     except RepeatedKeyError as error:
-        raise RefusedError("repeated_key", f"{error}: {short(text)}") from None
+        raise RefusedError("repeated_key", f"{error}: {short_value(text)}") from None
     except (ValueError, RecursionError):
         is_literal = text.lstrip()[:1] in ("[", "{") and len(text) <= _MAX_LITERAL_CHARS
         return _literal(text) if is_literal else text
@@ -196,10 +196,12 @@ def _check_repeated(tree: ast.AST, text: str) -> None:
             last = dict(pairs)
             for key, value in pairs:
                 if ast.dump(value) != ast.dump(last[key]):
-                    raise RefusedError("repeated_key", f"the key {key!r} stands twice in one object: {short(text)}")
+                    raise RefusedError(
+                        "repeated_key", f"the key {key!r} stands twice in one object: {short_value(text)}"
+                    )
 
 
-def short(value: Any) -> str:
+def short_value(value: Any) -> str:
     """A value for an error text."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

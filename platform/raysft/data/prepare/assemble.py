@@ -38,7 +38,7 @@ _COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ChosenSamples:
     """The samples of a store in the order in which they are packed; one may occur several times."""
 
     shards: NDArray[np.int64]
@@ -54,7 +54,7 @@ def choose(
     tasks: Sequence[ReadTask],
     summaries: Sequence[Summary],
     selection: Selection,
-) -> Chosen:
+) -> ChosenSamples:
     """The side's sequence. Raises DataError when nothing is left."""
     summary = merge_summaries(summaries)
     table, shards, rows = _side_samples(side, locations, selection)
@@ -83,11 +83,11 @@ def choose(
     counts["dropped"] = _dropped(selection) if side.name == "train" else {}
     counts["occurrences"] = len(order)
     counts["examples"] = len(np.unique(order))
-    return Chosen(shards[order], rows[order], counts)
+    return ChosenSamples(shards[order], rows[order], counts)
 
 
 def make_manifest(
-    side: Side, chosen: Chosen, parts: list[dict[str, Any]], *, num_prompts: int, sums: dict[str, str | None]
+    side: Side, chosen: ChosenSamples, parts: list[dict[str, Any]], *, num_prompts: int, sums: dict[str, str | None]
 ) -> dict[str, Any]:
     """Everything about a store; `sums`: of its other files, by their names in it. Raises PlatformError when the parts
     do not hold the chosen samples."""
@@ -118,7 +118,7 @@ def make_manifest(
     }
 
 
-def first_prompts(chosen: Chosen, locations: Sequence[str]) -> list[dict[str, Any]]:
+def first_prompts(chosen: ChosenSamples, locations: Sequence[str]) -> list[dict[str, Any]]:
     """The first held-out prompts with their answers, for generation."""
     first = slice(0, MAX_PROMPTS)
     table = take_samples(locations, chosen.shards[first], chosen.rows[first], ["sample_id", "prompt", "answer"])

@@ -86,7 +86,7 @@ class Reject:
 
 
 @dataclass(frozen=True)
-class Batch:
+class EncodedBatch:
     """Some records of a task, encoded."""
 
     samples: pa.Table
@@ -109,7 +109,7 @@ class _Tools:
     keys: KeyMaker
 
 
-def encode_task(task: ReadTask, stage: EncodeStage) -> Iterator[Batch]:
+def encode_task(task: ReadTask, stage: EncodeStage) -> Iterator[EncodedBatch]:
     """The task's records in batches, in their order. Raises DataError for a file that cannot be read."""
     tools = _tools(stage)
     records = read(task)
@@ -117,7 +117,7 @@ def encode_task(task: ReadTask, stage: EncodeStage) -> Iterator[Batch]:
         yield _encode_batch(batch, task, stage, tools)
 
 
-def schema(stage: EncodeStage) -> pa.Schema:
+def sample_schema(stage: EncodeStage) -> pa.Schema:
     """The columns of a stage's samples."""
     return _schema(stage, _tools(stage).keys)
 
@@ -126,7 +126,7 @@ def _schema(stage: EncodeStage, keys: KeyMaker) -> pa.Schema:
     return pa.schema([*SAMPLES, *([SEGMENTS] if stage.answers == "pair" else []), *keys.schema])
 
 
-def is_held_out(conversation: Conversation, share: float) -> bool:
+def goes_to_held_out(conversation: Conversation, share: float) -> bool:
     """By a hash of everything before the last answer: one prompt never lies on both sides."""
     if share in (0, 1):
         return share == 1
@@ -172,7 +172,7 @@ _MADE: dict[tuple[Any, ...], _Tools] = {}
 """The tools of the newest stage: a process works on one store at a time."""
 
 
-def _encode_batch(batch: Sequence[RawRecord], task: ReadTask, stage: EncodeStage, tools: _Tools) -> Batch:
+def _encode_batch(batch: Sequence[RawRecord], task: ReadTask, stage: EncodeStage, tools: _Tools) -> EncodedBatch:
     """Format, clean and encode some records of one task."""
     file, whole = task.file, stage.held_out == 1
     reading = reading_of(file, stage.data)
@@ -190,7 +190,7 @@ def _encode_batch(batch: Sequence[RawRecord], task: ReadTask, stage: EncodeStage
             num_records[file.source, whole] += 1
             rejects.append(Reject(raw.sample_id, file.source, whole, found, True, raw.value))
             continue
-        held_out = is_held_out(found[0], stage.held_out)
+        held_out = goes_to_held_out(found[0], stage.held_out)
         num_records[file.source, held_out] += 1
         count_notes(notes[held_out], found[0].notes)
         if weighted is not None and found[0].metadata.get(weighted) is not None:
@@ -223,7 +223,7 @@ def _encode_batch(batch: Sequence[RawRecord], task: ReadTask, stage: EncodeStage
         else:
             kept += [(index, example) for example in result]
     samples = _table(kept, conversations, sides, stage, tools.keys)
-    return Batch(samples, rejects, findings, num_records, notes)
+    return EncodedBatch(samples, rejects, findings, num_records, notes)
 
 
 def _table(

@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerFast
 from raysft.data.formats.conversations import check_source_columns
 from raysft.data.prepare.encode import EncodeStage
 from raysft.data.read import contents
-from raysft.data.read.contents import Content
+from raysft.data.read.contents import FileContent
 from raysft.data.read.sources import SourceFile, expand
 from raysft.data.rules.keys import keys_hash
 from raysft.data.rules.record.cleaner import rules_hash
@@ -54,7 +54,7 @@ class Side:
     fingerprint: str
     inputs: dict[str, Any]
     files: list[SourceFile]
-    contents: list[Content]
+    contents: list[FileContent]
     """What each of `files` held when the fingerprint was made."""
     stage: EncodeStage
     shards: str
@@ -93,7 +93,7 @@ def describe_sides(recipe: Recipe) -> list[Side]:
 def check_unchanged(recipe: Recipe, sides: Sequence[Side]) -> None:
     """Raises DataError when a file of the sides, their tokenizer, template or rules are not what they were."""
     for side in sides:
-        contents.check_unchanged(side.files, side.contents)
+        contents.check_files_unchanged(side.files, side.contents)
     tokenizer = recipe_tokenizer(recipe)
     now = _inputs(tokenizer, recipe_template(recipe, tokenizer)) | _rules(recipe, sides[0].name)
     differ = sorted(name for name, value in now.items() if sides[0].inputs[name] != value)
@@ -123,7 +123,7 @@ class _Read:
     """Files and what their bytes are."""
 
     files: list[SourceFile]
-    contents: list[Content]
+    contents: list[FileContent]
     listed: list[Any]
     """Their part of the fingerprint. A source is a number: the same data under another name gives the same tokens."""
 

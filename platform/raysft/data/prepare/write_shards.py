@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from raysft.data.hashing import HashedStream
 from raysft.data.notes import merge_notes
-from raysft.data.prepare.encode import Batch, EncodeStage, Reject, encode_task, schema
+from raysft.data.prepare.encode import EncodedBatch, EncodeStage, Reject, encode_task, sample_schema
 from raysft.data.read.sources import ReadTask
 from raysft.data.records import Refusal
 from raysft.data.store.shards import FIRST_OF_A_REASON, SIDES, Summary, new_summary, publish_shard, shard_path
@@ -28,7 +28,7 @@ def write_shard(work: str, index: int, task: ReadTask, stage: EncodeStage) -> Su
     rejects: list[str] = []
     with write_stream(shard_path(work, index)) as stream:
         hashed = HashedStream(stream)
-        with pa.ipc.new_file(pa.PythonFile(hashed, mode="w"), schema(stage)) as writer:
+        with pa.ipc.new_file(pa.PythonFile(hashed, mode="w"), sample_schema(stage)) as writer:
             for batch in encode_task(task, stage):
                 count_batch(summary, batch)
                 lines = [json.dumps(_reject(reject, task), ensure_ascii=False) + "\n" for reject in batch.rejects]
@@ -39,7 +39,7 @@ def write_shard(work: str, index: int, task: ReadTask, stage: EncodeStage) -> Su
     return summary
 
 
-def count_batch(summary: Summary, batch: Batch) -> None:
+def count_batch(summary: Summary, batch: EncodedBatch) -> None:
     """Add a batch to a summary."""
     summary["samples"] += len(batch.samples)
     summary["findings"].update(batch.findings)

@@ -37,7 +37,7 @@ _ASKERS = 16  # threads: remote storages answer slowly
 
 
 @dataclass(frozen=True)
-class Content:
+class FileContent:
     """The bytes of a file at the moment when they were hashed."""
 
     sha256: str
@@ -47,10 +47,10 @@ class Content:
     """As long as the stamp is the same, so are the bytes."""
 
 
-Mapper = Callable[[Callable[[SourceFile], Content], Sequence[SourceFile]], Iterable[Content]]
+Mapper = Callable[[Callable[[SourceFile], FileContent], Sequence[SourceFile]], Iterable[FileContent]]
 
 
-def content(file: SourceFile) -> Content:
+def content(file: SourceFile) -> FileContent:
     """Read and hash a file. Raises DataError where it changes meanwhile."""
     started = time.time()
     digest = hashlib.sha256()
@@ -64,12 +64,12 @@ def content(file: SourceFile) -> Content:
         raise _changed(file) from error
     if after != before:
         raise _changed(file)
-    return Content(digest.hexdigest(), before, bool(before) and changed_at < started - _SETTLED_S)
+    return FileContent(digest.hexdigest(), before, bool(before) and changed_at < started - _SETTLED_S)
 
 
 def contents(
     files: Sequence[SourceFile], cache: str, map: Mapper = map, *, trusts_stores: bool = False
-) -> list[Content]:
+) -> list[FileContent]:
     """The content of every file; one whose stamp stands in the JSON file `cache` is not read again.
 
     `map` may work in parallel. A cache that is damaged is made anew. trusts_stores: the checksum that a remote store
@@ -94,21 +94,21 @@ def contents(
     return [(found | new)[file.location] for file in files]
 
 
-def check_unchanged(files: Sequence[SourceFile], before: Sequence[Content]) -> None:
+def check_files_unchanged(files: Sequence[SourceFile], before: Sequence[FileContent]) -> None:
     """Raises DataError for a file that is not any more, or was not all the time, what it was when it was hashed."""
     with ThreadPoolExecutor(_ASKERS) as pool:
         for _ in pool.map(_check_unchanged, files, before):
             pass
 
 
-def _check_unchanged(file: SourceFile, before: Content) -> None:
+def _check_unchanged(file: SourceFile, before: FileContent) -> None:
     now = check_stamp(file, before)
     is_proven = before.is_settled and now == before.stamp
     if not is_proven and content(file).sha256 != before.sha256:
         raise _changed(file)
 
 
-def check_stamp(file: SourceFile, before: Content) -> str:
+def check_stamp(file: SourceFile, before: FileContent) -> str:
     """The file's stamp. Raises DataError where it was written to since; blind to the two seconds before the hash."""
     now = _known_stamp(file)
     if not _same_writing(now, before.stamp):
@@ -188,13 +188,13 @@ def _changed(file: SourceFile) -> DataError:
     )
 
 
-def _kept(file: SourceFile, stamp: str, known: dict[str, Any], trusts_stores: bool) -> Content | None:
+def _kept(file: SourceFile, stamp: str, known: dict[str, Any], trusts_stores: bool) -> FileContent | None:
     """What is known of a file without reading it."""
     if trusts_stores and " checksum:" in stamp:  # whatever the cache holds: the fingerprint shall not depend on it
-        return Content(hashlib.sha256(stamp.encode()).hexdigest(), stamp, True)
+        return FileContent(hashlib.sha256(stamp.encode()).hexdigest(), stamp, True)
     entry = known.get(_key(file.location))
     if entry is not None and stamp and entry["stamp"] == stamp:
-        return Content(entry["sha256"], stamp, True)
+        return FileContent(entry["sha256"], stamp, True)
     return None
 
 
@@ -203,7 +203,7 @@ def _key(location: str) -> str:
     return hashlib.sha256(location.encode(errors="surrogatepass")).hexdigest()[:32]
 
 
-def _entry(location: str, one: Content) -> dict[str, Any]:
+def _entry(location: str, one: FileContent) -> dict[str, Any]:
     return {
         "file": redacted(location),
         **{name: value for name, value in asdict(one).items() if name != "is_settled"},

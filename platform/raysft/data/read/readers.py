@@ -41,7 +41,7 @@ _ENCODINGS = {  # UTF-32 first: its mark begins with UTF-16's
 }
 
 
-def ranges(location: str, kind: str, num_bytes: int, range_bytes: int) -> list[tuple[int, int]]:
+def byte_ranges(location: str, kind: str, num_bytes: int, range_bytes: int) -> list[tuple[int, int]]:
     """[start, stop) of independent pieces: bytes, row groups or record batches; stop 0: to the end.
 
     JSON arrays, CSV (a line break may stand in quotes) and compressed files have no place to start in the middle.

@@ -18,7 +18,7 @@ from typing import Any
 
 from raysft.data.read.kinds import kind_of
 from raysft.data.read.listing import Listed, list_files
-from raysft.data.read.readers import LINES, ranges, read_range
+from raysft.data.read.readers import LINES, byte_ranges, read_range
 from raysft.data.read.remote import open_text_bytes, without_query
 from raysft.data.read.splits import Purpose
 from raysft.data.read.twins import check_twins
@@ -152,7 +152,7 @@ def plan_reads(files: Sequence[SourceFile], range_bytes: int | None = None) -> l
 
     def pieces(file: SourceFile) -> list[ReadTask]:
         mine = max(size, _WEB_RANGE_BYTES) if is_web(file.location) else size
-        found = ranges(file.location, file.kind, file.num_bytes, mine)
+        found = byte_ranges(file.location, file.kind, file.num_bytes, mine)
         return [ReadTask(file, start, stop) for start, stop in found]
 
     with ThreadPoolExecutor(_PLANNERS) as pool:

@@ -31,7 +31,7 @@ _HELD_OUT = ("validation", "test")
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ChosenFiles:
     """The files that are read, by their place in the list, and the splits that are not."""
 
     places: list[int]
@@ -39,13 +39,15 @@ class Chosen:
     others: dict[str, list[int]] = field(default_factory=dict)
 
 
-def choose_split(folder: str, names: Sequence[str], purpose: Purpose) -> Chosen:
+def choose_split(folder: str, names: Sequence[str], purpose: Purpose) -> ChosenFiles:
     """Which of the files (paths below the folder) to read. Raises DataError where only a person can tell."""
     by_split: dict[str, list[int]] = {}
     for place, name in enumerate(names):
         by_split.setdefault(split_of(name), []).append(place)
     unnamed = by_split.pop("", [])
-    everything = Chosen(list(range(len(names))), next(iter(by_split)) if len(by_split) == 1 and not unnamed else None)
+    everything = ChosenFiles(
+        list(range(len(names))), next(iter(by_split)) if len(by_split) == 1 and not unnamed else None
+    )
     if not by_split or everything.split or (purpose == "train" and set(by_split) == {"train"}):
         _refuse_forms(folder, names)
         return everything
@@ -63,7 +65,7 @@ def choose_split(folder: str, names: Sequence[str], purpose: Purpose) -> Chosen:
     others = {name: places for name, places in by_split.items() if name != split}
     if unnamed:
         others["no split"] = unnamed
-    return Chosen(by_split[split], split, others)
+    return ChosenFiles(by_split[split], split, others)
 
 
 def split_of(name: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice, pairwise, zip_longest
 from typing import Any
 
-from raysft.data.read.readers import ranges, read_range
+from raysft.data.read.readers import byte_ranges, read_range
 from raysft.data.read.remote import compression, without_query
 from raysft.data.records import Refusal
 from raysft.errors import DataError, redacted
@@ -57,7 +57,9 @@ def _begin_alike(one: tuple[str, str, int], other: tuple[str, str, int]) -> bool
 
 def _first_records(location: str, kind: str, num_bytes: int) -> Iterator[Any]:
     values = (
-        v for start, stop in ranges(location, kind, num_bytes, 1 << 40) for v in _values(location, kind, start, stop)
+        v
+        for start, stop in byte_ranges(location, kind, num_bytes, 1 << 40)
+        for v in _values(location, kind, start, stop)
     )
     return islice((_comparable(value) for value in values), _COMPARED)
 

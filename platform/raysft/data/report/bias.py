@@ -26,7 +26,7 @@ def bias_table(attributes: Mapping[str, Mapping[str, Any]], labels: Mapping[str,
     return [_attribute(name, groups, common) for name, groups in sorted(attributes.items())]
 
 
-def advice(table: list[dict[str, Any]]) -> list[str]:
+def bias_advice(table: list[dict[str, Any]]) -> list[str]:
     """What to do about the differences, naming the recipe's fields."""
     lines = []
     for entry in table:

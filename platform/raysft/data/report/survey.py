@@ -15,13 +15,13 @@ from typing import Any
 from raysft.data.formats.conversations import check_source_columns
 from raysft.data.on_ray import Item, on_ray
 from raysft.data.read.sources import SourceFile, describe_line, expand, plan_reads
-from raysft.data.report.bias import ATTRIBUTES, advice, bias_table
+from raysft.data.report.bias import ATTRIBUTES, bias_advice, bias_table
 from raysft.data.report.survey_facts import (
     COUNTS,
     Facts,
     groups,
     length_facts,
-    merge,
+    merge_facts,
     most_first,
     new_facts,
     quality_facts,
@@ -80,7 +80,7 @@ def survey(
         facts = new_facts()
         found = on_ray(partial(look_item, files=files, plan=plan), items)
         for done, piece in enumerate(found, 1):
-            facts = merge((facts, piece))
+            facts = merge_facts((facts, piece))
             progress("survey", done, len(items))
         if not facts["records"]:
             raise DataError(
@@ -137,7 +137,7 @@ def _describe(
         "groups": groups(facts),
         "bias": bias,
     }
-    return {**survey, "advice": [*_advice(survey), *advice(bias)]}
+    return {**survey, "advice": [*_advice(survey), *bias_advice(bias)]}
 
 
 def _advice(survey: dict[str, Any]) -> list[str]:

@@ -102,7 +102,7 @@ def count_groups(
                 _count_label(group["labels"], conversation.label)
 
 
-def merge(many: Iterable[Facts]) -> Facts:
+def merge_facts(many: Iterable[Facts]) -> Facts:
     """All of them together."""
     merged = new_facts()
     for facts in many:

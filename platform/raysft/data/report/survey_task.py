@@ -45,7 +45,7 @@ from raysft.recipe.cleaning import (
     Quality,
     Repetition,
     Rule,
-    SpecialTokens,
+    SpecialTokensRule,
     Symbols,
 )
 from raysft.recipe.sections.data import DataSection
@@ -57,7 +57,7 @@ _LOOKING: tuple[Rule, ...] = (
     Repetition(rule="repetition", action="report"),
     Symbols(rule="symbols", action="report"),
     Pii(rule="pii", action="report"),
-    SpecialTokens(rule="special_tokens", action="report"),
+    SpecialTokensRule(rule="special_tokens", action="report"),
 )
 """Every record goes through these as it was found."""
 _BATCH = 256
@@ -92,10 +92,10 @@ class _Tools:
 
 def look_item(item: Item, *, files: Sequence[SourceFile], plan: SurveyPlan) -> Facts:
     """`look` as a task of Ray Data."""
-    return look(item["index"], ReadTask(files[item["file"]], item["start"], item["stop"]), plan)
+    return survey_part(item["index"], ReadTask(files[item["file"]], item["start"], item["stop"]), plan)
 
 
-def look(index: int, task: ReadTask, plan: SurveyPlan) -> Facts:
+def survey_part(index: int, task: ReadTask, plan: SurveyPlan) -> Facts:
     """The facts of task `index`. The keys of what is kept become a shard in the work directory."""
     tools, facts = _tools(plan), new_facts()
     shape = pa.schema([("sample_id", pa.int64()), ("held_out", pa.bool_()), *tools.keys.schema])

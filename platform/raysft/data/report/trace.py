@@ -11,7 +11,7 @@ from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedTokenizerFast
 
 from raysft.data.formats.conversations import check_source_columns, read_raw, reading_of
-from raysft.data.prepare.encode import is_held_out
+from raysft.data.prepare.encode import goes_to_held_out
 from raysft.data.read.sources import RawRecord, describe_line, expand, file_and_position
 from raysft.data.records import Conversation, Note, Refusal
 from raysft.data.rules.record.cleaner import Cleaner
@@ -81,7 +81,7 @@ class Tracer:
         conversations = read_raw(raw, file, reading_of(file, self._data))
         if isinstance(conversations, Refusal):
             return Traced(place, [], [conversations], Counter(), (), ())
-        held_out = not self._data.eval and is_held_out(conversations[0], self._data.eval_fraction)
+        held_out = not self._data.eval and goes_to_held_out(conversations[0], self._data.eval_fraction)
         if held_out:
             place += " (held out)"
         cleaned = [self._cleaners[held_out].apply(conversation) for conversation in conversations]

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from raysft import sealed
 from raysft.data.hashing import HashedStream
-from raysft.data.store.manifest import CHECKERS, MANIFEST, damaged, problem_of, read_manifest, write_manifest
+from raysft.data.store.manifest import CHECKERS, MANIFEST, damaged_store, problem_of, read_manifest, write_manifest
 from raysft.data.store.part_files import PARQUET, ROWS_PER_GROUP, PartFiles, part_name
 from raysft.errors import DataError, StorageError
 from raysft.recipe.columns import Field
@@ -66,7 +66,7 @@ class StoreColumns:
                 fix="run `raysft train` with this recipe",
             )
         if manifest["beside"] != _sums(store):
-            raise damaged(join(location, MANIFEST), "its rows are those of another store")
+            raise damaged_store(join(location, MANIFEST), "its rows are those of another store")
         return cls(location, manifest)
 
     def at(self, part: int, row: int) -> tuple[pa.Table, int]:
@@ -170,7 +170,7 @@ def publish_columns(
     """The last write: from now on there are columns. Raises DataError where a part has not the store's rows."""
     for index, part in enumerate(store["parts"]):
         if entries[index]["rows"] != part["rows"]:
-            raise damaged(
+            raise damaged_store(
                 join(location, part_name(index)), f"{entries[index]['rows']} rows instead of {part['rows']}"
             )
     content = {

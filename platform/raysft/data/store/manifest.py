@@ -43,16 +43,16 @@ def read_manifest(location: str) -> dict[str, Any] | None:
     except OSError as error:
         raise _away(path, error) from error
     except (ValueError, RecursionError) as error:
-        raise damaged(path, f"{type(error).__name__}: {error}") from error
+        raise damaged_store(path, f"{type(error).__name__}: {error}") from error
     if not isinstance(manifest, dict):
-        raise damaged(path, "it is no manifest")
+        raise damaged_store(path, "it is no manifest")
     if manifest.get("sha256") != sealed.checksum(manifest):
         if set(manifest) >= {"format_version", "parts"} and "sha256" not in manifest:
             return None  # what earlier versions wrote
-        raise damaged(path, "it does not have its own sha256")
+        raise damaged_store(path, "it does not have its own sha256")
     name = location.rstrip("/").rpartition("/")[2]
     if _FINGERPRINT.fullmatch(name) and manifest.get("fingerprint") != name:
-        raise damaged(path, f"it is that of the store {str(manifest.get('fingerprint'))[:16]}")
+        raise damaged_store(path, f"it is that of the store {str(manifest.get('fingerprint'))[:16]}")
     return manifest if manifest["format_version"] == FORMAT_VERSION else None
 
 
@@ -127,7 +127,7 @@ def _away(location: str, error: OSError) -> StorageError:
     )
 
 
-def damaged(location: str, problem: str) -> DataError:
+def damaged_store(location: str, problem: str) -> DataError:
     """The error of whoever would read that file."""
     return DataError(
         f"the token store is damaged: {location}",

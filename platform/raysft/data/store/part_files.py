@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raysft.data.store.manifest import damaged, problem_of
+from raysft.data.store.manifest import damaged_store, problem_of
 from raysft.errors import RaysftError, StorageError
 from raysft.storage import filesystem, join
 
@@ -61,7 +61,7 @@ class PartFiles:
         """The error of a part that cannot be read: of its bytes, or, if they are as written, of the storage."""
         location, sha256 = join(self._location, self._parts[part]["name"]), self._parts[part]["sha256"]
         if problem := problem_of(location, sha256):
-            return damaged(location, problem)
+            return damaged_store(location, problem)
         return StorageError(
             f"cannot read {location}",
             got=f"{type(error).__name__}: {error}",
@@ -74,7 +74,7 @@ class PartFiles:
             entry = self._parts[part]
             location = join(self._location, entry["name"])
             if problem := problem_of(location, entry["sha256"]):
-                raise damaged(location, problem)
+                raise damaged_store(location, problem)
             fs, path = filesystem(location)
             self._open[part] = pq.ParquetFile(fs.open_input_file(path), page_checksum_verification=True)
         return self._open[part]

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raysft.data.store.columns import StoreColumns
-from raysft.data.store.manifest import MANIFEST, PROMPTS, damaged, problem_of, read_manifest
+from raysft.data.store.manifest import MANIFEST, PROMPTS, damaged_store, problem_of, read_manifest
 from raysft.data.store.packed_rows import Array, Row, row_at, values_of
 from raysft.data.store.part_files import PARQUET, ROWS_PER_GROUP, UNREADABLE, PartFiles, part_name
 from raysft.errors import StorageError
@@ -98,7 +98,7 @@ class TokenStore:
             raise self._files.why(part, error) from error
         if not is_intact:
             location = join(self.location, entry["name"])
-            raise damaged(location, "the sizes of its rows are others than the manifest says")
+            raise damaged_store(location, "the sizes of its rows are others than the manifest says")
         return sizes
 
     def _row(self, index: int) -> Row:
@@ -116,7 +116,7 @@ class TokenStore:
             return []
         location = join(self.location, PROMPTS)
         if problem := problem_of(location, wanted):
-            raise damaged(location, problem)
+            raise damaged_store(location, problem)
         return [json.loads(line) for line in read_bytes(location).decode().split("\n")[:-1]]
 
 

@@ -216,7 +216,7 @@ _RECORDS: tuple[dict[str, Any], ...] = (
 
 
 @lru_cache(maxsize=32)
-def rehearse(name: str, text: str, named: tuple[tuple[str, str], ...]) -> None:
+def rehearse_template(name: str, text: str, named: tuple[tuple[str, str], ...]) -> None:
     """Let a template write three small records in a child process with 1 GiB and 10 s.
 
     That it refuses them is no matter here. Raises DataError when it does not end, or takes all the memory.

@@ -12,7 +12,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 from raysft.data.records import Conversation, Note
-from raysft.data.text.sandbox import GENERATION, compile_template, rehearse
+from raysft.data.text.sandbox import GENERATION, compile_template, rehearse_template
 from raysft.errors import DataError
 
 BUILT_IN = ("chatml", "gemma", "llama3", "mistral", "qwen3", "zephyr")
@@ -98,7 +98,7 @@ def resolve_template(
     for one in (template, template.with_tools):
         if one is not None:
             if one.text not in _built_in_texts():
-                rehearse(one.name, one.text, one.special_tokens.named)
+                rehearse_template(one.name, one.text, one.special_tokens.named)
             compile_template(one.text)  # after its rehearsal: jinja works out constants here
     return template
 

@@ -28,7 +28,7 @@ from raysft.model.methods import LowRank
 
 
 @dataclass(frozen=True)
-class Piece:
+class TrialRows:
     """A trial's rows in a pass."""
 
     trial: int
@@ -44,7 +44,7 @@ class Piece:
 class _Span:
     """Where a trial's tokens lie in the flattened rows of a pass."""
 
-    piece: Piece
+    piece: TrialRows
     start: int
     stop: int
 
@@ -85,7 +85,7 @@ class SharedBase:
         for layer in self._layers.values():
             layer.adapters.pop(trial, None)
 
-    def hidden(self, pieces: Sequence[Piece]) -> list[Tensor]:
+    def hidden(self, pieces: Sequence[TrialRows]) -> list[Tensor]:
         """What the head reads of each piece, [B, T, D]. The next pass may begin when this one's backward is over."""
         training = pieces[0].dropout is not None
         if self.model.training is not training:
@@ -94,7 +94,7 @@ class SharedBase:
             return self._one_row(pieces)
         return self._padded(pieces)
 
-    def _one_row(self, pieces: Sequence[Piece]) -> list[Tensor]:
+    def _one_row(self, pieces: Sequence[TrialRows]) -> list[Tensor]:
         """All rows behind each other: segments stay apart by their borders, and no padding is computed."""
         sizes = [piece.input_ids.numel() for piece in pieces]
         stops = torch.tensor(sizes).cumsum(0).tolist()
@@ -105,7 +105,7 @@ class SharedBase:
         parts = torch.split(hidden, sizes, dim=1)
         return [part.view(*piece.input_ids.shape, -1) for part, piece in zip(parts, pieces, strict=True)]
 
-    def _padded(self, pieces: Sequence[Piece]) -> list[Tensor]:
+    def _padded(self, pieces: Sequence[TrialRows]) -> list[Tensor]:
         """Rows under each other, as long as the longest; padding is a segment of its own."""
         width = max(piece.input_ids.shape[1] for piece in pieces)
         rows = [len(piece.input_ids) for piece in pieces]

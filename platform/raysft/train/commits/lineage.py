@@ -63,13 +63,13 @@ def lineage(attempts: Sequence[Attempt], commits: Sequence[CommitId]) -> list[Co
     An attempt's commits count only up to the step at which its successor in the lineage branched off.
     """
     chain: list[CommitId] = []
-    for number, _, until in reversed(ranges(attempts)):
+    for number, _, until in reversed(step_ranges(attempts)):
         own = [c for c in commits if c.attempt == number and (until is None or c.step <= until)]
         chain += sorted(own, key=lambda c: -c.step)
     return chain
 
 
-def ranges(attempts: Sequence[Attempt]) -> list[tuple[int, int, int | None]]:
+def step_ranges(attempts: Sequence[Attempt]) -> list[tuple[int, int, int | None]]:
     """(attempt, after step, until step or None) of each attempt that the newest one descends from, oldest first."""
     by_number = {attempt.number: attempt for attempt in attempts}
     found: list[tuple[int, int, int | None]] = []
@@ -84,7 +84,7 @@ def ranges(attempts: Sequence[Attempt]) -> list[tuple[int, int, int | None]]:
 
 def lineage_ranges(run: str) -> list[tuple[int, int, int | None]]:
     """ranges() of a run."""
-    return ranges(read_attempts(run))
+    return step_ranges(read_attempts(run))
 
 
 def _numbers(run: str, trace: str) -> set[int]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from raysft.train.commits.lineage import lineage_ranges
 from raysft.train.history.failures import read_failures
-from raysft.train.history.goodput import AttemptTime, DriverTime, Piece, fold, totals
+from raysft.train.history.goodput import AttemptTime, DriverTime, Stretch, fold, total_ns
 from raysft.train.history.incidents import Incident, read_incidents
 from raysft.train.history.records import attempt_metrics
 from raysft.train.history.spans import read_spans
@@ -59,7 +59,7 @@ def read_account(run: str) -> Account:
     recorded = read_incidents(run)
     incidents = [*recorded, *unrecorded(drivers, attempts, recorded, _left_failures(run)), *_skipped(run, attempts)]
     costs = [cost(incident, pieces, drivers) for incident in sorted(incidents, key=lambda i: i.attempt)]
-    seconds = {name: ns / 1e9 for name, ns in totals(pieces).items()}
+    seconds = {name: ns / 1e9 for name, ns in total_ns(pieces).items()}
     return Account(seconds, sum(piece.ns for piece in pieces) / 1e9, tuple(costs))
 
 
@@ -99,7 +99,7 @@ def unrecorded(
     return found
 
 
-def cost(incident: Incident, pieces: Sequence[Piece], drivers: Sequence[DriverTime]) -> Cost:
+def cost(incident: Incident, pieces: Sequence[Stretch], drivers: Sequence[DriverTime]) -> Cost:
     """What an incident cost, by the folded time (pure). Of one that ended no attempt: nothing is known."""
     own = [i for i, piece in enumerate(pieces) if piece.attempt == incident.attempt]
     if incident.kind in PASSING or not own:

@@ -79,7 +79,7 @@ class DriverTime:
 
 
 @dataclass(frozen=True)
-class Piece:
+class Stretch:
     """The next stretch of the run's time."""
 
     name: str
@@ -99,20 +99,20 @@ def wall_ns(drivers: Sequence[DriverTime], attempts: Sequence[AttemptTime]) -> i
 
 def fold(
     drivers: Sequence[DriverTime], attempts: Sequence[AttemptTime], lineage: Sequence[tuple[int, int, int | None]]
-) -> list[Piece]:
+) -> list[Stretch]:
     """The run's time, piece by piece, in order; the sum of `ns` is wall_ns().
 
     lineage: (attempt, after step, until step) of records.lineage_ranges: steps outside were done again.
     """
     until = {number: limit for number, _, limit in lineage}
-    pieces: list[Piece] = []
+    pieces: list[Stretch] = []
     failed = False  # an attempt has failed, and no step came after it
     for i, driver in enumerate(drivers):
         end = _alive_ns(drivers, i, attempts)
         starts = [(name, min(since, end)) for name, since in driver.phases]
         for (name, since), (_, limit) in pairwise([*starts, ("end", end)]):
             if name != "train":
-                pieces.append(Piece("recovery" if failed and name == "start" else name, limit - since))
+                pieces.append(Stretch("recovery" if failed and name == "start" else name, limit - since))
                 continue
             is_newest = i == len(drivers) - 1 and not driver.ended
             training = _training(driver, _own(drivers, i, attempts), (since, limit), failed, is_newest)
@@ -121,11 +121,11 @@ def fold(
         if i + 1 < len(drivers):
             for attempt in _own(drivers, i, attempts):
                 failed = _failed_after(attempt, failed)
-        pieces.append(Piece("down", _down_ns(drivers, i, attempts)))
+        pieces.append(Stretch("down", _down_ns(drivers, i, attempts)))
     return pieces
 
 
-def totals(pieces: Sequence[Piece]) -> dict[str, int]:
+def total_ns(pieces: Sequence[Stretch]) -> dict[str, int]:
     """{class: ns} of all classes."""
     return {name: sum(piece.ns for piece in pieces if piece.name == name) for name in CLASSES}
 
@@ -172,7 +172,7 @@ def _covered(attempt: AttemptTime) -> int:
 
 def _training(
     driver: DriverTime, attempts: Sequence[AttemptTime], window: tuple[int, int], failed: bool, is_newest: bool
-) -> Iterator[Piece]:
+) -> Iterator[Stretch]:
     """A driver's time in training: its attempts where it saw them, and what lies between.
 
     An attempt that was seen late (the driver looks twice a second) is moved back so that it fits before the next.
@@ -182,27 +182,27 @@ def _training(
         next_seen = [seen[later.number] for later in attempts[i + 1 :] if later.number in seen]
         limit = min([end, *next_seen[:1]])
         begin = max(now, min(seen.get(attempt.number, limit), limit - _covered(attempt)))
-        yield Piece("recovery" if failed else "start", begin - now)
+        yield Stretch("recovery" if failed else "start", begin - now)
         now = begin
-        yield Piece("recovery" if failed else "start", 0, attempt.number)
+        yield Stretch("recovery" if failed else "start", 0, attempt.number)
         for span in attempt.spans:
             ns = max(0, min(span.ns, limit - now))
             now += ns
             is_step = span.kind == "compute"
             wait = min(span.wait_ns, ns) if is_step else 0
             if wait:
-                yield Piece("recovery" if failed else "data_wait", wait, attempt.number, span.step)
+                yield Stretch("recovery" if failed else "data_wait", wait, attempt.number, span.step)
             failed = failed and not is_step
-            yield Piece("recovery" if failed else span.kind, ns - wait, attempt.number, span.step, is_step)
+            yield Stretch("recovery" if failed else span.kind, ns - wait, attempt.number, span.step, is_step)
         is_under_way = is_newest and attempt is attempts[-1] and not attempt.status
         if is_under_way and any(span.kind == "compute" for span in attempt.spans):
-            yield Piece("compute", end - now)
+            yield Stretch("compute", end - now)
             return
         failed = failed if is_under_way else _failed_after(attempt, failed)
-    yield Piece("recovery" if failed else "start", end - now)
+    yield Stretch("recovery" if failed else "start", end - now)
 
 
-def _lost(piece: Piece, until: Mapping[int, int | None]) -> Piece:
+def _lost(piece: Stretch, until: Mapping[int, int | None]) -> Stretch:
     """The same stretch as lost, when its step is not in the final lineage."""
     if piece.attempt is None or piece.step is None or piece.name in ("start", "recovery"):
         return piece

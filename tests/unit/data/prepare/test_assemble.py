@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from raysft.data.prepare.assemble import Chosen, choose
+from raysft.data.prepare.assemble import ChosenSamples, choose
 from raysft.data.prepare.fingerprint import describe_sides
 from raysft.data.prepare.write_shards import write_shard
 from raysft.data.read.sources import plan_reads
@@ -23,7 +23,7 @@ def chosen(tokenizers: Any, tmp_path: Path):
     tokenizers["chatml"].save_pretrained(tmp_path / "tok")
     (tmp_path / "a.csv").write_text("instruction,output,hard,w,mood\nq0,a,9,2,x\nq1,a,1.5,0.5,\nq2,a,3,1,y\n")
 
-    def make(**data: Any) -> Chosen:
+    def make(**data: Any) -> ChosenSamples:
         fields = {"train": str(tmp_path / "a.csv"), "template": "chatml", "order": "windowed", **data}
         model = {"source": "random", "config": {"model_type": "llama"}, "tokenizer": str(tmp_path / "tok")}
         recipe = parse_recipe({"name": "r", "storage": str(tmp_path / "s"), "model": model, "data": fields})

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raysft.data.prepare.encode import Batch, EncodeStage, encode_task, is_held_out, schema
+from raysft.data.prepare.encode import EncodedBatch, EncodeStage, encode_task, goes_to_held_out, sample_schema
 from raysft.data.prepare.write_shards import write_shard
 from raysft.data.read.sources import expand, plan_reads
 from raysft.data.records import Conversation, Message
@@ -38,7 +38,7 @@ def make_stage(tokenizers: Any):
     return make
 
 
-def encoded(path: Path, stage: EncodeStage) -> list[Batch]:
+def encoded(path: Path, stage: EncodeStage) -> list[EncodedBatch]:
     files = expand([str(path)], columns=stage.data.columns)
     return [batch for task in plan_reads(files) for batch in encode_task(task, stage)]
 
@@ -55,7 +55,7 @@ def test_records_become_samples_in_order_and_the_rest_has_reasons(make_stage, to
     path.write_text("\n".join(lines))
     stage = make_stage(path)
     (batch,) = encoded(path, stage)
-    assert batch.samples.schema == schema(stage)
+    assert batch.samples.schema == sample_schema(stage)
     first, second = batch.samples.to_pylist()
     assert tokenizers["chatml"].decode(first["input_ids"]).endswith("a<|im_end|>\n")
     assert first["num_tokens"] == len(first["input_ids"]) == len(first["target"])
@@ -195,12 +195,12 @@ def test_the_split_goes_by_prompt():
     def talk(question: str, answer: str) -> Conversation:
         return Conversation(1, (Message("user", question), Message("assistant", answer)))
 
-    share = sum(is_held_out(talk(f"q{i}", "a"), 0.2) for i in range(5000)) / 5000
+    share = sum(goes_to_held_out(talk(f"q{i}", "a"), 0.2) for i in range(5000)) / 5000
     assert 0.18 < share < 0.22
     for i in range(200):
-        assert is_held_out(talk(f"q{i}", "a"), 0.2) == is_held_out(talk(f"q{i}", f"b{i}"), 0.2)
-    held = [is_held_out(talk(f"q{i}", "a"), 0.1) for i in range(500)]
-    more = [is_held_out(talk(f"q{i}", "a"), 0.3) for i in range(500)]
+        assert goes_to_held_out(talk(f"q{i}", "a"), 0.2) == goes_to_held_out(talk(f"q{i}", f"b{i}"), 0.2)
+    held = [goes_to_held_out(talk(f"q{i}", "a"), 0.1) for i in range(500)]
+    more = [goes_to_held_out(talk(f"q{i}", "a"), 0.3) for i in range(500)]
     assert all(b or not a for a, b in zip(held, more, strict=True)), "a larger share keeps the smaller one"
     texts = [Conversation(1, (Message("text", f"text {i}"),)) for i in range(2000)]
-    assert 0.17 < sum(is_held_out(text, 0.2) for text in texts) / 2000 < 0.23
+    assert 0.17 < sum(goes_to_held_out(text, 0.2) for text in texts) / 2000 < 0.23

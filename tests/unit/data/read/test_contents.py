@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from raysft.data.read import contents as contents_module
-from raysft.data.read.contents import check_stamp, check_unchanged, content, contents
+from raysft.data.read.contents import check_files_unchanged, check_stamp, content, contents
 from raysft.data.read.sources import SourceFile, expand
 from raysft.errors import DataError
 
@@ -135,7 +135,7 @@ def test_a_storage_that_cannot_be_written_costs_the_cache_only(tmp_path, caplog)
 
 
 def test_the_cache_shows_no_secret_of_an_address(tmp_path):
-    entry = contents_module._entry("https://h/a?sig=feed", contents_module.Content("00", "1", True))
+    entry = contents_module._entry("https://h/a?sig=feed", contents_module.FileContent("00", "1", True))
     assert "feed" not in json.dumps({contents_module._key("https://h/a?sig=feed"): entry})
 
 
@@ -160,20 +160,20 @@ def test_files_that_changed_since_are_named(tmp_path, is_settled, monkeypatch):
     path = put(tmp_path / "a.jsonl", "one\n")
     listed = files(path)
     before = [content(file) for file in listed]
-    check_unchanged(listed, before)
+    check_files_unchanged(listed, before)
     path.chmod(0o600)  # another time of change, the same bytes
-    check_unchanged(listed, before)
+    check_files_unchanged(listed, before)
     for change in (overwrite, rename_over):
         change(path)
         with pytest.raises(DataError, match=r"a\.jsonl changed"):
-            check_unchanged(listed, before)
+            check_files_unchanged(listed, before)
         before = [content(file) for file in listed]
     path.write_text("one\n")
     path.write_text("two\n")  # put back; what was read meanwhile may have been the other
     with pytest.raises(DataError, match=r"a\.jsonl changed"):
-        check_unchanged(listed, before)
+        check_files_unchanged(listed, before)
     with pytest.raises(DataError, match=r"a\.jsonl changed"):
         check_stamp(listed[0], before[0])
     path.unlink()
     with pytest.raises(DataError, match=r"a\.jsonl changed"):
-        check_unchanged(listed, before)
+        check_files_unchanged(listed, before)

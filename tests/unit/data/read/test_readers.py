@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from raysft.data.read import json_values, readers, tables
 from raysft.data.read.json_values import parse_line
-from raysft.data.read.readers import ranges, read_range
+from raysft.data.read.readers import byte_ranges, read_range
 from raysft.data.read.sources import expand, read_all
 from raysft.data.records import Refusal
 from raysft.errors import DataError
@@ -83,7 +83,7 @@ PACKED = [name for name in FILES if not name.endswith(("parquet", "arrow"))]
 
 def values(path, range_bytes=1 << 20):
     kind = path.name.removesuffix(".gz").rpartition(".")[2]
-    pieces = ranges(str(path), kind, path.stat().st_size, range_bytes)
+    pieces = byte_ranges(str(path), kind, path.stat().st_size, range_bytes)
     return [found for piece in pieces for found in read_range(str(path), kind, *piece)]
 
 
@@ -111,7 +111,7 @@ def test_every_kind(put, name):
     for range_bytes in (1, 5, 300):
         assert values(path, range_bytes) == whole
     if name.endswith(("jsonl", "txt", "parquet", "arrow")):
-        assert name.endswith("file.arrow") or len(ranges(str(path), name.rpartition(".")[2], len(data), 9)) > 1
+        assert name.endswith("file.arrow") or len(byte_ranges(str(path), name.rpartition(".")[2], len(data), 9)) > 1
 
 
 @pytest.mark.parametrize("name", PACKED)

@@ -18,7 +18,7 @@ import pytest
 
 from raysft.data.read import contents as contents_module
 from raysft.data.read import remote, sources
-from raysft.data.read.contents import check_unchanged, content, contents
+from raysft.data.read.contents import check_files_unchanged, content, contents
 from raysft.data.read.sources import expand, plan_reads, read, read_all
 from raysft.errors import DataError, StorageError
 
@@ -132,13 +132,13 @@ def test_answers_that_break_off_are_taken_up_again(server: Server, ranges: bool)
 def test_a_file_that_changes_while_it_is_read_is_refused(server: Server) -> None:
     (file,) = expand([f"{server.address}/a.jsonl"])
     before = content(file)
-    check_unchanged([file], [before])
+    check_files_unchanged([file], [before])
     assert before.is_settled, "an ETag tells of every change"
     records = read_all([file])
     next(records)
     server.cuts, server.files["/a.jsonl"] = 0, LINES.replace(b'"n": 2999', b'"n": 9999')
     with pytest.raises(DataError, match="changed while it was read"):
-        check_unchanged([file], [before])
+        check_files_unchanged([file], [before])
     server.files["/a.jsonl"] = LINES * 5
     stream = remote.open_bytes(file.location)
     stream.read(10)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from raysft.data.report.bias import MIN_GROUP, advice, bias_table, rebalancing
+from raysft.data.report.bias import MIN_GROUP, bias_advice, bias_table, rebalancing
 
 
 def group(records: int, kept: int | None = None, chars: int = 10, **labels: int):
@@ -26,7 +26,7 @@ def test_four_fifths(hired: int, marked: bool) -> None:
     assert found["ratio"] == pytest.approx(hired / 50)
     assert (found["lowest"], found["highest"]) == (["b", hired / 100], ["a", 0.5])
     assert found["marked"] is marked
-    assert any("`hired`" in line and "race" in line for line in advice([entry])) is marked
+    assert any("`hired`" in line and "race" in line for line in bias_advice([entry])) is marked
 
 
 def test_small_groups_are_shown_but_not_judged() -> None:
@@ -35,7 +35,7 @@ def test_small_groups_are_shown_but_not_judged() -> None:
     assert [(row["group"], row["judged"]) for row in entry["groups"]] == [("a", True), ("b", False)]
     assert entry["groups"][1]["labels"] == {"yes": 1.0, "no": 0.0}
     assert entry["disparity"] == []
-    assert any("too few records to judge" in line and ": b;" in line for line in advice([entry]))
+    assert any("too few records to judge" in line and ": b;" in line for line in bias_advice([entry]))
 
 
 def test_a_group_whose_records_have_few_labels_is_not_judged() -> None:
@@ -54,7 +54,7 @@ def test_without_labels_answers_are_compared_and_nothing_is_marked() -> None:
 def test_rebalancing_names_the_field_and_the_factors() -> None:
     (entry,) = bias_table({"sex": {"f": group(50, kept=40), "m": group(100), "x": group(31, kept=0)}}, {})
     assert rebalancing(entry) == {"f": 2.5, "m": 1.0}
-    (line, *_) = advice([entry])
+    (line, *_) = bias_advice([entry])
     assert "data.mixture.balance_by: sex" in line
     assert "f x2.5" in line
     assert "m x1.0" in line
@@ -62,17 +62,17 @@ def test_rebalancing_names_the_field_and_the_factors() -> None:
 
 def test_a_group_repeated_too_often_is_warned_of() -> None:
     (entry,) = bias_table({"sex": {"f": group(35), "m": group(1000)}}, {})
-    assert any("more than 10 times" in line for line in advice([entry]))
+    assert any("more than 10 times" in line for line in bias_advice([entry]))
 
 
 def test_equal_groups_need_no_advice() -> None:
     groups = {"f": group(50, yes=25, no=25), "m": group(50, yes=25, no=25)}
-    assert advice(bias_table({"sex": groups}, {"yes": 50, "no": 50})) == []
-    assert advice(bias_table({}, {})) == []
+    assert bias_advice(bias_table({"sex": groups}, {"yes": 50, "no": 50})) == []
+    assert bias_advice(bias_table({}, {})) == []
 
 
 def test_nobody_kept() -> None:
     (entry,) = bias_table({"sex": {"f": group(50, kept=0), "m": group(50, kept=0)}}, {})
     assert entry["disparity"] == []
     assert [row["answer_chars"] for row in entry["groups"]] == [None, None]
-    assert advice([entry])
+    assert bias_advice([entry])

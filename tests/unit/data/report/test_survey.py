@@ -13,8 +13,8 @@ import pytest
 from raysft.data.read.sources import expand, plan_reads
 from raysft.data.report import survey as survey_module
 from raysft.data.report.survey import survey
-from raysft.data.report.survey_facts import Facts, merge
-from raysft.data.report.survey_task import SurveyPlan, look
+from raysft.data.report.survey_facts import Facts, merge_facts
+from raysft.data.report.survey_task import SurveyPlan, survey_part
 from raysft.data.rules import near_duplicates
 from raysft.data.store.shards import shard_path
 from raysft.data.text.backend import BackendJson
@@ -76,7 +76,7 @@ def looked(recipe: Recipe, tokenizers: Any, work: Path, *, range_bytes: int = 1 
         answers,
     )
     tasks = plan_reads(expand(recipe.data.sources), range_bytes)
-    return merge([look(index, task, plan) for index, task in enumerate(tasks)])
+    return merge_facts([survey_part(index, task, plan) for index, task in enumerate(tasks)])
 
 
 def test_the_facts_of_a_file(make, tokenizers, tmp_path) -> None:

@@ -18,7 +18,7 @@ from raysft.data.report.survey_facts import (
     count_refusal,
     groups,
     length_facts,
-    merge,
+    merge_facts,
     new_facts,
     quality_facts,
 )
@@ -44,10 +44,10 @@ def test_pieces_in_any_order_give_the_facts_of_the_whole() -> None:
         conversation("x" * chance.randrange(9), chance.choice("ab"), gender=chance.choice("fm"), n=i % 60)
         for i in range(200)
     ]
-    whole = merge([facts_of(*rows, attributes=("gender",))])
+    whole = merge_facts([facts_of(*rows, attributes=("gender",))])
     pieces = [facts_of(*rows[i : i + 17], attributes=("gender",)) for i in range(0, 200, 17)]
     chance.shuffle(pieces)
-    merged = merge(json.loads(json.dumps(pieces)))
+    merged = merge_facts(json.loads(json.dumps(pieces)))
     assert json.dumps(_sorted(merged)) == json.dumps(_sorted(whole))
     assert merged["records"] == 200
     assert sum(merged["columns"]["gender"].values()) == 200
@@ -68,7 +68,7 @@ def test_the_first_places_of_a_reason_are_the_lowest_of_all_pieces() -> None:
         for place in range(start, start + 8):
             count_refusal(facts, "over", place)
         pieces.append(facts)
-    merged = merge(pieces)
+    merged = merge_facts(pieces)
     assert merged["refused"] == {"over": 24}
     assert merged["first"]["over"] == [0, 1, 2, 3, 4]
 
@@ -106,10 +106,10 @@ def test_a_score_of_one_is_in_the_last_bin() -> None:
 
 def test_columns_of_identities_and_of_many_values_are_no_groups() -> None:
     few = [conversation(name=f"person {i}", topic="ab"[i % 2]) for i in range(10)]
-    assert list(groups(merge([facts_of(*few)]))) == ["topic"]
+    assert list(groups(merge_facts([facts_of(*few)]))) == ["topic"]
     many = [conversation(number=i % (MAX_GROUPS + 1)) for i in range(500)]
-    assert groups(merge([facts_of(*many[:40]), facts_of(*many[40:])])) == {}
-    assert groups(merge([facts_of(*(conversation(n=i % MAX_GROUPS) for i in range(500)))]))["n"][0][1] == 10
+    assert groups(merge_facts([facts_of(*many[:40]), facts_of(*many[40:])])) == {}
+    assert groups(merge_facts([facts_of(*(conversation(n=i % MAX_GROUPS) for i in range(500)))]))["n"][0][1] == 10
     assert len(json.dumps(facts_of(*(conversation(id=i) for i in range(5000))))) < 2000, "memory is bounded"
 
 

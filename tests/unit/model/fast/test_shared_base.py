@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from raysft.errors import ModelError
 from raysft.model.fast.loss import hidden_states
-from raysft.model.fast.shared_base import Piece, SharedBase
+from raysft.model.fast.shared_base import SharedBase, TrialRows
 from raysft.model.fast.start_check import use_fast_paths
 from raysft.model.methods import LowRank
 
@@ -30,11 +30,11 @@ def adapters(seed: int, size: int) -> dict[str, LowRank]:
     return {"model.layers.1.self_attn.q_proj": LowRank(a.requires_grad_(), b.requires_grad_(), 0.5, 0.0)}
 
 
-def piece(trial: int, lengths: tuple[int, ...]) -> Piece:
+def piece(trial: int, lengths: tuple[int, ...]) -> TrialRows:
     draw = torch.Generator().manual_seed(trial)
     ids = torch.randint(0, 50, (1, sum(lengths)), generator=draw)
     positions = torch.cat([torch.arange(n) for n in lengths])[None]
-    return Piece(trial, ids, positions, torch.Generator())
+    return TrialRows(trial, ids, positions, torch.Generator())
 
 
 @pytest.mark.parametrize("packing", [True, False], ids=["one row", "padded rows"])

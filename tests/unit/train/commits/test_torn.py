@@ -20,7 +20,7 @@ from run_dirs import DAMAGES, DATA, LAST, files_of, make_run, recipe_of, state_a
 
 from raysft import sealed, storage
 from raysft.errors import CheckpointError, ConflictError, StorageError
-from raysft.run.rundir import check_recipe, claim, read_result
+from raysft.run.rundir import check_same_recipe, claim, read_result
 from raysft.run.summary import read_evaluation
 from raysft.train.commits.checkpoint import begin_attempt, copy_commit, remove_orphans
 from raysft.train.commits.layout import Checkpoint, CommitId, attempt_path, commit_directory, read_commits
@@ -113,7 +113,7 @@ def _holds(one: Path, run: Path, name: str, damage: str) -> None:
     result = read_result(place)
     assert result is None or result.items() >= read_result(str(one)).items()  # type: ignore[union-attr]
     try:
-        check_recipe(place, recipe)
+        check_same_recipe(place, recipe)
         prints = claim(place, recipe, DATA)
     except StorageError as refused:
         if (name, damage) == ("run.json", "a directory") and "run.json" in refused.what:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysft.train.history.goodput import CLASSES, AttemptTime, DriverTime, Span, fold, totals, wall_ns
+from raysft.train.history.goodput import CLASSES, AttemptTime, DriverTime, Span, fold, total_ns, wall_ns
 
 TIMES = st.integers(0, 10**12)
 KINDS = ("start", "compute", "evaluation", "checkpoint")
@@ -61,7 +61,7 @@ def test_every_nanosecond_is_in_one_class_whatever_the_files_say(
     pieces = fold(drivers, attempts, lineage)
     assert all(piece.ns >= 0 for piece in pieces)
     assert {piece.name for piece in pieces} <= set(CLASSES)
-    wall = sum(totals(pieces).values())
+    wall = sum(total_ns(pieces).values())
     assert wall == sum(piece.ns for piece in pieces) == wall_ns(drivers, attempts)
     assert wall >= max(driver.last_ns for driver in drivers if driver.ended or driver is drivers[-1]) or not drivers
 
@@ -140,7 +140,7 @@ def plays(draw: st.DrawFn) -> Play:
 @settings(max_examples=40)
 @given(plays())
 def test_the_classes_are_what_happened(play: Play) -> None:
-    found = totals(fold(play.drivers, play.attempts, play.lineage))
+    found = total_ns(fold(play.drivers, play.attempts, play.lineage))
     assert found == {name: play.truth[name] for name in CLASSES}
 
 
@@ -152,7 +152,7 @@ def driver(*phases: tuple[str, int], last: int, at: int = 0, **fields: object) -
 def test_an_attempt_that_was_seen_late_is_moved_back() -> None:
     first = driver(("start", 0), ("train", 10), last=100, seen={1: 45})
     attempt = AttemptTime(1, [Span("start", 20, 0), Span("compute", 40, 1, 5)], "finished")
-    assert totals(fold([first], [attempt], [(1, 0, None)])) == dict.fromkeys(CLASSES, 0) | {
+    assert total_ns(fold([first], [attempt], [(1, 0, None)])) == dict.fromkeys(CLASSES, 0) | {
         "start": 10 + 30 + 20,  # it began at 40, for it ended by 100
         "data_wait": 5,
         "compute": 35,
@@ -164,7 +164,7 @@ def test_a_killed_driver_lives_as_long_as_its_workers_showed(next_at: int, down:
     killed = driver(("start", 0), ("train", 10), last=100, at=100, ended=False, seen={1: 20})  # last sign at 200
     again = driver(("start", 0), last=7, at=next_at, first_attempt=None)
     attempt = AttemptTime(1, [Span("start", 30, 0), Span("compute", 50, 1)])
-    found = totals(fold([killed, again], [attempt], [(1, 0, None)]))
+    found = total_ns(fold([killed, again], [attempt], [(1, 0, None)]))
     assert found["down"] == down
     assert found["compute"] == 50
     assert sum(found.values()) == 100 + down + 7
@@ -174,12 +174,12 @@ def test_workers_that_outlive_the_last_beat() -> None:
     killed = driver(("start", 0), ("train", 10), last=60, at=100, ended=False, seen={1: 20})
     again = driver(("start", 0), last=7, at=400, first_attempt=None)
     attempt = AttemptTime(1, [Span("start", 30, 0), Span("compute", 50, 1)])  # until 100
-    found = totals(fold([killed, again], [attempt], [(1, 0, None)]))
+    found = total_ns(fold([killed, again], [attempt], [(1, 0, None)]))
     assert (found["compute"], found["down"]) == (50, 400 - 200)
 
 
 def test_a_running_attempt_computes_until_the_last_beat() -> None:
     alive = driver(("start", 0), ("train", 10), last=100, ended=False, seen={1: 20})
     attempt = AttemptTime(1, [Span("start", 30, 0), Span("compute", 20, 1)])
-    found = totals(fold([alive], [attempt], [(1, 0, None)]))
+    found = total_ns(fold([alive], [attempt], [(1, 0, None)]))
     assert (found["start"], found["compute"], found["recovery"]) == (10 + 10 + 30, 20 + 30, 0)

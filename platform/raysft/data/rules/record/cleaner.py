@@ -15,7 +15,7 @@ from phonenumbers import SUPPORTED_REGIONS
 
 from raysft.data.records import Conversation, Refusal
 from raysft.data.rules.record import augment
-from raysft.data.rules.record.content import Span, rewrite, tagged, texts
+from raysft.data.rules.record.content import TextSpan, rewrite, tagged, texts
 from raysft.data.rules.record.language import UNDETERMINED, known_languages, language_of
 from raysft.data.rules.record.pii import find_pii
 from raysft.data.rules.record.quality import quality_components, quality_score
@@ -128,7 +128,7 @@ def _step(rule: r.Rule, key: tuple[int, int], special_tokens: Sequence[str]) -> 
             _check_known("pii.phone_regions", rule.phone_regions, SUPPORTED_REGIONS)
             find = partial(find_pii, kinds=rule.kinds, phone_regions=rule.phone_regions)
             return partial(_spans, rule, find, lambda kind: f"<{kind.upper()}>")
-        case r.SpecialTokens():
+        case r.SpecialTokensRule():
             pattern = special_token_pattern(special_tokens)
             if pattern is None:
                 return lambda one, _: _Outcome((one,))
@@ -213,8 +213,8 @@ def _quality(rule: r.Quality, one: Conversation, _: int) -> _Outcome:
 
 
 def _spans(
-    rule: r.HarmfulWords | r.Pii | r.SpecialTokens,
-    find: Callable[[str], list[Span]],
+    rule: r.HarmfulWords | r.Pii | r.SpecialTokensRule,
+    find: Callable[[str], list[TextSpan]],
     mask: Callable[[str], str],
     one: Conversation,
     _: int,
@@ -233,7 +233,7 @@ def _spans(
     return _Outcome((tagged(fixed, f"masked:{rule.rule}"),), findings)
 
 
-def _masked(text: str, *, find: Callable[[str], list[Span]], mask: Callable[[str], str]) -> str:
+def _masked(text: str, *, find: Callable[[str], list[TextSpan]], mask: Callable[[str], str]) -> str:
     """Again until nothing is left: what is taken out may join its neighbours to another hit."""
     for _ in range(_MAX_PASSES):
         spans = find(text)
@@ -244,8 +244,8 @@ def _masked(text: str, *, find: Callable[[str], list[Span]], mask: Callable[[str
     return text
 
 
-def _matches(pattern: re.Pattern[str], text: str) -> list[Span]:
-    return [Span(found.start(), found.end(), "control_token") for found in pattern.finditer(text)]
+def _matches(pattern: re.Pattern[str], text: str) -> list[TextSpan]:
+    return [TextSpan(found.start(), found.end(), "control_token") for found in pattern.finditer(text)]
 
 
 def _noise(rule: r.Noise, key: tuple[int, int], one: Conversation, variant: int) -> _Outcome:

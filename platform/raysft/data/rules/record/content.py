@@ -22,7 +22,7 @@ _ASCII_UNITS = re.compile(r"\w+", re.ASCII)
 _UNITS = re.compile(rf"[{SPACELESS}]|[^\W{SPACELESS}]+")
 
 
-class Span(NamedTuple):
+class TextSpan(NamedTuple):
     """A part of a text and what was found there."""
 
     start: int
@@ -83,7 +83,7 @@ def prompt_of(conversation: Conversation) -> tuple[Message, ...]:
     return conversation.messages[: conversation.last_assistant]
 
 
-def longest_first(spans: Iterable[Span], length: int) -> list[Span]:
+def longest_first(spans: Iterable[TextSpan], length: int) -> list[TextSpan]:
     """Spans of a text of `length` without those that overlap a longer one, in the text's order."""
     taken = bytearray(length)
     kept = []

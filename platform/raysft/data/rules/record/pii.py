@@ -16,7 +16,7 @@ from stdnum import luhn
 from stdnum.cn import ric
 from stdnum.us import ssn
 
-from raysft.data.rules.record.content import Span, longest_first
+from raysft.data.rules.record.content import TextSpan, longest_first
 from raysft.data.rules.record.secrets import secrets
 
 _EMAIL = re.compile(
@@ -72,16 +72,16 @@ _V6 = re.compile(r"(?<![0-9A-Za-z_:.])[0-9A-Fa-f]{1,4}(?:::?[0-9A-Fa-f]{1,4}){1,
 _V6_ROUTED = re.compile("[23][0-9a-f]{3}:|f[cd][0-9a-f]{2}:|fe[89ab][0-9a-f]:", re.IGNORECASE)
 
 
-def find_pii(text: str, kinds: Sequence[str], phone_regions: Sequence[str] = ()) -> list[Span]:
+def find_pii(text: str, kinds: Sequence[str], phone_regions: Sequence[str] = ()) -> list[TextSpan]:
     """What is found of `kinds`, the longest of those that overlap; ids before cards of the same place."""
-    found: list[Span] = []
+    found: list[TextSpan] = []
     numbers = _DIGITS.search(text) is not None
     for kind in kinds:
         if kind == "phone":
             if numbers:
-                found += (Span(start, end, kind) for start, end in _phones(text, phone_regions))
+                found += (TextSpan(start, end, kind) for start, end in _phones(text, phone_regions))
         elif numbers or kind not in _OF_DIGITS:
-            found += (Span(start, end, kind) for start, end in _FINDERS[kind](text))
+            found += (TextSpan(start, end, kind) for start, end in _FINDERS[kind](text))
     return longest_first(found, len(text)) if found else found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from raysft.data.rules.record.content import SPACELESS, Span, longest_first
+from raysft.data.rules.record.content import SPACELESS, TextSpan, longest_first
 from raysft.errors import DataError
 from raysft.storage import read_bytes
 
@@ -32,11 +32,11 @@ class Lexicon:
         self._starts = {first: sorted(lengths, reverse=True) for first, lengths in starts.items()}
         self._start = re.compile(f"[{''.join(map(re.escape, starts))}]") if starts else None
 
-    def find(self, text: str) -> list[Span]:
+    def find(self, text: str) -> list[TextSpan]:
         """The hits, the longest of those that overlap."""
         return longest_first((*self._whole_words(text), *self._anywhere(text)), len(text))
 
-    def _whole_words(self, text: str) -> Iterator[Span]:
+    def _whole_words(self, text: str) -> Iterator[TextSpan]:
         """Runs of words that are an entry; what stands between the words does not matter."""
         if not self._sizes:
             return
@@ -46,9 +46,9 @@ class Lexicon:
             for first in range(len(words) - size + 1):
                 key = words[first] if size == 1 else " ".join(words[first : first + size])
                 if key in self._kinds:
-                    yield Span(found[first][0], found[first + size - 1][1], self._kinds[key])
+                    yield TextSpan(found[first][0], found[first + size - 1][1], self._kinds[key])
 
-    def _anywhere(self, text: str) -> Iterator[Span]:
+    def _anywhere(self, text: str) -> Iterator[TextSpan]:
         if self._start is None:
             return
         lowered = text.lower()
@@ -59,7 +59,7 @@ class Lexicon:
             for length in self._starts[match[0]]:
                 key = lowered[start : start + length]
                 if key in self._kinds:
-                    yield Span(start, start + length, self._kinds[key])
+                    yield TextSpan(start, start + length, self._kinds[key])
                     break
 
 

@@ -48,5 +48,5 @@ def test_every_import_from_the_package_is_there() -> None:
     ]
     assert len(sources) > 400
     assert [line for path in sources for line in _missing(path, modules)] == []
-    wrong = ROOT / "benchmarks" / "parity_table.py"
-    assert list(_missing(wrong, {name: set() for name in modules})) != []
+    chaos = ROOT / "benchmarks" / "chaos.py"
+    assert list(_missing(chaos, {name: set() for name in modules})) != []  # it can fail

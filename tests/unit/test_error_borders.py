@@ -20,14 +20,11 @@ from raysft import errors
 from raysft.data import on_ray
 from raysft.data.feed import stream_server
 from raysft.errors import DataError, RaysftError, StorageError, from_fields, to_fields
-from raysft.recipe.schema import Recipe
 from raysft.run import attempts
 from raysft.run.failure import Stop
 from raysft.run.ray_failures import classify
 from raysft.run.run import as_error
 from raysft.runtime import join
-from raysft.search.sweep import TrialEnd
-from raysft.search.trial_stream import TrialStream
 from raysft.train.history.failures import describe_failure, read_failures, write_failure
 from raysft.train.state import Outcome
 
@@ -79,18 +76,6 @@ def test_an_error_keeps_its_kind(
     other = border(error, tmp_path)
     assert isinstance(other, RaysftError)
     assert (type(other), str(other), other.exit_code) == (kind, str(error), kind.exit_code)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_ends_a_trial_is_said_whole(kind: type[RaysftError], tmp_path: Path) -> None:
-    def train(recipe: Recipe, planned: Callable[[int], None]) -> NoReturn:
-        raise kind("it broke", **SAID)
-
-    *_, last = TrialStream(make_recipe(storage=str(tmp_path)), train).messages([])
-    ended = TrialEnd(**json.loads(last)["ended"])
-    assert (ended.status, ended.error) == ("failed", to_fields(kind("it broke", **SAID)))
-    assert ended.error is not None
-    assert type(from_fields(ended.error)) is kind
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -8,11 +8,15 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from raysft.data.text.tokenizer import train_tokenizer
+from raysft.data.prepare.encode import EncodeStage
+from raysft.data.text.backend import BackendJson
+from raysft.data.text.tokenizer import template_for, train_tokenizer
+from raysft.recipe.sections.data import DataSection
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
 TEMPLATES = ("chatml", "gemma", "llama3", "mistral", "qwen3", "zephyr")
@@ -48,3 +52,13 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"real data is not here: {SHARED}")
     return SHARED
+
+
+@pytest.fixture
+def make_stage(tokenizers: Any):
+    def make(path: Path, *, held_out: float = 0.0, **data: Any) -> EncodeStage:
+        section = DataSection(train=(str(path),), **data)
+        template = template_for("chatml", tokenizers["chatml"])
+        return EncodeStage(BackendJson.of(tokenizers["chatml"]), template, section, held_out, 0)
+
+    return make

@@ -12,8 +12,6 @@ from pathlib import Path
 import pytest
 from fakes import make_recipe
 
-from raysft.errors import ModelError
-from raysft.exports import merged_export
 from raysft.model.hub import is_hub_id, settle_hub
 
 ONLINE = {"HF_HUB_OFFLINE": None, "HTTPS_PROXY": None, "https_proxy": None, "ALL_PROXY": None, "all_proxy": None}
@@ -60,16 +58,3 @@ def test_the_hub_is_settled_before_its_library_is_imported() -> None:
 def test_hub_ids(name: str, is_one: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert is_hub_id(name) is is_one
-
-
-def test_a_run_without_an_export_names_those_with_one(tmp_path: Path) -> None:
-    for name in ("first", "second"):
-        (tmp_path / "runs" / name / "export" / "merged").mkdir(parents=True)
-        (tmp_path / "runs" / name / "export" / "export.json").write_text("{}")
-    (tmp_path / "runs" / "begun" / "export" / "merged").mkdir(parents=True)
-    assert merged_export(str(tmp_path), "first") == str(tmp_path / "runs" / "first" / "export" / "merged")
-    with pytest.raises(ModelError, match="'frist' has no exported model") as caught:
-        merged_export(str(tmp_path), "frist")
-    assert caught.value.expected.endswith("first, second")
-    with pytest.raises(ModelError):
-        merged_export(str(tmp_path), "begun")

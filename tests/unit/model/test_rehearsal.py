@@ -7,17 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from fakes import LLAMA, make_recipe, make_tokenizer
 from families import tiny_fields
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from raysft.errors import ModelError
 from raysft.model.facts import read_facts
-from raysft.model.load import empty_model
-from raysft.model.methods import apply_method
 from raysft.model.rehearsal import rehearse
-from raysft.model.twin import packing_leak, refuse_packing, small_config
+from raysft.model.twin import refuse_packing
 from raysft.recipe.schema import Recipe
 
 LORA = {"kind": "lora", "rank": 4}
@@ -50,78 +47,6 @@ def test_it_tells_how_many_parameters_are_trained() -> None:
     assert lines[2:] == [f"frozen       embeddings and head: rows of {added} stay as the base has them"]
     lines = rehearse(make_recipe(method=LORA | {"target_modules": ["embed_tokens"]}), make_tokenizer())
     assert lines[1:] == ["adapters     embed_tokens x 1"]
-
-
-EXPERTS = ("gpt_oss", "granitemoe", "qwen2_moe", "mixtral", "deepseek_v3")
-
-
-@pytest.mark.parametrize("model_type", EXPERTS)
-def test_experts_that_are_parameters_are_adapted_and_what_is_left_is_named(model_type: str) -> None:
-    recipe = fresh(model_type, LORA)
-    lines = rehearse(recipe, make_tokenizer())
-    model = apply_method(empty_model(recipe, vocab_size=300), recipe)
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert any(".experts." in name for name in trained)
-    for name in ("gate_up_proj x", "down_proj x"):
-        assert name in lines[1]
-    frozen = [line.split()[1] for line in lines if line.startswith("frozen") and "embeddings" not in line]
-    assert not [name for name in frozen if "Experts" in name]
-    if model_type in ("gpt_oss", "granitemoe", "qwen2_moe"):
-        assert [name for name in frozen if name.endswith("Router.weight")]
-
-
-def test_experts_that_no_target_names_are_said_to_be_frozen() -> None:
-    lines = rehearse(fresh("gpt_oss", LORA | {"target_modules": ["q_proj"]}), make_tokenizer())
-    model = empty_model(fresh("gpt_oss"), vocab_size=len(make_tokenizer()))
-    experts = sum(p.numel() for name, p in model.named_parameters() if name.endswith("experts.gate_up_proj"))
-    assert any(f"GptOssExperts.gate_up_proj x 2: {experts:,} parameters (" in line for line in lines), lines
-
-
-def test_dropout_on_experts_is_what_the_message_names() -> None:
-    with pytest.raises(ModelError, match="take no dropout") as caught:
-        rehearse(fresh("mixtral", LORA | {"dropout": 0.1}), make_tokenizer())
-    assert caught.value.fix.startswith("set method.dropout: 0")
-
-
-@pytest.mark.parametrize("model_type", ["phimoe", "llama4_text"])
-def test_a_router_that_answers_more_than_a_product_gets_no_adapter(model_type: str) -> None:
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**tiny_fields(model_type)))
-    adapted = apply_method(model, fresh(model_type, LORA))
-    assert any("q_proj.lora_A" in name for name, _ in adapted.named_parameters())
-    assert not any("router.lora_" in name for name, _ in adapted.named_parameters())
-    adapted(input_ids=torch.arange(8)[None])
-    with pytest.raises(ModelError, match="fits no layer"):
-        apply_method(model, fresh(model_type, LORA | {"target_modules": ["router"]}))
-
-
-GEMMA3 = {
-    "text_config": {**LLAMA, "model_type": "gemma3_text", "head_dim": 8, "vocab_size": 400},
-    "vision_config": {
-        "hidden_size": 16,
-        "intermediate_size": 16,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "image_size": 28,
-        "patch_size": 14,
-    },
-    "mm_tokens_per_image": 4,
-}
-
-
-@pytest.mark.parametrize("method", [{}, LORA, LORA | {"target_modules": ["q_proj"]}])
-def test_towers_that_no_text_passes_stay_as_they_are(tmp_path: Path, method: dict[str, Any]) -> None:
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gemma3", **GEMMA3))
-    model.save_pretrained(tmp_path / "gemma3")
-    recipe = local(tmp_path / "gemma3", method=method)
-    lines = rehearse(recipe, make_tokenizer())
-    assert {line.split()[2] for line in lines if line.startswith("not read")} == {
-        "model.vision_tower:",
-        "model.multi_modal_projector:",
-    }
-    module = apply_method(model, recipe)
-    trained = [name for name, p in module.named_parameters() if p.requires_grad]
-    assert trained
-    assert not [name for name in trained if "vision" in name or "multi_modal" in name]
 
 
 def test_a_tokenizer_that_cannot_be_saved_is_refused_before_training(tmp_path: Path) -> None:
@@ -209,12 +134,3 @@ def test_packing_is_refused_before_anything_starts_where_samples_would_see_each_
         refuse_packing(recipe)
     assert caught.value.fix.startswith("set data.packing: false")
     refuse_packing(fresh(model_type))
-
-
-def test_a_small_twin_is_small_and_of_the_same_kind() -> None:
-    config = AutoConfig.for_model("gemma3_text", num_hidden_layers=26)
-    small = small_config(config)
-    assert (small.num_hidden_layers, small.layer_types) == (4, config.layer_types[:4])
-    assert sum(p.numel() for p in AutoModelForCausalLM.from_config(small).parameters()) < 60_000
-    assert config.num_hidden_layers == 26
-    assert packing_leak(config, "sdpa") < 1e-4  # type: ignore[operator]

@@ -14,7 +14,6 @@ from raysft.model.fast.start_check import use_fast_paths
 from raysft.model.methods import base_model
 from raysft.model.stages import Stage, stage_layers
 from raysft.recipe.families import CUT_INTO_STAGES
-from raysft.recipe.stage_balance import balance
 
 SMALL = {
     "vocab_size": 50,
@@ -121,23 +120,6 @@ def test_adapters_stay_in_their_layers() -> None:
     expected = get_peft_model(tiny("llama"), config)(input_ids=ids).logits
     assert (run(stages, ids, positions) - expected).abs().max() <= 1e-5
     assert [sum(p.requires_grad for p in stage.parameters()) for stage in stages] == [28, 28]
-
-
-@pytest.mark.parametrize(
-    ("costs", "stages", "expected"),
-    [
-        ([1, 1, 1, 1], 2, [2, 2]),
-        ([1, 1, 1, 3], 2, [3, 1]),  # a head as large as two layers
-        ([1, 1, 1, 1, 9], 3, [2, 2, 1]),
-        ([2, 2, 2, 3], 3, [1, 2, 1]),
-        ([1, 1, 1], 3, [1, 1, 1]),
-        ([5], 1, [1]),
-    ],
-)
-def test_balance(costs: list[float], stages: int, expected: list[int]) -> None:
-    parts = balance(costs, stages)
-    assert [i for part in parts for i in part] == list(range(len(costs)))
-    assert [len(part) for part in parts] == expected
 
 
 def test_what_cannot_be_cut_is_refused() -> None:

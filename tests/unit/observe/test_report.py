@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from itertools import pairwise
 from typing import Any
 
-import pytest
 from html_page import Page
 
-from raysft.observe.charts import MAX_POINTS, Series, line_chart, log_ticks, nice_ticks, smooth, tick_texts
 from raysft.observe.goodput import SIGNS, IncidentRow, TimeFacts
-from raysft.observe.report import AttemptFacts, ReportFacts, duration_text, render_report
+from raysft.observe.report import AttemptFacts, ReportFacts, render_report
 
 EVIL = "<script>alert('x')</script>&\""
 
@@ -162,125 +159,3 @@ def test_the_page_shows_the_time_and_escapes_what_happened() -> None:
     assert "None." in Page(render_report(make_facts(time=time_facts(compute=1.0)))).text
     for without in (None, time_facts()):
         assert "Where the time went" not in Page(render_report(make_facts(time=without))).text
-
-
-def numbers(pattern: str, svg: str) -> list[tuple[float, float]]:
-    return [(float(x), float(y)) for x, y in re.findall(pattern, svg)]
-
-
-def test_points_lie_where_their_ticks_say() -> None:
-    points = [(0.0, 0.0), (5.0, 10.0), (10.0, 2.5)]
-    svg = line_chart([Series("s", points, "dots")], x_label="x", y_label="y", width=500, height=300)
-    dots = numbers(r'<circle cx="([\d.]+)" cy="([\d.]+)"', svg)
-    ticks = re.findall(r'<text class="tick" x="([\d.]+)" y="([\d.]+)" text-anchor="(\w+)">([^<]+)<', svg)
-    x_of = {float(text): float(x) for x, _, anchor, text in ticks if anchor == "middle"}
-    y_of = {float(text): float(y) - 4 for _, y, anchor, text in ticks if anchor == "end"}
-    for (x, y), (place_x, place_y) in zip(points, dots, strict=True):
-        assert place_x == pytest.approx(x_of[0] + (x_of[10] - x_of[0]) * x / 10, abs=0.2)
-        assert place_y == pytest.approx(y_of[0] + (y_of[10] - y_of[0]) * y / 10, abs=0.2)
-    assert y_of[10] < y_of[0]
-
-
-def test_every_point_lies_inside_the_drawing() -> None:
-    points = [(float(step), math.sin(step) * 1e-5 - 7) for step in range(1, 300)]
-    svg = line_chart([Series("s", points, "plain")], x_label="x", y_label="y", width=400, height=200)
-    (path,) = re.findall(r'<path class="plain" d="M([^"]+)"', svg)
-    for pair in path.split("L"):
-        x, y = map(float, pair.split())
-        assert 50 <= x <= 400
-        assert 0 <= y <= 170
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "wanted", "expected"),
-    [
-        (0, 10, 5, [0, 2, 4, 6, 8, 10]),
-        (0.13, 5.7, 6, [0, 1, 2, 3, 4, 5, 6]),
-        (0, 1e-3, 3, [0, 5e-4, 1e-3]),
-        (2.31, 2.39, 4, [2.3, 2.32, 2.34, 2.36, 2.38, 2.4]),
-        (-3, 4, 3, [-5, -2.5, 0, 2.5, 5]),
-    ],
-)
-def test_ticks_are_round_and_embrace_the_values(low: float, high: float, wanted: int, expected: list[float]) -> None:
-    assert nice_ticks(low, high, wanted) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("value", [0.0, 3.0, -2.0, 1e-9])
-def test_one_value_alone_has_ticks_around_it(value: float) -> None:
-    ticks = nice_ticks(value, value, 4)
-    assert ticks[0] < value < ticks[-1]
-
-
-def test_ticks_of_steps_are_whole() -> None:
-    assert all(tick == int(tick) for tick in nice_ticks(0, 3, 10, whole=True))
-    assert nice_ticks(0, 400, 4, whole=True) == [0, 100, 200, 300, 400]
-
-
-@pytest.mark.parametrize(
-    ("ticks", "texts"),
-    [
-        ([0, 5e-4, 1e-3], ["0", "5e-4", "1e-3"]),
-        ([0, 2.5e-5, 5e-5], ["0", "2.5e-5", "5e-5"]),
-        ([0, 0.25, 0.5], ["0", "0.25", "0.50"]),
-        ([2.3, 2.32, 2.34], ["2.30", "2.32", "2.34"]),
-        ([0, 5000, 10000], ["0", "5k", "10k"]),
-        ([0, 50, 100], ["0", "50", "100"]),
-        ([0, 2.5e6, 5e6], ["0", "2.5M", "5.0M"]),
-        ([-5, -2.5, 0], ["-5.0", "-2.5", "0"]),
-    ],
-)
-def test_ticks_are_written_in_one_notation(ticks: list[float], texts: list[str]) -> None:
-    assert tick_texts(ticks) == texts
-
-
-def test_smoothing_keeps_a_line_and_calms_noise() -> None:
-    line = [(float(i), 3.0 - 0.01 * i) for i in range(200)]
-    for (x, y), (a, b) in zip(line, smooth(line), strict=True):
-        assert (a, b) == pytest.approx((x, y))
-    noisy = [(float(i), (-1.0) ** i) for i in range(200)]
-    assert max(abs(y) for _, y in smooth(noisy)[20:-20]) < 0.15
-    assert smooth([(1.0, 2.0), (2.0, math.nan), (3.0, 2.0)]) == [(1.0, 2.0), (3.0, 2.0)]
-    assert smooth([]) == []
-
-
-def test_long_series_are_thinned_and_keep_their_end() -> None:
-    points = [(float(i), 1.0) for i in range(12345)]
-    svg = line_chart([Series("s", points, "plain")], x_label="x", y_label="y", width=500, height=200)
-    (path,) = re.findall(r'<path class="plain" d="M([^"]+)"', svg)
-    assert MAX_POINTS // 2 < len(path.split("L")) <= MAX_POINTS + 1
-    assert float(path.split("L")[-1].split()[0]) == pytest.approx(500 - 14)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.04, "0.0 s"), (59.9, "59.9 s"), (187.3, "3 min 07 s"), (3 * 3600 + 301, "3 h 05 min")]
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert duration_text(seconds) == text
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "expected"),
-    [
-        (0.0004, 5.7, [1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0]),
-        (0.1, 3.0, [0.1, 0.2, 0.5, 1.0, 2.0, 5.0]),
-        (0.1, 10.0, [0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0]),
-    ],
-)
-def test_ticks_of_a_logarithmic_axis(low: float, high: float, expected: list[float]) -> None:
-    assert log_ticks(low, high) == expected
-
-
-def test_a_loss_that_falls_far_has_a_logarithmic_axis_and_others_have_not() -> None:
-    def drawn(values: list[float]) -> str:
-        series = [Series("loss", list(enumerate(values)), "dots")]
-        return line_chart(series, x_label="step", y_label="loss", width=400, height=200, may_be_log=True)
-
-    falling = drawn([10.0, 1.0, 0.1, 0.01])
-    assert "loss (logarithmic)" in falling
-    heights = [float(y) for y in re.findall(r'<circle[^>]* cy="([0-9.]+)"', falling)]
-    assert len(heights) == 4
-    gaps = [b - a for a, b in pairwise(heights)]
-    assert gaps == pytest.approx([gaps[0]] * 3, abs=0.2)
-    assert gaps[0] > 10
-    for values in ([10.0, 9.0], [10.0, 0.0], [1.0, -1.0]):
-        assert "logarithmic" not in drawn(values)

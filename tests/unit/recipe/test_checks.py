@@ -99,12 +99,6 @@ def test_a_stream_needs_a_length_windows_and_held_out_files() -> None:
     check_recipe(make_recipe(data=allowed, train={"max_steps": 5}))
 
 
-def test_a_rule_that_compares_records_stands_once() -> None:
-    twice = [{"rule": "contamination", "files": [name]} for name in ("a.jsonl", "b.jsonl")]
-    assert "got: contamination" in refuse(data={"rules": twice})
-    check_recipe(make_recipe(data={"rules": [twice[0], {"rule": "normalise"}, {"rule": "normalise"}]}))
-
-
 def test_host_memory_holds_what_zero_partitions() -> None:
     for parallel in ({"zero": 0}, {"zero": 1, "pipeline": 2}):
         told = refuse(parallel=parallel | {"offload": "cpu"}, cluster={"workers": 2})

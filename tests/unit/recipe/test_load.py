@@ -5,45 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import yaml
-from fakes import recipe_content
-from pydantic import ValidationError
+from recipe_files import TEXT, load, refuse
 
 from raysft.errors import RecipeError
-from raysft.recipe.load import load_recipe, parse_recipe
-from raysft.recipe.paths import with_absolute_paths
-
-TEXT = """
-name: tiny
-model: {source: some/model}
-data: {train: data.jsonl}
-"""
-
-
-def load(tmp_path: Path, text: str, *overrides: str):
-    path = tmp_path / "recipe.yaml"
-    path.write_text(text, encoding="utf-8")
-    return load_recipe(path, overrides)
-
-
-def refuse(tmp_path: Path, text: str, *overrides: str) -> str:
-    with pytest.raises(RecipeError) as caught:
-        load(tmp_path, text, *overrides)
-    assert caught.value.fix
-    return str(caught.value)
-
-
-def test_a_short_recipe_is_whole_by_its_defaults(tmp_path: Path) -> None:
-    recipe = load(tmp_path, TEXT)
-    assert recipe.name == "tiny"
-    assert recipe.data.train == ("data.jsonl",)
-    assert recipe.method.kind == "full"
-    assert recipe.train.micro_batch_rows == 1
-
-
-def test_a_recipe_survives_a_round_trip_through_yaml(tmp_path: Path) -> None:
-    recipe = parse_recipe(recipe_content(optimizer={"learning_rate": 3e-7}, data={"eval_fraction": 0.1}))
-    assert load(tmp_path, yaml.safe_dump(recipe.model_dump(mode="json"))) == recipe
+from raysft.recipe.load import load_recipe
 
 
 def test_one_file_or_a_list_of_files(tmp_path: Path) -> None:
@@ -113,12 +78,6 @@ def test_all_wrong_fields_are_named_at_once(tmp_path: Path) -> None:
     assert all(part in message for part in ("train.epochs", "did you mean train.max_steps?", "seed"))
 
 
-def test_missing_fields_are_named(tmp_path: Path) -> None:
-    message = refuse(tmp_path, "name: x\ndata: {}\n")
-    assert "model is missing" in message
-    assert "data.train is missing" in message
-
-
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="cannot read the recipe") as caught:
         load_recipe(tmp_path / "nowhere.yaml")
@@ -169,55 +128,3 @@ def test_an_override_that_cannot_be_read(tmp_path: Path, override: str) -> None:
 
 def test_an_override_below_a_value_is_refused(tmp_path: Path) -> None:
     assert "name is no section" in refuse(tmp_path, TEXT, "name.first=x")
-
-
-def test_a_recipe_is_frozen(tmp_path: Path) -> None:
-    recipe = load(tmp_path, TEXT)
-    with pytest.raises(ValidationError, match="frozen"):
-        recipe.train.epochs = 5
-
-
-def test_every_local_path_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    data = {
-        "train": [
-            "a.jsonl",
-            "s3://b/a.jsonl",
-            {"path": ["~/b", "hf://datasets/x/y", "/c"], "name": "own", "weight": 2},
-        ],
-        "eval": "e.jsonl",
-        "rules": [
-            {"rule": "harmful_words", "lists": {"war": "war.txt", "drugs": "gs://b/drugs.txt"}},
-            {"rule": "contamination", "files": ["mmlu/*.csv", "s3://b/c.jsonl"], "ngram": 8},
-            {"rule": "synonyms", "table": "../table.tsv"},
-            {"rule": "length"},
-        ],
-    }
-    recipe = with_absolute_paths(parse_recipe(recipe_content(data=data)))
-    there, home = str(tmp_path), str(Path.home())
-    strings, own = recipe.data.train[:2], recipe.data.sources[2]
-    assert strings == (f"{there}/a.jsonl", "s3://b/a.jsonl")
-    assert own.path == (f"{home}/b", "hf://datasets/x/y", "/c")
-    assert (own.name, own.weight) == ("own", 2)
-    assert recipe.data.eval == (f"{there}/e.jsonl",)
-    words, benchmark, synonyms, length = [rule.model_dump() for rule in recipe.data.rules]
-    assert words["lists"] == {"war": f"{there}/war.txt", "drugs": "gs://b/drugs.txt"}
-    assert (benchmark["files"], benchmark["ngram"]) == ((f"{there}/mmlu/*.csv", "s3://b/c.jsonl"), 8)
-    assert synonyms["table"] == f"{there}/../table.tsv"
-    assert length["rule"] == "length"
-    assert with_absolute_paths(recipe) == recipe
-
-
-def test_a_folder_called_like_a_template_is_not_taken_for_one(tmp_path, monkeypatch):
-    """`raysft tokenizer train --out tokenizer` makes a folder of the name of the default template."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "tokenizer").mkdir()
-    (tmp_path / "own.jinja").write_text("x")
-    (tmp_path / "r.yaml").write_text(
-        "name: r\nmodel: {source: random, tokenizer: tokenizer, config: {model_type: a}}\ndata: {train: a.jsonl}\n"
-    )
-    recipe = with_absolute_paths(load_recipe("r.yaml"))
-    assert recipe.data.template == "tokenizer"
-    assert recipe.model.tokenizer == str(tmp_path / "tokenizer")
-    recipe = with_absolute_paths(load_recipe("r.yaml", ["data.template=own.jinja"]))
-    assert recipe.data.template == str(tmp_path / "own.jinja")

@@ -19,7 +19,7 @@ from raysft.recipe.load import parse_recipe
 from raysft.recipe.paths import with_absolute_paths
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.optimizer import OptimizerSection
-from raysft.run import locations, rundir
+from raysft.run import rundir
 from raysft.run.rundir import check_same_recipe, claim, read_result
 
 FIRST = {"mathematics": "31d29ea6172bf9df", "execution": "f3f7dd6ed3a0f2fd", "data": DATA}
@@ -101,73 +101,6 @@ def test_the_default_of_every_field_is_found() -> None:
         assert default_of(name) == (None if name in given else value), name
     assert default_of("optimizer.nothing") is default_of("model.config.hidden_size") is default_of("no.such") is None
     assert fingerprints(minimal, DATA)["mathematics"] == digest({"data": DATA, "version": 2, "model.source": "a/b"})
-
-
-def test_paths_are_compared_by_where_they_lead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    project = tmp_path / "project"
-    (project / "base").mkdir(parents=True)
-    (project / "link").symlink_to("base")
-    monkeypatch.chdir(project)
-    content = {"name": "r", "model": {"source": "./base"}, "data": {"train": "x"}}
-    first = parse_recipe(content)
-    run = str(project / "storage" / "runs" / "r")
-    claim(run, first, DATA)
-    for source in ("./base", "base/", str(project / "base"), "link", "../project/base"):
-        claim(run, parse_recipe({**content, "model": {"source": source}}), DATA)
-    monkeypatch.chdir(tmp_path)
-    elsewhere = {**content, "storage": str(project / "storage"), "model": {"source": "project/base"}}
-    claim(run, with_absolute_paths(parse_recipe(elsewhere)), DATA)
-    (project / "other").mkdir()
-    with pytest.raises(ConflictError, match=r"model.source"):
-        claim(run, parse_recipe({**elsewhere, "model": {"source": str(project / "other")}}), DATA)
-
-
-def test_a_project_may_move(tmp_path: Path) -> None:
-    def recipe(root: Path) -> Recipe:
-        fields = {"name": "r", "storage": str(root / "storage"), "data": {"train": "x"}}
-        return parse_recipe({**fields, "model": {"source": str(root / "base")}})
-
-    old, new = tmp_path / "old", tmp_path / "new"
-    (old / "base").mkdir(parents=True)
-    claim(str(old / "storage" / "runs" / "r"), recipe(old), DATA)
-    old.rename(new)
-    claim(str(new / "storage" / "runs" / "r"), recipe(new), DATA)
-    with pytest.raises(ConflictError, match=r"model.source"):
-        claim(str(new / "storage" / "runs" / "r"), recipe(tmp_path / "third"), DATA)
-
-
-@pytest.mark.parametrize(
-    ("name", "before", "after", "is_same"),
-    [
-        ("data.train", ["train.jsonl"], ["{here}/train.jsonl"], True),
-        ("data.train", ["train.jsonl"], ["{here}/other.jsonl"], False),
-        ("data.train", ["a", "b"], ["{here}/a"], False),
-        ("data.train", [{"path": ["a"], "weight": 1.0}], [{"path": ["{here}/a"], "weight": 1.0}], True),
-        ("data.train", [{"path": ["a"], "weight": 1.0}], [{"path": ["{here}/a"], "weight": 2.0}], False),
-        ("data.rules", [{"rule": "length"}], [{"rule": "length", "min_answer_chars": 1}], True),
-        ("data.rules", [{"rule": "length"}], [{"rule": "length", "min_answer_chars": 2}], False),
-        (
-            "space.seed",
-            {"distribution": "int", "low": 1, "high": 2},
-            {"distribution": "int", "low": 1, "high": 3},
-            False,
-        ),
-        (
-            "space.seed",
-            {"distribution": "int", "low": 1, "high": 2},
-            {"distribution": "int", "low": 1, "high": 2, "step": 1, "log": False, "when": {}},
-            True,
-        ),
-        ("optimizer.beta1", 0.9, 0.8, False),
-    ],
-)
-def test_the_same_search(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, before: Any, after: Any, is_same: bool
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    here = json.loads(json.dumps(after).replace("{here}", str(tmp_path)))
-    directory = str(tmp_path / "storage" / "sweeps" / "s") + "/"
-    assert locations.same_in_search(directory, name, before, here) is is_same
 
 
 def test_secrets_are_in_no_record(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import pytest
 from replay import search_recipe
 from rich.console import Console
 
-from raysft.observe.console import StderrHandler
 from raysft.recipe.tune import TuneSection
 from raysft.search.progress import SearchProgress
 from raysft.search.schedulers import TrialVerdict
@@ -58,13 +57,3 @@ def test_lines_elsewhere(caplog: pytest.LogCaptureFixture) -> None:
         "trial 3 finished",
         "trial 4 interrupted: asked to stop",
     ]
-
-
-def test_lines_pass_above_the_bars(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A handler that keeps the stream it was made with writes into the middle of the bars."""
-    made_with, now = io.StringIO(), io.StringIO()
-    monkeypatch.setattr("sys.stderr", made_with)
-    handler = StderrHandler()
-    monkeypatch.setattr("sys.stderr", now)
-    handler.emit(logging.makeLogRecord({"msg": "trial 3 finished"}))
-    assert (made_with.getvalue(), now.getvalue()) == ("", "trial 3 finished\n")

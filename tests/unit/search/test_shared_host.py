@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -14,10 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import ray
 from fakes import recipe_content
-from ray import tune
-from ray.exceptions import ActorUnavailableError
 from replay import open_sweep, search_recipe
 
 from raysft.errors import RecipeError
@@ -25,7 +20,7 @@ from raysft.recipe.change import change
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.schema import Recipe
 from raysft.run.rundir import run_location
-from raysft.search import shared_host, shared_trial, trial_stream, tune_driver
+from raysft.search import shared_host, trial_stream, tune_driver
 from raysft.search.shared_trial import HostActor
 from raysft.train.watch import stop_requests
 
@@ -97,46 +92,3 @@ def test_a_host_is_told_of_a_trial_when_it_is_suggested() -> None:
     assert [config["host"] for config in told] == [0, 1, 0, 1]
     assert [handle.begun for handle in handles] == [told[::2], told[1::2]]
     assert [config["order"] for config in told] == [1, 2, 3, 4]
-
-
-class Restarting:
-    """A handle of an actor that Ray starts again: it refuses so many calls."""
-
-    def __init__(self, refusals: int) -> None:
-        self.refusals, self.asked = refusals, [""]
-        self.ready, self.follow = self, self
-        self.options = lambda **_: self
-
-    def remote(self, *args: Any) -> Any:
-        self.asked.append("follow" if args else "ready")
-        return ["a", "b"] if args else ("ready", self)
-
-
-def test_a_trial_that_comes_back_waits_for_its_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    def get(asked: Any, timeout: float | None = None) -> Any:
-        if isinstance(asked, str):
-            return asked
-        assert timeout is not None
-        host = asked[1]
-        host.refusals -= 1
-        if host.refusals >= 0:
-            raise ActorUnavailableError("it is started again", None)
-        return None
-
-    reports: list[str] = []
-    monkeypatch.setattr(ray, "get", get)
-    monkeypatch.setattr(tune, "report", lambda report: reports.append(report["message"]))
-    host = Restarting(refusals=3)
-    shared_trial.shared_trial_function({"host": 0}, [host], [])
-    assert reports == ["a", "b"]
-    assert host.asked[1:] == [*["ready"] * 4, "follow"]
-    monkeypatch.setattr(shared_trial, "START_S", 0.2)
-    with pytest.raises(TimeoutError, match="did not start again"):
-        shared_trial.shared_trial_function({"host": 0}, [Restarting(refusals=1000)], [])
-
-
-def test_a_trials_own_process_imports_no_model_library() -> None:
-    """Each trial has one beside its host's: with them it would cost 8 CPU-seconds instead of 2."""
-    program = "import sys, raysft.search.shared_trial; sys.exit(str({'torch', 'deepspeed'} & set(sys.modules)))"
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert result.stderr.strip() == "set()"

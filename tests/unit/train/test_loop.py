@@ -3,34 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from fakes import FakeBatch, FakeEngine, recorder, step_info
+from fakes import FakeEngine, recorder
+from loops import run
 
-from raysft.train.hooks import GO_ON, Hook, NonFiniteGuard, SpikeGuard, checkpoint_every, end_on_notice, every
-from raysft.train.loop import train
+from raysft.train.hooks import Hook, NonFiniteGuard, checkpoint_every, every
 from raysft.train.state import Decision, Outcome, StepInfo, TrainState
-from raysft.train.watch.stop_requests import Notice
-
-
-def run(
-    engine: FakeEngine, hooks: Sequence[Hook], *, start: int = 0, total: int = 10, **more: Any
-) -> tuple[Outcome, list[TrainState]]:
-    saved: list[TrainState] = []
-    outcome = train(
-        engine,
-        lambda step: FakeBatch(),
-        hooks,
-        TrainState(step=start),
-        total_steps=total,
-        learning_rate=lambda step: 0.1 * (step + 1),
-        save=saved.append,
-        **more,
-    )
-    return outcome, saved
 
 
 def test_every_step_is_taken_once_with_its_rate_and_the_end_is_saved() -> None:
@@ -54,12 +35,6 @@ def test_a_finished_run_does_nothing(start: int) -> None:
     engine = FakeEngine()
     outcome, saved = run(engine, [checkpoint_every(1)], start=start)
     assert (outcome.status, engine.calls, saved) == ("finished", [], [])
-
-
-@pytest.mark.parametrize(("every_steps", "expected"), [(3, [3, 6, 9, 10]), (5, [5, 10]), (99, [10])])
-def test_checkpoints_come_when_due_and_once_at_the_end(every_steps: int, expected: list[int]) -> None:
-    _, saved = run(FakeEngine(), [checkpoint_every(every_steps)])
-    assert [state.step for state in saved] == expected
 
 
 def test_hooks_see_each_step_after_it_was_taken() -> None:
@@ -98,20 +73,6 @@ def test_the_strongest_decision_wins_in_any_order() -> None:
         assert (outcome.status, outcome.reason) == ("stopped", "STOP")
 
 
-def test_every_acts_on_multiples_only() -> None:
-    seen: list[StepInfo] = []
-    hook = every(4, recorder(seen))
-    assert [hook(step_info(step)) for step in range(1, 10)] == [GO_ON] * 9
-    assert [i.state.step for i in seen] == [4, 8]
-
-
-def test_single_skips_are_tolerated_and_a_series_stops_the_run() -> None:
-    assert run(FakeEngine(skips=frozenset({1, 2, 4, 5, 7})), [NonFiniteGuard(limit=3)])[0].status == "finished"
-    outcome, _ = run(FakeEngine(skips=frozenset({1, 4, 5, 6})), [NonFiniteGuard(limit=3)])
-    assert (outcome.status, outcome.step) == ("stopped", 7)
-    assert "not finite in 3 steps" in outcome.reason
-
-
 def test_gradients_that_are_not_finite_once_leave_no_trace_but_a_mark() -> None:
     class Flipped(FakeEngine):
         def train_step(self, *args: Any, **named: Any) -> Any:
@@ -138,27 +99,6 @@ def test_an_exception_in_the_engine_is_not_swallowed() -> None:
         run(Broken(), [])
 
 
-@pytest.mark.parametrize(
-    ("notice", "ends_at"), [(Notice.STOP, 4), (Notice.PREEMPTED, 4), (Notice.RESIZE, 6), (Notice.NONE, 10)]
-)
-def test_asked_to_end_it_commits_and_ends(notice: Notice, ends_at: int) -> None:
-    """Told in the fourth step; commits are due every third."""
-    engine = FakeEngine()
-    outcome, saved = run(
-        engine,
-        [checkpoint_every(3), end_on_notice(3)],
-        notice=lambda: notice if len(engine.calls) >= 3 else Notice.NONE,
-    )
-    assert outcome.step == saved[-1].step == len(engine.calls) == ends_at
-    assert outcome.status == ("finished" if notice is Notice.NONE else "interrupted")
-    assert len(saved) == len({state.step for state in saved}), "each step is committed once"
-
-
-def test_asked_to_end_in_the_last_step_it_is_finished() -> None:
-    outcome, saved = run(FakeEngine(), [end_on_notice(3)], notice=lambda: Notice.STOP, start=9)
-    assert (outcome.status, [state.step for state in saved]) == ("finished", [10])
-
-
 @pytest.mark.parametrize("left_out", [{0}, {4, 5}, {9}])
 def test_steps_left_out_are_counted_and_keep_their_rate(left_out: set[int]) -> None:
     engine = FakeEngine()
@@ -167,24 +107,3 @@ def test_steps_left_out_are_counted_and_keep_their_rate(left_out: set[int]) -> N
     assert outcome == Outcome(status="finished", step=10)
     assert (saved[-1].step, saved[-1].skipped_steps) == (10, len(left_out))
     assert saved[-1].tokens == 10 * (10 - len(left_out))
-
-
-def test_a_spike_rolls_back_and_commits_nothing_of_it() -> None:
-    guard = SpikeGuard(3.0)
-    losses = [1.0, 1.2, 0.9, 1.1, 1.0, 0.8, 1.0, 2.9, 1.0, 3.1]
-    decisions = [guard(step_info(step, loss=loss))[0] for step, loss in enumerate(losses, 1)]
-    assert decisions == [Decision.CONTINUE] * 9 + [Decision.ROLLBACK]
-    early = SpikeGuard(3.0)
-    assert all(early(step_info(step, loss=100.0**step))[0] is Decision.CONTINUE for step in range(8)), (
-        "too few to judge"
-    )
-    skipping = SpikeGuard(3.0)
-    for step in range(20):
-        assert skipping(step_info(step, loss=float("nan"), skipped=True)) == GO_ON
-
-    def spike_at_7(info: StepInfo) -> tuple[Decision, str]:
-        return (Decision.ROLLBACK, "high") if info.state.step == 7 else GO_ON
-
-    outcome, saved = run(FakeEngine(), [spike_at_7, checkpoint_every(7)])
-    assert outcome == Outcome(status="rollback", step=7, reason="high")
-    assert saved == []

@@ -6,27 +6,11 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from records import EXAMPLES, A, U
 
-from raysft.data.formats import Reading, check_columns, detect_format, read_record
+from raysft.data.formats import Reading, read_record
 from raysft.data.formats.fields import FIELDS
 from raysft.data.records import Candidate, Conversation, Message, Refusal
-from raysft.errors import DataError
-from raysft.recipe.sections.data import DataSection
-
-U, A = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
-EXAMPLES = {
-    "alpaca": {"instruction": "q", "input": "", "output": "a"},
-    "unified": {"id": "7", "instruction": "q", "input": "i", "output": "a", "metadata": {"language": "en"}},
-    "sharegpt": {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
-    "messages": {"messages": [U, A]},
-    "preference": {"prompt": "q", "chosen": "a", "rejected": "b"},
-    "ranking": {"prompt": "q", "responses": ["b", "a"], "scores": [0.1, 0.9]},
-    "critique": {"question": "q", "noisy_answer": "n", "critique": "a"},
-    "labelled": {"text": "q", "label": "a"},
-    "text": {"text": "a"},
-    "completion": {"prompt": "q", "completion": "a"},
-}
-"""The best answer is `a` in each."""
 
 
 def read(record, format="auto", **columns):
@@ -144,67 +128,6 @@ def test_a_refusal_names_what_was_seen_and_expected():
     assert "instruction" in detail
     assert "data.columns" in detail
     assert "output" in read({"instruction": "q"}, format="alpaca").detail
-
-
-def test_a_named_format_is_not_detected():
-    record = {"instruction": "q", "output": "a", "messages": [{"role": "assistant", "content": "m"}]}
-    assert detect_format(record) == "messages"
-    assert turns(record, format="alpaca") == [("user", "q"), ("assistant", "a")]
-
-
-def test_unknown_columns_name_the_nearest():
-    with pytest.raises(DataError, match="did you mean 'instruction'"):
-        check_columns({"instrution": "q"})
-    with pytest.raises(DataError, match="'history'"):
-        check_columns({"history": "q"}, "messages")
-    check_columns({"instruction": "question", "output": "answer"})
-
-
-def test_every_format_has_an_example():
-    named = set(DataSection.model_fields["format"].annotation.__args__) - {"auto"}
-    assert named == set(EXAMPLES) == set(FIELDS)
-
-
-@pytest.mark.parametrize("name", EXAMPLES)
-@pytest.mark.parametrize("noise", [{}, {"id": 1, "source": "x", "difficulty": 0.5}])
-def test_each_example_is_detected_and_read_alike_by_name(name, noise):
-    record = {**EXAMPLES[name], **noise}
-    assert detect_format(record) == name
-    assert read(record) == read(record, format=name)
-    assert turns(record)[-1] == ("text" if name == "text" else "assistant", "a")
-
-
-@pytest.mark.parametrize(
-    ("record", "expected"),
-    [
-        ({"prompt": "q", "chosen": "a"}, None),
-        ({"prompt": "q", "rejected": "a"}, None),
-        ({"prompt": "q", "responses": "a"}, None),
-        ({"responses": ["a"], "scores": [1]}, None),
-        ({"question": "q", "answer": "a"}, None),
-        ({"prompt": "q", "completion": "a"}, "completion"),
-        ({"prompt": "q", "completions": ["a", "b"]}, "completion"),
-        ({"query": "q", "response": "a", "messages": None}, "completion"),
-        ({"instruction": "q", "input": ""}, None),
-        ({"noisy_answer": "n", "critique": "c"}, None),
-        ({"label": "a"}, None),
-        ({"messages": "text", "conversations": "text"}, None),
-        ({"metadata": {"language": "en"}}, None),
-        ({**EXAMPLES["alpaca"], "metadata": "not an object"}, "alpaca"),
-        ({**EXAMPLES["alpaca"], "text": "both", "label": 1}, "alpaca"),
-        ({**EXAMPLES["alpaca"], **EXAMPLES["preference"]}, "preference"),
-        ({**EXAMPLES["messages"], **EXAMPLES["preference"]}, "preference"),
-        ({**EXAMPLES["messages"], **EXAMPLES["text"]}, "messages"),
-        ({**EXAMPLES["sharegpt"], "answers": ["a"], "ranks": [1]}, "ranking"),
-        ({**EXAMPLES["critique"], "response": "a", "output": "b", "instruction": "i"}, "critique"),
-        ({"sentence1": "a", "sentence2": "b", "label": 0}, "labelled"),
-        ({"content": "a"}, "text"),
-        ({"text": "a", "label_text": "b"}, "text"),
-    ],
-)
-def test_near_misses(record, expected):
-    found = detect_format(record)
-    assert (found if expected else found.reason) == (expected or "unknown_format")
 
 
 def test_unified_metadata():
@@ -429,14 +352,6 @@ def test_refusals_of_the_other_formats(record, reason):
     found = read(record)
     assert isinstance(found, Refusal), found
     assert found.reason == reason
-
-
-def test_a_mapped_format_knows_its_own_names():
-    check_columns({"noisy_answer": "wrong", "critique": "why"}, "critique")
-    with pytest.raises(DataError, match="the format critique does not have"):
-        check_columns({"output": "a"}, "critique")
-    found = read({"q": "1", "bad": "2", "why": "3"}, question="q", noisy_answer="bad", critique="why")
-    assert found.messages[-1].content == "3"
 
 
 values = st.recursive(

@@ -5,13 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from records import TURNS, A, U, kept, refused, said
 
 from raysft.data.formats import Reading, read_record
-from raysft.data.formats.names import is_harmless, meaning_of
-from raysft.data.notes import NoteCounts, count_notes, merge_notes, tell_notes, unused
-from raysft.data.records import Note, Refusal
-
-TURNS = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+from raysft.data.records import Refusal
 
 
 def notes(record: dict[str, Any], **reading: Any) -> list[tuple[str, str, str]]:
@@ -87,70 +84,40 @@ def test_a_guess_is_told_with_the_way_to_overrule_it() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "id",
-        "prompt_id",
-        "source",
-        "created_at",
-        "num_turns",
-        "score_chosen",
-        "Unnamed: 0",
-        "__index_level_0__",
-        "uuid",
-    ],
-)
-def test_harmless_names(name: str) -> None:
-    assert is_harmless(name)
-    assert meaning_of(name) is None
-
-
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        *(("reasoning", "reasoning"), ("Complex_CoT", "reasoning"), ("thinkingTrace", "reasoning")),
-        *(("SystemPrompt", "system prompt"), ("available_tools", "tools"), ("loss_mask", "loss flag")),
-        *(
-            ("retrieved_documents", "documents"),
-            ("model_responses", "several answers"),
-            ("mood", None),
-            ("思考", None),
-        ),
-    ],
-)
-def test_names_that_carry_meaning(name: str, kind: str | None) -> None:
-    assert meaning_of(name) == kind
-    assert not is_harmless(name) or kind
-
-
-def test_notes_are_counted_merged_and_told() -> None:
-    counts: NoteCounts = {}
-    for number in range(3):
-        count_notes(
-            counts, [Note("unread", "x", f"v{number}"), Note("unread", "x", f"w{number}"), Note("absent", "a: b")]
-        )
-    other: NoteCounts = {}
-    count_notes(other, [Note("ignored", "messages[].y"), Note("unread", "x", "late")])
-    merge_notes(counts, other)
-    assert list(tell_notes(counts, 8)) == [
-        "nothing reads `x` (4 of 8 records, 50.0%), e.g. v0; if that is right: data.ignore_columns",
-        "left out by data.ignore_columns: `messages[].y` (1 of 8 records, 12.5%)",
-    ]
-    assert list(tell_notes({"absent": counts["absent"]}, 3)) == [
-        "data.columns maps a: b, a column that no record has"
-    ]
-    assert unused(["y", "z"], counts) == ["z"]
-
-
-def test_any_number_of_names_takes_little_room() -> None:
-    counts: NoteCounts = {}
-    for number in range(1000):
-        count_notes(counts, [Note("unread", f"k{number}", "v")])
-    assert len(counts["unread"]) == 201
-    assert sum(found["count"] for found in counts["unread"].values()) == 1000
-    assert len(list(tell_notes(counts, 1000))) == 21
-
-
 def test_names_are_fit_to_be_shown() -> None:
     assert notes({"messages": TURNS, "\x1b[31mred": 1})[0][1] == "\\x1b[31mred"
+
+
+@pytest.mark.parametrize(
+    "record", [{"messages": TURNS}, {"conversations": TURNS}, {"instruction": "q", "output": "a"}]
+)
+def test_a_system_column(record: dict[str, Any]) -> None:
+    expected = [("system", "s"), ("user", "q"), ("assistant", "a")]
+    assert said({**record, "system": "s"}) == expected
+    assert said({**record, "sp": "s"}, columns={"system": "sp"}) == expected
+    found = refused({**record, "system_prompt": "s"})
+    assert found.reason == "unread:system_prompt"
+    assert "data.columns: {system: system_prompt}" in found.detail
+    turns = [{"role": "system", "content": "s"}, U, A]
+    assert said({"messages": turns, "system": "s"}) == expected
+    assert refused({"messages": turns, "system": "t"}).reason == "two_system_turns"
+
+
+def test_what_a_plain_text_or_a_name_may_hide_is_told() -> None:
+    for text in (
+        "### Human: q### Assistant: a",
+        "<s>[INST] q [/INST] a</s>",
+        "### Instruction:\nq\n### Response:\na",
+    ):
+        assert [note.kind for note in kept({"text": text}).notes] == ["guess"]
+    assert not kept({"text": "An assistant: a helper in a shop. # Response"}).notes
+    notes = kept({"messages": [{**U, "name": "alice"}, A]}).notes
+    assert [note.name for note in notes] == ["`messages[].name` says who speaks: most templates leave it out"]
+    call = {"function": {"name": "f", "arguments": "{}"}}
+    turns = [
+        U,
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "name": "f", "content": "r"},
+        A,
+    ]
+    assert not kept({"messages": turns}).notes

@@ -5,37 +5,18 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pytest
 
 from raysft.data.prepare.encode import EncodedBatch, EncodeStage, encode_task, goes_to_held_out, sample_schema
 from raysft.data.prepare.write_shards import write_shard
 from raysft.data.read.sources import expand, plan_reads
 from raysft.data.records import Conversation, Message
 from raysft.data.store.shards import (
-    merge_summaries,
     read_shard,
-    read_summaries,
-    rejects_path,
     shard_path,
     take_samples,
 )
-from raysft.data.text.backend import BackendJson
-from raysft.data.text.tokenizer import template_for
-from raysft.errors import DataError
-from raysft.recipe.sections.data import DataSection
-
-
-@pytest.fixture
-def make_stage(tokenizers: Any):
-    def make(path: Path, *, held_out: float = 0.0, **data: Any) -> EncodeStage:
-        section = DataSection(train=(str(path),), **data)
-        template = template_for("chatml", tokenizers["chatml"])
-        return EncodeStage(BackendJson.of(tokenizers["chatml"]), template, section, held_out, 0)
-
-    return make
 
 
 def encoded(path: Path, stage: EncodeStage) -> list[EncodedBatch]:
@@ -94,40 +75,6 @@ def test_a_word_list_that_changed_is_read_again(make_stage, tmp_path):
     assert found == [0, 1, 0]
 
 
-def test_columns_of_the_mixture(make_stage, tmp_path):
-    path = tmp_path / "a.jsonl"
-    records = [
-        {"instruction": f"q{i}", "output": "a", "topic": topic, "hard": hard, "w": weight}
-        for i, (topic, hard, weight) in enumerate([("x", 3, 0.5), ("y", 1.5, 2), (None, None, 1)])
-    ]
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    mixture = {"balance_by": "topic", "curriculum": "hard", "weight_column": "w"}
-    (batch,) = encoded(path, make_stage(path, mixture=mixture))
-    rows = batch.samples.to_pylist()
-    assert [(row["group"], row["value"], row["weight"]) for row in rows] == [
-        ("x", 3.0, 0.5),
-        ("y", 1.5, 2.0),
-        (None, None, 1.0),
-    ]
-    records[1]["w"] = "much"
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    with pytest.raises(DataError, match="weight_column: w holds no weight"):
-        encoded(path, make_stage(path, mixture=mixture))
-
-
-def test_numbers_of_a_csv_file_are_numbers(make_stage, tmp_path):
-    path = tmp_path / "a.csv"
-    path.write_text("instruction,output,hard,w\nq0,a,9,2\nq1,a,1.5,0.5\nq2,a,,\n")
-    mixture = {"curriculum": "hard", "weight_column": "w"}
-    (batch,) = encoded(path, make_stage(path, mixture=mixture))
-    assert batch.samples.column("value").to_pylist() == [9.0, 1.5, None]
-    assert batch.samples.column("weight").to_pylist() == [2.0, 0.5, 1.0]
-    assert batch.notes[0]["weighted"]["w"]["count"] == 3
-    path.write_text("instruction,output,hard,w\nq0,a,much,2\n")
-    with pytest.raises(DataError, match="curriculum: hard holds no number"):
-        encoded(path, make_stage(path, mixture=mixture))
-
-
 def test_several_answers_become_samples_and_notes_are_counted_by_record(make_stage, tmp_path):
     path = tmp_path / "a.jsonl"
     records = [
@@ -145,31 +92,6 @@ def test_several_answers_become_samples_and_notes_are_counted_by_record(make_sta
     }
     (batch,) = encoded(path, make_stage(path))
     assert [reject.refusal.reason for reject in batch.rejects] == ["several_answers", "unread:context"]
-
-
-def test_a_shard_holds_all_of_it_and_its_summary_counts(make_stage, tmp_path):
-    path = tmp_path / "a.jsonl"
-    good = [json.dumps({"instruction": f"q{i}", "output": f"a{i}"}) for i in range(600)]
-    path.write_text("\n".join([*good[:300], "broken", *good[300:], '{"x": 1}']))
-    stage = make_stage(path, held_out=0.2)
-    (task,) = plan_reads(expand([str(path)]))
-    work = str(tmp_path / "work")
-    assert read_summaries(work) == {}
-    summary = write_shard(work, 3, task, stage)
-    assert list(read_summaries(work)) == [3]
-    total = merge_summaries([summary, read_summaries(work)[3]])
-    assert total["samples"] == 2 * summary["samples"] == 1200
-    assert total["sides"]["train"]["refused"] == {"malformed_json": 2, "unknown_format": 2}
-    assert total["sides"]["train"]["records"] + total["sides"]["eval"]["records"] == 2 * 602
-    assert total["sources"]["a"]["train"]["refused"] == 4
-    lines = [json.loads(line) for line in Path(rejects_path(shard_path(work, 3))).read_text().splitlines()]
-    assert [(line["reason"], line["record"]) for line in lines] == [
-        ("malformed_json", None),
-        ("unknown_format", {"x": 1}),
-    ]
-    table = read_shard(shard_path(work, 3), ["sample_id", "num_tokens", "held_out"])
-    assert len(table) == 600
-    assert 60 < sum(table.column("held_out").to_pylist()) < 180
 
 
 def test_samples_are_taken_in_any_order_and_more_than_once(make_stage, tmp_path):

@@ -1,51 +1,17 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from token_stores import write
 
 from raysft.data.store import manifest
 from raysft.data.store import parts as store_module
 from raysft.data.store.manifest import find_damage, read_manifest, write_manifest
-from raysft.data.store.packed_rows import pack_rows
-from raysft.data.store.packing import pack
-from raysft.data.store.parts import TokenStore, write_part, write_prompts
+from raysft.data.store.parts import TokenStore, write_prompts
 from raysft.errors import DataError, StorageError
-
-
-def examples(num: int, seed: int) -> pa.Table:
-    random = np.random.default_rng(seed)
-    lengths = random.integers(2, 60, num)
-    return pa.table(
-        {
-            "sample_id": pa.array(np.arange(num) + seed * 1000, pa.int64()),
-            "input_ids": pa.array(
-                [random.integers(0, 900, n).astype(np.int32) for n in lengths], pa.list_(pa.int32())
-            ),
-            "weight": pa.array(random.integers(1, 4, num) / 2, pa.float32()),
-            "target": pa.array([(random.random(n) < 0.5).astype(np.uint8) for n in lengths], pa.list_(pa.uint8())),
-        }
-    )
-
-
-def write(location: str, tables: list[pa.Table]) -> list[dict]:
-    parts = []
-    for index, table in enumerate(tables):
-        lengths = table.column("input_ids").combine_chunks().value_lengths().to_numpy()
-        parts.append(write_part(location, index, pack_rows(table, pack(lengths, 64))))
-    return parts
-
-
-@pytest.fixture
-def store(tmp_path):
-    tables = [examples(200, 1), examples(90, 2)]
-    location = str(tmp_path / "store")
-    parts = write(location, tables)
-    write_manifest(location, {"parts": parts, "max_tokens": 64})
-    return TokenStore.open(location), tables
 
 
 def test_every_sample_comes_back_once(store):
@@ -95,90 +61,10 @@ def test_counts_and_bytes_are_reproducible(store, tmp_path):
     assert write(str(tmp_path / "again"), chunked) == parts
 
 
-def test_few_groups_are_kept_in_memory(store, monkeypatch):
-    opened, _ = store
-    opened._files._max_groups = 2
-    opened.read_rows(range(opened.num_rows))
-    assert len(opened._files._groups) == 2
-
-
-def test_no_manifest_is_no_store(tmp_path):
-    location = str(tmp_path / "store")
-    write(location, [examples(5, 1)])
-    assert read_manifest(location) is None
-    with pytest.raises(StorageError, match="no token store"):
-        TokenStore.open(location)
-
-
-def test_a_store_of_another_version_is_none(tmp_path):
-    """It is made anew; a reader says what to do."""
-    for text in ('{"format_version": 2, "parts": [], "max_tokens": 8}',):
-        (tmp_path / "manifest.json").write_text(text)
-        assert read_manifest(str(tmp_path)) is None
-        with pytest.raises(StorageError, match=r"no token store(.|\n)*raysft prepare"):
-            TokenStore.open(str(tmp_path))
-
-
 def flip(path: Path, place: int) -> None:
     data = bytearray(path.read_bytes())
     data[place] ^= 1
     path.write_bytes(data)
-
-
-DAMAGES: dict[str, Callable[[Path, Path], object]] = {
-    "cut": lambda path, other: path.write_bytes(path.read_bytes()[:-9]),
-    "emptied": lambda path, other: path.write_bytes(b""),
-    "flipped": lambda path, other: flip(path, path.stat().st_size // 3),
-    "deleted": lambda path, other: path.unlink(),
-    "another's": lambda path, other: path.write_bytes(other.read_bytes()),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_no_row_of_a_damaged_part_is_read(store, tmp_path, damage):
-    opened, tables = store
-    first, second = (Path(opened.location) / part["name"] for part in opened.manifest["parts"])
-    write(str(tmp_path / "other"), tables[1:])
-    DAMAGES[damage](first, tmp_path / "other" / first.name)
-    fresh = TokenStore.open(opened.location)
-    assert fresh.read_rows([fresh.num_rows - 1])[0].num_tokens, "parts that are intact can be read"
-    with pytest.raises(DataError, match=r"damaged: .*part-00000\.parquet(.|\n)*raysft prepare"):
-        fresh.read_rows([0])
-    if damage != "flipped":  # that hit the tokens
-        with pytest.raises(DataError, match=r"damaged: .*part-00000\.parquet"):
-            fresh.row_sizes()
-    assert [name for name, _ in find_damage(opened.location, opened.manifest)] == [first.name]
-    assert second.exists()
-
-
-def test_a_part_that_goes_bad_while_it_is_open_gives_no_other_rows(store):
-    """The same file, written into between two steps: its sum was compared when it was opened."""
-    opened, _ = store
-    path = Path(opened.location) / opened.manifest["parts"][0]["name"]
-    good, rows = path.read_bytes(), range(opened.manifest["parts"][0]["rows"])
-    right = opened.read_rows(rows)
-    told = []
-    for place in [None, *range(0, len(good), len(good) // 60)]:
-        path.write_bytes(good)
-        fresh = TokenStore.open(opened.location)
-        fresh.read_rows([0])
-        with path.open("r+b") as file:
-            if place is None:
-                file.truncate(len(good) // 2)
-            else:
-                file.seek(place)
-                file.write(bytes([good[place] ^ 4]))
-        try:
-            found = fresh.read_rows(rows)
-        except DataError as error:
-            told.append(error.what)
-        else:
-            assert place is not None
-            for row, expected in zip(found, right, strict=True):
-                for name, values in expected.token_fields.items():
-                    assert np.array_equal(row.token_fields[name], values)
-    assert len(told) > 20
-    assert all(path.name in what for what in told)
 
 
 def test_every_bit_that_row_sizes_come_from_is_checked(store):
@@ -197,29 +83,6 @@ def test_every_bit_that_row_sizes_come_from_is_checked(store):
             assert all(np.array_equal(a, b) for a, b in zip(found, right, strict=True))
         path.write_bytes(good)
     assert differences > 3
-
-
-@pytest.mark.parametrize("bit", range(0, 4000, 97))
-def test_a_manifest_with_a_flipped_bit_is_no_manifest(store, bit):
-    opened, _ = store
-    path = Path(opened.location) / "manifest.json"
-    data = bytearray(path.read_bytes())
-    data[bit // 8 % len(data)] ^= 1 << bit % 8
-    path.write_bytes(data)
-    try:
-        assert read_manifest(opened.location) in (None, opened.manifest)
-    except DataError as error:
-        assert "manifest.json" in error.what  # noqa: PT017
-
-
-def test_a_manifest_belongs_to_its_store(tmp_path):
-    one, other = (str(tmp_path / (letter * 64)) for letter in "ab")
-    for location in (one, other):
-        write_manifest(location, {"parts": [], "max_tokens": 8, "fingerprint": location[-64:]})
-    assert read_manifest(one)["fingerprint"] == "a" * 64
-    Path(other, "manifest.json").write_bytes(Path(one, "manifest.json").read_bytes())
-    with pytest.raises(DataError, match=r"damaged(.|\n)*store aaaa"):
-        TokenStore.open(other)
 
 
 def test_prompts_are_those_that_were_written(store):

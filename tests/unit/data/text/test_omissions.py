@@ -8,9 +8,8 @@ import pytest
 from chats import CHATML, HARMONY, QWEN3, VICUNA, tokenizer_of
 
 from raysft.data.records import Conversation, Message, Refusal
-from raysft.data.text.chat import encode, render
+from raysft.data.text.chat import encode
 from raysft.data.text.tokenizer import template_for
-from raysft.errors import DataError
 
 TOOL = {
     "type": "function",
@@ -144,25 +143,3 @@ def test_calls_in_any_layout(layout):
     assert "town" in told
     assert told.count("<|im_end|>") == 2
     assert told.endswith("Cold.<|im_end|>")
-
-
-def test_templates_are_chosen_as_transformers_does():
-    tokenizer = tokenizer_with({"default": CHATML, "tool_use": QWEN3, "rag": VICUNA})
-    template = template_for("tokenizer", tokenizer)
-    plain = Conversation(1, (user("a"), answer("b")))
-    with_tools = Conversation(1, (user("a"), answer("b")), tools=(TOOL,))
-    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    assert render(plain, template).text == tokenizer.apply_chat_template(messages, tokenize=False)
-    theirs = tokenizer.apply_chat_template(messages, tools=[TOOL], tokenize=False)
-    assert render(with_tools, template).text == theirs
-    assert [template.for_record(talk).name for talk in (plain, with_tools)] == ["default", "tool_use"]
-    assert render(plain, template_for("rag", tokenizer)).text.startswith("USER: ")
-    with pytest.raises(DataError, match=r"none of them the default"):
-        template_for("tokenizer", tokenizer_with({"tool_use": QWEN3, "rag": VICUNA}))
-    with pytest.raises(DataError, match="'rag'"):
-        template_for("ragg", tokenizer)
-
-
-def test_a_tokenizer_without_tool_use_keeps_to_its_default():
-    template = template_for("tokenizer", tokenizer_with({"default": QWEN3, "rag": CHATML}))
-    assert template.for_record(Conversation(1, (user("a"),), tools=(TOOL,))).name == "default"

@@ -2,59 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
+from attempts import S, attempt
 from fakes import step_info
 
 from raysft import storage
 from raysft.lines import LineFile
-from raysft.train.commits.layout import CommitId, attempt_path
-from raysft.train.history import spans
+from raysft.train.commits.layout import CommitId
 from raysft.train.history.account import read_account
 from raysft.train.history.failures import FailureRecord, write_failure
 from raysft.train.history.goodput import CLASSES
 from raysft.train.history.incidents import record
 from raysft.train.history.records import Records
-
-S = 10**9
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 7 * S
-
-    def __call__(self) -> int:
-        return self.now
-
-    def passes(self, seconds: float) -> None:
-        self.now += int(seconds * S)
-
-
-def begin(run: str, number: int, parent: CommitId | None) -> None:
-    fields = {"attempt": parent.attempt, "step": parent.step} if parent else None
-    storage.write_json(attempt_path(run, number), {"number": number, "parent": fields})
-
-
-def attempt(
-    run: str, number: int, parent: CommitId | None, steps: range, *, status: str = "", reason: str = ""
-) -> None:
-    """2 s of set-up, steps of 1 s of which 0.25 s wait for data, saves of 0.5 s after every 4th."""
-    begin(run, number, parent)
-    clock = Clock()
-    written = spans.WorkerSpans(run, number, is_writer=True, clock=clock)
-    clock.passes(2)
-    written.until_now("start", steps.start - 1)
-    for step in steps:
-        clock.passes(1)
-        written.until_now("compute", step, 0.25)
-        if step % 4 == 0:
-            clock.passes(0.5)
-            written.until_now("checkpoint", step)
-    if status:
-        written.end(status, reason)
-    written.close()
 
 
 def driver(run: str, number: int, at_s: float, *lines: tuple[str, float, int | None]) -> None:
@@ -137,28 +98,6 @@ def test_skipped_updates_are_incidents_without_a_restart(tmp_path: Path) -> None
     costs = read_account(run).costs
     assert [(cost.incident.kind, cost.incident.step) for cost in costs] == [("skipped", 2), ("transient", 3)]
     assert [cost.steps_lost for cost in costs] == [None, None]
-
-
-def test_a_driver_records_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spans, "LOOK_S", 0.005)
-    run = str(tmp_path)
-    with spans.driving(run, before_ns=S) as recorder:
-        recorder.phase("train", 1)
-        attempt(run, 1, None, range(1, 3), status="finished")
-        while not any(
-            "seen" in line for line in (tmp_path / "goodput" / "driver-0001.jsonl").read_text().splitlines()
-        ):
-            pass
-    with spans.driving(run) as recorder:
-        recorder.phase("export")
-    lines = [json.loads(line) for line in (tmp_path / "goodput" / "driver-0001.jsonl").read_text().splitlines()]
-    assert [(line["phase"], line["attempt"]) for line in lines] == [
-        *(("start", None), ("train", 1), ("seen", 1), ("end", None))
-    ]
-    (first, second), _ = spans.read_spans(run)
-    assert (first.first_attempt, second.first_attempt) == (1, None)
-    assert first.last_ns >= S
-    assert read_account(run).seconds["start"] > 1.0
 
 
 def test_a_run_without_a_record(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from raysft.data.records import Candidate, Conversation, Message, Refusal
+from raysft.data.records import Conversation, Message, Refusal
 from raysft.data.rules.record.cleaner import Cleaned, Cleaner, rules_hash
 from raysft.errors import DataError, RecipeError
 from raysft.recipe.cleaning import Rule
@@ -108,43 +108,6 @@ def test_fix(name: str, question: str, masked: str, findings: list[str], tmp_pat
     assert fixed.tags == (f"masked:{name}",)
     assert Counter(result.findings) == Counter(f"{name}.{kind}" for kind in findings)
     assert apply([rule(name, action="fix", **fields)], fixed) == Cleaned((fixed,), None, ())
-
-
-def test_flags_candidates_and_tool_calls_survive_masking() -> None:
-    arguments = {"to": ["a@b.org", 5, None, True], "a@c.org": {"card": int(VISA), "n": 1.5}, "note": 'say "hi"'}
-    call = {"id": "1", "type": "function", "function": {"name": "send", "arguments": arguments}}
-    conversation = Conversation(
-        1,
-        (
-            Message("system", "I am a@b.org"),
-            Message("user", "Mail a@b.org", train=None),
-            Message("assistant", "", train=False, tool_calls=(call,)),
-            Message("tool", "sent to a@b.org", tool_call_id="1"),
-            Message("assistant", "Sent to a@b.org", train=True),
-        ),
-        candidates=(
-            Candidate((Message("assistant", "Sent to a@b.org", train=True),), 1.0),
-            Candidate((Message("assistant", "No, x@y.org"),), 0.0),
-        ),
-    )
-    result = apply([rule("pii")], conversation)
-    (fixed,) = result.conversations
-    assert [m.content for m in fixed.messages] == [
-        "I am <EMAIL>", "Mail <EMAIL>", "", "sent to <EMAIL>", "Sent to <EMAIL>",
-    ]  # fmt: skip
-    assert [m.train for m in fixed.messages] == [None, None, False, None, True]
-    assert fixed.messages[2].tool_calls[0]["function"] == {
-        "name": "send",
-        "arguments": {
-            "to": ["<EMAIL>", 5, None, True],
-            "<EMAIL>": {"card": "<BANK_CARD>", "n": 1.5},
-            "note": 'say "hi"',
-        },
-    }
-    assert [c.messages[0].content for c in fixed.candidates] == ["Sent to <EMAIL>", "No, <EMAIL>"]
-    assert arguments["to"] == ["a@b.org", 5, None, True]  # the given record is as it was
-    assert Counter(result.findings) == {"pii.email": 7, "pii.bank_card": 1}
-    assert "@" not in json.dumps([m.tool_calls for m in fixed.messages])
 
 
 def test_a_refusal_never_repeats_what_was_found() -> None:
@@ -244,19 +207,6 @@ def test_what_cannot_work_is_said_at_once(
     with pytest.raises(error) as caught:
         Cleaner([rule(name, **fields)], seed=0)
     assert message in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"rule": "pii", "kinds": ["emial"]},
-        {"rule": "expand", "templates": ["no place"]},
-        {"rule": "length", "action": "fix"},
-    ],
-)
-def test_the_recipe_refuses(fields: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError):
-        rule(fields.pop("rule"), **fields)
 
 
 def test_the_hash_covers_fields_and_files_but_not_where_they_lie(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from fakes import recipe_content
 
 from raysft.errors import UserError
 from raysft.run.steps import report
-from raysft.run.summary import evaluation_line
 
 
 def test_a_recipe_and_its_directory_tell_the_same(tmp_path: Path) -> None:
@@ -33,9 +32,3 @@ def test_a_recipe_and_its_directory_tell_the_same(tmp_path: Path) -> None:
     assert "finished 2026-01-02T03:04:05+00:00" in report(str(run), [])[0]
     with pytest.raises(UserError, match="no record of the time"):
         report(str(recipe), ["name=other"])
-
-
-@pytest.mark.parametrize(("told", "of"), [({"of_pairs": True}, " of the preferred answers"), ({}, "")])
-def test_a_held_out_loss_says_what_it_is_of(told: dict[str, bool], of: str) -> None:
-    evaluation = {"loss": 1.5, "perplexity": 4.48, "exact_match": None, "num_prompts": 0, **told}
-    assert evaluation_line(evaluation) == f"held-out loss{of} 1.5000, perplexity 4.48"

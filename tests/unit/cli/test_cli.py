@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from commands import assert_refused, json_lines, overrides, raysft, write_material
+from commands import assert_refused, overrides, raysft
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from raysft.recipe import load
-from raysft.run import run, steps
-
-ROOT = Path(__file__).resolve().parents[2]
 LLAMA = {
     "model_type": "llama",
     "hidden_size": 32,
@@ -29,153 +22,7 @@ LLAMA = {
 NO_CONFIG = "model.config=null"
 
 
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_material(tmp_path_factory.mktemp("user"))
-
-
-@pytest.fixture(autouse=True)
-def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing here may get as far as Ray."""
-
-    def started() -> None:
-        raise AssertionError("Ray was started")
-
-    monkeypatch.setattr(run, "cluster", started)
-    monkeypatch.setattr(steps, "cluster", started)
-
-
-IMPORTS_S = 240
-"""Within which a process has imported all that it needs, on a machine that is busy: 10 to 16 s of CPU."""
-
-
-def subprocess_run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments],
-        env=os.environ | {"PYTHONPATH": str(ROOT / "platform")} | environment,
-        capture_output=True,
-        text=True,
-        timeout=IMPORTS_S,
-    )
-
-
 # --- the process ------------------------------------------------------------------------------------------
-
-
-def test_help_imports_nothing_heavy() -> None:
-    code = (
-        "import sys\nfrom raysft.cli import main\n"
-        "try: main(['train', '--help'])\nexcept SystemExit: pass\n"
-        "print([name for name in ('torch', 'ray', 'transformers', 'pydantic') if name in sys.modules])"
-    )
-    ended = subprocess_run("-c", code)
-    assert ended.stdout.splitlines()[-1] == "[]"
-    assert "example:" in ended.stdout
-
-
-def test_output_that_finds_no_room_is_an_error() -> None:
-    with open("/dev/full", "w") as full:
-        ended = subprocess.run(
-            [sys.executable, "-m", "raysft.cli", "schema"],
-            env=os.environ | {"PYTHONPATH": str(ROOT / "platform")},
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=IMPORTS_S,
-        )
-    assert ended.returncode == 2
-    assert ended.stderr.startswith("error: cannot write the output")
-    assert "Traceback" not in ended.stderr
-    assert "Exception ignored" not in ended.stderr
-
-
-def test_a_terminal_that_is_not_utf_8_gets_escapes(tmp_path: Path) -> None:
-    path = tmp_path / "recipe.yaml"
-    path.write_text("name: a\nmodel: {source: a/b}\ndata: {train: x}\nschl\u00fcssel-\u6587: 1\n", encoding="utf-8")
-    ended = subprocess_run("-m", "raysft.cli", "train", str(path), PYTHONIOENCODING="ascii")
-    assert ended.returncode == 2
-    assert "unknown key schl\\xfcssel-\\u6587" in ended.stderr
-
-
-def test_control_characters_are_only_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ran = raysft(capsys, "train", str(tmp_path / "a\x1b]0;title\x07\x9b31m.yaml"))
-    assert ran.code == 2
-    assert "a\\u001b]0;title\\u0007\\u009b31m.yaml" in ran.err
-    assert not {"\x1b", "\x07", "\x9b"} & set(ran.err + ran.out)
-
-
-def test_a_process_ends_with_a_message_and_a_code(tmp_path: Path) -> None:
-    ended = subprocess_run("-m", "raysft.cli", "train", str(tmp_path / "nowhere.yaml"))
-    assert ended.returncode == 2
-    assert ended.stderr.startswith("error: cannot read the recipe")
-    assert "Traceback" not in ended.stderr
-    debug = subprocess_run("-m", "raysft.cli", "train", "--debug", str(tmp_path / "nowhere.yaml"))
-    assert debug.returncode == 2
-    assert "Traceback" in debug.stderr
-    assert "RecipeError" in debug.stderr
-
-
-def test_an_address_where_nobody_is_fails_soon(recipe: Path) -> None:
-    """ray.init alone would ask for more than five minutes; the process may take IMPORTS_S."""
-    ended = subprocess_run("-m", "raysft.cli", "prepare", str(recipe), RAY_ADDRESS="127.0.0.1:1")
-    assert ended.returncode == 2
-    assert "cannot join the Ray cluster 127.0.0.1:1" in ended.stderr
-    assert "RAY_ADDRESS" in ended.stderr
-    assert "accelerator" not in ended.stdout + ended.stderr
-
-
-def test_what_nobody_foresaw_is_the_platforms_fault(capsys, recipe: Path, monkeypatch) -> None:
-    def fail(path: str, overrides: list[str]) -> None:
-        raise RuntimeError("boom")
-
-    monkeypatch.setattr(load, "load_recipe", fail)
-    ran = raysft(capsys, "train", recipe)
-    assert ran.code == 3
-    assert ran.err.splitlines() == ["error: RuntimeError: boom", "  fix: run again with --debug and report it"]
-    ran = raysft(capsys, "train", recipe, "--debug")
-    assert ran.code == 3
-    assert "Traceback" in ran.err
-
-
-@pytest.mark.parametrize("ending", [KeyboardInterrupt(), SystemExit(15)])
-def test_ctrl_c_and_sigterm_say_how_to_go_on(capsys, recipe: Path, monkeypatch, ending: BaseException) -> None:
-    """Ray's handler of SIGTERM raises the second."""
-
-    def interrupt(path: str, overrides: list[str]) -> None:
-        raise ending
-
-    monkeypatch.setattr(load, "load_recipe", interrupt)
-    ran = raysft(capsys, "train", recipe)
-    assert ran.code == 130
-    assert "goes on from the last checkpoint" in ran.err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "word"),
-    [
-        ((), "required: VERB"),
-        (("trian", "r.yaml"), "'train'"),
-        (("train",), "required: recipe"),
-        (("train", "r.yaml", "--sets", "a=b"), "--sets"),
-        (("preview", "r.yaml", "--num", "0"), "from 1 on"),
-        (("preview", "r.yaml", "--num", "-3"), "'-3'"),
-        (("tokenizer",), "required: ACTION"),
-        (("tokenizer", "train", "a.jsonl"), "--out"),
-        (("tokenizer", "train", "a.jsonl", "--out", "t", "--format", "alpacca"), "'alpaca'"),
-        (("tokenizer", "train", "a.jsonl", "--out", "t", "--vocab-size", "many"), "'many'"),
-    ],
-)
-def test_a_command_line_that_cannot_be_read(capsys, arguments: tuple[str, ...], word: str) -> None:
-    ran = raysft(capsys, *arguments)
-    assert ran.code == 2
-    assert word in ran.err
-    assert ran.err.startswith("usage: raysft")
-
-
-def test_schema_is_json(capsys) -> None:
-    ran = raysft(capsys, "schema")
-    assert ran.code == 0
-    assert json.loads(ran.out)["properties"]["storage"]["description"]
 
 
 # --- the recipe -------------------------------------------------------------------------------------------
@@ -345,13 +192,6 @@ def test_a_tokenizer_that_is_not_there(capsys, recipe: Path, verb: str) -> None:
 # --- the other verbs --------------------------------------------------------------------------------------
 
 
-def test_a_preview_marks_what_is_trained(capsys, recipe: Path) -> None:
-    ran = raysft(capsys, "preview", recipe, "--num", "1")
-    assert ran.code == 0
-    assert "data.jsonl:1 " in ran.out
-    assert "[[number 0 number 0 number 0 <|im_end|>]]" in ran.out
-
-
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
@@ -372,15 +212,6 @@ def test_a_data_file_that_cannot_be_read(
     assert_refused(ran, *words)
 
 
-def test_a_preview_tells_of_records_that_will_be_refused(capsys, recipe: Path, tmp_path: Path) -> None:
-    path = tmp_path / "mixed.jsonl"
-    path.write_text(json_lines('{"instruction": ', {"messages": [{"role": "user", "content": "hi"}]}))
-    ran = raysft(capsys, "preview", recipe, *overrides(f"data.train={path}"))
-    assert_refused(ran, "none of these records becomes a sample", "malformed_json, no_assistant_turn")
-    assert f"{path}:1 refused, malformed_json" in ran.out
-    assert f"{path}:2 refused, no_assistant_turn: roles seen: user" in ran.out
-
-
 def test_a_template_that_cannot_be_used(capsys, recipe: Path, tmp_path: Path) -> None:
     own = tmp_path / "own.jinja"
     own.write_text("{% for m in messages %}{{ m.content ")
@@ -395,40 +226,3 @@ def test_a_template_that_cannot_be_used(capsys, recipe: Path, tmp_path: Path) ->
 def test_a_template_that_nobody_knows(capsys, recipe: Path) -> None:
     ran = raysft(capsys, "preview", recipe, *overrides("data.template=chatlm"))
     assert_refused(ran, "there is no chat template 'chatlm'", "did you mean 'chatml'?")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (("{folder}/no.jsonl", "--out", "{out}"), ("there is no file", "no.jsonl")),
-        (("{data}", "--out", "{out}", "--vocab-size", "10"), ("too small", "vocab_size 10", "at least 259")),
-        (("{data}", "--out", "{out}", "--column", "instructoin=q"), ("'instructoin'", "did you mean 'instruction'?")),
-        (("{data}", "--out", "{out}", "--column", "output"), ("cannot read --column output",)),
-        (("{data}", "--out", "{out}", "--format", "messages"), ("no record can train", "missing_column")),
-        (("{data}", "--out", "{out}", "--template", "chatlm"), ("built-in template", "'chatlm'", "chatml")),
-        (("{data}", "--out", "{data}"), ("cannot write the tokenizer", "--out")),
-        (("{data}", "--out", "/proc/raysft"), ("cannot write the tokenizer", "--out")),
-    ],
-)
-def test_a_tokenizer_that_cannot_be_trained(
-    capsys, recipe: Path, tmp_path: Path, arguments: tuple[str, ...], words: tuple[str, ...]
-) -> None:
-    names = {"folder": recipe.parent, "data": recipe.parent / "data.jsonl", "out": tmp_path / "out"}
-    ran = raysft(capsys, "tokenizer", "train", *(argument.format(**names) for argument in arguments))
-    assert_refused(ran, *words)
-    assert not (tmp_path / "out" / "tokenizer.json").exists()
-
-
-def test_export_before_training(capsys, recipe: Path) -> None:
-    assert_refused(raysft(capsys, "export", recipe), "has no checkpoint", "raysft train")
-
-
-def test_evaluation_without_a_model(capsys, recipe: Path, tmp_path: Path) -> None:
-    assert_refused(raysft(capsys, "evaluate", recipe), "no model to evaluate", "raysft train")
-    missing = tmp_path / "nowhere"
-    assert_refused(raysft(capsys, "evaluate", recipe, "--model", missing), str(missing), "check --model")
-
-
-def test_evaluation_without_held_out_data(capsys, recipe: Path, tmp_path: Path) -> None:
-    ran = raysft(capsys, "evaluate", recipe, "--model", tmp_path, *overrides("data.eval_fraction=0"))
-    assert_refused(ran, "no held-out data", "data.eval")

@@ -1,0 +1,69 @@
+"""The memory of a rank: it falls with every axis, and is cut as the engine and the head cut it."""
+
+from __future__ import annotations
+
+import pytest
+from fakes import LLAMA, make_recipe, recipe_8b
+
+from raysft.model.fast.loss_head import chunk_targets
+from raysft.model.shape import read_shape
+from raysft.model.stages import stage_layers as real_stages
+from raysft.planner import memory
+
+
+def test_memory_falls_with_every_axis() -> None:
+    def total(**parallel: int) -> int:
+        recipe = recipe_8b(8, parallel={"zero": 1, **parallel})
+        return memory.predict(recipe, read_shape(recipe), is_gpu=True).total
+
+    base = total()
+    for larger in ({"tensor": 2}, {"pipeline": 2}, {"sequence": 2}, {"zero": 2}, {"zero": 3}):
+        assert total(**larger) < base, larger
+    ends = memory.stages(recipe_8b(8, parallel={"zero": 1, "pipeline": 4}), read_shape(recipe_8b()), is_gpu=True)
+    assert len(ends) == 4
+    assert ends[0].activations > ends[3].activations  # 1F1B: four micro-batches in flight against one
+    assert [rank.logits > 0 for rank in ends] == [False, False, False, True]
+
+
+@pytest.mark.parametrize("stages", [1, 2, 3, 4])
+def test_layers_fall_on_stages_as_the_engine_deals_them(stages: int) -> None:
+    from raysft.model.load import load_model
+
+    recipe = make_recipe(model={"config": LLAMA | {"vocab_size": 2000, "num_hidden_layers": 5}})
+    model = load_model(recipe, vocab_size=2000)
+    expected = [len(part) for part in real_stages(model, stages)]
+    assert list(memory.stage_layers(read_shape(recipe), stages)) == expected
+
+
+@pytest.mark.parametrize("vocab", [1000, 16_000, 128_256, 262_144])
+def test_the_chunk_of_logits_is_the_heads(vocab: int) -> None:
+    import torch
+
+    for dtype in (torch.float32, torch.bfloat16):
+        weight = torch.empty(0, dtype=dtype)
+        planned = memory.chunk_targets(vocab, is_gpu=False, working=dtype.itemsize, is_trained=True)
+        assert planned == chunk_targets(vocab, weight)
+
+
+def test_what_offload_and_second_copies_change_on_a_gpu() -> None:
+    """8B, 8 GPUs, bf16: 8.03e9 parameters of 2 bytes; masters, sums and moments 16 bytes."""
+    plain, moved = (
+        memory.predict(recipe, read_shape(recipe), is_gpu=True)
+        for recipe in (recipe_8b(8, parallel={"zero": 2}), recipe_8b(8, parallel={"zero": 2, "offload": "cpu"}))
+    )
+    assert plain.total - moved.total == plain.states.total - plain.states.parameters == pytest.approx(16e9, rel=0.01)
+    three = [
+        memory.predict(recipe, read_shape(recipe), is_gpu=True)
+        for recipe in (
+            recipe_8b(8, parallel={"zero": 3}),
+            recipe_8b(8, parallel={"zero": 3, "offload": "cpu"}),
+            recipe_8b(8, parallel={"zero": 3, "secondary_shards": 4}),
+            recipe_8b(8, parallel={"zero": 3, "overlap": True}),
+        )
+    ]
+    assert three[1].states.total == 0
+    assert three[2].buffers - three[0].buffers == pytest.approx(2 * 8.03e9 / 4, rel=0.01)
+    assert three[3].buffers - three[0].buffers == 2 * memory.REDUCE_BUCKET
+    recipe = recipe_8b(8, parallel={"zero": 2, "offload": "cpu"})
+    on_cpu = memory.predict(recipe, read_shape(recipe), is_gpu=False)
+    assert on_cpu.states == plain.states, "the host's memory is all there is"

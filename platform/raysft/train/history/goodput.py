@@ -108,7 +108,7 @@ def fold(
     pieces: list[Stretch] = []
     failed = False  # an attempt has failed, and no step came after it
     for i, driver in enumerate(drivers):
-        end = _alive_ns(drivers, i, attempts)
+        end, outstanding = _alive_ns(drivers, i, attempts), failed
         starts = [(name, min(since, end)) for name, since in driver.phases]
         for (name, since), (_, limit) in pairwise([*starts, ("end", end)]):
             if name != "train":
@@ -118,9 +118,9 @@ def fold(
             training = _training(driver, _own(drivers, i, attempts), (since, limit), failed, is_newest)
             pieces += [_lost(piece, until) for piece in training]
             failed = False  # what comes after the training in the same command is no recovery
-        if i + 1 < len(drivers):
-            for attempt in _own(drivers, i, attempts):
-                failed = _failed_after(attempt, failed)
+        failed = outstanding  # of a command that made no step the next one recovers from what came before
+        for attempt in _own(drivers, i, attempts):
+            failed = _failed_after(attempt, failed)
         pieces.append(Stretch("down", _down_ns(drivers, i, attempts)))
     return pieces
 

@@ -178,6 +178,22 @@ def test_workers_that_outlive_the_last_beat() -> None:
     assert (found["compute"], found["down"]) == (50, 400 - 200)
 
 
+@pytest.mark.parametrize("made", [[AttemptTime(2, [Span("start", 1, 0)], "interrupted", "stop")], []])
+def test_a_command_without_a_step_does_not_end_a_recovery(made: list[AttemptTime]) -> None:
+    """A worker is killed; the next command is stopped before its first step; the third one recovers."""
+    commands = [
+        driver(("start", 0), ("train", 10), last=50, at=1000 * number, first_attempt=number, seen={number: 20})
+        for number in (1, 2, 3)
+    ]
+    killed = AttemptTime(1, [Span("start", 10, 0), Span("compute", 5, 1)])
+    again = AttemptTime(3, [Span("start", 10, 0), Span("compute", 20, 1)], "finished")
+    found = total_ns(fold(commands, [killed, *made, again], [(1, 0, 0), (2, 0, 0), (3, 0, None)]))
+    first = 20 + 10  # of the first command: its start, and that of its attempt
+    assert found["start"] == first
+    assert (found["lost"], found["compute"]) == (5, 20)
+    assert found["recovery"] == 50 - first - 5 + 50 + 20 + 10
+
+
 def test_a_running_attempt_computes_until_the_last_beat() -> None:
     alive = driver(("start", 0), ("train", 10), last=100, ended=False, seen={1: 20})
     attempt = AttemptTime(1, [Span("start", 30, 0), Span("compute", 20, 1)])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from raysft.model.decoder import unread
 from raysft.model.fast.loss_head import LossHead
+from raysft.recipe.traits import ends_in
 
 
 def unfit_layers(model: PreTrainedModel, targets: str | list[str]) -> list[str]:
@@ -23,11 +26,17 @@ def unfit_layers(model: PreTrainedModel, targets: str | list[str]) -> list[str]:
     unfit = []
     for name, module in model.named_modules():
         leaf = name.rsplit(".", 1)[-1]
-        is_target = isinstance(module, nn.Linear) if isinstance(targets, str) else leaf in targets
+        is_target = isinstance(module, nn.Linear) if isinstance(targets, str) else ends_in(name, tuple(targets))
         is_bypassed = f"{name}.".startswith(routers) or (name.startswith(mixers) and not leaf.startswith("in_proj"))
         if is_target and (f"{name}.".startswith(towers) or is_bypassed or not _answers_a_tensor(module)):
             unfit.append(name)
     return unfit
+
+
+def missing_targets(model: PreTrainedModel, targets: Iterable[str], unfit: Sequence[str]) -> list[str]:
+    """Targets that no layer which can be adapted ends in: with them less would be trained than is said."""
+    leaves = [name for name, module in model.named_modules() if not list(module.children()) and name not in unfit]
+    return [target for target in targets if not any(ends_in(name, (target,)) for name in leaves)]
 
 
 def expert_parameters(model: PreTrainedModel) -> list[str]:

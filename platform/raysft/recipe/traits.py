@@ -82,12 +82,18 @@ def ends_in(name: str, targets: tuple[str, ...]) -> bool:
     return any(name == target or name.endswith(f".{target}") for target in targets)
 
 
+def _is_target(linear: Linear, targets: tuple[str, ...]) -> bool:
+    """Do targets name the layer, or the layer in its place (`self_attn.o_proj`)? The shape knows no places: a target
+    that names one decoder layer is counted in all of them."""
+    return ends_in(linear.name, targets) or any(target.endswith(f".{linear.name}") for target in targets)
+
+
 def _lora_adapted(method: LoraMethod, shape: ModelShape) -> frozenset[str]:
     targets = method.target_modules
     return frozenset(
         linear.name
         for linear in shape.linears
-        if linear.copies == 1 and (targets == ("all-linear",) or ends_in(linear.name, targets))
+        if linear.copies == 1 and (targets == ("all-linear",) or _is_target(linear, targets))
     )
 
 
@@ -113,7 +119,7 @@ def _lora_details(method: LoraMethod) -> str:
 
 def _ia3_adapted(method: Ia3Method, shape: ModelShape) -> frozenset[str]:
     return frozenset(
-        linear.name for linear in shape.linears if linear.copies == 1 and ends_in(linear.name, method.target_modules)
+        linear.name for linear in shape.linears if linear.copies == 1 and _is_target(linear, method.target_modules)
     )
 
 
@@ -124,7 +130,7 @@ def _ia3_parameters(method: Ia3Method, shape: ModelShape, tensor: int) -> int:
 
 
 def _scales_inputs(method: Ia3Method, linear: Linear) -> bool:
-    return ends_in(linear.name, method.feedforward_modules)
+    return _is_target(linear, method.feedforward_modules)
 
 
 def _ia3_kept(method: Ia3Method, linear: Linear) -> Kept:

@@ -15,7 +15,6 @@ from raysft.errors import ModelError
 from raysft.model.facts import read_facts
 from raysft.model.files import model_location
 from raysft.model.load import load_model
-from raysft.model.methods import apply_method, base_model, is_adapted, merge
 
 
 @pytest.fixture
@@ -104,45 +103,6 @@ def test_another_run_is_a_model_source_once_it_is_exported(directory: Path, tmp_
     (place.parent / "export.json").write_text("{}")
     assert model_location(recipe) == str(place)
     assert read_facts(recipe).vocab_size == 50
-
-
-def test_full_trains_everything_and_lora_only_its_adapters(directory: Path) -> None:
-    full = apply_method(load_model(local(directory), vocab_size=50), local(directory))
-    assert all(p.requires_grad for p in full.parameters())
-    assert not is_adapted(full)
-    recipe = local(directory, method={"kind": "lora", "rank": 3, "target_modules": ["q_proj"]})
-    lora = apply_method(load_model(recipe, vocab_size=50), recipe)
-    shapes = {name: tuple(p.shape) for name, p in lora.named_parameters() if p.requires_grad}
-    assert sorted(shapes.values()) == [(3, 32)] * 2 + [(32, 3)] * 2
-    assert all("q_proj.lora_" in name for name in shapes)
-    assert is_adapted(lora)
-    assert isinstance(base_model(lora), LlamaForCausalLM)
-
-
-def test_all_linear_adapts_every_linear_layer_but_the_head(directory: Path) -> None:
-    recipe = local(directory, method={"kind": "lora"})
-    lora = apply_method(load_model(recipe, vocab_size=50), recipe)
-    adapted = {name.split(".lora_")[0].rsplit(".", 1)[-1] for name, p in lora.named_parameters() if p.requires_grad}
-    assert adapted == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
-
-
-def test_targets_that_fit_no_layer_name_those_that_would(directory: Path) -> None:
-    recipe = local(directory, method={"kind": "lora", "target_modules": ["query"]})
-    with pytest.raises(ModelError, match="fits no layer") as caught:
-        apply_method(load_model(recipe, vocab_size=50), recipe)
-    assert "q_proj" in str(caught.value)
-
-
-def test_fresh_adapters_follow_the_seed_and_merging_them_changes_nothing(directory: Path) -> None:
-    recipe = local(directory, method={"kind": "lora"}, seed=5)
-    first, second = (apply_method(load_model(recipe, vocab_size=50), recipe) for _ in range(2))
-    for (name, a), (_, b) in zip(first.named_parameters(), second.named_parameters(), strict=True):
-        assert torch.equal(a, b), name
-    merged = merge(first)
-    stored = load_file(directory / "model.safetensors")
-    assert not is_adapted(merged)
-    for name, parameter in merged.named_parameters():
-        assert torch.equal(parameter, stored[name].float()), name
 
 
 def test_a_model_directory_with_a_tensor_missing_or_damaged_is_refused(directory: Path) -> None:

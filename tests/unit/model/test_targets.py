@@ -56,7 +56,9 @@ GEMMA3 = {
 }
 
 
-@pytest.mark.parametrize("method", [{}, LORA, LORA | {"target_modules": ["q_proj"]}])
+@pytest.mark.parametrize(
+    "method", [{}, LORA, LORA | {"target_modules": ["q_proj"]}, LORA | {"target_modules": ["self_attn.q_proj"]}]
+)
 def test_towers_that_no_text_passes_stay_as_they_are(tmp_path: Path, method: dict[str, Any]) -> None:
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gemma3", **GEMMA3))
     model.save_pretrained(tmp_path / "gemma3")

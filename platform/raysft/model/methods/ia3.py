@@ -9,10 +9,9 @@ from transformers import PreTrainedModel
 
 from raysft.errors import ModelError
 from raysft.model.methods.adapters import base_model, no_layer, settled, untie
-from raysft.model.targets import expert_parameters, unfit_layers
+from raysft.model.targets import expert_parameters, missing_targets, unfit_layers
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.method import Ia3Method
-from raysft.recipe.traits import ends_in
 
 
 def attach(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
@@ -48,10 +47,7 @@ def _check_names(model: PreTrainedModel, method: Ia3Method, unfit: Sequence[str]
             expected=f"some of {', '.join(method.target_modules)}",
             fix="add them to method.target_modules, or take them out",
         )
-    leaves = [name for name, module in model.named_modules() if not list(module.children())]
-    names = [name for name in leaves if name not in unfit]
-    missing = [target for target in method.target_modules if not any(ends_in(name, (target,)) for name in names)]
-    if missing:
+    if missing := missing_targets(model, method.target_modules, unfit):
         experts = expert_parameters(model)
         told = f"no layer is named {', '.join(missing)}"
         raise no_layer(

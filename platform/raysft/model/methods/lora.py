@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from transformers import PreTrainedModel
 from raysft.errors import ModelError
 from raysft.model.fast.low_rank import use_low_rank
 from raysft.model.methods.adapters import adapter_layers, base_model, no_layer, settled, untie
-from raysft.model.targets import expert_parameters, unfit_layers
+from raysft.model.targets import expert_parameters, missing_targets, unfit_layers
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.method import LoraMethod
 
@@ -72,19 +73,19 @@ def attach(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
     targets: str | list[str] = list(method.target_modules)
     if targets == ["all-linear"]:
         targets = "all-linear"
+    unfit = unfit_layers(model, targets)
     config = LoraConfig(
         r=method.rank,
         lora_alpha=method.alpha,  # type: ignore[arg-type]  # peft divides it by r, a float is fine
         lora_dropout=method.dropout,
         target_modules=targets,
-        exclude_modules=unfit_layers(model, targets) or None,
+        exclude_modules=unfit or None,
         task_type="CAUSAL_LM",
     )
-    if targets == "all-linear":
-        _target_experts(config, model)
     generator_state = torch.get_rng_state()
     torch.manual_seed(recipe.seed)
     try:
+        _check_names(config, model, method, unfit)
         with settled():
             adapted: nn.Module = get_peft_model(model, config)
     except ValueError as error:
@@ -97,17 +98,22 @@ def attach(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
     return adapted
 
 
-def _target_experts(config: LoraConfig, model: PreTrainedModel) -> None:
-    """Have the experts of a mixture adapted where they are parameters [experts, ...] and no layers.
+def _check_names(config: LoraConfig, model: PreTrainedModel, method: LoraMethod, unfit: Sequence[str]) -> None:
+    """Every name must fit a layer that can be adapted, or less would be trained than is said. Raises ModelError.
 
-    peft does so by itself for the types that it knows in an older form (Mixtral, Qwen3-MoE, DeepSeek).
+    Under all-linear the experts of a mixture are adapted where they are parameters [experts, ...] and no layers. peft
+    does so by itself for the types that it knows in an older form (Mixtral, Qwen3-MoE, DeepSeek), by the names of
+    that form; ValueError: some of these names go together.
     """
     from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 
     known = copy.deepcopy(config)
     convert_peft_config_for_transformers(known, model, None)
-    if not known.target_parameters:
-        config.target_parameters = expert_parameters(model) or None
+    if method.target_modules == ("all-linear",):
+        if not known.target_parameters:
+            config.target_parameters = expert_parameters(model) or None
+    elif missing := missing_targets(model, sorted(known.target_modules or ()), unfit):
+        raise no_layer(model, method.target_modules, f"no layer is named {', '.join(missing)}")
 
 
 def _cannot_adapt(model: PreTrainedModel, method: LoraMethod, told: str) -> ModelError:

@@ -1,0 +1,98 @@
+"""LoRA: which layers get adapters, how they begin, and names that fit no layer."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from fakes import LLAMA, make_recipe
+from families import tiny_fields
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from raysft.errors import ModelError
+from raysft.model.load import load_model
+from raysft.model.methods import adapted_layers, apply_method, is_adapted, merge
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    fields = {k: v for k, v in LLAMA.items() if k != "model_type"}
+    LlamaForCausalLM(LlamaConfig(**fields, vocab_size=50)).to(torch.bfloat16).save_pretrained(tmp_path / "model-a")
+    return tmp_path / "model-a"
+
+
+def local(source: Path | str, **sections: object):
+    return make_recipe(model={"source": str(source), "config": None, "tokenizer": None}, **sections)
+
+
+def test_all_linear_adapts_every_linear_layer_but_the_head(directory: Path) -> None:
+    recipe = local(directory, method={"kind": "lora"})
+    lora = apply_method(load_model(recipe, vocab_size=50), recipe)
+    adapted = {name.split(".lora_")[0].rsplit(".", 1)[-1] for name, p in lora.named_parameters() if p.requires_grad}
+    assert adapted == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+
+
+def test_targets_that_fit_no_layer_name_those_that_would(directory: Path) -> None:
+    recipe = local(directory, method={"kind": "lora", "target_modules": ["query"]})
+    with pytest.raises(ModelError, match="fits no layer") as caught:
+        apply_method(load_model(recipe, vocab_size=50), recipe)
+    assert "q_proj" in str(caught.value)
+
+
+def test_fresh_adapters_follow_the_seed_and_merging_them_changes_nothing(directory: Path) -> None:
+    recipe = local(directory, method={"kind": "lora"}, seed=5)
+    first, second = (apply_method(load_model(recipe, vocab_size=50), recipe) for _ in range(2))
+    for (name, a), (_, b) in zip(first.named_parameters(), second.named_parameters(), strict=True):
+        assert torch.equal(a, b), name
+    merged = merge(first)
+    stored = load_file(directory / "model.safetensors")
+    assert not is_adapted(merged)
+    for name, parameter in merged.named_parameters():
+        assert torch.equal(parameter, stored[name].float()), name
+
+
+@pytest.mark.parametrize(
+    ("model_type", "targets", "missing"),
+    [
+        ("llama", ["q_proj", "v_porj"], "v_porj"),
+        ("llama", ["self_attn.q_proj", "mlp.q_proj"], "mlp.q_proj"),
+        ("llama", ["q_proj", "self_attn"], "self_attn"),
+        ("mamba", ["in_proj", "x_proj"], "x_proj"),  # its kernels read that one's weights past any adapter
+        ("qwen3_moe", ["q_proj", "gate_porj"], "gate_porj"),
+    ],
+)
+def test_a_name_that_fits_no_layer_is_refused_beside_those_that_do(
+    model_type: str, targets: list[str], missing: str
+) -> None:
+    """peft passes over it: less would be trained than was asked for."""
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**tiny_fields(model_type)))
+    with pytest.raises(ModelError, match="fits no layer") as caught:
+        apply_method(model, make_recipe(method={"kind": "lora", "target_modules": targets}))
+    assert caught.value.got.endswith(f"no layer is named {missing}")
+
+
+@pytest.mark.parametrize(
+    ("model_type", "targets", "adapted"),
+    [
+        (
+            "llama",
+            ["self_attn.o_proj", "1.mlp.up_proj"],
+            {"0.self_attn.o_proj", "1.self_attn.o_proj", "1.mlp.up_proj"},
+        ),
+        ("gpt2", ["attn.c_proj"], {"0.attn.c_proj", "1.attn.c_proj"}),
+        (
+            "mixtral",
+            ["w1", "w2", "w3"],
+            {f"{i}.mlp.experts.{name}_proj" for i in (0, 1) for name in ("gate_up", "down")},
+        ),
+    ],
+)
+def test_names_of_places_and_of_experts_in_their_older_form(
+    model_type: str, targets: list[str], adapted: set[str]
+) -> None:
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**tiny_fields(model_type)))
+    found = adapted_layers(apply_method(model, make_recipe(method={"kind": "lora", "target_modules": targets})))
+    assert {re.sub(r"^.*?\.(?=\d)", "", name) for name in found} == adapted

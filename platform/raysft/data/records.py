@@ -1,7 +1,7 @@
 """What a record is, whatever file and format it came from. Values only: no reading, no rules.
 
 A record becomes conversations or a Refusal: a value, because refusals are counted, not raised. formats/ makes
-conversations, rules (clean/) change or refuse them, chat.py turns them into tokens.
+conversations, rules (rules/) change or refuse them, chat.py turns them into tokens.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import pytest
 import torch
 from bench import LORA, TOLERANCE, Bench, cells, furthest
 from material import CONFIG, make_samples
-from peft import IA3Config, LoraConfig, PeftConfig, get_peft_model
+from peft import AdaLoraConfig, IA3Config, LoraConfig, PeftConfig, get_peft_model
 from reference import fresh_model, tokens_and_targets
 from torch import nn
 
@@ -25,6 +25,24 @@ ADAPTERS: dict[str, tuple[dict[str, Any], Callable[[], PeftConfig], float]] = {
         {"method__kind": "ia3"},
         lambda: IA3Config(target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"]),
         0.0,
+    ),
+    "adalora": (
+        {
+            "method__kind": "adalora",
+            "method__rank": 4,
+            "method__target_rank": 2,
+            "method__alpha": 8.0,
+            "method__target_modules": ["q_proj", "v_proj"],
+            "method__warmup_share": 0.2,
+            "method__final_share": 0.25,
+            "method__every_steps": 2,
+            "train__max_steps": UNTIL,
+        },
+        lambda: AdaLoraConfig(
+            **{"init_r": 4, "target_r": 2, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]},
+            **{"tinit": 1, "tfinal": 2, "deltaT": 2, "total_step": UNTIL},
+        ),
+        DECAY,
     ),
 }
 """{kind: (fields of a recipe, peft's own config, weight decay of its parameters)}."""
@@ -69,11 +87,26 @@ def by_peft(bench: Bench, kind: str) -> tuple[list[float], list[float]]:
             total = total + nn.functional.cross_entropy(logits[keep], torch.tensor(ids[1:])[keep], reduction="sum")
             count += int(keep.sum())
         optimizer.zero_grad()
-        (total / count).backward()
+        (total / count + (orthogonality(adapted) if kind == "adalora" else 0.0)).backward()
+        gradients = [p.grad.clone() for p in trained]
         norms.append(float(nn.utils.clip_grad_norm_(trained, 1.0)))
         optimizer.step()
+        if kind == "adalora":
+            for parameter, gradient in zip(trained, gradients, strict=True):
+                parameter.grad.copy_(gradient)  # as before the clip
+            adapted.base_model.update_and_allocate(len(losses))
         losses.append((total / count).item())
     return losses, norms
+
+
+def orthogonality(adapted: nn.Module) -> torch.Tensor:
+    """AdaLoRA's penalty as peft's forward adds it to a loss: half the mean of |A A' - 1| and |B' B - 1|."""
+    excess = [
+        (p @ p.T if "lora_A" in name else p.T @ p) - torch.eye(4)
+        for name, p in adapted.named_parameters()
+        if "lora_A" in name or "lora_B" in name
+    ]
+    return 0.5 * torch.stack([torch.linalg.matrix_norm(one) for one in excess]).mean()
 
 
 @pytest.mark.parametrize("kind", ADAPTERS)
@@ -90,10 +123,31 @@ def test_an_adapter_equals_peft_alone(
     assert furthest(found["norms"], norms) < TOLERANCE
 
 
-def test_scales_resume_bit_identically(bench: Bench, tmp_path: Path) -> None:
-    cell = {**ADAPTERS["ia3"][0], "parallel__zero": 2, "train__micro_batch_rows": 2}
-    whole = bench.cell(2, until=6, **cell)[0]
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("ia3", {"parallel__zero": 2}),
+        ("adalora", {"parallel__zero": 3}),
+        pytest.param("adalora", {"parallel__zero": 1, "train__precision": "bf16"}, marks=pytest.mark.full),
+        pytest.param("adalora", {"parallel__zero": 2, "train__precision": "bf16"}, marks=pytest.mark.full),
+    ],
+)
+def test_adapters_resume_bit_identically(bench: Bench, tmp_path: Path, kind: str, changes: dict[str, Any]) -> None:
+    """Scores and ranks of AdaLoRA too: step 4 takes ranks by what was scored before the cut at step 3."""
+    cell = {**ADAPTERS[kind][0], "train__micro_batch_rows": 2, **changes}
+    whole = bench.cell(2, until=UNTIL, **cell)[0]
     first = bench.cell(2, until=3, save=True, run=str(tmp_path), **cell)[0]
-    second = bench.cell(2, until=6, run=str(tmp_path), **cell)[0]
+    second = bench.cell(2, until=UNTIL, run=str(tmp_path), **cell)[0]
     assert first["losses"] + second["losses"] == whole["losses"]
     assert second["weights"] == whole["weights"]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_adalora_in_bf16(bench: Bench, alone: dict[str, tuple[list[float], list[float]]], zero: int) -> None:
+    """Follows fp32: every optimizer of DeepSpeed keeps gradients elsewhere, and the penalty must reach each."""
+    cell = {**ADAPTERS["adalora"][0], "parallel__zero": zero, "train__precision": "bf16"}
+    found = bench.cell(2, until=UNTIL, **cell)[0]
+    losses, norms = alone["adalora"]
+    assert furthest(found["losses"], losses) < 1e-2
+    assert furthest(found["norms"], norms) < 3e-2

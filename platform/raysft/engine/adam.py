@@ -1,4 +1,4 @@
-"""Whole fp32 weights and Adam moments of the parameters this rank trains, in and out of a DeepSpeed engine.
+"""Whole fp32 weights, gradients and Adam moments of the trained parameters, in and out of a DeepSpeed engine.
 
 Private names of DeepSpeed 0.19.8 are used here; tests/parity would notice a change.
 """
@@ -8,11 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import deepspeed
 import torch
+import torch.distributed as dist
 from deepspeed.utils import (
     safe_get_full_fp32_param,
+    safe_get_full_grad,
     safe_get_full_optimizer_state,
     safe_set_full_fp32_param,
+    safe_set_full_grad,
     safe_set_full_optimizer_state,
 )
 from torch import Tensor, nn
@@ -21,7 +25,10 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class AdamState:
-    """Collective over the replicas that hold the same parameters: each method at the same point."""
+    """Collective over the replicas that hold the same parameters: each method at the same point.
+
+    Also the Parameters that a method's acts change (model/methods/acts.py).
+    """
 
     def __init__(
         self, engine: Any, adam: torch.optim.Optimizer, trained: Mapping[str, nn.Parameter], stage: int, *, bf16: bool
@@ -62,9 +69,49 @@ class AdamState:
             if self.is_plain:
                 self._adam.state[parameter].update({moment: value.clone() for moment, value in moments.items()})
                 continue
-            safe_set_full_fp32_param(parameter, restored[f"weight:{name}"].to(parameter.device))
+            safe_set_full_fp32_param(parameter, self._padded(parameter, restored[f"weight:{name}"]))
             for moment, value in moments.items():
-                safe_set_full_optimizer_state(parameter, value, moment)
+                safe_set_full_optimizer_state(parameter, self._padded(parameter, value), moment)
+
+    def weight(self, name: str) -> Tensor:
+        """See Parameters."""
+        parameter = self._trained[name]
+        found: Tensor = parameter.detach() if self.is_plain else safe_get_full_fp32_param(parameter)
+        return found
+
+    def set_weight(self, name: str, value: Tensor) -> None:
+        """See Parameters. The master and what the passes compute with."""
+        parameter = self._trained[name]
+        if not self.is_plain:
+            safe_set_full_fp32_param(parameter, self._padded(parameter, value))
+        with torch.no_grad():
+            if self._stage == 3:
+                with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+                    parameter.copy_(value)
+            else:
+                parameter.copy_(value)
+
+    def gradient(self, name: str) -> Tensor:
+        """See Parameters."""
+        found: Tensor = safe_get_full_grad(self._trained[name])
+        return found
+
+    def set_gradient(self, name: str, value: Tensor) -> None:
+        """See Parameters."""
+        parameter = self._trained[name]
+        if self._bf16 and self._stage == 1:  # safe_set_full_grad would write into the pass's own gradient
+            flat: Tensor = parameter._hp_grad  # type: ignore[attr-defined]
+            flat.copy_(value.reshape(flat.shape))
+        else:
+            safe_set_full_grad(parameter, self._padded(parameter, value))
+
+    def _padded(self, parameter: nn.Parameter, value: Tensor) -> Tensor:
+        """ZeRO 3 cuts a value into equal partitions; the last of them reaches past its end."""
+        value = value.to(parameter.device)
+        if self._stage < 3:
+            return value
+        missing = -value.numel() % dist.get_world_size(parameter.ds_process_group)  # type: ignore[attr-defined]
+        return nn.functional.pad(value.flatten(), (0, missing)) if missing else value
 
     def _prime(self) -> None:
         """Give every parameter its (zero) Adam state before the first step, and link it.

@@ -59,8 +59,11 @@ class ZeroEngine:
         )
         self._adam: torch.optim.Optimizer = optimizer
         self._state = AdamState(self._deepspeed, optimizer, self._trained, self._stage, bf16=self._bf16)
+        self._acts = module.acts
         if restored is not None:
             self._state.restore(restored)
+            if self._acts is not None:
+                self._acts.restore(restored)
 
     def train_step(
         self,
@@ -92,7 +95,11 @@ class ZeroEngine:
             sums += found.sums.detach() * counts
             metrics += found.metrics * counts
         watch.backward_ended()
+        if self._acts is not None:
+            self._acts.before_update(step, self._state)
         grad_norm = self._update()
+        if self._acts is not None and math.isfinite(grad_norm):
+            self._acts.after_update(step, self._state)
         tokens = sum(batch.num_tokens for batch in micro_batches) * for_replica
         told, costs, asides = watch.gather(vector(totals, sums, metrics, tokens), aside)
         reduced, all_tokens = assemble(told, self._objective)
@@ -127,6 +134,8 @@ class ZeroEngine:
             for key, tensor in self._state.read(name):
                 is_cut = name in self._shards.axes
                 yield key, self._shards.whole(name, tensor.to(self._device)) if is_cut else tensor
+        if self._acts is not None:
+            yield from self._acts.state()
 
     def close(self) -> None:
         """Free what DeepSpeed holds: hooks, buffers, groups."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from raysft.model.fast.loss import hidden_states, output_head
 from raysft.model.fast.loss_head import LossHead
 from raysft.model.fast.ulysses import SequenceGroup, hidden_part
-from raysft.model.methods import base_model
+from raysft.model.methods import StepActs, base_model
 from raysft.objectives import dpo, sft
 from raysft.objectives.batch import DeviceBatch
 from raysft.objectives.objective import Loss, Objective
@@ -32,13 +32,15 @@ def make_objective(recipe: Recipe) -> Objective:
 class ObjectiveModule(nn.Module):
     """forward(*batch.flat()) -> its Loss."""
 
-    def __init__(self, model: nn.Module, objective: Objective) -> None:
+    def __init__(self, model: nn.Module, objective: Objective, acts: StepActs | None = None) -> None:
+        """acts: what the method does in each step; the engine calls it."""
         super().__init__()
         head = output_head(base_model(model)).module
         if not isinstance(head, LossHead):
             logger.warning("the loss of an LM head of type %s is computed twice (slower)", type(head).__name__)
         self.model = model
         self.objective = objective
+        self.acts = acts
         self.sequence: SequenceGroup | None = None
         """Ranks that share the rows; then the sums are of this rank's part of them."""
 

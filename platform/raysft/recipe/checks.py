@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from raysft.errors import RecipeError
 from raysft.recipe.cleaning import WHOLE_DATA
+from raysft.recipe.model_checks import check_method, check_model
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.data import DataSection
 from raysft.recipe.sections.objective import SftObjective
@@ -21,7 +22,8 @@ def check_recipe(recipe: Recipe) -> None:
         _check_auto,
         _check_offload,
         _check_communication,
-        _check_method,
+        check_model,
+        check_method,
         _check_data,
         _check_rules,
         _check_mixture,
@@ -105,24 +107,6 @@ def _check_workers(recipe: Recipe) -> None:
             got=f"cluster.min_workers = {wanted.min_workers}, cluster.workers = {wanted.workers}",
             expected="min_workers of at most workers",
             fix=f"set cluster.workers: {{min: {wanted.workers}, max: {wanted.min_workers}}}",
-        )
-
-
-def _check_method(recipe: Recipe) -> None:
-    model = recipe.model
-    if (model.source == "random") != (model.config is not None):
-        raise RecipeError(
-            "model.source and model.config do not fit together",
-            got=f"source = {model.source!r}, config {'set' if model.config is not None else 'not set'}",
-            expected="`source: random` with a config, or another source without one",
-            fix="add model.config with its model_type, or remove it",
-        )
-    if model.source == "random" and model.tokenizer is None:
-        raise RecipeError(
-            "fresh weights need a tokenizer",
-            got="model.source = random, model.tokenizer not set",
-            expected="model.tokenizer: a directory",
-            fix="make one with `raysft tokenizer train`, then set model.tokenizer",
         )
 
 

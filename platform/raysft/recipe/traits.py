@@ -12,7 +12,7 @@ from typing import Any, Literal
 from raysft.recipe.columns import REFERENCE_LOG_PROB, Field, reference_top_k
 from raysft.recipe.facts import Linear, ModelShape
 from raysft.recipe.schema import Recipe
-from raysft.recipe.sections.method import Ia3Method, LoraMethod
+from raysft.recipe.sections.method import AdaloraMethod, Ia3Method, LoraMethod
 
 Ability = Literal["pipeline", "tensor", "sequence", "shared_base"]
 
@@ -88,7 +88,7 @@ def _is_target(linear: Linear, targets: tuple[str, ...]) -> bool:
     return ends_in(linear.name, targets) or any(target.endswith(f".{linear.name}") for target in targets)
 
 
-def _lora_adapted(method: LoraMethod, shape: ModelShape) -> frozenset[str]:
+def _lora_adapted(method: LoraMethod | AdaloraMethod, shape: ModelShape) -> frozenset[str]:
     targets = method.target_modules
     return frozenset(
         linear.name
@@ -115,6 +115,17 @@ def _lora_parameters(method: LoraMethod, shape: ModelShape, tensor: int) -> int:
 
 def _lora_details(method: LoraMethod) -> str:
     return f"rank {method.rank}, alpha {method.alpha:g}, on {', '.join(method.target_modules)}"
+
+
+def _adalora_parameters(method: AdaloraMethod, shape: ModelShape, tensor: int) -> int:
+    """rank x (inputs + outputs + 1) of each adapted layer (arXiv:2303.10512): ranks given up stay in memory."""
+    adapted = _lora_adapted(method, shape)
+    return sum(method.rank * (one.inputs + one.outputs + 1) for one in shape.linears if one.name in adapted)
+
+
+def _adalora_details(method: AdaloraMethod) -> str:
+    ranks = f"rank {method.rank} to {method.target_rank}"
+    return f"{ranks}, alpha {method.alpha:g}, on {', '.join(method.target_modules)}"
 
 
 def _ia3_adapted(method: Ia3Method, shape: ModelShape) -> frozenset[str]:
@@ -175,6 +186,18 @@ METHODS: dict[str, MethodTraits] = {
         drops=lambda method: False,
         size=lambda method: "",
         details=lambda method: f"scales on {', '.join(method.target_modules)}",
+    ),
+    "adalora": MethodTraits(
+        title="AdaLoRA",
+        base="frozen",
+        exports=("adapter", "merged"),
+        allows=frozenset(("sequence",)),
+        adapted=_lora_adapted,
+        layer_parameters=_adalora_parameters,
+        kept=lambda method, linear: Kept(reads_input=True, width=method.rank * linear.active),
+        drops=lambda method: method.dropout > 0,
+        size=lambda method: f"rank {method.rank} to {method.target_rank}",
+        details=_adalora_details,
     ),
 }
 """{method.kind: its traits}."""

@@ -28,7 +28,7 @@ from raysft.engine.protocol import Engine
 from raysft.errors import DataError, ModelError
 from raysft.model.fast.start_check import use_fast_paths
 from raysft.model.load import load_model, rows_for
-from raysft.model.methods import apply_method
+from raysft.model.methods import apply_method, step_acts
 from raysft.objectives.module import ObjectiveModule, make_objective
 from raysft.objectives.reduce import Reduced, reduced
 from raysft.recipe.fingerprint import digest
@@ -146,7 +146,9 @@ def _probed_engine(
 
 
 def _build_module(context: WorkerContext) -> ObjectiveModule:
-    return ObjectiveModule(apply_method(load_base(context), context.recipe), make_objective(context.recipe))
+    recipe = context.recipe
+    model = apply_method(load_base(context), recipe)
+    return ObjectiveModule(model, make_objective(recipe), step_acts(model, recipe, context.job.total_steps))
 
 
 ALONE = Parts(_build_module, make_engine)

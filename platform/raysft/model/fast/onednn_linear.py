@@ -78,8 +78,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """torch.nn.functional.linear: x [..., D], weight [O, D], bias [O] -> [..., O]."""
     if not _suits(x, weight):
         return nn.functional.linear(x, weight, bias)
-    answer: Tensor = applied(_Linear, x, weight, bias)
-    return answer
+    answer: Tensor = applied(_Linear, x.reshape(-1, x.shape[-1]), weight, bias)
+    return answer.view(*x.shape[:-1], len(weight))  # here, so that a caller may add to it in place
 
 
 def wide_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -115,21 +115,22 @@ def _forward(self: nn.Linear, x: Tensor) -> Tensor:
 
 
 class _Linear(torch.autograd.Function):
+    """x [N, D] -> [N, O]."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _onednn(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], len(weight))
+        return _onednn(x, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        flat, grad = x.reshape(-1, x.shape[-1]), upstream.reshape(-1, upstream.shape[-1])
         wanted = ctx.needs_input_grad
         return (
-            _onednn(grad, weight.T).view_as(x) if wanted[0] else None,
-            _onednn(grad.T, flat.T) if wanted[1] else None,
-            grad.sum(0) if wanted[2] else None,
+            _onednn(upstream, weight.T) if wanted[0] else None,
+            _onednn(upstream.T, x.T) if wanted[1] else None,
+            upstream.sum(0) if wanted[2] else None,
         )
 
 

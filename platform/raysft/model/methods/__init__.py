@@ -6,11 +6,14 @@ What a method is without torch (what it exports, how many parameters it has) sta
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
 
-from raysft.model.methods import full, ia3, lora
+from raysft.model.methods import adalora, full, ia3, lora
+from raysft.model.methods.acts import StepActs
 from raysft.model.methods.adapters import (
     adapted_layers,
     base_model,
@@ -29,6 +32,7 @@ from raysft.recipe.traits import MethodTraits
 __all__ = [
     "METHODS",
     "LowRank",
+    "StepActs",
     "adapted_layers",
     "apply_method",
     "base_model",
@@ -39,19 +43,36 @@ __all__ = [
     "merge",
     "plain_name",
     "save_adapter",
+    "step_acts",
 ]
 
-Attach = Callable[[PreTrainedModel, Recipe], nn.Module]
 
-METHODS: dict[str, tuple[MethodTraits, Attach]] = {
-    "full": (TRAITS["full"], full.attach),
-    "lora": (TRAITS["lora"], lora.attach),
-    "ia3": (TRAITS["ia3"], ia3.attach),
+@dataclass(frozen=True)
+class Method:
+    """One kind of method."""
+
+    traits: MethodTraits
+    attach: Callable[[PreTrainedModel, Recipe], nn.Module]
+    """Puts it on a model: what is trained requires grad afterwards, nothing else does."""
+    acts: Callable[[nn.Module, Any, int], StepActs] | None = None
+    """(module of attach, the recipe's section, steps of the run) -> what it does in each step; None: nothing."""
+
+
+METHODS: dict[str, Method] = {
+    "full": Method(TRAITS["full"], full.attach),
+    "lora": Method(TRAITS["lora"], lora.attach),
+    "ia3": Method(TRAITS["ia3"], ia3.attach),
+    "adalora": Method(TRAITS["adalora"], adalora.attach, adalora.RankAllocation),
 }
-"""{method.kind: (what it is, what puts it on a model)}."""
+"""{method.kind: what acts for it}."""
 
 
 def apply_method(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
     """The model ready for training: its trained parameters require grad, the others do not."""
-    _, attach = METHODS[recipe.method.kind]
-    return attach(model, recipe)
+    return METHODS[recipe.method.kind].attach(model, recipe)
+
+
+def step_acts(module: nn.Module, recipe: Recipe, total_steps: int) -> StepActs | None:
+    """What the recipe's method does in each step of a run besides the optimizer. module: of apply_method."""
+    acts = METHODS[recipe.method.kind].acts
+    return acts(module, recipe.method, total_steps) if acts else None

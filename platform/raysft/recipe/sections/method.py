@@ -40,7 +40,26 @@ class Ia3Method(Section):
     )
 
 
-MethodSection = FullMethod | LoraMethod | Ia3Method
+class AdaloraMethod(Section):
+    """Low-rank adapters that give up ranks where they matter least (AdaLoRA, arXiv:2303.10512), frozen model."""
+
+    kind: Literal["adalora"] = Field(description="Names this kind.")
+    rank: int = Field(12, ge=1, description="Ranks of each adapter at the start.")
+    target_rank: int = Field(8, ge=1, description="Ranks of an adapter at the end, in the mean over all of them.")
+    alpha: float = Field(32.0, gt=0, description="The adapter's output is scaled by alpha / rank.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Share of an adapter's inputs that is dropped at random.")
+    target_modules: OneOrMany = Field(
+        ("all-linear",), description="Names of the linear layers that get an adapter, or `all-linear`."
+    )
+    warmup_share: float = Field(0.1, ge=0, lt=1, description="Share of the run's steps that keeps all ranks.")
+    final_share: float = Field(0.3, ge=0, lt=1, description="Share of the run's steps after the last rank was taken.")
+    every_steps: int = Field(10, ge=1, description="Steps between two allocations of ranks.")
+    orthogonality: float = Field(0.5, ge=0, description="Weight of the penalty that keeps singular vectors apart.")
+    importance_beta: float = Field(0.85, gt=0, lt=1, description="Smoothing of the sensitivity of a weight.")
+    uncertainty_beta: float = Field(0.85, gt=0, lt=1, description="Smoothing of that sensitivity's uncertainty.")
+
+
+MethodSection = FullMethod | LoraMethod | Ia3Method | AdaloraMethod
 """A section of any kind."""
 
 

@@ -1,0 +1,47 @@
+"""Rules over `model:` and `method:`, pure."""
+
+from __future__ import annotations
+
+from raysft.errors import RecipeError
+from raysft.recipe.schema import Recipe
+from raysft.recipe.sections.method import AdaloraMethod
+
+
+def check_model(recipe: Recipe) -> None:
+    """Weights, their config and their tokenizer fit together. Raises RecipeError."""
+    model = recipe.model
+    if (model.source == "random") != (model.config is not None):
+        raise RecipeError(
+            "model.source and model.config do not fit together",
+            got=f"source = {model.source!r}, config {'set' if model.config is not None else 'not set'}",
+            expected="`source: random` with a config, or another source without one",
+            fix="add model.config with its model_type, or remove it",
+        )
+    if model.source == "random" and model.tokenizer is None:
+        raise RecipeError(
+            "fresh weights need a tokenizer",
+            got="model.source = random, model.tokenizer not set",
+            expected="model.tokenizer: a directory",
+            fix="make one with `raysft tokenizer train`, then set model.tokenizer",
+        )
+
+
+def check_method(recipe: Recipe) -> None:
+    """Numbers of a method that exclude each other. Raises RecipeError."""
+    method = recipe.method
+    if not isinstance(method, AdaloraMethod):
+        return
+    if method.target_rank >= method.rank:
+        raise RecipeError(
+            "AdaLoRA has no ranks to take",
+            got=f"method.rank = {method.rank}, method.target_rank = {method.target_rank}",
+            expected="a target_rank below rank",
+            fix=f"set method.rank: {method.target_rank * 3 // 2 + 1}, or method.kind: lora with that rank",
+        )
+    if method.warmup_share + method.final_share >= 1:
+        raise RecipeError(
+            "AdaLoRA has no steps in which it could take ranks",
+            got=f"method.warmup_share = {method.warmup_share:g}, method.final_share = {method.final_share:g}",
+            expected="shares of the run that leave steps between them",
+            fix="set method.warmup_share: 0.1 and method.final_share: 0.3",
+        )

@@ -58,14 +58,11 @@ PURE_NUMBERS = frozenset(
     {
         *(
             "alpha",
-            "beta",
             "beta1",
             "beta2",
             "dropout",
             "eps",
-            "eval_fraction",
             "high",
-            "kl_weight",
             "learning_rate",
             "low",
             "max_grad_norm",
@@ -73,10 +70,8 @@ PURE_NUMBERS = frozenset(
         *(
             "max_duplicate_lines",
             "max_duplicate_ngrams",
-            "max_ratio",
             "max_top_ngram",
             "min_confidence",
-            "min_lr_ratio",
         ),
         *(
             "min_score",
@@ -87,12 +82,14 @@ PURE_NUMBERS = frozenset(
             "step",
             "temperature",
             "threshold",
-            "weight",
         ),
         *("weight_decay", "zero"),
     }
 )
 """Numbers without a unit: shares, factors, seeds, and those whose unit is that of the field they are searched for."""
+
+PURE_WORDS = frozenset({"beta", "fraction", "ratio", "share", "weight"})
+"""Last words of names of numbers without a unit."""
 
 Schema = dict[str, Any]
 
@@ -108,7 +105,7 @@ def reference(schema: Schema) -> str:
 def unit(name: str, field: Schema) -> str:
     """A field's unit; nothing for what is no number, or a number without one. Raises KeyError for an unknown name."""
     is_number = {"integer", "number"} & {choice.get("type") for choice in _choices(field)}
-    if not is_number or name in PURE_NUMBERS:
+    if not is_number or name in PURE_NUMBERS or name.rpartition("_")[2] in PURE_WORDS:
         return ""
     known = [word for word in (name, *reversed(name.split("_"))) if word in UNITS]
     return UNITS[known[0]] if known else UNITS[name]

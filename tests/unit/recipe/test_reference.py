@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from raysft.recipe.json_schema import recipe_schema
-from raysft.recipe.reference import PURE_NUMBERS, UNITS, reference, unit
+from raysft.recipe.reference import PURE_NUMBERS, PURE_WORDS, UNITS, reference, unit
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "recipe.md"
 SCHEMA = recipe_schema()
@@ -59,7 +59,7 @@ def test_every_choice_of_a_field_stands_there() -> None:
 
 
 def test_every_number_has_a_unit_or_is_known_to_have_none() -> None:
-    """A KeyError here: a new number. Put it into UNITS or PURE_NUMBERS."""
+    """A KeyError here: a new number. Put it into UNITS, PURE_NUMBERS or PURE_WORDS."""
     units = {name: unit(name, field) for _, name, field in properties()}
     assert units["hang_timeout_s"] == "seconds"
     assert units["keep_every_steps"] == "optimizer steps"
@@ -69,6 +69,7 @@ def test_every_number_has_a_unit_or_is_known_to_have_none() -> None:
     assert {name for name in PURE_NUMBERS if name not in units} == set(), "no such field any more"
     words = {word for name in units for word in (name, *name.split("_"))}
     assert UNITS.keys() <= words
+    assert {name.rpartition("_")[2] for name in units} >= PURE_WORDS
 
 
 def test_a_table_has_as_many_cells_in_every_row() -> None:

@@ -45,7 +45,7 @@ def attach(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
         deltaT=method.every_steps,
         beta1=method.importance_beta,
         beta2=method.uncertainty_beta,
-        orth_reg_weight=method.orthogonality,
+        orth_reg_weight=method.orthogonality_weight,
         total_step=recipe.train.max_steps or 1,  # for peft's own trainer; RankAllocation knows the run's
     )
     generator_state = torch.get_rng_state()
@@ -92,9 +92,9 @@ class RankAllocation:
         pulled = [name for name in self._names if _parts(name)[1] != "E"]
         for name in self._names:
             gradient = parameters.gradient(name).float()
-            if name in pulled and self._method.orthogonality:
+            if name in pulled and self._method.orthogonality_weight:
                 pull = penalty_gradient(parameters.weight(name), rows=_parts(name)[1] == "A")
-                gradient = gradient + self._method.orthogonality / len(pulled) * pull
+                gradient = gradient + self._method.orthogonality_weight / len(pulled) * pull
                 parameters.set_gradient(name, gradient)
             self._gradients[name] = gradient.detach().clone()
 

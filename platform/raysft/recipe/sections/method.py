@@ -54,7 +54,9 @@ class AdaloraMethod(Section):
     warmup_share: float = Field(0.1, ge=0, lt=1, description="Share of the run's steps that keeps all ranks.")
     final_share: float = Field(0.3, ge=0, lt=1, description="Share of the run's steps after the last rank was taken.")
     every_steps: int = Field(10, ge=1, description="Steps between two allocations of ranks.")
-    orthogonality: float = Field(0.5, ge=0, description="Weight of the penalty that keeps singular vectors apart.")
+    orthogonality_weight: float = Field(
+        0.5, ge=0, description="Weight of the penalty that keeps singular vectors apart."
+    )
     importance_beta: float = Field(0.85, gt=0, lt=1, description="Smoothing of the sensitivity of a weight.")
     uncertainty_beta: float = Field(0.85, gt=0, lt=1, description="Smoothing of that sensitivity's uncertainty.")
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from raysft.errors import ModelError
 from raysft.model.methods.acts import Parameters
 from raysft.model.methods.adapters import base_model, no_layer, settled, untie
-from raysft.model.targets import expert_parameters, unfit_layers
+from raysft.model.targets import expert_parameters, missing_targets, unfit_layers
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.method import AdaloraMethod
 
@@ -34,13 +34,16 @@ def attach(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
     if targets == ["all-linear"]:
         targets = "all-linear"
         _refuse_experts(model)
+    unfit = unfit_layers(model, targets)
+    if targets != "all-linear" and (missing := missing_targets(model, targets, unfit)):
+        raise no_layer(model, method.target_modules, f"no layer is named {', '.join(missing)}")
     config = AdaLoraConfig(
         init_r=method.rank,
         target_r=method.target_rank,
         lora_alpha=method.alpha,  # type: ignore[arg-type]  # a float is fine
         lora_dropout=method.dropout,
         target_modules=targets,
-        exclude_modules=unfit_layers(model, targets) or None,
+        exclude_modules=unfit or None,
         task_type="CAUSAL_LM",
         deltaT=method.every_steps,
         beta1=method.importance_beta,

@@ -222,9 +222,10 @@ def test_numbers_that_leave_nothing_to_take_are_refused(tmp_path: Path, method: 
 
 
 def test_names_that_fit_nothing_are_refused(base: Path) -> None:
-    with pytest.raises(ModelError) as caught:
-        attached(recipe_of(base, target_modules=["nothing"]))
-    assert "nothing" in caught.value.got
+    for targets in (["nothing"], ["q_proj", "nothing"]):
+        with pytest.raises(ModelError) as caught:
+            attached(recipe_of(base, target_modules=targets))
+        assert "nothing" in caught.value.got
 
 
 def test_what_it_does_not_go_with_is_refused_by_the_matrix(tmp_path: Path) -> None:

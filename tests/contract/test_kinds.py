@@ -60,7 +60,7 @@ def test_words_of_a_kind_may_be_printed() -> None:
 
 def test_every_kind_is_in_every_table() -> None:
     assert KINDS["method"].keys() == traits.METHODS.keys() == METHODS.keys()
-    assert all(found is traits.METHODS[kind] for kind, (found, _) in METHODS.items())
+    assert all(found.traits is traits.METHODS[kind] for kind, found in METHODS.items())
 
 
 def test_every_objective_is_in_every_table_and_reads_what_its_traits_say() -> None:

@@ -19,7 +19,7 @@ class Parameters(Protocol):
     def set_weight(self, name: str, value: Tensor) -> None: ...
 
     def gradient(self, name: str) -> Tensor:
-        """Of the loss of the global step. Only between backward and update."""
+        """The gradient of the global step's loss. Only between backward and update."""
 
     def set_gradient(self, name: str, value: Tensor) -> None:
         """What the optimizer will read. Only between backward and update."""

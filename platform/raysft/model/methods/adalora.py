@@ -169,7 +169,7 @@ class Phases:
 
     @staticmethod
     def of(method: AdaloraMethod, total_steps: int) -> Phases:
-        """Of a run of so many steps; the last of them at the latest is the end."""
+        """The phases of a run of so many steps; its last step at the latest is the end."""
         last = total_steps - 1
         return Phases(int(method.warmup_share * last), min(last, int((1 - method.final_share) * total_steps)))
 

@@ -151,7 +151,7 @@ class RankAllocation:
 
 
 def penalty_gradient(matrix: Tensor, *, rows: bool) -> Tensor:
-    """Gradient of |P P' - 1| (Frobenius), rows: P is [R, D] with rows that should be orthonormal; else columns of [O, R]."""
+    """Gradient of the norm |P P' - 1|. rows: those of P [R, D] should be orthonormal; else the columns of [O, R]."""
     product = matrix @ matrix.T if rows else matrix.T @ matrix
     excess = product - torch.eye(len(product), device=matrix.device)
     unit: Tensor = 2 * excess / excess.norm().clamp_min(1e-12)

@@ -82,7 +82,7 @@ _EXPECTED = {
 
 _OF_FIELD = {
     "name": "letters, digits and . _ -, at most 100, the first a letter or a digit",
-    "cluster.workers": "a whole number, or {min: a, max: b}",
+    "cluster.workers": "a whole number, 1 or more, or {min: a, max: b}",
     "data.train": "a path, a source with a `path`, or a list of them",
     "data.train.0": "a path, or a source with a `path`",
     "data.rules": "a list of {rule: NAME, ...}",

@@ -94,6 +94,7 @@ def test_the_guides_snippets_are_valid(text: str) -> None:
         ("data.rules", [{"rule": "lenght"}], False),
         ("data.rules", {"rule": "length"}, False),
         ("name", "a b", False),
+        ("parallel.zero", True, False),
         ("colour", "red", False),
     ],
 )

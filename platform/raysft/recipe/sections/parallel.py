@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from raysft.recipe.cleaning import Section
 
@@ -37,3 +38,11 @@ class ParallelSection(Section):
     auto_micro_batch: bool = Field(
         False, description="Halve train.micro_batch_rows until the largest rows fit into memory; same global step."
     )
+
+    @field_validator("zero", mode="before")
+    @classmethod
+    def _whole_number(cls, value: object) -> object:
+        """`zero: true` is no stage, though to Python it is 1."""
+        if type(value) is not int:
+            raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": "0, 1, 2 or 3"})
+        return value

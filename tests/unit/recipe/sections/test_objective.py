@@ -1,0 +1,50 @@
+"""`objective:`: one section for each kind; its name alone stands for it; which measures it has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sections import read, refused
+
+from raysft.recipe.sections.objective import HELD_OUT, DpoObjective, SftObjective
+
+
+@pytest.mark.parametrize("sft", [{}, "sft", {"kind": "sft"}, {"kl_weight": 0.0}])
+def test_where_no_kind_is_named_it_is_supervised_tuning(sft: Any) -> None:
+    assert read(objective=sft).objective == SftObjective()
+
+
+def test_a_name_alone_is_the_kind_with_its_defaults() -> None:
+    assert read(objective="dpo").objective == read(objective={"kind": "dpo", "beta": 0.1}).objective
+    assert isinstance(read(objective="dpo").objective, DpoObjective)
+
+
+@pytest.mark.parametrize(
+    ("objective", "words"),
+    [
+        ({"kind": "sft", "beta": 0.1}, ("objective.beta", "dpo")),
+        ({"kind": "dpo", "kl_weight": 0.1}, ("objective.kl_weight", "sft")),
+        ({"kind": "dpo", "beta": 0}, ("objective.beta", "more than 0")),
+        ({"kl_weight": -1}, ("objective.kl_weight", "0 or more")),
+        ({"kl_top_k": 257}, ("objective.kl_top_k", "256")),
+        ("orpo", ("'orpo'", "sft", "dpo")),
+        (5, ("objective", "5")),
+    ],
+)
+def test_what_is_refused(objective: Any, words: tuple[str, ...]) -> None:
+    told = refused(objective=objective)
+    assert all(word in told for word in words), told
+
+
+def test_measures_of_held_out_rows_say_which_way_is_better() -> None:
+    assert HELD_OUT == {
+        "held_out/nll": "min",
+        "held_out/kl": "min",
+        "held_out/dpo": "min",
+        "held_out/accuracy": "max",
+        "held_out/margin": "max",
+    }
+    for section in (SftObjective, DpoObjective):
+        assert set(section.needs) <= set(section.measures)
+        assert set(section.needs.values()) <= set(section.model_fields)

@@ -1,0 +1,76 @@
+"""What a run does besides training: the checkpoint that counts, the tokenizer that is exported, prompts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import CHATML, make_recipe, make_tokenizer
+from run_dirs import LAST, make_run, state_tensors
+
+from raysft.data.store.manifest import write_manifest
+from raysft.data.store.parts import write_prompts
+from raysft.errors import CheckpointError, UserError
+from raysft.run.remote_tasks import export_tokenizer, newest_checkpoint, read_prompts
+
+
+def test_the_newest_commit_of_the_lineage_with_its_weights(tmp_path: Path) -> None:
+    checkpoint = newest_checkpoint(str(make_run(tmp_path, "one", 1)))
+    assert checkpoint.state.step == LAST
+    ((name, weight),) = checkpoint.weights()
+    assert name == "a.weight"
+    assert weight.equal(state_tensors(1, LAST)["weight:a.weight"])
+
+
+def test_a_run_that_has_not_trained_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has no checkpoint") as caught:
+        newest_checkpoint(str(tmp_path / "nowhere"))
+    assert caught.value.got == "no such directory"
+    (tmp_path / "begun").mkdir()
+    with pytest.raises(UserError) as caught:
+        newest_checkpoint(str(tmp_path / "begun"))
+    assert caught.value.got == "a directory without a commit"
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("damage", ["a flipped bit", "a record that is no JSON", "a file that is gone"])
+def test_a_damaged_one_is_no_model_and_the_way_back_is_told(tmp_path: Path, damage: str, finished: bool) -> None:
+    run = make_run(tmp_path, "one", 1)
+    if not finished:
+        (run / "result.json").unlink()
+    (save,) = (run / "checkpoints").glob(f"*/step-{LAST:08d}")
+    tensors = sorted(save.glob("*.safetensors"))[0]
+    if damage == "a flipped bit":
+        data = bytearray(tensors.read_bytes())
+        data[-1] ^= 1
+        tensors.write_bytes(bytes(data))
+    elif damage == "a file that is gone":
+        tensors.unlink()
+    else:
+        (save / "commit.json").write_text("{")
+    with pytest.raises(CheckpointError, match="is damaged") as caught:
+        newest_checkpoint(str(run))
+    assert ("result.json" in caught.value.fix) is finished, "a finished run would not train again"
+    assert "raysft train" in caught.value.fix
+
+
+@pytest.mark.parametrize("named", [None, {"tool_use": "with tools", "default": "old"}])
+def test_the_template_that_was_trained_is_exported_beside_named_ones(tmp_path: Path, named: Any) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = named
+    tokenizer.save_pretrained(tmp_path / "tok")
+    own = tmp_path / "own.jinja"
+    own.write_text(CHATML)
+    recipe = make_recipe(model={"tokenizer": str(tmp_path / "tok")}, data={"template": str(own)})
+    found = export_tokenizer(recipe).chat_template
+    assert found == (CHATML if named is None else {"tool_use": "with tools", "default": CHATML})
+
+
+def test_the_first_prompts_of_a_store(tmp_path: Path) -> None:
+    location = str(tmp_path / "store")
+    prompts = [{"sample_id": number, "prompt": f"p{number}", "answer": "a"} for number in range(5)]
+    digest = write_prompts(location, prompts)
+    write_manifest(location, {"parts": [], "max_tokens": 8, "prompts_sha256": digest})
+    assert [one["prompt"] for one in read_prompts(location, 3)] == ["p0", "p1", "p2"]
+    assert len(read_prompts(location, 99)) == 5

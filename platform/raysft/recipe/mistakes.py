@@ -162,7 +162,8 @@ def _mistake(problem: Any) -> Mistake:
     if problem["type"] == "union_tag_invalid" and place[0] in KINDS:
         dotted, given = f"{dotted}.kind", values["tag"]
     hint = _close(str(values.get("tag", "")), str(values.get("expected_tags", "")).split(", "))
-    text = told.format(**values) if told else problem["msg"].removeprefix("Input should be ")
+    said = problem["msg"].removeprefix("Value error, ")  # of a validator of our own: what is expected
+    text = told.format(**values) if told else said.removeprefix("Input should be ")
     return Mistake(f"{dotted} is wrong", _short(given), text, hint)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import Field, field_validator
-from pydantic_core import PydanticCustomError
 
 from raysft.recipe.cleaning import Section
 
@@ -44,5 +43,5 @@ class ParallelSection(Section):
     def _whole_number(cls, value: object) -> object:
         """`zero: true` is no stage, though to Python it is 1."""
         if type(value) is not int:
-            raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": "0, 1, 2 or 3"})
+            raise ValueError("0, 1, 2 or 3")  # what is expected: mistakes.py
         return value

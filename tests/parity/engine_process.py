@@ -29,6 +29,7 @@ from raysft.engine import choose, step, zero
 from raysft.engine.choose import make_engine
 from raysft.engine.pipeline import PipelineEngine
 from raysft.engine.zero import ZeroEngine
+from raysft.errors import ModelError
 from raysft.model.facts import read_facts
 from raysft.model.fast import attention, loss_head, onednn_linear, start_check, ulysses
 from raysft.model.fast.start_check import use_fast_paths
@@ -41,6 +42,7 @@ from raysft.objectives.reduce import Reduced, Sums, added, reduced
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.resolve import ResolvedRun, resolve
 from raysft.recipe.schema import Recipe
+from raysft.train.assembly import outlined_module
 from raysft.train.commits.checkpoint import begin_attempt
 from raysft.train.commits.writer import Retention, Writer
 from raysft.train.group import TorchGroup
@@ -88,9 +90,17 @@ def switch_reduction(cell: dict[str, Any]) -> None:
 
 
 def build(
-    recipe: Recipe, restored: dict[str, torch.Tensor] | None, objective: Objective
+    recipe: Recipe, restored: dict[str, torch.Tensor] | None, objective: Objective, by_shares: bool | str = False
 ) -> ZeroEngine | PipelineEngine:
     tokenizer = load_tokenizer(recipe.model.tokenizer)
+    if by_shares:
+        module = outlined_module(recipe, tokenizer, torch.device("cpu"), recipe.train.max_steps or 8)
+        READ.clear()
+        if by_shares == "torn" and dist.get_rank() == dist.get_world_size() - 1:
+            assert module.unread is not None
+            for tensor in module.unread._stored.values():
+                object.__setattr__(tensor, "file", (0, 0, 0))
+        return make_engine(module, resolve(recipe, read_facts(recipe), None), torch.device("cpu"), restored)
     model = load_model(recipe, vocab_size=len(tokenizer))
     use_fast_paths(model, len(tokenizer), packing=recipe.data.packing)
     if recipe.train.gradient_checkpointing:
@@ -98,6 +108,19 @@ def build(
     adapted = apply_method(model, recipe)
     module = ObjectiveModule(adapted, objective, step_acts(adapted, recipe, recipe.train.max_steps or 8))
     return make_engine(module, resolve(recipe, read_facts(recipe), None), torch.device("cpu"), restored)
+
+
+READ: list[int] = []
+"""Bytes of each reading of weights by shares."""
+PREADV = os.preadv
+
+
+def counted(file: int, buffers: Any, offset: int) -> int:
+    READ.append(PREADV(file, buffers, offset))
+    return READ[-1]
+
+
+os.preadv = counted  # type: ignore[assignment]
 
 
 def with_room(engine: ZeroEngine | PipelineEngine, rows: int | None) -> ZeroEngine | PipelineEngine:
@@ -195,7 +218,10 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
         )
         feed = feed_of(probed.micro_batch_rows)
     else:
-        engine = build(recipe, tensors, objective)
+        try:
+            engine = build(recipe, tensors, objective, cell.get("by_shares", False))
+        except ModelError as error:
+            return {"refused": str(error)}
     if cell.get("mutant") == "scale_each_stage":
         scale_each_stage(engine, run.micro_steps)
     first = restored.state.step if restored else 0
@@ -236,7 +262,7 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
         result["samples"].append(done.sample_ids)
         result["micro_targets"].append([float(m.weights.sum()) for m in batch.micro_batches])
     state = {name: tensor.float() for name, tensor in engine.state()}
-    result |= {"weights": digest(state.values()), "skipped": skipped}
+    result |= {"weights": digest(state.values()), "skipped": skipped, "read": sum(READ)}
     batch = feed.step(0)
     result["held_out"] = engine.eval_step(batch.micro_batches, batch.units).terms[objective.terms[0].name]
     if isinstance(engine, PipelineEngine):

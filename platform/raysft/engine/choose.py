@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -37,19 +38,27 @@ def make_engine(
 
 
 def _share_out(module: ObjectiveModule, run: ResolvedRun) -> Shards:
-    """Each rank of a replica takes a part of its layers and of its rows. All of them together are then checked."""
-    model, layout, packing = base_model(module.model), run.layout, run.recipe.data.packing
-    vocab_size, hidden, shards = model.config.get_text_config().vocab_size, hidden_states, WHOLE
-    alone = log_probs_alone(model, vocab_size)
+    """Each rank of a replica takes a part of its layers and of its rows. All of them together are then checked.
+
+    A model whose weights are still to be read is not asked, but its twin, which is cut like it.
+    """
+    layout, packing = run.layout, run.recipe.data.packing
+    asked = base_model(module.model) if module.unread is None else module.unread.twin
+    shape, vocab_size = read_shape(run.recipe), asked.config.get_text_config().vocab_size
+    hidden, shards = hidden_states, WHOLE
+    alone = log_probs_alone(asked, vocab_size)
     if layout.tensor > 1:
-        shards = cut_layers(module, read_shape(run.recipe), layout.tensor)
+        shards = cut_layers(module, shape, layout.tensor)
+        if module.unread is not None:
+            cut_layers(asked, replace(shape, num_layers=asked.config.num_hidden_layers), layout.tensor)
     if layout.sequence > 1:
-        use_ulysses_attention(model)
+        for model in (base_model(module.model), asked):
+            use_ulysses_attention(model)
         module.sequence = _sequence_group(layout)
         hidden = partial(whole_hidden, sequence=module.sequence)
-    difference = check_isolation(model, vocab_size, packing=packing, hidden=hidden, alone=alone)
+    difference = check_isolation(asked, vocab_size, packing=packing, hidden=hidden, alone=alone)
     axes = f"parallel.tensor = {layout.tensor}, parallel.sequence = {layout.sequence}"
-    refuse_leaks(model, difference, f"{axes}, data.packing = {packing}")
+    refuse_leaks(asked, difference, f"{axes}, data.packing = {packing}")
     return shards
 
 

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from raysft.engine.adam import MOMENTS, AdamState
 from raysft.engine.ds_config import deepspeed_config, effective_stage
+from raysft.engine.fill import fill
 from raysft.engine.parameters import adamw, dropout_seed, hf_name, set_weights, use_no_compiler
 from raysft.engine.passes import Passes, Work
 from raysft.engine.protocol import StepResult
@@ -59,14 +60,18 @@ class PipelineEngine:
         self._layout, self._device = run.layout, device
         self._coordinate = self._layout.coordinate(dist.get_rank())
         self._objective, self._terms = module.objective, module.objective.terms
-        names = {p: hf_name(name) for name, p in module.named_parameters() if p.requires_grad}
-        self._shapes = {name: p.shape for p, name in names.items()}  # of all stages
+        names = {p: hf_name(name) for name, p in module.named_parameters()}
+        self._shapes = {name: p.shape for p, name in names.items() if p.requires_grad}  # of all stages
         model = base_model(module.model)
         layers = stage_layers(model, self._layout.stages)[self._coordinate.stage]
         self._passes = Passes(Stage(model, layers).to(device), module.objective)
         self._trained = {names[p]: p for p in self._passes.parameters() if p.requires_grad}
         self._holders = self._find_holders()
         self._check_trained()
+        if module.unread is not None:
+            held = [(names[p], p) for p in self._passes.parameters()]
+            fill(held, module.unread, run, restored)
+            module.unread.forget()
         if restored is not None:
             set_weights(self._trained, restored)
         self._adam: torch.optim.Optimizer = adamw(self._passes, self._trained, run)

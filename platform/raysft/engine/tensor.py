@@ -124,6 +124,11 @@ class Shards:
         }
         return cls(group, axes)
 
+    @property
+    def rank(self) -> int:
+        """Number of this rank among those that hold the shards."""
+        return 0 if self.group is None else self.group.rank()
+
     def own(self, name: str, whole: Tensor) -> Tensor:
         """This rank's shard."""
         if self.group is None or name not in self.axes:

@@ -13,10 +13,11 @@ import deepspeed
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from raysft.engine.adam import AdamState
 from raysft.engine.ds_config import deepspeed_config, effective_stage, keeps_bf16_apart
+from raysft.engine.fill import fill, partition
 from raysft.engine.parameters import adamw, dropout_seed, hf_name, set_weights, use_no_compiler
 from raysft.engine.protocol import StepResult
 from raysft.engine.step import assemble, assembled_sums, divisors, in_order, stacked, vector, weights
@@ -50,10 +51,9 @@ class ZeroEngine:
         self._num_parts = run.layout.replicas * run.layout.sequence
         self._trained = {hf_name(name): p for name, p in module.named_parameters() if p.requires_grad}
         restored = None if restored is None else shards.own_of(restored)
-        if restored is not None:
-            set_weights(self._trained, restored)
         optimizer = adamw(module, self._trained, run)
         use_no_compiler()
+        _get_weights(module, self._trained, run, device, restored, shards)
         self._deepspeed, _, _, _ = deepspeed.initialize(
             model=module, optimizer=optimizer, config=deepspeed_config(run), dist_init_required=False
         )
@@ -176,3 +176,24 @@ class ZeroEngine:
             return float(self._deepspeed.get_global_grad_norm())
         self._deepspeed.step()
         return math.inf if zero.overflow else float(self._deepspeed.get_global_grad_norm())
+
+
+def _get_weights(
+    module: ObjectiveModule,
+    trained: Mapping[str, nn.Parameter],
+    run: ResolvedRun,
+    device: torch.device,
+    restored: Mapping[str, Tensor] | None,
+    shards: Shards,
+) -> None:
+    """Weights as DeepSpeed is to find them: restored ones, and those that are still to be read. Collective."""
+    unread = module.unread
+    placeholders = unread is not None and effective_stage(run) == 3
+    if unread is not None and not placeholders:
+        named = [(hf_name(name), parameter) for name, parameter in module.named_parameters()]
+        fill(named, unread, run, restored, shards.rank)
+    if restored is not None:
+        there = {name: p for name, p in trained.items() if not placeholders or unread is None or p not in unread}
+        set_weights(there, restored)
+    if unread is not None and placeholders:
+        partition(module, unread, run, device, restored)

@@ -73,6 +73,23 @@ def refuse_other_weights(location: str, revision: str | None = None) -> None:
                     raise _names_others(location, name, repr(file))
 
 
+def weight_files(location: str, revision: str | None = None) -> list[str]:
+    """Paths of the model's safetensors, in the order in which transformers looks for them. []: there are none here.
+
+    Raises ModelError for an index that cannot be read.
+    """
+    stated = read_object(location, "config.json", revision).get("transformers_weights")
+    for name in [str(stated)] if stated is not None else ["model.safetensors", INDEX]:
+        if name.endswith(".json"):
+            named = read_object(location, name, revision).get("weight_map", {})
+            found = [_file(location, file, revision) for file in sorted({*named.values()})]
+        else:
+            found = [_file(location, name, revision)]
+        if found and all(found):
+            return [path for path in found if path is not None]
+    return []
+
+
 def _names_others(location: str, where: str, got: str) -> ModelError:
     return ModelError(
         f"the model {location} names weights that are not loaded",

@@ -55,7 +55,7 @@ def empty_model(recipe: Recipe, *, vocab_size: int) -> PreTrainedModel:
     with torch.device("meta"):
         model = _from_config(recipe, config)
     if recipe.model.source != "random" and model.can_generate():
-        model.generation_config = _generation_config(recipe) or model.generation_config
+        model.generation_config = base_generation_config(recipe) or model.generation_config
     return model
 
 
@@ -76,7 +76,7 @@ def cast_as_loaded(model: PreTrainedModel, dtype: torch.dtype) -> None:
             tensor.data = tensor.data.to(torch.float32 if kept else made.get(name, dtype))
 
 
-def _generation_config(recipe: Recipe) -> GenerationConfig | None:
+def base_generation_config(recipe: Recipe) -> GenerationConfig | None:
     """The base's own, as from_pretrained would give it to the model; None: it has none. Raises ModelError."""
     fields = read_object(model_location(recipe), "generation_config.json", recipe.model.revision)
     try:

@@ -1,8 +1,9 @@
 """A small model of the same kind as a large one: its code with random weights, for what only a pass can tell.
 
 Owns how a config is made small, and the question whether packed samples stay apart, asked in the driver before any
-data is prepared. The workers ask it again of the real model (start_check.py); a kind that no twin can be made of, or
-that computes nothing finite, is left to them.
+data is prepared. The workers ask it again of the real model (start_check.py), or of a twin on their device where each
+reads only a part of the model (decision 034). A kind that no twin can be made of, or that computes nothing finite, is
+left to the workers, which then load it whole.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from raysft.model.fast.start_check import TOLERANCE, check_isolation
 from raysft.recipe.schema import Recipe
 
 VOCABULARY = 64
-LAYERS = 4
+LAYERS, MOST_LAYERS = 4, 12
 _SIZES = {
     "vocab_size": VOCABULARY,
     "vocab_size_per_layer_input": VOCABULARY,
@@ -84,23 +85,44 @@ def packing_leak(config: PretrainedConfig, backend: str) -> float | None:
     return best if math.isfinite(best) else None
 
 
-def small_config(config: PretrainedConfig) -> PretrainedConfig:
-    """The text part of a config with few layers, heads, experts and tokens."""
+def make_twin(recipe: Recipe, ways: int = 1) -> PreTrainedModel | None:
+    """A small model of the recipe's kind with random weights, always the same ones, in fp32. None: none can be made.
+
+    ways: parts that its heads and inner features are to be cut into.
+    """
+    config = load_config(recipe)
+    try:
+        with _seeded():
+            twin: PreTrainedModel = AutoModelForCausalLM.from_config(
+                small_config(config, ways),
+                dtype=torch.float32,
+                attn_implementation=attention_backend(recipe, config),
+            )
+    except (*UNUSABLE, ModelError):
+        return None
+    twin.config.use_cache = False
+    return twin
+
+
+def small_config(config: PretrainedConfig, ways: int = 1) -> PretrainedConfig:
+    """The text part of a config with few layers (one of each kind), heads, experts and tokens. ways: as of make_twin."""
     small = copy.deepcopy(config.get_text_config())
     layers = small.num_hidden_layers
-    for name, value in vars(small).items():
-        if isinstance(value, list | tuple) and len(value) == layers:
-            setattr(small, name, value[:LAYERS])
-    small.num_hidden_layers = min(layers, LAYERS)
+    of_layers = {n: v for n, v in vars(small).items() if isinstance(v, list | tuple) and len(v) == layers}
+    kept = max(LAYERS, *(1 + value.index(kind) for value in of_layers.values() for kind in value), 0)
+    kept = min(layers, kept, MOST_LAYERS)
+    for name, value in of_layers.items():
+        setattr(small, name, value[:kept])
+    small.num_hidden_layers = kept
     for name, size in _SIZES.items():
         if hasattr(small, name) and isinstance(getattr(small, name), int):
-            setattr(small, name, size)
+            setattr(small, name, size * ways if name == "intermediate_size" else size)
     if hasattr(small, "num_attention_heads"):
         heads = small.num_attention_heads
         groups = small.num_key_value_heads if hasattr(small, "num_key_value_heads") else None
-        small.num_attention_heads = min(heads, 4)
+        small.num_attention_heads = min(heads, 4) * ways
         if groups:
-            small.num_key_value_heads = small.num_attention_heads if groups == heads else min(groups, 2)
+            small.num_key_value_heads = small.num_attention_heads if groups == heads else min(groups, 2) * ways
         small.hidden_size = 8 * small.num_attention_heads
         if vars(small).get("head_dim"):
             small.head_dim = 8

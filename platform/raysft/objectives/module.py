@@ -11,6 +11,7 @@ from raysft.model.fast.loss import hidden_states, output_head
 from raysft.model.fast.loss_head import LossHead
 from raysft.model.fast.ulysses import SequenceGroup, hidden_part
 from raysft.model.methods import StepActs, base_model
+from raysft.model.outline import Unread
 from raysft.objectives import dpo, sft
 from raysft.objectives.batch import DeviceBatch
 from raysft.objectives.objective import Loss, Objective
@@ -43,6 +44,8 @@ class ObjectiveModule(nn.Module):
         self.acts = acts
         self.sequence: SequenceGroup | None = None
         """Ranks that share the rows; then the sums are of this rank's part of them."""
+        self.unread: Unread | None = None
+        """Parameters that the engine is to read; None: all are there."""
 
     def forward(self, *tensors: Tensor) -> Loss:
         """Loss of one micro-batch. Tensors one by one: DeepSpeed looks at each, and into nothing else."""

@@ -15,8 +15,9 @@ from raysft.model.fast.shared_base import SharedBase
 from raysft.model.methods import apply_method
 from raysft.objectives.module import ObjectiveModule, make_objective
 from raysft.recipe.resolve import ResolvedRun
+from raysft.train.assembly import load_base
 from raysft.train.probe import Closable
-from raysft.train.worker import Parts, load_base, train_worker
+from raysft.train.worker import Parts, train_worker
 from raysft.train.worker_input import WorkerContext
 
 

@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from raysft.data.feed.collate import Feed, MicroBatch, Share, largest_micro_batch
@@ -22,19 +21,16 @@ from raysft.data.feed.stream import Cursor, StreamedRows
 from raysft.data.feed.stream_server import serve_stream
 from raysft.data.feed.stream_source import stream_source
 from raysft.data.store.parts import TokenStore
-from raysft.data.text.tokenizer import load_tokenizer
 from raysft.engine.choose import make_engine
 from raysft.engine.protocol import Engine
 from raysft.errors import DataError, ModelError
-from raysft.model.fast.start_check import use_fast_paths
-from raysft.model.load import load_model, rows_for
-from raysft.model.methods import apply_method, step_acts
 from raysft.objectives.module import ObjectiveModule, make_objective
 from raysft.objectives.reduce import Reduced, reduced
 from raysft.recipe.fingerprint import digest
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.resolve import ResolvedRun, with_micro_batch_rows
 from raysft.recipe.traits import reference_columns
+from raysft.train.assembly import build_module
 from raysft.train.commits.checkpoint import begin_attempt
 from raysft.train.commits.layout import Checkpoint
 from raysft.train.commits.lineage import Attempt
@@ -145,30 +141,7 @@ def _probed_engine(
     return fit(build, wanted, context.group, context.device)
 
 
-def _build_module(context: WorkerContext) -> ObjectiveModule:
-    recipe = context.recipe
-    model = apply_method(load_base(context), recipe)
-    return ObjectiveModule(model, make_objective(recipe), step_acts(model, recipe, context.job.total_steps))
-
-
-ALONE = Parts(_build_module, make_engine)
-
-
-def load_base(context: WorkerContext) -> PreTrainedModel:
-    """The model before its method, in fp32, attention and head checked. On the device, unless a pipeline cuts it."""
-    recipe = context.recipe
-    section = recipe.model
-    tokenizer = load_tokenizer(
-        context.job.tokenizer, revision=section.revision, trust_remote_code=section.trust_remote_code
-    )
-    model = load_model(recipe, vocab_size=rows_for(tokenizer))
-    if recipe.parallel.pipeline == 1 or recipe.model.attention == "flash_attention_2":  # it needs the device
-        torch.nn.Module.to(model, context.device)
-    packing, max_tokens = recipe.data.packing, recipe.data.max_tokens
-    use_fast_paths(model, len(tokenizer), packing=packing, max_tokens=max_tokens)
-    if recipe.train.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return model
+ALONE = Parts(build_module, make_engine)
 
 
 def _feed(context: WorkerContext, rows: Rows, micro_batch_rows: int) -> Feed:

@@ -59,6 +59,15 @@ def use_fast_paths(
     refuse_leaks(model, check_isolation(model, vocab_size, packing=packing), f"data.packing = {packing}")
 
 
+def use_paths_of(model: PreTrainedModel, twin: PreTrainedModel) -> None:
+    """Fast paths for a model whose weights are not there yet: those that its twin has and was checked with."""
+    use_liger(model, checked=False)
+    use_products(model)
+    use_rotation(model)
+    install_loss_head(model)
+    model.set_attn_implementation(twin.config._attn_implementation)
+
+
 def refuse_leaks(model: PreTrainedModel, difference: float, setting: str) -> None:
     """Raises ModelError where check_isolation found too much. setting: what it was found under."""
     if not difference <= TOLERANCE:

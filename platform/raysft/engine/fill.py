@@ -1,0 +1,152 @@
+"""Placeholders become weights: each rank reads what it keeps, in the precision that it keeps (decision 034).
+
+Owns which part of a tensor that is: the whole, its shard of an axis, or its range of the flat tensor (ZeRO 3).
+Private names of DeepSpeed 0.19.8 are used here; tests/parity would notice a change.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed.runtime.swap_tensor.partitioned_param_swapper import PartitionedParamStatus
+from deepspeed.runtime.zero.partition_parameters import free_param
+from torch import Tensor, nn
+
+from raysft.engine.ds_config import deepspeed_config
+from raysft.engine.parameters import hf_name
+from raysft.errors import RaysftError, from_fields, to_fields
+from raysft.model.outline import Unread, placeholder
+from raysft.model.stored import StoredTensor
+from raysft.recipe.resolve import ResolvedRun
+
+Restored = Mapping[str, Tensor] | None
+"""{`<kind>:<name>`: tensor as this rank keeps it before ZeRO partitions it}."""
+
+
+def fill(
+    named: Iterable[tuple[str, nn.Parameter]], unread: Unread, run: ResolvedRun, restored: Restored, shard: int = 0
+) -> None:
+    """Read these parameters (by HF name), or their shards. Collective: raises ModelError on every rank.
+
+    Trained ones that are restored get memory only. shard: number of this rank among those that cut a layer; the shape
+    of a placeholder that was cut is that of the shard.
+    """
+    dtype = working_dtype(run)
+
+    def act() -> None:
+        for name, parameter in named:
+            if parameter not in unread:
+                continue
+            stored, value = unread.take(parameter), torch.empty(parameter.shape, dtype=dtype, device=parameter.device)
+            parameter.data = placeholder(parameter.shape, parameter.device)  # its shard of zeros is let go
+            if restored is None or f"weight:{name}" not in restored:
+                _read(stored, value, shard)
+            parameter.data = value
+
+    on_every_rank(act, unread)
+
+
+def partition(module: nn.Module, unread: Unread, run: ResolvedRun, device: torch.device, restored: Restored) -> None:
+    """Make a module one of ZeRO 3: every parameter partitioned, placeholders by reading this rank's range alone.
+
+    As DeepSpeed does it with a whole module, parameter by parameter in the same order; a parameter that is no
+    placeholder (an adapter's) is taken from rank 0. Collective: raises ModelError on every rank.
+    """
+    deepspeed.init_distributed(dist_init_required=False)  # takes the groups of torch.distributed as they are
+    dtype, offload = working_dtype(run), run.recipe.parallel.offload
+    zero = deepspeed.zero.Init(  # of nothing: it switches on what it does for all modules
+        module=nn.Identity(),
+        config_dict_or_path=deepspeed_config(run),
+        dtype=dtype,
+        remote_device=None if offload == "none" else offload,
+        pin_memory=offload != "none" and run.recipe.cluster.gpus_per_worker > 0,
+    )
+    has_copies = run.recipe.parallel.secondary_shards > 1  # made of whole weights
+    waiting: list[tuple[nn.Parameter, Tensor | StoredTensor]] = []
+    for name, parameter in module.named_parameters():
+        if parameter not in unread:
+            parameter.data = parameter.data.to(dtype)
+            zero._convert_to_zero_parameters([parameter])
+            continue
+        key, stored = f"weight:{hf_name(name)}", unread.take(parameter)
+        source = restored[key] if restored is not None and key in restored else stored
+        parameter.data = placeholder(parameter.shape, device, dtype)
+        waiting.append((parameter, source))
+        zero._convert_to_deepspeed_param(parameter)  # numbers it
+
+    def act() -> None:
+        for parameter, source in waiting:
+            if has_copies:
+                parameter.data = torch.empty(parameter.shape, dtype=dtype, device=device)
+                _copy(source, parameter.data.view(-1), 0)
+                parameter.partition()  # type: ignore[attr-defined]
+            else:
+                _keep_own(zero, parameter, source)
+
+    on_every_rank(act, unread)
+
+
+def _keep_own(zero: Any, parameter: Any, source: Tensor | StoredTensor) -> None:
+    """What Init._partition_param does, without a whole tensor to take the range from. parameter: converted."""
+    size = -(-parameter.ds_numel // parameter.ds_zero_partition_world_size)
+    start = size * parameter.ds_zero_partition_rank
+    own = torch.empty(size, dtype=parameter.dtype, device=zero.remote_device, pin_memory=zero.pin_memory)
+    _copy(source, own[: max(0, parameter.ds_numel - start)], start)
+    parameter.ds_tensor = own
+    parameter.ds_tensor.ds_numel = size
+    parameter.ds_tensor.status = PartitionedParamStatus.AVAILABLE
+    parameter.ds_tensor.final_location = None
+    parameter.ds_numel_aligned = size * parameter.ds_zero_partition_world_size
+    free_param(parameter)
+
+
+def working_dtype(run: ResolvedRun) -> torch.dtype:
+    """Precision of the weights in the passes. DeepSpeed casts to it, and takes masters from what it has cast."""
+    return torch.bfloat16 if run.recipe.train.precision == "bf16" else torch.float32
+
+
+def on_every_rank(act: Callable[[], None], unread: Unread) -> None:
+    """Do it; if any rank cannot, raise the error of the first one everywhere. Collective."""
+    told: dict[str, str] | None = None
+    try:
+        act()
+    except RaysftError as error:
+        told = to_fields(error)
+    text = json.dumps(told).encode() if told else b""
+    sizes = torch.zeros(dist.get_world_size(), dtype=torch.int64)
+    sizes[dist.get_rank()] = len(text)
+    device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+    sizes = sizes.to(device)
+    dist.all_reduce(sizes)
+    failed = sizes.nonzero().flatten().tolist()
+    if not failed:
+        return
+    unread.forget()
+    size = int(sizes[failed[0]])
+    message = torch.frombuffer(bytearray(text or b" "), dtype=torch.uint8).to(device)
+    if dist.get_rank() != failed[0]:
+        message = torch.empty(size, dtype=torch.uint8, device=device)
+    dist.broadcast(message, failed[0])
+    raise from_fields(json.loads(bytes(message.tolist())))
+
+
+def _read(stored: StoredTensor, value: Tensor, shard: int) -> None:
+    """The whole tensor, or the shard that `value` has room for."""
+    axis = next((i for i, (a, b) in enumerate(zip(value.shape, stored.shape, strict=True)) if a != b), None)
+    if axis is None:
+        stored.read(value.view(-1))
+    else:
+        stored.read_part(value, axis, shard * value.shape[axis])
+
+
+def _copy(source: Tensor | StoredTensor, into: Tensor, start: int) -> None:
+    """Elements of the flat source, from start on."""
+    if isinstance(source, StoredTensor):
+        source.read(into, start)
+    else:
+        into.copy_(source.reshape(-1)[start : start + into.numel()])

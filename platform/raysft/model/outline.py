@@ -1,0 +1,189 @@
+"""A model without its weights, and from where in which file each of them is to be read.
+
+So a rank reads what it keeps and nothing else (decision 034). transformers loads a dictionary of placeholders:
+tensors of the right shape whose one number all elements share. Which placeholder a parameter then holds says from
+which tensor of the files it comes, renamed and tied as transformers does it. A model of which that cannot be said is
+loaded whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig, PreTrainedModel
+from transformers.core_model_loading import WeightConverter
+from transformers.utils import logging as transformers_logging
+
+from raysft.model.backend import attention_backend
+from raysft.model.facts import UNUSABLE, check_vocabulary, load_config
+from raysft.model.files import model_location, refuse_other_weights, weight_files
+from raysft.model.load import base_generation_config
+from raysft.model.methods import base_model, plain_name
+from raysft.model.stored import StoredTensor, stored_tensors
+from raysft.recipe.schema import Recipe
+
+
+class WholeOnlyError(Exception):
+    """Why a model is loaded whole."""
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A model whose parameters are placeholders in fp32; its buffers are there."""
+
+    model: PreTrainedModel
+    stored: Mapping[str, StoredTensor]
+    """{name of a parameter: where its numbers are}, tied ones under each of their names."""
+
+
+class Unread:
+    """The parameters of a module that are still placeholders, and what they are read from."""
+
+    def __init__(self, module: nn.Module, outline: Outline, twin: PreTrainedModel) -> None:
+        """module: the outline's model after its method was applied. Raises WholeOnlyError."""
+        self.twin = twin
+        """A small model of the same kind with the same fast paths: what a check of the computation runs on."""
+        names = [
+            (plain_name(name), parameter)
+            for name, parameter in base_model(module).named_parameters(remove_duplicate=False)
+        ]
+        if lost := outline.stored.keys() - {name for name, _ in names}:
+            raise WholeOnlyError(f"its method takes {sorted(lost)[0]} out of the model")
+        self._stored = {parameter: outline.stored[name] for name, parameter in names if name in outline.stored}
+
+    def __contains__(self, parameter: nn.Parameter) -> bool:
+        return parameter in self._stored
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    def take(self, parameter: nn.Parameter) -> StoredTensor:
+        """What a parameter is read from; it is then no longer one of these."""
+        return self._stored.pop(parameter)
+
+    def forget(self) -> None:
+        """The others are those of other ranks."""
+        self._stored.clear()
+
+
+def outline(recipe: Recipe, *, vocab_size: int, device: torch.device) -> Outline:
+    """The model of a recipe without its weights, on a device. vocab_size: as of load_model.
+
+    Raises WholeOnlyError where the model must be loaded whole, or cannot be loaded at all.
+    """
+    transformers_logging.disable_progress_bar()
+    if recipe.model.source == "random":
+        raise WholeOnlyError("fresh weights are made, not read")
+    location, config = model_location(recipe), load_config(recipe)
+    refuse_other_weights(location, recipe.model.revision)
+    model_class, config = _model_class(recipe, config)
+    tensors = _tensors(weight_files(location, recipe.model.revision))
+    placeholders = {name: placeholder(tensor.shape, torch.device("cpu")) for name, tensor in tensors.items()}
+    try:
+        loaded: Any = model_class.from_pretrained(
+            None,
+            config=config,
+            state_dict=dict(placeholders),
+            dtype=torch.float32,
+            attn_implementation=attention_backend(recipe, config),
+            output_loading_info=True,
+        )
+    except (OSError, *UNUSABLE) as error:
+        raise WholeOnlyError(f"transformers: {' '.join(str(error).split())[:200]}") from error
+    model: PreTrainedModel = loaded[0]
+    if has_conversions(model):
+        raise WholeOnlyError(f"tensors of a {config.model_type} are put together from several in its files")
+    if missing := sorted(loaded[1]["missing_keys"]):
+        raise WholeOnlyError(f"{missing[0]} is not in its files")
+    embedding = model.get_input_embeddings().weight
+    assert isinstance(embedding, Tensor)
+    check_vocabulary(recipe, embedding.shape[0], vocab_size)
+    if model.config.get_text_config() is not model.config:
+        raise WholeOnlyError("it reads more than text, which no small model of its kind does")
+    model.config.use_cache = False
+    model.config.name_or_path = model.name_or_path = location
+    if model.can_generate():
+        model.generation_config = base_generation_config(recipe) or model.generation_config
+    origin = {tensor.data_ptr(): tensors[name] for name, tensor in placeholders.items()}
+    _fill_buffers(model, origin, device)
+    return Outline(model, _put_on(model, origin, device))
+
+
+def placeholder(shape: torch.Size, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A tensor of zeros that takes the memory of one."""
+    return torch.zeros((), dtype=dtype, device=device).expand(shape)
+
+
+def has_conversions(model: PreTrainedModel) -> bool:
+    """Did transformers compute tensors of the model from those in its files?"""
+    used: Any = model._weight_conversions
+    return any(isinstance(conversion, WeightConverter) for conversion in used or ())
+
+
+def _model_class(recipe: Recipe, config: PretrainedConfig) -> tuple[Any, PretrainedConfig]:
+    """The class that AutoModelForCausalLM takes for a config, and the config that it takes. Raises WholeOnlyError."""
+    found: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    fields = vars(config)
+    if found is None or isinstance(found, tuple) or recipe.model.trust_remote_code:
+        raise WholeOnlyError("its class is not one of transformers' own")
+    for name in ("quantization_config", "fusion_config"):
+        if fields.get(name) is not None:
+            raise WholeOnlyError(f"its config has a {name}")
+    if type(config).extra_files:
+        raise WholeOnlyError("its class has files besides the weights")
+    text_class = config.sub_configs.get("text_config")
+    return found, config.get_text_config() if text_class is not None and found.config_class is text_class else config
+
+
+def _tensors(paths: list[str]) -> dict[str, StoredTensor]:
+    """All tensors of the files. Raises WholeOnlyError, ModelError."""
+    if not paths:
+        raise WholeOnlyError("it has no safetensors")
+    tensors: dict[str, StoredTensor] = {}
+    for path in paths:
+        for name, tensor in stored_tensors(path).items():
+            if isinstance(tensor, str):
+                raise WholeOnlyError(f"{name} holds numbers of kind {tensor}")
+            if not tensor.shape.numel():
+                raise WholeOnlyError(f"{name} is empty")
+            if name in tensors:
+                raise WholeOnlyError(f"{name} is in two of its files")
+            tensors[name] = tensor
+    return tensors
+
+
+def _fill_buffers(model: PreTrainedModel, origin: Mapping[int, StoredTensor], device: torch.device) -> None:
+    """Buffers that are stored are read, all are put on the device. Raises WholeOnlyError, ModelError."""
+    for name, buffer in model.named_buffers():
+        stored = origin.get(buffer.data_ptr()) if buffer.numel() else None
+        if stored is not None:
+            value = torch.empty(buffer.shape, dtype=buffer.dtype)
+            _check_shape(name, buffer, stored)
+            stored.read(value.view(-1))
+            buffer.data = value
+        buffer.data = buffer.data.to(device)
+
+
+def _put_on(
+    model: PreTrainedModel, origin: Mapping[int, StoredTensor], device: torch.device
+) -> dict[str, StoredTensor]:
+    """Placeholders on the device. Returns from what each parameter is read. Raises WholeOnlyError."""
+    stored: dict[str, StoredTensor] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        found = origin.get(parameter.data_ptr())
+        if found is None:
+            raise WholeOnlyError(f"{name} is made of its files' tensors, not one of them")
+        _check_shape(name, parameter, found)
+        stored[name] = found
+    for parameter in model.parameters():
+        parameter.data = placeholder(parameter.shape, device, parameter.dtype)
+    return stored
+
+
+def _check_shape(name: str, tensor: Tensor, stored: StoredTensor) -> None:
+    if tensor.shape != stored.shape or any(tensor.stride()) or not tensor.is_floating_point():
+        raise WholeOnlyError(f"{name} is another view of {stored.name}")

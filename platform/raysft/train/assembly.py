@@ -1,0 +1,91 @@
+"""The module that a worker trains: its model, in full or as an outline, its method, its objective."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from raysft.data.text.tokenizer import load_tokenizer
+from raysft.errors import ModelError
+from raysft.model.fast.start_check import use_fast_paths, use_paths_of
+from raysft.model.load import load_model, rows_for
+from raysft.model.methods import apply_method, step_acts
+from raysft.model.outline import Unread, WholeOnlyError, outline
+from raysft.model.twin import make_twin
+from raysft.objectives.module import ObjectiveModule, make_objective
+from raysft.recipe.schema import Recipe
+from raysft.train.worker_input import WorkerContext
+
+logger = logging.getLogger(__name__)
+
+
+def build_module(context: WorkerContext) -> ObjectiveModule:
+    """Model, method and objective. The engine reads its weights, or all of them are there. Collective.
+
+    Raises ModelError on the rank that cannot load it.
+    """
+    recipe = context.recipe
+    by_shares: list[ObjectiveModule] = []
+    reason = "another worker must"
+    try:
+        by_shares.append(outlined_module(recipe, _tokenizer(context), context.device, context.job.total_steps))
+    except WholeOnlyError as found:
+        reason = str(found)
+    except Exception as error:  # process boundary: told by loading it whole, when all ranks have come this far
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    if context.group.all_true(bool(by_shares)):
+        return by_shares[0]
+    if recipe.model.source != "random" and context.group.size > 1:
+        logger.warning("every worker loads the whole model in fp32 before it keeps its part: %s", reason)
+    return _with_objective(apply_method(load_base(context), recipe), recipe, context.job.total_steps)
+
+
+def load_base(context: WorkerContext) -> PreTrainedModel:
+    """The model before its method, in fp32, attention and head checked. On the device, unless a pipeline cuts it."""
+    recipe, tokenizer = context.recipe, _tokenizer(context)
+    model = load_model(recipe, vocab_size=rows_for(tokenizer))
+    if recipe.parallel.pipeline == 1 or recipe.model.attention == "flash_attention_2":  # it needs the device
+        torch.nn.Module.to(model, context.device)
+    packing, max_tokens = recipe.data.packing, recipe.data.max_tokens
+    use_fast_paths(model, len(tokenizer), packing=packing, max_tokens=max_tokens)
+    _use_checkpoints(recipe, model)
+    return model
+
+
+def outlined_module(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerFast, device: torch.device, total_steps: int
+) -> ObjectiveModule:
+    """The module without the weights that are in files. Raises WholeOnlyError, ModelError."""
+    found = outline(recipe, vocab_size=rows_for(tokenizer), device=device)
+    twin = make_twin(recipe, recipe.parallel.tensor * recipe.parallel.sequence)
+    if twin is None:
+        raise WholeOnlyError("no small model of its kind can be made, which is checked in its place")
+    torch.nn.Module.to(twin, device)
+    vocab_size = twin.config.vocab_size
+    try:
+        use_fast_paths(twin, vocab_size, packing=recipe.data.packing, max_tokens=recipe.data.max_tokens)
+    except ModelError as error:  # of the real one the same may be untrue
+        raise WholeOnlyError(f"a small model of its kind: {error.what}, {error.got}") from error
+    use_paths_of(found.model, twin)
+    _use_checkpoints(recipe, found.model)
+    module = _with_objective(apply_method(found.model, recipe), recipe, total_steps)
+    module.unread = Unread(module.model, found, twin)
+    return module
+
+
+def _with_objective(model: torch.nn.Module, recipe: Recipe, total_steps: int) -> ObjectiveModule:
+    return ObjectiveModule(model, make_objective(recipe), step_acts(model, recipe, total_steps))
+
+
+def _tokenizer(context: WorkerContext) -> PreTrainedTokenizerFast:
+    section = context.recipe.model
+    return load_tokenizer(
+        context.job.tokenizer, revision=section.revision, trust_remote_code=section.trust_remote_code
+    )
+
+
+def _use_checkpoints(recipe: Recipe, model: PreTrainedModel) -> None:
+    if recipe.train.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -1,0 +1,77 @@
+"""A model that each rank reads its part of trains as the model that each rank loads whole: the same bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from bench import LORA, Bench, cells
+from material import CONFIG
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+BF16 = {"train__precision": "bf16"}
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "ZeRO 0": {"parallel__zero": 0},
+    "ZeRO 1, bf16": {"parallel__zero": 1, **BF16},
+    "ZeRO 2, LoRA, bf16": {"parallel__zero": 2, **LORA, **BF16},
+    "ZeRO 3": {"parallel__zero": 3},
+    "ZeRO 3, LoRA, bf16": {"parallel__zero": 3, **LORA, **BF16},
+    "ZeRO 3, sequence 2": {"parallel__zero": 3, "parallel__sequence": 2},
+    "2 stages, ZeRO 1": {"parallel__pipeline": 2, "parallel__zero": 1},
+    "2 stages, LoRA, bf16": {"parallel__pipeline": 2, **LORA, **BF16},
+    "tensor 2, ZeRO 1": {"parallel__tensor": 2, "parallel__zero": 1},
+    "tensor 2, LoRA, bf16": {"parallel__tensor": 2, **LORA, **BF16},
+    "ZeRO 3, offload": {"parallel__zero": 3, "parallel__offload": "cpu"},
+}
+OFTEN = ("ZeRO 2, LoRA, bf16", "ZeRO 3", "ZeRO 3, LoRA, bf16", "2 stages, ZeRO 1", "tensor 2, ZeRO 1")
+
+
+@pytest.fixture(scope="module")
+def source(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model in files: bf16, in several of them."""
+    directory: Path = tmp_path_factory.mktemp("source")
+    fields = CONFIG | {"vocab_size": len(bench.tokenizer)}
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**fields)).to(torch.bfloat16)
+    model.save_pretrained(directory, max_shard_size="100KB")
+    assert len(list(directory.glob("*.safetensors"))) > 1
+    return str(directory)
+
+
+@pytest.mark.parametrize("layout", cells(*LAYOUTS, often=OFTEN))
+def test_every_split_trains_as_with_whole_models(bench: Bench, source: str, layout: str) -> None:
+    fields = {"workers": 2, "until": 3, "model__source": source, "model__config": None, **LAYOUTS[layout]}
+    whole, parts = (bench.cell(**fields, by_shares=by_shares) for by_shares in (False, True))
+    for ours, theirs in zip(parts, whole, strict=True):
+        for name in ("losses", "norms", "weights", "held_out"):
+            assert ours[name] == theirs[name], name
+        assert 0 < ours["read"] <= 1.15 * bytes_of_share(source, LAYOUTS[layout])
+
+
+def bytes_of_share(source: str, layout: dict[str, Any]) -> float:
+    """Of the larger rank of two, in bf16: embedding (tied) and norms everywhere but under ZeRO 3."""
+    tensors = load_model_tensors(source)
+    layers = sum(t.numel() for name, t in tensors.items() if ".layers." in name)
+    ends = sum(t.numel() for name, t in tensors.items() if ".layers." not in name)
+    if layout.get("parallel__zero") == 3:
+        return float(layers + ends)
+    is_cut = "parallel__pipeline" in layout or "parallel__tensor" in layout
+    return float(2 * (layers / 2 if is_cut else layers) + 2 * ends)
+
+
+def load_model_tensors(source: str) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = {}
+    for path in Path(source).glob("*.safetensors"):
+        found |= load_file(path)
+    return found
+
+
+@pytest.mark.parametrize("layout", ["ZeRO 3", "2 stages, ZeRO 1"])
+def test_what_one_rank_cannot_read_is_told_by_all(bench: Bench, source: str, layout: str) -> None:
+    fields = {"workers": 2, "model__source": source, "model__config": None, **LAYOUTS[layout]}
+    told = {answer["refused"] for answer in bench.cell(**fields, by_shares="torn")}
+    assert len(told) == 1
+    assert "have changed while they were loaded" in told.pop()

@@ -1,0 +1,172 @@
+"""A model in outline, filled, is the model that transformers loads: every parameter and buffer, bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from fakes import LLAMA, make_recipe
+from family_rows import VOCABULARY, make_base, recipe_of
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as TYPES
+
+from raysft.errors import ModelError
+from raysft.model.load import load_model
+from raysft.model.methods import apply_method
+from raysft.model.outline import Outline, Unread, WholeOnlyError, outline
+from raysft.model.stored import StoredTensor
+from raysft.recipe.schema import Recipe
+
+CPU = torch.device("cpu")
+READ = ("llama", "qwen3", "gemma3_text", "gpt2", "gpt_neox", "opt", "falcon", "gpt_oss", "mamba", "bloom", "phi3")
+"""A type of each manner: tied or not, with stored buffers, Conv1D, biases, a state, experts in one parameter."""
+WHOLE = {"mixtral": "put together", "qwen3_moe": "put together", "ctrl": "lm_head.bias", "llama4": "more than text"}
+"""Types that are loaded whole, and why."""
+
+
+def fill(module: nn.Module, found: Outline) -> list[StoredTensor]:
+    """What a rank does that keeps everything. Returns what was read."""
+    unread = Unread(module, found, found.model)
+    read = []
+    for parameter in module.parameters():
+        if parameter in unread:
+            read.append(unread.take(parameter))
+            parameter.data = torch.empty(parameter.shape)
+            read[-1].read(parameter.data.view(-1))
+    assert not len(unread)
+    return read
+
+
+def assert_same(ours: nn.Module, theirs: nn.Module) -> None:
+    for kind in ("named_parameters", "named_buffers"):
+        a, b = (dict(getattr(module, kind)(remove_duplicate=False)) for module in (ours, theirs))
+        assert a.keys() == b.keys()
+        for name, tensor in a.items():
+            assert (tensor.dtype, tensor.stride()) == (b[name].dtype, b[name].stride()), name
+            assert torch.equal(tensor, b[name]), name
+            assert {n for n in a if a[n] is tensor} == {n for n in b if b[n] is b[name]}, name  # tied alike
+
+
+@pytest.mark.parametrize("model_type", READ)
+def test_every_tensor_is_that_of_from_pretrained(tmp_path: Path, model_type: str) -> None:
+    make_base(model_type, tmp_path)
+    found = outline(recipe_of(tmp_path, "full"), vocab_size=VOCABULARY, device=CPU)
+    assert {p.untyped_storage().nbytes() for p in found.model.parameters()} == {4}
+    fill(found.model, found)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    assert_same(found.model, theirs)
+    theirs.config.use_cache = False
+    assert found.model.config.to_dict() == theirs.config.to_dict()
+    assert found.model.generation_config.to_dict() == theirs.generation_config.to_dict()
+
+
+@pytest.mark.full
+def test_every_causal_family(tmp_path: Path) -> None:
+    """A type is read as from_pretrained reads it, or says why it is loaded whole."""
+    told: dict[str, str] = {}
+    for model_type in TYPES:
+        directory = tmp_path / model_type
+        try:
+            make_base(model_type, directory)
+            theirs = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+        except Exception:  # no tiny one can be made: see `make models`
+            continue
+        try:
+            found = outline(recipe_of(directory, "full"), vocab_size=VOCABULARY, device=CPU)
+        except WholeOnlyError as error:
+            told[model_type] = str(error)
+            continue
+        fill(found.model, found)
+        assert_same(found.model, theirs)
+    assert 20 < len(told) < 80, told
+
+
+def save(directory: Path, dtype: torch.dtype = torch.bfloat16, **changes: object) -> dict[str, torch.Tensor]:
+    make_base("llama", directory)
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype)
+    model.save_pretrained(directory, **changes)
+    return model.state_dict()
+
+
+def local(directory: Path, **sections: object) -> Recipe:
+    return make_recipe(model={"source": str(directory), "config": None, "tokenizer": None}, **sections)
+
+
+def test_several_files_and_a_prefix_that_transformers_renames(tmp_path: Path) -> None:
+    """Weights saved from the model without its head have other names: transformers puts the prefix before them."""
+    make_base("qwen3", tmp_path)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    theirs.lm_head.weight = theirs.model.embed_tokens.weight
+    theirs.config.tie_word_embeddings = True
+    theirs.save_pretrained(tmp_path)
+    theirs.model.save_pretrained(tmp_path, max_shard_size="20KB")
+    (tmp_path / "model.safetensors").unlink()
+    found = outline(local(tmp_path), vocab_size=VOCABULARY, device=CPU)
+    assert len({tensor.path for tensor in fill(found.model, found)}) > 1
+    assert found.model.lm_head.weight is found.model.model.embed_tokens.weight
+    for name, tensor in theirs.named_parameters():
+        assert torch.equal(found.model.get_parameter(name), tensor), name
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"kind": "lora", "rank": 3},
+        {"kind": "lora", "rank": 2, "target_modules": ["lm_head", "q_proj"]},
+        {"kind": "ia3", "target_modules": ["k_proj", "down_proj"], "feedforward_modules": ["down_proj"]},
+    ],
+)
+@pytest.mark.parametrize("model_type", ["llama", "gemma"])
+def test_adapters_are_those_of_the_whole_model(tmp_path: Path, method: dict[str, object], model_type: str) -> None:
+    """And so they are where the head is parted from the embedding, which is then read twice."""
+    make_base(model_type, tmp_path)
+    recipe = local(tmp_path, method=method)
+    theirs = apply_method(load_model(recipe, vocab_size=VOCABULARY), recipe)
+    found = outline(recipe, vocab_size=VOCABULARY, device=CPU)
+    ours = apply_method(found.model, recipe)
+    fill(ours, found)
+    assert_same(ours, theirs)
+    assert [p.requires_grad for p in ours.parameters()] == [p.requires_grad for p in theirs.parameters()]
+
+
+@pytest.mark.parametrize("model_type", WHOLE)
+def test_what_is_more_than_read_is_loaded_whole(tmp_path: Path, model_type: str) -> None:
+    make_base(model_type, tmp_path)
+    with pytest.raises(WholeOnlyError, match=WHOLE[model_type]):
+        outline(recipe_of(tmp_path, "full"), vocab_size=VOCABULARY, device=CPU)
+
+
+def damage(directory: Path, what: str) -> None:
+    path = directory / "model.safetensors"
+    weights = load_file(path)
+    if what == "missing":
+        del weights["model.norm.weight"]
+    elif what == "another shape":
+        weights["model.norm.weight"] = weights["model.norm.weight"][:-1].clone()
+    elif what == "whole numbers":
+        weights["model.norm.weight"] = torch.ones(32, dtype=torch.int8)
+    save_file(weights, path, metadata={"format": "pt"})
+    if what == "truncated":
+        path.write_bytes(path.read_bytes()[:-100])
+    if what == "none":
+        path.unlink()
+
+
+@pytest.mark.parametrize("what", ["missing", "another shape", "whole numbers", "truncated", "none"])
+def test_wrong_files_are_left_to_the_whole_load_which_names_them(tmp_path: Path, what: str) -> None:
+    save(tmp_path)
+    damage(tmp_path, what)
+    with pytest.raises((WholeOnlyError, ModelError)):
+        outline(local(tmp_path), vocab_size=VOCABULARY, device=CPU)
+    if what != "whole numbers":
+        with pytest.raises(ModelError, match="cannot load"):
+            load_model(local(tmp_path), vocab_size=VOCABULARY)
+
+
+def test_fresh_weights_are_made_whole() -> None:
+    recipe = make_recipe(model={"source": "random", "config": dict(LLAMA), "tokenizer": "somewhere"})
+    with pytest.raises(WholeOnlyError, match="fresh"):
+        outline(recipe, vocab_size=70, device=CPU)

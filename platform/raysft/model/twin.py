@@ -105,7 +105,7 @@ def make_twin(recipe: Recipe, ways: int = 1) -> PreTrainedModel | None:
 
 
 def small_config(config: PretrainedConfig, ways: int = 1) -> PretrainedConfig:
-    """The text part of a config with few layers (one of each kind), heads, experts and tokens. ways: as of make_twin."""
+    """The text part of a config with few layers, one of each kind, few heads, experts, tokens. ways: of make_twin."""
     small = copy.deepcopy(config.get_text_config())
     layers = small.num_hidden_layers
     of_layers = {n: v for n, v in vars(small).items() if isinstance(v, list | tuple) and len(v) == layers}

@@ -23,7 +23,7 @@ from raysft.recipe.schema import Recipe
 CPU = torch.device("cpu")
 READ = ("llama", "qwen3", "gemma3_text", "gpt2", "gpt_neox", "opt", "falcon", "gpt_oss", "mamba", "bloom", "phi3")
 """A type of each manner: tied or not, with stored buffers, Conv1D, biases, a state, experts in one parameter."""
-WHOLE = {"mixtral": "put together", "qwen3_moe": "put together", "ctrl": "lm_head.bias", "llama4": "more than text"}
+WHOLE = {"mixtral": "put together", "qwen3_moe": "put together", "ctrl": "lm_head.bias", "fuyu": "more than text"}
 """Types that are loaded whole, and why."""
 
 

@@ -8,6 +8,8 @@ loaded whole.
 
 from __future__ import annotations
 
+import copy
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig, PreTrainedModel
-from transformers.core_model_loading import WeightConverter
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 from transformers.utils import logging as transformers_logging
 
 from raysft.model.backend import attention_backend
@@ -76,12 +79,7 @@ def outline(recipe: Recipe, *, vocab_size: int, device: torch.device) -> Outline
     Raises WholeOnlyError where the model must be loaded whole, or cannot be loaded at all.
     """
     transformers_logging.disable_progress_bar()
-    if recipe.model.source == "random":
-        raise WholeOnlyError("fresh weights are made, not read")
-    location, config = model_location(recipe), load_config(recipe)
-    refuse_other_weights(location, recipe.model.revision)
-    model_class, config = _model_class(recipe, config)
-    tensors = _tensors(weight_files(location, recipe.model.revision))
+    model_class, config, tensors = _found(recipe)
     placeholders = {name: placeholder(tensor.shape, torch.device("cpu")) for name, tensor in tensors.items()}
     try:
         loaded: Any = model_class.from_pretrained(
@@ -96,21 +94,51 @@ def outline(recipe: Recipe, *, vocab_size: int, device: torch.device) -> Outline
         raise WholeOnlyError(f"transformers: {' '.join(str(error).split())[:200]}") from error
     model: PreTrainedModel = loaded[0]
     if has_conversions(model):
-        raise WholeOnlyError(f"tensors of a {config.model_type} are put together from several in its files")
+        raise WholeOnlyError(f"transformers computes tensors of a {config.model_type} from those in its files")
     if missing := sorted(loaded[1]["missing_keys"]):
         raise WholeOnlyError(f"{missing[0]} is not in its files")
     embedding = model.get_input_embeddings().weight
     assert isinstance(embedding, Tensor)
     check_vocabulary(recipe, embedding.shape[0], vocab_size)
-    if model.config.get_text_config() is not model.config:
-        raise WholeOnlyError("it reads more than text, which no small model of its kind does")
     model.config.use_cache = False
-    model.config.name_or_path = model.name_or_path = location
+    model.config.name_or_path = model.name_or_path = model_location(recipe)
     if model.can_generate():
         model.generation_config = base_generation_config(recipe) or model.generation_config
     origin = {tensor.data_ptr(): tensors[name] for name, tensor in placeholders.items()}
     _fill_buffers(model, origin, device)
     return Outline(model, _put_on(model, origin, device))
+
+
+def why_whole(recipe: Recipe) -> str | None:
+    """Why workers will load a stored model whole, where its directory is on this machine; None: not known, or not so."""
+    if recipe.model.source == "random" or not os.path.isdir(model_location(recipe)):
+        return None
+    try:
+        _found(recipe)
+    except WholeOnlyError as reason:
+        return str(reason)
+    return None
+
+
+def _found(recipe: Recipe) -> tuple[Any, PretrainedConfig, dict[str, StoredTensor]]:
+    """Class, config and stored tensors of a model that can be outlined. Raises WholeOnlyError, ModelError."""
+    if recipe.model.source == "random":
+        raise WholeOnlyError("fresh weights are made, not read")
+    location, config = model_location(recipe), load_config(recipe)
+    refuse_other_weights(location, recipe.model.revision)
+    model_class, config = _model_class(recipe, config)
+    tensors = _tensors(weight_files(location, recipe.model.revision))
+    with torch.device("meta"):
+        empty = model_class._from_config(copy.deepcopy(config))
+    if empty.config.get_text_config() is not empty.config:
+        raise WholeOnlyError("it reads more than text, which no small model of its kind does")
+    mapping = get_model_conversion_mapping(empty)
+    renamings = [one for one in mapping if isinstance(one, WeightRenaming)]
+    converters = [one for one in mapping if isinstance(one, WeightConverter)]
+    for name in tensors:
+        if rename_source_key(name, renamings, converters)[1] is not None:
+            raise WholeOnlyError(f"{name} is one of several that a tensor of the model is put together from")
+    return model_class, config, tensors
 
 
 def placeholder(shape: torch.Size, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -29,6 +29,7 @@ from raysft.model.methods import (
     keys_lost_by_reload,
     plain_name,
 )
+from raysft.model.outline import why_whole
 from raysft.model.twin import refuse_packing
 from raysft.recipe.schema import Recipe
 
@@ -41,6 +42,8 @@ def rehearse(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, stops: Sequence
     refuse_packing(recipe)
     module = apply_method(empty_model(recipe, vocab_size=rows_for(tokenizer)), recipe)
     lines = describe_trained(module, tokenizer)
+    if reason := why_whole(recipe):
+        lines.append(f"loading      every worker loads the whole model in fp32: {reason}")
     try:
         if "adapter" in export_parts(recipe):
             _check_adapter_loads(module, apply_method(empty_model(recipe, vocab_size=rows_for(tokenizer)), recipe))

@@ -16,14 +16,18 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from raysft.errors import ModelError
 from raysft.model.load import load_model
 from raysft.model.methods import apply_method
-from raysft.model.outline import Outline, Unread, WholeOnlyError, outline
+from raysft.model.outline import Outline, Unread, WholeOnlyError, outline, why_whole
 from raysft.model.stored import StoredTensor
 from raysft.recipe.schema import Recipe
 
 CPU = torch.device("cpu")
 READ = ("llama", "qwen3", "gemma3_text", "gpt2", "gpt_neox", "opt", "falcon", "gpt_oss", "mamba", "bloom", "phi3")
 """A type of each manner: tied or not, with stored buffers, Conv1D, biases, a state, experts in one parameter."""
-WHOLE = {"mixtral": "put together", "qwen3_moe": "put together", "ctrl": "lm_head.bias", "fuyu": "more than text"}
+WHOLE = {
+    **dict.fromkeys(("mixtral", "qwen3_moe", "deepseek_v3"), "put together"),
+    "ctrl": "lm_head.bias",
+    "fuyu": "more than text",
+}
 """Types that are loaded whole, and why."""
 
 
@@ -137,6 +141,14 @@ def test_what_is_more_than_read_is_loaded_whole(tmp_path: Path, model_type: str)
     make_base(model_type, tmp_path)
     with pytest.raises(WholeOnlyError, match=WHOLE[model_type]):
         outline(recipe_of(tmp_path, "full"), vocab_size=VOCABULARY, device=CPU)
+    if model_type != "ctrl":
+        assert WHOLE[model_type] in (why_whole(recipe_of(tmp_path, "full")) or "")
+
+
+def test_the_driver_says_nothing_of_what_is_read_by_shares(tmp_path: Path) -> None:
+    make_base("llama", tmp_path)
+    assert why_whole(recipe_of(tmp_path, "full")) is None
+    assert why_whole(make_recipe(model={"source": "some/hub-id", "config": None, "tokenizer": None})) is None
 
 
 def damage(directory: Path, what: str) -> None:

@@ -110,7 +110,7 @@ def outline(recipe: Recipe, *, vocab_size: int, device: torch.device) -> Outline
 
 
 def why_whole(recipe: Recipe) -> str | None:
-    """Why workers will load a stored model whole, where its directory is on this machine; None: not known, or not so."""
+    """Why workers will load a stored model whole, where its directory is here; None: not known, or not so."""
     if recipe.model.source == "random" or not os.path.isdir(model_location(recipe)):
         return None
     try:

@@ -1,0 +1,99 @@
+"""What a person sees of a run from its records: each line once, whatever attempts come and whatever was there."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import step_info
+
+from raysft import storage
+from raysft.objectives.reduce import Reduced
+from raysft.run.progress import PrepareProgress, TrainingProgress, parts_text
+from raysft.train.commits.layout import CommitId, attempt_path
+from raysft.train.history.records import Records, StartFacts
+from raysft.train.state import TrainState
+
+
+def begin(run: Path, number: int, parent: CommitId | None = None) -> Records:
+    fields = {"attempt": parent.attempt, "step": parent.step} if parent else None
+    storage.write_json(attempt_path(str(run), number), {"number": number, "parent": fields})
+    records = Records(str(run), number, 0)
+    records.start(StartFacts(parent.step if parent else 0, 2, 1.25, 1e12, "guessed"))
+    return records
+
+
+def take(records: Records, *steps: int) -> None:
+    for step in steps:
+        state = TrainState(step=step, tokens=100 * step)
+        records.step(step_info(step, state=state, loss=1 / step, tokens=100, step_s=0.5))
+    records.flush()
+
+
+@pytest.fixture
+def said(caplog: Any) -> Any:
+    caplog.set_level(logging.INFO, logger="raysft")
+    return lambda: [line for line in caplog.messages if "step" in line or "probed" in line or "attempt" in line]
+
+
+def test_a_tenth_of_the_run_is_a_line_and_evaluations_are_all_told(tmp_path: Path, said: Any) -> None:
+    with TrainingProgress(str(tmp_path), 40) as progress:
+        records = begin(tmp_path, 1)
+        take(records, *range(1, 13))
+        records.evaluation(12, Reduced(0.5, {"nll": 0.5}, {}, {"nll": 4.0}, 4.0))
+        records.flush()
+        progress._look()
+        progress._look()
+    lines = said()
+    assert [line.split(":")[0] for line in lines] == [
+        *("probed 2 rows of the greatest length in a forward pass", "step 1/40", "step 4/40", "step 8/40"),
+        *("step 12/40", "step 12"),
+    ]
+    assert "loss 0.2500  200 tokens/s" in lines[2]
+    assert lines[-1] == "step 12: held-out loss 0.5000, perplexity 1.65"
+
+
+def test_what_an_earlier_command_said_is_not_said_again(tmp_path: Path, said: Any) -> None:
+    take(begin(tmp_path, 1), 1, 2, 3)
+    with TrainingProgress(str(tmp_path), 10) as progress:
+        progress._look()
+        assert said() == []
+        take(begin(tmp_path, 2, CommitId(1, 2)), 3, 4)
+        progress._look()
+    assert said()[0] == "attempt 2 starts from step 2"
+    assert [line.split(":")[0] for line in said()[2:]] == ["step 3/10", "step 4/10"]
+
+
+def test_storage_that_is_away_is_asked_again(tmp_path: Path, said: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = begin(tmp_path, 1)
+    with TrainingProgress(str(tmp_path), 10) as progress:
+        take(records, 1)
+        with monkeypatch.context() as patch:
+            patch.setattr("raysft.run.progress.read_attempts", lambda run: (_ for _ in ()).throw(OSError("away")))
+            progress._look()
+        progress._look()
+    assert [line.split(":")[0] for line in said()].count("step 1/10") == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ({}, ""),
+        ({"terms": {"nll": 1.0}, "metrics": {}}, ""),
+        ({"terms": {"nll": 1.0, "kl": 0.25}, "metrics": {}}, ", nll 1.0000, kl 0.2500"),
+        ({"terms": {"dpo": 0.5}, "metrics": {"accuracy": 0.75}}, ", accuracy 0.7500"),
+    ],
+)
+def test_terms_are_shown_where_there_are_several(line: dict[str, Any], text: str) -> None:
+    assert parts_text(line) == text
+
+
+def test_a_bar_for_each_kind_of_work() -> None:
+    with PrepareProgress() as progress:
+        for done in (0, 1, 2):
+            progress("shards", done, 2)
+        progress("columns", 1, 4)
+        tasks = {task.description: (task.completed, task.total) for task in progress._bar.tasks}
+    assert tasks == {"preparing shards": (2, 2), "preparing columns": (1, 4)}

@@ -1,29 +1,71 @@
-"""Runs and checks as objects."""
+"""A finished run as an object: what it measured, which export counts, and that data lets no markup in."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
-from commands import raysft as command
-from commands import write_material
-from html_page import Reader
+from fakes import make_recipe
+from html_page import EVIL, Reader
+from run_dirs import LAST, make_run
 
-import raysft
+from raysft.api.runs import _run
+from raysft.errors import ModelError
+from raysft.run.run import RunResult
+
+BEFORE = {"loss": 2.0, "perplexity": 7.39, "exact_match": None, "num_prompts": 0}
+AFTER = {
+    **{"loss": 1.0, "perplexity": 2.72, "exact_match": 0.5, "num_prompts": 2},
+    "samples": [{"prompt": EVIL, "answer": "a", "reference": "b"}, {"prompt": "q", "answer": EVIL, "reference": "c"}],
+}
 
 
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_material(tmp_path_factory.mktemp("user"))
+def result(run: str, *exports: str) -> RunResult:
+    return RunResult(run, LAST, BEFORE, AFTER, exports, f"{run}/report.html")
 
 
-def test_a_check_is_what_the_command_prints(capsys, path: Path) -> None:
-    found = raysft.check(raysft.load(path))
-    ran = command(capsys, "check", path)
-    assert ran.out == str(found) + "\n"
-    assert (found.model_type, found.total_steps) == ("llama", 2)
-    assert found.location == str(path.parent / "storage" / "runs" / "tiny")
-    num_parameters = 270 * 32 * 2 + 4 * 32 * 32 + 3 * 32 * 64 + 3 * 32
-    assert re.findall(r"([\d,]+) parameters", str(found)) == [f"{num_parameters:,}"]
-    assert Reader(found._repr_html_()).tags >= {"table", "td"}
+def test_what_was_measured_before_and_after() -> None:
+    found = _run(make_recipe(), result("/r", "/r/export/adapter", "/r/export/merged"))
+    assert found.before is not None
+    assert found.evaluation is not None
+    assert (found.before.loss, found.before.exact_match, found.before.samples) == (2.0, None, ())
+    assert (found.evaluation.exact_match, found.evaluation.num_prompts) == (0.5, 2)
+    assert str(found.evaluation) == "held-out loss 1.0000, perplexity 2.72, exact match 50.0% of 2 prompts"
+    assert str(found).splitlines()[1:4] == [
+        f"steps        {LAST}",
+        "before       held-out loss 2.0000, perplexity 7.39",
+        f"after        {found.evaluation}",
+    ]
+    assert found.export == "/r/export/merged", "the whole model before the adapter"
+
+
+def test_a_run_without_held_out_data_and_without_exports() -> None:
+    found = _run(make_recipe(), RunResult("/r", 3, None, None, (), "/r/report.html"))
+    assert (found.before, found.evaluation, found.export) == (None, None, None)
+    assert "before" not in str(found)
+    with pytest.raises(ModelError, match="has no export") as caught:
+        found.model()
+    assert "export.merged: true" in caught.value.fix
+
+
+def test_metrics_are_those_of_the_steps_that_count(tmp_path: Path) -> None:
+    """Attempt 1 commits 6 and dies at 7; attempt 2 does 7 and 8: each step once."""
+    run = make_run(tmp_path, "one", 1)
+    metrics = _run(make_recipe(), result(str(run))).metrics()
+    assert [step.step for step in metrics.steps] == list(range(1, LAST + 1))
+    assert [step.loss for step in metrics.steps] == pytest.approx([1 + 1 / n for n in range(1, LAST + 1)])
+    assert metrics.held_out == ()
+    pytest.importorskip("pandas")
+    frame = metrics.to_frame()
+    assert list(frame["step"]) == list(range(1, LAST + 1))
+    assert "line" not in frame.columns
+
+
+def test_answers_of_a_model_cannot_write_on_the_page() -> None:
+    found = _run(make_recipe(), result("/r/<b>"))
+    assert found.evaluation is not None
+    for shown in (found, found.evaluation):
+        page = Reader(shown._repr_html_())
+        assert page.tags <= {"table", "caption", "thead", "tbody", "tr", "th", "td"}
+    assert "\\u001b" in str(_run(make_recipe(), result("/r/\x1b[31m"))), "nor command the terminal"
+    assert "\x1b" not in str(_run(make_recipe(), result("/r/\x1b[31m")))

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
-import random
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +12,7 @@ from fakes import FakeGroup
 from safetensors.torch import load_file
 from torch import Tensor
 
-from raysft import sealed, storage
+from raysft import storage
 from raysft.errors import CheckpointError
 from raysft.train.commits import checkpoint
 from raysft.train.commits.checkpoint import begin_attempt, find_latest, remove_orphans
@@ -52,51 +49,7 @@ def commit(run: str, attempt: Attempt, step: int, *, size: int = 2, keep_last: i
         writer.finish()
 
 
-def chain(*steps: int, attempt: int = 1) -> list[CommitId]:
-    return [CommitId(attempt, step) for step in steps]
-
-
 A1 = Attempt(1, None)
-
-
-@pytest.mark.parametrize(
-    ("attempts", "commits", "expected"),
-    [
-        ([], [], []),
-        ([], chain(5), []),
-        ([A1], [], []),
-        ([A1], chain(5, 15, 10), chain(15, 10, 5)),
-        # attempt 2 went on from step 10 and has committed nothing yet
-        ([A1, Attempt(2, CommitId(1, 10))], chain(5, 10), chain(10, 5)),
-        # attempt 1 was fenced at step 10: what it wrote later is of no lineage, whenever it was written
-        (
-            [A1, Attempt(2, CommitId(1, 10))],
-            chain(5, 10, 15, 20) + chain(12, attempt=2),
-            chain(12, attempt=2) + chain(10, 5),
-        ),
-        # attempt 2 began anew, because nothing was intact: the older commits are gone from the lineage
-        ([A1, Attempt(2, None)], chain(5, 10) + chain(3, attempt=2), chain(3, attempt=2)),
-        # attempt 3 went on from attempt 1, passing attempt 2 over
-        (
-            [A1, Attempt(2, CommitId(1, 10)), Attempt(3, CommitId(1, 5))],
-            chain(5, 10) + chain(15, attempt=2) + chain(8, attempt=3),
-            chain(8, attempt=3) + chain(5),
-        ),
-        # three generations; the middle one branched off at 20 of its own
-        (
-            [A1, Attempt(2, CommitId(1, 10)), Attempt(3, CommitId(2, 20))],
-            chain(10) + chain(20, 30, attempt=2) + chain(25, attempt=3),
-            chain(25, attempt=3) + chain(20, attempt=2) + chain(10),
-        ),
-        # the parent commit was deleted by retention
-        ([A1, Attempt(2, CommitId(1, 10))], chain(20, attempt=2), chain(20, attempt=2)),
-    ],
-)
-def test_lineage(attempts: list[Attempt], commits: list[CommitId], expected: list[CommitId]) -> None:
-    for seed in range(3):
-        shuffled = list(commits)
-        random.Random(seed).shuffle(shuffled)
-        assert lineage(attempts, shuffled) == expected
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 10])
@@ -309,15 +262,6 @@ def test_retention_counts_over_attempts(tmp_path: Path) -> None:
     assert find_latest(run, FakeGroup()).commit == CommitId(2, 15)  # type: ignore[union-attr]
 
 
-def test_a_layout_of_another_version_is_refused_not_guessed(tmp_path: Path) -> None:
-    run = str(tmp_path)
-    commit(run, begin_attempt(run, FakeGroup())[0], 5)
-    place = storage.join(commit_directory(run, CommitId(1, 5)), "commit.json")
-    sealed.write(place, {**storage.read_json(place), "layout_version": 99})
-    with pytest.raises(CheckpointError, match="another layout"):
-        begin_attempt(run, FakeGroup())
-
-
 def test_checkpoints_live_at_a_uri_too(tmp_path: Path) -> None:
     run = f"memory://{tmp_path.name}/run"
     first, _ = begin_attempt(run, FakeGroup())
@@ -328,26 +272,6 @@ def test_checkpoints_live_at_a_uri_too(tmp_path: Path) -> None:
     assert restored is not None
     assert torch.equal(restored.tensors()["weight:a.weight"], tensors(10)["weight:a.weight"])
     assert read_commits(run) == [CommitId(1, 10)]
-
-
-@pytest.mark.parametrize("damage", [("{", "["), ('"step": 10', '"step": 11'), ("}\n", "")])
-def test_a_damaged_commit_record_counts_as_torn(tmp_path: Path, damage: tuple[str, str]) -> None:
-    run = str(tmp_path)
-    attempt, _ = begin_attempt(run, FakeGroup())
-    for step in (5, 10):
-        commit(run, attempt, step)
-    record = Path(commit_directory(run, CommitId(1, 10)), "commit.json")
-    assert damage[0] in record.read_text()
-    record.write_text(record.read_text().replace(*damage))
-    assert find_latest(run, FakeGroup()).commit == CommitId(1, 5)  # type: ignore[union-attr]
-
-
-def test_foreign_files_are_no_checkpoints(tmp_path: Path) -> None:
-    run = str(tmp_path)
-    commit(run, begin_attempt(run, FakeGroup())[0], 5)
-    for name in ("checkpoints/.DS_Store", "checkpoints/notes.txt", "attempts/.attempt-0009.json.x"):
-        (tmp_path / name).write_text("{")
-    assert find_latest(run, FakeGroup()).commit == CommitId(1, 5)  # type: ignore[union-attr]
 
 
 def test_ranks_follow_rank_0_whatever_they_see_themselves(tmp_path: Path) -> None:
@@ -367,28 +291,6 @@ def test_ranks_follow_rank_0_whatever_they_see_themselves(tmp_path: Path) -> Non
         commit(run, attempt, step)
     assert find_latest(run, Told(0)) is None
     assert find_latest(run, Told(1, 1, 5)).commit == CommitId(1, 5)  # type: ignore[union-attr]
-
-
-def test_listing_while_files_come_and_go(tmp_path: Path) -> None:
-    """Another rank writes and renames temporary files in the directory that this one lists."""
-    ended = threading.Event()
-
-    def write() -> None:
-        for i in itertools.count():
-            if ended.is_set():
-                return
-            storage.write_json(str(tmp_path / f"a{i % 7}.json"), i)
-
-    writers = [threading.Thread(target=write) for _ in range(2)]
-    for writer in writers:
-        writer.start()
-    try:
-        for _ in range(3000):
-            storage.list_names(str(tmp_path))
-    finally:
-        ended.set()
-        for writer in writers:
-            writer.join()
 
 
 def test_orphans_are_removed_and_nothing_else(tmp_path: Path) -> None:

@@ -1,0 +1,137 @@
+"""A preferred and a rejected answer as an atom of two samples, each as it is alone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from raysft.data.records import Candidate, Conversation, Message, Refusal
+from raysft.data.text.pairs import encode_answers, split_atom
+from raysft.data.text.tokenizer import template_for
+
+TALK = [
+    {"role": "user", "content": "one?"},
+    {"role": "assistant", "content": "uno"},
+    {"role": "user", "content": "two?"},
+]
+
+
+def talk(*answers: tuple[str, float], prompt: Sequence[dict[str, str]] = TALK) -> Conversation:
+    candidates = tuple(Candidate((Message("assistant", text),), score) for text, score in answers)
+    best = max(candidates, key=lambda one: one.score).messages
+    return Conversation(7, (*(Message(**turn) for turn in prompt), *best), candidates=candidates)
+
+
+@pytest.fixture(scope="module")
+def encoded(tokenizers: Any) -> Callable[..., Any]:
+    def encode(conversation: Conversation, max_tokens: int = 200, train_on: Any = "all") -> Any:
+        tokenizer = tokenizers["chatml"]
+        (found,) = encode_answers(
+            [conversation],
+            tokenizer,
+            template_for("chatml", tokenizer),
+            "pair",
+            train_on=train_on,
+            max_tokens=max_tokens,
+            over_long="drop",
+        )
+        return found
+
+    return encode
+
+
+def trained_text(tokenizer: Any, ids: Sequence[int], target: Sequence[float]) -> str:
+    return str(tokenizer.decode([i for i, weight in zip(ids, target, strict=True) if weight]))
+
+
+@pytest.mark.parametrize("scores", [(1.0, 0.0), (-1.0, -2.5), (0.2, 0.1)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_each_side_is_what_the_tokenizer_makes_of_it_alone(encoded, tokenizers, scores, turned) -> None:
+    tokenizer = tokenizers["chatml"]
+    answers = [("dos", scores[0]), ("zwei\n\n!", scores[1])]
+    (whole,) = encoded(talk(*(answers[::-1] if turned else answers)))
+    sides = split_atom(whole)
+    assert [name for name, _ in sides] == ["preferred", "rejected"]
+    for (_, example), answer in zip(sides, ("dos", "zwei\n\n!"), strict=True):
+        text = tokenizer.apply_chat_template([*TALK, {"role": "assistant", "content": answer}], tokenize=False)
+        assert tokenizer.decode(example.input_ids) == text
+        assert trained_text(tokenizer, example.input_ids, example.target) == f"{answer}<|im_end|>"
+        assert example.target[0] == 0
+
+
+def test_of_several_answers_the_best_and_the_worst_are_compared(encoded, tokenizers) -> None:
+    (whole,) = encoded(talk(("b", 0.5), ("worst", 0.1), ("best", 0.9), ("also worst", 0.1)))
+    texts = [trained_text(tokenizers["chatml"], side.input_ids, side.target) for _, side in split_atom(whole)]
+    assert texts == ["best<|im_end|>", "worst<|im_end|>"]
+
+
+def test_answers_of_several_turns_are_trained_as_train_on_says(encoded, tokenizers) -> None:
+    def tail(first: str, last: str) -> tuple[Message, ...]:
+        return (Message("assistant", first), Message("user", "go on"), Message("assistant", last))
+
+    candidates = (Candidate(tail("a", "b"), 1.0), Candidate(tail("c", "d"), 0.0))
+    one = Conversation(1, (Message("user", "q"), *candidates[0].messages), candidates=candidates)
+    for train_on, expected in (("all", ["a<|im_end|>b<|im_end|>", "c<|im_end|>d<|im_end|>"]), ("last", ["b", "d"])):
+        (whole,) = encoded(one, train_on=train_on)
+        texts = [trained_text(tokenizers["chatml"], side.input_ids, side.target) for _, side in split_atom(whole)]
+        assert texts == [text.removesuffix("<|im_end|>") + "<|im_end|>" for text in expected]
+
+
+@pytest.mark.parametrize(
+    ("conversation", "reason", "detail"),
+    [
+        (talk(("a", 1.0)), "no_pair", "1 answers that are compared; expected two or more, in the format preference"),
+        (Conversation(1, (Message("user", "q"), Message("assistant", "a"))), "no_pair", "no answers"),
+        (Conversation(1, (Message("text", "words"),)), "no_pair", "no answers"),
+        (talk(("a", 1.0), ("b", 1.0)), "no_preference", "all 2 answers have the score 1; expected different ones"),
+        (talk(("a", 1.0), ("a", 0.0)), "no_preference", "are the same"),
+        (talk(("a", float("nan")), ("b", 0.0)), "no_preference", "score nan"),
+        (talk(("a", 1.0), (" ", 0.0)), "empty_answer", "the rejected answer: "),
+        (talk(("a", 1.0), ("\ud800", 0.0)), "invalid_unicode", "the rejected answer: "),
+        (talk(("a " * 60, 1.0), ("b", 0.0)), "over_long", "tokens, at most 120 together fit a row"),
+        (replace(talk(("a", 1.0), ("b", 0.0)), weight=2.0), "weighted_pair", "a weight of 2"),
+        (
+            replace(talk(("a", 1.0), ("b", 0.0)), messages=(Message("user", "q"), Message("assistant", "other"))),
+            "changed_answer",
+            "a rule changed the answer",
+        ),
+    ],
+)
+def test_what_is_no_pair_is_refused_whole_with_its_reason(encoded, conversation, reason, detail) -> None:
+    found = encoded(conversation, max_tokens=120)
+    assert isinstance(found, Refusal)
+    assert found.reason == reason
+    assert detail in found.detail
+
+
+@pytest.mark.parametrize(("trim", "is_pair"), [(" | trim", False), ("", True)])
+def test_answers_that_the_template_writes_alike_are_no_pair(tokenizers, trim: str, is_pair: bool) -> None:
+    tokenizer = copy.deepcopy(tokenizers["chatml"])
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content']"
+        + trim
+        + " }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    (found,) = encode_answers(
+        [talk(("a", 1.0), ("a ", 0.0))],
+        tokenizer,
+        template_for("tokenizer", tokenizer),
+        "pair",
+        train_on="all",
+        max_tokens=200,
+        over_long="drop",
+    )
+    assert (not isinstance(found, Refusal)) is is_pair
+    if isinstance(found, Refusal):
+        assert found.reason == "no_preference"
+
+
+def test_a_pair_fits_when_both_samples_do(encoded) -> None:
+    (whole,) = encoded(talk(("a", 1.0), ("b", 0.0)))
+    assert sum(whole.segments) == len(whole.input_ids)
+    assert not isinstance(encoded(talk(("a", 1.0), ("b", 0.0)), max_tokens=sum(whole.segments)), Refusal)
+    assert isinstance(encoded(talk(("a", 1.0), ("b", 0.0)), max_tokens=sum(whole.segments) - 1), Refusal)

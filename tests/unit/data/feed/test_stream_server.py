@@ -33,6 +33,7 @@ def serve(monkeypatch: pytest.MonkeyPatch, error: Exception | None = None) -> Wi
         yield Window(1, 1, (0, 0), (0, 0), None)
 
     monkeypatch.setattr(stream_server, "windows", windows)
+    monkeypatch.setattr(stream_server, "_STALL_S", 5.0)
     nothing: Any = None
     return WindowServer(nothing, Cursor())
 

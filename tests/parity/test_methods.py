@@ -21,6 +21,11 @@ DECAY, LEARNING_RATE = 0.1, 3e-3
 
 ADAPTERS: dict[str, tuple[dict[str, Any], Callable[[], PeftConfig], float]] = {
     "lora": (LORA, lambda: LoraConfig(r=4, lora_alpha=8.0, target_modules=["q_proj", "v_proj"]), DECAY),
+    "dora": (
+        {**LORA, "method__kind": "dora", "method__rslora": True},
+        lambda: LoraConfig(r=4, lora_alpha=8.0, target_modules=["q_proj", "v_proj"], use_dora=True, use_rslora=True),
+        DECAY,
+    ),
     "ia3": (
         {"method__kind": "ia3"},
         lambda: IA3Config(target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"]),
@@ -76,7 +81,11 @@ def by_peft(bench: Bench, kind: str) -> tuple[list[float], list[float]]:
     torch.manual_seed(0)
     adapted = get_peft_model(model, config())
     trained = [p for p in adapted.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=decay, betas=(0.9, 0.95), eps=1e-8)
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": decay},
+        {"params": [p for p in trained if p.ndim == 1], "weight_decay": 0.0},  # DoRA's magnitudes
+    ]
+    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=LEARNING_RATE, betas=(0.9, 0.95), eps=1e-8)
     losses, norms = [], []
     for members in bench.base["samples"][:UNTIL]:
         total, count = torch.zeros(()), 0

@@ -28,6 +28,7 @@ from raysft.model.load import base_generation_config
 from raysft.model.methods import base_model, plain_name
 from raysft.model.stored import StoredTensor, stored_tensors
 from raysft.recipe.schema import Recipe
+from raysft.recipe.traits import method_of
 
 
 class WholeOnlyError(Exception):
@@ -124,6 +125,8 @@ def _found(recipe: Recipe) -> tuple[Any, PretrainedConfig, dict[str, StoredTenso
     """Class, config and stored tensors of a model that can be outlined. Raises WholeOnlyError, ModelError."""
     if recipe.model.source == "random":
         raise WholeOnlyError("fresh weights are made, not read")
+    if method_of(recipe).reads_weights:
+        raise WholeOnlyError(f"adapters of {method_of(recipe).title} begin with norms of the weights")
     location, config = model_location(recipe), load_config(recipe)
     refuse_other_weights(location, recipe.model.revision)
     model_class, config = _model_class(recipe, config)

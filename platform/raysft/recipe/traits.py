@@ -12,7 +12,7 @@ from typing import Any, Literal
 from raysft.recipe.columns import REFERENCE_LOG_PROB, Field, reference_top_k
 from raysft.recipe.facts import Linear, ModelShape
 from raysft.recipe.schema import Recipe
-from raysft.recipe.sections.method import AdaloraMethod, Ia3Method, LoraMethod
+from raysft.recipe.sections.method import AdaloraMethod, DoraMethod, Ia3Method, LowRankMethod
 
 Ability = Literal["pipeline", "tensor", "sequence", "shared_base"]
 
@@ -51,6 +51,8 @@ class MethodTraits:
     """How large its adapters are, in a few words; empty: it has none."""
     details: Callable[[Any], str]
     """All of its numbers in a few words; empty: it has none."""
+    reads_weights: bool = False
+    """Do its adapters begin with what is computed of the model's weights? Then every worker loads them whole."""
 
     @property
     def trains_base(self) -> bool:
@@ -88,7 +90,7 @@ def _is_target(linear: Linear, targets: tuple[str, ...]) -> bool:
     return ends_in(linear.name, targets) or any(target.endswith(f".{linear.name}") for target in targets)
 
 
-def _lora_adapted(method: LoraMethod | AdaloraMethod, shape: ModelShape) -> frozenset[str]:
+def _lora_adapted(method: LowRankMethod | AdaloraMethod, shape: ModelShape) -> frozenset[str]:
     targets = method.target_modules
     return frozenset(
         linear.name
@@ -97,7 +99,7 @@ def _lora_adapted(method: LoraMethod | AdaloraMethod, shape: ModelShape) -> froz
     )
 
 
-def _lora_parameters(method: LoraMethod, shape: ModelShape, tensor: int) -> int:
+def _lora_parameters(method: LowRankMethod, shape: ModelShape, tensor: int) -> int:
     """rank x (inputs + outputs) of each adapted linear layer (arXiv:2106.09685).
 
     Under all-linear each expert of a mixture has its own; where their input matrices are one, it is counted as two.
@@ -113,8 +115,16 @@ def _lora_parameters(method: LoraMethod, shape: ModelShape, tensor: int) -> int:
     return total
 
 
-def _lora_details(method: LoraMethod) -> str:
-    return f"rank {method.rank}, alpha {method.alpha:g}, on {', '.join(method.target_modules)}"
+def _lora_details(method: LowRankMethod) -> str:
+    scale = "rank-stabilised, " if method.rslora else ""
+    return f"rank {method.rank}, alpha {method.alpha:g}, {scale}on {', '.join(method.target_modules)}"
+
+
+def _dora_parameters(method: DoraMethod, shape: ModelShape, tensor: int) -> int:
+    """LoRA's, and a magnitude for each output (arXiv:2402.09353)."""
+    adapted = _lora_adapted(method, shape)
+    magnitudes = sum(linear.outputs for linear in shape.linears if linear.name in adapted)
+    return _lora_parameters(method, shape, tensor) + magnitudes
 
 
 def _adalora_parameters(method: AdaloraMethod, shape: ModelShape, tensor: int) -> int:
@@ -174,6 +184,19 @@ METHODS: dict[str, MethodTraits] = {
         drops=lambda method: method.dropout > 0,
         size=lambda method: f"rank {method.rank}",
         details=_lora_details,
+    ),
+    "dora": MethodTraits(
+        title="DoRA",
+        base="frozen",
+        exports=("adapter", "merged"),
+        allows=frozenset(("pipeline", "sequence")),
+        adapted=_lora_adapted,
+        layer_parameters=_dora_parameters,
+        kept=lambda method, linear: Kept(reads_input=True, width=(method.rank + 2 * linear.outputs) * linear.active),
+        drops=lambda method: method.dropout > 0,
+        size=lambda method: f"rank {method.rank}",
+        details=_lora_details,
+        reads_weights=True,
     ),
     "ia3": MethodTraits(
         title="IA3",

@@ -61,6 +61,7 @@ class Method:
 METHODS: dict[str, Method] = {
     "full": Method(TRAITS["full"], full.attach),
     "lora": Method(TRAITS["lora"], lora.attach),
+    "dora": Method(TRAITS["dora"], lora.attach),
     "ia3": Method(TRAITS["ia3"], ia3.attach),
     "adalora": Method(TRAITS["adalora"], adalora.attach, adalora.RankAllocation),
 }

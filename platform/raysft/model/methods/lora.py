@@ -1,4 +1,4 @@
-"""LoRA: low-rank adapters (Hu et al. 2021, arXiv:2106.09685), those of experts too."""
+"""LoRA: low-rank adapters (Hu et al. 2021, arXiv:2106.09685), those of experts too; DoRA (Liu et al. 2024)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from raysft.model.fast.low_rank import use_low_rank
 from raysft.model.methods.adapters import adapter_layers, base_model, no_layer, settled, untie
 from raysft.model.targets import expert_parameters, missing_targets, unfit_layers
 from raysft.recipe.schema import Recipe
-from raysft.recipe.sections.method import LoraMethod
+from raysft.recipe.sections.method import DoraMethod, LowRankMethod
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -69,7 +69,7 @@ def attach(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
     from peft.tuners.lora.layer import Linear
 
     method = recipe.method
-    assert isinstance(method, LoraMethod)
+    assert isinstance(method, LowRankMethod)
     targets: str | list[str] = list(method.target_modules)
     if targets == ["all-linear"]:
         targets = "all-linear"
@@ -78,6 +78,8 @@ def attach(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
         r=method.rank,
         lora_alpha=method.alpha,  # type: ignore[arg-type]  # peft divides it by r, a float is fine
         lora_dropout=method.dropout,
+        use_rslora=method.rslora,
+        use_dora=isinstance(method, DoraMethod),
         target_modules=targets,
         exclude_modules=unfit or None,
         task_type="CAUSAL_LM",
@@ -98,7 +100,7 @@ def attach(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
     return adapted
 
 
-def _check_names(config: LoraConfig, model: PreTrainedModel, method: LoraMethod, unfit: Sequence[str]) -> None:
+def _check_names(config: LoraConfig, model: PreTrainedModel, method: LowRankMethod, unfit: Sequence[str]) -> None:
     """Every name must fit a layer that can be adapted, or less would be trained than is said. Raises ModelError.
 
     Under all-linear the experts of a mixture are adapted where they are parameters [experts, ...] and no layers. peft
@@ -116,7 +118,7 @@ def _check_names(config: LoraConfig, model: PreTrainedModel, method: LoraMethod,
         raise no_layer(model, method.target_modules, f"no layer is named {', '.join(missing)}")
 
 
-def _cannot_adapt(model: PreTrainedModel, method: LoraMethod, told: str) -> ModelError:
+def _cannot_adapt(model: PreTrainedModel, method: LowRankMethod, told: str) -> ModelError:
     if "lora_dropout" in told:
         return ModelError(
             "the adapters of a mixture's experts take no dropout",

@@ -16,16 +16,30 @@ class FullMethod(Section):
     kind: Literal["full"] = Field("full", description="The kind that is meant where none is named.")
 
 
-class LoraMethod(Section):
-    """Low-rank adapters (arXiv:2106.09685) on a frozen model."""
+class LowRankMethod(Section):
+    """What LoRA and DoRA have in common."""
 
-    kind: Literal["lora"] = Field(description="Names this kind.")
     rank: int = Field(16, ge=1, description="LoRA rank r: the width between the two matrices of an adapter.")
     alpha: float = Field(32.0, gt=0, description="LoRA alpha; the adapter's output is scaled by alpha / rank.")
+    rslora: bool = Field(
+        False, description="Scale by alpha / sqrt(rank) instead, so that high ranks learn as fast (arXiv:2312.03732)."
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="Share of an adapter's inputs that is dropped at random.")
     target_modules: OneOrMany = Field(
         ("all-linear",), description="Names of the linear layers that get an adapter, or `all-linear`."
     )
+
+
+class LoraMethod(LowRankMethod):
+    """Low-rank adapters (arXiv:2106.09685) on a frozen model."""
+
+    kind: Literal["lora"] = Field(description="Names this kind.")
+
+
+class DoraMethod(LowRankMethod):
+    """Low-rank adapters of the direction of weights, and a magnitude for each output (arXiv:2402.09353)."""
+
+    kind: Literal["dora"] = Field(description="Names this kind.")
 
 
 class Ia3Method(Section):
@@ -61,7 +75,7 @@ class AdaloraMethod(Section):
     uncertainty_beta: float = Field(0.85, gt=0, lt=1, description="Smoothing of that sensitivity's uncertainty.")
 
 
-MethodSection = FullMethod | LoraMethod | Ia3Method | AdaloraMethod
+MethodSection = FullMethod | LoraMethod | DoraMethod | Ia3Method | AdaloraMethod
 """A section of any kind."""
 
 

@@ -7,14 +7,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from fakes import LLAMA, make_recipe
+from fakes import LLAMA, make_recipe, make_tokenizer
 from families import tiny_fields
+from peft import PeftModel
 from safetensors.torch import load_file
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from raysft.errors import ModelError
+from raysft.model.card import CardFacts
+from raysft.model.export import export_run
 from raysft.model.load import load_model
 from raysft.model.methods import adapted_layers, apply_method, is_adapted, merge
+from raysft.model.outline import WholeOnlyError, outline
+from raysft.model.shape import read_shape
+from raysft.recipe.compatibility import cell_of, verdict
+from raysft.recipe.traits import method_of
+from raysft.recipe.tune_executor import obstacles
 
 
 @pytest.fixture
@@ -96,3 +105,55 @@ def test_names_of_places_and_of_experts_in_their_older_form(
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**tiny_fields(model_type)))
     found = adapted_layers(apply_method(model, make_recipe(method={"kind": "lora", "target_modules": targets})))
     assert {re.sub(r"^.*?\.(?=\d)", "", name) for name in found} == adapted
+
+
+DORA = {"kind": "dora", "rank": 4, "rslora": True, "target_modules": ["q_proj", "down_proj"]}
+IDS = torch.arange(20).reshape(2, 10)
+
+
+def logits(model: nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = model.eval()(input_ids=IDS).logits.float()
+    return found
+
+
+def test_dora_begins_as_the_base_and_the_planner_knows_its_size(directory: Path) -> None:
+    recipe = local(directory, method=DORA)
+    module = apply_method(load_model(recipe, vocab_size=50), recipe)
+    plain = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    torch.testing.assert_close(logits(module), logits(plain))
+    shape, trained = read_shape(recipe), [p for p in module.parameters() if p.requires_grad]
+    assert sum(p.numel() for p in trained) == shape.num_layers * method_of(recipe).layer_parameters(
+        recipe.method, shape, 1
+    )
+
+
+def test_an_export_of_dora_computes_what_was_trained(tmp_path: Path) -> None:
+    fields, directory = {k: v for k, v in LLAMA.items() if k != "model_type"}, tmp_path / "base"
+    LlamaForCausalLM(LlamaConfig(**fields, vocab_size=264, initializer_range=0.2)).save_pretrained(directory)
+    recipe = local(directory, method=DORA, train={"precision": "fp32"})
+    module = apply_method(load_model(recipe, vocab_size=264), recipe)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+    expected = logits(module)
+    weights = [(name, p.detach().clone()) for name, p in module.named_parameters() if p.requires_grad]
+    facts = CardFacts(3, 10, 100, 50, {"data": "d", "mathematics": "m"}, {}, {})
+    adapter, merged = export_run(recipe, iter(weights), make_tokenizer(), out=str(tmp_path / "e"), card=facts)
+    plain = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    assert not torch.allclose(logits(plain), expected, atol=1e-3)
+    torch.testing.assert_close(logits(PeftModel.from_pretrained(plain, adapter)), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(logits(AutoModelForCausalLM.from_pretrained(merged)), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_dora_is_refused_where_it_would_not_be_exact(directory: Path) -> None:
+    cut = make_recipe(method={"kind": "dora"}, parallel={"tensor": 2, "zero": 1}, cluster={"workers": 2})
+    assert verdict(cell_of(cut)).status == "refused"
+    with pytest.raises(WholeOnlyError, match="norms of the weights"):
+        outline(local(directory, method=DORA), vocab_size=50, device=torch.device("cpu"))
+    search = local(directory, method=DORA)
+    space = {"method.rank": {"distribution": "choice", "values": [2, 4]}}
+    tune = {"space": space, "executor": "fused", "budget": {"trials": 4}}
+    assert any("lora" in one for one in obstacles(search, make_recipe(tune=tune).tune))

@@ -69,6 +69,23 @@ def load_model_tensors(source: str) -> dict[str, torch.Tensor]:
     return found
 
 
+@pytest.mark.parametrize(
+    "layout", cells("ZeRO 3", "ZeRO 3, LoRA, bf16", "2 stages, ZeRO 1", often=("ZeRO 3, LoRA, bf16",))
+)
+def test_a_resume_by_shares_goes_on_as_the_run_with_whole_models(
+    bench: Bench, source: str, tmp_path: Path, layout: str
+) -> None:
+    """And reads from the model's files only what the checkpoint does not have."""
+    fields = {"workers": 2, "model__source": source, "model__config": None, **LAYOUTS[layout]}
+    through = bench.cell(**fields, until=4)[0]
+    bench.cell(**fields, until=2, run=str(tmp_path), save=True)
+    for ours in bench.cell(**fields, until=4, run=str(tmp_path), by_shares=True):
+        assert ours["first"] == 2
+        assert ours["losses"] == through["losses"][2:]
+        assert ours["weights"] == through["weights"]
+        assert bool(ours["read"]) == ("LoRA" in layout)
+
+
 @pytest.mark.parametrize("layout", ["ZeRO 3", "2 stages, ZeRO 1"])
 def test_what_one_rank_cannot_read_is_told_by_all(bench: Bench, source: str, layout: str) -> None:
     fields = {"workers": 2, "model__source": source, "model__config": None, **LAYOUTS[layout]}

@@ -21,6 +21,7 @@ from raysft.engine.ds_config import deepspeed_config
 from raysft.engine.parameters import hf_name
 from raysft.errors import RaysftError, from_fields, to_fields
 from raysft.model.outline import Unread, placeholder
+from raysft.model.stacked import Source
 from raysft.model.stored import StoredTensor
 from raysft.recipe.resolve import ResolvedRun
 
@@ -43,7 +44,6 @@ def fill(
             if parameter not in unread:
                 continue
             stored, value = unread.take(parameter), torch.empty(parameter.shape, dtype=dtype, device=parameter.device)
-            parameter.data = placeholder(parameter.shape, parameter.device)  # its shard of zeros is let go
             if restored is None or f"weight:{name}" not in restored:
                 _read(stored, value, shard)
             parameter.data = value
@@ -67,7 +67,7 @@ def partition(module: nn.Module, unread: Unread, run: ResolvedRun, device: torch
         pin_memory=offload != "none" and run.recipe.cluster.gpus_per_worker > 0,
     )
     has_copies = run.recipe.parallel.secondary_shards > 1  # made of whole weights
-    waiting: list[tuple[nn.Parameter, Tensor | StoredTensor]] = []
+    waiting: list[tuple[nn.Parameter, Tensor | Source]] = []
     for name, parameter in module.named_parameters():
         if parameter not in unread:
             parameter.data = parameter.data.to(dtype)
@@ -91,7 +91,7 @@ def partition(module: nn.Module, unread: Unread, run: ResolvedRun, device: torch
     on_every_rank(act, unread)
 
 
-def _keep_own(zero: Any, parameter: Any, source: Tensor | StoredTensor) -> None:
+def _keep_own(zero: Any, parameter: Any, source: Tensor | Source) -> None:
     """What Init._partition_param does, without a whole tensor to take the range from. parameter: converted."""
     size = -(-parameter.ds_numel // parameter.ds_zero_partition_world_size)
     start = size * parameter.ds_zero_partition_rank
@@ -135,18 +135,19 @@ def on_every_rank(act: Callable[[], None], unread: Unread) -> None:
     raise from_fields(json.loads(bytes(message.tolist())))
 
 
-def _read(stored: StoredTensor, value: Tensor, shard: int) -> None:
+def _read(stored: Source, value: Tensor, shard: int) -> None:
     """The whole tensor, or the shard that `value` has room for."""
     axis = next((i for i, (a, b) in enumerate(zip(value.shape, stored.shape, strict=True)) if a != b), None)
     if axis is None:
         stored.read(value.view(-1))
     else:
+        assert isinstance(stored, StoredTensor), "no family with stacked experts is cut into shards"
         stored.read_part(value, axis, shard * value.shape[axis])
 
 
-def _copy(source: Tensor | StoredTensor, into: Tensor, start: int) -> None:
+def _copy(source: Tensor | Source, into: Tensor, start: int) -> None:
     """Elements of the flat source, from start on."""
-    if isinstance(source, StoredTensor):
-        source.read(into, start)
-    else:
+    if isinstance(source, Tensor):
         into.copy_(source.reshape(-1)[start : start + into.numel()])
+    else:
+        source.read(into, start)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from raysft.engine.parameters import hf_name, use_no_compiler
 from raysft.errors import ModelError
+from raysft.model.outline import is_placeholder, placeholder
 from raysft.recipe.facts import ModelShape
 
 
@@ -58,7 +59,12 @@ def cut_layers(module: nn.Module, shape: ModelShape, ways: int) -> Shards:
         _check_divides(name, layer.out_features if split == "column" else layer.in_features, ways)
         parent, _, child = name.rpartition(".")
         kind = LinearLayer if split == "column" else LinearAllreduce
-        setattr(module.get_submodule(parent), child, kind(layer, group, name=name))
+        is_unread = is_placeholder(layer.weight)
+        shard = kind(layer, group, name=name)
+        if is_unread:  # DeepSpeed has made room for it
+            for parameter in shard.parameters():
+                parameter.data = placeholder(parameter.shape, parameter.device)
+        setattr(module.get_submodule(parent), child, shard)
         cut += found["adapter"] is None
     if cut != (expected := len(splits) * shape.num_layers):
         raise ModelError(

@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig, PreTrainedModel
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+from transformers.core_model_loading import WeightConverter
 from transformers.utils import logging as transformers_logging
 
 from raysft.model.backend import attention_backend
@@ -26,6 +25,7 @@ from raysft.model.facts import UNUSABLE, check_vocabulary, load_config
 from raysft.model.files import model_location, refuse_other_weights, weight_files
 from raysft.model.load import base_generation_config
 from raysft.model.methods import base_model, plain_name
+from raysft.model.stacked import Source, sources
 from raysft.model.stored import StoredTensor, stored_tensors
 from raysft.recipe.schema import Recipe
 from raysft.recipe.traits import method_of
@@ -40,7 +40,7 @@ class Outline:
     """A model whose parameters are placeholders in fp32; its buffers are there."""
 
     model: PreTrainedModel
-    stored: Mapping[str, StoredTensor]
+    stored: Mapping[str, Source]
     """{name of a parameter: where its numbers are}, tied ones under each of their names."""
 
 
@@ -65,7 +65,7 @@ class Unread:
     def __len__(self) -> int:
         return len(self._stored)
 
-    def take(self, parameter: nn.Parameter) -> StoredTensor:
+    def take(self, parameter: nn.Parameter) -> Source:
         """What a parameter is read from; it is then no longer one of these."""
         return self._stored.pop(parameter)
 
@@ -110,6 +110,11 @@ def outline(recipe: Recipe, *, vocab_size: int, device: torch.device) -> Outline
     return Outline(model, _put_on(model, origin, device))
 
 
+def is_placeholder(tensor: Tensor) -> bool:
+    """Is it one?"""
+    return tensor.numel() > 1 and not any(tensor.stride())
+
+
 def why_whole(recipe: Recipe) -> str | None:
     """Why workers will load a stored model whole, where its directory is here; None: not known, or not so."""
     if recipe.model.source == "random" or not os.path.isdir(model_location(recipe)):
@@ -121,8 +126,8 @@ def why_whole(recipe: Recipe) -> str | None:
     return None
 
 
-def _found(recipe: Recipe) -> tuple[Any, PretrainedConfig, dict[str, StoredTensor]]:
-    """Class, config and stored tensors of a model that can be outlined. Raises WholeOnlyError, ModelError."""
+def _found(recipe: Recipe) -> tuple[Any, PretrainedConfig, dict[str, Source]]:
+    """Class, config and sources of a model that can be outlined. Raises WholeOnlyError, ModelError."""
     if recipe.model.source == "random":
         raise WholeOnlyError("fresh weights are made, not read")
     if method_of(recipe).reads_weights:
@@ -135,13 +140,10 @@ def _found(recipe: Recipe) -> tuple[Any, PretrainedConfig, dict[str, StoredTenso
         empty = model_class._from_config(copy.deepcopy(config))
     if empty.config.get_text_config() is not empty.config:
         raise WholeOnlyError("it reads more than text, which no small model of its kind does")
-    mapping = get_model_conversion_mapping(empty)
-    renamings = [one for one in mapping if isinstance(one, WeightRenaming)]
-    converters = [one for one in mapping if isinstance(one, WeightConverter)]
-    for name in tensors:
-        if rename_source_key(name, renamings, converters)[1] is not None:
-            raise WholeOnlyError(f"{name} is one of several that a tensor of the model is put together from")
-    return model_class, config, tensors
+    try:
+        return model_class, config, sources(tensors, empty)
+    except ValueError as error:
+        raise WholeOnlyError(str(error)) from error
 
 
 def placeholder(shape: torch.Size, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -187,7 +189,7 @@ def _tensors(paths: list[str]) -> dict[str, StoredTensor]:
     return tensors
 
 
-def _fill_buffers(model: PreTrainedModel, origin: Mapping[int, StoredTensor], device: torch.device) -> None:
+def _fill_buffers(model: PreTrainedModel, origin: Mapping[int, Source], device: torch.device) -> None:
     """Buffers that are stored are read, all are put on the device. Raises WholeOnlyError, ModelError."""
     for name, buffer in model.named_buffers():
         stored = origin.get(buffer.data_ptr()) if buffer.numel() else None
@@ -199,11 +201,9 @@ def _fill_buffers(model: PreTrainedModel, origin: Mapping[int, StoredTensor], de
         buffer.data = buffer.data.to(device)
 
 
-def _put_on(
-    model: PreTrainedModel, origin: Mapping[int, StoredTensor], device: torch.device
-) -> dict[str, StoredTensor]:
+def _put_on(model: PreTrainedModel, origin: Mapping[int, Source], device: torch.device) -> dict[str, Source]:
     """Placeholders on the device. Returns from what each parameter is read. Raises WholeOnlyError."""
-    stored: dict[str, StoredTensor] = {}
+    stored: dict[str, Source] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         found = origin.get(parameter.data_ptr())
         if found is None:
@@ -215,6 +215,6 @@ def _put_on(
     return stored
 
 
-def _check_shape(name: str, tensor: Tensor, stored: StoredTensor) -> None:
+def _check_shape(name: str, tensor: Tensor, stored: Source) -> None:
     if tensor.shape != stored.shape or any(tensor.stride()) or not tensor.is_floating_point():
         raise WholeOnlyError(f"{name} is another view of {stored.name}")

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from itertools import product
 from typing import Any
 
+from raysft.planner.activations import FLOAT32
 from raysft.planner.devices import GIB, Cluster
 from raysft.planner.layout import HEADROOM, LayoutForecast, breakdown, less_per_pass, replicas
 from raysft.planner.memory import adapted_names, adapter_parameters, bytes_basis, micro_steps
@@ -50,6 +51,7 @@ def _heading(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> list[str]:
         f"cluster   {cluster.num_devices} x {device.name}, {cluster.devices_per_node} a node; each "
         f"{room}, {device.peak_flops / 1e12:,.4g} TFLOP/s, {rates}",
         f"counted   {_basis(recipe)}",
+        f"load      {_load(recipe, shape, cluster)}",
         f"assumed   kernels reach {COMPUTE_EFFICIENCY:.0%} of the peak, collectives {LINK_EFFICIENCY:.0%} of a link: "
         "the order is worth more than the seconds",
     ]
@@ -61,6 +63,15 @@ def _heading(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> list[str]:
         size = method.size(recipe.method)
         lines.insert(1, f"{method.title:<10}{trained} parameters{f', {size}' if size else ''} on {names}")
     return lines
+
+
+def _load(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> str:
+    """What a worker's memory holds while the weights come into it (decision 034)."""
+    if recipe.model.source != "random":
+        return "each worker reads what it keeps; a type that must be loaded whole is named before the run starts"
+    size = FLOAT32 * shape.num_parameters
+    told = f"fresh weights: every worker makes all of them in fp32 first, {size / GIB:.1f} GiB"
+    return told + (", more than it has" if size > cluster.device.memory_bytes else "; files are read by shares")
 
 
 def _number(count: int) -> str:

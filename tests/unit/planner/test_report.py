@@ -37,6 +37,8 @@ def test_the_plan_says_why_within_its_columns() -> None:
     nothing = "\n".join(verbs.plan(recipe_8b(1), "1xL4-24G").lines())
     assert "none fits" in nothing
     assert "x L4-24G: " in nothing
+    assert "fp32 first, 29.9 GiB, more than it has" in nothing
+    assert "fp32 first, 29.9 GiB; files are read by shares" in joined
     numbers = verbs.plan(recipe, "8xH100-80G").to_json()
     assert len(numbers["layouts"]) > 10
     lora = "\n".join(verbs.plan(recipe_8b(1, method={"kind": "lora"}), "1xH100-80G").lines())

@@ -197,3 +197,4 @@ def _get_weights(
         set_weights(there, restored)
     if unread is not None and placeholders:
         partition(module, unread, run, device, restored)
+    assert unread is None or not len(unread), "a parameter of the model is in no module"

@@ -58,6 +58,9 @@ class Unread:
         if lost := outline.stored.keys() - {name for name, _ in names}:
             raise WholeOnlyError(f"its method takes {sorted(lost)[0]} out of the model")
         self._stored = {parameter: outline.stored[name] for name, parameter in names if name in outline.stored}
+        for name, parameter in module.named_parameters():
+            if parameter not in self._stored and not bool(torch.isfinite(parameter).all()):
+                raise WholeOnlyError(f"its method computes {name} from its weights")
 
     def __contains__(self, parameter: nn.Parameter) -> bool:
         return parameter in self._stored
@@ -147,8 +150,8 @@ def _found(recipe: Recipe) -> tuple[Any, PretrainedConfig, dict[str, Source]]:
 
 
 def placeholder(shape: torch.Size, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
-    """A tensor of zeros that takes the memory of one."""
-    return torch.zeros((), dtype=dtype, device=device).expand(shape)
+    """A tensor that takes the memory of one number, which is none: what is computed of it is none either."""
+    return torch.full((), torch.nan, dtype=dtype, device=device).expand(shape)
 
 
 def has_conversions(model: PreTrainedModel) -> bool:

@@ -15,7 +15,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from raysft.errors import ModelError
 from raysft.model.load import load_model
-from raysft.model.methods import apply_method
+from raysft.model.methods import METHODS, apply_method
 from raysft.model.outline import Outline, Unread, WholeOnlyError, outline, why_whole
 from raysft.model.stacked import Source, StackedTensor
 from raysft.model.stored import StoredTensor
@@ -151,6 +151,32 @@ def test_adapters_are_those_of_the_whole_model(tmp_path: Path, method: dict[str,
     fill(ours, found)
     assert_same(ours, theirs)
     assert [p.requires_grad for p in ours.parameters()] == [p.requires_grad for p in theirs.parameters()]
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_every_method_begins_as_on_the_whole_model_or_has_it_loaded(tmp_path: Path, kind: str) -> None:
+    """A method that looks at the weights (DoRA: lengths of their columns) would see placeholders."""
+    make_base("llama", tmp_path)
+    recipe = local(tmp_path, method={"kind": kind})
+    theirs = apply_method(load_model(recipe, vocab_size=VOCABULARY), recipe)
+    if kind == "dora":
+        with pytest.raises(WholeOnlyError, match="norms of the weights"):
+            outline(recipe, vocab_size=VOCABULARY, device=CPU)
+        return
+    found = outline(recipe, vocab_size=VOCABULARY, device=CPU)
+    ours = apply_method(found.model, recipe)
+    fill(ours, found)
+    assert_same(ours, theirs)
+
+
+def test_what_is_computed_from_placeholders_is_noticed(tmp_path: Path) -> None:
+    """A method that reads weights and does not say so; a zero would be trained in silence."""
+    make_base("llama", tmp_path)
+    found = outline(local(tmp_path), vocab_size=VOCABULARY, device=CPU)
+    layer = found.model.model.layers[0]
+    layer.length = nn.Parameter(layer.mlp.up_proj.weight.detach().norm(dim=1))
+    with pytest.raises(WholeOnlyError, match=r"computes model\.layers\.0\.length from its weights"):
+        Unread(found.model, found, found.model)
 
 
 @pytest.mark.parametrize("model_type", WHOLE)

@@ -27,19 +27,27 @@ def build_module(context: WorkerContext) -> ObjectiveModule:
     Raises ModelError on the rank that cannot load it.
     """
     recipe = context.recipe
-    by_shares: list[ObjectiveModule] = []
+    module = _by_shares(context) if recipe.model.source != "random" else None
+    if module is None:
+        module = _with_objective(apply_method(load_base(context), recipe), recipe, context.job.total_steps)
+    return module
+
+
+def _by_shares(context: WorkerContext) -> ObjectiveModule | None:
+    """The module without the weights that are in files; None: one of the ranks must load it whole. Collective."""
+    found: list[ObjectiveModule] = []
     reason = "another worker must"
     try:
-        by_shares.append(outlined_module(recipe, _tokenizer(context), context.device, context.job.total_steps))
-    except WholeOnlyError as found:
-        reason = str(found)
+        found.append(outlined_module(context.recipe, _tokenizer(context), context.device, context.job.total_steps))
+    except WholeOnlyError as error:
+        reason = str(error)
     except Exception as error:  # process boundary: told by loading it whole, when all ranks have come this far
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    if context.group.all_true(bool(by_shares)):
-        return by_shares[0]
-    if recipe.model.source != "random" and context.group.size > 1:
+    if context.group.all_true(bool(found)):
+        return found[0]
+    if context.group.size > 1:
         logger.warning("every worker loads the whole model in fp32 before it keeps its part: %s", reason)
-    return _with_objective(apply_method(load_base(context), recipe), recipe, context.job.total_steps)
+    return None
 
 
 def load_base(context: WorkerContext) -> PreTrainedModel:

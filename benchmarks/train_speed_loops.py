@@ -295,7 +295,7 @@ def plain(folder: Path, steps: int, log: Log) -> None:
         run=run,
         tokenizer=str(folder / "tokenizer"),
         train_store=(folder / "store").read_text(),
-        eval_store=None,
+        eval_stores={},
         num_replicas=resolved.num_replicas,
         sync=resolved.sync,
         token_flops=resolved.token_flops,

@@ -130,7 +130,7 @@ def workers(folder: Path, options: argparse.Namespace, *, together: bool) -> dic
             },
             options.store,
         )
-        | {"eval_store": None}
+        | {"eval_stores": {}}
         for i, point in enumerate(points(options.trials))
     ]
     _alone(base)

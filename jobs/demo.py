@@ -44,9 +44,10 @@ def main() -> int:
         print(f"Reverse {word}  ->  {answer}")
     assert run.before is not None
     assert run.evaluation is not None
-    print(f"exact match  {run.before.exact_match:.1%} before, {run.evaluation.exact_match:.1%} after")
+    before, after = (found["held_out/exact_match"] for found in (run.before, run.evaluation))
+    print(f"exact match  {before:.1%} before, {after:.1%} after")
     print(f"run          {run.location}\nreport       {run.report}")
-    return 0 if run.evaluation.exact_match >= 0.9 else 1
+    return 0 if after >= 0.9 else 1
 
 
 if __name__ == "__main__":

@@ -30,7 +30,8 @@ SEES = {
     },  # for the type checker; at run time only lazily
     "raysft.errors": set(),
     "raysft.storage": {"errors"},
-    "raysft.recipe": {"errors"},
+    "raysft.metrics": set(),
+    "raysft.recipe": {"metrics", "errors"},
     "raysft.lines": {"storage", "errors"},
     "raysft.sealed": {"lines", "storage", "errors"},
     "raysft.exports": {"storage", "errors"},
@@ -61,7 +62,7 @@ SEES = {
     "raysft.train.state": {"train"},
     "raysft.train.assembly": {"train", "objectives", "model", "data", "recipe", "errors"},
     "raysft.train.worker": {"train", "engine", "objectives", "model", "data", "recipe", "storage", "errors"},
-    "raysft.evaluate": {"recipe", "model", "data", "storage", "errors"},
+    "raysft.evaluate": {"metrics", "recipe", "model", "data", "storage", "errors"},
     "raysft.observe": {"recipe", "model", "data", "storage", "errors"},
     "raysft.planner": {"recipe", "errors"},
     "raysft.runtime": {"data", "train", "recipe", "storage", "errors"},
@@ -85,7 +86,8 @@ SEES = {
         *("run", "runtime", "train", "model", "data", "recipe", "lease", "sealed", "storage", "errors", "observe"),
     },
     "raysft.api": {
-        *("search", "run", "train", "evaluate", "observe", "planner", "data", "model", "recipe", "storage", "errors"),
+        *("search", "run", "train", "evaluate", "metrics", "observe", "planner", "data", "model", "recipe"),
+        *("storage", "errors"),
     },
     "raysft.cli": {
         *(

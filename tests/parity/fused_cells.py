@@ -80,7 +80,7 @@ def wire_of(trial: dict[str, Any], store: str) -> dict[str, Any]:
             run=trial["run"],
             tokenizer=str(recipe.model.tokenizer),
             train_store=store,
-            eval_store=store,
+            eval_stores={"held_out": store},
             num_replicas=1,
             sync=resolved.sync,
             token_flops=resolved.token_flops,

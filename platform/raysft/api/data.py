@@ -92,19 +92,27 @@ class PreparedData:
     train: Store
     held_out: Store | None
     """None: neither data.eval nor data.eval_fraction."""
+    sets: dict[str, Store]
+    """Those of evaluate.sets with data of their own, by name."""
+
+    @property
+    def stores(self) -> tuple[Store, ...]:
+        """All of them."""
+        return tuple(store for store in (self.train, self.held_out, *self.sets.values()) if store is not None)
 
     def __str__(self) -> str:
-        return "\n".join(str(store) for store in (self.train, self.held_out) if store is not None)
+        return "\n".join(map(str, self.stores))
 
     def _repr_html_(self) -> str:
-        return "\n".join(store._repr_html_() for store in (self.train, self.held_out) if store is not None)
+        return "\n".join(store._repr_html_() for store in self.stores)
 
 
 def prepare(recipe: Recipe) -> PreparedData:
     """See verbs.prepare."""
     found = data_steps.prepare_data(recipe)
     held_out = None if found.eval_manifest is None else _store(found.eval, found.eval_manifest)
-    return PreparedData(_store(found.train, found.train_manifest), held_out)
+    sets = {name: _store(store.location, store.manifest) for name, store in found.sets.items()}
+    return PreparedData(_store(found.train, found.train_manifest), held_out, sets)
 
 
 def _store(location: str | None, manifest: dict[str, Any]) -> Store:

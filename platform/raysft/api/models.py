@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from raysft.data.text import tokenizer as tokenizers
 from raysft.evaluate.exported import load_exported
-from raysft.evaluate.generation import answer_prompts
+from raysft.evaluate.generation import Sampling, TransformersGenerator
 
 BATCH_SIZE = 8
 """Questions answered at once."""
@@ -63,8 +63,8 @@ class LoadedModel:
             str(self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
             for chat in chats
         ]
-        return answer_prompts(
-            self.model, self.tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=BATCH_SIZE
+        return TransformersGenerator(self.model, self.tokenizer, batch_size=BATCH_SIZE).generate(
+            prompts, Sampling(max_new_tokens)
         )
 
 

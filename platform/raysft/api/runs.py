@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 from raysft.api.models import LoadedModel, load_model
 from raysft.api.tables import frame, table_html
 from raysft.errors import ModelError
+from raysft.metrics.base import Estimate
 from raysft.observe.console import printable
+from raysft.recipe.measures import HELD_OUT
 from raysft.recipe.schema import Recipe
 from raysft.run import steps
+from raysft.run.evaluations import evaluation_line
 from raysft.run.run import RunResult, run_training
-from raysft.run.summary import evaluation_line
-from raysft.train.history.records import read_metrics
+from raysft.train.history.records import evaluated_sets, read_metrics
 
 if TYPE_CHECKING:
     import pandas
@@ -22,24 +24,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured of a model; None: not asked for."""
+    """What was measured of a model."""
 
-    loss: float | None
-    """Nats per held-out target token."""
-    perplexity: float | None
-    exact_match: float | None
-    """Share of greedy answers that equal their reference, 0 to 1."""
-    num_prompts: int
-    samples: tuple[dict[str, str], ...]
-    """The first prompts with `prompt`, `answer` (the model's) and `reference`."""
+    measures: dict[str, Estimate]
+    """By full name, SET/MEASURE: `held_out/loss` (nats per target token), `gsm8k/exact_match`."""
+    samples: dict[str, tuple[dict[str, str], ...]]
+    """{set: its first prompts with `prompt`, `answer` (the model's) and `reference`}."""
     record: dict[str, Any]
-    """All of it, as it was written."""
+    """All of it, as it was written: {set: metrics, num_prompts, samples}."""
+
+    def __getitem__(self, name: str) -> float:
+        """The value of a measure. Raises KeyError where it was not asked for."""
+        return self.measures[name].value
 
     def __str__(self) -> str:
         return evaluation_line(self.record)
 
     def _repr_html_(self) -> str:
-        rows = [(sample["prompt"], sample["answer"], sample["reference"]) for sample in self.samples]
+        rows = [(one["prompt"], one["answer"], one["reference"]) for shown in self.samples.values() for one in shown]
         return table_html(str(self), ("prompt", "answer", "reference"), rows)
 
 
@@ -47,11 +49,12 @@ def _evaluation(record: Mapping[str, Any] | None) -> Evaluation | None:
     if record is None:
         return None
     return Evaluation(
-        loss=record["loss"],
-        perplexity=record["perplexity"],
-        exact_match=record["exact_match"],
-        num_prompts=record["num_prompts"],
-        samples=tuple(record.get("samples", ())),
+        measures={
+            f"{name}/{measure}": Estimate(**estimate)
+            for name, found in record.items()
+            for measure, estimate in found["metrics"].items()
+        },
+        samples={name: tuple(found.get("samples", ())) for name, found in record.items()},
         record=dict(record),
     )
 
@@ -76,14 +79,16 @@ class StepMetrics:
 
 
 @dataclass(frozen=True)
-class HeldOutMetrics:
-    """One held-out loss while training."""
+class SetMetrics:
+    """One evaluation of a set while training."""
 
     step: int
     loss: float
     """Nats per target token; of another objective than sft: its loss."""
     perplexity: float | None
     """None: the objective has none."""
+    measures: dict[str, float]
+    """The terms and metrics of the objective by name."""
 
 
 @dataclass(frozen=True)
@@ -91,13 +96,19 @@ class Metrics:
     """What the steps of the final model measured, in order: of replayed steps the one that counted."""
 
     steps: tuple[StepMetrics, ...]
-    held_out: tuple[HeldOutMetrics, ...]
+    evaluations: dict[str, tuple[SetMetrics, ...]]
+    """By set, in the order of steps."""
+
+    @property
+    def held_out(self) -> tuple[SetMetrics, ...]:
+        """Those of the held-out data."""
+        return self.evaluations.get(HELD_OUT, ())
 
     def to_frame(self) -> pandas.DataFrame:
-        """A row a step, with the held-out loss where there is one. Raises UserError without pandas."""
-        losses = {found.step: found.loss for found in self.held_out}
+        """A row a step, with each set's loss (`held_out/loss`) if there is one. Raises UserError without pandas."""
+        losses = {name: {one.step: one.loss for one in found} for name, found in self.evaluations.items()}
         rows = [{k: v for k, v in asdict(step).items() if k != "line"} for step in self.steps]
-        return frame([{**row, "held_out_loss": losses.get(row["step"])} for row in rows])
+        return frame([{**row, **{f"{s}/loss": of.get(row["step"]) for s, of in losses.items()}} for row in rows])
 
 
 @dataclass(frozen=True)
@@ -128,14 +139,13 @@ class Run:
 
     def metrics(self) -> Metrics:
         """Losses and rates of every step, read from the run directory."""
-        lines = read_metrics(self.location)
+        lines, evaluations = read_metrics(self.location), dict[str, list[SetMetrics]]()
+        for line in lines:
+            for name, found in evaluated_sets(line).items() if line["kind"] == "eval" else ():
+                evaluations.setdefault(name, []).append(_set_metrics(line["step"], found))
         return Metrics(
             steps=tuple(_step(line) for line in lines if line["kind"] == "step"),
-            held_out=tuple(
-                HeldOutMetrics(line["step"], line["loss"], line["perplexity"])
-                for line in lines
-                if line["kind"] == "eval"
-            ),
+            evaluations={name: tuple(found) for name, found in evaluations.items()},
         )
 
     def model(self) -> LoadedModel:
@@ -177,6 +187,11 @@ def _step(line: Mapping[str, Any]) -> StepMetrics:
         skipped=line["skipped"],
         line=dict(line),
     )
+
+
+def _set_metrics(step: int, found: Mapping[str, Any]) -> SetMetrics:
+    measures = {**found.get("terms", {}), **found.get("metrics", {})}  # lines of earlier versions have neither
+    return SetMetrics(step, found["loss"], found["perplexity"], measures)
 
 
 def train(recipe: Recipe, *, profile_steps: int) -> Run:

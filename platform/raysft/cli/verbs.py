@@ -50,11 +50,10 @@ def check(options: argparse.Namespace) -> None:
 
 def prepare(options: argparse.Namespace) -> None:
     prepared = api.prepare(api.load(options.recipe, options.set))
-    for store in (prepared.train, prepared.held_out):
-        if store is not None:
-            logger.info("store        %s", store.location or "none: data.mode is `stream`; of the first records:")
-            for line in store.certificate:
-                logger.info("             %s", line)
+    for store in prepared.stores:
+        logger.info("store        %s", store.location or "none: data.mode is `stream`; of the first records:")
+        for line in store.certificate:
+            logger.info("             %s", line)
 
 
 def plan(options: argparse.Namespace) -> None:

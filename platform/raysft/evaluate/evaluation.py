@@ -1,75 +1,54 @@
-"""Everything that `raysft evaluate` and the before/after table say of a model, in one record."""
+"""Everything that `raysft evaluate` and the before/after table say of a model: what was measured of each set."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel
 
 from raysft.data.store.parts import TokenStore
-from raysft.evaluate.generation import answer_prompts, exact_match
-from raysft.evaluate.heldout import HeldOut, held_out_loss
+from raysft.evaluate.generation import Generator, Sampling
+from raysft.evaluate.heldout import held_out_loss
+from raysft.metrics import METRICS
+from raysft.metrics.base import Answer, Estimate
+from raysft.recipe.evaluation_sets import SetPlan
 
 KEPT_SAMPLES = 10
-BATCH_SIZE = 32
-"""Prompts answered at once."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What was measured; None: not asked for."""
-
-    loss: float | None
-    """Nats per held-out target token."""
-    perplexity: float | None
-    target_tokens: int
-    """Tokens the loss was taken over."""
-    exact_match: float | None
-    """Share of greedy answers that equal their reference."""
-    num_prompts: int
-    samples: tuple[dict[str, str], ...]
-    """The first prompts with `prompt`, `answer` (the model's) and `reference`."""
-    of_pairs: bool = False
-    """The loss is that of the preferred answers of pairs."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, for files and the report."""
-        return {**asdict(self), "samples": list(self.samples)}
 
 
 def evaluate_model(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    *,
-    eval_store: str | None,
-    prompts: Sequence[Mapping[str, str]],
-    max_rows: int,
-    max_new_tokens: int,
-    stops: Sequence[int] | None = None,
-) -> Evaluation:
-    """Held-out loss over a token store (if given) and greedy answers to prompts (if any).
+    model: PreTrainedModel, generator: Generator, how: Sampling, sets: Mapping[str, tuple[TokenStore, SetPlan]]
+) -> dict[str, Any]:
+    """{set: record}, as JSON. model: of the losses. generator: of the answers.
 
-    prompts: mappings with `prompt` (rendered text) and `answer` (the reference). stops: ids that end an answer;
-    default: every special token.
+    A record has `metrics` {name: {value, count, low, high}}, `num_prompts`, `samples` (the first prompts with
+    `prompt`, `answer` (the model's) and `reference`) and `of_pairs`: the loss is that of the preferred answers.
     Raises DataError, ModelError, StorageError.
     """
-    held_out: HeldOut | None = None
-    if eval_store is not None:
-        held_out = held_out_loss(model, TokenStore.open(eval_store), max_rows=max_rows)
-    texts = [prompt["prompt"] for prompt in prompts]
-    references = [prompt["answer"] for prompt in prompts]
-    answers = answer_prompts(
-        model, tokenizer, texts, max_new_tokens=max_new_tokens, batch_size=BATCH_SIZE, stops=stops
-    )
-    shown = list(zip(texts, answers, references, strict=True))[:KEPT_SAMPLES]
-    return Evaluation(
-        loss=held_out.loss if held_out else None,
-        perplexity=held_out.perplexity if held_out else None,
-        target_tokens=held_out.target_tokens if held_out else 0,
-        exact_match=exact_match(answers, references) if answers else None,
-        num_prompts=len(answers),
-        samples=tuple({"prompt": p, "answer": a, "reference": r} for p, a, r in shown),
-        of_pairs=held_out is not None and held_out.of_pairs,
-    )
+    return {name: _evaluate_set(model, generator, how, store, plan) for name, (store, plan) in sets.items()}
+
+
+def _evaluate_set(
+    model: PreTrainedModel, generator: Generator, how: Sampling, store: TokenStore, plan: SetPlan
+) -> dict[str, Any]:
+    metrics, of_pairs = {}, False
+    if "loss" in plan.metrics:
+        found = held_out_loss(model, store, max_rows=plan.max_rows)
+        metrics["loss"] = Estimate(found.loss, found.target_tokens)
+        metrics["perplexity"] = Estimate(found.perplexity, found.target_tokens)
+        of_pairs = found.of_pairs
+    prompts = store.prompts()[: plan.prompts]
+    texts = generator.generate([one["prompt"] for one in prompts], how) if prompts else []
+    answers = [Answer(one["prompt"], text, one["answer"]) for one, text in zip(prompts, texts, strict=True)]
+    if answers:
+        metrics |= {name: METRICS[name].estimate(answers) for name in plan.metrics if name in METRICS}
+    return {
+        "metrics": {name: asdict(estimate) for name, estimate in metrics.items()},
+        "num_prompts": len(answers),
+        "samples": [
+            {"prompt": one.prompt, "answer": one.text, "reference": one.reference} for one in answers[:KEPT_SAMPLES]
+        ],
+        "of_pairs": of_pairs,
+    }

@@ -1,50 +1,74 @@
-"""Greedy answers to prompts, in batches, and their score. Owns padding and when an answer ends."""
+"""Answers to prompts: the protocol, and greedy ones of a model in memory. Owns padding and when an answer ends."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from raysft.errors import ModelError
+from raysft.evaluate.exported import load_exported
 
 
-def answer_prompts(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    prompts: Sequence[str],
-    *,
-    max_new_tokens: int,
-    batch_size: int,
-    stops: Sequence[int] | None = None,
-) -> list[str]:
-    """The model's greedy answer to each prompt, in the prompts' order, without special tokens.
+@dataclass(frozen=True)
+class Sampling:
+    """How an answer is chosen: greedily."""
 
-    prompts: rendered text, generation prompt included. An answer ends at one of the tokens `stops` (default: any
-    special token), after max_new_tokens, or where the model's positions end. Raises ModelError when a prompt is too
-    long.
-    """
-    ends = stop_ids(tokenizer) if stops is None else sorted(stops)
-    ids = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # equal lengths together: little padding
-    answers: dict[int, str] = {}
-    was_training = model.training
-    model.train(False)
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
-        rows = _generate(model, tokenizer, [ids[i] for i in batch], max_new_tokens, ends)
-        texts = tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        answers |= zip(batch, texts, strict=True)
-    model.train(was_training)
-    return [answers[i] for i in range(len(ids))]
+    max_new_tokens: int
 
 
-def exact_match(answers: Sequence[str], references: Sequence[str]) -> float:
-    """Share of answers that equal their reference, white space around them aside. There must be some."""
-    equal = [answer.strip() == reference.strip() for answer, reference in zip(answers, references, strict=True)]
-    return sum(equal) / len(equal)
+class Generator(Protocol):
+    """What answers prompts: a model in this process, later others."""
+
+    def load(self, location: str) -> None:
+        """Answer with the exported model at a location from now on. Raises ModelError."""
+
+    def generate(self, prompts: Sequence[str], how: Sampling) -> list[str]:
+        """An answer to each prompt, in the prompts' order, without special tokens.
+
+        prompts: rendered text, generation prompt included. Raises ModelError.
+        """
+
+
+@dataclass
+class TransformersGenerator:
+    """The greedy answers of a model in memory, in batches."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    stops: Sequence[int] | None = None
+    """Tokens that end an answer. Default: every special token."""
+    batch_size: int = 32
+
+    def load(self, location: str) -> None:
+        """See Generator. In fp32, on the device of the model that was there; an answer ends where it did."""
+        device = self.model.device
+        model, self.tokenizer = load_exported(location)
+        self.model = model.float()
+        torch.nn.Module.to(self.model, device)
+
+    def generate(self, prompts: Sequence[str], how: Sampling) -> list[str]:
+        """See Generator. An answer ends at a stop, after max_new_tokens, or where the model's positions end.
+
+        Raises ModelError when a prompt is too long.
+        """
+        model, tokenizer = self.model, self.tokenizer
+        ends = stop_ids(tokenizer) if self.stops is None else sorted(self.stops)
+        ids = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # equal lengths together: little padding
+        answers: dict[int, str] = {}
+        was_training = model.training
+        model.train(False)
+        for start in range(0, len(order), self.batch_size):
+            batch = order[start : start + self.batch_size]
+            rows = _generate(model, tokenizer, [ids[i] for i in batch], how.max_new_tokens, ends)
+            texts = tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            answers |= zip(batch, texts, strict=True)
+        model.train(was_training)
+        return [answers[i] for i in range(len(ids))]
 
 
 def stop_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:

@@ -16,6 +16,7 @@ import transformers
 import yaml
 
 import raysft
+from raysft.recipe.measures import rows_of
 from raysft.recipe.schema import Recipe
 from raysft.recipe.traits import method_of, objective_of
 
@@ -35,7 +36,7 @@ class CardFacts:
     fingerprints: Mapping[str, str]
     """{data, mathematics, execution} -> hash."""
     before: Mapping[str, Any]
-    """Held-out `loss`, `perplexity`, `exact_match` before training; absent or None: not measured."""
+    """What was measured before training, by set (evaluate/evaluation.py); empty: nothing."""
     after: Mapping[str, Any]
     """The same after training."""
 
@@ -88,16 +89,9 @@ def _is_hub_id(source: str) -> bool:
 
 
 def _results(facts: CardFacts) -> str:
-    rows = []
-    of = " of the preferred answers" if any(found.get("of_pairs") for found in (facts.before, facts.after)) else ""
-    for key, label, pattern in (
-        ("loss", f"held-out loss{of} (nats per target token)", "{:.4f}"),
-        ("perplexity", f"held-out perplexity{of}", "{:.4g}"),
-        ("exact_match", "exact match of greedy answers", "{:.1%}"),
-    ):
-        values = [facts.before.get(key), facts.after.get(key)]
-        if values != [None, None]:
-            rows.append((label, *("-" if value is None else pattern.format(value) for value in values)))
+    rows: list[tuple[str, ...]] = []
+    for row in rows_of(facts.before, facts.after):
+        rows.append((f"{row.title} ({row.unit})" if row.unit else row.title, row.before, row.after))
     return _table(("held-out data", "before", "after"), rows) if rows else ""
 
 

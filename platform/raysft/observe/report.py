@@ -15,6 +15,7 @@ from markupsafe import Markup
 from raysft.observe.charts import Point, Series, line_chart, smooth
 from raysft.observe.goodput import TITLES, TimeFacts, svg_bar
 from raysft.observe.pages import page_template
+from raysft.recipe.measures import MEASURES, Row, rows_of
 
 Fields = Mapping[str, Any]
 
@@ -47,7 +48,7 @@ class ReportFacts:
     metrics: Sequence[Fields]
     """Lines of the metrics file, of the final lineage: `kind` is step or eval."""
     before: Fields | None
-    """Evaluation.to_json() of the untrained model: loss, perplexity, exact_match, num_prompts, samples."""
+    """evaluate_model() of the untrained model: {set: metrics, num_prompts, samples}."""
     after: Fields | None
     certificate: Sequence[str]
     """What the data became: counts, refusals, masks."""
@@ -67,13 +68,17 @@ def render_report(facts: ReportFacts) -> str:
         duration=f"wall time {duration_text(facts.wall_s)}" if facts.wall_s else "",
         tiles=_tiles(facts, before, after),
         charts={name: Markup(svg) for name, svg in _charts(facts.metrics).items()},
-        parts={name: Markup(svg) for name, svg in _parts_charts(facts.metrics).items()},
+        parts={
+            name: Markup(svg) for name, svg in (_parts_charts(facts.metrics) | _set_charts(facts.metrics)).items()
+        },
         has_eval=any(line["kind"] == "eval" for line in facts.metrics),
-        results=_results(before, after),
+        results=rows_of(before, after),
         samples=_samples(before, after),
         time_bar=Markup(svg_bar(facts.time)) if facts.time else "",
         incident_titles=TITLES,
-        num_prompts=after.get("num_prompts") or before.get("num_prompts") or 0,
+        num_prompts=max(
+            (one.get("num_prompts", 0) for found in (before, after) for one in found.values()), default=0
+        ),
     )
 
 
@@ -131,14 +136,27 @@ def _parts_charts(metrics: Sequence[Fields]) -> dict[str, str]:
     return charts
 
 
+def _set_charts(metrics: Sequence[Fields]) -> dict[str, str]:
+    """{SET/MEASURE: chart} of the sets of evaluate.sets: the loss, terms where there are several, and metrics."""
+    points: dict[str, list[Point]] = {}
+    for line in metrics:
+        for name, found in line.get("sets", {}).items():
+            terms = found["terms"] if len(found["terms"]) > 1 else {}
+            for measure, value in {"loss": found["loss"], **terms, **found["metrics"]}.items():
+                points.setdefault(f"{name}/{measure}", []).append((float(line["step"]), float(value)))
+    return {
+        name: line_chart([Series(name, found, "dots")], x_label="step", y_label=name, width=340, height=230)
+        for name, found in points.items()
+    }
+
+
 def _tiles(facts: ReportFacts, before: Fields, after: Fields) -> list[tuple[str, str, str]]:
     """(label, value, remark) of the numbers on top."""
     steps = [line for line in facts.metrics if line["kind"] == "step"]
     tiles = []
-    for field, label in (("exact_match", "exact match"), ("loss", f"held-out loss{_of(before, after)}")):
-        if after.get(field) is not None:
-            was = f"before {_number(field, before.get(field))}" if before.get(field) is not None else ""
-            tiles.append((label, _number(field, after[field]), was))
+    for row in _headlines(rows_of(before, after)):
+        was = f"before {row.before.partition(' (')[0]}" if row.before != "-" else ""
+        tiles.append((row.title, row.after.partition(" (")[0], was))
     if steps:
         speed = median(float(line["tokens_per_s"]) for line in steps)
         tokens = steps[-1].get("total_tokens")
@@ -172,42 +190,29 @@ def _hardware_tiles(metrics: Sequence[Fields], steps: Sequence[Fields]) -> list[
     return tiles
 
 
-def _results(before: Fields, after: Fields) -> list[tuple[str, str, str]]:
-    """(what, before, after) of everything that was measured at least once."""
-    rows = []
-    for field, label in (
-        ("loss", f"held-out loss{_of(before, after)}, nats per target token"),
-        ("perplexity", f"held-out perplexity{_of(before, after)}"),
-        ("exact_match", "exact match of greedy answers"),
-    ):
-        values = before.get(field), after.get(field)
-        if values != (None, None):
-            rows.append((label, _number(field, values[0]), _number(field, values[1])))
-    return rows
-
-
-def _of(before: Fields, after: Fields) -> str:
-    """What was counted, where that is not all that is held out."""
-    return " of the preferred answers" if before.get("of_pairs") or after.get("of_pairs") else ""
-
-
-def _number(field: str, value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.1%}" if field == "exact_match" else f"{value:,.4f}" if value < 1000 else f"{value:,.0f}"
+def _headlines(rows: Sequence[Row]) -> list[Row]:
+    """The first measure of answers and the first of rows that there are after training."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        if row.after != "-":
+            found.setdefault(MEASURES[row.measure].wants, row)
+    return [found[wants] for wants in ("answers", "rows") if wants in found]
 
 
 def _samples(before: Fields, after: Fields) -> list[dict[str, Any]]:
-    """Sample prompts with both models' answers, matched by prompt."""
-    earlier = {sample["prompt"]: sample["answer"] for sample in before.get("samples", ())}
-    shown = after.get("samples") or before.get("samples", ())
-    return [
-        {
-            "prompt": sample["prompt"],
-            "reference": sample["reference"],
-            "before": earlier.get(sample["prompt"]),
-            "after": sample["answer"] if after.get("samples") else None,
-            "right": bool(after.get("samples")) and sample["answer"].strip() == sample["reference"].strip(),
-        }
-        for sample in shown
-    ]
+    """Sample prompts of all sets with both models' answers, matched by prompt."""
+    shown = []
+    for name in dict.fromkeys((*before, *after)):
+        first, last = (found.get(name, {}).get("samples", ()) for found in (before, after))
+        earlier = {sample["prompt"]: sample["answer"] for sample in first}
+        shown += [
+            {
+                "prompt": sample["prompt"],
+                "reference": sample["reference"],
+                "before": earlier.get(sample["prompt"]),
+                "after": sample["answer"] if last else None,
+                "right": bool(last) and sample["answer"].strip() == sample["reference"].strip(),
+            }
+            for sample in last or first
+        ]
+    return shown

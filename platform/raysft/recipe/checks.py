@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from raysft.errors import RecipeError
 from raysft.recipe.cleaning import WHOLE_DATA
+from raysft.recipe.evaluation_sets import check_sets, evaluation_sets, has_held_out
 from raysft.recipe.model_checks import check_method, check_model
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.data import DataSection
@@ -31,6 +32,7 @@ def check_recipe(recipe: Recipe) -> None:
         _check_stream,
         _check_answers,
         _check_steps,
+        check_sets,
     ):
         check(recipe)
 
@@ -129,8 +131,8 @@ def _check_data(recipe: Recipe) -> None:
             expected="one of them",
             fix="remove it from data.ignore_columns to read it",
         )
-    wants_eval = recipe.evaluate.every_steps is not None or recipe.evaluate.generate_prompts > 0
-    if wants_eval and not (data.eval or data.eval_fraction):
+    wants_all, wants_own = recipe.evaluate.every_steps is not None, recipe.evaluate.generate_prompts > 0
+    if (wants_own and not has_held_out(recipe)) or (wants_all and not evaluation_sets(recipe)):
         raise RecipeError(
             "evaluation is asked for, but there is no held-out data",
             got="evaluate.every_steps or evaluate.generate_prompts set",

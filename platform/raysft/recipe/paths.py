@@ -24,6 +24,10 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
             "model.tokenizer": model.tokenizer and _absolute_if_there(model.tokenizer),
             "data.train": tuple(map(_absolute_source, data.train)),
             "data.eval": tuple(map(_absolute, data.eval)),
+            "evaluate.sets": {
+                name: one.model_copy(update={"data": tuple(map(_absolute, one.data))})
+                for name, one in recipe.evaluate.sets.items()
+            },
             "data.template": data.template if Path(data.template).is_dir() else _absolute_if_there(data.template),
             "data.rules": tuple(map(_absolute_rule, data.rules)),
         },

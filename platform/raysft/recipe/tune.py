@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, Strict
+from pydantic import AfterValidator, BeforeValidator, Field, Strict
 
+from raysft.metrics.base import Mode
 from raysft.recipe.cleaning import Section
-from raysft.recipe.sections.objective import HELD_OUT, Mode
+from raysft.recipe.measures import HELD_OUT_LOSS, OLD_NAMES, full_names
+from raysft.recipe.sections.objective import MEASURES_OF_ROWS
 
 Scalar = bool | int | float | str
 Value = Scalar | None | list[Any]
@@ -63,21 +65,20 @@ class Choice(Section):
 
 Distribution = Annotated[Uniform | LogUniform | Int | Choice, Field(discriminator="distribution")]
 
-MODES: dict[str, Mode] = {
-    "held_out_loss": "min",
-    "train_loss": "min",
-    "tokens_per_s": "max",
-    "peak_bytes": "min",
-    **HELD_OUT,
-}
-"""{metric: what better means}: the loss, what a trial costs, and each term and metric of an objective."""
+COSTS: dict[str, Mode] = {"train_loss": "min", "tokens_per_s": "max", "peak_bytes": "min"}
+"""{metric of the steps themselves: which way is better}. All others are measures of a set, SET/MEASURE."""
 
 if TYPE_CHECKING:
     Metric = str
 else:
-    Metric = Literal[*MODES]
+    Metric = Literal[*COSTS, *OLD_NAMES] | Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*/[a-z_]+$")]
 
-Metrics = Annotated[tuple[Metric, ...], Strict(False)]
+Metrics = Annotated[tuple[Metric, ...], Strict(False), AfterValidator(full_names)]
+
+
+def mode_of(metric: str) -> Mode | None:
+    """Which way is better; None: no such metric."""
+    return COSTS.get(metric) or MEASURES_OF_ROWS.get(metric.partition("/")[2])
 
 
 SchedulerKind = Literal["asha", "hyperband", "median", "pbt", "none"]
@@ -133,12 +134,17 @@ class TuneSection(Section):
         Field(Scheduler(), description="Which running trials are ended early: a kind, or a section with its numbers.")
     )
     metrics: Annotated[
-        Metrics, BeforeValidator(_listed, json_schema_input_type=Metric | Annotated[Metrics, Field(min_length=1)])
+        Metrics,
+        BeforeValidator(
+            _listed,
+            json_schema_input_type=Metric | Annotated[tuple[Metric, ...], Field(min_length=1)],
+        ),
     ] = Field(
-        ("held_out_loss",),
+        (HELD_OUT_LOSS,),
         min_length=1,
-        description="What is searched for: held_out_loss, train_loss, tokens_per_s, peak_bytes, or a term or metric "
-        "of the objective on held-out rows (held_out/accuracy). Several: the Pareto front.",
+        description="What is searched for: held_out_loss, train_loss, tokens_per_s, peak_bytes, or SET/MEASURE: the "
+        "loss, a term or a metric of the objective on held-out rows (held_out/accuracy) or on a set of evaluate.sets "
+        "(dev/loss). Several: the Pareto front.",
     )
     budget: Budget = Budget()
     concurrent: int | None = Field(
@@ -167,4 +173,4 @@ class TuneSection(Section):
     @property
     def modes(self) -> tuple[Mode, ...]:
         """Which way is better, for each metric."""
-        return tuple(MODES[metric] for metric in self.metrics)
+        return tuple(mode_of(metric) or "min" for metric in self.metrics)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
 from dataclasses import dataclass
 
 from raysft.errors import RecipeError
+from raysft.recipe.evaluation_sets import measured_in_training
 from raysft.recipe.schema import Recipe
-from raysft.recipe.sections.objective import ObjectiveSection
-from raysft.recipe.tune import Choice, Distribution, Int, LogUniform, TuneSection, Uniform
+from raysft.recipe.tune import COSTS, Choice, Distribution, Int, LogUniform, TuneSection, Uniform, mode_of
 from raysft.recipe.tune_executor import check_executor
 
 
@@ -149,7 +148,7 @@ def _check_scheduler(recipe: Recipe, tune: TuneSection) -> None:
             expected="one metric, or scheduler: none",
             fix="set tune.scheduler: none",
         )
-    if is_held_out(tune.metrics[0]) and recipe.evaluate.every_steps is None:
+    if is_evaluated(tune.metrics[0]) and recipe.evaluate.every_steps is None:
         raise RecipeError(
             "trials would report nothing before their end",
             got=f"tune.scheduler: {kind}, evaluate.every_steps not set",
@@ -183,18 +182,9 @@ def _check_budget(tune: TuneSection) -> None:
         )
 
 
-def is_held_out(metric: str) -> bool:
-    """Is it measured on held-out rows?"""
-    return metric.startswith("held_out")
-
-
-def measured_by(objective: ObjectiveSection, varied: Container[str] = ()) -> list[str]:
-    """Full names of the measures that an objective has with these fields. varied: fields that trials differ in."""
-    return [
-        f"held_out/{name}"
-        for name in objective.measures
-        if (field := objective.needs.get(name)) is None or dict(objective)[field] or f"objective.{field}" in varied
-    ]
+def is_evaluated(metric: str) -> bool:
+    """Is it measured by evaluations in training?"""
+    return "/" in metric
 
 
 def _check_metrics(recipe: Recipe, tune: TuneSection) -> None:
@@ -205,21 +195,26 @@ def _check_metrics(recipe: Recipe, tune: TuneSection) -> None:
             expected="different metrics",
             fix="remove the second one",
         )
-    held_out = [metric for metric in tune.metrics if is_held_out(metric)]
-    if held_out and not (recipe.data.eval or recipe.data.eval_fraction):
+    evaluated = [metric for metric in tune.metrics if is_evaluated(metric)]
+    measured = measured_in_training(recipe, tune.space)
+    if evaluated and not measured:
         raise RecipeError(
             "trials would never report the metric",
-            got=f"tune.metrics: {held_out[0]}, and no held-out data",
-            expected="data.eval or data.eval_fraction",
+            got=f"tune.metrics: {evaluated[0]}, and no held-out data",
+            expected="data.eval, data.eval_fraction, or a set in evaluate.sets",
             fix="set data.eval_fraction: 0.02, or search for train_loss",
         )
-    measured = measured_by(recipe.objective, tune.space)
-    if others := [metric for metric in held_out if metric.startswith("held_out/") and metric not in measured]:
+    wrong = [
+        metric
+        for metric in tune.metrics
+        if (metric not in measured if is_evaluated(metric) else mode_of(metric) is None)
+    ]
+    if wrong:
         raise RecipeError(
             "trials would never report the metric",
-            got=f"tune.metrics: {others[0]}, objective.kind: {recipe.objective.kind}",
-            expected=f"held_out_loss, or one of {', '.join(measured)}",
-            fix="name a term or metric of this objective",
+            got=f"tune.metrics: {wrong[0]}, objective.kind: {recipe.objective.kind}",
+            expected=", ".join(dict.fromkeys((*COSTS, *measured))),
+            fix="name one of these",
         )
     if recipe.tune and recipe.tune.budget.gpu_hours and not recipe.cluster.gpus_per_worker:
         raise RecipeError(

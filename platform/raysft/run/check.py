@@ -8,6 +8,7 @@ from raysft import storage
 from raysft.data.read.sources import expand
 from raysft.data.text.tokenizer import recipe_tokenizer, template_for, tokenizer_source
 from raysft.model.facts import read_facts
+from raysft.recipe.evaluation_sets import set_sources
 from raysft.recipe.facts import DataFacts
 from raysft.recipe.paths import with_absolute_paths
 from raysft.recipe.resolve import resolve, schedule
@@ -51,6 +52,8 @@ def check(recipe: Recipe) -> CheckedRecipe:
     ]
     if recipe.data.eval:
         lines.append(_files("held out", recipe, (SourceSection(path=recipe.data.eval, name="eval"),)))
+    for name, source in set_sources(recipe).items():
+        lines.append(_files(f"set {name}", recipe, (source,)))
     steps = None
     if recipe.train.max_steps is not None:
         steps = schedule(resolved, DataFacts(None)).total_steps
@@ -66,7 +69,7 @@ def _files(label: str, recipe: Recipe, sources: tuple[SourceSection, ...]) -> st
         sources,
         format=recipe.data.format,
         columns=recipe.data.columns,
-        purpose="eval" if label == "held out" else "train",
+        purpose="train" if label == "data" else "eval",
     )
     num_bytes = sum(file.num_bytes for file in files)
     return f"{label:12} {len(files)} files, {num_bytes / 1e6:,.1f} MB; what is in them: `raysft preview`"

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from raysft import storage
+from raysft.recipe.measures import full_names
 from raysft.recipe.sections.data import DataSection
 from raysft.recipe.tune import Distribution
 
@@ -44,6 +45,8 @@ def same_in_search(directory: str, name: str, before: Any, after: Any) -> bool:
     """
     if name == BASE and None in (before, after):
         return True  # nobody knows: an older study, or weights that are not on this machine
+    if name == "metrics":
+        return full_names(before) == full_names(after)
     if name.startswith("space."):
         return bool(_today(Distribution, before) == _today(Distribution, after))
     if name.startswith("data."):

@@ -11,10 +11,11 @@ from typing import Any
 
 from rich.progress import TaskID, TimeRemainingColumn
 
+from raysft.recipe.measures import HELD_OUT
 from raysft.run.bars import bars
 from raysft.run.storage_watch import StorageWatch
 from raysft.train.commits.lineage import newest_attempt, read_attempts
-from raysft.train.history.records import attempt_metrics
+from raysft.train.history.records import attempt_metrics, evaluated_sets
 
 logger = logging.getLogger(__name__)
 
@@ -76,8 +77,11 @@ class TrainingProgress:
 
     def _show(self, line: dict[str, Any]) -> None:
         if line["kind"] == "eval":
-            perplexity = "" if line["perplexity"] is None else f", perplexity {line['perplexity']:.2f}"
-            logger.info("step %d: held-out loss %.4f%s%s", line["step"], line["loss"], perplexity, parts_text(line))
+            for name, found in evaluated_sets(line).items():
+                what = "held-out" if name == HELD_OUT else name
+                perplexity = "" if found["perplexity"] is None else f", perplexity {found['perplexity']:.2f}"
+                loss = f"{what} loss {found['loss']:.4f}{perplexity}{parts_text(found)}"
+                logger.info("step %d: %s", line["step"], loss)
             return
         if line["kind"] == "start":
             logger.info(

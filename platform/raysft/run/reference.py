@@ -11,7 +11,7 @@ import gc
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -33,6 +33,7 @@ from raysft.data.store.parts import TokenStore
 from raysft.data.text.tokenizer import recipe_tokenizer
 from raysft.evaluate.reference import load_reference, reference_inputs, reference_values
 from raysft.lease import lease
+from raysft.recipe.evaluation_sets import evaluation_sets
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.schema import Recipe
 from raysft.recipe.traits import reference_columns
@@ -49,10 +50,11 @@ _Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class ReferenceColumns:
-    """Where they lie; None: the objective asks for none, or there is no such store."""
+    """Where they lie; none: the objective asks for none."""
 
     train: str | None = None
-    eval: str | None = None
+    evaluated: Mapping[str, str] = field(default_factory=dict)
+    """{set of which rows are computed: where its columns lie}."""
 
 
 def find_or_make(recipe: Recipe, prepared: Prepared) -> ReferenceColumns:
@@ -60,14 +62,14 @@ def find_or_make(recipe: Recipe, prepared: Prepared) -> ReferenceColumns:
     if not reference_columns(recipe):
         return ReferenceColumns()
     assert prepared.train is not None  # a stream is refused (recipe/checks.py)
-    stores = {prepared.train: prepared.train_manifest}
-    if prepared.eval is not None and prepared.eval_manifest is not None:
-        stores[prepared.eval] = prepared.eval_manifest
+    plans = evaluation_sets(recipe)
+    sets = {name: store for name, store in prepared.evaluated.items() if "loss" in plans[name].metrics}
+    stores = {prepared.train: prepared.train_manifest, **{one.location: one.manifest for one in sets.values()}}
     started = time.monotonic()
     with PrepareProgress() as progress:
         found = {store: _of_store(recipe, store, manifest, progress) for store, manifest in stores.items()}
     logger.info("reference    %s (%.1f s)", found[prepared.train], time.monotonic() - started)
-    return ReferenceColumns(found[prepared.train], found[prepared.eval] if prepared.eval else None)
+    return ReferenceColumns(found[prepared.train], {name: found[one.location] for name, one in sets.items()})
 
 
 def base_identity(recipe: Recipe) -> dict[str, Any] | str:

@@ -14,10 +14,12 @@ from raysft.data.text.tokenizer import recipe_tokenizer, template_for
 from raysft.errors import CheckpointError, UserError
 from raysft.evaluate.evaluation import evaluate_model
 from raysft.evaluate.exported import load_exported
+from raysft.evaluate.generation import Sampling, TransformersGenerator
 from raysft.model.card import CardFacts
 from raysft.model.export import export_run, rebuild
 from raysft.model.load import load_model, rows_for
 from raysft.model.methods import merge
+from raysft.recipe.evaluation_sets import evaluation_sets
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.schema import Recipe
 from raysft.train.commits.layout import Checkpoint, read_commits
@@ -25,25 +27,25 @@ from raysft.train.commits.lineage import lineage, read_attempts
 from raysft.train.history.paths import RunPaths
 
 
-def evaluate_initial(fields: dict[str, Any], eval_store: str) -> dict[str, Any]:
-    """The model before training. Returns an Evaluation as JSON."""
+def evaluate_initial(fields: dict[str, Any], stores: dict[str, str]) -> dict[str, Any]:
+    """The model before training. Returns what evaluate_model() does."""
     recipe = parse_recipe(fields)
     tokenizer = recipe_tokenizer(recipe)
-    return _evaluate(recipe, load_model(recipe, vocab_size=rows_for(tokenizer)), tokenizer, eval_store)
+    return _evaluate(recipe, load_model(recipe, vocab_size=rows_for(tokenizer)), tokenizer, stores)
 
 
-def evaluate_trained(fields: dict[str, Any], eval_store: str, run: str) -> dict[str, Any]:
-    """The newest checkpoint of a run, adapters merged. Returns an Evaluation as JSON."""
+def evaluate_trained(fields: dict[str, Any], stores: dict[str, str], run: str) -> dict[str, Any]:
+    """The newest checkpoint of a run, adapters merged. Returns what evaluate_model() does."""
     recipe = parse_recipe(fields)
     tokenizer = recipe_tokenizer(recipe)
     module = rebuild(recipe, newest_checkpoint(run).weights(), vocab_size=rows_for(tokenizer))
-    return _evaluate(recipe, merge(module), tokenizer, eval_store)
+    return _evaluate(recipe, merge(module), tokenizer, stores)
 
 
-def evaluate_exported(fields: dict[str, Any], eval_store: str, export: str) -> dict[str, Any]:
-    """An exported model, loaded as anybody would. Returns an Evaluation as JSON."""
+def evaluate_exported(fields: dict[str, Any], stores: dict[str, str], export: str) -> dict[str, Any]:
+    """An exported model, loaded as anybody would. Returns what evaluate_model() does."""
     model, tokenizer = load_exported(export)
-    return _evaluate(parse_recipe(fields), model.float(), tokenizer, eval_store)
+    return _evaluate(parse_recipe(fields), model.float(), tokenizer, stores)
 
 
 def export(fields: dict[str, Any], run: str, card: dict[str, Any]) -> list[str]:
@@ -90,22 +92,12 @@ def newest_checkpoint(run: str) -> Checkpoint:
     return checkpoint
 
 
-def read_prompts(eval_store: str, count: int) -> list[dict[str, str]]:
-    """The first held-out prompts with their reference answers."""
-    return TokenStore.open(eval_store).prompts()[:count]
-
-
-def _evaluate(recipe: Recipe, model: Any, tokenizer: Any, eval_store: str) -> dict[str, Any]:
+def _evaluate(recipe: Recipe, model: Any, tokenizer: Any, stores: dict[str, str]) -> dict[str, Any]:
     torch.set_num_threads(recipe.cluster.cpus_per_worker)
-    section = recipe.evaluate
     if recipe.cluster.gpus_per_worker:
         model = model.cuda()
+    generator = TransformersGenerator(model, tokenizer, stop_token_ids(recipe, tokenizer) or None)
+    how, plans = Sampling(recipe.evaluate.max_new_tokens), evaluation_sets(recipe)
     return evaluate_model(
-        model,
-        tokenizer,
-        eval_store=eval_store,
-        prompts=read_prompts(eval_store, section.generate_prompts),
-        max_rows=section.max_rows,
-        max_new_tokens=section.max_new_tokens,
-        stops=stop_token_ids(recipe, tokenizer) or None,
-    ).to_json()
+        model, generator, how, {name: (TokenStore.open(stores[name]), plans[name]) for name in stores}
+    )

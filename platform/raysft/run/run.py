@@ -29,6 +29,7 @@ from raysft.recipe.resolve import ResolvedRun, Schedule, fitting_workers, resolv
 from raysft.recipe.schema import Recipe
 from raysft.run import reference, remote_tasks, summary
 from raysft.run.attempts import run_attempts
+from raysft.run.evaluations import Evaluated, by_set, evaluate_once
 from raysft.run.layout_choice import choose_layout
 from raysft.run.progress import PrepareProgress, TrainingProgress
 from raysft.run.rundir import (
@@ -60,7 +61,7 @@ class RunResult:
     """Its directory."""
     steps: int
     before: dict[str, Any] | None
-    """Evaluation of the untrained model; None without held-out data."""
+    """What was measured of the untrained model, by set; None without a set."""
     after: dict[str, Any] | None
     exports: tuple[str, ...]
     report: str
@@ -110,10 +111,11 @@ def run_training(recipe: Recipe, *, profile_steps: int = 0) -> RunResult:
     with held, driving(run, spent) as driver, cluster() as nodes:
         plan = _plan(recipe, run, nodes, driver, trained)
         driver.phase("evaluation")
-        before = _evaluate_once(plan, "before", remote_tasks.evaluate_initial)
+        of = Evaluated(run, plan.recipe, plan.prepared, plan.fingerprints)
+        before = evaluate_once(of, "before", remote_tasks.evaluate_initial)
         _train(plan, profile_steps, driver)
         driver.phase("evaluation")
-        after = _evaluate_once(plan, "after", remote_tasks.evaluate_trained, run)
+        after = evaluate_once(of, "after", remote_tasks.evaluate_trained, run)
         driver.phase("export")
         newest = remote_tasks.newest_checkpoint(run)
         card = summary.card_facts(newest.state, plan.prepared, plan.fingerprints, before, after)
@@ -126,7 +128,8 @@ def run_training(recipe: Recipe, *, profile_steps: int = 0) -> RunResult:
     remove_orphans(run)
     for leftover in ("ray", "requests", "driver"):
         storage.remove_tree(storage.join(run, leftover))
-    result: dict[str, Any] = {"steps": plan.schedule.total_steps, "before": before, "after": after}
+    told = {"before": before and {"sets": before}, "after": after and {"sets": after}}
+    result: dict[str, Any] = {"steps": plan.schedule.total_steps, **told}
     result |= {"exports": exports, "report": report}
     result["finished_at"] = datetime.now(UTC).isoformat(timespec="seconds")
     write_result(run, result, plan.fingerprints)
@@ -165,8 +168,8 @@ def _result(run: str, record: dict[str, Any]) -> RunResult:
     return RunResult(
         run=run,
         steps=record["steps"],
-        before=record["before"],
-        after=record["after"],
+        before=by_set(record["before"]),
+        after=by_set(record["after"]),
         exports=tuple(record["exports"]),
         report=record["report"],
         profiles=tuple(
@@ -198,22 +201,6 @@ def _plan(recipe: Recipe, run: str, nodes: ClusterFacts, driver: Driver, trained
     columns = reference.find_or_make(absolute, prepared)
     driver.phase("start")
     return _Plan(absolute, choice.model, run, resolved, steps, prepared, columns, fingerprints, choice.memory)
-
-
-def _evaluate_once(
-    plan: _Plan, when: str, function: Callable[..., dict[str, Any]], *more: str
-) -> dict[str, Any] | None:
-    """An evaluation on the cluster, kept in the run; None without held-out data."""
-    if plan.prepared.eval is None:
-        return None
-    evaluation = summary.read_evaluation(plan.run, when, plan.fingerprints)
-    if evaluation is None:
-        logger.info("evaluating %s training", when)
-        fields = plan.recipe.model_dump(mode="json")
-        evaluation = run_task(plan.recipe.cluster, function, fields, plan.prepared.eval, *more)
-        summary.write_evaluation(plan.run, when, evaluation, plan.fingerprints)
-    logger.info("%-12s %s", when, summary.evaluation_line(evaluation))
-    return evaluation
 
 
 Attempts = Callable[[str, Recipe, Callable[[Recipe], AttemptInput]], Outcome]
@@ -268,7 +255,7 @@ def _attempt_input(plan: _Plan, recipe: Recipe, profile_steps: int) -> AttemptIn
         run=plan.run,
         tokenizer=tokenizer_source(recipe),
         train_store=plan.prepared.train,
-        eval_store=plan.prepared.eval,
+        eval_stores=plan.prepared.eval_stores,
         num_replicas=resolved.num_replicas,
         sync=resolved.sync,
         token_flops=resolved.token_flops,
@@ -280,7 +267,7 @@ def _attempt_input(plan: _Plan, recipe: Recipe, profile_steps: int) -> AttemptIn
         memory_plan=plan.memory,
         profile_steps=profile_steps,
         train_columns=plan.columns.train,
-        eval_columns=plan.columns.eval,
+        eval_columns=dict(plan.columns.evaluated),
     )
 
 

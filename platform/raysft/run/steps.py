@@ -13,6 +13,7 @@ from raysft.data.prepare.prepare import prepare as prepare_store
 from raysft.errors import ModelError, UserError
 from raysft.model.export import damaged_files
 from raysft.observe.goodput import terminal_lines
+from raysft.recipe.evaluation_sets import evaluation_sets
 from raysft.recipe.load import load_recipe
 from raysft.recipe.paths import with_absolute_paths
 from raysft.recipe.schema import Recipe
@@ -36,19 +37,18 @@ def evaluate(recipe: Recipe, model: str | None) -> dict[str, Any]:
             if model
             else "run `raysft train` (or `raysft export`) first, or name one with --model",
         )
-    if not (recipe.data.eval or recipe.data.eval_fraction):
+    if not evaluation_sets(recipe):
         raise UserError(
             "there is no held-out data to evaluate on",
-            got="neither data.eval nor data.eval_fraction",
+            got="neither data.eval nor data.eval_fraction, no evaluate.sets",
             expected="one of them",
             fix="set data.eval to files, or data.eval_fraction as it was in training",
         )
     _check_export(export)
     with cluster():
         prepared = prepare_store(absolute)
-        assert prepared.eval is not None
         fields = absolute.model_dump(mode="json")
-        return run_task(absolute.cluster, remote_tasks.evaluate_exported, fields, prepared.eval, export)
+        return run_task(absolute.cluster, remote_tasks.evaluate_exported, fields, prepared.eval_stores, export)
 
 
 def _check_export(export: str) -> None:

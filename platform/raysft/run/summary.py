@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import yaml
 
 import raysft
-from raysft import sealed, storage
+from raysft import storage
 from raysft.data.prepare.prepare import Prepared
 from raysft.data.report.preview import certificate
 from raysft.model.card import CardFacts
@@ -19,6 +18,7 @@ from raysft.observe.goodput import IncidentRow, TimeFacts
 from raysft.observe.report import AttemptFacts, ReportFacts, render_report
 from raysft.recipe.schema import Recipe
 from raysft.recipe.secrets import hidden
+from raysft.run.evaluations import read_evaluation
 from raysft.train.commits.lineage import lineage_ranges
 from raysft.train.history.account import Cost, read_account
 from raysft.train.history.failures import read_failures
@@ -94,41 +94,6 @@ def _incident_row(cost: Cost) -> IncidentRow:
         lost_s=cost.lost_s,
         back_after_s=cost.back_after_s,
     )
-
-
-def evaluation_line(evaluation: dict[str, Any]) -> str:
-    """`held-out loss 1.2345, perplexity 3.44, exact match 96.0% of 200 prompts`; of pairs what was counted, too."""
-    parts = []
-    if evaluation["loss"] is not None:
-        of = " of the preferred answers" if evaluation.get("of_pairs") else ""  # earlier versions do not say
-        parts.append(f"held-out loss{of} {evaluation['loss']:.4f}, perplexity {evaluation['perplexity']:.2f}")
-    if evaluation["exact_match"] is not None:
-        parts.append(f"exact match {evaluation['exact_match']:.1%} of {evaluation['num_prompts']} prompts")
-    return ", ".join(parts)
-
-
-_EVALUATION: sealed.Shape = {
-    "loss": (int, float, type(None)),
-    "perplexity": (int, float, type(None)),
-    "exact_match": (int, float, type(None)),
-    "num_prompts": int,
-}
-
-
-def read_evaluation(run: str, when: str, fingerprints: Mapping[str, str]) -> dict[str, Any] | None:
-    """A kept evaluation of this run, `before` or `after`; None: not made yet, lost, or another run's."""
-    location = storage.join(run, "evaluation", f"{when}.json")
-    evaluation = sealed.read(location, _EVALUATION)
-    if evaluation is not None and evaluation.pop("mathematics", None) not in (None, fingerprints["mathematics"]):
-        logger.warning("%s is passed over: it is of another run", location)
-        return None
-    return evaluation
-
-
-def write_evaluation(run: str, when: str, evaluation: Mapping[str, Any], fingerprints: Mapping[str, str]) -> None:
-    """Keep an evaluation in the run."""
-    location = storage.join(run, "evaluation", f"{when}.json")
-    sealed.write(location, {**evaluation, "mathematics": fingerprints["mathematics"]})
 
 
 def _attempts(run: str) -> list[AttemptFacts]:

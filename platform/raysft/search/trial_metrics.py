@@ -8,18 +8,18 @@ from statistics import fmean, median
 from typing import Any
 
 from raysft.recipe.tune import Metric
-from raysft.recipe.tune_checks import is_held_out
+from raysft.recipe.tune_checks import is_evaluated
+from raysft.train.history.records import evaluated_sets
 
 Lines = Sequence[Mapping[str, Any]]
 
-TABLE: dict[str, Callable[[Lines, Lines], float]] = {
-    "held_out_loss": lambda steps, evals: float(evals[-1]["loss"]),
-    "train_loss": lambda steps, evals: fmean(float(line["loss"]) for line in steps[-WINDOW:]),
-    "tokens_per_s": lambda steps, evals: median(float(line["tokens_per_s"]) for line in steps),
-    "peak_bytes": lambda steps, evals: float(max(line["peak_bytes"] for line in steps)),
+TABLE: dict[str, Callable[[Lines], float]] = {
+    "train_loss": lambda steps: fmean(float(line["loss"]) for line in steps[-WINDOW:]),
+    "tokens_per_s": lambda steps: median(float(line["tokens_per_s"]) for line in steps),
+    "peak_bytes": lambda steps: float(max(line["peak_bytes"] for line in steps)),
 }
-"""Metric -> its value after these step lines and held-out losses. All are reduced over the ranks already. Others are
-terms and metrics of the objective, `held_out/NAME`."""
+"""Metric of the steps -> its value after these lines, which are reduced over the ranks already. Others are measures
+of a set, SET/MEASURE, and stand in the newest evaluation."""
 
 WINDOW = 8
 """Steps that the training loss is a mean of."""
@@ -34,7 +34,7 @@ def readings(
     """
     steps = [line for line in lines if line["kind"] == "step"]
     evals = [line for line in lines if line["kind"] == "eval" and line["step"] > 0]
-    if evals or any(map(is_held_out, metrics)):
+    if evals or any(map(is_evaluated, metrics)):
         points = [int(line["step"]) for line in evals]
     else:
         due = {last_step, *range(every_steps or last_step, last_step, every_steps or last_step)}
@@ -49,8 +49,11 @@ def readings(
 
 
 def _value(metric: Metric, steps: Lines, evals: Lines) -> float:
-    """NaN where this evaluation has no such term: it had no units."""
+    """NaN where this evaluation has no such set, or no such term: it had no units."""
     if metric in TABLE:
-        return TABLE[metric](steps, evals)
-    name, last = metric.removeprefix("held_out/"), evals[-1]
-    return float({**last.get("terms", {}), **last.get("metrics", {})}.get(name, math.nan))
+        return TABLE[metric](steps)
+    name, _, measure = metric.partition("/")
+    found = evaluated_sets(evals[-1]).get(name, {})
+    values = {**found.get("terms", {}), **found.get("metrics", {}), "loss": found.get("loss")}
+    value = values.get(measure)
+    return math.nan if value is None else float(value)

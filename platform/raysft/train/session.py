@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +12,7 @@ import torch
 
 from raysft.engine.protocol import Engine
 from raysft.objectives.reduce import Reduced
+from raysft.recipe.evaluation_sets import best_by
 from raysft.recipe.resolve import Schedule
 from raysft.train import hooks
 from raysft.train.commits.lineage import Attempt
@@ -41,8 +42,8 @@ class Session:
 
     engine: Engine
     batches: Callable[[int], StepBatch]
-    held_out: Callable[[Callable[[], None]], Reduced] | None
-    """The loss of held-out rows; given what is to be called at every batch. None: no held-out data."""
+    evaluate: Callable[[Callable[[], None]], dict[str, Reduced]]
+    """The losses of held-out rows by set; given what is to be called at every batch. Empty: no such data."""
     state: TrainState
     probed: Probed
 
@@ -55,7 +56,7 @@ def run_session(
     records = Records(job.run, attempt.number, group.rank)
     records.start(_start_facts(context, session))
     schedule = Schedule(job.total_steps, job.steps_per_epoch, context.recipe.optimizer)
-    losses: dict[int, float] = {}
+    measured: dict[int, dict[str, float]] = {}
     with ExitStack() as stack:
         writer = stack.enter_context(closing(_writer(context, attempt)))
         dog = stack.enter_context(closing(_watchdog(context, attempt)))
@@ -63,14 +64,13 @@ def run_session(
         board = stack.enter_context(closing(NoticeBoard(job.run))) if group.rank == 0 else None
 
         def save(state: TrainState) -> None:
-            writer.save(session.engine.state, state, losses.get(state.step), partial(_flush, records, spans))
+            writer.save(session.engine.state, state, measured.get(state.step, {}), partial(_flush, records, spans))
             spans.until_now("checkpoint", state.step)
             dog.beat()
 
-        def held_out(step: int) -> None:
-            if session.held_out is not None:
-                found = session.held_out(dog.beat)
-                losses[step] = found.loss
+        def evaluate(step: int) -> None:
+            if found := session.evaluate(dog.beat):
+                measured[step] = _measures(found)
                 records.evaluation(step, found)
                 spans.until_now("evaluation", step)
 
@@ -80,14 +80,14 @@ def run_session(
             spans.until_now("compute", info.state.step, info.data_wait_s)
             records.step(info)
 
-        wanted = _hooks(context, attempt, follow, held_out)
+        wanted = _hooks(context, attempt, follow, evaluate)
         if job.pause_step is not None:
             wanted.append(hooks.pause_at(job.pause_step))
         if job.profile_steps and group.rank == 0:
             wanted.append(stack.enter_context(closing(Profile(job.run, attempt.number, job.profile_steps))))
         spans.until_now("start", session.state.step)
         if session.state.step == 0:
-            held_out(0)
+            evaluate(0)
         outcome = train(
             session.engine,
             batches,
@@ -115,14 +115,14 @@ def _flush(records: Records, spans: WorkerSpans) -> None:
 
 
 def _hooks(
-    context: WorkerContext, attempt: Attempt, follow: Callable[[StepInfo], None], held_out: Callable[[int], None]
+    context: WorkerContext, attempt: Attempt, follow: Callable[[StepInfo], None], evaluate: Callable[[int], None]
 ) -> list[hooks.Hook]:
     """In the order in which they are called."""
     recipe, total_steps = context.recipe, context.job.total_steps
     often = recipe.evaluate.every_steps or total_steps
     wanted: list[hooks.Hook] = [
         hooks.every(1, follow),
-        hooks.every(often, lambda info: held_out(info.state.step), and_at=total_steps),
+        hooks.every(often, lambda info: evaluate(info.state.step), and_at=total_steps),
         hooks.NonFiniteGuard(),
         hooks.checkpoint_every(recipe.checkpoint.every_steps),
         hooks.end_on_notice(recipe.checkpoint.every_steps),
@@ -134,9 +134,18 @@ def _hooks(
     return wanted
 
 
+def _measures(found: Mapping[str, Reduced]) -> dict[str, float]:
+    """{SET/MEASURE: value} of an evaluation."""
+    return {
+        f"{name}/{measure}": value
+        for name, one in found.items()
+        for measure, value in {**one.terms, **one.metrics, "loss": one.loss}.items()
+    }
+
+
 def _writer(context: WorkerContext, attempt: Attempt) -> Writer:
     keep = context.recipe.checkpoint
-    retention = Retention(keep.keep_last, keep.keep_every_steps, keep.keep_best)
+    retention = Retention(keep.keep_last, keep.keep_every_steps, best_by(context.recipe))
     facts = {"fingerprints": context.job.fingerprints}
     return Writer(context.job.run, attempt, context.group, retention=retention, facts=facts)
 

@@ -26,6 +26,7 @@ from raysft.engine.protocol import Engine
 from raysft.errors import DataError, ModelError
 from raysft.objectives.module import ObjectiveModule, make_objective
 from raysft.objectives.reduce import Reduced, reduced
+from raysft.recipe.evaluation_sets import evaluation_sets
 from raysft.recipe.fingerprint import digest
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.resolve import ResolvedRun, with_micro_batch_rows
@@ -109,8 +110,8 @@ def _try_set_up(
             write_down(error)
         else:
             feed = _feed(context, _train_rows(context, attempt, state), probed.micro_batch_rows)
-            held_out = partial(_held_out, context, engine, feed) if context.job.eval_store else None
-            return Session(engine, feed.step, held_out, state, probed)
+            evaluate = partial(_evaluate, context, engine, feed)
+            return Session(engine, feed.step, evaluate, state, probed)
     group.barrier()
     records = [f for f in failures.read_failures(run) if f.attempt == attempt.number]
     return failures.as_outcome(records[0])
@@ -178,13 +179,16 @@ def _train_rows(context: WorkerContext, attempt: Attempt, state: TrainState) -> 
     return StreamedRows(serve_stream(source, cursor, name), order, cursor)
 
 
-def _held_out(context: WorkerContext, engine: Engine, feed: Feed, beat: Callable[[], None]) -> Reduced:
-    """The loss of the first evaluate.max_rows held-out rows, over all ranks. beat: called at each batch."""
-    assert context.job.eval_store is not None
-    store = TokenStore.open(context.job.eval_store, context.job.eval_columns)
-    rows = StoredRows(store, row_order(context.recipe))
-    sums = []
-    for batch in map(feed.batch, rows.first(context.recipe.evaluate.max_rows)):
-        sums.append(engine.eval_step(batch.micro_batches, batch.units))
-        beat()
-    return reduced(sums, make_objective(context.recipe).terms)
+def _evaluate(context: WorkerContext, engine: Engine, feed: Feed, beat: Callable[[], None]) -> dict[str, Reduced]:
+    """{set: the loss of its first rows}, over all ranks. beat: called at each batch."""
+    job, recipe, found = context.job, context.recipe, {}
+    for name, plan in evaluation_sets(recipe).items():
+        if "loss" not in plan.metrics or name not in job.eval_stores:
+            continue
+        store = TokenStore.open(job.eval_stores[name], job.eval_columns.get(name))
+        sums = []
+        for batch in map(feed.batch, StoredRows(store, row_order(recipe)).first(plan.max_rows)):
+            sums.append(engine.eval_step(batch.micro_batches, batch.units))
+            beat()
+        found[name] = reduced(sums, make_objective(recipe).terms)
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -21,7 +21,8 @@ class AttemptInput:
     tokenizer: str
     train_store: str | None
     """None: streamed."""
-    eval_store: str | None
+    eval_stores: dict[str, str]
+    """{set: store} of what is evaluated in training."""
     num_replicas: int
     sync: Literal["step", "micro_batch"]
     token_flops: float
@@ -37,7 +38,8 @@ class AttemptInput:
     """Steps to trace; 0: none."""
     train_columns: str | None = None
     """Columns beside the training store; None: the objective asks for none."""
-    eval_columns: str | None = None
+    eval_columns: dict[str, str] = field(default_factory=dict)
+    """{set: columns beside its store}."""
     pause_step: int | None = None
     """Step to commit and end at, to go on later; the schedule is that of the whole run."""
 

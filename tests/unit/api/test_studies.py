@@ -16,13 +16,13 @@ def test_a_study_names_its_best_and_every_cost() -> None:
         TrialFacts(2, {"optimizer.learning_rate": 0.3}, "finished", (1.0,), [(2, 1.0)], 3.0, 6.0, 0.0, ""),
     ]
     facts = SearchFacts(
-        "s", ["held_out_loss"], ["min"], ["optimizer.learning_rate"], trials, (2,), {"held_out_loss": {}}
+        "s", ["held_out/loss"], ["min"], ["optimizer.learning_rate"], trials, (2,), {"held_out/loss": {}}
     )
     study = study_of(SearchResult(facts, "/d", None, "/d/report.html", None))
     assert study.best is not None
-    assert (study.best.number, study.best.values) == (2, {"held_out_loss": 1.0})
+    assert (study.best.number, study.best.values) == (2, {"held_out/loss": 1.0})
     assert study.best.point == {"optimizer.learning_rate": 0.3}
-    assert study.metrics == {"held_out_loss": "min"}
+    assert study.metrics == {"held_out/loss": "min"}
     assert [trial.state for trial in study.trials] == ["finished", "failed", "finished"]
     page = study._repr_html_()
     assert "<script>" not in page

@@ -17,7 +17,7 @@ def trial(number: int, state: str, values: tuple[float, ...], why: str = "", **p
 
 FACTS = SearchFacts(
     name="demo <b>",
-    metrics=("held_out_loss", "tokens_per_s"),
+    metrics=("held_out/loss", "tokens_per_s"),
     modes=("min", "max"),
     fields=("optimizer.learning_rate", "method.kind"),
     trials=[
@@ -28,7 +28,7 @@ FACTS = SearchFacts(
         trial(4, "running", (1.5, 60.0), rate=2e-4),
     ],
     best=(0, 1),
-    importances={"held_out_loss": {"optimizer.learning_rate": 0.75, "method.kind": 0.25}, "tokens_per_s": {}},
+    importances={"held_out/loss": {"optimizer.learning_rate": 0.75, "method.kind": 0.25}, "tokens_per_s": {}},
 )
 
 
@@ -37,7 +37,7 @@ def test_the_table_has_the_best_first_and_every_trial_once() -> None:
     assert lines[0].split() == ["trial", "state", *FACTS.metrics, "steps", "core-seconds", "learning_rate", "kind"]
     assert [line.split()[0] for line in lines[1:6]] == ["*1", "*0", "3", "4", "2"]
     assert lines[6] == "5 trials: 3 finished, 1 running, 1 failed; 1 min 40 s of cores"
-    assert lines[7] == "importance for held_out_loss: learning_rate 75%, kind 25%"
+    assert lines[7] == "importance for held_out/loss: learning_rate 75%, kind 25%"
     assert "OutOfMemoryError" in lines[5]
 
 
@@ -57,7 +57,7 @@ def test_the_page_tells_all_and_loads_nothing() -> None:
 
 
 def test_a_search_that_has_just_begun_has_a_page() -> None:
-    empty = SearchFacts("new", ("held_out_loss",), ("min",), ("optimizer.learning_rate",), [], (), {})
+    empty = SearchFacts("new", ("held_out/loss",), ("min",), ("optimizer.learning_rate",), [], (), {})
     html, _ = render_search(empty, "")
     assert "0 trials: none" in Page(html).text
     assert search_lines(empty)[-1] == "0 trials: none; 0.0 s of cores"

@@ -17,11 +17,11 @@ def test_defaults() -> None:
     assert (tune.searcher, tune.scheduler.kind, tune.metrics, tune.modes) == (
         "tpe",
         "asha",
-        ("held_out_loss",),
+        ("held_out/loss",),
         ("min",),
     )
     assert check_tune(recipe(scheduler="median", metrics="train_loss")).scheduler.kind == "median"
-    assert check_tune(recipe(scheduler="none", metrics=["held_out_loss", "tokens_per_s"])).modes == ("min", "max")
+    assert check_tune(recipe(scheduler="none", metrics=["held_out/loss", "tokens_per_s"])).modes == ("min", "max")
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_defaults() -> None:
         ({"a": {"distribution": "normal", "low": 0, "high": 1}}, {}, "tune.space.a"),
         ({"optimizer.learning_rate": {**RATE, "low": 0.0}}, {}, "low"),
         ({"optimizer.learning_rate": RATE}, {"searcher": "tpe2"}, "tune.searcher"),
-        ({"optimizer.learning_rate": RATE}, {"metrics": "accuracy"}, "held_out_loss"),
+        ({"optimizer.learning_rate": RATE}, {"metrics": "accuracy"}, "accuracy"),
         ({"optimizer.learning_rate": RATE}, {"budget": {"trials": 0}}, "1 or more"),
         ({"optimizer.learning_rate": RATE}, {"budget": {"core_hours": 0.0}}, "more than 0"),
     ],

@@ -49,11 +49,11 @@ def test_every_searcher_says_what_it_can_hold() -> None:
         ({"optimizer.learning_rate": RATE}, {"searcher": "cmaes"}, "at least 2 fields"),
         (
             {"optimizer.learning_rate": RATE, "method.rank": RANK},
-            {"searcher": "cmaes", "metrics": ["held_out_loss", "tokens_per_s"], "scheduler": "none"},
+            {"searcher": "cmaes", "metrics": ["held_out/loss", "tokens_per_s"], "scheduler": "none"},
             "one metric",
         ),
         ({"optimizer.learning_rate": RATE}, {"searcher": "grid"}, "tune.space.optimizer.learning_rate.points"),
-        ({"optimizer.learning_rate": RATE}, {"metrics": ["held_out_loss", "tokens_per_s"]}, "judges by one metric"),
+        ({"optimizer.learning_rate": RATE}, {"metrics": ["held_out/loss", "tokens_per_s"]}, "judges by one metric"),
         ({"optimizer.learning_rate": RATE}, {"budget": {}}, "never end"),
         ({"optimizer.learning_rate": RATE}, {"budget": {"gpu_hours": 1.0}}, "core_hours"),
         ({"optimizer.learning_rate": RATE}, {"metrics": ["train_loss", "train_loss"]}, "twice"),

@@ -25,7 +25,7 @@ def attempt(recipe: Recipe) -> AttemptInput:
         run="r",
         tokenizer="t",
         train_store="s",
-        eval_store=None,
+        eval_stores={},
         num_replicas=1,
         sync="step",
         token_flops=1.0,

@@ -52,8 +52,8 @@ def test_lines_elsewhere(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.messages == [
         "trial 3: learning_rate 0.125",
         "trial 4: learning_rate 0.125",
-        "trial 3 step 10/20: held_out_loss 1.5",
-        "trial 3 step 20/20: held_out_loss 0.75",
+        "trial 3 step 10/20: held_out/loss 1.5",
+        "trial 3 step 20/20: held_out/loss 0.75",
         "trial 3 finished",
         "trial 4 interrupted: asked to stop",
     ]

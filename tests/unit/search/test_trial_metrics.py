@@ -33,9 +33,9 @@ def test_every_metric_has_a_reading() -> None:
 
 
 def test_at_each_held_out_loss() -> None:
-    found = readings(LINES, ("held_out_loss", "train_loss", "tokens_per_s", "peak_bytes"), 2, 4)
+    found = readings(LINES, ("held_out/loss", "train_loss", "tokens_per_s", "peak_bytes"), 2, 4)
     assert found == [(2, (5.0, 7.0, 20.0, 7.0)), (4, (3.0, 5.0, 20.0, 7.0))]
-    assert readings(LINES[:3], ("held_out_loss",), 2, 4) == []
+    assert readings(LINES[:3], ("held_out/loss",), 2, 4) == []
 
 
 def test_terms_and_metrics_of_held_out_rows_by_name() -> None:
@@ -44,7 +44,7 @@ def test_terms_and_metrics_of_held_out_rows_by_name() -> None:
         for at in (2, 4)
     ]
     lines = [*(line for line in LINES if line["kind"] != "eval"), *evals]
-    found = readings(lines, ("held_out/accuracy", "held_out/dpo", "held_out_loss"), 2, 4)
+    found = readings(lines, ("held_out/accuracy", "held_out/dpo", "held_out/loss"), 2, 4)
     assert found == [(2, (0.5, 0.25, 1.0)), (4, (1.0, 0.125, 1.0))]
     assert readings(LINES[:3], ("held_out/accuracy",), 2, 4) == []
     ((_, (missing,)), _) = readings(lines, ("held_out/margin",), 2, 4)

@@ -5,10 +5,12 @@ Here prepare, preview and the data report turn what was read into what is used, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from raysft.data.formats import Reading, check_columns, read_record
 from raysft.data.read.sources import RawRecord, SourceFile
 from raysft.data.records import Conversation, Refusal
-from raysft.recipe.sections.data import DataSection
+from raysft.recipe.sections.data import DataSection, SourceSection
 
 
 def reading_of(file: SourceFile, data: DataSection) -> Reading:
@@ -32,7 +34,7 @@ def read_raw(raw: RawRecord, file: SourceFile, reading: Reading) -> tuple[Conver
     return read_record(raw.value, reading, id=raw.sample_id, source=file.source)
 
 
-def check_source_columns(data: DataSection) -> None:
+def check_source_columns(data: DataSection, more: Sequence[SourceSection] = ()) -> None:
     """Raise DataError when a source's column mapping has a name that its format does not have."""
-    for source in data.sources:
+    for source in (*data.sources, *more):
         check_columns(data.columns if source.columns is None else source.columns, source.format or data.format)

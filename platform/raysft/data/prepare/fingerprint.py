@@ -78,9 +78,7 @@ def describe_sides(recipe: Recipe) -> list[Side]:
     eval_listed: list[Any] = []
     sides = []
     if data.eval:
-        section = SourceSection(path=data.eval, name="eval")
-        found = expand([section], format=data.format, columns=data.columns, purpose="eval")
-        held_out = _Read.of(recipe, found)
+        held_out = _Read.held_out(recipe, SourceSection(path=data.eval, name="eval"))
         eval_listed = held_out.listed
         sides.append(side("eval", held_out, {**common, "files": eval_listed, "held_out": 1.0}))
     elif share:
@@ -88,6 +86,16 @@ def describe_sides(recipe: Recipe) -> list[Side]:
     compared = eval_listed if any(isinstance(rule, Leakage) for rule in data.rules) else []
     inputs = {**common, "files": train.listed, "held_out": share, "compared_with": compared}
     return [side("train", train, inputs), *sides]
+
+
+def describe_set(recipe: Recipe, source: SourceSection) -> Side:
+    """The side that a recipe with these files as data.eval would have. source: has the name `eval`."""
+    check_source_columns(recipe.data, (source,))
+    tokenizer = recipe_tokenizer(recipe)
+    template = recipe_template(recipe, tokenizer)
+    read = _Read.held_out(recipe, source)
+    inputs = {**_inputs(tokenizer, template), "files": read.listed, "held_out": 1.0}
+    return _side(recipe, BackendJson.of(tokenizer), template, "eval", read, inputs)
 
 
 def check_unchanged(recipe: Recipe, sides: Sequence[Side]) -> None:
@@ -126,6 +134,12 @@ class _Read:
     contents: list[FileContent]
     listed: list[Any]
     """Their part of the fingerprint. A source is a number: the same data under another name gives the same tokens."""
+
+    @classmethod
+    def held_out(cls, recipe: Recipe, source: SourceSection) -> _Read:
+        """Files that are all held out."""
+        data = recipe.data
+        return cls.of(recipe, expand([source], format=data.format, columns=data.columns, purpose="eval"))
 
     @classmethod
     def of(cls, recipe: Recipe, files: list[SourceFile]) -> _Read:

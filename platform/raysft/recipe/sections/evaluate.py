@@ -1,10 +1,47 @@
-"""`evaluate:`: what is measured on held-out data."""
+"""`evaluate:`: what is measured on held-out data, and on which further sets."""
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from raysft.recipe.cleaning import Section
+from pydantic import BeforeValidator, Field, Strict
+
+from raysft.recipe.cleaning import OneOrMany, Section
+from raysft.recipe.measures import OF_ANSWERS
+from raysft.recipe.sections.data import Format
+
+if TYPE_CHECKING:
+    Asked = str
+else:
+    Asked = Literal["loss", *OF_ANSWERS]
+
+
+def _listed(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+class EvaluationSet(Section):
+    """Records that are measured beside the held-out data. They are never trained on by themselves."""
+
+    data: OneOrMany = Field(
+        (),
+        description="Files, directories, globs or URIs. Only the set `held_out` has none: it is the held-out data.",
+    )
+    format: Format | None = Field(None, description="Record format. Default: data.format.")
+    columns: dict[str, str] | None = Field(None, description="Column mapping. Default: data.columns.")
+    metrics: Annotated[
+        tuple[Asked, ...],
+        Strict(False),
+        BeforeValidator(_listed, json_schema_input_type=Asked | Annotated[tuple[Asked, ...], Field(min_length=1)]),
+    ] = Field(
+        ("loss",),
+        min_length=1,
+        description="What is measured: `loss` (with perplexity; in training, too), or of answers `exact_match`.",
+    )
+    prompts: int = Field(
+        0, ge=0, description="Prompts answered greedily before and after, from the start of the set."
+    )
+    max_rows: int | None = Field(None, ge=1, description="Rows of one evaluation. Default: evaluate.max_rows.")
 
 
 class EvaluateSection(Section):
@@ -18,3 +55,7 @@ class EvaluateSection(Section):
         0, ge=0, description="Held-out prompts answered greedily before and after; scored by exact match."
     )
     max_new_tokens: int = Field(128, ge=1, description="Longest generated answer, in tokens.")
+    sets: dict[str, EvaluationSet] = Field(
+        default_factory=dict,
+        description="Further sets by name: {gsm8k: {data: test.jsonl, metrics: [loss, exact_match], prompts: 200}}.",
+    )

@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
 
 from pydantic import BeforeValidator, Field
 
+from raysft.metrics.base import Mode
 from raysft.recipe.cleaning import Section
-
-Mode = Literal["min", "max"]
-"""Which way is better."""
 
 
 class SftObjective(Section):
@@ -49,10 +47,11 @@ class DpoObjective(Section):
 ObjectiveSection = SftObjective | DpoObjective
 """A section of any kind."""
 
-HELD_OUT: dict[str, Mode] = {
-    f"held_out/{name}": mode for section in get_args(ObjectiveSection) for name, mode in section.measures.items()
+MEASURES_OF_ROWS: dict[str, Mode] = {
+    "loss": "min",
+    **{name: mode for section in get_args(ObjectiveSection) for name, mode in section.measures.items()},
 }
-"""{full name of a measure of held-out rows: which way is better}, of all objectives."""
+"""{measure of rows while training: which way is better}: the loss, and the terms and metrics of all objectives."""
 
 
 def _with_kind(section: object) -> object:

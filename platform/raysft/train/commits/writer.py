@@ -19,6 +19,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from math import isfinite
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -27,6 +28,8 @@ from torch import Tensor
 
 from raysft import storage
 from raysft.errors import CheckpointError, RaysftError, StorageError
+from raysft.recipe.measures import HELD_OUT_LOSS
+from raysft.recipe.tune import mode_of
 from raysft.train.commits.layout import Checkpoint, CommitId, commit_directory, commit_record, read_commits
 from raysft.train.commits.lineage import Attempt, lineage, read_attempts
 from raysft.train.group import Group
@@ -53,15 +56,16 @@ class Retention:
 
     last: int
     every_steps: int | None = None
-    best: bool = False
-    """The one with the lowest held-out loss."""
+    best: str | None = None
+    """The best one by this measure, SET/MEASURE (recipe/measures.py)."""
 
     def keeps(self, chain: list[tuple[CommitId, float | None]]) -> set[CommitId]:
-        """Commits to keep (pure). chain: a lineage, newest first, with the held-out loss at each; NaN is no loss."""
+        """Commits to keep (pure). chain: a lineage, newest first, with that measure at each; NaN is no value."""
         kept = {commit for commit, _ in chain[: self.last]}
         if self.every_steps:
             kept |= {commit for commit, _ in chain if commit.step % self.every_steps == 0}
-        measured = [(loss, -c.step, c) for c, loss in chain if loss is not None and isfinite(loss)]
+        sign = -1.0 if self.best and mode_of(self.best) == "max" else 1.0
+        measured = [(sign * value, -c.step, c) for c, value in chain if value is not None and isfinite(value)]
         if self.best and measured:
             kept.add(min(measured, key=lambda found: found[:2])[2])
         return kept
@@ -106,17 +110,17 @@ class Writer:
         self,
         tensors: Callable[[], Iterator[tuple[str, Tensor]]],
         state: TrainState,
-        loss: float | None = None,
+        measured: Mapping[str, float] = MappingProxyType({}),
         before: Callable[[], None] = lambda: None,
     ) -> None:
-        """Commit this state soon. loss: the held-out loss at this step, if measured. Raises as finish().
+        """Commit this state soon. measured: {SET/MEASURE: value} at this step. Raises as finish().
 
         before() is called in the thread, on every rank, before anything is committed: what must not be older.
         """
         self.finish()
         self._copy(tensors())
         self._away = StorageOutage(state.step)
-        arguments = (CommitId(self._attempt.number, state.step), state, loss, before)
+        arguments = (CommitId(self._attempt.number, state.step), state, measured, before)
         self._thread = threading.Thread(target=self._work, args=arguments, name="checkpoint", daemon=True)
         self._thread.start()
 
@@ -165,7 +169,9 @@ class Writer:
                     self._share[key] = kept
                 kept.copy_(tensor)
 
-    def _work(self, commit: CommitId, state: TrainState, loss: float | None, before: Callable[[], None]) -> None:
+    def _work(
+        self, commit: CommitId, state: TrainState, measured: Mapping[str, float], before: Callable[[], None]
+    ) -> None:
         """The thread: write, and on rank 0 commit when all have written."""
         location, name = commit_directory(self._run, commit), f"rank-{self._group.rank:05d}"
         try:
@@ -174,7 +180,7 @@ class Writer:
             entry = self._tried(lambda: {"name": f"{name}.safetensors", **write_tensors(tensors, self._share)})
             self._tried(lambda: storage.write_json(storage.join(location, f"{name}.json"), entry))
             if self._group.rank == 0:
-                self._commit(location, state, loss)
+                self._commit(location, state, measured)
                 self._retain()
         except RaysftError as error:
             self._error = error
@@ -201,7 +207,7 @@ class Writer:
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, MAX_PAUSE_S)
 
-    def _commit(self, location: str, state: TrainState, loss: float | None) -> None:
+    def _commit(self, location: str, state: TrainState, measured: Mapping[str, float]) -> None:
         """Rank 0: the commit record, once the files of all ranks are there."""
         names = [f"rank-{rank:05d}.json" for rank in range(self._group.size)]
         deadline, pause_s = time.monotonic() + self._patience_s, 0.01
@@ -216,9 +222,8 @@ class Writer:
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, 1.0)
         files = self._tried(lambda: [storage.read_json(storage.join(location, name)) for name in names])
-        record = commit_record(
-            state, files, self._facts | {"eval_loss": loss, "writer": uuid.uuid4().hex, **self._origin}
-        )
+        facts = self._facts | {"measured": dict(measured), "writer": uuid.uuid4().hex, **self._origin}
+        record = commit_record(state, files, facts)
         place = storage.join(location, "commit.json")
         is_ours = self._tried(lambda: storage.create_exclusive(place, record))
         if not is_ours and self._tried(lambda: storage.read_json(place)) != record:  # equal: its answer was lost
@@ -233,8 +238,8 @@ class Writer:
         """Delete what need not stay: the record first, then the files. What cannot be deleted is left."""
         try:
             chain = lineage(read_attempts(self._run), read_commits(self._run))
-            losses = [_eval_loss(self._run, commit) for commit in chain]
-            kept = self._retention.keeps(list(zip(chain, losses, strict=True)))
+            values = [_measured(self._run, commit, self._retention.best) for commit in chain]
+            kept = self._retention.keeps(list(zip(chain, values, strict=True)))
             for commit in chain:
                 if commit not in kept:
                     directory = commit_directory(self._run, commit)
@@ -244,13 +249,19 @@ class Writer:
             logger.warning("old checkpoints were not removed: %s", error)
 
 
-def _eval_loss(run: str, commit: CommitId) -> float | None:
-    """The held-out loss at a commit; None where none was measured, or the commit is damaged."""
+def _measured(run: str, commit: CommitId, measure: str | None) -> float | None:
+    """The value of a measure at a commit; None where none was measured, or the commit is damaged."""
+    if measure is None:
+        return None
     try:
-        loss = Checkpoint.open(run, commit).record["facts"].get("eval_loss")
+        facts = Checkpoint.open(run, commit).record["facts"]
     except (OSError, ValueError, CheckpointError):
         return None
-    return loss if isinstance(loss, float) else None
+    known = facts.get("measured")
+    if not isinstance(known, dict):  # of an earlier version, which knew one measure
+        known = {HELD_OUT_LOSS: facts.get("eval_loss")}
+    value = known.get(measure)
+    return value if isinstance(value, float) else None
 
 
 def write_tensors(location: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from raysft import sealed, storage
 from raysft.lines import LineFile
 from raysft.objectives.base import NLL
 from raysft.objectives.reduce import Reduced
+from raysft.recipe.measures import HELD_OUT
 from raysft.train.commits.layout import own_lines, run_mathematics
 from raysft.train.commits.lineage import lineage_ranges
 from raysft.train.history.paths import RANK_LEDGER, RunPaths
@@ -45,7 +46,7 @@ class StartFacts:
 _LINE: sealed.Shape = {"kind": str, "step": int}
 _METRICS: dict[str, sealed.Shape] = {
     "start": {"micro_batch_rows": int, "probe_s": sealed.NUMBER},
-    "eval": {"loss": sealed.NUMBER, "perplexity": (int, float, type(None))},
+    "eval": dict.fromkeys(("loss", "perplexity"), (int, float, type(None))),
     "step": {
         **dict.fromkeys(("at", "loss", "learning_rate", "step_s", "tokens_per_s", "data_wait_share"), sealed.NUMBER),
         **dict.fromkeys(("total_tokens", "peak_bytes"), int),
@@ -85,18 +86,34 @@ class Records:
             rates = _rates(info, self._peak_flops) | _slowest(info.rank_s)
             self._metrics.append({"kind": "step", "at": time.time(), **line, **rates, **_totals(state)})
 
-    def evaluation(self, step: int, found: Reduced) -> None:
-        """One held-out loss, with its terms and metrics. Perplexity: of the target tokens, where they are a term."""
+    def evaluation(self, step: int, found: Mapping[str, Reduced]) -> None:
+        """One evaluation, {set: what its rows gave}: the held-out data in the line itself, others in its `sets`."""
         if self._is_writer:
-            perplexity = math.exp(min(found.terms[NLL], 700.0)) if NLL in found.terms else None
-            line = {"loss": found.loss, "terms": found.terms, "metrics": found.metrics, "perplexity": perplexity}
-            self._metrics.append({"kind": "eval", "step": step, **line})
+            lines = {name: _evaluated(one) for name, one in found.items()}
+            own = lines.pop(HELD_OUT, _NOT_HELD_OUT)
+            self._metrics.append({"kind": "eval", "step": step, **own, **({"sets": lines} if lines else {})})
 
     def flush(self) -> None:
         """Make it all readable (before a commit, so that the ledger is never behind the lineage)."""
         self._ledger.flush()
         if self._is_writer:
             self._metrics.flush()
+
+
+def evaluated_sets(line: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """{set: its loss, terms, metrics, perplexity} of an `eval` line."""
+    own = {HELD_OUT: line} if line["loss"] is not None else {}
+    return own | dict(line.get("sets", {}))
+
+
+def _evaluated(found: Reduced) -> dict[str, Any]:
+    """Perplexity: of the target tokens, where they are a term."""
+    perplexity = math.exp(min(found.terms[NLL], 700.0)) if NLL in found.terms else None
+    return {"loss": found.loss, "terms": found.terms, "metrics": found.metrics, "perplexity": perplexity}
+
+
+_NOT_HELD_OUT = {"loss": None, "perplexity": None}
+"""An evaluation of named sets alone."""
 
 
 def attempt_metrics(run: str, number: int) -> Iterator[dict[str, Any]]:

@@ -65,7 +65,7 @@ def test_a_commit_is_read_whole_whatever_the_number_of_ranks(tmp_path: Path, siz
     assert found.record["facts"] == {
         **found.record["facts"],
         "who": "test",
-        "eval_loss": None,
+        "measured": {},
         "attempt": 1,
         "parent": None,
     }

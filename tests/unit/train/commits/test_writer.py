@@ -133,23 +133,23 @@ def test_what_is_kept() -> None:
 
     assert kept(Retention(2)) == {50, 40}
     assert kept(Retention(1, every_steps=20)) == {50, 40, 20}
-    assert kept(Retention(1, best=True)) == {50, 40}, "of equal losses the newer"
-    assert kept(Retention(1, 30, True)) == {50, 40, 30}
-    assert Retention(1, best=True).keeps([(CommitId(1, 5), None)]) == {CommitId(1, 5)}
+    assert kept(Retention(1, best="held_out/loss")) == {50, 40}, "of equal losses the newer"
+    assert kept(Retention(1, 30, "held_out/loss")) == {50, 40, 30}
+    assert Retention(1, best="held_out/loss").keeps([(CommitId(1, 5), None)]) == {CommitId(1, 5)}
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_held_out_loss_that_is_no_number_does_not_displace_the_best(bad: float) -> None:
     losses = {50: bad, 40: bad, 30: 0.5, 20: bad, 10: 0.7}
     chain = [(CommitId(1, step), loss) for step, loss in losses.items()]
-    assert {commit.step for commit in Retention(1, best=True).keeps(chain)} == {50, 30}
-    assert {commit.step for commit in Retention(1, best=True).keeps(chain[:2])} == {50}
+    assert {commit.step for commit in Retention(1, best="held_out/loss").keeps(chain)} == {50, 30}
+    assert {commit.step for commit in Retention(1, best="held_out/loss").keeps(chain[:2])} == {50}
 
 
 def test_the_best_commit_outlives_newer_ones(tmp_path: Path) -> None:
     run, attempt = str(tmp_path), Attempt(1, None)
     begin_attempt(run, FakeGroup())
-    writer = Writer(run, attempt, FakeGroup(), retention=Retention(1, best=True), facts={})
+    writer = Writer(run, attempt, FakeGroup(), retention=Retention(1, best="held_out/loss"), facts={})
     for step, loss in ((1, 2.0), (2, 0.5), (3, 1.0), (4, None)):
         writer.save(lambda: iter([("weight:a", torch.ones(2))]), TrainState(step=step), loss)
     writer.finish()

@@ -1,0 +1,166 @@
+"""The sets that a recipe is measured on, the full names of what they give, and the rules over them. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container
+from dataclasses import dataclass
+
+from raysft.errors import RecipeError
+from raysft.metrics.base import Mode
+from raysft.recipe.measures import HELD_OUT, HELD_OUT_LOSS, OF_ANSWERS
+from raysft.recipe.schema import Recipe
+from raysft.recipe.sections.data import SourceSection
+from raysft.recipe.sections.objective import ObjectiveSection
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+
+
+@dataclass(frozen=True)
+class SetPlan:
+    """What is done with one set."""
+
+    metrics: tuple[str, ...]
+    """`loss`, and metrics of answers."""
+    prompts: int
+    max_rows: int
+
+
+def has_held_out(recipe: Recipe) -> bool:
+    """Does a part of the recipe's own data stay out of training?"""
+    return bool(recipe.data.eval or recipe.data.eval_fraction)
+
+
+def evaluation_sets(recipe: Recipe) -> dict[str, SetPlan]:
+    """{set: what is done with it}: the held-out data, where there are any, then those that are named."""
+    section, found = recipe.evaluate, {}
+    if has_held_out(recipe):
+        answers = ("exact_match",) if section.generate_prompts else ()
+        found[HELD_OUT] = SetPlan(("loss", *answers), section.generate_prompts, section.max_rows)
+    for name, one in section.sets.items():
+        found[name] = SetPlan(one.metrics, one.prompts, one.max_rows or section.max_rows)
+    return found
+
+
+def set_sources(recipe: Recipe) -> dict[str, SourceSection]:
+    """{set: its files} of the sets with data of their own."""
+    return {
+        name: SourceSection(path=one.data, name="eval", format=one.format, columns=one.columns)
+        for name, one in recipe.evaluate.sets.items()
+        if one.data
+    }
+
+
+def measured_by(objective: ObjectiveSection, varied: Container[str] = ()) -> dict[str, Mode]:
+    """{measure: which way is better} of rows, which an objective has with these fields. varied: fields that trials
+    differ in, so that a term may be there or not."""
+    own = {
+        name: mode
+        for name, mode in objective.measures.items()
+        if (field := objective.needs.get(name)) is None or dict(objective)[field] or f"objective.{field}" in varied
+    }
+    return {"loss": "min", **own}
+
+
+def measured_in_training(recipe: Recipe, varied: Container[str] = ()) -> dict[str, Mode]:
+    """{full name: which way is better} of what each evaluation in training gives. varied: see measured_by."""
+    return {
+        f"{name}/{measure}": mode
+        for name, plan in evaluation_sets(recipe).items()
+        if "loss" in plan.metrics
+        for measure, mode in measured_by(recipe.objective, varied).items()
+    }
+
+
+def best_by(recipe: Recipe) -> str | None:
+    """Full name of what the best commit is known by; None: none is kept for being the best."""
+    keep = recipe.checkpoint
+    return keep.keep_best_by or (HELD_OUT_LOSS if keep.keep_best else None)
+
+
+def check_sets(recipe: Recipe) -> None:
+    """Raises RecipeError."""
+    for name, one in recipe.evaluate.sets.items():
+        where = f"evaluate.sets.{name}"
+        if not _NAME.fullmatch(name):
+            raise RecipeError(
+                "a set of evaluate.sets needs another name",
+                got=repr(name),
+                expected="a letter, then letters, digits, _ or -",
+                fix="rename it",
+            )
+        if name == HELD_OUT:
+            _check_held_out(recipe)
+        elif not one.data:
+            raise RecipeError(
+                "a set of evaluate.sets has no data",
+                got=f"{where} without data",
+                expected=f"files; only the set {HELD_OUT} has those of data.eval or data.eval_fraction",
+                fix=f"set {where}.data: FILE, or call the set {HELD_OUT}",
+            )
+        asked = [metric for metric in one.metrics if metric in OF_ANSWERS]
+        if asked and not one.prompts:
+            raise RecipeError(
+                "a metric of answers needs answers",
+                got=f"{where}.metrics: {', '.join(asked)}, and prompts: 0",
+                expected="a number of prompts that are answered",
+                fix=f"set {where}.prompts: 200",
+            )
+        if one.prompts and not asked:
+            raise RecipeError(
+                "prompts would be answered, and nothing measured of the answers",
+                got=f"{where}.prompts: {one.prompts}, metrics: {', '.join(one.metrics)}",
+                expected=f"a metric of answers: {', '.join(OF_ANSWERS)}",
+                fix=f"set {where}.metrics: [{', '.join((*one.metrics, OF_ANSWERS[0]))}], or prompts: 0",
+            )
+        if len(set(one.metrics)) < len(one.metrics):
+            raise RecipeError(
+                "a metric stands twice",
+                got=f"{where}.metrics: {', '.join(one.metrics)}",
+                expected="different metrics",
+                fix="remove the second one",
+            )
+    _check_best(recipe)
+
+
+def _check_held_out(recipe: Recipe) -> None:
+    """The set that the data section makes."""
+    where = f"evaluate.sets.{HELD_OUT}"
+    for wrong, got, expected, fix in (
+        (
+            bool(recipe.evaluate.sets[HELD_OUT].data),
+            f"{where}.data",
+            "data.eval or data.eval_fraction",
+            "name the files in data.eval, or give the set another name",
+        ),
+        (
+            not has_held_out(recipe),
+            f"{where}, and neither data.eval nor data.eval_fraction",
+            "held-out data",
+            "set data.eval_fraction: 0.02, or name files in data.eval",
+        ),
+        (
+            recipe.evaluate.generate_prompts > 0,
+            f"{where} and evaluate.generate_prompts, which is short for it",
+            "one of them",
+            f"set {where}.prompts and remove evaluate.generate_prompts",
+        ),
+    ):
+        if wrong:
+            raise RecipeError(
+                f"the set {HELD_OUT} is the data that is held out from training", got=got, expected=expected, fix=fix
+            )
+
+
+def _check_best(recipe: Recipe) -> None:
+    by, known = best_by(recipe), measured_in_training(recipe)
+    is_told = recipe.checkpoint.keep_best_by is not None or bool(recipe.evaluate.sets)
+    if by is None or by in known or not is_told:  # without any set keep_best has always kept nothing
+        return
+    field = "keep_best_by" if recipe.checkpoint.keep_best_by else "keep_best, which goes by"
+    raise RecipeError(
+        "the best commit cannot be known by this measure",
+        got=f"checkpoint.{field}: {by}",
+        expected=f"one of {', '.join(known)}" if known else "a measure of rows; no set of this recipe asks for loss",
+        fix=f"set checkpoint.keep_best_by: {next(iter(known))}" if known else "set data.eval_fraction: 0.02",
+    )

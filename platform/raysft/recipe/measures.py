@@ -1,0 +1,109 @@
+"""What can be measured of a model: its name, which way is better, how a value is written. One table, pure.
+
+A full name is SET/NAME: `held_out/loss` of the held-out part of the data, `gsm8k/exact_match` of a set that
+`evaluate.sets` names. Searches, the best commit, reports, cards and the API read no other table; an objective's terms
+and metrics (recipe/sections/objective.py) are measures of every set whose rows are computed. Records that are older
+than sets: OLD_NAMES here, run/evaluations.py, and the held-out loss of train/commits/writer.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from raysft.metrics import METRICS
+from raysft.metrics.base import Mode
+
+HELD_OUT = "held_out"
+"""The set of `data.eval` or `data.eval_fraction`, which needs no name in a recipe."""
+
+HELD_OUT_LOSS = f"{HELD_OUT}/loss"
+"""What searches and the best commit go by where nothing else is said."""
+
+OLD_NAMES = {"held_out_loss": HELD_OUT_LOSS}
+"""{name in recipes, studies and tables of earlier versions: full name}."""
+
+
+def _number(value: float) -> str:
+    return f"{value:,.4f}" if value < 1000 else f"{value:,.0f}"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One line of tables that tell what a model is like."""
+
+    title: str
+    """In a few words."""
+    better: Mode
+    wants: Literal["rows", "answers"]
+    """rows: tokens of the set go through the model. answers: it answers the set's prompts (metrics/)."""
+    unit: str = ""
+    """Empty: a share or a plain number."""
+    shown: Callable[[float], str] = _number
+
+
+MEASURES: dict[str, Measure] = {
+    "loss": Measure("loss", "min", "rows", "nats per target token"),
+    "perplexity": Measure("perplexity", "min", "rows"),
+    **{name: Measure(metric.title, metric.better, "answers", shown=metric.shown) for name, metric in METRICS.items()},
+}
+"""{name: measure} of every model, whatever it was trained for, in the order of tables."""
+
+OF_ANSWERS = tuple(METRICS)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A measure of one set before and after training."""
+
+    set: str
+    measure: str
+    title: str
+    unit: str
+    before: str
+    """`-`: not measured."""
+    after: str
+
+
+def rows_of(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Row]:
+    """Everything that was measured at least once, in the order of tables. before, after: {set: its record}, as
+    evaluate/evaluation.py makes them."""
+    sets, rows = (before, after), []
+    for name in dict.fromkeys((*sets[0], *sets[1])):
+        found = [one.get(name, {}) for one in sets]
+        for measure, traits in MEASURES.items():
+            told = [
+                shown(measure, one["metrics"][measure]) if measure in one.get("metrics", {}) else "-" for one in found
+            ]
+            if told != ["-", "-"]:
+                title = title_of(name, measure, any(one.get("of_pairs") for one in found))
+                rows.append(Row(name, measure, title, traits.unit, *told))
+    return rows
+
+
+def shown(name: str, estimate: Mapping[str, Any]) -> str:
+    """`91.0% (84.2% to 95.0%)`: a value with its interval, where it has one."""
+    write = MEASURES[name].shown
+    low, high = estimate.get("low"), estimate.get("high")
+    between = "" if low is None or high is None else f" ({write(low)} to {write(high)})"
+    return write(estimate["value"]) + between
+
+
+def title_of(name: str, measure: str, of_pairs: bool) -> str:
+    """`held-out loss`, `gsm8k: exact match of greedy answers`; of pairs what was counted, too."""
+    traits = MEASURES[measure]
+    title = traits.title + (" of the preferred answers" if of_pairs and traits.wants == "rows" else "")
+    if name != HELD_OUT:
+        return f"{name}: {title}"
+    return f"held-out {title}" if traits.wants == "rows" else title
+
+
+def full_name(measure: str) -> str:
+    """SET/NAME of a measure as somebody wrote it."""
+    return OLD_NAMES.get(measure, measure)
+
+
+def full_names(measures: Iterable[str]) -> tuple[str, ...]:
+    """Those of several."""
+    return tuple(map(full_name, measures))

@@ -1,0 +1,115 @@
+"""What was measured of a run's model before and after training: made once, kept in the run, told in a line.
+
+A record is {set: what evaluate/evaluation.py gives of it}. Those of versions without sets are of the held-out data.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from raysft import sealed, storage
+from raysft.data.prepare.prepare import Prepared
+from raysft.recipe.evaluation_sets import evaluation_sets
+from raysft.recipe.measures import HELD_OUT, MEASURES, shown
+from raysft.recipe.schema import Recipe
+from raysft.runtime.join import run_task
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Whose evaluations."""
+
+    run: str
+    recipe: Recipe
+    prepared: Prepared
+    fingerprints: Mapping[str, str]
+
+
+def evaluate_once(
+    of: Evaluated, when: str, function: Callable[..., dict[str, Any]], *more: str
+) -> dict[str, Any] | None:
+    """An evaluation on the cluster, kept in the run; None without a set. One that lacks what the recipe asks for by
+    now is made anew."""
+    stores = of.prepared.eval_stores
+    if not stores:
+        return None
+    evaluation = read_evaluation(of.run, when, of.fingerprints)
+    if evaluation is None or not _holds(evaluation, of.recipe):
+        logger.info("evaluating %s training", when)
+        evaluation = run_task(of.recipe.cluster, function, of.recipe.model_dump(mode="json"), stores, *more)
+        write_evaluation(of.run, when, evaluation, of.fingerprints)
+    logger.info("%-12s %s", when, evaluation_line(evaluation))
+    return evaluation
+
+
+def _holds(evaluation: Mapping[str, Any], recipe: Recipe) -> bool:
+    """Are all sets and metrics of the recipe in it?"""
+    plans = evaluation_sets(recipe)
+    return all(
+        name in evaluation and {*plan.metrics} <= {*evaluation[name]["metrics"]} for name, plan in plans.items()
+    )
+
+
+def evaluation_line(evaluation: Mapping[str, Any]) -> str:
+    """`held-out loss 1.2345, perplexity 3.4367, exact match of greedy answers 96.0% (92.3% to 98.0%) of 200 prompts`,
+    then `; dev: loss 1.3456, ...`, set by set; of pairs what was counted, too."""
+    parts = []
+    for name, record in evaluation.items():
+        told = []
+        for measure, estimate in record["metrics"].items():
+            is_loss, of_answers = measure == "loss", MEASURES[measure].wants == "answers"
+            before = " of the preferred answers" if is_loss and record.get("of_pairs") else ""
+            after = f" of {record['num_prompts']} prompts" if of_answers else ""
+            told.append(f"{MEASURES[measure].title}{before} {shown(measure, estimate)}{after}")
+        parts.append(("held-out " if name == HELD_OUT else f"{name}: ") + ", ".join(told))
+    return "; ".join(parts)
+
+
+def read_evaluation(run: str, when: str, fingerprints: Mapping[str, str]) -> dict[str, Any] | None:
+    """A kept evaluation of this run by set, `before` or `after`; None: not made yet, lost, or another run's."""
+    location = storage.join(run, "evaluation", f"{when}.json")
+    record = sealed.read(location, {})
+    if record is not None and record.pop("mathematics", None) not in (None, fingerprints["mathematics"]):
+        logger.warning("%s is passed over: it is of another run", location)
+        return None
+    return by_set(record)
+
+
+def write_evaluation(run: str, when: str, evaluation: Mapping[str, Any], fingerprints: Mapping[str, str]) -> None:
+    """Keep an evaluation in the run."""
+    location = storage.join(run, "evaluation", f"{when}.json")
+    sealed.write(location, {"sets": dict(evaluation), "mathematics": fingerprints["mathematics"]})
+
+
+def by_set(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """{set: what was measured} of a kept record; None: of no use. Earlier versions knew the held-out data alone."""
+    if record is None:
+        return None
+    sets = record["sets"] if "sets" in record else {HELD_OUT: _first_form(record)}
+    problems = (
+        [sealed.problem_of(one, _EVALUATION) for one in sets.values()] if isinstance(sets, dict) else ["no sets"]
+    )
+    if any(problems):
+        sealed.passed_over("an evaluation of the run", str(next(filter(None, problems))))
+        return None
+    return dict(sets)
+
+
+_EVALUATION: sealed.Shape = {"metrics": dict, "num_prompts": int}
+
+
+def _first_form(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What stood beside each other before there were sets."""
+    counts = {"exact_match": record.get("num_prompts", 0)}
+    metrics = {
+        name: {"value": record[name], "count": counts.get(name, record.get("target_tokens", 0))}
+        for name in ("loss", "perplexity", "exact_match")
+        if isinstance(record.get(name), int | float)
+    }
+    kept = {name: record[name] for name in ("num_prompts", "samples", "of_pairs") if name in record}
+    return {"metrics": metrics, **kept}

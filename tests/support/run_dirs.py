@@ -12,8 +12,8 @@ from fakes import FakeGroup, make_recipe, step_info
 from torch import Tensor
 
 from raysft.recipe.schema import Recipe
+from raysft.run.evaluations import write_evaluation
 from raysft.run.rundir import claim, write_result
-from raysft.run.summary import write_evaluation
 from raysft.train.commits.checkpoint import begin_attempt
 from raysft.train.commits.lineage import Attempt
 from raysft.train.commits.writer import Retention, Writer
@@ -54,12 +54,18 @@ def make_run(storage: Path, name: str, seed: int) -> Path:
         incidents.record(str(run), "worker", "a worker died", attempt=1, step=7, detected_after_s=0.5)
         skips.add_skip(str(run), skips.Skip(3, "loss 9 after a median of 1"))
         _attempt(str(run), prints, seed, until=LAST, commits=(8,))
-    evaluation = {"loss": 1.5 + seed, "perplexity": 4.5, "exact_match": None, "num_prompts": 0}
+    evaluation = {"held_out": {"metrics": {"loss": {"value": 1.5 + seed, "count": 9}}, "num_prompts": 0}}
     for when in ("before", "after"):
         write_evaluation(str(run), when, evaluation, prints)
     report = run / "report.html"
     report.write_text("<html></html>")
-    result = {"steps": LAST, "before": evaluation, "after": evaluation, "exports": [], "report": str(report)}
+    result = {
+        "steps": LAST,
+        "before": {"sets": evaluation},
+        "after": {"sets": evaluation},
+        "exports": [],
+        "report": str(report),
+    }
     write_result(str(run), {**result, "finished_at": "2026-01-02T03:04:05+00:00"}, prints)
     return run
 
@@ -90,7 +96,7 @@ def _commit(run: str, attempt: Attempt, prints: dict[str, str], seed: int, step:
         keep = Retention(9)
         facts = {"fingerprints": prints}
         writer = Writer(run, attempt, FakeGroup(rank, 2), retention=keep, facts=facts, patience_s=9)
-        writer.save(tensors, state_at(step), 1.0)
+        writer.save(tensors, state_at(step), {"held_out/loss": 1.0})
         writers.append(writer)
     for writer in writers:
         writer.finish()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaFor
 
 from raysft.data.store.manifest import write_manifest
 from raysft.data.store.packed_rows import Row, pack_rows
-from raysft.data.store.parts import write_part
-from raysft.errors import DataError, ModelError, StorageError
-from raysft.evaluate.evaluation import Evaluation, evaluate_model
+from raysft.data.store.parts import TokenStore, write_part, write_prompts
+from raysft.errors import DataError, ModelError
+from raysft.evaluate.evaluation import evaluate_model
 from raysft.evaluate.exported import load_exported
+from raysft.evaluate.generation import Sampling
 from raysft.evaluate.heldout import held_out_loss
+from raysft.recipe.evaluation_sets import SetPlan
 
 ROWS = [[9, 14, 5], [30], [3, 20], [12, 12]]
 
@@ -87,7 +90,7 @@ def test_rows_without_a_target_are_an_error() -> None:
         held_out_loss(make_model(), store, max_rows=5)  # type: ignore[arg-type]
 
 
-def write_store(location: Path, store: FakeStore) -> None:
+def write_store(location: Path, store: FakeStore, prompts: list[dict[str, Any]]) -> None:
     """The same rows as a store on disk; every segment is one line."""
     lines: dict[str, list[Any]] = {"sample_id": [], "input_ids": [], "target": []}
     atoms, next_line = [], 0
@@ -100,54 +103,54 @@ def write_store(location: Path, store: FakeStore) -> None:
         next_line += len(borders) + 1
     table = pa.table({**lines, "weight": [1.0] * next_line})
     part = write_part(str(location), 0, pack_rows(table, atoms))
-    write_manifest(str(location), {"parts": [part], "max_tokens": 64})
+    sha256 = write_prompts(str(location), prompts)
+    write_manifest(str(location), {"parts": [part], "max_tokens": 64, "prompts_sha256": sha256})
 
 
-def test_an_evaluation_holds_loss_match_and_ten_samples(tmp_path: Path) -> None:
-    model, tokenizer, store = make_model(), make_tokenizer(), FakeStore(ROWS)
-    write_store(tmp_path / "store", store)
-    questions = [f"question {i}" for i in range(12)]
-    first = evaluate_model(
-        model,
-        tokenizer,
-        eval_store=str(tmp_path / "store"),
-        prompts=[{"prompt": q, "answer": "nothing"} for q in questions],
-        max_rows=2,
-        max_new_tokens=5,
-    )
-    assert first.loss == pytest.approx(reference(model, store.rows[:2])[0], rel=1e-6)
-    assert (first.exact_match, first.num_prompts, len(first.samples)) == (0.0, 12, 10)
-    assert [sample["prompt"] for sample in first.samples] == questions[:10]
-    again = evaluate_model(
-        model,
-        tokenizer,
-        eval_store=None,
-        prompts=[{"prompt": s["prompt"], "answer": s["answer"] if i else "x"} for i, s in enumerate(first.samples)],
-        max_rows=2,
-        max_new_tokens=5,
-    )
-    assert again.exact_match == 0.9
-    assert again.loss is again.perplexity is None
-    assert json.loads(json.dumps(first.to_json()))["samples"][0]["reference"] == "nothing"
+class Parrot:
+    """Answers every prompt with its own text."""
+
+    def load(self, location: str) -> None:
+        raise AssertionError("nothing is loaded here")
+
+    def generate(self, prompts: Sequence[str], how: Sampling) -> list[str]:
+        assert how == HOW
+        return list(prompts)
 
 
-def test_without_prompts_there_is_no_exact_match(tmp_path: Path) -> None:
-    nothing = evaluate_model(
-        make_model(), make_tokenizer(), eval_store=None, prompts=[], max_rows=1, max_new_tokens=5
-    )
-    assert nothing == Evaluation(None, None, 0, None, 0, ())
+HOW = Sampling(5)
 
 
-def test_a_missing_eval_store_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="no token store"):
-        evaluate_model(
-            make_model(),
-            make_tokenizer(),
-            eval_store=str(tmp_path / "nowhere"),
-            prompts=[],
-            max_rows=1,
-            max_new_tokens=5,
-        )
+def test_each_set_has_its_own_rows_prompts_and_metrics(tmp_path: Path) -> None:
+    model, stores = make_model(), {"held_out": FakeStore(ROWS), "dev": FakeStore([[7, 7], [11], [5, 4, 3]])}
+    questions = [{"sample_id": i, "prompt": f"q{i}", "answer": f" q{i}\n" if i else "other"} for i in range(12)]
+    for name, store in stores.items():
+        write_store(tmp_path / name, store, questions)
+    opened = {name: TokenStore.open(str(tmp_path / name)) for name in stores}
+    plans = {"held_out": SetPlan(("loss",), 0, 2), "dev": SetPlan(("loss", "exact_match"), 10, 3)}
+    found = evaluate_model(model, Parrot(), HOW, {name: (opened[name], plans[name]) for name in stores})
+    for name, rows in (("held_out", 2), ("dev", 3)):
+        loss, count = reference(model, stores[name].rows[:rows])
+        told = found[name]["metrics"]["loss"]
+        assert (told["value"], told["count"]) == (pytest.approx(loss, rel=1e-6), count)
+        assert found[name]["metrics"]["perplexity"]["value"] == pytest.approx(math.exp(loss), rel=1e-5)
+    assert found["held_out"]["metrics"].keys() == {"loss", "perplexity"}
+    assert (found["held_out"]["num_prompts"], found["held_out"]["samples"]) == (0, [])
+    match = found["dev"]["metrics"]["exact_match"]
+    assert (match["value"], match["count"], found["dev"]["num_prompts"]) == (0.9, 10, 10)
+    assert match["low"] < 0.9 < match["high"]
+    assert found["dev"]["samples"][0] == {"prompt": "q0", "answer": "q0", "reference": "other"}
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_a_set_of_answers_alone_computes_no_rows(tmp_path: Path) -> None:
+    store = FakeStore(ROWS)
+    for row in store.rows:
+        row.token_fields["target"][:] = 0
+    write_store(tmp_path / "store", store, [{"sample_id": 0, "prompt": "q", "answer": "q"}])
+    opened = TokenStore.open(str(tmp_path / "store"))
+    found = evaluate_model(make_model(), Parrot(), HOW, {"dev": (opened, SetPlan(("exact_match",), 5, 9))})["dev"]
+    assert {name: one["value"] for name, one in found["metrics"].items()} == {"exact_match": 1.0}
 
 
 @pytest.fixture

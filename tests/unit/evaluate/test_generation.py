@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from fakes import LLAMA, make_tokenizer
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from raysft.errors import ModelError
-from raysft.evaluate.generation import answer_prompts, exact_match, stop_ids
+from raysft.evaluate.generation import Sampling, TransformersGenerator, stop_ids
 
 PROMPTS = ["a", "a longer prompt", "xyz", "", "prompt number five", "p"]
 
@@ -43,8 +44,11 @@ def test_batched_answers_are_those_of_each_prompt_alone() -> None:
         expected.append(tokenizer.decode(greedy(model, ids, 12, set(stop_ids(tokenizer)))))
     assert len(set(expected)) > 2
     for batch_size in (1, 2, 5):
-        answers = answer_prompts(model, tokenizer, prompts, max_new_tokens=12, batch_size=batch_size)
-        assert answers == expected
+        assert answers(model, tokenizer, prompts, 12, batch_size) == expected
+
+
+def answers(model: PreTrainedModel, tokenizer: Any, prompts: list[str], most: int, batch_size: int) -> list[str]:
+    return TransformersGenerator(model, tokenizer, batch_size=batch_size).generate(prompts, Sampling(most))
 
 
 def force(model: LlamaForCausalLM, tokens: list[int], prompt_tokens: int) -> None:
@@ -66,22 +70,22 @@ def test_an_answer_ends_at_every_special_token_and_holds_none(stop: str) -> None
     model, tokenizer = make_model(), make_tokenizer()
     text = tokenizer("yes")["input_ids"]
     force(model, [*text, tokenizer.convert_tokens_to_ids(stop), *text], prompt_tokens=3)
-    assert answer_prompts(model, tokenizer, ["abc"], max_new_tokens=9, batch_size=1) == ["yes"]
+    assert answers(model, tokenizer, ["abc"], 9, 1) == ["yes"]
 
 
 def test_an_answer_is_at_most_max_new_tokens_long() -> None:
     model, tokenizer = make_model(), make_tokenizer()
     force(model, tokenizer("n")["input_ids"], prompt_tokens=3)
-    assert answer_prompts(model, tokenizer, ["abc"], max_new_tokens=4, batch_size=1) == ["nnnn"]
+    assert answers(model, tokenizer, ["abc"], 4, 1) == ["nnnn"]
 
 
 def test_the_models_own_sampling_and_penalties_are_off_and_come_back() -> None:
     model, tokenizer = make_model(), make_tokenizer()
-    plain = answer_prompts(model, tokenizer, PROMPTS[:3], max_new_tokens=12, batch_size=3)
+    plain = answers(model, tokenizer, PROMPTS[:3], 12, 3)
     own = GenerationConfig(do_sample=True, temperature=5.0, repetition_penalty=3.0, max_length=5)
     model.generation_config = own
     model.train()
-    assert answer_prompts(model, tokenizer, PROMPTS[:3], max_new_tokens=12, batch_size=3) == plain
+    assert answers(model, tokenizer, PROMPTS[:3], 12, 3) == plain
     assert model.generation_config is own
     assert model.training
 
@@ -95,28 +99,22 @@ def test_special_tokens_in_the_prompt_are_special_and_none_is_added() -> None:
 
     model = make_model()
     model.generate = spy  # type: ignore[method-assign]
-    answer_prompts(model, tokenizer, ["<|im_start|>a"], max_new_tokens=4, batch_size=1)
+    answers(model, tokenizer, ["<|im_start|>a"], 4, 1)
     a = tokenizer("a")["input_ids"][0]
     assert seen == [[[tokenizer.convert_tokens_to_ids("<|im_start|>"), a]]]
 
 
 def test_no_prompts_give_no_answers() -> None:
-    assert answer_prompts(make_model(), make_tokenizer(), [], max_new_tokens=4, batch_size=2) == []
+    assert answers(make_model(), make_tokenizer(), [], 4, 2) == []
 
 
 def test_a_prompt_longer_than_the_model_is_an_error_and_a_nearly_full_one_is_answered_shortly() -> None:
     model, tokenizer = make_model(max_position_embeddings=16), make_tokenizer()
     force(model, tokenizer("n")["input_ids"], prompt_tokens=14)
-    assert answer_prompts(model, tokenizer, ["a" * 14], max_new_tokens=9, batch_size=1) == ["nn"]
+    assert answers(model, tokenizer, ["a" * 14], 9, 1) == ["nn"]
     with pytest.raises(ModelError, match="too long") as caught:
-        answer_prompts(model, tokenizer, ["a" * 16], max_new_tokens=9, batch_size=1)
+        answers(model, tokenizer, ["a" * 16], 9, 1)
     assert "16 tokens" in str(caught.value)
-
-
-def test_exact_match_leaves_white_space_aside_and_counts() -> None:
-    assert exact_match(["a\n", " b", "c", "d e"], ["a", "b", "x", "de"]) == 0.5
-    with pytest.raises(ValueError, match="zip"):
-        exact_match(["a"], ["a", "b"])
 
 
 def test_stop_ids_hold_special_added_tokens_only() -> None:
@@ -124,3 +122,15 @@ def test_stop_ids_hold_special_added_tokens_only() -> None:
     tokenizer.add_tokens(["<think>"])
     texts = tokenizer.convert_ids_to_tokens(stop_ids(tokenizer))
     assert sorted(texts) == ["<|endoftext|>", "<|im_end|>", "<|im_start|>", "<|pad|>"]
+
+
+def test_a_generator_answers_with_the_model_that_it_is_given(tmp_path: Path) -> None:
+    first, second, tokenizer = make_model(0), make_model(7), make_tokenizer()
+    second.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    generator, how = TransformersGenerator(first, tokenizer), Sampling(8)
+    before = generator.generate(PROMPTS[:3], how)
+    generator.load(str(tmp_path))
+    assert generator.generate(PROMPTS[:3], how) == answers(second, tokenizer, PROMPTS[:3], 8, 3) != before
+    with pytest.raises(ModelError, match="no such directory"):
+        generator.load(str(tmp_path / "nowhere"))

@@ -27,8 +27,13 @@ FACTS = CardFacts(
     train_tokens=5000,
     train_target_tokens=1234,
     fingerprints={"data": "d" * 16, "mathematics": "m" * 16, "execution": "e" * 16},
-    before={"loss": 5.5, "perplexity": 244.7, "exact_match": 0.0},
-    after={"loss": 0.25, "perplexity": 1.284, "exact_match": 0.975},
+    before={"held_out": {"metrics": {"loss": {"value": 5.5}, "exact_match": {"value": 0.0}}}},
+    after={
+        "held_out": {
+            "metrics": {"loss": {"value": 0.25}, "exact_match": {"value": 0.975, "low": 0.91, "high": 0.99}}
+        },
+        "dev": {"metrics": {"perplexity": {"value": 1.284}}},
+    },
 )
 IDS = torch.arange(20).reshape(2, 10)
 

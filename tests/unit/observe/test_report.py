@@ -20,13 +20,18 @@ def step_line(step: int, **fields: Any) -> dict[str, Any]:
     return line | {"total_tokens": 100 * step} | fields
 
 
+def evaluation(num_prompts: int, **values: float) -> dict[str, Any]:
+    metrics = {name: {"value": value, "count": 9, "low": None, "high": None} for name, value in values.items()}
+    return {"metrics": metrics, "num_prompts": num_prompts, "of_pairs": False, "samples": []}
+
+
 def make_facts(**fields: Any) -> ReportFacts:
     metrics = [{"kind": "eval", "step": 0, "loss": 5.0, "perplexity": 148.4}]
     metrics += [step_line(step) for step in range(1, 41)]
     metrics += [{"kind": "eval", "step": 40, "loss": 0.5, "perplexity": 1.65}]
     sample = {"prompt": "Reverse: abc", "reference": "cba"}
-    before = {"loss": 5.0, "perplexity": 148.4, "exact_match": 0.0, "num_prompts": 7}
-    after = {"loss": 0.5, "perplexity": 1.6487, "exact_match": 0.9125, "num_prompts": 7}
+    before = evaluation(loss=5.0, perplexity=148.4, exact_match=0.0, num_prompts=7)
+    after = evaluation(loss=0.5, perplexity=1.6487, exact_match=0.9125, num_prompts=7)
     values: dict[str, Any] = {
         "run": "my-run",
         "status": "finished",
@@ -34,8 +39,8 @@ def make_facts(**fields: Any) -> ReportFacts:
         "wall_s": 187.3,
         "arithmetic": ["global step  8 rows x 64 tokens"],
         "metrics": metrics,
-        "before": {**before, "samples": [{**sample, "answer": "zzz"}]},
-        "after": {**after, "samples": [{**sample, "answer": "cba"}]},
+        "before": {"held_out": {**before, "samples": [{**sample, "answer": "zzz"}]}},
+        "after": {"held_out": {**after, "samples": [{**sample, "answer": "cba"}]}},
         "certificate": ["refused 3 (malformed_json 2)"],
         "attempts": [AttemptFacts(1, 0, 17, "SIGKILL"), AttemptFacts(2, 10, 40, "finished")],
         "recipe_yaml": "name: my-run\n",
@@ -97,15 +102,15 @@ def test_nothing_is_fetched_and_no_script_runs() -> None:
 
 def test_everything_is_escaped() -> None:
     sample = {"prompt": EVIL, "reference": EVIL, "answer": EVIL}
-    evaluation = {"loss": 1.0, "perplexity": 2.7, "exact_match": 0.5, "num_prompts": 1, "samples": [sample]}
+    evaluated = {EVIL: {**evaluation(1, loss=1.0, perplexity=2.7, exact_match=0.5), "samples": [sample]}}
     html = render_report(
         make_facts(
             run=EVIL,
             status=EVIL,
             ended_at=EVIL,
             arithmetic=[EVIL],
-            before=evaluation,
-            after=evaluation,
+            before=evaluated,
+            after=evaluated,
             certificate=[EVIL],
             attempts=[AttemptFacts(1, 0, 1, EVIL)],
             recipe_yaml=EVIL,
@@ -137,10 +142,23 @@ def test_only_after_was_measured() -> None:
     assert "before 5.0" not in page.text
 
 
+def test_every_set_has_its_rows_and_curves() -> None:
+    sets = {"dev": {"loss": 0.75, "terms": {"dpo": 0.75}, "metrics": {"accuracy": 0.5}, "perplexity": None}}
+    lines = [{"kind": "eval", "step": at, "loss": None, "perplexity": None, "sets": sets} for at in (0, 8)]
+    low_high = {"exact_match": {"value": 0.96, "count": 200, "low": 0.92309, "high": 0.97961}}
+    after = {"held_out": evaluation(0, loss=0.5), "gsm8k": {**evaluation(200), "metrics": low_high}}
+    page = Page(render_report(make_facts(metrics=lines, before=None, after=after)))
+    for text in ("held-out loss, nats per target token", "gsm8k: exact match of greedy answers"):
+        assert text in page.text, text
+    for text in ("96.0% (92.3% to 98.0%)", "dev/loss", "dev/accuracy"):
+        assert text in page.text, text
+    assert "dev/dpo" not in page.text, "the only term is the loss"
+
+
 def test_right_and_wrong_answers_are_marked() -> None:
-    after = {"exact_match": 0.5, "num_prompts": 2}
+    after = evaluation(2, exact_match=0.5)
     answers = [{"prompt": p, "reference": "r", "answer": a} for p, a in (("p1", " r\n"), ("p2", "x"))]
-    html = render_report(make_facts(before=None, after={**after, "samples": answers}))
+    html = render_report(make_facts(before=None, after={"dev": {**after, "samples": answers}}))
     assert html.count('class="text right"') == html.count('class="text wrong"') == 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from raysft.errors import RecipeError
 from raysft.recipe.change import change
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.schema import Recipe
-from raysft.recipe.tune import MODES, TuneSection
+from raysft.recipe.tune import COSTS, TuneSection
 from raysft.recipe.tune_checks import ABILITIES, check_tune, tune_advice
 
 
@@ -33,7 +34,24 @@ def test_a_measure_of_held_out_rows_belongs_to_the_objective() -> None:
 def test_every_searcher_says_what_it_can_hold() -> None:
     properties = TuneSection.model_json_schema()["properties"]
     assert set(properties["searcher"]["enum"]) == ABILITIES.keys()
-    assert set(properties["metrics"]["anyOf"][0]["enum"]) == MODES.keys()
+    one, measure, _ = properties["metrics"]["anyOf"]
+    assert set(one["enum"]) == {*COSTS, "held_out_loss"}
+    assert re.fullmatch(measure["pattern"], "held_out/loss")
+
+
+def test_measures_of_named_sets_and_their_names_of_today() -> None:
+    sets = {"evaluate": {"sets": {"dev": {"data": "dev.jsonl"}, "said": ANSWERS}}}
+    assert check_tune(change(recipe(metrics="dev/loss", scheduler="none"), sets)).modes == ("min",)
+    old = recipe(metrics=["held_out_loss", "tokens_per_s"], scheduler="none")
+    assert check_tune(old).metrics == ("held_out/loss", "tokens_per_s")
+    for metric in ("dev/accuracy", "said/loss", "said/exact_match", "other/loss", "dev/nothing"):
+        with pytest.raises(RecipeError) as caught:
+            check_tune(change(recipe(metrics=metric, scheduler="none"), sets))
+        assert metric in caught.value.got
+        assert "dev/loss" in caught.value.expected
+
+
+ANSWERS = {"data": "said.jsonl", "metrics": "exact_match", "prompts": 5}
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from raysft.recipe.sections.objective import HELD_OUT
-from raysft.recipe.tune import MODES
+from raysft.recipe.tune import COSTS
 from raysft.search.trial_metrics import TABLE, readings
 
 
@@ -29,7 +28,7 @@ LINES = [
 
 
 def test_every_metric_has_a_reading() -> None:
-    assert TABLE.keys() | HELD_OUT.keys() == MODES.keys()
+    assert TABLE.keys() == COSTS.keys()
 
 
 def test_at_each_held_out_loss() -> None:
@@ -56,3 +55,11 @@ def test_without_held_out_data_at_the_same_steps_and_the_last(every: int | None,
     lines = [line for line in LINES if line["kind"] != "eval"]
     assert [at for at, _ in readings(lines, ("train_loss",), every, 4)] == steps
     assert readings(lines[:3], ("train_loss",), None, 4) == []
+
+
+def test_measures_of_named_sets() -> None:
+    sets = {"dev": {"loss": 0.75, "terms": {"dpo": 0.7}, "metrics": {"accuracy": 0.5}, "perplexity": None}}
+    lines = [*LINES[2:4], {"kind": "eval", "step": 2, "loss": None, "perplexity": None, "sets": sets}]
+    assert readings(lines, ("dev/loss", "dev/accuracy", "train_loss"), 2, 4) == [(2, (0.75, 0.5, 7.0))]
+    ((_, missing),) = readings(lines, ("held_out/loss", "dev/margin"), 2, 4)
+    assert all(map(math.isnan, missing))

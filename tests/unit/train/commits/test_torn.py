@@ -20,8 +20,8 @@ from run_dirs import DAMAGES, DATA, LAST, files_of, make_run, recipe_of, state_a
 
 from raysft import sealed, storage
 from raysft.errors import CheckpointError, ConflictError, StorageError
+from raysft.run.evaluations import read_evaluation
 from raysft.run.rundir import check_same_recipe, claim, read_result
-from raysft.run.summary import read_evaluation
 from raysft.train.commits.checkpoint import begin_attempt, copy_commit, remove_orphans
 from raysft.train.commits.layout import Checkpoint, CommitId, attempt_path, commit_directory, read_commits
 from raysft.train.commits.lineage import Attempt, lineage, lineage_ranges, read_attempts

@@ -18,9 +18,9 @@ from raysft import storage
 from raysft.errors import CheckpointError, StorageError
 from raysft.train.commits import writer as writing
 from raysft.train.commits.checkpoint import begin_attempt, find_latest
-from raysft.train.commits.layout import CommitId, read_commits
+from raysft.train.commits.layout import CommitId, commit_directory, commit_record, read_commits
 from raysft.train.commits.lineage import Attempt
-from raysft.train.commits.writer import Retention, Writer, write_tensors
+from raysft.train.commits.writer import Retention, Writer, _measured, write_tensors
 from raysft.train.history.incidents import read_incidents
 from raysft.train.state import TrainState
 
@@ -150,10 +150,35 @@ def test_the_best_commit_outlives_newer_ones(tmp_path: Path) -> None:
     run, attempt = str(tmp_path), Attempt(1, None)
     begin_attempt(run, FakeGroup())
     writer = Writer(run, attempt, FakeGroup(), retention=Retention(1, best="held_out/loss"), facts={})
-    for step, loss in ((1, 2.0), (2, 0.5), (3, 1.0), (4, None)):
-        writer.save(lambda: iter([("weight:a", torch.ones(2))]), TrainState(step=step), loss)
+    for step, loss in ((1, 2.0), (2, 0.5), (3, 1.0), (4, math.nan)):
+        writer.save(lambda: iter([("weight:a", torch.ones(2))]), TrainState(step=step), {"held_out/loss": loss})
     writer.finish()
     assert {commit.step for commit in read_commits(run)} == {2, 4}
+
+
+def test_the_best_commit_is_that_of_a_named_measure_either_way(tmp_path: Path) -> None:
+    chain = [(CommitId(1, step), value) for step, value in ((30, 0.5), (20, 0.75), (10, 0.25))]
+    assert {commit.step for commit in Retention(1, best="dev/accuracy").keeps(chain)} == {30, 20}
+    assert {commit.step for commit in Retention(1, best="dev/dpo").keeps(chain)} == {30, 10}
+    run, attempt = str(tmp_path), Attempt(1, None)
+    begin_attempt(run, FakeGroup())
+    writer = Writer(run, attempt, FakeGroup(), retention=Retention(1, best="dev/accuracy"), facts={})
+    for step, value in ((1, 0.5), (2, 0.9), (3, 0.7)):
+        measured = {"held_out/loss": float(step), "dev/accuracy": value}
+        writer.save(lambda: iter([("weight:a", torch.ones(2))]), TrainState(step=step), measured)
+    writer.finish()
+    assert {commit.step for commit in read_commits(run)} == {2, 3}
+
+
+def test_the_held_out_loss_of_older_commits_counts(tmp_path: Path) -> None:
+    run = str(tmp_path)
+    begin_attempt(run, FakeGroup())
+    commit = commit_directory(run, CommitId(1, 5))
+    files = [{"name": "rank-00000.safetensors", **write_tensors(f"{commit}/rank-00000.safetensors", {})}]
+    for facts, expected in (({"eval_loss": 1.5}, 1.5), ({"eval_loss": None}, None), ({"measured": {}}, None)):
+        storage.write_json(f"{commit}/commit.json", commit_record(TrainState(step=5), files, {"attempt": 1, **facts}))
+        assert _measured(run, CommitId(1, 5), "held_out/loss") == expected
+        assert _measured(run, CommitId(1, 5), "dev/loss") is None
 
 
 @pytest.mark.parametrize("shapes", [[], [()], [(3,), (0, 4), (2, 5)], [(7, 3, 2)]])

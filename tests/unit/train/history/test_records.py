@@ -11,7 +11,7 @@ from raysft import storage
 from raysft.objectives.reduce import Reduced
 from raysft.train.commits.layout import CommitId, attempt_path
 from raysft.train.commits.lineage import lineage_ranges
-from raysft.train.history.records import Records, StartFacts, read_ledger, read_metrics
+from raysft.train.history.records import Records, StartFacts, evaluated_sets, read_ledger, read_metrics
 from raysft.train.state import TrainState
 
 
@@ -38,10 +38,13 @@ def take(run: str, attempt: int, steps: range, *, ranks: int = 2) -> None:
         records.flush()
 
 
+TWO = Reduced(2.0, {"nll": 2.0}, {}, {"nll": 1.0}, 1.0)
+
+
 def test_one_attempt_is_read_as_written(tmp_path: Path) -> None:
     run = str(tmp_path)
     begin(run, 1, None)
-    Records(run, 1, 0).evaluation(0, Reduced(2.0, {"nll": 2.0}, {}, {"nll": 1.0}, 1.0))
+    Records(run, 1, 0).evaluation(0, {"held_out": TWO})
     take(run, 1, range(1, 4))
     lines = read_metrics(run)
     assert [(line["kind"], line["step"]) for line in lines] == [("eval", 0), ("step", 1), ("step", 2), ("step", 3)]
@@ -112,3 +115,21 @@ def test_a_line_that_the_writer_died_in_is_left_out(tmp_path: Path) -> None:
 def test_a_run_that_never_began_has_no_records(tmp_path: Path) -> None:
     assert read_metrics(str(tmp_path)) == []
     assert read_ledger(str(tmp_path)) == {}
+
+
+def test_an_evaluation_is_one_line_and_older_ones_are_of_the_held_out_data(tmp_path: Path) -> None:
+    run = str(tmp_path)
+    begin(run, 1, None)
+    records = Records(run, 1, 0)
+    pairs = Reduced(0.5, {"dpo": 0.5}, {"accuracy": 0.75}, {"dpo": 4.0}, 0.0)
+    records.evaluation(0, {"held_out": TWO})
+    records.evaluation(0, {"held_out": TWO, "dev": pairs})
+    records.evaluation(0, {"dev": pairs})
+    records.flush()
+    alone, both, named = (line for line in read_metrics(run) if line["kind"] == "eval")
+    assert "sets" not in alone
+    assert {name: one["loss"] for name, one in evaluated_sets(both).items()} == {"held_out": 2.0, "dev": 0.5}
+    assert (evaluated_sets(both)["dev"]["metrics"], both["perplexity"]) == ({"accuracy": 0.75}, alone["perplexity"])
+    assert evaluated_sets(named).keys() == {"dev"}
+    old = {"kind": "eval", "step": 0, "loss": 3.0, "perplexity": 20.0}
+    assert evaluated_sets(old) == {"held_out": old}

@@ -1,0 +1,101 @@
+"""The sets that a recipe is measured on: which there are, what they are asked, what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fakes import make_recipe
+
+from raysft.errors import RecipeError
+from raysft.recipe.evaluation_sets import SetPlan, best_by, evaluation_sets, measured_in_training, set_sources
+from raysft.recipe.fingerprint import fingerprints
+from raysft.recipe.schema import Recipe
+
+HELD = {"train": "t.jsonl", "eval_fraction": 0.1}
+DEV = {"data": "dev.jsonl"}
+
+
+def of(sets: dict[str, Any], data: Any = HELD, **sections: Any) -> Recipe:
+    evaluate = sections.pop("evaluate", {})
+    return make_recipe(data=data, evaluate={**evaluate, "sets": sets}, **sections)
+
+
+def test_the_short_form_means_what_it_did() -> None:
+    short = make_recipe(data=HELD, evaluate={"generate_prompts": 4, "max_rows": 9})
+    long = of({"held_out": {"metrics": ["loss", "exact_match"], "prompts": 4, "max_rows": 9}})
+    assert evaluation_sets(short) == evaluation_sets(long) == {"held_out": SetPlan(("loss", "exact_match"), 4, 9)}
+    assert evaluation_sets(make_recipe(data={"train": "t.jsonl"})) == {}
+
+
+def test_sets_change_no_fingerprint_of_what_is_trained() -> None:
+    plain, with_sets = (fingerprints(one, "d") for one in (make_recipe(data=HELD), of({"dev": DEV})))
+    assert plain["mathematics"] == with_sets["mathematics"]
+    assert plain["execution"] != with_sets["execution"]
+
+
+def test_a_set_reads_files_as_a_source_does() -> None:
+    recipe = of(
+        {
+            "held_out": {"max_rows": 2},
+            "dev": {"data": ["a.jsonl", "b.jsonl"], "format": "alpaca", "columns": {"instruction": "question"}},
+        }
+    )
+    ((name, source),) = set_sources(recipe).items()
+    assert (name, source.path, source.name) == ("dev", ("a.jsonl", "b.jsonl"), "eval")
+    assert (source.format, source.columns) == ("alpaca", {"instruction": "question"})
+    assert list(evaluation_sets(recipe)) == ["held_out", "dev"]
+
+
+def test_what_is_measured_in_training_has_full_names() -> None:
+    sets = {"dev": DEV, "said": {"data": "s.jsonl", "metrics": "exact_match", "prompts": 2}}
+    assert measured_in_training(of(sets)) == dict.fromkeys(
+        ("held_out/loss", "held_out/nll", "dev/loss", "dev/nll"), "min"
+    )
+    assert measured_in_training(of(sets, objective="dpo"))["dev/accuracy"] == "max"
+
+
+def test_the_best_commit_goes_by_the_held_out_loss_or_what_is_named() -> None:
+    assert best_by(make_recipe(data=HELD)) is None
+    assert best_by(make_recipe(data=HELD, checkpoint={"keep_best": True})) == "held_out/loss"
+    assert best_by(make_recipe(data=HELD, checkpoint={"keep_best_by": "held_out_loss"})) == "held_out/loss"
+    assert best_by(of({"dev": DEV}, checkpoint={"keep_best_by": "dev/nll"})) == "dev/nll"
+    assert best_by(make_recipe(data={"train": "t"}, checkpoint={"keep_best": True})) == "held_out/loss", "as ever"
+
+
+NONE = {"train": "t.jsonl"}
+
+
+@pytest.mark.parametrize(
+    ("sets", "more", "words"),
+    [
+        ({"dev": {}}, {}, "evaluate.sets.dev.data"),
+        ({"a/b": DEV}, {}, "another name"),
+        ({"": DEV}, {}, "another name"),
+        ({"a b": DEV}, {}, "another name"),
+        ({"held_out": DEV}, {}, "data.eval"),
+        ({"held_out": {}}, {"data": NONE}, "data.eval_fraction"),
+        ({"held_out": {}}, {"evaluate": {"generate_prompts": 3}}, "generate_prompts"),
+        ({"dev": {**DEV, "metrics": ["bleu"]}}, {}, "exact_match"),
+        ({"dev": {**DEV, "metrics": []}}, {}, "metrics"),
+        ({"dev": {**DEV, "metrics": ["loss", "loss"]}}, {}, "twice"),
+        ({"dev": {**DEV, "metrics": ["exact_match"]}}, {}, "evaluate.sets.dev.prompts: 200"),
+        ({"dev": {**DEV, "prompts": 3}}, {}, "metrics: [loss, exact_match]"),
+        ({"dev": {**DEV, "weight": 2.0}}, {}, "weight"),
+        ({"dev": DEV}, {"checkpoint": {"keep_best_by": "dev/accuracy"}}, "dev/loss"),
+        ({"dev": DEV}, {"checkpoint": {"keep_best_by": "other/loss"}}, "dev/loss"),
+        ({"dev": DEV}, {"checkpoint": {"keep_best": True}, "data": NONE}, "keep_best_by: dev/loss"),
+        ({}, {"checkpoint": {"keep_best_by": "held_out/loss"}, "data": NONE}, "data.eval_fraction"),
+        ({}, {"evaluate": {"every_steps": 3}, "data": NONE}, "no held-out data"),
+    ],
+)
+def test_what_is_refused(sets: dict[str, Any], more: dict[str, Any], words: str) -> None:
+    with pytest.raises(RecipeError) as refused:
+        of(sets, **more)
+    assert words in str(refused.value), refused.value
+    assert refused.value.fix
+
+
+def test_sets_alone_are_evaluated_in_training() -> None:
+    recipe = of({"dev": DEV}, data=NONE, evaluate={"every_steps": 3})
+    assert list(evaluation_sets(recipe)) == ["dev"]

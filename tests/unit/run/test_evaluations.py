@@ -1,0 +1,87 @@
+"""Evaluations of a run: in one line, kept and read again, those of earlier versions, too."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fakes import make_recipe
+
+from raysft import sealed
+from raysft.data.prepare.prepare import Prepared, Store
+from raysft.run import evaluations
+from raysft.run.evaluations import (
+    Evaluated,
+    by_set,
+    evaluate_once,
+    evaluation_line,
+    read_evaluation,
+    write_evaluation,
+)
+
+PRINTS = {"mathematics": "m"}
+OLD = {"loss": 1.5, "perplexity": 4.48, "target_tokens": 9, "exact_match": 0.25, "num_prompts": 4, "samples": []}
+ROWS = {"metrics": {"loss": {"value": 2.0, "count": 7, "low": None, "high": None}}, "num_prompts": 0, "samples": []}
+MATCH = {"exact_match": {"value": 0.96, "count": 200, "low": 0.92309, "high": 0.97961}}
+ANSWERS = {"metrics": {**ROWS["metrics"], **MATCH}, "num_prompts": 200, "samples": []}  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize(("told", "of"), [({"of_pairs": True}, " of the preferred answers"), ({}, "")])
+def test_a_held_out_loss_says_what_it_is_of(told: dict[str, bool], of: str) -> None:
+    evaluation = by_set({**OLD, "exact_match": None, **told})
+    assert evaluation is not None
+    assert evaluation_line(evaluation) == f"held-out loss{of} 1.5000, perplexity 4.4800"
+
+
+def test_every_set_is_told_with_the_interval_of_its_answers() -> None:
+    assert evaluation_line({"held_out": ROWS, "gsm8k": ANSWERS}) == (
+        "held-out loss 2.0000; "
+        "gsm8k: loss 2.0000, exact match of greedy answers 96.0% (92.3% to 98.0%) of 200 prompts"
+    )
+
+
+def test_what_an_earlier_version_has_kept_is_of_the_held_out_data(tmp_path: Path) -> None:
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "before.json").write_text(json.dumps(OLD))
+    found = read_evaluation(str(tmp_path), "before", PRINTS)
+    assert found is not None
+    assert {name: (one["value"], one["count"]) for name, one in found["held_out"]["metrics"].items()} == {
+        "loss": (1.5, 9),
+        "perplexity": (4.48, 9),
+        "exact_match": (0.25, 4),
+    }
+    assert found["held_out"]["num_prompts"] == 4
+    write_evaluation(str(tmp_path), "after", found, PRINTS)
+    assert read_evaluation(str(tmp_path), "after", PRINTS) == found
+    assert read_evaluation(str(tmp_path), "after", {"mathematics": "another"}) is None
+
+
+@pytest.mark.parametrize("record", [{}, {"sets": 5}, {"sets": {"dev": 1}}, {"sets": {"dev": {}}}, {"loss": "x"}])
+def test_what_is_no_evaluation_is_passed_over(tmp_path: Path, record: dict[str, Any]) -> None:
+    sealed.write(str(tmp_path / "evaluation" / "after.json"), {**record, "mathematics": "m"})
+    assert read_evaluation(str(tmp_path), "after", PRINTS) is None
+
+
+def test_an_evaluation_is_made_once_and_anew_when_the_recipe_asks_for_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[dict[str, str]] = []
+
+    def run(cluster: Any, function: Any, fields: dict[str, Any], stores: dict[str, str]) -> dict[str, Any]:
+        made.append(stores)
+        return {name: ROWS if name == "held_out" else ANSWERS for name in stores}
+
+    monkeypatch.setattr(evaluations, "run_task", run)
+    data = {"train": "t.jsonl", "eval_fraction": 0.5}
+    one = make_recipe(data=data)
+    two = make_recipe(data=data, evaluate={"sets": {"dev": {"data": "d", "metrics": "exact_match", "prompts": 2}}})
+    alone = Prepared(None, "held", {}, {})
+    both = Prepared(None, "held", {}, {}, {"dev": Store("dev", {})})
+    for recipe, prepared in ((one, alone), (one, alone), (two, both), (two, both), (one, alone)):
+        evaluate_once(Evaluated(str(tmp_path), recipe, prepared, PRINTS), "before", SimpleNamespace)
+    assert made == [{"held_out": "held"}, {"held_out": "held", "dev": "dev"}]
+    nothing = Evaluated(str(tmp_path), one, Prepared(None, None, {}, None), PRINTS)
+    assert evaluate_once(nothing, "before", SimpleNamespace) is None

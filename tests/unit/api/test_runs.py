@@ -13,11 +13,11 @@ from raysft.api.runs import _run
 from raysft.errors import ModelError
 from raysft.run.run import RunResult
 
-BEFORE = {"loss": 2.0, "perplexity": 7.39, "exact_match": None, "num_prompts": 0}
-AFTER = {
-    **{"loss": 1.0, "perplexity": 2.72, "exact_match": 0.5, "num_prompts": 2},
-    "samples": [{"prompt": EVIL, "answer": "a", "reference": "b"}, {"prompt": "q", "answer": EVIL, "reference": "c"}],
-}
+LOSS = {"loss": {"value": 2.0, "count": 9}, "perplexity": {"value": 7.39, "count": 9}}
+SAMPLES = [{"prompt": EVIL, "answer": "a", "reference": "b"}, {"prompt": "q", "answer": EVIL, "reference": "c"}]
+MATCH = {"loss": {"value": 1.0, "count": 9}, "exact_match": {"value": 0.5, "count": 2}}
+BEFORE = {"held_out": {"metrics": LOSS, "num_prompts": 0, "samples": []}}
+AFTER = {"held_out": {"metrics": MATCH, "num_prompts": 2, "samples": SAMPLES}}
 
 
 def result(run: str, *exports: str) -> RunResult:
@@ -28,12 +28,16 @@ def test_what_was_measured_before_and_after() -> None:
     found = _run(make_recipe(), result("/r", "/r/export/adapter", "/r/export/merged"))
     assert found.before is not None
     assert found.evaluation is not None
-    assert (found.before.loss, found.before.exact_match, found.before.samples) == (2.0, None, ())
-    assert (found.evaluation.exact_match, found.evaluation.num_prompts) == (0.5, 2)
-    assert str(found.evaluation) == "held-out loss 1.0000, perplexity 2.72, exact match 50.0% of 2 prompts"
+    assert (found.before["held_out/loss"], found.before.samples) == (2.0, {"held_out": ()})
+    assert "held_out/exact_match" not in found.before.measures
+    assert (found.evaluation["held_out/exact_match"], found.evaluation.measures["held_out/exact_match"].count) == (
+        0.5,
+        2,
+    )
+    assert str(found.evaluation) == "held-out loss 1.0000, exact match of greedy answers 50.0% of 2 prompts"
     assert str(found).splitlines()[1:4] == [
         f"steps        {LAST}",
-        "before       held-out loss 2.0000, perplexity 7.39",
+        "before       held-out loss 2.0000, perplexity 7.3900",
         f"after        {found.evaluation}",
     ]
     assert found.export == "/r/export/merged", "the whole model before the adapter"

@@ -8,6 +8,7 @@ import pytest
 from fakes import make_recipe
 
 from raysft.errors import RecipeError
+from raysft.recipe.checks import check_recipe
 from raysft.recipe.evaluation_sets import SetPlan, best_by, evaluation_sets, measured_in_training, set_sources
 from raysft.recipe.fingerprint import fingerprints
 from raysft.recipe.schema import Recipe
@@ -91,7 +92,7 @@ NONE = {"train": "t.jsonl"}
 )
 def test_what_is_refused(sets: dict[str, Any], more: dict[str, Any], words: str) -> None:
     with pytest.raises(RecipeError) as refused:
-        of(sets, **more)
+        check_recipe(of(sets, **more))
     assert words in str(refused.value), refused.value
     assert refused.value.fix
 

@@ -42,7 +42,7 @@ def test_a_tenth_of_the_run_is_a_line_and_evaluations_are_all_told(tmp_path: Pat
     with TrainingProgress(str(tmp_path), 40) as progress:
         records = begin(tmp_path, 1)
         take(records, *range(1, 13))
-        records.evaluation(12, Reduced(0.5, {"nll": 0.5}, {}, {"nll": 4.0}, 4.0))
+        records.evaluation(12, {"held_out": Reduced(0.5, {"nll": 0.5}, {}, {"nll": 4.0}, 4.0)})
         records.flush()
         progress._look()
         progress._look()

@@ -93,7 +93,7 @@ def test_both_stores_get_what_the_untrained_model_says_and_get_it_once(made: Any
     assert len(tasks.done) == parts > 3
     model = load_model(recipe, vocab_size=rows_for(recipe_tokenizer(recipe))).eval()
     model.set_attn_implementation("eager")
-    samples = [*numbers(prepared.train, found.train), *numbers(prepared.eval, found.eval)]
+    samples = [*numbers(prepared.train, found.train), *numbers(prepared.eval, found.evaluated["held_out"])]
     assert len(samples) == 120
     for ids, target, value in samples:
         with torch.no_grad():
@@ -154,7 +154,7 @@ def test_other_columns_where_the_numbers_would_be_others(
 
 def test_an_objective_without_columns_makes_none(made: Any, tasks: Tasks) -> None:
     recipe, prepared = made
-    assert find_or_make(change(recipe, {"objective": {"kind": "sft"}}), prepared) == ReferenceColumns(None, None)
+    assert find_or_make(change(recipe, {"objective": {"kind": "sft"}}), prepared) == ReferenceColumns()
     assert not tasks.done
 
 

@@ -9,10 +9,8 @@ import pytest
 from fakes import CHATML, make_recipe, make_tokenizer
 from run_dirs import LAST, make_run, state_tensors
 
-from raysft.data.store.manifest import write_manifest
-from raysft.data.store.parts import write_prompts
 from raysft.errors import CheckpointError, UserError
-from raysft.run.remote_tasks import export_tokenizer, newest_checkpoint, read_prompts
+from raysft.run.remote_tasks import export_tokenizer, newest_checkpoint
 
 
 def test_the_newest_commit_of_the_lineage_with_its_weights(tmp_path: Path) -> None:
@@ -65,12 +63,3 @@ def test_the_template_that_was_trained_is_exported_beside_named_ones(tmp_path: P
     recipe = make_recipe(model={"tokenizer": str(tmp_path / "tok")}, data={"template": str(own)})
     found = export_tokenizer(recipe).chat_template
     assert found == (CHATML if named is None else {"tool_use": "with tools", "default": CHATML})
-
-
-def test_the_first_prompts_of_a_store(tmp_path: Path) -> None:
-    location = str(tmp_path / "store")
-    prompts = [{"sample_id": number, "prompt": f"p{number}", "answer": "a"} for number in range(5)]
-    digest = write_prompts(location, prompts)
-    write_manifest(location, {"parts": [], "max_tokens": 8, "prompts_sha256": digest})
-    assert [one["prompt"] for one in read_prompts(location, 3)] == ["p0", "p1", "p2"]
-    assert len(read_prompts(location, 99)) == 5

@@ -63,6 +63,10 @@ def other_value(name: str, annotation: Any, old: Any) -> Any:
         return f"{old or ''}x"
     if name == "model.config":
         return {**old, "hidden_size": 999}
+    if name == "evaluate.sets":
+        return {"dev": {"data": "dev.jsonl"}}
+    if name == "checkpoint.keep_best_by":
+        return "held_out/loss"
     if name == "data.columns":
         return {"instruction": "question"}
     if name == "data.rules":

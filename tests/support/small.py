@@ -12,9 +12,9 @@ from raysft.recipe.load import parse_recipe
 from raysft.recipe.schema import Recipe
 
 
-def make_records(path: Path, count: int) -> Path:
+def make_records(path: Path, count: int, seed: int = 0) -> Path:
     """Instructions to reverse a word, as Alpaca records in JSONL."""
-    draw = random.Random(0)
+    draw = random.Random(seed)
     with path.open("w") as stream:
         for _ in range(count):
             word = "".join(draw.choices("abcdefghij", k=draw.randint(3, 9)))

@@ -22,7 +22,7 @@ def make_context(run: str, group: FakeGroup, *, sections: dict[str, Any] | None 
         "run": run,
         "tokenizer": "t",
         "train_store": None,
-        "eval_store": None,
+        "eval_stores": {},
         "num_replicas": resolved.num_replicas,
         "sync": resolved.sync,
         "token_flops": resolved.token_flops,

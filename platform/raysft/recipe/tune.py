@@ -5,9 +5,9 @@ Owns what a search may be and the rules over its fields; a trial's values are dr
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, Strict
+from pydantic import AfterValidator, BeforeValidator, Field, Strict, WithJsonSchema
 
 from raysft.metrics.base import Mode
 from raysft.recipe.cleaning import Section
@@ -68,10 +68,18 @@ Distribution = Annotated[Uniform | LogUniform | Int | Choice, Field(discriminato
 COSTS: dict[str, Mode] = {"train_loss": "min", "tokens_per_s": "max", "peak_bytes": "min"}
 """{metric of the steps themselves: which way is better}. All others are measures of a set, SET/MEASURE."""
 
-if TYPE_CHECKING:
-    Metric = str
-else:
-    Metric = Literal[*COSTS, *OLD_NAMES] | Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*/[a-z_]+$")]
+Metric = Annotated[
+    str,
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"enum": [*COSTS, *OLD_NAMES], "type": "string"},
+                {"pattern": "^[A-Za-z][A-Za-z0-9_-]*/[a-z_]+$", "type": "string"},
+            ]
+        }
+    ),
+]
+"""What tune_checks.py knows: a name of COSTS, or SET/MEASURE."""
 
 Metrics = Annotated[tuple[Metric, ...], Strict(False), AfterValidator(full_names)]
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from raysft import storage
-from raysft.data.prepare.prepare import Prepared, prepare
+from raysft.data.prepare.prepare import prepare
+from raysft.data.prepare.prepared import Prepared
 from raysft.data.report.survey import survey
 from raysft.data.store import versions
 from raysft.observe.data_report import aligned, render_data_report, survey_lines

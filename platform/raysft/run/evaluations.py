@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raysft import sealed, storage
-from raysft.data.prepare.prepare import Prepared
+from raysft.data.prepare.prepared import Prepared
 from raysft.recipe.evaluation_sets import evaluation_sets
 from raysft.recipe.measures import HELD_OUT, MEASURES, shown
 from raysft.recipe.schema import Recipe

@@ -19,7 +19,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from raysft.data.on_ray import Item, TaskResources, on_ray
-from raysft.data.prepare.prepare import Prepared
+from raysft.data.prepare.prepared import Prepared
 from raysft.data.store.columns import (
     columns_location,
     finished_parts,

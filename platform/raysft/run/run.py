@@ -14,7 +14,8 @@ from functools import partial
 from typing import Any
 
 from raysft import errors, storage
-from raysft.data.prepare.prepare import Prepared, prepare, train_fingerprint
+from raysft.data.prepare.prepare import prepare, train_fingerprint
+from raysft.data.prepare.prepared import Prepared
 from raysft.data.report.preview import certificate
 from raysft.data.text.stops import stop_token_ids
 from raysft.data.text.tokenizer import tokenizer_source

@@ -11,7 +11,7 @@ import yaml
 
 import raysft
 from raysft import storage
-from raysft.data.prepare.prepare import Prepared
+from raysft.data.prepare.prepared import Prepared
 from raysft.data.report.preview import certificate
 from raysft.model.card import CardFacts
 from raysft.observe.goodput import IncidentRow, TimeFacts

@@ -62,13 +62,17 @@ def test_a_revision_and_fresh_weights_are_told() -> None:
 
 def test_results_are_those_that_were_measured() -> None:
     assert "## Results" not in card(make_recipe())[1]
-    before = {"loss": 2.0, "perplexity": 7.389, "exact_match": None}
-    after = {"loss": 0.5, "perplexity": 1.6487, "exact_match": 0.975}
-    _, body = card(make_recipe(), before=before, after=after)
+    before = {"loss": {"value": 2.0, "count": 9}, "perplexity": {"value": 7.389, "count": 9}}
+    right = {"value": 0.975, "count": 40, "low": 0.871, "high": 0.9956}
+    after = {"loss": {"value": 0.5, "count": 9}, "perplexity": {"value": 1.6487, "count": 9}, "exact_match": right}
+    dev = {"dev": {"metrics": {"loss": {"value": 0.75, "count": 7}}}}
+    ends = {"held_out": {"metrics": after}, **dev}
+    _, body = card(make_recipe(), before={"held_out": {"metrics": before}}, after=ends)
     assert "| held-out loss (nats per target token) | 2.0000 | 0.5000 |" in body
-    assert "| held-out perplexity | 7.389 | 1.649 |" in body
-    assert "| exact match of greedy answers | - | 97.5% |" in body
-    _, pairs = card(make_recipe(objective="dpo"), after={**after, "of_pairs": True})
+    assert "| held-out perplexity | 7.3890 | 1.6487 |" in body
+    assert "| exact match of greedy answers | - | 97.5% (87.1% to 99.6%) |" in body
+    assert "| dev: loss (nats per target token) | - | 0.7500 |" in body
+    _, pairs = card(make_recipe(objective="dpo"), after={"held_out": {"metrics": after, "of_pairs": True}})
     assert "held-out loss of the preferred answers" in pairs
 
 

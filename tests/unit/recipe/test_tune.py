@@ -31,7 +31,6 @@ def test_defaults() -> None:
         ({"a": {"distribution": "normal", "low": 0, "high": 1}}, {}, "tune.space.a"),
         ({"optimizer.learning_rate": {**RATE, "low": 0.0}}, {}, "low"),
         ({"optimizer.learning_rate": RATE}, {"searcher": "tpe2"}, "tune.searcher"),
-        ({"optimizer.learning_rate": RATE}, {"metrics": "accuracy"}, "accuracy"),
         ({"optimizer.learning_rate": RATE}, {"budget": {"trials": 0}}, "1 or more"),
         ({"optimizer.learning_rate": RATE}, {"budget": {"core_hours": 0.0}}, "more than 0"),
     ],

@@ -44,7 +44,7 @@ def test_measures_of_named_sets_and_their_names_of_today() -> None:
     assert check_tune(change(recipe(metrics="dev/loss", scheduler="none"), sets)).modes == ("min",)
     old = recipe(metrics=["held_out_loss", "tokens_per_s"], scheduler="none")
     assert check_tune(old).metrics == ("held_out/loss", "tokens_per_s")
-    for metric in ("dev/accuracy", "said/loss", "said/exact_match", "other/loss", "dev/nothing"):
+    for metric in ("accuracy", "dev/accuracy", "said/loss", "said/exact_match", "other/loss", "dev/nothing"):
         with pytest.raises(RecipeError) as caught:
             check_tune(change(recipe(metrics=metric, scheduler="none"), sets))
         assert metric in caught.value.got

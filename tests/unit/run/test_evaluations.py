@@ -11,7 +11,7 @@ import pytest
 from fakes import make_recipe
 
 from raysft import sealed
-from raysft.data.prepare.prepare import Prepared, Store
+from raysft.data.prepare.prepared import Prepared, Store
 from raysft.run import evaluations
 from raysft.run.evaluations import (
     Evaluated,

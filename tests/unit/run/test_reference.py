@@ -17,7 +17,8 @@ from small import make_recipe
 
 from raysft.data.on_ray import Item
 from raysft.data.prepare import prepare as prepare_module
-from raysft.data.prepare.prepare import Prepared, prepare
+from raysft.data.prepare.prepare import prepare
+from raysft.data.prepare.prepared import Prepared
 from raysft.data.store.parts import TokenStore
 from raysft.data.text.tokenizer import recipe_tokenizer
 from raysft.model.load import load_model, rows_for

@@ -58,11 +58,11 @@ def attempt(tmp_path: Path) -> Callable[..., tuple[Outcome, FakeEngine]]:
         state = restored.state if restored else TrainState()
         used = engine or FakeEngine()
 
-        def held_out(beat: Callable[[], None]) -> Reduced:
+        def evaluate(beat: Callable[[], None]) -> dict[str, Reduced]:
             beat()
-            return Reduced(0.25, {"nll": 0.25}, {}, {"nll": 4.0}, 4.0)
+            return {"held_out": Reduced(0.25, {"nll": 0.25}, {}, {"nll": 4.0}, 4.0)}
 
-        session = Session(used, lambda step: FakeBatch(), held_out, state, Probed(1, 0.5))
+        session = Session(used, lambda step: FakeBatch(), evaluate, state, Probed(1, 0.5))
         reached: list[int] = []
         spans = WorkerSpans(str(tmp_path), begun.number, is_writer=True)
         outcome = run_session(context, begun, session, spans, reached.append)

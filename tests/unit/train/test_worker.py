@@ -58,7 +58,7 @@ def test_a_rank_that_is_ready_gets_rows_of_its_store(context: Any) -> None:
     assert isinstance(found, Session)
     batch = found.batches(0)
     assert sum(len(micro.sample_ids) for micro in batch.micro_batches) > 0
-    assert found.held_out is None
+    assert found.evaluate(lambda: None) == {}
     assert (found.state.step, found.probed.micro_batch_rows) == (0, 1)
 
 

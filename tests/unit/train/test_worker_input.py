@@ -25,13 +25,13 @@ def test_the_run_is_what_the_driver_resolved() -> None:
     run = resolve(recipe, read_facts(recipe), None)
     sent: dict[str, Any] = {
         "recipe": recipe.model_dump(mode="json"),
-        **{"run": "r", "tokenizer": "t", "train_store": None, "eval_store": None, "memory_plan": "1 GiB"},
+        **{"run": "r", "tokenizer": "t", "train_store": None, "eval_stores": {}, "memory_plan": "1 GiB"},
         **{"num_replicas": run.num_replicas, "sync": run.sync, "total_steps": 5, "steps_per_epoch": None},
         **{"token_flops": run.token_flops, "square_flops": run.square_flops, "fingerprints": {"data": "d"}},
         **{"stream_cpus": 1, "profile_steps": 0},
     }
     job = AttemptInput(**json.loads(json.dumps(sent)))
-    assert asdict(job) == sent | {"train_columns": None, "eval_columns": None, "pause_step": None}
+    assert asdict(job) == sent | {"train_columns": None, "eval_columns": {}, "pause_step": None}
     context = WorkerContext(job, parse_recipe(job.recipe), FakeGroup(1, 4), torch.device("cpu"))
     assert context.resolved == run
     assert context.resolved.layout == run.layout

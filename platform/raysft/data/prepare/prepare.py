@@ -12,8 +12,8 @@ somebody wrote to meanwhile is never published.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from raysft import storage
 from raysft.data.on_ray import on_ray
 from raysft.data.prepare.assemble import choose, first_prompts, make_manifest, write_rejects
 from raysft.data.prepare.fingerprint import Side, check_unchanged, describe_set, describe_sides
+from raysft.data.prepare.prepared import Prepared, Store
 from raysft.data.prepare.stream_certificate import sample_manifest
 from raysft.data.prepare.tasks import make_part, make_shard, part_item, shard_item
 from raysft.data.read.sources import ReadTask, describe_line, plan_reads
@@ -35,7 +36,6 @@ from raysft.data.store.windows import COLUMNS, CURRICULUM_WINDOW, PAIR_COLUMNS, 
 from raysft.errors import ClusterError, DataError, StorageError
 from raysft.lease import lease
 from raysft.recipe.evaluation_sets import set_sources
-from raysft.recipe.measures import HELD_OUT
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.data import SourceSection
 from raysft.storage import check_writable, join
@@ -44,39 +44,6 @@ logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is made: `shards` or `parts`, how many are done, how many there will be)."""
-
-
-@dataclass(frozen=True)
-class Store:
-    """A finished token store."""
-
-    location: str
-    manifest: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Where the stores are, and what they hold."""
-
-    train: str | None
-    """None in stream mode: then the training manifest tells of the first samples only."""
-    eval: str | None
-    train_manifest: dict[str, Any]
-    eval_manifest: dict[str, Any] | None
-    sets: Mapping[str, Store] = field(default_factory=dict)
-    """Those of evaluate.sets, by name."""
-
-    @property
-    def evaluated(self) -> dict[str, Store]:
-        """{set: its store} of all that is evaluated: the held-out data first."""
-        if self.eval is None or self.eval_manifest is None:
-            return dict(self.sets)
-        return {HELD_OUT: Store(self.eval, self.eval_manifest), **self.sets}
-
-    @property
-    def eval_stores(self) -> dict[str, str]:
-        """{set: location of its store}."""
-        return {name: store.location for name, store in self.evaluated.items()}
 
 
 def prepare(recipe: Recipe, *, progress: Progress = lambda what, done, total: None) -> Prepared:

@@ -16,7 +16,8 @@ import pytest
 
 from raysft.data.on_ray import Item
 from raysft.data.prepare import prepare as prepare_module
-from raysft.data.prepare.prepare import Prepared, prepare
+from raysft.data.prepare.prepare import prepare
+from raysft.data.prepare.prepared import Prepared
 from raysft.data.read.sources import plan_reads
 from raysft.data.store.parts import TokenStore
 from raysft.data.store.versions import read_log, roll_back

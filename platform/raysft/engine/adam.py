@@ -98,19 +98,18 @@ class AdamState:
 
     def set_gradient(self, name: str, value: Tensor) -> None:
         """See Parameters."""
-        parameter = self._trained[name]
+        parameter: Any = self._trained[name]  # with what DeepSpeed has hung on it
         if self._bf16 and self._stage == 1:  # safe_set_full_grad would write into the pass's own gradient
-            flat: Tensor = parameter._hp_grad  # type: ignore[attr-defined]
-            flat.copy_(value.reshape(flat.shape))
+            parameter._hp_grad.copy_(value.reshape(parameter._hp_grad.shape))
         else:
             safe_set_full_grad(parameter, self._padded(parameter, value))
 
-    def _padded(self, parameter: nn.Parameter, value: Tensor) -> Tensor:
+    def _padded(self, parameter: Any, value: Tensor) -> Tensor:
         """ZeRO 3 cuts a value into equal partitions; the last of them reaches past its end."""
         value = value.to(parameter.device)
         if self._stage < 3:
             return value
-        missing = -value.numel() % dist.get_world_size(parameter.ds_process_group)  # type: ignore[attr-defined]
+        missing = -value.numel() % dist.get_world_size(parameter.ds_process_group)
         return nn.functional.pad(value.flatten(), (0, missing)) if missing else value
 
     def _prime(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,10 +38,11 @@ def attach(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
     unfit = unfit_layers(model, targets)
     if targets != "all-linear" and (missing := missing_targets(model, targets, unfit)):
         raise no_layer(model, method.target_modules, f"no layer is named {', '.join(missing)}")
+    alpha: Any = method.alpha  # peft says int, and divides it
     config = AdaLoraConfig(
         init_r=method.rank,
         target_r=method.target_rank,
-        lora_alpha=method.alpha,  # type: ignore[arg-type]  # a float is fine
+        lora_alpha=alpha,
         lora_dropout=method.dropout,
         target_modules=targets,
         exclude_modules=unfit or None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -74,9 +74,10 @@ def attach(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
     if targets == ["all-linear"]:
         targets = "all-linear"
     unfit = unfit_layers(model, targets)
+    alpha: Any = method.alpha  # peft says int, and divides it
     config = LoraConfig(
         r=method.rank,
-        lora_alpha=method.alpha,  # type: ignore[arg-type]  # peft divides it by r, a float is fine
+        lora_alpha=alpha,
         lora_dropout=method.dropout,
         use_rslora=method.rslora,
         use_dora=isinstance(method, DoraMethod),

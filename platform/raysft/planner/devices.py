@@ -1,8 +1,4 @@
-"""Accelerators and clusters: memory, peak rates, links. `parse_cluster` reads `8xH100-80G,8xH100-80G`.
-
-Figures are of NVIDIA's data sheets (dense bf16, no sparsity; NVLink one way: half of the sheet's figure). The network
-is an assumption, named in the output: 400 Gbit/s for each H100, H200 and B200, 200 for each A100, 25 for the others.
-"""
+"""Devices and clusters of them. `parse_cluster` reads `8xH100-80G,8xH100-80G`. Figures of GPUs: recipe/gpus.py."""
 
 from __future__ import annotations
 
@@ -12,6 +8,7 @@ from dataclasses import dataclass
 
 from raysft.errors import ClusterError
 from raysft.recipe.facts import NodeFacts
+from raysft.recipe.gpus import GPUS, Gpu, named
 
 GIB = 2**30
 
@@ -47,24 +44,9 @@ class Cluster:
     devices_per_node: int
 
 
-def _gpu(name: str, gib: float, tflops: float, rates: tuple[float, float, float]) -> Device:
-    """rates: memory, node, network in GB/s."""
-    memory, node, network = (rate * 1e9 for rate in rates)
-    return Device(name, int(gib * GIB), tflops * 1e12, memory, node, network)
-
-
-_DEVICES = (
-    _gpu("H100-80G", 79.1, 989.4, (3350, 450, 50)),
-    _gpu("H200-141G", 139.8, 989.4, (4800, 450, 50)),
-    _gpu("B200-180G", 178.0, 2250, (7700, 900, 50)),
-    _gpu("A100-80G", 79.1, 312, (2039, 300, 25)),
-    _gpu("A100-40G", 39.4, 312, (1555, 300, 25)),
-    _gpu("L40S-48G", 44.4, 362, (864, 32, 3.1)),
-    _gpu("A10G-24G", 22.0, 70, (600, 32, 3.1)),
-    _gpu("L4-24G", 22.0, 121, (300, 32, 3.1)),
-    _gpu("RTX4090-24G", 23.5, 165, (1008, 32, 3.1)),
-)
-"""name; GiB that torch reports; TFLOP/s; GB/s of memory, to the node's other GPUs, to other nodes."""
+def _device(gpu: Gpu) -> Device:
+    rates = (gpu.memory_gb_s, gpu.node_gb_s, gpu.network_gb_s)
+    return Device(gpu.name, int(gpu.memory_gib * GIB), gpu.tflops * 1e12, *(rate * 1e9 for rate in rates))
 
 
 def cpu(memory_gib: float) -> Device:
@@ -77,10 +59,10 @@ def find_device(name: str, *, largest: bool = False) -> Device:
     wanted = name.upper()
     if found := re.fullmatch(r"CPU-(\d+)G", wanted):
         return cpu(int(found[1]))
-    matches = [d for d in _DEVICES if d.name == wanted or d.name.split("-")[0] == wanted]
+    matches = [_device(gpu) for gpu in named(wanted)]
     if matches:
         return (max if largest else min)(matches, key=lambda device: device.memory_bytes)
-    names = [device.name for device in _DEVICES]
+    names = [gpu.name for gpu in GPUS]
     close = difflib.get_close_matches(wanted, names, n=1, cutoff=0.4)
     raise ClusterError(
         f"raysft does not know the device {name!r}",

@@ -8,29 +8,15 @@ from functools import cache
 import torch
 
 from raysft.model.fast.onednn_linear import product
-
-_DENSE_BF16_TFLOPS = {
-    "A100": 312.0,
-    "H100 PCIe": 756.0,
-    "H100 NVL": 835.0,
-    "H100": 989.0,
-    "H200": 989.0,
-    "B200": 2250.0,
-    "L40S": 362.0,
-    "L4": 121.0,
-    "A10G": 70.0,
-    "A10": 125.0,
-}
-"""Names in torch.cuda.get_device_name -> NVIDIA's data sheets, without sparsity. The first that fits counts."""
+from raysft.recipe.gpus import of_product
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:
     """(FLOP/s of this worker, where that comes from)."""
     if device.type == "cuda" and dtype == torch.bfloat16:
-        name = torch.cuda.get_device_name(device)
-        for known, tflops in _DENSE_BF16_TFLOPS.items():
-            if known in name:
-                return tflops * 1e12, f"data sheet of {known}, bf16 without sparsity"
+        gpu = of_product(torch.cuda.get_device_name(device))
+        if gpu is not None:
+            return gpu.tflops * 1e12, f"data sheet of {gpu.product}, bf16 without sparsity"
     return measured_peak(device, dtype), f"matrix product measured at the start, {str(dtype).removeprefix('torch.')}"
 
 

@@ -25,12 +25,15 @@ def test_a_measured_peak_is_that_of_a_matrix_product_of_our_own() -> None:
 @pytest.mark.parametrize(
     ("name", "tflops"),
     [
-        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 80GB HBM3", 989.4),
         ("NVIDIA H100 PCIe", 756),
-        ("NVIDIA H200", 989),
+        ("NVIDIA H200", 989.4),
         ("NVIDIA A100-SXM4-80GB", 312),
         ("NVIDIA L40S", 362),
         ("NVIDIA L4", 121),
+        ("NVIDIA L40", 181),
+        ("NVIDIA GB200", 2500),
+        ("NVIDIA GH200 480GB", 989.4),
         ("NVIDIA A10G", 70),
     ],
 )

@@ -152,6 +152,17 @@ def test_adapters_resume_bit_identically(bench: Bench, tmp_path: Path, kind: str
 
 
 @pytest.mark.full
+def test_sizes_that_the_ranks_do_not_divide_resume_too(bench: Bench, tmp_path: Path) -> None:
+    """ZeRO 3 on three ranks: the last partition of a scale reaches past its end."""
+    cell = {**ADAPTERS["ia3"][0], "parallel__zero": 3, "train__rows_per_step": 9}
+    whole = bench.cell(3, until=4, **cell)[0]
+    first = bench.cell(3, until=2, save=True, run=str(tmp_path), **cell)[0]
+    second = bench.cell(3, until=4, run=str(tmp_path), **cell)[0]
+    assert first["losses"] + second["losses"] == whole["losses"]
+    assert second["weights"] == whole["weights"]
+
+
+@pytest.mark.full
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
 def test_adalora_in_bf16(bench: Bench, alone: dict[str, tuple[list[float], list[float]]], zero: int) -> None:
     """Follows fp32: every optimizer of DeepSpeed keeps gradients elsewhere, and the penalty must reach each."""

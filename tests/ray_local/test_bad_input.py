@@ -199,7 +199,7 @@ def test_weights_that_do_not_fit_their_config(capsys, recipe: Path, tmp_path: Pa
     save_file({k: v[:16] for k, v in weights.items()}, model / "model.safetensors", {"format": "pt"})
     assert_refused(train(2), f"cannot load the model '{model}'", "other shapes than config.json")
     (model / "model.safetensors").write_bytes(b"torn")
-    assert_refused(train(3), f"cannot load the model '{model}'", "header")
+    assert_refused(train(3), f"the weights {model}/model.safetensors are damaged", "header")
 
 
 # --- the console ------------------------------------------------------------------------------------------

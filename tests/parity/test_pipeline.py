@@ -126,8 +126,8 @@ def test_a_gradient_that_is_not_finite_is_skipped_on_all_ranks(bench: Bench, zer
 
 
 def test_a_stage_with_nothing_to_train_is_refused_on_all_ranks(bench: Bench) -> None:
-    with pytest.raises(AssertionError, match="stage 1 of 2"):
-        bench.cell(2, **PP2, **(LORA | {"method__target_modules": ["0.self_attn.q_proj"]}))
+    for rank in bench.cell(2, **PP2, **(LORA | {"method__target_modules": ["0.self_attn.q_proj"]})):
+        assert "stage 1 of 2" in rank["refused"]
     follows(bench.cell(2, until=2, **PP2), {name: bench.base[name][:2] for name in ("losses", "norms")})
 
 

@@ -152,6 +152,7 @@ def test_adapters_resume_bit_identically(bench: Bench, tmp_path: Path, kind: str
 
 
 @pytest.mark.full
+@pytest.mark.xfail(strict=True, reason="DeepSpeed 0.19.8 takes no whole value of such a size under ZeRO 3")
 def test_sizes_that_the_ranks_do_not_divide_resume_too(bench: Bench, tmp_path: Path) -> None:
     """ZeRO 3 on three ranks: the last partition of a scale reaches past its end."""
     cell = {**ADAPTERS["ia3"][0], "parallel__zero": 3, "train__rows_per_step": 9}

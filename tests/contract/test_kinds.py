@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from raysft.metrics import METRICS
 from raysft.model.methods import METHODS
 from raysft.objectives.module import OBJECTIVES
 from raysft.recipe import traits
 from raysft.recipe.evaluation_sets import measured_by
 from raysft.recipe.kinds import KINDS
+from raysft.recipe.measures import MEASURES
 
 PACKAGE = Path(__file__).parents[2] / "platform" / "raysft"
 SOURCES = {str(path.relative_to(PACKAGE)): path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rglob("*.py"))}
@@ -61,6 +63,18 @@ def test_words_of_a_kind_may_be_printed() -> None:
 def test_every_kind_is_in_every_table() -> None:
     assert KINDS["method"].keys() == traits.METHODS.keys() == METHODS.keys()
     assert all(found.traits is traits.METHODS[kind] for kind, found in METHODS.items())
+
+
+def test_a_measure_has_one_meaning() -> None:
+    """Tables by name let a second entry of a name take the first one's place in silence."""
+    modes: dict[str, set[str]] = {}
+    for section in KINDS["objective"].values():
+        for name, mode in section.measures.items():
+            modes.setdefault(name, set()).add(mode)
+    assert {name for name, found in modes.items() if len(found) > 1} == set()
+    assert not modes.keys() & MEASURES.keys(), "an objective's measure has the name of one of all models"
+    modules = [path for path in (PACKAGE / "metrics").glob("*.py") if path.stem not in ("__init__", "base")]
+    assert len(METRICS) == len(modules), "two metrics of one name, or one that is in no table"
 
 
 def test_every_objective_is_in_every_table_and_reads_what_its_traits_say() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,18 +10,6 @@ import pytest
 from raysft import storage
 from raysft.errors import StorageError
 from raysft.lines import LineFile
-
-
-@pytest.fixture(params=["path", "file", "memory"])
-def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The same place under three kinds of location."""
-    if request.param == "memory":
-        import fsspec
-
-        yield f"memory://{tmp_path.name}"
-        fsspec.filesystem("memory").store.clear()
-        return
-    yield str(tmp_path) if request.param == "path" else tmp_path.as_uri()
 
 
 def test_lines_are_read_by_others_after_a_flush(root: str) -> None:

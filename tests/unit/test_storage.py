@@ -6,7 +6,7 @@ import json
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,6 @@ import pytest
 
 from raysft import storage
 from raysft.errors import StorageError
-
-
-@pytest.fixture(params=["path", "file", "memory"])
-def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The same place under three kinds of location."""
-    if request.param == "memory":
-        import fsspec
-
-        yield f"memory://{tmp_path.name}"
-        fsspec.filesystem("memory").store.clear()
-        return
-    yield str(tmp_path) if request.param == "path" else tmp_path.as_uri()
 
 
 def test_what_was_written_is_read(root: str) -> None:

@@ -18,6 +18,9 @@ from deepspeed.utils import (
     safe_set_full_fp32_param,
     safe_set_full_grad,
     safe_set_full_optimizer_state,
+    safe_set_local_fp32_param,
+    safe_set_local_grad,
+    safe_set_local_optimizer_state,
 )
 from torch import Tensor, nn
 
@@ -69,9 +72,12 @@ class AdamState:
             if self.is_plain:
                 self._adam.state[parameter].update({moment: value.clone() for moment, value in moments.items()})
                 continue
-            safe_set_full_fp32_param(parameter, self._padded(parameter, restored[f"weight:{name}"]))
+            self._set_master(parameter, restored[f"weight:{name}"].to(parameter.device))
             for moment, value in moments.items():
-                safe_set_full_optimizer_state(parameter, self._padded(parameter, value), moment)
+                if self._stage == 3:
+                    safe_set_local_optimizer_state(parameter, _own_range(parameter, value), moment)
+                else:
+                    safe_set_full_optimizer_state(parameter, value, moment)
 
     def weight(self, name: str) -> Tensor:
         """See Parameters."""
@@ -83,7 +89,7 @@ class AdamState:
         """See Parameters. The master and what the passes compute with."""
         parameter = self._trained[name]
         if not self.is_plain:
-            safe_set_full_fp32_param(parameter, self._padded(parameter, value))
+            self._set_master(parameter, value)
         with torch.no_grad():
             if self._stage == 3:
                 with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
@@ -99,18 +105,30 @@ class AdamState:
     def set_gradient(self, name: str, value: Tensor) -> None:
         """See Parameters."""
         parameter: Any = self._trained[name]  # with what DeepSpeed has hung on it
-        if self._bf16 and self._stage == 1:  # safe_set_full_grad would write into the pass's own gradient
+        if self._stage == 3:
+            safe_set_local_grad(parameter, _own_range(parameter, value))
+        elif self._bf16 and self._stage == 1:  # safe_set_full_grad would write into the pass's own gradient
             parameter._hp_grad.copy_(value.reshape(parameter._hp_grad.shape))
         else:
-            safe_set_full_grad(parameter, self._padded(parameter, value))
+            safe_set_full_grad(parameter, value)
+            self._set_norm(parameter, value)
 
-    def _padded(self, parameter: Any, value: Tensor) -> Tensor:
-        """ZeRO 3 cuts a value into equal partitions; the last of them reaches past its end."""
-        value = value.to(parameter.device)
-        if self._stage < 3:
-            return value
-        missing = -value.numel() % dist.get_world_size(parameter.ds_process_group)
-        return nn.functional.pad(value.flatten(), (0, missing)) if missing else value
+    def _set_norm(self, parameter: nn.Parameter, gradient: Tensor) -> None:
+        """With optimizer states in host memory ZeRO 1 and 2 took the norm of each gradient in the backward pass."""
+        zero = self._engine.optimizer
+        if self.is_plain or not zero.cpu_offload:
+            return
+        key = zero.get_param_id(parameter)
+        if key in zero.norm_for_param_grads:  # a part of it is this rank's
+            _, start, _, count = zero.grad_position[key]
+            zero.norm_for_param_grads[key] = gradient.flatten()[start : start + count].float().norm()
+
+    def _set_master(self, parameter: nn.Parameter, value: Tensor) -> None:
+        """The fp32 weight that the optimizer steps on, under ZeRO."""
+        if self._stage == 3:
+            safe_set_local_fp32_param(parameter, _own_range(parameter, value))
+        else:
+            safe_set_full_fp32_param(parameter, value)
 
     def _prime(self) -> None:
         """Give every parameter its (zero) Adam state before the first step, and link it.
@@ -134,3 +152,13 @@ class AdamState:
         else:
             flats = zero.single_partition_of_fp32_groups
         return flats
+
+
+def _own_range(parameter: Any, value: Tensor) -> Tensor:
+    """This rank's range of a whole value under ZeRO 3. All ranges are equal: the last may reach past the value's end.
+
+    DeepSpeed's setters of whole values refuse one that the ranks do not divide.
+    """
+    size, rank = parameter.ds_tensor.numel(), dist.get_rank(parameter.ds_process_group)
+    own = value.flatten()[size * rank : size * (rank + 1)]
+    return nn.functional.pad(own, (0, size - own.numel()))

@@ -67,11 +67,16 @@ def _heading(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> list[str]:
 
 def _load(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> str:
     """What a worker's memory holds while the weights come into it (decision 034)."""
-    if recipe.model.source != "random":
-        return "each worker reads what it keeps; a type that must be loaded whole is named before the run starts"
-    size = FLOAT32 * shape.num_parameters
-    told = f"fresh weights: every worker makes all of them in fp32 first, {size / GIB:.1f} GiB"
-    return told + (", more than it has" if size > cluster.device.memory_bytes else "; files are read by shares")
+    size, method = FLOAT32 * shape.num_parameters, method_of(recipe)
+    too_large = ", more than it has" if size > cluster.device.memory_bytes else ""
+    whole = f"in fp32 first, {size / GIB:.1f} GiB{too_large}"
+    if recipe.model.source == "random":
+        return f"fresh weights: every worker makes all of them {whole}" + (
+            "" if too_large else "; files are read by shares"
+        )
+    if method.reads_weights:
+        return f"every worker reads all weights {whole}: {method.title} begins with their norms"
+    return "each worker reads what it keeps; a type that must be loaded whole is named before the run starts"
 
 
 def _number(count: int) -> str:

@@ -78,6 +78,14 @@ def best_by(recipe: Recipe) -> str | None:
     return keep.keep_best_by or (HELD_OUT_LOSS if keep.keep_best else None)
 
 
+def ignored(recipe: Recipe) -> list[str]:
+    """What the recipe asks for and does not get, in lines. Refusing it would stop runs that have gone on without."""
+    by = best_by(recipe)
+    if by is None or by in measured_in_training(recipe):
+        return []
+    return [f"best commit  none is kept for being the best: {by} is not measured, nothing is held out"]
+
+
 def check_sets(recipe: Recipe) -> None:
     """Raises RecipeError."""
     for name, one in recipe.evaluate.sets.items():

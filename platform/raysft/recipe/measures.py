@@ -1,9 +1,10 @@
 """What can be measured of a model: its name, which way is better, how a value is written. One table, pure.
 
 A full name is SET/NAME: `held_out/loss` of the held-out part of the data, `gsm8k/exact_match` of a set that
-`evaluate.sets` names. Searches, the best commit, reports, cards and the API read no other table; an objective's terms
-and metrics (recipe/sections/objective.py) are measures of every set whose rows are computed. Records that are older
-than sets: OLD_NAMES here, run/evaluations.py, and the held-out loss of train/commits/writer.py.
+`evaluate.sets` names. MEASURES is what tables before and after training show: in reports, cards, lines and the
+API. An objective's terms and metrics (recipe/sections/objective.py) are measures of rows while it trains:
+searches and the best commit go by them, curves show them. Records that are older than sets: OLD_NAMES here,
+run/evaluations.py, and the held-out loss of train/commits/writer.py.
 """
 
 from __future__ import annotations

@@ -8,24 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from fakes import LLAMA, make_recipe
+from models import local
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from raysft.errors import ModelError
 from raysft.model.facts import read_facts
 from raysft.model.files import model_location
 from raysft.model.load import load_model
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    fields = {k: v for k, v in LLAMA.items() if k != "model_type"}
-    LlamaForCausalLM(LlamaConfig(**fields, vocab_size=50)).to(torch.bfloat16).save_pretrained(tmp_path / "model-a")
-    return tmp_path / "model-a"
-
-
-def local(source: Path | str, **sections: object):
-    return make_recipe(model={"source": str(source), "config": None, "tokenizer": None}, **sections)
 
 
 def test_facts_come_from_the_config_alone(directory: Path) -> None:

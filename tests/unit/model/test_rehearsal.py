@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from fakes import LLAMA, make_recipe, make_tokenizer
-from families import tiny_fields
+from models import fresh, local
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from raysft.errors import ModelError
@@ -18,18 +18,6 @@ from raysft.model.twin import refuse_packing
 from raysft.recipe.schema import Recipe
 
 LORA = {"kind": "lora", "rank": 4}
-
-
-def fresh(model_type: str, method: dict[str, Any] | None = None, *, packing: bool = False, **fields: Any) -> Recipe:
-    config = tiny_fields(model_type) | fields
-    for name in {"vocab_size", "pad_token_id"} - set(fields):
-        config.pop(name, None)
-    model = {"source": "random", "config": config, "tokenizer": "t"}
-    return make_recipe(model=model, method=method or {}, data={"packing": packing})
-
-
-def local(directory: Path, **sections: Any) -> Recipe:
-    return make_recipe(model={"source": str(directory), "config": None, "tokenizer": None}, **sections)
 
 
 def test_it_tells_how_many_parameters_are_trained() -> None:

@@ -7,28 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from fakes import LLAMA, make_recipe, make_tokenizer
+from fakes import LLAMA, make_tokenizer
 from families import tiny_fields
+from models import fresh, local
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from raysft.errors import ModelError
 from raysft.model.methods import apply_method
 from raysft.model.rehearsal import rehearse
-from raysft.recipe.schema import Recipe
 
 LORA = {"kind": "lora", "rank": 4}
-
-
-def fresh(model_type: str, method: dict[str, Any] | None = None, *, packing: bool = False, **fields: Any) -> Recipe:
-    config = tiny_fields(model_type) | fields
-    for name in {"vocab_size", "pad_token_id"} - set(fields):
-        config.pop(name, None)
-    model = {"source": "random", "config": config, "tokenizer": "t"}
-    return make_recipe(model=model, method=method or {}, data={"packing": packing})
-
-
-def local(directory: Path, **sections: Any) -> Recipe:
-    return make_recipe(model={"source": str(directory), "config": None, "tokenizer": None}, **sections)
 
 
 @pytest.mark.parametrize("model_type", ["phimoe", "llama4_text"])

@@ -6,23 +6,12 @@ from typing import Any
 
 import pytest
 from fakes import make_recipe
+from refusals import refuse
 
-from raysft.errors import RecipeError
 from raysft.recipe.checks import check_recipe
 from raysft.recipe.load import parse_recipe
 
 STREAM = {"mode": "stream", "order": "windowed"}
-
-
-def refuse(**sections: Any) -> str:
-    with pytest.raises(RecipeError) as caught:
-        check_recipe(make_recipe(**sections))
-    error = caught.value
-    assert error.what
-    assert error.got
-    assert error.expected
-    assert error.fix
-    return str(error)
 
 
 def two(first: dict[str, Any], second: dict[str, Any]) -> list[dict[str, Any]]:

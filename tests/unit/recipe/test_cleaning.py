@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from fakes import make_recipe
 from pydantic import TypeAdapter, ValidationError
+from refusals import refuse
 
-from raysft.errors import RecipeError
 from raysft.recipe.checks import check_recipe
 from raysft.recipe.cleaning import Rule
 
@@ -29,17 +29,6 @@ def rule(name: str, **fields: Any) -> Rule:
 def test_the_recipe_refuses(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         rule(fields.pop("rule"), **fields)
-
-
-def refuse(**sections: Any) -> str:
-    with pytest.raises(RecipeError) as caught:
-        check_recipe(make_recipe(**sections))
-    error = caught.value
-    assert error.what
-    assert error.got
-    assert error.expected
-    assert error.fix
-    return str(error)
 
 
 def test_a_rule_that_compares_records_stands_once() -> None:

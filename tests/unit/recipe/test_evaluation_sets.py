@@ -9,7 +9,14 @@ from fakes import make_recipe
 
 from raysft.errors import RecipeError
 from raysft.recipe.checks import check_recipe
-from raysft.recipe.evaluation_sets import SetPlan, best_by, evaluation_sets, measured_in_training, set_sources
+from raysft.recipe.evaluation_sets import (
+    SetPlan,
+    best_by,
+    evaluation_sets,
+    ignored,
+    measured_in_training,
+    set_sources,
+)
 from raysft.recipe.fingerprint import fingerprints
 from raysft.recipe.schema import Recipe
 
@@ -100,3 +107,11 @@ def test_what_is_refused(sets: dict[str, Any], more: dict[str, Any], words: str)
 def test_sets_alone_are_evaluated_in_training() -> None:
     recipe = of({"dev": DEV}, data=NONE, evaluate={"every_steps": 3})
     assert list(evaluation_sets(recipe)) == ["dev"]
+
+
+def test_a_best_commit_that_nothing_can_tell_is_said() -> None:
+    asked = make_recipe(checkpoint={"keep_best": True})
+    (line,) = ignored(asked)
+    assert "held_out/loss is not measured" in line
+    assert ignored(make_recipe()) == []
+    assert ignored(make_recipe(checkpoint={"keep_best": True}, data={"eval_fraction": 0.1})) == []

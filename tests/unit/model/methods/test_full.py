@@ -4,24 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-import torch
-from fakes import LLAMA, make_recipe
-from transformers import LlamaConfig, LlamaForCausalLM
+from models import local
+from transformers import LlamaForCausalLM
 
 from raysft.model.load import load_model
 from raysft.model.methods import apply_method, base_model, is_adapted
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    fields = {k: v for k, v in LLAMA.items() if k != "model_type"}
-    LlamaForCausalLM(LlamaConfig(**fields, vocab_size=50)).to(torch.bfloat16).save_pretrained(tmp_path / "model-a")
-    return tmp_path / "model-a"
-
-
-def local(source: Path | str, **sections: object):
-    return make_recipe(model={"source": str(source), "config": None, "tokenizer": None}, **sections)
 
 
 def test_full_trains_everything_and_lora_only_its_adapters(directory: Path) -> None:

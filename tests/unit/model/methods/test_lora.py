@@ -9,6 +9,7 @@ import pytest
 import torch
 from fakes import LLAMA, make_recipe, make_tokenizer
 from families import tiny_fields
+from models import local
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import nn
@@ -24,17 +25,6 @@ from raysft.model.shape import read_shape
 from raysft.recipe.compatibility import cell_of, verdict
 from raysft.recipe.traits import method_of
 from raysft.recipe.tune_executor import obstacles
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    fields = {k: v for k, v in LLAMA.items() if k != "model_type"}
-    LlamaForCausalLM(LlamaConfig(**fields, vocab_size=50)).to(torch.bfloat16).save_pretrained(tmp_path / "model-a")
-    return tmp_path / "model-a"
-
-
-def local(source: Path | str, **sections: object):
-    return make_recipe(model={"source": str(source), "config": None, "tokenizer": None}, **sections)
 
 
 def test_all_linear_adapts_every_linear_layer_but_the_head(directory: Path) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from commits import commit, tensors
 from fakes import FakeGroup
 from safetensors.torch import load_file
-from torch import Tensor
 
 from raysft import storage
 from raysft.errors import CheckpointError
@@ -18,36 +17,8 @@ from raysft.train.commits import checkpoint
 from raysft.train.commits.checkpoint import begin_attempt, find_latest, remove_orphans
 from raysft.train.commits.layout import Checkpoint, CommitId, commit_directory, read_commits
 from raysft.train.commits.lineage import Attempt, lineage, read_attempts
-from raysft.train.commits.writer import Retention, Writer
 from raysft.train.history.incidents import read_incidents
 from raysft.train.state import TrainState
-
-
-def tensors(value: float) -> dict[str, Tensor]:
-    """A small state whose every number depends on `value`."""
-    generator = torch.Generator().manual_seed(int(value))
-    state = {"adam_step": torch.tensor(value)}
-    for kind in ("weight", "exp_avg", "exp_avg_sq"):
-        for name in ("a.weight", "b.bias"):
-            state[f"{kind}:{name}"] = torch.randn(5, 3, generator=generator)
-    return state
-
-
-def commit(run: str, attempt: Attempt, step: int, *, size: int = 2, keep_last: int = 99) -> None:
-    """What `size` ranks do to commit a step."""
-
-    def state() -> Iterator[tuple[str, Tensor]]:
-        yield from tensors(step).items()
-
-    writers = []
-    for rank in range(size):
-        retention = Retention(keep_last)
-        writer = Writer(run, attempt, FakeGroup(rank, size), retention=retention, facts={"who": "test"}, patience_s=9)
-        writer.save(state, TrainState(step=step))
-        writers.append(writer)
-    for writer in writers:
-        writer.finish()
-
 
 A1 = Attempt(1, None)
 

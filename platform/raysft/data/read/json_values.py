@@ -25,7 +25,7 @@ _BORDER = re.compile(rb"\}[ \t\r\n]*(?:,?[ \t\r\n]*\{|\])")
 _MARK = re.compile(rb'["\[\]{}]')
 _SCALAR = re.compile(rb"[^,\]\s]+")
 _PLAIN = frozenset((str, int, bool, type(None)))
-_AS_ZEROS, _LONG = bytes.maketrans(b"123456789", b"0" * 9), b"0" * 20
+_AS_ZEROS, _LONG = bytes.maketrans(b"123456789", b"0" * 9), b"0" * 19
 _BACKSLASH = ord("\\")
 
 
@@ -105,7 +105,9 @@ def may_repeat_key(text: bytes, value: Any) -> bool:
 
 
 def may_be_rounded(text: bytes) -> bool:
-    """Does it hold so many digits in a row that orjson may make a whole number a float (beyond 64 bits)?"""
+    """Does it hold so many digits in a row that orjson may make a whole number a float (beyond 64 bits:
+    below -2**63, which has 19 digits, or from 2**64)?
+    """
     return _LONG in text.translate(_AS_ZEROS)
 
 

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from pyarrow import fs as pafs
 
@@ -76,6 +76,29 @@ def read_bytes(location: str) -> bytes:
     fs, path = filesystem(location)
     with fs.open_input_stream(path, compression=None) as stream:
         return bytes(stream.read())
+
+
+def read_blocks(location: str, block_bytes: int = 16 << 20) -> Iterator[bytes]:
+    """The whole file, block by block. Raises FileNotFoundError."""
+    fs, path = filesystem(location)
+    with fs.open_input_stream(path, compression=None) as stream:
+        while block := stream.read(block_bytes):
+            yield block
+
+
+class RandomReader(Protocol):
+    """An open file of which any part can be read."""
+
+    def read_at(self, nbytes: int, offset: int) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
+def open_random(location: str) -> RandomReader:
+    """Open a file for reading parts of it. Raises FileNotFoundError."""
+    fs, path = filesystem(location)
+    reader: RandomReader = fs.open_input_file(path)
+    return reader
 
 
 def read_json(location: str) -> Any:

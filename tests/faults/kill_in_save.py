@@ -20,7 +20,9 @@ from pathlib import Path
 
 import torch
 from fakes import FakeGroup
+from whole_state import tensors_of
 
+from raysft.engine.slices import whole
 from raysft.train.commits.checkpoint import begin_attempt, find_latest, remove_orphans
 from raysft.train.commits.writer import Retention, Writer
 from raysft.train.state import TrainState
@@ -35,7 +37,8 @@ def save_for_ever(run: str, pipe: int) -> None:
     step = found.state.step if found else 0
     while True:
         step += 1
-        writer.save(lambda step=step: ((k, torch.full(s, float(step))) for k, s in SHAPES.items()), TrainState(step))
+        state = [whole(key, torch.full(shape, float(step))) for key, shape in SHAPES.items()]
+        writer.save(lambda state=state: iter(state), TrainState(step))
         writer.finish()
         os.write(pipe, f"{step}\n".encode())
 
@@ -73,7 +76,7 @@ def main(folder: str, kills: str, seed: str = "0") -> None:
         last, state = kill_one(run, draw.uniform(0, 0.04))
         known, half_done[state] = max(known, last), half_done[state] + 1
         found = find_latest(run, FakeGroup())
-        tensors = found.tensors() if found else {}
+        tensors = tensors_of(found) if found else {}
         whole = found is not None and all(
             torch.equal(tensors[key], torch.full(shape, float(found.state.step))) for key, shape in SHAPES.items()
         )

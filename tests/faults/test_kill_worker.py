@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 from small import make_recipe
+from whole_state import tensors_of
 
 from raysft import storage
 from raysft.data.store.parts import TokenStore
@@ -94,7 +95,7 @@ def test_steps_were_replayed(runs: tuple[RunResult, RunResult]) -> None:
 
 
 def test_final_weights_and_moments_are_bit_identical(runs: tuple[RunResult, RunResult]) -> None:
-    calm, disturbed = (newest_checkpoint(result.run).tensors() for result in runs)
+    calm, disturbed = (tensors_of(newest_checkpoint(result.run)) for result in runs)
     assert calm.keys() == disturbed.keys()
     assert len(calm) > 10
     for name, tensor in calm.items():

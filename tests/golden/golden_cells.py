@@ -11,6 +11,7 @@ from typing import Any
 from bench import LORA, Bench
 from material import CONFIG, recipe_fields
 from small import make_recipe
+from whole_state import tensors_of
 
 from raysft.run.remote_tasks import newest_checkpoint
 from raysft.run.run import run_training
@@ -118,7 +119,7 @@ def run_by_ray(name: str, directory: Path) -> Found:
     steps = [line for line in lines if line["kind"] == "step"]
     held_out = [line["loss"] for line in lines if line["kind"] == "eval"]
     weights = hashlib.sha256()
-    for key, tensor in sorted(newest_checkpoint(run).tensors().items()):
+    for key, tensor in sorted(tensors_of(newest_checkpoint(run)).items()):
         weights.update(key.encode() + tensor.numpy().tobytes())
     return found(
         [line["loss"] for line in steps], [line["grad_norm"] for line in steps], held_out, weights.hexdigest()

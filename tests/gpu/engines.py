@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from raysft.data.feed.collate import MicroBatch, largest_micro_batch
+from raysft.engine.slices import Saved
 from raysft.engine.zero import ZeroEngine
 from raysft.model.facts import read_facts
 from raysft.model.fast import start_check
@@ -39,6 +40,7 @@ from raysft.recipe.load import parse_recipe
 from raysft.recipe.resolve import ResolvedRun, resolve
 from raysft.recipe.schema import Recipe
 from raysft.train.commits.checkpoint import begin_attempt
+from raysft.train.commits.saved import SavedState
 from raysft.train.commits.writer import Retention, Writer
 from raysft.train.group import TorchGroup
 from raysft.train.state import TrainState
@@ -145,7 +147,7 @@ def process_group(device: str) -> Iterator[None]:
             dist.destroy_process_group()
 
 
-def build(cell: Cell, device: str, restored: dict[str, Tensor] | None = None) -> tuple[ZeroEngine, ResolvedRun]:
+def build(cell: Cell, device: str, restored: Saved | None = None) -> tuple[ZeroEngine, ResolvedRun]:
     """As a worker does it. Large models are made on the device, so that no host copy is waited for."""
     recipe = cell.recipe(device)
     run, vocab = resolve(recipe, read_facts(recipe), None), int(cell.config["vocab_size"])
@@ -208,6 +210,15 @@ def cells_of(options: Options) -> tuple[dict[str, Cell], int, int]:
     return ({name: CELLS[name] for name in TINY_CELLS}, 6, 3) if options.tiny else (CELLS, 12, 6)
 
 
+def whole_state(engine: ZeroEngine) -> dict[str, Tensor]:
+    """One process holds all of it."""
+    return {piece.key: piece.values.view(piece.shape) for piece in engine.state()}
+
+
+def saved_in(folder: Path, file: str) -> SavedState:
+    return SavedState(str(folder), [file], {})
+
+
 def parity_child(options: Options, folder: Path) -> None:
     """The CPU's curves, its state after half of one, and that one gone on with from the other device's state."""
     theirs: dict[str, Any] = {}
@@ -217,11 +228,11 @@ def parity_child(options: Options, folder: Path) -> None:
             engine, _ = build(cell, "cpu")
             theirs[name] = curve(cell, engine, range(half if name == RESUMED else steps))
             if name == RESUMED:
-                save_file(dict(engine.state()), folder / "cpu.safetensors")
+                save_file(whole_state(engine), folder / "cpu.safetensors")
                 theirs[name] += curve(cell, engine, range(half, steps))
             engine.close()
         cell = CELLS[RESUMED]
-        engine, _ = build(cell, "cpu", load_file(folder / "device.safetensors"))
+        engine, _ = build(cell, "cpu", saved_in(folder, "device.safetensors"))
         theirs["resumed"] = curve(cell, engine, range(half, steps))
         engine.close()
     (folder / "cpu.json").write_text(json.dumps(theirs))
@@ -241,7 +252,7 @@ def parity(options: Options) -> Iterator[dict[str, Any]]:
             engine, _ = build(cell, device)
             mine[name] = curve(cell, engine, range(half))
             if name == RESUMED:
-                save_file(dict(engine.state()), folder / "device.safetensors")
+                save_file(whole_state(engine), folder / "device.safetensors")
             mine[name] += curve(cell, engine, range(half, steps))
             engine.close()
         yield {"first_and_last": {name: [losses[0], losses[-1]] for name, losses in mine.items()}}
@@ -261,7 +272,7 @@ def parity(options: Options) -> Iterator[dict[str, Any]]:
         environment = os.environ | {"RAYSFT_KIT_FOLDER": str(folder), "DS_ACCELERATOR": "cpu"}
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
         theirs = json.loads((folder / "cpu.json").read_text())
-        engine, _ = build(CELLS[RESUMED], device, load_file(folder / "cpu.safetensors"))
+        engine, _ = build(CELLS[RESUMED], device, saved_in(folder, "cpu.safetensors"))
         resumed = curve(CELLS[RESUMED], engine, range(half, steps))
         engine.close()
     furthest = {name: furthest_of(mine[name], theirs[name]) for name in cells}
@@ -435,11 +446,11 @@ def saves(options: Options) -> Iterator[dict[str, Any]]:
         _, restored = begin_attempt(folder, group)
         checked = time.perf_counter()
         assert restored is not None
-        tensors = restored.tensors()
+        saved = restored.saved()
         found["resume"] = {"check_s": round(checked - started, 2), "read_s": round(time.perf_counter() - checked, 2)}
-        size = sum(tensor.nbytes for tensor in tensors.values())
+        size = sum(entry["bytes"] for entry in restored.files)
         started = time.perf_counter()
-        engine, _ = build(cell, device, tensors)
+        engine, _ = build(cell, device, saved)
         found["resume"]["build_s"] = round(time.perf_counter() - started, 2)
         same = engine.train_step(batches, units, step=1, learning_rate=1e-5).loss
         engine.close()

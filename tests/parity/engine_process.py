@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from deepspeed.module_inject import layers
 from safetensors.torch import save_file
+from whole_state import gathered
 
 from raysft.data.feed.collate import Feed, Share, StepBatch, largest_micro_batch
 from raysft.data.feed.rows import StoredRows
@@ -28,6 +29,7 @@ from raysft.data.text.tokenizer import load_tokenizer
 from raysft.engine import choose, step, zero
 from raysft.engine.choose import make_engine
 from raysft.engine.pipeline import PipelineEngine
+from raysft.engine.slices import Saved
 from raysft.engine.zero import ZeroEngine
 from raysft.errors import ModelError
 from raysft.model.facts import read_facts
@@ -90,7 +92,7 @@ def switch_reduction(cell: dict[str, Any]) -> None:
 
 
 def build(
-    recipe: Recipe, restored: dict[str, torch.Tensor] | None, objective: Objective, by_shares: bool | str = False
+    recipe: Recipe, restored: Saved | None, objective: Objective, by_shares: bool | str = False
 ) -> ZeroEngine | PipelineEngine:
     tokenizer = load_tokenizer(recipe.model.tokenizer)
     if by_shares:
@@ -207,19 +209,19 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
 
     feed = feed_of(recipe.train.micro_batch_rows)
     attempt, restored = begin_attempt(cell["run"], group) if cell.get("run") else (None, None)
-    tensors = restored.tensors() if restored else None
+    saved = restored.saved() if restored else None
     if cell.get("probe"):
         largest = Largest(
             lambda n: [largest_micro_batch(n, 256)] * 2, recipe.train.micro_batch_rows, ("nll",), True, ""
         )
         cpu = torch.device("cpu")
         engine, probed = fit(
-            lambda rows: with_room(build(recipe, tensors, objective), cell.get("room")), largest, group, cpu
+            lambda rows: with_room(build(recipe, saved, objective), cell.get("room")), largest, group, cpu
         )
         feed = feed_of(probed.micro_batch_rows)
     else:
         try:
-            engine = build(recipe, tensors, objective, cell.get("by_shares", False))
+            engine = build(recipe, saved, objective, cell.get("by_shares", False))
         except ModelError as error:
             return {"refused": str(error)}
     if cell.get("mutant") == "scale_each_stage":
@@ -261,14 +263,15 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
         result["norms"].append(done.grad_norm)
         result["samples"].append(done.sample_ids)
         result["micro_targets"].append([float(m.weights.sum()) for m in batch.micro_batches])
-    state = {name: tensor.float() for name, tensor in engine.state()}
+    trained = engine._shapes if isinstance(engine, PipelineEngine) else engine._trained
+    state = gathered(engine.state(), trained)
     result |= {"weights": digest(state.values()), "skipped": skipped, "read": sum(READ)}
     batch = feed.step(0)
     result["held_out"] = engine.eval_step(batch.micro_batches, batch.units).terms[objective.terms[0].name]
     if isinstance(engine, PipelineEngine):
         result["tied"] = {name: digest([engine._trained[name].detach().float()]) for name in engine._tied}
     if isinstance(engine, ZeroEngine):
-        result["cut"] = sorted(engine._shards.axes)
+        result["cut"] = sorted(engine._shards.cuts)
     if cell.get("weights_to") and group.rank == 0:
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, cell["weights_to"])
     if cell.get("save") and attempt is not None:

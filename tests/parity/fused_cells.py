@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
+from whole_state import tensors_of
 
 from raysft.model.facts import read_facts
 from raysft.model.fast import shared_base
@@ -67,7 +68,7 @@ def seen(outcome: dict[str, Any], run: str) -> dict[str, Any]:
         "skipped": [line["step"] for line in steps if line["skipped"]],
         "held_out": [line["loss"] for line in lines if line["kind"] == "eval"],
         "samples": list(read_ledger(run).values()),
-        "weights": {} if latest is None else {k: v.double().norm().item() for k, v in latest.tensors().items()},
+        "weights": {} if latest is None else {k: v.double().norm().item() for k, v in tensors_of(latest).items()},
     }
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 SCRIPT = Path(__file__).with_name("engine_process.py")
+SUPPORT = Path(__file__).parents[1] / "support"
 
 
 class EngineProcesses:
@@ -34,6 +35,7 @@ class EngineProcesses:
                 "DS_ACCELERATOR": "cpu",
                 "OMP_NUM_THREADS": "1",
                 "RESULTS": str(results),
+                "PYTHONPATH": os.pathsep.join(filter(None, [str(SUPPORT), os.environ.get("PYTHONPATH")])),
                 "PATH": "/nonexistent",  # no compiler is needed: neither found,
                 "TORCH_EXTENSIONS_DIR": str(directory / "extensions"),  # nor used from an earlier build
             }

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import partial
 
 import torch
 from fakes import FakeGroup
 from torch import Tensor
+from whole_state import shared_out
 
 from raysft.train.commits.lineage import Attempt
 from raysft.train.commits.writer import Retention, Writer
@@ -26,14 +27,11 @@ def tensors(value: float) -> dict[str, Tensor]:
 def commit(run: str, attempt: Attempt, step: int, *, size: int = 2, keep_last: int = 99) -> None:
     """What `size` ranks do to commit a step."""
 
-    def state() -> Iterator[tuple[str, Tensor]]:
-        yield from tensors(step).items()
-
     writers = []
     for rank in range(size):
         retention = Retention(keep_last)
         writer = Writer(run, attempt, FakeGroup(rank, size), retention=retention, facts={"who": "test"}, patience_s=9)
-        writer.save(state, TrainState(step=step))
+        writer.save(partial(shared_out, tensors(step), rank, size), TrainState(step=step))
         writers.append(writer)
     for writer in writers:
         writer.finish()

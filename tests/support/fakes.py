@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from raysft.data.feed.step_plan import Order, StepPlan
 from raysft.data.store.packed_rows import Row
 from raysft.engine.protocol import HostBatch, StepCosts, StepResult
+from raysft.engine.slices import Slice, whole
 from raysft.objectives.reduce import Reduced, Sums
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.schema import Recipe
@@ -165,8 +165,8 @@ class FakeEngine:
     def eval_step(self, micro_batches: Sequence[HostBatch], units: Mapping[str, float]) -> Sums:
         return Sums({"nll": 1.0 * units["nll"]}, dict(units))
 
-    def state(self) -> Iterator[tuple[str, Tensor]]:
-        yield "adam_step", torch.zeros(())
+    def state(self) -> Iterator[Slice]:
+        yield whole("adam_step", torch.zeros(()))
 
 
 def _found(units: Mapping[str, float], mean: float) -> Reduced:

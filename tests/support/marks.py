@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from whole_state import tensors_of
 
 from raysft.data.store.parts import TokenStore
 from raysft.run.remote_tasks import newest_checkpoint
@@ -37,7 +38,7 @@ def parents(run: Path) -> list[int]:
 
 def assert_same_bits(first: Path, second: Path) -> None:
     """Final weights and moments."""
-    a, b = (newest_checkpoint(str(run)).tensors() for run in (first, second))
+    a, b = (tensors_of(newest_checkpoint(str(run))) for run in (first, second))
     assert a.keys() == b.keys()
     assert len(a) > 10
     for name, tensor in a.items():

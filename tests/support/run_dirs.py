@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from fakes import FakeGroup, make_recipe, step_info
 from torch import Tensor
+from whole_state import shared_out
 
 from raysft.recipe.schema import Recipe
 from raysft.run.evaluations import write_evaluation
@@ -88,15 +90,12 @@ def _attempt(run: str, prints: dict[str, str], seed: int, *, until: int, commits
 
 
 def _commit(run: str, attempt: Attempt, prints: dict[str, str], seed: int, step: int) -> None:
-    def tensors() -> Iterator[tuple[str, Tensor]]:
-        yield from state_tensors(seed, step).items()
-
     writers = []
     for rank in range(2):
         keep = Retention(9)
         facts = {"fingerprints": prints}
         writer = Writer(run, attempt, FakeGroup(rank, 2), retention=keep, facts=facts, patience_s=9)
-        writer.save(tensors, state_at(step), {"held_out/loss": 1.0})
+        writer.save(partial(shared_out, state_tensors(seed, step), rank, 2), state_at(step), {"held_out/loss": 1.0})
         writers.append(writer)
     for writer in writers:
         writer.finish()

@@ -1,11 +1,11 @@
-"""Whole fp32 weights, gradients and Adam moments of the trained parameters, in and out of a DeepSpeed engine.
+"""fp32 weights, gradients and Adam moments of the trained parameters, in and out of a DeepSpeed engine.
 
 Private names of DeepSpeed 0.19.8 are used here; tests/parity would notice a change.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import deepspeed
@@ -14,17 +14,17 @@ import torch.distributed as dist
 from deepspeed.utils import (
     safe_get_full_fp32_param,
     safe_get_full_grad,
-    safe_get_full_optimizer_state,
+    safe_get_local_fp32_param,
+    safe_get_local_optimizer_state,
     safe_set_full_fp32_param,
     safe_set_full_grad,
-    safe_set_full_optimizer_state,
     safe_set_local_fp32_param,
     safe_set_local_grad,
     safe_set_local_optimizer_state,
 )
 from torch import Tensor, nn
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
+from raysft.engine.slices import KINDS, MOMENTS, Cut, Saved
 
 
 class AdamState:
@@ -51,33 +51,43 @@ class AdamState:
         step: Tensor = next(iter(self._adam.state.values()))["step"]
         return step.float().cpu()
 
-    def read(self, name: str) -> Iterator[tuple[str, Tensor]]:
-        """(`<kind>:<name>`, whole fp32 tensor where it lies) for weight and moments of one parameter."""
-        parameter = self._trained[name]
+    def held(self, name: str, kind: str) -> tuple[int, Tensor] | None:
+        """See HeldState. No copy, and no communication."""
+        parameter: Any = self._trained[name]  # with what DeepSpeed has hung on it
         if self.is_plain:
-            yield f"weight:{name}", parameter.detach()
-            for moment in MOMENTS:
-                yield f"{moment}:{name}", self._adam.state[parameter][moment]
-        else:
-            yield f"weight:{name}", safe_get_full_fp32_param(parameter)
-            for moment in MOMENTS:
-                yield f"{moment}:{name}", safe_get_full_optimizer_state(parameter, moment)
+            value = parameter.detach() if kind == "weight" else self._adam.state[parameter][kind]
+            return 0, value.reshape(-1)
+        if self._stage == 3:
+            start, count = _range_of(parameter)
+            if count <= 0:
+                return None
+            if kind == "weight":
+                return start, safe_get_local_fp32_param(parameter)[:count]
+            return start, safe_get_local_optimizer_state(parameter, kind)[:count]
+        fragment = parameter._hp_mapping
+        if fragment is None:
+            return None
+        return fragment.lp_fragment_address.start, fragment.get_hp_fragment(None if kind == "weight" else kind)
 
-    def restore(self, restored: Mapping[str, Tensor]) -> None:
-        """Moments, number of updates and (under ZeRO) fp32 masters from whole tensors."""
+    def restore(self, saved: Saved, cuts: Mapping[str, Cut]) -> None:
+        """Moments, number of updates and (under ZeRO) fp32 masters, each rank what it holds. Raises CheckpointError.
+
+        cuts: of parameters that are shards.
+        """
+        updates = saved.whole("adam_step")
         for slot in self._adam.state.values():
-            slot["step"] = restored["adam_step"].to(slot["step"].device, copy=True)
+            slot["step"] = updates.to(slot["step"].device, copy=True)
         for name, parameter in self._trained.items():
-            moments = {moment: restored[f"{moment}:{name}"].to(parameter.device) for moment in MOMENTS}
-            if self.is_plain:
-                self._adam.state[parameter].update({moment: value.clone() for moment, value in moments.items()})
-                continue
-            self._set_master(parameter, restored[f"weight:{name}"].to(parameter.device))
-            for moment, value in moments.items():
-                if self._stage == 3:
-                    safe_set_local_optimizer_state(parameter, _own_range(parameter, value), moment)
-                else:
-                    safe_set_full_optimizer_state(parameter, value, moment)
+            for kind in MOMENTS if self.is_plain else KINDS:
+                if found := self.held(name, kind):
+                    start, values = found
+                    if self._stage == 3:  # what held() gives may be a copy
+                        own = torch.zeros(_padded(parameter))
+                        saved.read(f"{kind}:{name}", own[: values.numel()], start, cuts.get(name))
+                        self._set_own(parameter, kind, own)
+                    else:
+                        into = self._adam.state[parameter][kind] if self.is_plain else values
+                        saved.read(f"{kind}:{name}", into, start, cuts.get(name))
 
     def weight(self, name: str) -> Tensor:
         """See Parameters."""
@@ -126,9 +136,17 @@ class AdamState:
     def _set_master(self, parameter: nn.Parameter, value: Tensor) -> None:
         """The fp32 weight that the optimizer steps on, under ZeRO."""
         if self._stage == 3:
-            safe_set_local_fp32_param(parameter, _own_range(parameter, value))
+            self._set_own(parameter, "weight", _own_range(parameter, value))
         else:
             safe_set_full_fp32_param(parameter, value)
+
+    def _set_own(self, parameter: nn.Parameter, kind: str, own: Tensor) -> None:
+        """This rank's range under ZeRO 3, padded."""
+        own = own.to(parameter.device)
+        if kind == "weight":
+            safe_set_local_fp32_param(parameter, own)
+        else:
+            safe_set_local_optimizer_state(parameter, own, kind)
 
     def _prime(self) -> None:
         """Give every parameter its (zero) Adam state before the first step, and link it.
@@ -154,11 +172,24 @@ class AdamState:
         return flats
 
 
+def _padded(parameter: Any) -> int:
+    """Size of each rank's range under ZeRO 3. All are equal: the last may reach past the parameter's end."""
+    size: int = parameter.ds_tensor.numel()
+    return size
+
+
+def _range_of(parameter: Any) -> tuple[int, int]:
+    """(start, count) of this rank's range of a parameter under ZeRO 3; count may be 0 or less."""
+    size = _padded(parameter)
+    start = size * dist.get_rank(parameter.ds_process_group)
+    return start, min(size, parameter.ds_numel - start)
+
+
 def _own_range(parameter: Any, value: Tensor) -> Tensor:
-    """This rank's range of a whole value under ZeRO 3. All ranges are equal: the last may reach past the value's end.
+    """This rank's range of a whole value under ZeRO 3, padded.
 
     DeepSpeed's setters of whole values refuse one that the ranks do not divide.
     """
-    size, rank = parameter.ds_tensor.numel(), dist.get_rank(parameter.ds_process_group)
-    own = value.flatten()[size * rank : size * (rank + 1)]
-    return nn.functional.pad(own, (0, size - own.numel()))
+    start, count = _range_of(parameter)
+    own = value.flatten()[start : start + max(count, 0)]
+    return nn.functional.pad(own, (0, _padded(parameter) - own.numel()))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from raysft.engine.pipeline import PipelineEngine
+from raysft.engine.slices import Saved
 from raysft.engine.tensor import WHOLE, Shards, cut_layers, forget_groups
 from raysft.engine.zero import ZeroEngine
 from raysft.model.fast.loss import hidden_states
@@ -24,9 +23,9 @@ from raysft.recipe.resolve import ResolvedRun
 
 
 def make_engine(
-    module: ObjectiveModule, run: ResolvedRun, device: torch.device, restored: Mapping[str, Tensor] | None = None
+    module: ObjectiveModule, run: ResolvedRun, device: torch.device, restored: Saved | None = None
 ) -> ZeroEngine | PipelineEngine:
-    """The engine of the run's layout, from a checkpoint's tensors where there are any. Collective.
+    """The engine of the run's layout, from a checkpoint's state where there is one. Collective.
 
     Raises ModelError, on every rank.
     """

@@ -6,31 +6,33 @@ Private names of DeepSpeed 0.19.8 are used here; tests/parity would notice a cha
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import deepspeed
 import torch
-import torch.distributed as dist
 from deepspeed.runtime.swap_tensor.partitioned_param_swapper import PartitionedParamStatus
 from deepspeed.runtime.zero.partition_parameters import free_param
 from torch import Tensor, nn
 
 from raysft.engine.ds_config import deepspeed_config
 from raysft.engine.parameters import hf_name
-from raysft.errors import RaysftError, from_fields, to_fields
+from raysft.engine.slices import Saved
+from raysft.engine.together import on_every_rank
+from raysft.errors import RaysftError
 from raysft.model.outline import Unread, placeholder
 from raysft.model.stacked import Source
 from raysft.model.stored import StoredTensor
 from raysft.recipe.resolve import ResolvedRun
 
-Restored = Mapping[str, Tensor] | None
-"""{`<kind>:<name>`: tensor as this rank keeps it before ZeRO partitions it}."""
-
 
 def fill(
-    named: Iterable[tuple[str, nn.Parameter]], unread: Unread, run: ResolvedRun, restored: Restored, shard: int = 0
+    named: Iterable[tuple[str, nn.Parameter]],
+    unread: Unread,
+    run: ResolvedRun,
+    restored: Saved | None,
+    shard: int = 0,
 ) -> None:
     """Read these parameters (by HF name), or their shards. Collective: raises ModelError on every rank.
 
@@ -48,10 +50,12 @@ def fill(
                 _read(stored, value, shard)
             parameter.data = value
 
-    on_every_rank(act, unread)
+    _on_every_rank(act, unread)
 
 
-def partition(module: nn.Module, unread: Unread, run: ResolvedRun, device: torch.device, restored: Restored) -> None:
+def partition(
+    module: nn.Module, unread: Unread, run: ResolvedRun, device: torch.device, restored: Saved | None
+) -> None:
     """Make a module one of ZeRO 3: every parameter partitioned, placeholders by reading this rank's range alone.
 
     As DeepSpeed does it with a whole module, parameter by parameter in the same order; a parameter that is no
@@ -67,36 +71,39 @@ def partition(module: nn.Module, unread: Unread, run: ResolvedRun, device: torch
         pin_memory=offload != "none" and run.recipe.cluster.gpus_per_worker > 0,
     )
     has_copies = run.recipe.parallel.secondary_shards > 1  # made of whole weights
-    waiting: list[tuple[nn.Parameter, Tensor | Source]] = []
+    waiting: list[tuple[nn.Parameter, Callable[[Tensor, int], None]]] = []
     for name, parameter in module.named_parameters():
         if parameter not in unread:
             parameter.data = parameter.data.to(dtype)
             zero._convert_to_zero_parameters([parameter])
             continue
         key, stored = f"weight:{hf_name(name)}", unread.take(parameter)
-        source = restored[key] if restored is not None and key in restored else stored
+        source = partial(restored.read, key) if restored is not None and key in restored else stored.read
         parameter.data = placeholder(parameter.shape, device, dtype)
         waiting.append((parameter, source))
         zero._convert_to_deepspeed_param(parameter)  # numbers it
 
     def act() -> None:
-        for parameter, source in waiting:
+        for parameter, read in waiting:
             if has_copies:
                 parameter.data = torch.empty(parameter.shape, dtype=dtype, device=device)
-                _copy(source, parameter.data.view(-1), 0)
+                read(parameter.data.view(-1), 0)
                 parameter.partition()  # type: ignore[attr-defined]
             else:
-                _keep_own(zero, parameter, source)
+                _keep_own(zero, parameter, read)
 
-    on_every_rank(act, unread)
+    _on_every_rank(act, unread)
 
 
-def _keep_own(zero: Any, parameter: Any, source: Tensor | Source) -> None:
-    """What Init._partition_param does, without a whole tensor to take the range from. parameter: converted."""
+def _keep_own(zero: Any, parameter: Any, read: Callable[[Tensor, int], None]) -> None:
+    """What Init._partition_param does, without a whole tensor to take the range from. parameter: converted.
+
+    read: fills a flat tensor with the elements from a number on.
+    """
     size = -(-parameter.ds_numel // parameter.ds_zero_partition_world_size)
     start = size * parameter.ds_zero_partition_rank
     own = torch.empty(size, dtype=parameter.dtype, device=zero.remote_device, pin_memory=zero.pin_memory)
-    _copy(source, own[: max(0, parameter.ds_numel - start)], start)
+    read(own[: max(0, parameter.ds_numel - start)], start)
     parameter.ds_tensor = own
     parameter.ds_tensor.ds_numel = size
     parameter.ds_tensor.status = PartitionedParamStatus.AVAILABLE
@@ -110,29 +117,12 @@ def working_dtype(run: ResolvedRun) -> torch.dtype:
     return torch.bfloat16 if run.recipe.train.precision == "bf16" else torch.float32
 
 
-def on_every_rank(act: Callable[[], None], unread: Unread) -> None:
-    """Do it; if any rank cannot, raise the error of the first one everywhere. Collective."""
-    told: dict[str, str] | None = None
+def _on_every_rank(act: Callable[[], None], unread: Unread) -> None:
     try:
-        act()
-    except RaysftError as error:
-        told = to_fields(error)
-    text = json.dumps(told).encode() if told else b""
-    sizes = torch.zeros(dist.get_world_size(), dtype=torch.int64)
-    sizes[dist.get_rank()] = len(text)
-    device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
-    sizes = sizes.to(device)
-    dist.all_reduce(sizes)
-    failed = sizes.nonzero().flatten().tolist()
-    if not failed:
-        return
-    unread.forget()
-    size = int(sizes[failed[0]])
-    message = torch.frombuffer(bytearray(text or b" "), dtype=torch.uint8).to(device)
-    if dist.get_rank() != failed[0]:
-        message = torch.empty(size, dtype=torch.uint8, device=device)
-    dist.broadcast(message, failed[0])
-    raise from_fields(json.loads(bytes(message.tolist())))
+        on_every_rank(act)
+    except RaysftError:
+        unread.forget()
+        raise
 
 
 def _read(stored: Source, value: Tensor, shard: int) -> None:
@@ -143,11 +133,3 @@ def _read(stored: Source, value: Tensor, shard: int) -> None:
     else:
         assert isinstance(stored, StoredTensor), "no family with stacked experts is cut into shards"
         stored.read_part(value, axis, shard * value.shape[axis])
-
-
-def _copy(source: Tensor | Source, into: Tensor, start: int) -> None:
-    """Elements of the flat source, from start on."""
-    if isinstance(source, Tensor):
-        into.copy_(source.reshape(-1)[start : start + into.numel()])
-    else:
-        source.read(into, start)

@@ -8,8 +8,9 @@ from typing import Any
 
 import deepspeed
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from raysft.engine.slices import Cut, Saved
 from raysft.recipe.resolve import ResolvedRun
 
 _PER_CHANNEL = re.compile("bias|norm|(^|_)log$|(^|_)scale$")
@@ -23,11 +24,13 @@ def hf_name(name: str) -> str:
     return name.removeprefix("model.")
 
 
-def set_weights(trained: Mapping[str, nn.Parameter], restored: Mapping[str, Tensor]) -> None:
-    """Before deepspeed.initialize: masters and partitions are then made from these."""
-    with torch.no_grad():
-        for name, parameter in trained.items():
-            parameter.copy_(restored[f"weight:{name}"])
+def set_weights(trained: Mapping[str, nn.Parameter], restored: Saved, cuts: Mapping[str, Cut]) -> None:
+    """Before deepspeed.initialize: masters and partitions are then made from these.
+
+    cuts: of those that are shards. Raises CheckpointError.
+    """
+    for name, parameter in trained.items():
+        restored.read(f"weight:{name}", parameter.data, 0, cuts.get(name))
 
 
 def adamw(module: nn.Module, trained: Mapping[str, nn.Parameter], run: ResolvedRun) -> torch.optim.AdamW:

@@ -11,7 +11,7 @@ import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import replace
+from functools import partial
 from itertools import repeat
 from typing import Any
 
@@ -24,14 +24,16 @@ from deepspeed.runtime.pipe.topology import PipeDataParallelTopology
 from deepspeed.utils import groups
 from torch import Tensor, nn
 
-from raysft.engine.adam import MOMENTS, AdamState
+from raysft.engine.adam import AdamState
 from raysft.engine.ds_config import deepspeed_config, effective_stage
 from raysft.engine.fill import fill
 from raysft.engine.parameters import adamw, dropout_seed, hf_name, set_weights, use_no_compiler
 from raysft.engine.passes import Passes, Work
 from raysft.engine.protocol import StepResult
+from raysft.engine.slices import Copies, Saved, Slice, slices, whole
 from raysft.engine.step import assemble, assembled_sums, divisors, in_order, vector, weights
 from raysft.engine.step_costs import StepWatch
+from raysft.engine.together import on_every_rank
 from raysft.errors import ModelError
 from raysft.model.methods import base_model
 from raysft.model.stages import Stage, stage_layers
@@ -53,7 +55,7 @@ class PipelineEngine:
         module: ObjectiveModule,
         run: ResolvedRun,
         device: torch.device,
-        restored: Mapping[str, Tensor] | None = None,
+        restored: Saved | None = None,
     ) -> None:
         self._zero, self._bf16 = effective_stage(run), run.recipe.train.precision == "bf16"
         self._max_grad_norm, self._seed = run.recipe.optimizer.max_grad_norm, run.recipe.seed
@@ -73,12 +75,12 @@ class PipelineEngine:
             fill(held, module.unread, run, restored)
             module.unread.forget()
         if restored is not None:
-            set_weights(self._trained, restored)
+            on_every_rank(partial(set_weights, self._trained, restored, {}))
         self._adam: torch.optim.Optimizer = adamw(self._passes, self._trained, run)
         self._deepspeed = self._initialize(run)
         self._state = AdamState(self._deepspeed, self._adam, self._trained, self._zero, bf16=self._bf16)
         if restored is not None:
-            self._state.restore(restored)
+            on_every_rank(partial(self._state.restore, restored, {}))
 
     def train_step(
         self,
@@ -128,20 +130,15 @@ class PipelineEngine:
         mine = [*own, *self._passes.sums.tolist(), *self._passes.metrics.tolist()]
         return assembled_sums(self._all_reduced(mine).tolist(), self._objective)
 
-    def state(self) -> Iterator[tuple[str, Tensor]]:
-        """See Engine. The first stage that has a tensor sends it to the others."""
-        yield "adam_step", self._state.num_updates()
-        group = self._deepspeed.grid.get_pipe_parallel_group()
-        for name, holders in self._holders.items():
-            source = self._layout.rank(replace(self._coordinate, stage=holders[0]))
-            is_mine = source == dist.get_rank()
-            mine = list(self._state.read(name)) if is_mine else []
-            for i, kind in enumerate(("weight", *MOMENTS)):
-                tensor = (
-                    mine[i][1].to(self._device) if is_mine else torch.empty(self._shapes[name], device=self._device)
-                )
-                dist.broadcast(tensor, source, group=group)
-                yield f"{kind}:{name}", tensor
+    def state(self) -> Iterator[Slice]:
+        """See Engine. A tensor that two stages have is the first one's to give."""
+        if dist.get_rank() == 0:
+            yield whole("adam_step", self._state.num_updates())
+        place = self._coordinate
+        alike = Copies(place.replica, self._layout.replicas) if self._state.is_plain else Copies(0, 1)
+        mine = [name for name in self._trained if self._holders[name][0] == place.stage]
+        shapes = {name: tuple(self._shapes[name]) for name in mine}
+        yield from slices(self._state, shapes, {}, dict.fromkeys(mine, alike))
 
     def close(self) -> None:
         """Free what DeepSpeed holds: hooks, buffers, and the grid that it keeps for the next engine."""

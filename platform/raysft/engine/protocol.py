@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from torch import Tensor
-
+from raysft.engine.slices import Slice
 from raysft.objectives.batch import HostBatch
 from raysft.objectives.reduce import Reduced, Sums
 
@@ -70,11 +69,7 @@ class Engine(Protocol):
     def eval_step(self, micro_batches: Sequence[HostBatch], units: Mapping[str, float]) -> Sums:
         """Sums over all ranks' micro-batches. units: THIS rank's. Changes nothing."""
 
-    def state(self) -> Iterator[tuple[str, Tensor]]:
-        """(key, whole fp32 tensor, on any device) for weight, exp_avg, exp_avg_sq of each trained parameter.
-
-        A tensor may be the one that the next step changes: whoever keeps it copies it.
-
-        Keys are `<kind>:<HF parameter name>`, and `adam_step`: updates made, [] float32. Every rank must
-        exhaust the iterator.
+    def state(self) -> Iterator[Slice]:
+        """What this rank gives of weight, exp_avg and exp_avg_sq of each trained parameter, and of `adam_step`
+        (updates made, []): together with the other ranks' every element once. Not collective.
         """

@@ -11,12 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from raysft.engine.adam import AdamState
 from raysft.engine.parameters import adamw, dropout_seed, hf_name, set_weights
 from raysft.engine.protocol import StepResult
 from raysft.engine.rendezvous import Rendezvous, TrialPass
+from raysft.engine.slices import Copies, Saved, Slice, slices, whole
 from raysft.engine.step import assemble, assembled_sums, divisors, in_order, stacked, vector
 from raysft.engine.step_costs import StepWatch
 from raysft.model.fast.shared_base import SharedBase
@@ -35,7 +35,7 @@ class FusedEngine:
         module: ObjectiveModule,
         run: ResolvedRun,
         device: torch.device,
-        restored: Mapping[str, Tensor] | None,
+        restored: Saved | None,
         rendezvous: Rendezvous,
         place: tuple[int, SharedBase],
     ) -> None:
@@ -44,11 +44,11 @@ class FusedEngine:
         self._objective, self._recipe = module.objective, run.recipe
         self._trained = {hf_name(name): p for name, p in module.named_parameters() if p.requires_grad}
         if restored is not None:
-            set_weights(self._trained, restored)
+            set_weights(self._trained, restored, {})
         self._adam = adamw(module, self._trained, run)
         self._state = AdamState(None, self._adam, self._trained, stage=0, bf16=False)
         if restored is not None:
-            self._state.restore(restored)
+            self._state.restore(restored, {})
         self._base.attach(self._trial, low_rank_adapters(module.model))
 
     def train_step(
@@ -102,11 +102,11 @@ class FusedEngine:
             sums += [*found.sums.tolist(), *found.metrics.tolist()]
         return assembled_sums([*in_order(terms, units), *sums.tolist()], self._objective)
 
-    def state(self) -> Iterator[tuple[str, Tensor]]:
+    def state(self) -> Iterator[Slice]:
         """See Engine."""
-        yield "adam_step", self._state.num_updates()
-        for name in self._trained:
-            yield from self._state.read(name)
+        yield whole("adam_step", self._state.num_updates())
+        shapes = {name: tuple(parameter.shape) for name, parameter in self._trained.items()}
+        yield from slices(self._state, shapes, {}, dict.fromkeys(shapes, Copies(0, 1)))
 
     def close(self) -> None:
         """Take the adapter off the base."""

@@ -1,4 +1,4 @@
-"""Tensor parallelism on DeepSpeed's AutoTP layers: which layers are cut how, whole tensors from shards and back.
+"""Tensor parallelism on DeepSpeed's AutoTP layers: which layers are cut how.
 
 Megatron's scheme (Shoeybi et al. 2019, arXiv:1909.08053): the layers into attention and MLP are cut by their outputs
 (columns), the layers out of them by their inputs (rows). Embeddings, norms and the LM head are whole on every rank.
@@ -19,6 +19,7 @@ from deepspeed.utils import groups
 from torch import Tensor, nn
 
 from raysft.engine.parameters import hf_name, use_no_compiler
+from raysft.engine.slices import Cut
 from raysft.errors import ModelError
 from raysft.model.outline import is_placeholder, placeholder
 from raysft.recipe.facts import ModelShape
@@ -116,47 +117,31 @@ class Shards:
 
     group: dist.ProcessGroup | None
     """None: nothing is cut."""
-    axes: Mapping[str, int]
-    """{name: axis that is cut into equal parts, in the order of the ranks}; the others are whole on every rank."""
+    cuts: Mapping[str, Cut]
+    """{name: this rank's shard}; the others are whole on every rank."""
+    shapes: Mapping[str, tuple[int, ...]]
+    """{name: shape of the whole tensor} of those that are cut."""
 
     @classmethod
     def of(cls, module: nn.Module, whole: Mapping[str, torch.Size], group: dist.ProcessGroup) -> Shards:
         """From the shapes of the parameters before they were cut."""
         now = {hf_name(name): parameter.shape for name, parameter in module.named_parameters()}
-        axes = {
-            name: next(axis for axis, (a, b) in enumerate(zip(shape, whole[name], strict=True)) if a != b)
-            for name, shape in now.items()
-            if shape != whole[name]
-        }
-        return cls(group, axes)
+        cuts = {}
+        for name, shape in now.items():
+            if shape != whole[name]:
+                axis = next(i for i, (a, b) in enumerate(zip(shape, whole[name], strict=True)) if a != b)
+                cuts[name] = Cut(axis, shape[axis] * group.rank(), shape[axis] * (group.rank() + 1))
+        return cls(group, cuts, {name: tuple(whole[name]) for name in cuts})
 
     @property
     def rank(self) -> int:
         """Number of this rank among those that hold the shards."""
         return 0 if self.group is None else self.group.rank()
 
-    def own(self, name: str, whole: Tensor) -> Tensor:
-        """This rank's shard."""
-        if self.group is None or name not in self.axes:
-            return whole
-        return whole.chunk(self.group.size(), dim=self.axes[name])[self.group.rank()]
-
-    def own_of(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """This rank's shards of {`<kind>:<name>`: whole tensor}."""
-        return {key: self.own(key.partition(":")[2], tensor) for key, tensor in state.items()}
-
-    def whole(self, name: str, own: Tensor) -> Tensor:
-        """The whole tensor from every rank's shard, where they are. Collective."""
-        if self.group is None or name not in self.axes:
-            return own
-        parts = [torch.empty_like(own, memory_format=torch.contiguous_format) for _ in range(self.group.size())]
-        dist.all_gather(parts, own.contiguous(), group=self.group)
-        return torch.cat(parts, dim=self.axes[name])
-
     def norm(self, gradients: Mapping[str, Tensor]) -> float:
         """L2 norm of the gradients of the whole tensors: shards are summed over the ranks, the others count once."""
-        cut = [gradient for name, gradient in gradients.items() if name in self.axes]
-        same = [gradient for name, gradient in gradients.items() if name not in self.axes]
+        cut = [gradient for name, gradient in gradients.items() if name in self.cuts]
+        same = [gradient for name, gradient in gradients.items() if name not in self.cuts]
         squares = torch.nn.utils.get_total_norm(same).double() ** 2
         if cut:
             shards = torch.nn.utils.get_total_norm(cut).double() ** 2
@@ -165,5 +150,5 @@ class Shards:
         return float(squares.sqrt())
 
 
-WHOLE = Shards(None, {})
+WHOLE = Shards(None, {}, {})
 """Nothing is cut."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import starmap
 
 import deepspeed
 import numpy as np
@@ -20,9 +22,11 @@ from raysft.engine.ds_config import deepspeed_config, effective_stage, keeps_bf1
 from raysft.engine.fill import fill, partition
 from raysft.engine.parameters import adamw, dropout_seed, hf_name, set_weights, use_no_compiler
 from raysft.engine.protocol import StepResult
+from raysft.engine.slices import Copies, Saved, Slice, slices, whole
 from raysft.engine.step import assemble, assembled_sums, divisors, in_order, stacked, vector, weights
 from raysft.engine.step_costs import StepWatch
 from raysft.engine.tensor import WHOLE, Shards
+from raysft.engine.together import on_every_rank
 from raysft.objectives.batch import HostBatch, on_device
 from raysft.objectives.module import ObjectiveModule
 from raysft.objectives.reduce import Sums
@@ -40,17 +44,18 @@ class ZeroEngine:
         module: ObjectiveModule,
         run: ResolvedRun,
         device: torch.device,
-        restored: Mapping[str, Tensor] | None = None,
+        restored: Saved | None = None,
         shards: Shards = WHOLE,
     ) -> None:
-        """shards: how the module's parameters are cut. restored: whole tensors."""
+        """shards: how the module's parameters are cut."""
         self._shards, self._objective, self._terms = shards, module.objective, module.objective.terms
         self._stage, self._bf16 = effective_stage(run), keeps_bf16_apart(run)
         self._max_grad_norm, self._seed = run.recipe.optimizer.max_grad_norm, run.recipe.seed
-        self._coordinate, self._device = run.layout.coordinate(dist.get_rank()), device
+        self._layout, self._device = run.layout, device
+        self._coordinate = run.layout.coordinate(dist.get_rank())
         self._num_parts = run.layout.replicas * run.layout.sequence
         self._trained = {hf_name(name): p for name, p in module.named_parameters() if p.requires_grad}
-        restored = None if restored is None else shards.own_of(restored)
+        self._shapes = {name: tuple(p.shape) for name, p in self._trained.items()}  # before ZeRO 3 empties them
         optimizer = adamw(module, self._trained, run)
         use_no_compiler()
         _get_weights(module, self._trained, run, device, restored, shards)
@@ -61,9 +66,7 @@ class ZeroEngine:
         self._state = AdamState(self._deepspeed, optimizer, self._trained, self._stage, bf16=self._bf16)
         self._acts = module.acts
         if restored is not None:
-            self._state.restore(restored)
-            if self._acts is not None:
-                self._acts.restore(restored)
+            on_every_rank(partial(self._restore, restored))
 
     def train_step(
         self,
@@ -127,15 +130,25 @@ class ZeroEngine:
         own = [value * self._coordinate.counts_for_replica for value in in_order(self._terms, units)]
         return assembled_sums(self._sum([*own, *sums.tolist()]), self._objective)
 
-    def state(self) -> Iterator[tuple[str, Tensor]]:
+    def state(self) -> Iterator[Slice]:
         """See Engine."""
-        yield "adam_step", self._state.num_updates()
-        for name in self._trained:
-            for key, tensor in self._state.read(name):
-                is_cut = name in self._shards.axes
-                yield key, self._shards.whole(name, tensor.to(self._device)) if is_cut else tensor
+        place, layout = self._coordinate, self._layout
+        if dist.get_rank() == 0:
+            yield whole("adam_step", self._state.num_updates())
+            if self._acts is not None:
+                yield from starmap(whole, self._acts.state())
+        alike = Copies(0, 1)  # who hold the same shard; from ZeRO 1 on each has a range of its own
+        if self._state.is_plain:
+            alike = Copies(place.replica, layout.replicas).times(place.sequence, layout.sequence)
+        shards = self._shards
+        shapes = {name: shards.shapes.get(name, self._shapes[name]) for name in self._trained}
+        copies = {n: alike if n in shards.cuts else alike.times(place.tensor, layout.tensor) for n in self._trained}
+        yield from slices(self._state, shapes, shards.cuts, copies)
+
+    def _restore(self, restored: Saved) -> None:
+        self._state.restore(restored, self._shards.cuts)
         if self._acts is not None:
-            yield from self._acts.state()
+            self._acts.restore(restored.whole)
 
     def close(self) -> None:
         """Free what DeepSpeed holds: hooks, buffers, groups."""
@@ -183,7 +196,7 @@ def _get_weights(
     trained: Mapping[str, nn.Parameter],
     run: ResolvedRun,
     device: torch.device,
-    restored: Mapping[str, Tensor] | None,
+    restored: Saved | None,
     shards: Shards,
 ) -> None:
     """Weights as DeepSpeed is to find them: restored ones, and those that are still to be read. Collective."""
@@ -194,7 +207,7 @@ def _get_weights(
         fill(named, unread, run, restored, shards.rank)
     if restored is not None:
         there = {name: p for name, p in trained.items() if not placeholders or unread is None or p not in unread}
-        set_weights(there, restored)
+        on_every_rank(partial(set_weights, there, restored, shards.cuts))
     if unread is not None and placeholders:
         partition(module, unread, run, device, restored)
     assert unread is None or not len(unread), "a parameter of the model is in no module"

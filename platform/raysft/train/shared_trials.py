@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from raysft.engine.rendezvous import Rendezvous
 from raysft.engine.shared_base import FusedEngine
+from raysft.engine.slices import Saved
 from raysft.model.fast.shared_base import SharedBase
 from raysft.model.methods import apply_method
 from raysft.objectives.module import ObjectiveModule, make_objective
@@ -45,7 +45,7 @@ class SharedTrials:
             return ObjectiveModule(apply_method(bases[-1].blank(), recipe), make_objective(recipe))
 
         def engine(
-            module: ObjectiveModule, run: ResolvedRun, device: torch.device, restored: Mapping[str, Tensor] | None
+            module: ObjectiveModule, run: ResolvedRun, device: torch.device, restored: Saved | None
         ) -> Closable:
             return FusedEngine(module, run, device, restored, self._rendezvous, (trial, bases[-1]))
 

@@ -6,7 +6,7 @@ and raised: Ray Train restarts the group, and the next attempt decides whether t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +23,7 @@ from raysft.data.feed.stream_source import stream_source
 from raysft.data.store.parts import TokenStore
 from raysft.engine.choose import make_engine
 from raysft.engine.protocol import Engine
+from raysft.engine.slices import Saved
 from raysft.errors import DataError, ModelError
 from raysft.objectives.module import ObjectiveModule, make_objective
 from raysft.objectives.reduce import Reduced, reduced
@@ -43,8 +44,6 @@ from raysft.train.session import Session, run_session
 from raysft.train.state import Outcome, TrainState
 from raysft.train.worker_input import AttemptInput, WorkerContext
 
-Restored = Mapping[str, torch.Tensor] | None
-
 
 @dataclass(frozen=True)
 class Parts:
@@ -52,8 +51,8 @@ class Parts:
 
     module: Callable[[WorkerContext], ObjectiveModule]
     """In fp32, attention and head checked."""
-    engine: Callable[[ObjectiveModule, ResolvedRun, torch.device, Restored], Closable]
-    """From the tensors of a checkpoint, where there are any."""
+    engine: Callable[[ObjectiveModule, ResolvedRun, torch.device, Saved | None], Closable]
+    """From the state at a commit, where there is one."""
 
 
 def train_worker(fields: dict[str, Any], parts: Parts | None = None) -> dict[str, Any]:
@@ -105,7 +104,8 @@ def _try_set_up(
         write_down(error)
     if group.all_true(bool(modules)):
         try:
-            engine, probed = _probed_engine(context, modules, restored.tensors() if restored else None, parts)
+            with _state_at(restored) as saved:
+                engine, probed = _probed_engine(context, modules, saved, parts)
         except ModelError as error:  # on every rank
             write_down(error)
         else:
@@ -117,8 +117,19 @@ def _try_set_up(
     return failures.as_outcome(records[0])
 
 
+@contextmanager
+def _state_at(restored: Checkpoint | None) -> Iterator[Saved | None]:
+    """The state to go on from, for as long as it is needed."""
+    if restored is None:
+        yield None
+        return
+    with closing(restored.saved()) as saved:
+        yield saved
+    restored.kept.clear()
+
+
 def _probed_engine(
-    context: WorkerContext, modules: list[ObjectiveModule], restored: Restored, parts: Parts
+    context: WorkerContext, modules: list[ObjectiveModule], restored: Saved | None, parts: Parts
 ) -> tuple[Closable, Probed]:
     """The engine, and how it ran the largest rows. modules: the first to build it from. ModelError: on all ranks."""
     recipe, run = context.recipe, context.resolved

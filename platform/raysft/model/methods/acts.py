@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from torch import Tensor
@@ -38,5 +38,5 @@ class StepActs(Protocol):
     def state(self) -> Iterator[tuple[str, Tensor]]:
         """(`<kind>:<HF name>`, fp32) of all that a resumed run needs; the checkpoint keeps it beside the weights."""
 
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """From a checkpoint that has what state() gave, among other tensors."""
+    def restore(self, saved: Callable[[str], Tensor]) -> None:
+        """saved: gives, by key, what state() gave before the commit that is gone on from."""

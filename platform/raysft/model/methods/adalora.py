@@ -7,7 +7,7 @@ orthogonality penalty, importance scores, and zeros for the least important sing
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,12 +126,12 @@ class RankAllocation:
         for layer in self._layers:
             yield f"kept:{self._by_part[layer, 'E']}", self._kept[layer]
 
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+    def restore(self, saved: Callable[[str], Tensor]) -> None:
         """See StepActs."""
         for name in self._names:
-            self._importance[name] = tensors[f"importance:{name}"].clone()
-            self._uncertainty[name] = tensors[f"uncertainty:{name}"].clone()
-        self._kept = {layer: tensors[f"kept:{self._by_part[layer, 'E']}"].clone() for layer in self._layers}
+            self._importance[name] = saved(f"importance:{name}")
+            self._uncertainty[name] = saved(f"uncertainty:{name}")
+        self._kept = {layer: saved(f"kept:{self._by_part[layer, 'E']}") for layer in self._layers}
 
     def _score(self, name: str, weight: Tensor) -> None:
         """Smoothed sensitivity and its uncertainty (equations 8 to 10)."""

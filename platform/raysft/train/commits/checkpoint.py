@@ -93,6 +93,8 @@ def find_latest(
 ) -> Checkpoint | None:
     """The newest checkpoint of the lineage whose every file has its checksum. Torn ones are passed over.
 
+    The files that a rank has checked are kept in its memory (Checkpoint.kept).
+
     passed_over gets those and what is wrong with them: a file on the rank that checked it, a record on rank 0. but:
     attempts that do not count.
 
@@ -121,4 +123,4 @@ def _open_and_verify(run: str, commit: CommitId, group: Group) -> tuple[Checkpoi
         checkpoint = Checkpoint.open(run, commit)
     except (OSError, ValueError) as error:
         return None, f"its commit record: {error}"
-    return checkpoint, checkpoint.verify(group.rank, group.size)
+    return checkpoint, checkpoint.verify(group.rank, group.size, keep=True)

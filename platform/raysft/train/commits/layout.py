@@ -4,8 +4,8 @@
     checkpoints/attempt-0002/step-00000040/rank-00000.json          its size and sha256
     checkpoints/attempt-0002/step-00000040/commit.json              written last, created exclusively
 
-Tensors are whole fp32 tensors keyed `<kind>:<HF parameter name>`; which rank holds which is of no meaning,
-so any number of ranks at any ZeRO stage can load them. Nothing is ever unpickled.
+Tensors are fp32 and keyed `<kind>:<HF parameter name>`. Each rank writes the slices that it holds (saved.py); which
+rank that was is of no meaning, so any number of ranks in any layout can load them. Nothing is ever unpickled.
 
 A commit belongs to its place: its record holds its own checksum, its step, its attempt and the mathematics of its
 run (run.json), and names files in its own directory only. Links are no commits.
@@ -16,18 +16,21 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, field
 from typing import Any
 
-from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
 from raysft import sealed, storage
 from raysft.errors import CheckpointError
+from raysft.train.commits.saved import SavedState
 from raysft.train.history.paths import ATTEMPT, STEP, RunPaths, attempt_number, step_number
 from raysft.train.state import TrainState
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
+_READABLE = (1, LAYOUT_VERSION)
+"""Version 1 had whole tensors only."""
 _FILE: sealed.Shape = {"name": str, "bytes": int, "sha256": str}
 _STATE: sealed.Shape = {
     "step": int,
@@ -79,11 +82,13 @@ def _directories(root: str, pattern: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A committed checkpoint: a mapping of its tensors, read file by file."""
+    """A committed checkpoint: its record, and the way to its tensors."""
 
     commit: CommitId
     location: str
     record: Mapping[str, Any]
+    kept: dict[str, bytearray] = field(default_factory=dict, compare=False, repr=False)
+    """{name of a file: its bytes}: read for its checksum, and soon to be restored from."""
 
     @staticmethod
     def open(run: str, commit: CommitId) -> Checkpoint:
@@ -95,11 +100,11 @@ class Checkpoint:
             raise ValueError("it is no commit record")
         if record["sha256"] != sealed.checksum(record):
             raise ValueError("it does not have its own checksum")
-        if record["layout_version"] != LAYOUT_VERSION:
+        if record["layout_version"] not in _READABLE:
             raise CheckpointError(
                 f"the checkpoint {location} has another layout",
                 got=f"version {record['layout_version']}",
-                expected=f"version {LAYOUT_VERSION}",
+                expected=f"version {' or '.join(map(str, _READABLE))}",
                 fix="resume it with the raysft version that wrote it",
             )
         problem = _misfit(record, commit) or _stranger(run, record, commit)
@@ -118,32 +123,42 @@ class Checkpoint:
         files: list[dict[str, Any]] = self.record["files"]
         return files
 
-    def verify(self, part: int = 0, num_parts: int = 1) -> str | None:
-        """Check every num_parts-th file's checksum. None: intact; otherwise what is wrong."""
+    def verify(self, part: int = 0, num_parts: int = 1, *, keep: bool = False) -> str | None:
+        """Check every num_parts-th file's checksum. None: intact; otherwise what is wrong.
+
+        keep: hold the files in memory, for saved(): the rank that wrote a file and goes on in the same layout needs
+        that file and no other.
+        """
         for entry in self.files[part::num_parts]:
+            kept = bytearray(entry["bytes"] if keep else 0)
+            size, digest = 0, hashlib.sha256()
             try:
-                data = storage.read_bytes(storage.join(self.location, entry["name"]))
+                for block in storage.read_blocks(storage.join(self.location, entry["name"])):
+                    digest.update(block)
+                    if keep and size + len(block) <= len(kept):
+                        kept[size : size + len(block)] = block
+                    size += len(block)
             except OSError as error:
                 return f"{entry['name']} cannot be read ({type(error).__name__})"
-            if len(data) != entry["bytes"]:
-                return f"{entry['name']} has {len(data)} bytes, its record says {entry['bytes']}"
-            if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+            if size != entry["bytes"]:
+                return f"{entry['name']} has {size} bytes, its record says {entry['bytes']}"
+            if digest.hexdigest() != entry["sha256"]:
                 return f"{entry['name']} does not have its checksum"
+            if keep:
+                self.kept[entry["name"]] = kept
         return None
 
-    def tensors(self) -> dict[str, Tensor]:
-        """{`<kind>:<HF name>`: whole fp32 tensor}, and `adam_step`."""
-        tensors: dict[str, Tensor] = {}
-        for entry in self.files:
-            tensors |= load_safetensors(storage.read_bytes(storage.join(self.location, entry["name"])))
-        return tensors
+    def saved(self) -> SavedState:
+        """Its tensors, `<kind>:<HF name>` and `adam_step`, to be read by ranges. Raises CheckpointError."""
+        return SavedState(self.location, [entry["name"] for entry in self.files], self.kept)
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """(HF parameter name, fp32 weight) of each trained parameter."""
-        for key, tensor in self.tensors().items():
-            kind, _, name = key.partition(":")
-            if kind == "weight":
-                yield name, tensor
+        """(HF parameter name, fp32 weight) of each trained parameter, one in memory at a time."""
+        with closing(self.saved()) as saved:
+            for key in saved:
+                kind, _, name = key.partition(":")
+                if kind == "weight":
+                    yield name, saved.whole(key)
 
 
 def commit_record(state: TrainState, files: list[dict[str, Any]], facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,28 +10,26 @@ and waits there. The last commit stays.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from raysft import storage
+from raysft.engine.slices import Slice
 from raysft.errors import CheckpointError, RaysftError, StorageError
 from raysft.recipe.measures import HELD_OUT_LOSS
 from raysft.recipe.tune import mode_of
 from raysft.train.commits.layout import Checkpoint, CommitId, commit_directory, commit_record, read_commits
 from raysft.train.commits.lineage import Attempt, lineage, read_attempts
+from raysft.train.commits.saved import write_slices
 from raysft.train.group import Group
 from raysft.train.history import incidents
 from raysft.train.state import TrainState
@@ -101,14 +99,14 @@ class Writer:
         self._retention, self._facts, self._patience_s = retention, dict(facts), patience_s
         parent = asdict(attempt.parent) if attempt.parent else None
         self._origin = {"attempt": attempt.number, "parent": parent}
-        self._share: dict[str, Tensor] = {}
+        self._share: dict[str, Slice] = {}
         self._thread: threading.Thread | None = None
         self._error: RaysftError | None = None
         self._away = StorageOutage()
 
     def save(
         self,
-        tensors: Callable[[], Iterator[tuple[str, Tensor]]],
+        slices: Callable[[], Iterator[Slice]],
         state: TrainState,
         measured: Mapping[str, float] = MappingProxyType({}),
         before: Callable[[], None] = lambda: None,
@@ -118,7 +116,7 @@ class Writer:
         before() is called in the thread, on every rank, before anything is committed: what must not be older.
         """
         self.finish()
-        self._copy(tensors())
+        self._copy(slices())
         self._away = StorageOutage(state.step)
         arguments = (CommitId(self._attempt.number, state.step), state, measured, before)
         self._thread = threading.Thread(target=self._work, args=arguments, name="checkpoint", daemon=True)
@@ -157,17 +155,16 @@ class Writer:
             self._run, "storage", f"{what}: {more}", attempt=number, step=step, detected_after_s=None, facts=facts
         )
 
-    def _copy(self, tensors: Iterator[tuple[str, Tensor]]) -> None:
-        """Every size-th tensor, into the memory of the save before; all ranks walk the whole iterator because
-        gathering is collective."""
-        size, rank = self._group.size, self._group.rank
-        for i, (key, tensor) in enumerate(tensors):
-            if i % size == rank:
-                kept = self._share.get(key)
-                if kept is None or kept.shape != tensor.shape:
-                    kept = torch.empty(tensor.shape, dtype=torch.float32, pin_memory=tensor.is_cuda)
-                    self._share[key] = kept
-                kept.copy_(tensor)
+    def _copy(self, slices: Iterator[Slice]) -> None:
+        """Into the memory of the save before, as far as that has the same slices."""
+        before, self._share = self._share, {}
+        for piece in slices:
+            kept = before.pop(piece.key, None)
+            if kept is None or kept.values.shape != piece.values.shape:
+                values = torch.empty(piece.values.shape, dtype=torch.float32, pin_memory=piece.values.is_cuda)
+            else:
+                values = kept.values
+            self._share[piece.key] = replace(piece, values=values.copy_(piece.values))
 
     def _work(
         self, commit: CommitId, state: TrainState, measured: Mapping[str, float], before: Callable[[], None]
@@ -176,15 +173,15 @@ class Writer:
         location, name = commit_directory(self._run, commit), f"rank-{self._group.rank:05d}"
         try:
             self._tried(before)
-            tensors = storage.join(location, f"{name}.safetensors")
-            entry = self._tried(lambda: {"name": f"{name}.safetensors", **write_tensors(tensors, self._share)})
+            place, share = storage.join(location, f"{name}.safetensors"), list(self._share.values())
+            entry = self._tried(lambda: {"name": f"{name}.safetensors", **write_slices(place, share)})
             self._tried(lambda: storage.write_json(storage.join(location, f"{name}.json"), entry))
             if self._group.rank == 0:
                 self._commit(location, state, measured)
                 self._retain()
         except RaysftError as error:
             self._error = error
-        except (OSError, ValueError) as error:  # what was just written cannot be read
+        except Exception as error:  # thread boundary: told by finish(), on every rank
             self._error = StorageError(
                 f"the checkpoint of step {state.step} cannot be committed",
                 got=f"{type(error).__name__}: {error}",
@@ -262,29 +259,3 @@ def _measured(run: str, commit: CommitId, measure: str | None) -> float | None:
         known = {HELD_OUT_LOSS: facts.get("eval_loss")}
     value = known.get(measure)
     return value if isinstance(value, float) else None
-
-
-def write_tensors(location: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Write fp32 CPU tensors as a safetensors file. Returns its {bytes, sha256}.
-
-    Written from the tensors' own memory, so that the file is never held a second time (its format:
-    huggingface.co/docs/safetensors: length of the header, header, data).
-    """
-    header, end = {}, 0
-    for key, tensor in tensors.items():
-        start, end = end, end + 4 * tensor.numel()
-        header[key] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    digest, size = hashlib.sha256(), 0
-    with storage.write_stream(location) as stream:
-        for piece in (len(text).to_bytes(8, "little"), text, *map(_bytes_of, tensors.values())):
-            stream.write(piece)
-            digest.update(piece)
-            size += len(piece)
-    return {"bytes": size, "sha256": digest.hexdigest()}
-
-
-def _bytes_of(tensor: Tensor) -> bytes | memoryview:
-    assert tensor.dtype == torch.float32
-    return tensor.contiguous().numpy().reshape(-1).view(np.uint8).data if tensor.numel() else b""

@@ -82,7 +82,9 @@ def test_bombs(put, monkeypatch):
         values(put("a.json", bombs[0]))
 
 
-@pytest.mark.parametrize("number", [2**63, 2**64 - 1, 2**64, -(2**63), -(2**63) - 1, -(10**19), 10**30, 123456789012345678901])
+@pytest.mark.parametrize(
+    "number", [2**63, 2**64 - 1, 2**64, -(2**63), -(2**63) - 1, -(10**19), 10**30, 123456789012345678901]
+)
 @pytest.mark.parametrize("suffix", ["jsonl", "json"])
 @pytest.mark.parametrize("beside", [{}, {"digits": "9" * 40, "float": 0.1234567890123456789012345}])
 def test_whole_numbers_are_never_rounded(tmp_path, suffix, number, beside):

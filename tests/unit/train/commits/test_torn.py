@@ -17,6 +17,7 @@ import pytest
 import torch
 from fakes import FakeGroup
 from run_dirs import DAMAGES, DATA, LAST, files_of, make_run, recipe_of, state_at, state_tensors
+from whole_state import tensors_of
 
 from raysft import sealed, storage
 from raysft.errors import CheckpointError, ConflictError, StorageError
@@ -66,7 +67,7 @@ def goes_on(run: Path) -> CommitId | None:
         return None
     assert attempt.parent == restored.commit
     assert restored.state == state_at(restored.commit.step)
-    expected, found = state_tensors(SEED, restored.commit.step), restored.tensors()
+    expected, found = state_tensors(SEED, restored.commit.step), tensors_of(restored)
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     return restored.commit
@@ -268,7 +269,7 @@ def test_a_trial_may_hold_a_copy_of_anothers_commit(run: Path, whole: tuple[Path
     copy_commit(str(whole[1]), str(child), LAST)
     claim(str(child), recipe_of(run.parents[1], "child", SEED), DATA)
     copied = Checkpoint.open(str(child), CommitId(1, LAST))
-    assert torch.equal(copied.tensors()["weight:a.weight"], state_tensors(2, LAST)["weight:a.weight"])
+    assert torch.equal(tensors_of(copied)["weight:a.weight"], state_tensors(2, LAST)["weight:a.weight"])
     move(child, CommitId(1, LAST), CommitId(1, 9))  # and no other
     with pytest.raises(ValueError, match="of step 8"):
         Checkpoint.open(str(child), CommitId(1, 9))

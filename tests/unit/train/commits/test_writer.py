@@ -12,15 +12,16 @@ import pytest
 import torch
 from fakes import FakeGroup
 from safetensors.torch import load_file
-from torch import Tensor
 
 from raysft import storage
+from raysft.engine.slices import Slice, whole
 from raysft.errors import CheckpointError, StorageError
 from raysft.train.commits import writer as writing
 from raysft.train.commits.checkpoint import begin_attempt, find_latest
 from raysft.train.commits.layout import CommitId, commit_directory, commit_record, read_commits
 from raysft.train.commits.lineage import Attempt
-from raysft.train.commits.writer import Retention, Writer, _measured, write_tensors
+from raysft.train.commits.saved import write_slices
+from raysft.train.commits.writer import Retention, Writer, _measured
 from raysft.train.history.incidents import read_incidents
 from raysft.train.state import TrainState
 
@@ -36,12 +37,12 @@ class Gate:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.open, self.entered = threading.Event(), threading.Event()
 
-        def held(location: str, tensors: dict[str, Tensor]) -> dict[str, object]:
+        def held(location: str, slices: list[Slice]) -> dict[str, object]:
             self.entered.set()
             assert self.open.wait(10)
-            return write_tensors(location, tensors)
+            return write_slices(location, slices)
 
-        monkeypatch.setattr(writing, "write_tensors", held)
+        monkeypatch.setattr(writing, "write_slices", held)
 
 
 def test_training_goes_on_while_a_save_is_written_and_does_not_change_it(
@@ -49,8 +50,8 @@ def test_training_goes_on_while_a_save_is_written_and_does_not_change_it(
 ) -> None:
     run, weight, gate = str(tmp_path), torch.ones(3), Gate(monkeypatch)
 
-    def state() -> Iterator[tuple[str, Tensor]]:
-        yield "weight:a", weight
+    def state() -> Iterator[Slice]:
+        yield whole("weight:a", weight)
 
     writer = make_writer(run)
     writer.save(state, TrainState(step=1))
@@ -69,14 +70,14 @@ def test_training_goes_on_while_a_save_is_written_and_does_not_change_it(
 def test_storage_that_fails_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     failures = iter([True, True, False])
 
-    def flaky(location: str, tensors: dict[str, Tensor]) -> dict[str, object]:
+    def flaky(location: str, slices: list[Slice]) -> dict[str, object]:
         if next(failures):
             raise StorageError("cannot write", got="HTTP 500", expected="", fix="")
-        return write_tensors(location, tensors)
+        return write_slices(location, slices)
 
-    monkeypatch.setattr(writing, "write_tensors", flaky)
+    monkeypatch.setattr(writing, "write_slices", flaky)
     writer = make_writer(str(tmp_path), patience_s=2.0)
-    writer.save(lambda: iter([("weight:a", torch.ones(2))]), TrainState(step=3))
+    writer.save(lambda: iter([whole("weight:a", torch.ones(2))]), TrainState(step=3))
     writer.finish()
     assert read_commits(str(tmp_path)) == [CommitId(1, 3)]
 
@@ -86,12 +87,14 @@ def test_storage_that_stays_away_ends_the_save_on_every_rank(tmp_path: Path, ran
     """Rank 1 cannot write: rank 0 never commits; both raise. The commit before stays the newest."""
     run = str(tmp_path)
     first = make_writer(run)
-    first.save(lambda: iter([("weight:a", torch.ones(2))]), TrainState(step=1))
+    first.save(lambda: iter([whole("weight:a", torch.ones(2))]), TrainState(step=1))
     first.finish()
     second = make_writer(run, FakeGroup(rank, 2, others_agree=rank == 0), patience_s=0.3)
     if rank == 1:
         (tmp_path / "checkpoints" / "attempt-0002").write_text("a file where a directory should be")
-    second.save(lambda: iter([("weight:a", torch.ones(2)), ("weight:b", torch.ones(2))]), TrainState(step=2))
+    second.save(
+        lambda: iter([whole("weight:a", torch.ones(2)), whole("weight:b", torch.ones(2))]), TrainState(step=2)
+    )
     with pytest.raises(StorageError if rank else CheckpointError):
         second.finish()
     if rank == 1:
@@ -103,7 +106,7 @@ def test_storage_that_stays_away_ends_the_save_on_every_rank(tmp_path: Path, ran
 
 def test_another_ranks_failure_is_raised_here_too(tmp_path: Path) -> None:
     writer = make_writer(str(tmp_path), FakeGroup(others_agree=False))
-    writer.save(lambda: iter([("weight:a", torch.ones(2))]), TrainState(step=1))
+    writer.save(lambda: iter([whole("weight:a", torch.ones(2))]), TrainState(step=1))
     with pytest.raises(StorageError, match="another rank"):
         writer.finish()
 
@@ -113,7 +116,7 @@ def test_a_superseded_writer_cannot_commit_twice(tmp_path: Path) -> None:
     attempt, _ = begin_attempt(run, FakeGroup())
     writers = [Writer(run, attempt, FakeGroup(), retention=Retention(9), facts={}, patience_s=1) for _ in range(2)]
     for writer in writers:
-        writer.save(lambda: iter([("weight:a", torch.ones(2))]), TrainState(step=1))
+        writer.save(lambda: iter([whole("weight:a", torch.ones(2))]), TrainState(step=1))
     ends = []
     for writer in writers:
         try:
@@ -151,7 +154,7 @@ def test_the_best_commit_outlives_newer_ones(tmp_path: Path) -> None:
     begin_attempt(run, FakeGroup())
     writer = Writer(run, attempt, FakeGroup(), retention=Retention(1, best="held_out/loss"), facts={})
     for step, loss in ((1, 2.0), (2, 0.5), (3, 1.0), (4, math.nan)):
-        writer.save(lambda: iter([("weight:a", torch.ones(2))]), TrainState(step=step), {"held_out/loss": loss})
+        writer.save(lambda: iter([whole("weight:a", torch.ones(2))]), TrainState(step=step), {"held_out/loss": loss})
     writer.finish()
     assert {commit.step for commit in read_commits(run)} == {2, 4}
 
@@ -165,7 +168,7 @@ def test_the_best_commit_is_that_of_a_named_measure_either_way(tmp_path: Path) -
     writer = Writer(run, attempt, FakeGroup(), retention=Retention(1, best="dev/accuracy"), facts={})
     for step, value in ((1, 0.5), (2, 0.9), (3, 0.7)):
         measured = {"held_out/loss": float(step), "dev/accuracy": value}
-        writer.save(lambda: iter([("weight:a", torch.ones(2))]), TrainState(step=step), measured)
+        writer.save(lambda: iter([whole("weight:a", torch.ones(2))]), TrainState(step=step), measured)
     writer.finish()
     assert {commit.step for commit in read_commits(run)} == {2, 3}
 
@@ -174,7 +177,7 @@ def test_the_held_out_loss_of_older_commits_counts(tmp_path: Path) -> None:
     run = str(tmp_path)
     begin_attempt(run, FakeGroup())
     commit = commit_directory(run, CommitId(1, 5))
-    files = [{"name": "rank-00000.safetensors", **write_tensors(f"{commit}/rank-00000.safetensors", {})}]
+    files = [{"name": "rank-00000.safetensors", **write_slices(f"{commit}/rank-00000.safetensors", [])}]
     for facts, expected in (({"eval_loss": 1.5}, 1.5), ({"eval_loss": None}, None), ({"measured": {}}, None)):
         storage.write_json(f"{commit}/commit.json", commit_record(TrainState(step=5), files, {"attempt": 1, **facts}))
         assert _measured(run, CommitId(1, 5), "held_out/loss") == expected
@@ -185,7 +188,7 @@ def test_the_held_out_loss_of_older_commits_counts(tmp_path: Path) -> None:
 def test_a_file_is_what_safetensors_reads(tmp_path: Path, shapes: list[tuple[int, ...]]) -> None:
     tensors = {f"weight:Größe {i}": torch.randn(shape) for i, shape in enumerate(shapes)}
     location = str(tmp_path / "some.safetensors")
-    entry = write_tensors(location, tensors)
+    entry = write_slices(location, [whole(key, tensor) for key, tensor in tensors.items()])
     found = load_file(location)
     assert found.keys() == tensors.keys()
     assert all(torch.equal(found[key], tensor) for key, tensor in tensors.items())
@@ -200,11 +203,11 @@ def test_how_long_storage_was_away_is_kept_and_that_training_went_on(
     failures = {"write": 1, "list": 1}
     listing = storage.list_names
 
-    def flaky_write(location: str, tensors: dict[str, Tensor]) -> dict[str, object]:
+    def flaky_write(location: str, slices: list[Slice]) -> dict[str, object]:
         failures["write"] -= 1
         if failures["write"] >= 0:
             raise StorageError("cannot write", got="HTTP 500", expected="", fix="")
-        return write_tensors(location, tensors)
+        return write_slices(location, slices)
 
     def flaky_list(location: str) -> list[str]:
         if "step-" in location:
@@ -214,10 +217,12 @@ def test_how_long_storage_was_away_is_kept_and_that_training_went_on(
         return listing(location)
 
     writer = make_writer(str(tmp_path), patience_s=0.8)
-    monkeypatch.setattr(writing, "write_tensors", flaky_write)
+    monkeypatch.setattr(writing, "write_slices", flaky_write)
     monkeypatch.setattr(storage, "list_names", flaky_list)
     flushed: list[bool] = []
-    writer.save(lambda: iter([("weight:a", torch.ones(2))]), TrainState(step=3), before=lambda: flushed.append(True))
+    writer.save(
+        lambda: iter([whole("weight:a", torch.ones(2))]), TrainState(step=3), before=lambda: flushed.append(True)
+    )
     started = time.monotonic()
     while not read_commits(str(tmp_path)):
         assert time.monotonic() - started < 5
@@ -245,13 +250,26 @@ def test_a_commit_whose_answer_was_lost_is_ours(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(storage, "create_exclusive", unanswered)
     writer = make_writer(str(tmp_path), patience_s=0.8)
-    writer.save(lambda: iter([("weight:a", torch.ones(2))]), TrainState(step=3))
+    writer.save(lambda: iter([whole("weight:a", torch.ones(2))]), TrainState(step=3))
     writer.finish()
     assert read_commits(str(tmp_path)) == [CommitId(1, 3)]
 
 
 def test_a_save_without_trouble_leaves_no_incident(tmp_path: Path) -> None:
     writer = make_writer(str(tmp_path))
-    writer.save(lambda: iter([("weight:a", torch.ones(2))]), TrainState(step=3))
+    writer.save(lambda: iter([whole("weight:a", torch.ones(2))]), TrainState(step=3))
     writer.finish()
     assert read_incidents(str(tmp_path)) == []
+
+
+def test_a_save_that_fails_in_any_way_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread must not end in silence: the run would go on without commits."""
+
+    def broken(location: str, slices: list[Slice]) -> dict[str, object]:
+        raise RuntimeError("no such thing as storage")
+
+    writer = make_writer(str(tmp_path))
+    monkeypatch.setattr(writing, "write_slices", broken)
+    writer.save(lambda: iter([whole("weight:a", torch.ones(2))]), TrainState(step=3))
+    with pytest.raises(StorageError, match="no such thing as storage"):
+        writer.finish()

@@ -6,6 +6,7 @@ bytes or nothing). `create_exclusive` is the primitive behind commit records: ex
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -99,6 +100,15 @@ def open_random(location: str) -> RandomReader:
     fs, path = filesystem(location)
     reader: RandomReader = fs.open_input_file(path)
     return reader
+
+
+def size_and_sha256(location: str) -> tuple[int, str]:
+    """A file's bytes, counted and summed without being held. Raises FileNotFoundError."""
+    size, checksum = 0, hashlib.sha256()
+    for block in read_blocks(location):
+        size += len(block)
+        checksum.update(block)
+    return size, checksum.hexdigest()
 
 
 def read_json(location: str) -> Any:

@@ -4,43 +4,52 @@
     <out>/adapter/      LoRA only: the bare adapter, README.md
     <out>/export.json   written last: every file with its size and sha256. No manifest, no export.
 
-Owns names, dtypes and the order of writing. Knows no checkpoint: weights come as (HF parameter name, tensor).
+Owns names, dtypes and the order of writing. Knows no checkpoint: weights come by HF parameter name. They are written
+as a stream (trained.py, saved.py; decision 037); a model that cannot be outlined is made whole first.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from raysft import sealed, storage
-from raysft.errors import CheckpointError, StorageError
+from raysft.errors import StorageError
 from raysft.model.card import CardFacts, model_card
-from raysft.model.files import copy_processors
+from raysft.model.export_manifest import (
+    FORMAT_VERSION,
+    MANIFEST,
+    describe_files,
+    files_below,
+    read_export_manifest,
+)
+from raysft.model.files import INDEX, copy_processors
 from raysft.model.generation import set_generation
-from raysft.model.load import cast_as_loaded, load_model, rows_for
-from raysft.model.methods import apply_method, merge, save_adapter
+from raysft.model.load import cast_as_loaded, dtypes_as_loaded, rows_for
+from raysft.model.methods import merge, save_adapter
+from raysft.model.outline import WholeOnlyError
+from raysft.model.saved import SavePlan, header, plan_save, write_file
+from raysft.model.trained import DTYPES, Merged, Trained, Weights, by_name, rebuild, tell_whole
 from raysft.recipe.schema import Recipe
 from raysft.recipe.traits import method_of
 
-MANIFEST = "export.json"
-FORMAT_VERSION = 1
 MAX_SHARD = "2GB"
-
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _STAGING = ".export-"
+_FINISHED = "weights"
+"""Beside the parts while they are staged: files of weights, and the checksum of each that is finished."""
 
 
 def export_run(
     recipe: Recipe,
-    weights: Iterator[tuple[str, Tensor]],
+    weights: Weights | Iterable[tuple[str, Tensor]],
     tokenizer: PreTrainedTokenizerFast,
     *,
     out: str,
@@ -49,9 +58,11 @@ def export_run(
 ) -> list[str]:
     """Write the export of a run to the directory or URI `out`. Returns the locations of its parts.
 
-    weights: each trained parameter of the recipe's model once, by HF name, fp32. tokenizer: with the chat template
-    the run was trained on. stops: ids that trained answers end in, besides the end of text. An intact export of the
-    same run is left alone, `weights` unread. The merged model has the dtype of train.precision; the adapter is fp32.
+    weights: each trained parameter of the recipe's model once, by HF name, fp32; of a mapping each is asked for when
+    it is written. tokenizer: with the chat template the run was trained on. stops: ids that trained answers end in,
+    besides the end of text. An intact export of the same run is left alone, `weights` unread. The merged model has
+    the dtype of train.precision; the adapter is fp32. Files of weights that an export of the same run had finished
+    when it was killed are kept.
     Raises CheckpointError (weights do not fit the model), ModelError, StorageError.
     """
     parts = export_parts(recipe)
@@ -60,22 +71,14 @@ def export_run(
     locations = [storage.join(out, part) for part in parts]
     if read_export_manifest(out, identity) is not None:
         return locations
-    module = rebuild(recipe, weights, vocab_size=rows_for(tokenizer))
-    with tempfile.TemporaryDirectory(prefix=_STAGING, dir=_staging_parent(out)) as staging:
-        write_parts(recipe, module, tokenizer, card, Path(staging), stops)
-        files = _describe_files(Path(staging))
+    with _staging(out, identity) as staging:
+        known = _write(recipe, by_name(weights), tokenizer, card, staging, stops)
+        files = [entry for part in parts for entry in describe_files(staging, part, known)]
         storage.remove_tree(storage.join(out, MANIFEST))
         for part in parts:
-            _publish(Path(staging, part), storage.join(out, part))
+            _publish(staging / part, storage.join(out, part))
     sealed.write(storage.join(out, MANIFEST), {**identity, "files": files})
     return locations
-
-
-def rebuild(recipe: Recipe, weights: Iterator[tuple[str, Tensor]], *, vocab_size: int) -> nn.Module:
-    """The recipe's model (fp32, CPU) with trained weights, adapters still apart. Raises CheckpointError."""
-    module = apply_method(load_model(recipe, vocab_size=vocab_size), recipe)
-    _set_weights(module, weights)
-    return module
 
 
 def export_parts(recipe: Recipe) -> list[str]:
@@ -85,65 +88,71 @@ def export_parts(recipe: Recipe) -> list[str]:
     return [part for part in parts if wanted[part] or len(parts) == 1]
 
 
-def read_export_manifest(out: str, identity: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
-    """The manifest of an intact export; None when it is absent, of another identity, or a file is damaged."""
-    location = storage.join(out, MANIFEST)
-    manifest = sealed.read(location, {"files": list})
-    if manifest is None:
-        return None
-    if identity is not None and {k: v for k, v in manifest.items() if k != "files"} != dict(identity):
-        return None
-    return manifest if all(_is_whole(out, entry) for entry in manifest["files"]) else None
-
-
-def damaged_files(out: str) -> list[str]:
-    """Files of an export that are gone or not as its manifest says, by their names there. [] without a manifest."""
-    manifest = sealed.read(storage.join(out, MANIFEST), {"files": list})
-    entries = manifest["files"] if manifest else []
-    return [
-        str(entry.get("name")) if isinstance(entry, dict) else "?" for entry in entries if not _is_whole(out, entry)
-    ]
-
-
-def _is_whole(out: str, entry: Any) -> bool:
-    """Has a file of the manifest its size and checksum?"""
-    if sealed.problem_of(entry, {"name": str, "bytes": int, "sha256": str}) or ".." in entry["name"].split("/"):
-        return False
+def _write(
+    recipe: Recipe,
+    weights: Weights,
+    tokenizer: PreTrainedTokenizerFast,
+    card: CardFacts,
+    directory: Path,
+    stops: Sequence[int],
+) -> dict[str, dict[str, Any]]:
+    """Write the parts. Returns {file: its bytes and sha256} of those that were summed while they were written."""
     try:
-        data = storage.read_bytes(storage.join(out, entry["name"]))
+        trained = Trained(recipe, weights, vocab_size=rows_for(tokenizer))
+        if "adapter" in export_parts(recipe):
+            trained.save_adapter(str(directory / "adapter"))
+        known = {}
+        if "merged" in export_parts(recipe):
+            known = _write_merged(recipe, trained.merged(), tokenizer, directory, stops)
+    except WholeOnlyError as reason:
+        tell_whole("export", recipe, reason)
+        module = rebuild(recipe, weights, vocab_size=rows_for(tokenizer))
+        write_parts(recipe, module, tokenizer, card, directory, stops)
+        return {}
+    _write_cards(recipe, card, directory)
+    return known
+
+
+def _write_merged(
+    recipe: Recipe, merged: Merged, tokenizer: PreTrainedTokenizerFast, directory: Path, stops: Sequence[int]
+) -> dict[str, dict[str, Any]]:
+    """The merged model, a tensor at a time. Returns {file: bytes and sha256}. Raises WholeOnlyError, if it does,
+    before anything is written."""
+    model, part = merged.model, directory / "merged"
+    dtypes = dtypes_as_loaded(model, DTYPES[recipe.train.precision])
+    merged.cast(dtypes)
+    plan = plan_save(model, max_bytes=MAX_SHARD)
+    _write_configs(recipe, model, tokenizer, directory, stops, weights={})
+    index = plan.index()
+    if index is not None:
+        (part / INDEX).write_text(index, encoding="utf-8")
+    finished = directory / _FINISHED
+    finished.mkdir(exist_ok=True)
+    known = {}
+    for name in plan.files:
+        location = str(finished / f"{name}.json")
+        record = sealed.read(location, {"file": dict})
+        entry = record["file"] if record else {}
+        if not _is_finished(finished / name, plan, entry):
+            entry = write_file(finished / name, plan, merged.read)
+            sealed.write(location, {"file": entry})
+        known[f"merged/{name}"] = entry
+    for name in plan.files:
+        os.replace(finished / name, part / name)
+    return known
+
+
+def _is_finished(path: Path, plan: SavePlan, entry: Mapping[str, Any]) -> bool:
+    """Has a killed export of this run written this file?"""
+    expected = header(plan.files[path.name])
+    try:
+        with path.open("rb") as file:
+            if file.read(len(expected)) != expected:
+                return False
+        size, checksum = storage.size_and_sha256(str(path))
     except OSError:
         return False
-    return bool(len(data) == entry["bytes"]) and hashlib.sha256(data).hexdigest() == entry["sha256"]
-
-
-def _set_weights(module: nn.Module, weights: Iterator[tuple[str, Tensor]]) -> None:
-    """Every trained parameter once, by name and shape; anything else is an error."""
-    missing = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    known = set(missing)
-    with torch.no_grad():
-        for name, tensor in weights:
-            if name not in missing:
-                what = "is given twice" if name in known else "is no trained parameter of this model"
-                raise _does_not_fit(f"the weight {name} {what}", got=name, expected="each trained parameter once")
-            parameter = missing.pop(name)
-            if parameter.shape != tensor.shape:
-                raise _does_not_fit(
-                    f"the weight {name} has another shape",
-                    got=str(list(tensor.shape)),
-                    expected=str(list(parameter.shape)),
-                )
-            parameter.copy_(tensor)
-    if missing:
-        raise _does_not_fit(
-            f"{len(missing)} trained parameter(s) have no weight",
-            got=f"{len(known) - len(missing)} of {len(known)}; missing: {', '.join(sorted(missing)[:3])}",
-            expected="each trained parameter once",
-        )
-
-
-def _does_not_fit(what: str, *, got: str, expected: str) -> CheckpointError:
-    fix = "export with the recipe that made the checkpoint (model, method.rank, method.target_modules)"
-    return CheckpointError(what, got=got, expected=expected, fix=fix)
+    return dict(entry) == {"bytes": size, "sha256": checksum}
 
 
 def write_parts(
@@ -156,35 +165,66 @@ def write_parts(
     *,
     with_weights: bool = True,
 ) -> None:
-    """Write the parts of an export. Takes the adapters out of `module`. with_weights: False leaves them out."""
+    """Write the parts of a whole model. Takes the adapters out of `module`. with_weights: False leaves them out."""
     weights: dict[str, Tensor] | None = None if with_weights else {}
     parts = export_parts(recipe)
     if "adapter" in parts:
         save_adapter(module, str(directory / "adapter"), weights)
     if "merged" in parts:
         model = merge(module)
-        cast_as_loaded(model, _DTYPES[recipe.train.precision])
-        set_generation(model, tokenizer, stops=stops, is_fresh=recipe.model.source == "random")
-        model.save_pretrained(directory / "merged", state_dict=weights, max_shard_size=MAX_SHARD)
-        tokenizer.save_pretrained(directory / "merged")
-        copy_processors(recipe, directory / "merged")
-    for part in parts:  # peft has put an empty form there
+        cast_as_loaded(model, DTYPES[recipe.train.precision])
+        _write_configs(recipe, model, tokenizer, directory, stops, weights=weights)
+    _write_cards(recipe, card, directory)
+
+
+def _write_configs(
+    recipe: Recipe,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    directory: Path,
+    stops: Sequence[int],
+    *,
+    weights: dict[str, Tensor] | None,
+) -> None:
+    """What stands beside the weights of `merged/`, and these weights (None: those of the model)."""
+    set_generation(model, tokenizer, stops=stops, is_fresh=recipe.model.source == "random")
+    model.save_pretrained(directory / "merged", state_dict=weights, max_shard_size=MAX_SHARD)
+    tokenizer.save_pretrained(directory / "merged")
+    copy_processors(recipe, directory / "merged")
+
+
+def _write_cards(recipe: Recipe, card: CardFacts, directory: Path) -> None:
+    for part in export_parts(recipe):  # peft has put an empty form there
         readme = directory / part / "README.md"
         readme.unlink(missing_ok=True)
         readme.write_text(model_card(recipe, card, part), encoding="utf-8")
-        for path in _files(directory / part):  # safetensors makes files that only their owner may read
+        for path in files_below(directory / part):  # safetensors makes files that only their owner may read
             path.chmod(readme.stat().st_mode)
 
 
-def _staging_parent(out: str) -> str | None:
-    """Local exports are staged beside their place, so that a rename publishes them. Clears what a killed one left."""
+@contextmanager
+def _staging(out: str, identity: Mapping[str, Any]) -> Iterator[Path]:
+    """Where the parts are written before they are published: local ones beside their place, for a rename.
+
+    A local one that was killed is gone on with, if it was of the same identity; others are cleared.
+    """
     if "://" in out:
-        return None
+        with tempfile.TemporaryDirectory(prefix=_STAGING) as staging:
+            yield Path(staging)
+        return
+    own = _STAGING + sealed.checksum(identity)[:16]
     storage.check_writable(out)
     for name in storage.list_names(out):
-        if name.startswith(_STAGING):
+        if name.startswith(_STAGING) and name != own:
             storage.remove_tree(storage.join(out, name))
-    return storage.absolute(out)
+    for part in ("adapter", "merged"):
+        storage.remove_tree(storage.join(out, own, part))
+    directory = Path(storage.absolute(out), own)
+    try:
+        directory.mkdir(exist_ok=True)
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _publish(staged: Path, destination: str) -> None:
@@ -201,21 +241,7 @@ def _publish(staged: Path, destination: str) -> None:
             expected="a directory this process may write to",
             fix="check its permissions, or export to another place",
         ) from error
-    for path in _files(staged):
-        storage.write_bytes(storage.join(destination, path.relative_to(staged).as_posix()), path.read_bytes())
-
-
-def _files(directory: Path) -> list[Path]:
-    return sorted(path for path in directory.rglob("*") if path.is_file())
-
-
-def _describe_files(staging: Path) -> list[dict[str, Any]]:
-    """[{name, bytes, sha256}], names relative to the export's directory."""
-    return [
-        {
-            "name": path.relative_to(staging).as_posix(),
-            "bytes": path.stat().st_size,
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        }
-        for path in _files(staging)
-    ]
+    for path in files_below(staged):
+        location = storage.join(destination, path.relative_to(staged).as_posix())
+        with path.open("rb") as file, storage.write_stream(location) as stream:
+            shutil.copyfileobj(file, stream, 2**24)

@@ -60,20 +60,30 @@ def empty_model(recipe: Recipe, *, vocab_size: int) -> PreTrainedModel:
 
 
 def cast_as_loaded(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Cast parameters and buffers as transformers' from_pretrained(dtype=dtype) does: some stay in fp32.
+    """Cast parameters and buffers as transformers' from_pretrained(dtype=dtype) does: some stay in fp32."""
+    dtypes = dtypes_as_loaded(model, dtype)
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        tensor.data = tensor.data.to(dtypes[name])
 
-    Those are what the model type names (_keep_in_fp32_modules_strict: DeepSeek's e_score_correction_bias), and what
-    its code makes in fp32 whatever the default is.
+
+def dtypes_as_loaded(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """{parameter or buffer: what from_pretrained(dtype=dtype) makes of it}.
+
+    In fp32 stays what the model type names (_keep_in_fp32_modules_strict: DeepSeek's e_score_correction_bias), and
+    what its code makes in fp32 whatever the default is.
     """
     with torch.device("meta"):
         empty: Any = AutoModelForCausalLM.from_config(model.config, dtype=dtype)
     made = {name: tensor.dtype for name, tensor in (*empty.named_parameters(), *empty.named_buffers())}
     strict = model._keep_in_fp32_modules_strict if dtype in (torch.float16, torch.bfloat16) else None
     pattern = build_glob_alternation([*sorted(strict)])[0] if strict else None
+    found = {}
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if tensor.is_floating_point():
-            kept = pattern is not None and pattern.search(name)
-            tensor.data = tensor.data.to(torch.float32 if kept else made.get(name, dtype))
+        kept = pattern is not None and pattern.search(name)
+        found[name] = torch.float32 if kept else made.get(name, dtype)
+        if not tensor.is_floating_point():
+            found[name] = tensor.dtype
+    return found
 
 
 def base_generation_config(recipe: Recipe) -> GenerationConfig | None:

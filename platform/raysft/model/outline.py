@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig, PreTrainedModel
-from transformers.core_model_loading import WeightConverter
+from transformers.core_model_loading import WeightConverter, WeightTransform
 from transformers.utils import logging as transformers_logging
 
 from raysft.model.backend import attention_backend
@@ -77,13 +77,15 @@ class Unread:
         self._stored.clear()
 
 
-def outline(recipe: Recipe, *, vocab_size: int, device: torch.device) -> Outline:
+def outline(recipe: Recipe, *, vocab_size: int, device: torch.device, is_begun: bool = False) -> Outline:
     """The model of a recipe without its weights, on a device. vocab_size: as of load_model.
 
+    is_begun: what is trained comes from a checkpoint, or nothing is trained: no method begins on these weights, and
+    no small model is checked in its place.
     Raises WholeOnlyError where the model must be loaded whole, or cannot be loaded at all.
     """
     transformers_logging.disable_progress_bar()
-    model_class, config, tensors = _found(recipe)
+    model_class, config, tensors, conversions = _found(recipe, is_begun=is_begun)
     placeholders = {name: placeholder(tensor.shape, torch.device("cpu")) for name, tensor in tensors.items()}
     try:
         loaded: Any = model_class.from_pretrained(
@@ -101,6 +103,7 @@ def outline(recipe: Recipe, *, vocab_size: int, device: torch.device) -> Outline
         raise WholeOnlyError(f"transformers computes tensors of a {config.model_type} from those in its files")
     if missing := sorted(loaded[1]["missing_keys"]):
         raise WholeOnlyError(f"{missing[0]} is not in its files")
+    loaded[0]._weight_conversions = conversions  # what save_pretrained undoes; stacks are placeholders as such
     embedding = model.get_input_embeddings().weight
     assert isinstance(embedding, Tensor)
     check_vocabulary(recipe, embedding.shape[0], vocab_size)
@@ -129,11 +132,13 @@ def why_whole(recipe: Recipe) -> str | None:
     return None
 
 
-def _found(recipe: Recipe) -> tuple[Any, PretrainedConfig, dict[str, Source]]:
-    """Class, config and sources of a model that can be outlined. Raises WholeOnlyError, ModelError."""
+def _found(
+    recipe: Recipe, *, is_begun: bool = False
+) -> tuple[Any, PretrainedConfig, dict[str, Source], list[WeightTransform]]:
+    """Class, config, and `sources` of a model that can be outlined. Raises WholeOnlyError, ModelError."""
     if recipe.model.source == "random":
         raise WholeOnlyError("fresh weights are made, not read")
-    if method_of(recipe).reads_weights:
+    if method_of(recipe).reads_weights and not is_begun:
         raise WholeOnlyError(f"adapters of {method_of(recipe).title} begin with norms of the weights")
     location, config = model_location(recipe), load_config(recipe)
     refuse_other_weights(location, recipe.model.revision)
@@ -141,10 +146,10 @@ def _found(recipe: Recipe) -> tuple[Any, PretrainedConfig, dict[str, Source]]:
     tensors = _tensors(weight_files(location, recipe.model.revision))
     with torch.device("meta"):
         empty = model_class._from_config(copy.deepcopy(config))
-    if empty.config.get_text_config() is not empty.config:
+    if empty.config.get_text_config() is not empty.config and not is_begun:
         raise WholeOnlyError("it reads more than text, which no small model of its kind does")
     try:
-        return model_class, config, sources(tensors, empty)
+        return model_class, config, *sources(tensors, empty)
     except ValueError as error:
         raise WholeOnlyError(str(error)) from error
 

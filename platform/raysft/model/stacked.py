@@ -21,6 +21,7 @@ from transformers.core_model_loading import (
     MergeModulelist,
     WeightConverter,
     WeightRenaming,
+    WeightTransform,
     dot_natural_key,
     rename_source_key,
 )
@@ -50,8 +51,11 @@ Source = StoredTensor | StackedTensor
 """What a parameter is read from."""
 
 
-def sources(stored: Mapping[str, StoredTensor], empty: PreTrainedModel) -> dict[str, Source]:
-    """What transformers would load into a model: stacks by their name in the model, the others by that in the files.
+def sources(
+    stored: Mapping[str, StoredTensor], empty: PreTrainedModel
+) -> tuple[dict[str, Source], list[WeightTransform]]:
+    """What transformers would load into a model: stacks by their name in the model, the others by that in the files;
+    and what it would undo when it saves the model.
 
     empty: the model on torch's meta device. Raises ValueError, saying why, where it computes more than stacks.
     """
@@ -72,7 +76,7 @@ def sources(stored: Mapping[str, StoredTensor], empty: PreTrainedModel) -> dict[
         converter = converter_of[next(iter(by_pattern))]
         columns = [by_pattern.get(pattern, []) for pattern in converter.source_patterns]
         found[target] = _stack(target, columns, converter, shapes.get(target))
-    return found
+    return found, [one for one in mapping if one.was_used()]
 
 
 def _stack(

@@ -16,9 +16,10 @@ from raysft.evaluate.evaluation import evaluate_model
 from raysft.evaluate.exported import load_exported
 from raysft.evaluate.generation import Sampling, TransformersGenerator
 from raysft.model.card import CardFacts
-from raysft.model.export import export_run, rebuild
+from raysft.model.export import export_run
 from raysft.model.load import load_model, rows_for
 from raysft.model.methods import merge
+from raysft.model.trained import rebuild
 from raysft.recipe.evaluation_sets import evaluation_sets
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.schema import Recipe

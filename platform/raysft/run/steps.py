@@ -11,7 +11,7 @@ from typing import Any
 from raysft import storage
 from raysft.data.prepare.prepare import prepare as prepare_store
 from raysft.errors import ModelError, UserError
-from raysft.model.export import damaged_files
+from raysft.model.export_manifest import damaged_files
 from raysft.observe.goodput import terminal_lines
 from raysft.recipe.evaluation_sets import evaluation_sets
 from raysft.recipe.load import load_recipe

@@ -16,13 +16,16 @@ from raysft.model.methods import adalora, full, ia3, lora
 from raysft.model.methods.acts import StepActs
 from raysft.model.methods.adapters import (
     adapted_layers,
+    adapter_tensors,
     base_model,
     is_adapted,
     is_layer_adapted,
     keys_lost_by_reload,
     merge,
+    merge_layer,
     plain_name,
     save_adapter,
+    unload,
 )
 from raysft.model.methods.lora import LowRank, low_rank_adapters
 from raysft.recipe.schema import Recipe
@@ -34,6 +37,7 @@ __all__ = [
     "LowRank",
     "StepActs",
     "adapted_layers",
+    "adapter_tensors",
     "apply_method",
     "base_model",
     "is_adapted",
@@ -41,9 +45,11 @@ __all__ = [
     "keys_lost_by_reload",
     "low_rank_adapters",
     "merge",
+    "merge_layer",
     "plain_name",
     "save_adapter",
     "step_acts",
+    "unload",
 ]
 
 

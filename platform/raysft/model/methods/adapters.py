@@ -38,6 +38,30 @@ def merge(module: nn.Module) -> PreTrainedModel:
     return merged
 
 
+def unload(module: nn.Module) -> tuple[PreTrainedModel, dict[nn.Module, list[Any]]]:
+    """The model with its adapters taken out, not merged; and {layer: its adapters, to be merged in this order}."""
+    layers: dict[nn.Module, list[Any]] = {}
+    for _, layer in adapter_layers(base_model(module)):
+        layers.setdefault(layer.get_base_layer(), []).append(layer)
+    return module.unload() if is_adapted(module) else base_model(module), layers  # type: ignore[operator]
+
+
+def merge_layer(adapters: Sequence[Any]) -> None:
+    """Add adapters (of `unload`) into the fp32 weights of their layer, as `merge` does. Can be done again when the
+    layer has other weights."""
+    for adapter in adapters:
+        adapter.merge()
+        adapter.merged_adapters.clear()
+
+
+def adapter_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    """What save_adapter writes: with an adapted embedding, the embedding too."""
+    from peft import get_peft_model_state_dict
+
+    with settled():
+        return dict(get_peft_model_state_dict(module))
+
+
 def save_adapter(module: nn.Module, directory: str, weights: dict[str, torch.Tensor] | None = None) -> None:
     """The bare adapter as peft loads it: adapter_model.safetensors and adapter_config.json. weights: others."""
     with settled():

@@ -5,7 +5,7 @@
     <out>/export.json   written last: every file with its size and sha256. No manifest, no export.
 
 Owns names, dtypes and the order of writing. Knows no checkpoint: weights come by HF parameter name. They are written
-as a stream (trained.py, saved.py; decision 037); a model that cannot be outlined is made whole first.
+as a stream (trained.py, save_plan.py; decision 037); a model that cannot be outlined is made whole first.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from raysft.model.generation import set_generation
 from raysft.model.load import cast_as_loaded, dtypes_as_loaded, rows_for
 from raysft.model.methods import merge, save_adapter
 from raysft.model.outline import WholeOnlyError
-from raysft.model.saved import SavePlan, header, plan_save, write_file
+from raysft.model.save_plan import SavePlan, header, plan_save, write_file
 from raysft.model.trained import DTYPES, Merged, Trained, Weights, by_name, rebuild, tell_whole
 from raysft.recipe.schema import Recipe
 from raysft.recipe.traits import method_of

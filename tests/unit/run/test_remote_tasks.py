@@ -16,7 +16,7 @@ from raysft.run.remote_tasks import export_tokenizer, newest_checkpoint
 def test_the_newest_commit_of_the_lineage_with_its_weights(tmp_path: Path) -> None:
     checkpoint = newest_checkpoint(str(make_run(tmp_path, "one", 1)))
     assert checkpoint.state.step == LAST
-    ((name, weight),) = checkpoint.weights()
+    ((name, weight),) = checkpoint.weights().items()
     assert name == "a.weight"
     assert weight.equal(state_tensors(1, LAST)["weight:a.weight"])
 

@@ -15,16 +15,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import closing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
-
 from raysft import sealed, storage
 from raysft.errors import CheckpointError
-from raysft.train.commits.saved import SavedState
+from raysft.train.commits.saved import SavedState, SavedWeights
 from raysft.train.history.paths import ATTEMPT, STEP, RunPaths, attempt_number, step_number
 from raysft.train.state import TrainState
 
@@ -152,13 +149,9 @@ class Checkpoint:
         """Its tensors, `<kind>:<HF name>` and `adam_step`, to be read by ranges. Raises CheckpointError."""
         return SavedState(self.location, [entry["name"] for entry in self.files], self.kept)
 
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """(HF parameter name, fp32 weight) of each trained parameter, one in memory at a time."""
-        with closing(self.saved()) as saved:
-            for key in saved:
-                kind, _, name = key.partition(":")
-                if kind == "weight":
-                    yield name, saved.whole(key)
+    def weights(self) -> SavedWeights:
+        """{HF parameter name: fp32 weight} of the trained parameters, each read when it is asked for."""
+        return SavedWeights(self.saved())
 
 
 def commit_record(state: TrainState, files: list[dict[str, Any]], facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,13 +15,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from raysft import sealed, storage
 from raysft.errors import CheckpointError
-from raysft.train.commits.saved import SavedState, SavedWeights
+from raysft.train.commits.saved import SavedState
 from raysft.train.history.paths import ATTEMPT, STEP, RunPaths, attempt_number, step_number
 from raysft.train.state import TrainState
 
@@ -152,6 +154,23 @@ class Checkpoint:
     def weights(self) -> SavedWeights:
         """{HF parameter name: fp32 weight} of the trained parameters, each read when it is asked for."""
         return SavedWeights(self.saved())
+
+
+class SavedWeights(Mapping[str, Tensor]):
+    """The trained weights of a state by HF name; each is read, whole, when it is asked for."""
+
+    def __init__(self, saved: SavedState) -> None:
+        self._saved = saved
+        self._names = {key.removeprefix("weight:"): key for key in saved if key.startswith("weight:")}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._saved.whole(self._names[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def commit_record(state: TrainState, files: list[dict[str, Any]], facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -180,23 +180,6 @@ class SavedState:
             raise _unreadable(self._location, file, f"a header that is none ({error})") from error
 
 
-class SavedWeights(Mapping[str, Tensor]):
-    """The trained weights of a state by HF name; each is read, whole, when it is asked for."""
-
-    def __init__(self, saved: SavedState) -> None:
-        self._saved = saved
-        self._names = {key.removeprefix("weight:"): key for key in saved if key.startswith("weight:")}
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._saved.whole(self._names[name])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
 def _pieces(file: str, data: int, header: Any, places: Mapping[str, Any]) -> Iterator[tuple[str, _Piece]]:
     """From a file's header. data: where its data begin."""
     for key, entry in header.items():

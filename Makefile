@@ -5,7 +5,7 @@ READY := .venv/.installed
 export HF_HUB_OFFLINE ?= 1
 unexport PYTHONDONTWRITEBYTECODE  # else each of a hundred processes compiles torch and transformers again: 7 s of CPU
 
-.PHONY: unit curves faults clusters quick golden wheel reference gpu chaos-store differential models bench-fused bench-tune bench-grid chaos bench-load bench-stall bench-recovery parity-full bench-train bench-parity bench-packing bench-gsm8k bench-data bench-memory bench-kills bench-loss demo test check lint types format install constraints clean
+.PHONY: unit curves faults clusters quick golden wheel reference gpu chaos-store differential models bench-fused bench-tune bench-grid chaos bench-load bench-save bench-stall bench-recovery parity-full bench-train bench-parity bench-packing bench-gsm8k bench-data bench-memory bench-kills bench-loss demo test check lint types format install constraints clean
 
 demo: $(READY)            ## train a small model end to end: data, training, evaluation, export, answers
 	$(BIN)/python jobs/demo.py
@@ -105,6 +105,9 @@ chaos-store: $(READY)     ## every file of a finished token store, damaged in ev
 
 bench-load: $(READY)      ## memory and bytes read of each rank while a model is loaded, over its share
 	$(BIN)/python benchmarks/load_memory.py $(ARGS)
+
+bench-save: $(READY)      ## time, memory and bytes of a save and of a resume, rank by rank
+	$(BIN)/python benchmarks/save_resume.py
 
 bench-stall: $(READY)     ## how long steps wait for a checkpoint behind them, over one that is waited for
 	$(BIN)/python benchmarks/checkpoint_stall.py

@@ -119,15 +119,15 @@ def measured() -> dict[str, int]:
     return {"resident": resident, "peak": peak, "read": int(counters["rchar"])}
 
 
-def on_ranks(size: int, arguments: list[str]) -> list[dict[str, float]]:
-    """What one_rank says on each of so many processes."""
+def start_ranks(size: int, arguments: list[str]) -> list[dict[str, float]]:
+    """What a script says, in JSON in its last line, in each of so many processes."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
     started = []
     for rank in range(size):
         ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
-        command = [sys.executable, str(HERE), *arguments]
+        command = [sys.executable, *arguments]
         started.append(subprocess.Popen(command, env=os.environ | where | ranks, stdout=subprocess.PIPE, text=True))
     answers = [process.communicate()[0] for process in started]
     assert not any(process.returncode for process in started), answers
@@ -155,8 +155,8 @@ def main() -> None:
         for number, (name, size, _) in enumerate(ROWS):
             if options.only not in name:
                 continue
-            arguments = ["--folder", folder, "--row", str(number), *(["--whole"] if options.whole else [])]
-            ranks = on_ranks(size, arguments)
+            arguments = [str(HERE), "--folder", folder, "--row", str(number), *(["--whole"] if options.whole else [])]
+            ranks = start_ranks(size, arguments)
             share, load, engine = (max(r[key] for r in ranks) for key in ("elements", "load", "engine"))
             read = max(r["read"] / (2 * r["elements"]) for r in ranks)
             print(

@@ -114,7 +114,7 @@ class FakeGroup:
     def from_rank_0(self, value: int) -> int:
         return value
 
-    def all_true(self, value: bool) -> bool:
+    def all_true(self, value: bool, while_waiting: Callable[[], None] | None = None) -> bool:
         return value and self.others_agree
 
     def all_true_within(self, value: bool, timeout_s: float) -> bool:

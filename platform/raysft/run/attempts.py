@@ -162,7 +162,10 @@ def _ended(run: str, end: Outcome | Exception, gained: int) -> AttemptEnd:
     stacks = storage.list_names(storage.join(run, "stacks"))
     if kind in ("worker", "code") and any(is_of_attempt(name, number) for name in stacks):
         return AttemptEnd(
-            "hung", f"no progress for cluster.hang_timeout_s: see {storage.join(run, 'stacks')}", gained
+            "hung",
+            "no progress for cluster.hang_timeout_s, or no first step within cluster.setup_timeout_s: "
+            f"see {storage.join(run, 'stacks')}",
+            gained,
         )
     records = _newest_failures(run)
     is_certain = any(record.certain for record in records)  # the other ranks then only lost their peer

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Protocol
 
@@ -18,7 +20,7 @@ class Group(Protocol):
     def size(self) -> int: ...
     def barrier(self) -> None: ...
     def from_rank_0(self, value: int) -> int: ...
-    def all_true(self, value: bool) -> bool: ...
+    def all_true(self, value: bool, while_waiting: Callable[[], None] | None = None) -> bool: ...
     def all_true_within(self, value: bool, timeout_s: float) -> bool: ...
     def sum(self, value: float) -> float: ...
 
@@ -49,10 +51,16 @@ class TorchGroup:
         dist.broadcast(tensor, src=0)
         return int(tensor.item())
 
-    def all_true(self, value: bool) -> bool:
-        """Do all ranks say True?"""
+    def all_true(self, value: bool, while_waiting: Callable[[], None] | None = None) -> bool:
+        """Do all ranks say True? while_waiting: called again and again until all have said something."""
         tensor = torch.tensor([int(value)], dtype=torch.int64, device=self._device)
-        dist.all_reduce(tensor, op=dist.ReduceOp.MIN)
+        work = dist.all_reduce(tensor, op=dist.ReduceOp.MIN, async_op=True)
+        pause_s = 0.001
+        while while_waiting and not work.is_completed():
+            while_waiting()
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, 0.5)
+        work.wait()
         return bool(tensor.item())
 
     def all_true_within(self, value: bool, timeout_s: float) -> bool:

@@ -58,8 +58,8 @@ def run_session(
     schedule = Schedule(job.total_steps, job.steps_per_epoch, context.recipe.optimizer)
     measured: dict[int, dict[str, float]] = {}
     with ExitStack() as stack:
-        writer = stack.enter_context(closing(_writer(context, attempt)))
         dog = stack.enter_context(closing(_watchdog(context, attempt)))
+        writer = stack.enter_context(closing(_writer(context, attempt, dog.beat)))
         batches = stack.enter_context(closing(Prefetch(session.batches, job.total_steps)))
         board = stack.enter_context(closing(NoticeBoard(job.run))) if group.rank == 0 else None
 
@@ -143,18 +143,16 @@ def _measures(found: Mapping[str, Reduced]) -> dict[str, float]:
     }
 
 
-def _writer(context: WorkerContext, attempt: Attempt) -> Writer:
+def _writer(context: WorkerContext, attempt: Attempt, beat: Callable[[], None]) -> Writer:
     keep = context.recipe.checkpoint
     retention = Retention(keep.keep_last, keep.keep_every_steps, best_by(context.recipe))
     facts = {"fingerprints": context.job.fingerprints}
-    return Writer(context.job.run, attempt, context.group, retention=retention, facts=facts)
+    return Writer(context.job.run, attempt, context.group, retention=retention, facts=facts, beat=beat)
 
 
 def _watchdog(context: WorkerContext, attempt: Attempt) -> Watchdog:
-    run, rank = context.job.run, context.group.rank
-    return Watchdog(
-        context.recipe.cluster.hang_timeout_s, lambda text: watchdog.leave(run, attempt.number, rank, text)
-    )
+    leave = partial(watchdog.leave, context.job.run, attempt.number, context.group.rank)
+    return Watchdog(context.recipe.cluster.hang_timeout_s, leave)
 
 
 def _tell_slow(run: str, attempt: int, slow: Slow, step: int) -> None:

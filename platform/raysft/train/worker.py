@@ -42,6 +42,8 @@ from raysft.train.history.spans import WorkerSpans
 from raysft.train.probe import Closable, Largest, Probed, fit
 from raysft.train.session import Session, run_session
 from raysft.train.state import Outcome, TrainState
+from raysft.train.watch import watchdog
+from raysft.train.watch.watchdog import Watchdog
 from raysft.train.worker_input import AttemptInput, WorkerContext
 
 
@@ -66,7 +68,9 @@ def train_worker(fields: dict[str, Any], parts: Parts | None = None) -> dict[str
     attempt, restored = begin_attempt(job.run, context.group)
     with closing(WorkerSpans(job.run, attempt.number, is_writer=context.group.rank == 0)) as spans:
         with _recording(context, attempt, lambda: restored.state.step if restored else 0):
-            session = _try_set_up(context, attempt, restored, parts or ALONE)
+            leave = partial(watchdog.leave, job.run, attempt.number, context.group.rank)
+            with closing(Watchdog(recipe.cluster.setup_timeout_s, leave)):
+                session = _try_set_up(context, attempt, restored, parts or ALONE)
         if isinstance(session, Outcome):
             return session.to_json()
         steps = [session.state.step]

@@ -44,6 +44,11 @@ class ClusterSection(Section):
         ge=0,
         description="Failures in a row, with no step committed between them, that are followed by another start.",
     )
+    setup_timeout_s: float = Field(
+        1800.0,
+        gt=0,
+        description="Seconds to load weights, restore and try the largest rows; more count as a hang: restart.",
+    )
     hang_timeout_s: float = Field(
         600.0, gt=0, description="Seconds without a step, an evaluated batch or a save that count as a hang: restart."
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -23,15 +23,18 @@ from raysft import storage
 from raysft.engine.slices import Cut, Slice
 from raysft.errors import CheckpointError
 
+_BLOCK_BYTES = 16 << 20
 _MAX_HEADER_BYTES = 100_000_000  # of the format
 _READERS = 16
 """Headers read at a time: object stores take their time over each."""
 
 
-def write_slices(location: str, slices: Sequence[Slice]) -> dict[str, Any]:
+def write_slices(
+    location: str, slices: Sequence[Slice], made_progress: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
     """Write fp32 CPU slices as one file. Returns its {bytes, sha256}.
 
-    Written from their own memory, so that the file is never held a second time.
+    Written from their own memory, so that the file is never held a second time. made_progress: called block by block.
     """
     header: dict[str, Any] = {}
     places, end = {}, 0
@@ -50,8 +53,11 @@ def write_slices(location: str, slices: Sequence[Slice]) -> dict[str, Any]:
     digest, size = hashlib.sha256(), 0
     with storage.write_stream(location) as stream:
         for part in (len(text).to_bytes(8, "little"), text, *(_bytes_of(piece.values) for piece in slices)):
-            stream.write(part)
-            digest.update(part)
+            for begin in range(0, len(part), _BLOCK_BYTES):
+                block = memoryview(part)[begin : begin + _BLOCK_BYTES]
+                stream.write(block)
+                digest.update(block)
+                made_progress()
             size += len(part)
     return {"bytes": size, "sha256": digest.hexdigest()}
 

@@ -94,15 +94,18 @@ class Writer:
         retention: Retention,
         facts: Mapping[str, Any],
         patience_s: float = PATIENCE_S,
+        beat: Callable[[], None] = lambda: None,
     ) -> None:
+        """beat: called as long as a save that the training waits for makes progress."""
         self._run, self._attempt, self._group = run, attempt, group
-        self._retention, self._facts, self._patience_s = retention, dict(facts), patience_s
+        self._retention, self._facts, self._patience_s, self._beat = retention, dict(facts), patience_s, beat
         parent = asdict(attempt.parent) if attempt.parent else None
         self._origin = {"attempt": attempt.number, "parent": parent}
         self._share: dict[str, Slice] = {}
         self._thread: threading.Thread | None = None
         self._error: RaysftError | None = None
         self._away = StorageOutage()
+        self._progress = 0
 
     def save(
         self,
@@ -126,12 +129,15 @@ class Writer:
         """Wait until the newest save is committed. Raises, on every rank, where any rank could not write."""
         if self._thread is None:
             return
-        started = time.monotonic()
-        self._thread.join()
+        started, seen = time.monotonic(), -1
+        while self._thread.is_alive():
+            if seen != (seen := self._progress):
+                self._beat()
+            self._thread.join(1.0)
         self._thread, error, self._error = None, self._error, None
         if self._away.tries:
             self._tell_away(time.monotonic() - started)
-        if not self._group.all_true(error is None):
+        if not self._group.all_true(error is None, self._beat):
             raise error or StorageError(
                 "another rank could not write its part of a checkpoint",
                 got=f"no commit after {self._patience_s:g} s",
@@ -165,6 +171,7 @@ class Writer:
             else:
                 values = kept.values
             self._share[piece.key] = replace(piece, values=values.copy_(piece.values))
+            self._beat()
 
     def _work(
         self, commit: CommitId, state: TrainState, measured: Mapping[str, float], before: Callable[[], None]
@@ -174,7 +181,9 @@ class Writer:
         try:
             self._tried(before)
             place, share = storage.join(location, f"{name}.safetensors"), list(self._share.values())
-            entry = self._tried(lambda: {"name": f"{name}.safetensors", **write_slices(place, share)})
+            entry = self._tried(
+                lambda: {"name": f"{name}.safetensors", **write_slices(place, share, self._made_progress)}
+            )
             self._tried(lambda: storage.write_json(storage.join(location, f"{name}.json"), entry))
             if self._group.rank == 0:
                 self._commit(location, state, measured)
@@ -189,10 +198,14 @@ class Writer:
                 fix="look at the storage; the run goes on from its last commit when started again",
             )
 
+    def _made_progress(self) -> None:
+        self._progress += 1
+
     def _tried(self, act: Callable[[], T]) -> T:
         """act(), again and again while storage fails."""
         started, pause_s, before_s = time.monotonic(), min(0.5, self._patience_s / 4), self._away.seconds
         while True:
+            self._made_progress()
             try:
                 return act()
             except (StorageError, OSError) as error:  # an object store's listing raises OSError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -37,10 +37,10 @@ class Gate:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.open, self.entered = threading.Event(), threading.Event()
 
-        def held(location: str, slices: list[Slice]) -> dict[str, object]:
+        def held(location: str, slices: list[Slice], made_progress: Callable[[], None]) -> dict[str, object]:
             self.entered.set()
             assert self.open.wait(10)
-            return write_slices(location, slices)
+            return write_slices(location, slices, made_progress)
 
         monkeypatch.setattr(writing, "write_slices", held)
 
@@ -70,10 +70,10 @@ def test_training_goes_on_while_a_save_is_written_and_does_not_change_it(
 def test_storage_that_fails_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     failures = iter([True, True, False])
 
-    def flaky(location: str, slices: list[Slice]) -> dict[str, object]:
+    def flaky(location: str, slices: list[Slice], made_progress: Callable[[], None]) -> dict[str, object]:
         if next(failures):
             raise StorageError("cannot write", got="HTTP 500", expected="", fix="")
-        return write_slices(location, slices)
+        return write_slices(location, slices, made_progress)
 
     monkeypatch.setattr(writing, "write_slices", flaky)
     writer = make_writer(str(tmp_path), patience_s=2.0)
@@ -203,11 +203,11 @@ def test_how_long_storage_was_away_is_kept_and_that_training_went_on(
     failures = {"write": 1, "list": 1}
     listing = storage.list_names
 
-    def flaky_write(location: str, slices: list[Slice]) -> dict[str, object]:
+    def flaky_write(location: str, slices: list[Slice], made_progress: Callable[[], None]) -> dict[str, object]:
         failures["write"] -= 1
         if failures["write"] >= 0:
             raise StorageError("cannot write", got="HTTP 500", expected="", fix="")
-        return write_slices(location, slices)
+        return write_slices(location, slices, made_progress)
 
     def flaky_list(location: str) -> list[str]:
         if "step-" in location:
@@ -265,7 +265,7 @@ def test_a_save_without_trouble_leaves_no_incident(tmp_path: Path) -> None:
 def test_a_save_that_fails_in_any_way_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The thread must not end in silence: the run would go on without commits."""
 
-    def broken(location: str, slices: list[Slice]) -> dict[str, object]:
+    def broken(location: str, slices: list[Slice], made_progress: Callable[[], None]) -> dict[str, object]:
         raise RuntimeError("no such thing as storage")
 
     writer = make_writer(str(tmp_path))
@@ -273,3 +273,41 @@ def test_a_save_that_fails_in_any_way_is_told(tmp_path: Path, monkeypatch: pytes
     writer.save(lambda: iter([whole("weight:a", torch.ones(2))]), TrainState(step=3))
     with pytest.raises(StorageError, match="no such thing as storage"):
         writer.finish()
+
+
+def test_a_save_that_is_waited_for_beats_while_it_makes_progress_and_no_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slow storage is no hang; storage that does not answer is one, and the watchdog must see it."""
+    attempt, _ = begin_attempt(str(tmp_path), FakeGroup())
+    beats: list[float] = []
+    writer = Writer(
+        str(tmp_path),
+        attempt,
+        FakeGroup(),
+        retention=Retention(9),
+        facts={},
+        beat=lambda: beats.append(time.monotonic()),
+    )
+    answers = threading.Event()
+
+    def slow(location: str, slices: list[Slice], made_progress: Callable[[], None]) -> dict[str, object]:
+        for _ in range(6):
+            time.sleep(0.5)
+            made_progress()
+        stuck.append(time.monotonic())
+        assert answers.wait(10)
+        return write_slices(location, slices)
+
+    stuck: list[float] = []
+    monkeypatch.setattr(writing, "write_slices", slow)
+    writer.save(lambda: iter([whole("weight:a", torch.ones(2))]), TrainState(step=1))
+    copied = len(beats)
+    assert copied == 1, "one slice"
+    threading.Timer(5.5, answers.set).start()
+    writer.finish()
+    waited = beats[copied:]
+    assert sum(beat <= stuck[0] for beat in waited) >= 2
+    blocked = [beat for beat in waited if stuck[0] + 1.1 < beat < stuck[0] + 2.4]
+    assert blocked == [], "nobody answered"
+    assert read_commits(str(tmp_path)) == [CommitId(1, 1)]

@@ -1,0 +1,147 @@
+"""What a save and a resume cost each rank: time that the training stands still, memory, bytes written and read.
+
+    python benchmarks/save_resume.py [--layers 8] [--hidden 1024] [--folder DIR] [--only NAME]
+
+Ranks on gloo, no Ray: engine, writer and commits of a run. Per row, the most of any rank:
+
+written    bytes of a rank's file over the state's bytes / ranks
+held       bytes that a walk over `Engine.state()` allocates, over the bytes of a rank's file
+stall      seconds in Writer.save(), of the second save (memory is there), and over `waited`
+waited     seconds until that save is committed: what a synchronous save would stand still for
+read       bytes read while a new process resumes, from the checkpoint's files, over what the rank holds of the state:
+           its weights as the passes need them (whole up to ZeRO 2), its masters and its moments
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from load_memory import BF16, FP32, LORA, make_files, measured, start_ranks
+
+ROWS: list[tuple[str, int, dict[str, Any]]] = [
+    ("ZeRO 3, fp32", 1, {"parallel": {"zero": 3}, **FP32}),
+    ("ZeRO 3, fp32", 2, {"parallel": {"zero": 3}, **FP32}),
+    ("ZeRO 3, fp32", 4, {"parallel": {"zero": 3}, **FP32}),
+    ("ZeRO 3, bf16", 4, {"parallel": {"zero": 3}, **BF16}),
+    ("ZeRO 1, bf16", 2, {"parallel": {"zero": 1}, **BF16}),
+    ("ZeRO 0, LoRA, bf16", 2, {"parallel": {"zero": 0}, **LORA, **BF16}),
+    ("2 stages, fp32", 2, {"parallel": {"pipeline": 2, "zero": 0}, **FP32}),
+    ("tensor 2, fp32", 2, {"parallel": {"tensor": 2, "zero": 0}, **FP32}),
+]
+
+
+def one_rank(folder: str, fields: dict[str, Any], run: str) -> dict[str, float]:
+    """Figures of this process: of two saves where the run has no commit, else of a resume."""
+    import torch
+    import torch.distributed as dist
+    from fakes import make_recipe, make_tokenizer
+
+    from raysft.engine.choose import make_engine
+    from raysft.model.facts import read_facts
+    from raysft.recipe.resolve import resolve
+    from raysft.train.assembly import outlined_module
+    from raysft.train.commits.checkpoint import begin_attempt
+    from raysft.train.commits.writer import Retention, Writer
+    from raysft.train.group import TorchGroup
+    from raysft.train.state import TrainState
+
+    dist.init_process_group("gloo")
+    recipe = make_recipe(
+        model={"source": folder, "config": None, "tokenizer": None},
+        cluster={"workers": dist.get_world_size()},
+        **fields,
+    )
+    cpu = torch.device("cpu")
+    group = TorchGroup(cpu)
+    module = outlined_module(recipe, make_tokenizer(), cpu, total_steps=8)
+    before = measured()
+    attempt, restored = begin_attempt(run, group)
+    checked = measured()
+    saved = restored.saved() if restored else None
+    counted = 0
+    if saved is not None:
+        read = saved._bytes
+
+        def counting(file: str, offset: int, count: int) -> bytes | memoryview:
+            nonlocal counted
+            counted += count * (file not in saved._kept)
+            return read(file, offset, count)
+
+        saved._bytes = counting  # type: ignore[method-assign]
+    engine = make_engine(module, resolve(recipe, read_facts(recipe), None), cpu, saved)
+    own = sum(4 * piece.values.numel() for piece in engine.state())
+    if saved is not None:
+        held = [own_bytes(engine, name, p) for name, p in engine._trained.items()]
+        return {"own": sum(held), "read": checked["read"] - before["read"] + counted}
+    resident = measured()["resident"]
+    for _ in engine.state():
+        pass
+    found = {"own": own, "held": max(0, measured()["peak"] - resident)}
+    writer = Writer(run, attempt, group, retention=Retention(1), facts={})
+    for step in (1, 2):
+        group.barrier()
+        started = time.perf_counter()
+        writer.save(engine.state, TrainState(step=step))
+        found["stall"] = time.perf_counter() - started
+        writer.finish()
+        found["waited"] = time.perf_counter() - started
+    return found
+
+
+def own_bytes(engine: Any, name: str, parameter: Any) -> int:
+    """Of the state that a rank reads of one parameter: the working copy from its weight, masters and moments."""
+    held = engine._state.held(name, "exp_avg")
+    moments = 8 * held[1].numel() if held else 0
+    weight = parameter.ds_tensor.ds_numel if hasattr(parameter, "ds_id") else parameter.numel()
+    masters = 0 if engine._state.is_plain or held is None else 4 * held[1].numel()
+    return int(4 * weight + masters + moments)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--hidden", type=int, default=1024)
+    parser.add_argument("--folder", help="where files are put; a temporary one without it")
+    parser.add_argument("--only", default="", help="rows whose name has this in it")
+    parser.add_argument("--row", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--run", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.row is not None:
+        sys.stdout.write(json.dumps(one_rank(options.folder, ROWS[options.row][2], options.run)) + "\n")
+        sys.stdout.flush()
+        os._exit(0)  # DeepSpeed's groups end when all ranks do
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        model = str(Path(folder, "model"))
+        make_files(Path(model), options.layers, options.hidden)
+        parameters = sum(path.stat().st_size for path in Path(model).glob("*.safetensors")) / 2
+        print(f"{parameters / 1e9:.3f} B parameters")
+        titles = "".join(
+            f"{title:>10}" for title in ("ranks", "written", "held", "stall s", "waited s", "ratio", "read")
+        )
+        print(f"{'':<22}{titles}")
+        for number, (name, size, _) in enumerate(ROWS):
+            if options.only not in name:
+                continue
+            run = str(Path(folder, f"run-{number}"))
+            arguments = [str(Path(__file__).resolve()), "--folder", model, "--row", str(number), "--run", run]
+            saves, resumes = start_ranks(size, arguments), start_ranks(size, arguments)
+            state, most = sum(r["own"] for r in saves), max(saves, key=lambda r: r["stall"])
+            written, held = (max(f(r) for r in saves) for f in (lambda r: r["own"], lambda r: r["held"] / r["own"]))
+            waited = max(r["waited"] for r in saves)
+            read = max(r["read"] / r["own"] for r in resumes)
+            print(
+                f"{name:<22}{size:>10}{written * size / state:>10.2f}{held:>10.3f}{most['stall']:>10.3f}{waited:>10.2f}"
+                f"{most['stall'] / waited:>10.3f}{read:>10.2f}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

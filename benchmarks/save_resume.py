@@ -8,8 +8,8 @@ written    bytes of a rank's file over the state's bytes / ranks
 held       bytes that a walk over `Engine.state()` allocates, over the bytes of a rank's file
 stall      seconds in Writer.save(), of the second save (memory is there), and over `waited`
 waited     seconds until that save is committed: what a synchronous save would stand still for
-read       bytes read while a new process resumes, from the checkpoint's files, over what the rank holds of the state:
-           its weights as the passes need them (whole up to ZeRO 2), its masters and its moments
+read       bytes read of the checkpoint's files while a new process resumes, over what the rank needs of them: its
+           ranges of weights and moments, and up to ZeRO 2 the other weights too
 """
 
 from __future__ import annotations
@@ -96,12 +96,11 @@ def one_rank(folder: str, fields: dict[str, Any], run: str) -> dict[str, float]:
 
 
 def own_bytes(engine: Any, name: str, parameter: Any) -> int:
-    """Of the state that a rank reads of one parameter: the working copy from its weight, masters and moments."""
+    """Of one parameter's state what a rank needs: its ranges, and the whole weight for a whole working copy."""
     held = engine._state.held(name, "exp_avg")
-    moments = 8 * held[1].numel() if held else 0
-    weight = parameter.ds_tensor.ds_numel if hasattr(parameter, "ds_id") else parameter.numel()
-    masters = 0 if engine._state.is_plain or held is None else 4 * held[1].numel()
-    return int(4 * weight + masters + moments)
+    own = held[1].numel() if held else 0
+    weight = own if hasattr(parameter, "ds_id") else parameter.numel()
+    return int(4 * weight + 8 * own)
 
 
 def main() -> None:
@@ -136,11 +135,9 @@ def main() -> None:
             written, held = (max(f(r) for r in saves) for f in (lambda r: r["own"], lambda r: r["held"] / r["own"]))
             waited = max(r["waited"] for r in saves)
             read = max(r["read"] / r["own"] for r in resumes)
-            print(
-                f"{name:<22}{size:>10}{written * size / state:>10.2f}{held:>10.3f}{most['stall']:>10.3f}{waited:>10.2f}"
-                f"{most['stall'] / waited:>10.3f}{read:>10.2f}",
-                flush=True,
-            )
+            found = (f"{written * size / state:.2f}", f"{held:.3f}", f"{most['stall']:.3f}", f"{waited:.2f}")
+            ratios = (f"{most['stall'] / waited:.3f}", f"{read:.2f}")
+            print(f"{name:<22}" + "".join(f"{text:>10}" for text in (str(size), *found, *ratios)), flush=True)
 
 
 if __name__ == "__main__":

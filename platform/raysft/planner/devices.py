@@ -42,6 +42,8 @@ class Cluster:
     device: Device
     num_devices: int
     devices_per_node: int
+    host_bytes: int | None = None
+    """Host memory of a node, beside GPUs; None: not known."""
 
 
 def _device(gpu: Gpu) -> Device:
@@ -101,4 +103,5 @@ def cluster_of(nodes: tuple[NodeFacts, ...], gpus_per_worker: int) -> Cluster | 
         return None
     device = min(devices, key=lambda d: (d.memory_bytes, d.peak_flops))
     per_node = int(min(node.gpus for node in with_gpus))
-    return Cluster(device, int(sum(node.gpus for node in with_gpus)), per_node)
+    host = int(min(node.memory_bytes for node in with_gpus))
+    return Cluster(device, int(sum(node.gpus for node in with_gpus)), per_node, host or None)

@@ -99,7 +99,7 @@ def check_memory(own: LayoutForecast, model: ModelFacts, shape: ModelShape, clus
 
 
 def offloaded(recipe: Recipe, model: ModelFacts, shape: ModelShape, cluster: Cluster) -> LayoutForecast | None:
-    """The fastest layout that fits with the optimizer's state in host memory, which is not counted; None: none."""
+    """The fastest layout that fits with the optimizer's state in host memory; None: none."""
     if not cluster.device.is_gpu or recipe.parallel.offload != "none":
         return None
     found = rank(change(recipe, {"parallel.offload": "cpu"}), model, shape, cluster)

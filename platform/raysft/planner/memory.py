@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from raysft.planner.activations import FLOAT32, Attention, ForwardPass, Training, layer_bytes, outer_bytes
-from raysft.planner.states import Basis, States, basis, model_states, states_on_device
+from raysft.planner.states import STATE_BYTES, Basis, States, basis, model_states, states_on_device
 from raysft.recipe.facts import ModelShape
 from raysft.recipe.schema import Recipe
 from raysft.recipe.stage_balance import balance
@@ -35,11 +35,13 @@ class RankMemory:
     """One chunk of logits and the gradients of the head."""
     buffers: int
     """Gradient buckets, gathered weights."""
+    saved: int
+    """On CPU: the copy of its share of the newest save, which is written behind the training (planner/host.py)."""
 
     @property
     def total(self) -> int:
         """All of them."""
-        return self.states.total + self.activations + self.logits + self.buffers
+        return self.states.total + self.activations + self.logits + self.buffers + self.saved
 
     @property
     def classes(self) -> dict[str, int]:
@@ -53,6 +55,7 @@ class RankMemory:
             "activations": self.activations,
             "logits": self.logits,
             "buffers": self.buffers,
+            "saved": self.saved,
         }
 
 
@@ -149,7 +152,15 @@ def _rank(recipe: Recipe, shape: ModelShape, stage: int, *, is_gpu: bool) -> Ran
         activations=_activations(recipe, shape, stage, is_gpu=is_gpu),
         logits=_logits(recipe, shape, is_gpu=is_gpu) if stage == parallel.pipeline - 1 else 0,
         buffers=_buffers(recipe, (parameters, trained), ranks, zero),
+        saved=0 if is_gpu else saved_share(recipe, shape, stage),
     )
+
+
+def saved_share(recipe: Recipe, shape: ModelShape, stage: int) -> int:
+    """Bytes that a rank of one stage writes of a commit. Ranks that hold the same give equal parts of it."""
+    parallel = recipe.parallel
+    ranks = recipe.cluster.workers // (parallel.tensor * parallel.pipeline)
+    return STATE_BYTES * stage_parameters(recipe, shape, stage)[1] // ranks
 
 
 def saved_activations(recipe: Recipe, shape: ModelShape, stage: int, *, is_gpu: bool) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 from raysft.planner.activations import FLOAT32
 from raysft.planner.devices import GIB, Cluster
+from raysft.planner.host import gib, host_memory, save_lines
 from raysft.planner.layout import HEADROOM, LayoutForecast, breakdown, less_per_pass, replicas
 from raysft.planner.memory import adapted_names, adapter_parameters, bytes_basis, micro_steps
 from raysft.planner.speed import COMPUTE_EFFICIENCY, LINK_EFFICIENCY
@@ -52,6 +53,7 @@ def _heading(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> list[str]:
         f"{room}, {device.peak_flops / 1e12:,.4g} TFLOP/s, {rates}",
         f"counted   {_basis(recipe)}",
         f"load      {_load(recipe, shape, cluster)}",
+        *save_lines(recipe, shape, cluster),
         f"assumed   kernels reach {COMPUTE_EFFICIENCY:.0%} of the peak, collectives {LINK_EFFICIENCY:.0%} of a link: "
         "the order is worth more than the seconds",
     ]
@@ -119,7 +121,8 @@ def _table(ranked: list[LayoutForecast], own: int | None) -> list[str]:
 def _row(place: int, candidate: LayoutForecast, is_own: bool) -> str:
     parallel, memory, time = candidate.recipe.parallel, candidate.memory, candidate.time
     checkpointing = "yes" if candidate.recipe.train.gradient_checkpointing else "-"
-    sizes = "".join(f"{memory.classes[name] / GIB:>6.1f}" for name in _CLASSES)
+    shown = memory.classes | {"buffers": memory.buffers + memory.saved}
+    sizes = "".join(f"{shown[name] / GIB:>6.1f}" for name in _CLASSES)
     note = "too large" if not candidate.fits else "untested" if candidate.status == "untested" else ""
     return (
         f"{place + 1:>3}{'>' if is_own else ' '} {parallel.zero:>4} {parallel.tensor:>2} {parallel.pipeline:>2} "
@@ -183,18 +186,23 @@ def _own(ranked: list[LayoutForecast], own: int | None) -> list[str]:
 
 
 def memory_advice(
-    recipe: Recipe, offloaded: LayoutForecast | None, enough: tuple[Cluster, LayoutForecast] | None
+    recipe: Recipe,
+    shape: ModelShape,
+    cluster: Cluster,
+    offloaded: LayoutForecast | None,
+    enough: tuple[Cluster, LayoutForecast] | None,
 ) -> list[str]:
     """What to change when nothing fits. offloaded, enough: what would, with host memory and with more devices."""
     lines = []
     if offloaded is not None:
-        need = f"{offloaded.memory.total / GIB:.1f} GiB a worker, and host memory, which is not counted"
+        host = gib(host_memory(offloaded.recipe, shape).total * cluster.devices_per_node)
+        need = f"{offloaded.memory.total / GIB:.1f} GiB a worker, and {host} of host memory a node"
         lines.append(f"fits with  parallel.offload: cpu, {offloaded.words}: {need}")
     method = "method.kind: lora, " if method_of(recipe).trains_base else ""
     lines.append(f"instead    {method}{less_per_pass(recipe)}, or larger devices")
     if enough is not None:
-        cluster, candidate = enough
-        lines.append(f"           or {cluster.num_devices} x {cluster.device.name}: {candidate.words}")
+        larger, candidate = enough
+        lines.append(f"           or {larger.num_devices} x {larger.device.name}: {candidate.words}")
     return lines
 
 

@@ -28,6 +28,9 @@ class Basis:
         return self.working + self.gradient + self.master + self.moments
 
 
+STATE_BYTES = 12
+"""Of a trained parameter in a checkpoint: fp32 weight and two moments."""
+
 ZERO_PAPER = Basis("ZeRO paper, mixed-precision Adam", working=2, gradient=2, master=4, moments=8)
 
 

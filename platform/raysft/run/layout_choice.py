@@ -14,6 +14,7 @@ from raysft.model.load import rows_for
 from raysft.model.shape import read_shape
 from raysft.planner import layout, report
 from raysft.planner.devices import GIB, Cluster, cluster_of, cpu, parse_cluster
+from raysft.planner.host import check_host_memory
 from raysft.recipe.change import change
 from raysft.recipe.checks import check_recipe
 from raysft.recipe.facts import ClusterFacts, ModelFacts, ModelShape
@@ -75,7 +76,7 @@ def plan(recipe: Recipe, cluster: str | None) -> RankedLayouts:
     advice: list[str] = []
     if not any(candidate.fits for candidate in ranked):
         offloaded = layout.offloaded(recipe, model, shape, where)
-        advice = report.memory_advice(recipe, offloaded, layout.enough(recipe, model, shape, where))
+        advice = report.memory_advice(recipe, shape, where, offloaded, layout.enough(recipe, model, shape, where))
     return RankedLayouts(recipe, shape, where, tuple(ranked), own, refused, tuple(advice))
 
 
@@ -138,6 +139,8 @@ def choose_layout(recipe: Recipe, nodes: ClusterFacts) -> LayoutChoice:
         chosen = layout.weigh(planned, shape, where)
         if where.device.is_gpu:
             layout.check_memory(chosen, model, shape, where)
+    if where.device.is_gpu:
+        check_host_memory(chosen.recipe, shape, where)
     used = f"{chosen.memory.total / GIB:.2f} GiB a worker: {layout.breakdown(chosen.memory)}"
     return LayoutChoice(recipe, model, (*lines, f"memory       {used} (predicted)"), f"the predicted {used}")
 

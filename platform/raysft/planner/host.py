@@ -1,0 +1,141 @@
+"""What a run needs beside its devices: host memory of a node, bytes of a checkpoint and what of it a worker reads.
+
+A worker keeps a copy of its share of each save in host memory (decision 038), pinned on GPU machines; files that it
+checks before it goes on from them take the same room before. `parallel.offload` moves optimizer state there. Where a
+model must be loaded whole, each worker of a node makes it in fp32 in host memory first (decision 034).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from raysft.errors import ClusterError
+from raysft.planner.activations import FLOAT32
+from raysft.planner.devices import GIB, Cluster
+from raysft.planner.memory import saved_share, stage_parameters, stages
+from raysft.planner.states import STATE_BYTES
+from raysft.recipe.change import change
+from raysft.recipe.facts import ModelShape
+from raysft.recipe.schema import Recipe
+from raysft.recipe.traits import method_of
+
+STORAGE_RATE = 1e9
+"""Bytes a second from each node to shared storage: an assumption, for seconds in a plan."""
+
+
+@dataclass(frozen=True)
+class HostMemory:
+    """Bytes of one worker outside of its GPU, besides Python's own (about 1 GiB)."""
+
+    saved: int
+    """Its share of the newest save."""
+    offloaded: int
+    """Optimizer state, and under ZeRO 3 parameters, with parallel.offload: cpu."""
+    loading: int
+    """The whole model in fp32 at the start; 0 where each worker reads what it keeps."""
+
+    @property
+    def total(self) -> int:
+        """At the peak: the model has left before there is anything to save."""
+        return max(self.loading, self.saved + self.offloaded)
+
+
+def host_memory(recipe: Recipe, shape: ModelShape) -> HostMemory:
+    """Of the fullest worker of a run on GPUs."""
+    plain = stages(change(recipe, {"parallel.offload": "none"}), shape, is_gpu=True)
+    on_device = stages(recipe, shape, is_gpu=True)
+    return max(
+        (
+            HostMemory(
+                saved=saved_share(recipe, shape, whole.stage),
+                offloaded=whole.states.total - left.states.total,
+                loading=FLOAT32 * shape.num_parameters if loads_whole(recipe) else 0,
+            )
+            for whole, left in zip(plain, on_device, strict=True)
+        ),
+        key=lambda host: host.total,
+    )
+
+
+def loads_whole(recipe: Recipe) -> bool:
+    """Does every worker make the whole model before it keeps its part, as far as the recipe tells?"""
+    return recipe.model.source == "random" or method_of(recipe).reads_weights
+
+
+def checkpoint_bytes(recipe: Recipe, shape: ModelShape) -> int:
+    """Of one commit: fp32 weight and moments of each trained parameter."""
+    alone = change(recipe, {"parallel.tensor": 1, "parallel.pipeline": 1, "parallel.zero": 0})
+    return STATE_BYTES * stage_parameters(alone, shape, 0)[1]
+
+
+def resumed_bytes(recipe: Recipe, shape: ModelShape) -> int:
+    """What a worker of the fullest stage reads of a commit in the layout that wrote it.
+
+    Its ranges of weights and moments; up to ZeRO 2 the other weights besides, for its working copy is whole. fp32
+    without ZeRO has all moments on every worker.
+    """
+    parallel, found = recipe.parallel, []
+    ranks = recipe.cluster.workers // (parallel.tensor * parallel.pipeline)
+    is_plain = parallel.zero == 0 and recipe.train.precision == "fp32"
+    for stage in range(parallel.pipeline):
+        trained = stage_parameters(recipe, shape, stage)[1]
+        if is_plain:
+            found.append(STATE_BYTES * trained)
+        else:
+            others = 0 if parallel.zero == 3 else FLOAT32 * (trained - trained // ranks)
+            found.append(others + STATE_BYTES * trained // ranks)
+    return max(found)
+
+
+def save_lines(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> list[str]:
+    """`save` and `resume` of a plan, and `host` for GPUs."""
+    size = checkpoint_bytes(recipe, shape)
+    nodes = -(-cluster.num_devices // cluster.devices_per_node)
+    share = max(saved_share(recipe, shape, stage) for stage in range(recipe.parallel.pipeline))
+    seconds = size / nodes / STORAGE_RATE
+    lines = [
+        f"save      {gib(size)} a checkpoint, {gib(share)} a worker: a copy of it is written behind the training, "
+        f"{seconds:,.0f} s at {STORAGE_RATE / 1e9:g} GB/s a node",
+        f"resume    each worker reads {gib(resumed_bytes(recipe, shape))} of it in the same layout, others by ranges",
+    ]
+    if cluster.device.is_gpu:
+        host = host_memory(recipe, shape)
+        parts = {
+            "copies of saves": host.saved,
+            "optimizer state": host.offloaded,
+            "whole models at the start": host.loading,
+        }
+        told = ", ".join(f"{name} {gib(size * cluster.devices_per_node)}" for name, size in parts.items() if size)
+        has = f" of {gib(cluster.host_bytes)}" if cluster.host_bytes else ""
+        lines.append(f"host      {gib(host.total * cluster.devices_per_node)}{has} a node: {told}")
+    return lines
+
+
+def check_host_memory(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> None:
+    """Refuse what the nodes' host memory cannot hold, where it is known. Raises ClusterError."""
+    host, count = host_memory(recipe, shape), min(cluster.devices_per_node, recipe.cluster.workers)
+    if not cluster.host_bytes or host.total * count <= cluster.host_bytes:
+        return
+    if host.loading == host.total:
+        what, fix = (
+            "the whole model in fp32 in every worker at the start",
+            "use files and a method that reads them by shares",
+        )
+    elif host.offloaded > host.saved:
+        what, fix = "optimizer state and copies of saves", "set parallel.offload: none, or use more nodes"
+    else:
+        what, fix = (
+            "every worker's copy of its share of a save",
+            "use more nodes, or fewer trained parameters (method.kind: lora)",
+        )
+    raise ClusterError(
+        "a node needs more host memory than it has",
+        got=f"{gib(host.total * count)} for {count} worker(s): {what}",
+        expected=f"at most the {gib(cluster.host_bytes)} that Ray has for workers on a node",
+        fix=fix,
+    )
+
+
+def gib(size: float) -> str:
+    """`12.3 GiB`; small ones in MiB."""
+    return f"{size / GIB:,.1f} GiB" if size >= GIB / 10 else f"{size / 2**20:,.1f} MiB"

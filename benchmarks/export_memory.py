@@ -3,9 +3,10 @@
     python benchmarks/export_memory.py [--layers 24] [--hidden 1024] [--folder DIR] [--only TEXT]
 
 A Llama of 0.4B parameters in bf16 files; what was trained lies in a file of its own in fp32 and is read tensor by
-tensor. Each figure is a process: the highest resident set from the imports on, over 4 bytes a parameter. stream: the
-export. whole: the model made whole in fp32, merged and saved by save_pretrained; every tensor of both exports is
-compared, and so are the logits of what fp32 exports give when they are loaded. loaded: the model as it is evaluated.
+tensor. Each figure is a process: the highest resident set after a tiny model has gone the same way, so that all is
+imported, over 4 bytes a parameter. stream: the export. whole: the model made whole in fp32, merged and saved by
+save_pretrained. loaded: the model as it is evaluated. planned: what `raysft plan` says of them. Every tensor of both
+exports is compared, and so are the logits of what fp32 exports give when they are loaded.
 """
 
 from __future__ import annotations
@@ -39,7 +40,10 @@ ROWS = [(f"{name}, {precision}", name, precision) for precision in ("fp32", "bf1
     (f"{name}, fp32", name, "fp32") for name in ("DoRA", "AdaLoRA", "IA3")
 ]
 WAYS = ("stream", "whole", "loaded")
-TRAINED = "trained-{}.safetensors"
+
+
+def trained_of(folder: Path, method: str) -> Path:
+    return folder / f"trained-{method}.safetensors"
 
 
 def recipe_of(folder: Path, method: str, precision: str) -> Any:
@@ -64,7 +68,7 @@ def make_trained(folder: Path, method: str) -> None:
     module = apply_method(load_model(recipe, vocab_size=VOCABULARY), recipe)
     torch.manual_seed(0)
     weights = {n: p.detach() + 0.02 * torch.randn_like(p) for n, p in module.named_parameters() if p.requires_grad}
-    save_file(weights, folder / TRAINED.format(method))
+    save_file(weights, trained_of(folder, method))
 
 
 class Stored(Mapping[str, Any]):
@@ -91,23 +95,34 @@ class Stored(Mapping[str, Any]):
 
 def one_way(folder: Path, row: int, way: str) -> dict[str, float]:
     """Figures of this process."""
-    import peft
-    import peft.tuners.lora.dora  # noqa: F401
-    import torch
+    from raysft.model.shape import read_shape
+    from raysft.planner.tasks import evaluation_memory, export_memory
+
+    _, method, precision = ROWS[row]
+    go(folder / "tiny", method, precision, way, folder / f"tiny-{way}-{row}")
+    begin, start = measured(), time.monotonic()
+    go(folder, method, precision, way, folder / f"{way}-{row}")
+    seconds, peak = time.monotonic() - start, measured()["peak"] - begin["resident"]
+    recipe = recipe_of(folder, method, precision)
+    shape = read_shape(recipe)
+    planned = {"stream": export_memory(recipe, shape), "loaded": evaluation_memory(recipe, shape, is_gpu=False).load}
+    return {"seconds": seconds, "peak": peak, "planned": planned.get(way, 0)}
+
+
+def go(folder: Path, method: str, precision: str, way: str, out: Path) -> None:
+    """Export or load the model of a folder."""
     from fakes import make_tokenizer
-    from transformers import AutoModelForCausalLM  # noqa: F401
-    from transformers.models.llama import modeling_llama  # noqa: F401
 
     from raysft.model.card import CardFacts
     from raysft.model.export import export_run, write_parts
     from raysft.model.trained import load_trained, rebuild
 
-    _, method, precision = ROWS[row]
-    recipe, tokenizer, out = recipe_of(folder, method, precision), make_tokenizer(), folder / f"{way}-{row}"
-    weights = Stored(folder / TRAINED.format(method))
+    recipe, tokenizer, weights = (
+        recipe_of(folder, method, precision),
+        make_tokenizer(),
+        Stored(trained_of(folder, method)),
+    )
     facts = CardFacts(1, 1, 1, 1, dict.fromkeys(("data", "mathematics", "execution"), "f" * 16), {}, {})
-    torch.linalg.norm(torch.ones(2, 2))  # imports what torch puts off until then
-    begin, start = measured(), time.monotonic()
     if way == "stream":
         export_run(recipe, weights, tokenizer, out=str(out), card=facts)
     elif way == "loaded":
@@ -115,7 +130,6 @@ def one_way(folder: Path, row: int, way: str) -> dict[str, float]:
     else:
         out.mkdir()
         write_parts(recipe, rebuild(recipe, weights, vocab_size=VOCABULARY), tokenizer, facts, out, ())
-    return {"seconds": time.monotonic() - start, "peak": measured()["peak"] - begin["resident"]}
 
 
 def differences(folder: Path, row: int) -> str:
@@ -160,7 +174,8 @@ def main() -> None:
         row, way = options.do.split(":")
         folder = Path(options.folder)
         if way == "make":
-            make_trained(folder, ROWS[int(row)][1])
+            for one in (folder, folder / "tiny"):
+                make_trained(one, ROWS[int(row)][1])
         elif way == "compare":
             print(json.dumps(differences(folder, int(row))))
         else:
@@ -169,16 +184,27 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
         make_files(folder / "base", options.layers, options.hidden)
+        make_files(folder / "tiny/base", 1, 64)
         stored = sum(path.stat().st_size for path in (folder / "base").glob("*.safetensors"))
         print(f"{stored / 2e9:.3f} B parameters, {2 * stored / 1e9:.2f} GB in fp32; peaks over that, seconds")
-        print(f"{'':<16}{'stream':>8}{'whole':>8}{'loaded':>8}{'stream s':>10}{'whole s':>9}  differences")
+        heads = "".join(f"{head:>8}" for head in ("stream", "planned", "whole", "loaded", "planned"))
+        print(f"{'':<16}{heads}{'stream s':>10}{'whole s':>9}  differs", flush=True)
         for number, (row, method, _) in enumerate(ROWS):
             if options.only in row:
-                if not (folder / TRAINED.format(method)).exists():
+                if not trained_of(folder, method).exists():
                     in_process(folder, number, "make")
-                found = [in_process(folder, number, way) for way in WAYS]
-                peaks = "".join(f"{one['peak'] / (2 * stored):>8.2f}" for one in found)
-                seconds = f"{found[0]['seconds']:>10.1f}{found[1]['seconds']:>9.1f}"
+                found = {way: in_process(folder, number, way) for way in WAYS}
+                peaks = "".join(
+                    f"{found[way][what] / (2 * stored):>8.2f}"
+                    for way, what in (
+                        ("stream", "peak"),
+                        ("stream", "planned"),
+                        ("whole", "peak"),
+                        ("loaded", "peak"),
+                        ("loaded", "planned"),
+                    )
+                )
+                seconds = f"{found['stream']['seconds']:>10.1f}{found['whole']['seconds']:>9.1f}"
                 print(f"{row:<16}{peaks}{seconds}  {in_process(folder, number, 'compare')}", flush=True)
                 for way in WAYS:
                     subprocess.run(["rm", "-rf", str(folder / f"{way}-{number}")], check=True)

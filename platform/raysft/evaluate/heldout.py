@@ -16,7 +16,7 @@ from raysft.data.feed.collate import MicroBatch, collate
 from raysft.data.store.parts import TokenStore
 from raysft.errors import DataError
 from raysft.model.fast.loss import IGNORE, hidden_states, output_head, target_log_probs
-from raysft.model.fast.start_check import TOLERANCE, check_isolation
+from raysft.model.twin import keeps_samples_apart
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def held_out_loss(model: PreTrainedModel, store: TokenStore, *, max_rows: int) -
     Samples of a row that would see each other in it are computed each in a row of its own, whatever they were trained
     in. Raises DataError when the rows hold no target token.
     """
-    packing = check_isolation(model, model.config.get_text_config().vocab_size) <= TOLERANCE
+    packing = keeps_samples_apart(model)
     was_training = model.training
     model.train(False)
     nll, weight, target_tokens, of_pairs = 0.0, 0.0, 0, False

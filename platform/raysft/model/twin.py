@@ -104,6 +104,23 @@ def make_twin(recipe: Recipe, ways: int = 1) -> PreTrainedModel | None:
     return twin
 
 
+def keeps_samples_apart(model: PreTrainedModel) -> bool:
+    """Do packed samples of a row not see each other? A model in fp32 is asked itself. Rounding in bf16 is larger than
+    a leak may be: a small one of its kind, in fp32 and with its attention, is asked; if there is none: no."""
+    if model.dtype == torch.float32:
+        return check_isolation(model, model.config.get_text_config().vocab_size) <= TOLERANCE
+    try:
+        with _seeded():
+            small = AutoModelForCausalLM.from_config(
+                small_config(model.config),
+                dtype=torch.float32,
+                attn_implementation=model.config._attn_implementation,
+            )
+        return check_isolation(small.to(model.device), VOCABULARY) <= TOLERANCE
+    except (*UNUSABLE, ModelError):
+        return False
+
+
 def small_config(config: PretrainedConfig, ways: int = 1) -> PretrainedConfig:
     """The text part of a config with few layers, one of each kind, few heads, experts, tokens. ways: of make_twin."""
     small = copy.deepcopy(config.get_text_config())

@@ -17,9 +17,8 @@ from raysft.evaluate.exported import load_exported
 from raysft.evaluate.generation import Sampling, TransformersGenerator
 from raysft.model.card import CardFacts
 from raysft.model.export import export_run
-from raysft.model.load import load_model, rows_for
-from raysft.model.methods import merge
-from raysft.model.trained import rebuild
+from raysft.model.load import rows_for
+from raysft.model.trained import load_trained, load_untrained
 from raysft.recipe.evaluation_sets import evaluation_sets
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.schema import Recipe
@@ -32,21 +31,27 @@ def evaluate_initial(fields: dict[str, Any], stores: dict[str, str]) -> dict[str
     """The model before training. Returns what evaluate_model() does."""
     recipe = parse_recipe(fields)
     tokenizer = recipe_tokenizer(recipe)
-    return _evaluate(recipe, load_model(recipe, vocab_size=rows_for(tokenizer)), tokenizer, stores)
+    model = load_untrained(recipe, vocab_size=rows_for(tokenizer), device=_device(recipe))
+    return _evaluate(recipe, model, tokenizer, stores)
 
 
 def evaluate_trained(fields: dict[str, Any], stores: dict[str, str], run: str) -> dict[str, Any]:
     """The newest checkpoint of a run, adapters merged. Returns what evaluate_model() does."""
     recipe = parse_recipe(fields)
     tokenizer = recipe_tokenizer(recipe)
-    module = rebuild(recipe, newest_checkpoint(run).weights(), vocab_size=rows_for(tokenizer))
-    return _evaluate(recipe, merge(module), tokenizer, stores)
+    weights = newest_checkpoint(run).weights()
+    model = load_trained(recipe, weights, vocab_size=rows_for(tokenizer), device=_device(recipe))
+    return _evaluate(recipe, model, tokenizer, stores)
 
 
 def evaluate_exported(fields: dict[str, Any], stores: dict[str, str], export: str) -> dict[str, Any]:
     """An exported model, loaded as anybody would. Returns what evaluate_model() does."""
+    recipe = parse_recipe(fields)
     model, tokenizer = load_exported(export)
-    return _evaluate(parse_recipe(fields), model.float(), tokenizer, stores)
+    if recipe.train.precision == "fp32":
+        model.float()
+    torch.nn.Module.to(model, _device(recipe))
+    return _evaluate(recipe, model, tokenizer, stores)
 
 
 def export(fields: dict[str, Any], run: str, card: dict[str, Any]) -> list[str]:
@@ -93,10 +98,12 @@ def newest_checkpoint(run: str) -> Checkpoint:
     return checkpoint
 
 
+def _device(recipe: Recipe) -> torch.device:
+    return torch.device("cuda" if recipe.cluster.gpus_per_worker else "cpu")
+
+
 def _evaluate(recipe: Recipe, model: Any, tokenizer: Any, stores: dict[str, str]) -> dict[str, Any]:
     torch.set_num_threads(recipe.cluster.cpus_per_worker)
-    if recipe.cluster.gpus_per_worker:
-        model = model.cuda()
     generator = TransformersGenerator(model, tokenizer, stop_token_ids(recipe, tokenizer) or None)
     how, plans = Sampling(recipe.evaluate.max_new_tokens), evaluation_sets(recipe)
     return evaluate_model(

@@ -1,0 +1,98 @@
+"""Predicted memory of what a run does in one task besides training: evaluation before and after, the export.
+
+Besides the process itself: Python, torch and transformers take about 0.6 GiB of host memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from raysft.planner.activations import FLOAT32
+from raysft.planner.memory import adapted_names, adapter_parameters, chunk_targets
+from raysft.recipe.change import change
+from raysft.recipe.evaluation_sets import evaluation_sets
+from raysft.recipe.facts import ModelShape
+from raysft.recipe.schema import Recipe
+from raysft.recipe.traits import method_of
+
+ANSWERS = 32
+"""Prompts that are answered at a time (evaluate/generation.py)."""
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class EvaluationMemory:
+    """Bytes where the model lies: on the device of the task, on CPUs in host memory."""
+
+    weights: int
+    """The model, adapters merged, in the precision of its training."""
+    passing: int
+    """The tensor that is being read or merged, in fp32. In host memory."""
+    row: int
+    """The forward pass of one row."""
+    answers: int
+    """Keys and values of so many answers to prompts of the greatest length."""
+
+    @property
+    def load(self) -> int:
+        """While the weights come into it."""
+        return self.weights + self.passing
+
+    @property
+    def total(self) -> int:
+        """At the peak, if prompts are as long as they may be."""
+        return max(self.load, self.weights + max(self.row, self.answers))
+
+
+def evaluation_memory(recipe: Recipe, shape: ModelShape, *, is_gpu: bool) -> EvaluationMemory:
+    """What the task needs that measures a model before or after training."""
+    working, length = _working(recipe), recipe.data.max_tokens
+    chunk = min(chunk_targets(shape.vocab_size, is_gpu=is_gpu, working=working, is_trained=False), length)
+    widest = max(linear.active * max(linear.inputs, linear.outputs) for linear in shape.linears)
+    scores = shape.num_heads if recipe.model.attention == "eager" else 1  # else the mask alone
+    row = length * (4 * shape.hidden_size + 3 * widest) * working + scores * length**2 * FLOAT32
+    tokens = length + recipe.evaluate.max_new_tokens
+    kept = 2 * shape.num_layers * shape.num_kv_heads * shape.head_size * tokens * ANSWERS * working
+    prompts = max((plan.prompts for plan in evaluation_sets(recipe).values()), default=0)
+    return EvaluationMemory(
+        weights=working * shape.num_parameters,
+        passing=FLOAT32 * shape.num_parameters
+        if _is_whole(recipe) and working < FLOAT32
+        else _passing(recipe, shape),
+        row=row + chunk * shape.vocab_size * 2 * FLOAT32,
+        answers=kept * min(prompts, ANSWERS) // ANSWERS,
+    )
+
+
+def export_memory(recipe: Recipe, shape: ModelShape) -> int:
+    """Bytes of host memory that the task needs that exports: of a stream, or of the whole model in fp32."""
+    return (FLOAT32 * shape.num_parameters if _is_whole(recipe) else 0) + _passing(recipe, shape)
+
+
+def _is_whole(recipe: Recipe) -> bool:
+    """Is the model made whole in fp32? Types that must be are not known here; the run says so (decision 037)."""
+    return recipe.model.source == "random"
+
+
+def _passing(recipe: Recipe, shape: ModelShape) -> int:
+    """The adapters, and what is in memory of the tensor that is read, merged, cast."""
+    method, working = method_of(recipe), _working(recipe)
+    embedding = shape.hidden_size * max(shape.vocab_size, shape.position_rows)
+    layers = [linear.num_parameters for linear in shape.linears if linear.copies == 1]
+    experts = [linear.num_parameters for linear in shape.linears if linear.copies > 1]
+    stacks = [sum(experts) - min(experts), min(experts)] if experts else []  # gate and up in one
+    largest = max([embedding, *layers, *stacks])
+    if method.trains_base:  # the bytes of the checkpoint and the tensor made of them
+        return 2 * FLOAT32 * largest
+    cast = working if working < FLOAT32 else 0
+    adapted = adapted_names(recipe, shape)
+    merged = [2 * FLOAT32 * linear.num_parameters for linear in shape.linears if linear.name in adapted]
+    if experts:  # both stacks of a layer, a product of the size of one; or its parts beside it
+        merged.append(FLOAT32 * (sum(experts) + max(stacks)))
+    single = change(recipe, {"parallel.tensor": 1})
+    adapters = FLOAT32 * shape.num_layers * adapter_parameters(single, shape)
+    return adapters + max([(FLOAT32 + cast) * largest, *merged])
+
+
+def _working(recipe: Recipe) -> int:
+    return 2 if recipe.train.precision == "bf16" else FLOAT32

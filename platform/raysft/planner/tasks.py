@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from raysft.errors import ClusterError
 from raysft.planner.activations import FLOAT32
+from raysft.planner.devices import GIB, Device
 from raysft.planner.memory import adapted_names, adapter_parameters, chunk_targets
 from raysft.recipe.change import change
 from raysft.recipe.evaluation_sets import evaluation_sets
@@ -17,7 +19,8 @@ from raysft.recipe.traits import method_of
 
 ANSWERS = 32
 """Prompts that are answered at a time (evaluate/generation.py)."""
-GIB = 2**30
+RAY_SHARE = 0.7
+"""Of a node's memory Ray has so much for tasks, unless it is told otherwise; the rest is its object store's."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,53 @@ def evaluation_memory(recipe: Recipe, shape: ModelShape, *, is_gpu: bool) -> Eva
 def export_memory(recipe: Recipe, shape: ModelShape) -> int:
     """Bytes of host memory that the task needs that exports: of a stream, or of the whole model in fp32."""
     return (FLOAT32 * shape.num_parameters if _is_whole(recipe) else 0) + _passing(recipe, shape)
+
+
+def task_lines(recipe: Recipe, shape: ModelShape, device: Device) -> list[str]:
+    """What both need, for `raysft plan`. The task of an evaluation has the devices of one worker."""
+    lines = []
+    if evaluation_sets(recipe):
+        found = evaluation_memory(recipe, shape, is_gpu=device.is_gpu)
+        too_large = ", more than it has: the run is refused" if _needs(found, device) > device.memory_bytes else ""
+        parts = f"weights {found.weights / GIB:.1f}, a row {found.row / GIB:.1f}"
+        answers = f", {ANSWERS} answers at most {found.answers / GIB:.1f}" if found.answers else ""
+        lines.append(f"evaluate  one task of one worker's size: {parts}{answers} GiB{too_large}")
+    how = "a tensor at a time"
+    if _is_whole(recipe):
+        how = "fresh weights are made whole; files are read by tensors"
+    return [*lines, f"export    one task, {export_memory(recipe, shape) / GIB:.1f} GiB of host memory: {how}"]
+
+
+def check_tasks(recipe: Recipe, shape: ModelShape, device: Device | None, host_bytes: float) -> None:
+    """Refuse a run whose evaluation or export cannot fit, before it trains. Raises ClusterError.
+
+    device: the GPU of the evaluation; None: it runs on CPUs, or on a GPU that is not known. host_bytes: what Ray has
+    on the largest node; 0: not known.
+    """
+    host = host_bytes / RAY_SHARE
+    if evaluation_sets(recipe):
+        found = evaluation_memory(recipe, shape, is_gpu=bool(recipe.cluster.gpus_per_worker))
+        if device is not None and _needs(found, device) > device.memory_bytes:
+            raise _too_large("the evaluation before and after training", _needs(found, device), device.memory_bytes)
+        if not recipe.cluster.gpus_per_worker and host and found.load > host:
+            raise _too_large("the evaluation before and after training", found.load, host)
+    if host and export_memory(recipe, shape) > host:
+        raise _too_large("the export", export_memory(recipe, shape), host)
+
+
+def _needs(found: EvaluationMemory, device: Device) -> int:
+    """Bytes on the device for certain, however short the prompts are."""
+    return found.weights + found.row if device.is_gpu else found.load
+
+
+def _too_large(what: str, needed: float, there: float) -> ClusterError:
+    held_out = "leave out data.eval, data.eval_fraction and evaluate.sets and measure the export elsewhere (`raysft "
+    return ClusterError(
+        f"{what} cannot fit",
+        got=f"{needed / GIB:.1f} GiB in one task",
+        expected=f"at most {there / GIB:.1f} GiB",
+        fix="use nodes with more memory" if "export" in what else f"{held_out}evaluate --model`), or larger devices",
+    )
 
 
 def _is_whole(recipe: Recipe) -> bool:

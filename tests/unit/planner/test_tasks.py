@@ -1,0 +1,97 @@
+"""Memory of evaluation and export: by hand for an 8B model, as it is printed, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fakes import LLAMA_8B, recipe_8b
+
+from raysft.errors import ClusterError
+from raysft.model.shape import read_shape
+from raysft.planner.devices import GIB, find_device
+from raysft.planner.tasks import RAY_SHARE, check_tasks, evaluation_memory, export_memory, task_lines
+from raysft.recipe.change import change
+from raysft.recipe.schema import Recipe
+
+PARAMETERS = 8_030_261_248
+VOCABULARY, HIDDEN, INNER, LAYERS, KV_HEADS, HEAD = 128_256, 4096, 14_336, 32, 8, 128
+HELD_OUT = {"eval_fraction": 0.1, "max_tokens": 4096}
+
+
+def from_files(recipe: Recipe) -> tuple[Recipe, Any]:
+    """As if its weights lay in files; the shape is read from its config."""
+    return change(recipe, {"model.source": "some/base", "model.config": None}), read_shape(recipe)
+
+
+def test_a_stream_holds_a_tensor_and_the_adapters() -> None:
+    full, shape = from_files(recipe_8b())
+    assert (
+        export_memory(full, shape) == 2 * 4 * VOCABULARY * HIDDEN
+    )  # what was read of the checkpoint, and the tensor
+    lora, shape = from_files(recipe_8b(method={"kind": "lora", "rank": 16, "target_modules": ["down_proj"]}))
+    adapters = 4 * LAYERS * 16 * (INNER + HIDDEN)
+    assert export_memory(lora, shape) == adapters + (4 + 2) * VOCABULARY * HIDDEN
+    narrow = change(
+        recipe_8b(method={"kind": "lora", "rank": 16, "target_modules": ["down_proj"]}),
+        {"model.config": {**LLAMA_8B, "vocab_size": 1000}},
+    )
+    lora, shape = from_files(narrow)
+    assert export_memory(lora, shape) == adapters + 8 * INNER * HIDDEN  # the layer and the product in fp32
+
+
+def test_fresh_weights_are_whole() -> None:
+    recipe = recipe_8b()
+    assert export_memory(recipe, read_shape(recipe)) == 4 * PARAMETERS + 8 * VOCABULARY * HIDDEN
+
+
+def test_an_evaluation_holds_the_model_once_in_its_precision() -> None:
+    recipe, shape = from_files(recipe_8b(data=HELD_OUT, evaluate={"generate_prompts": 100, "max_new_tokens": 256}))
+    found = evaluation_memory(recipe, shape, is_gpu=True)
+    assert found.weights == 2 * PARAMETERS
+    assert found.passing == 8 * VOCABULARY * HIDDEN
+    assert found.answers == 2 * LAYERS * KV_HEADS * HEAD * (4096 + 256) * 32 * 2
+    assert found.row < 2 * GIB
+    fp32 = evaluation_memory(change(recipe, {"train.precision": "fp32"}), shape, is_gpu=True)
+    assert fp32.weights == 4 * PARAMETERS
+    few = evaluation_memory(change(recipe, {"evaluate.generate_prompts": 4}), shape, is_gpu=True)
+    assert few.answers == found.answers // 8
+
+
+def test_both_are_printed() -> None:
+    recipe, shape = from_files(recipe_8b(data=HELD_OUT, evaluate={"generate_prompts": 100, "max_new_tokens": 256}))
+    lines = task_lines(recipe, shape, find_device("H100-80G"))
+    assert lines[0].startswith("evaluate  one task of one worker's size: weights 15.0, a row")
+    assert "answers at most 17.0 GiB" in lines[0]
+    assert lines[1] == "export    one task, 3.9 GiB of host memory: a tensor at a time"
+    assert "more than it has: the run is refused" in task_lines(recipe, shape, find_device("T4-16G"))[0]
+    assert len(task_lines(recipe_8b(), shape, find_device("H100-80G"))) == 1  # nothing is held out
+    assert all(len(line) <= 120 for line in [*lines, *task_lines(recipe_8b(), shape, find_device("H100-80G"))])
+
+
+@pytest.mark.parametrize(
+    ("sections", "device", "host_gib", "words"),
+    [
+        ({"data": HELD_OUT}, "T4-16G", 0, "evaluation before and after training"),
+        ({"data": HELD_OUT}, "H100-80G", 0, None),
+        ({}, "T4-16G", 0, None),
+        ({}, None, 20, "export"),
+        ({}, None, 40, None),
+        ({"data": HELD_OUT}, None, 10, "evaluation before and after training"),
+        ({"data": HELD_OUT}, None, 0, None),
+    ],
+)
+def test_what_cannot_fit_is_refused_and_the_way_on_told(
+    sections: dict[str, Any], device: str | None, host_gib: float, words: str | None
+) -> None:
+    recipe = recipe_8b(**sections)
+    recipe = change(recipe, {"cluster.gpus_per_worker": int(device is not None)})
+    shape = read_shape(recipe)
+    arguments = (recipe, shape, find_device(device) if device else None, host_gib * GIB * RAY_SHARE)
+    if words is None:
+        check_tasks(*arguments)
+        return
+    with pytest.raises(ClusterError, match=words) as caught:
+        check_tasks(*arguments)
+    assert "GiB in one task" in caught.value.got
+    assert caught.value.fix

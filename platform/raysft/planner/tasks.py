@@ -20,7 +20,7 @@ from raysft.recipe.traits import method_of
 ANSWERS = 32
 """Prompts that are answered at a time (evaluate/generation.py)."""
 RAY_SHARE = 0.7
-"""Of a node's memory Ray has so much for tasks, unless it is told otherwise; the rest is its object store's."""
+"""What Ray has of a node's memory for tasks, unless it is told otherwise; the rest is for its object store."""
 
 
 @dataclass(frozen=True)

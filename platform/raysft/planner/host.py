@@ -41,7 +41,7 @@ class HostMemory:
 
 
 def host_memory(recipe: Recipe, shape: ModelShape) -> HostMemory:
-    """Of the fullest worker of a run on GPUs."""
+    """What the fullest worker of a run on GPUs needs."""
     plain = stages(change(recipe, {"parallel.offload": "none"}), shape, is_gpu=True)
     on_device = stages(recipe, shape, is_gpu=True)
     return max(
@@ -63,7 +63,7 @@ def loads_whole(recipe: Recipe) -> bool:
 
 
 def checkpoint_bytes(recipe: Recipe, shape: ModelShape) -> int:
-    """Of one commit: fp32 weight and moments of each trained parameter."""
+    """The size of one commit: fp32 weight and moments of each trained parameter."""
     alone = change(recipe, {"parallel.tensor": 1, "parallel.pipeline": 1, "parallel.zero": 0})
     return STATE_BYTES * stage_parameters(alone, shape, 0)[1]
 

@@ -15,6 +15,7 @@ from raysft.planner.layout import HEADROOM, LayoutForecast, breakdown, less_per_
 from raysft.planner.memory import adapted_names, adapter_parameters, bytes_basis, micro_steps
 from raysft.planner.speed import COMPUTE_EFFICIENCY, LINK_EFFICIENCY
 from raysft.planner.states import basis
+from raysft.planner.tasks import task_lines
 from raysft.recipe.change import change
 from raysft.recipe.compatibility import PRECISIONS, Cell, Verdict, cells, verdict
 from raysft.recipe.facts import ModelShape
@@ -54,6 +55,7 @@ def _heading(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> list[str]:
         f"counted   {_basis(recipe)}",
         f"load      {_load(recipe, shape, cluster)}",
         *save_lines(recipe, shape, cluster),
+        *task_lines(recipe, shape, cluster.device),
         f"assumed   kernels reach {COMPUTE_EFFICIENCY:.0%} of the peak, collectives {LINK_EFFICIENCY:.0%} of a link: "
         "the order is worth more than the seconds",
     ]

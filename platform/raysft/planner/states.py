@@ -29,7 +29,7 @@ class Basis:
 
 
 STATE_BYTES = 12
-"""Of a trained parameter in a checkpoint: fp32 weight and two moments."""
+"""What a checkpoint has of a trained parameter: fp32 weight and two moments."""
 
 ZERO_PAPER = Basis("ZeRO paper, mixed-precision Adam", working=2, gradient=2, master=4, moments=8)
 

@@ -12,7 +12,7 @@ from raysft.model.backend import with_backend
 from raysft.model.facts import read_facts
 from raysft.model.load import rows_for
 from raysft.model.shape import read_shape
-from raysft.planner import layout, report
+from raysft.planner import layout, report, tasks
 from raysft.planner.devices import GIB, Cluster, cluster_of, cpu, parse_cluster
 from raysft.planner.host import check_host_memory
 from raysft.recipe.change import change
@@ -143,6 +143,19 @@ def choose_layout(recipe: Recipe, nodes: ClusterFacts) -> LayoutChoice:
         check_host_memory(chosen.recipe, shape, where)
     used = f"{chosen.memory.total / GIB:.2f} GiB a worker: {layout.breakdown(chosen.memory)}"
     return LayoutChoice(recipe, model, (*lines, f"memory       {used} (predicted)"), f"the predicted {used}")
+
+
+def check_tasks(recipe: Recipe, nodes: ClusterFacts) -> None:
+    """Refuse a run that could train, but not be evaluated or exported here. Raises ClusterError.
+
+    What is not known is not refused: GPUs that Ray does not name, a model type without a shape of its own.
+    """
+    sized = with_backend(with_vocabulary(recipe))
+    shape = read_shape(sized)
+    where = cluster_of(nodes.nodes, recipe.cluster.gpus_per_worker)
+    host = max((node.memory_bytes for node in nodes.nodes), default=0)
+    if shape.is_known:
+        tasks.check_tasks(sized, shape, where.device if where else None, host)
 
 
 def with_vocabulary(recipe: Recipe) -> Recipe:

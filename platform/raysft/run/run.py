@@ -32,7 +32,7 @@ from raysft.recipe.schema import Recipe
 from raysft.run import reference, remote_tasks, summary
 from raysft.run.attempts import run_attempts
 from raysft.run.evaluations import Evaluated, by_set, evaluate_once
-from raysft.run.layout_choice import choose_layout
+from raysft.run.layout_choice import check_tasks, choose_layout
 from raysft.run.progress import PrepareProgress, TrainingProgress
 from raysft.run.rundir import (
     check_base,
@@ -111,6 +111,7 @@ def run_training(recipe: Recipe, *, profile_steps: int = 0) -> RunResult:
         lease(storage.join(run, "driver"), waiting=partial(_refuse_second, run)),
     )
     with held, driving(run, spent) as driver, cluster() as nodes:
+        check_tasks(recipe, nodes)
         plan = _plan(recipe, run, nodes, driver, trained)
         driver.phase("evaluation")
         of = Evaluated(run, plan.recipe, plan.prepared, plan.fingerprints)

@@ -12,7 +12,9 @@ from raysft.model.shape import read_shape
 from raysft.planner.devices import GIB, find_device
 from raysft.planner.tasks import RAY_SHARE, check_tasks, evaluation_memory, export_memory, task_lines
 from raysft.recipe.change import change
+from raysft.recipe.facts import ClusterFacts, NodeFacts
 from raysft.recipe.schema import Recipe
+from raysft.run import layout_choice
 
 PARAMETERS = 8_030_261_248
 VOCABULARY, HIDDEN, INNER, LAYERS, KV_HEADS, HEAD = 128_256, 4096, 14_336, 32, 8, 128
@@ -67,6 +69,9 @@ def test_both_are_printed() -> None:
     assert "more than it has: the run is refused" in task_lines(recipe, shape, find_device("T4-16G"))[0]
     assert len(task_lines(recipe_8b(), shape, find_device("H100-80G"))) == 1  # nothing is held out
     assert all(len(line) <= 120 for line in [*lines, *task_lines(recipe_8b(), shape, find_device("H100-80G"))])
+    assert any(
+        line.startswith("export    one task") for line in layout_choice.plan(recipe_8b(8), "8xH100-80G").lines()
+    )
 
 
 @pytest.mark.parametrize(
@@ -95,3 +100,15 @@ def test_what_cannot_fit_is_refused_and_the_way_on_told(
         check_tasks(*arguments)
     assert "GiB in one task" in caught.value.got
     assert caught.value.fix
+
+
+def test_a_run_asks_before_it_trains() -> None:
+    recipe = recipe_8b(data=HELD_OUT, cluster={"gpus_per_worker": 1})
+    small = ClusterFacts((NodeFacts(cpus=64, gpus=8, memory_bytes=512 * GIB, accelerator="L4"),))
+    large = ClusterFacts((NodeFacts(cpus=64, gpus=8, memory_bytes=512 * GIB, accelerator="H100"),))
+    unknown = ClusterFacts((NodeFacts(cpus=64, gpus=8, memory_bytes=512 * GIB),))
+    fp32 = change(recipe, {"train.precision": "fp32"})
+    layout_choice.check_tasks(recipe, large)
+    layout_choice.check_tasks(fp32, unknown)
+    with pytest.raises(ClusterError, match="evaluation"):
+        layout_choice.check_tasks(fp32, small)

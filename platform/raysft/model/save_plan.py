@@ -137,6 +137,7 @@ def write_file(path: Path, plan: SavePlan, read: Read) -> dict[str, Any]:
             file.write(piece)
             checksum.update(piece)
             total += len(piece)
+            del piece  # it holds the tensor that it is a part of, and the next one is read now
     return {"bytes": total, "sha256": checksum.hexdigest()}
 
 
@@ -161,11 +162,14 @@ def _content(plan: SavePlan, parts: Sequence[Part], read: Read) -> Iterator[byte
     for source, group in groupby(parts, key=lambda part: part.source):
         tensors = _tensors_of(plan, source, read)
         for part in group:
-            tensor = tensors.pop(part.name).contiguous()
-            assert (tensor.dtype, tensor.shape) == (part.dtype, part.shape), part.name
-            data = memoryview(tensor.view(-1).view(torch.uint8).numpy().data)
-            for start in range(0, len(data), _BLOCK):
-                yield data[start : start + _BLOCK]
+            yield from _bytes(tensors.pop(part.name), part)
+
+
+def _bytes(tensor: Tensor, part: Part) -> Iterator[memoryview]:
+    assert (tensor.dtype, tensor.shape) == (part.dtype, part.shape), part.name
+    data = memoryview(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    for start in range(0, len(data), _BLOCK):
+        yield data[start : start + _BLOCK]
 
 
 def _tensors_of(plan: SavePlan, source: str, read: Read) -> dict[str, Tensor]:

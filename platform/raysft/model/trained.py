@@ -108,11 +108,12 @@ class Merged:
 
     def read(self, parameter: nn.Parameter) -> Tensor:
         """What a parameter of the model becomes, in fp32. Raises ModelError, CheckpointError, StorageError."""
-        if parameter not in self._adapted:
-            return self._trained.read(parameter)
-        layer, adapters = self._adapted[parameter]
+        layer, adapters = self._adapted.get(parameter, (None, []))
         if self._last[0] is not layer:
             self._last = (None, {})  # free before the next is read
+        if layer is None:
+            return self._trained.read(parameter)
+        if self._last[0] is None:
             self._last = (layer, self._trained.merge_layer(layer, adapters))
         return self._last[1][parameter]
 

@@ -128,6 +128,9 @@ def _write_merged(
         (part / INDEX).write_text(index, encoding="utf-8")
     finished = directory / _FINISHED
     finished.mkdir(exist_ok=True)
+    for path in finished.iterdir():  # what a killed export was writing, or another version has written
+        if path.name.removesuffix(".json") not in plan.files:
+            path.unlink()
     known = {}
     for name in plan.files:
         location = str(finished / f"{name}.json")

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -22,6 +24,7 @@ from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
+from raysft import storage
 from raysft.model.outline import WholeOnlyError
 
 PATTERN = "model{suffix}.safetensors"
@@ -130,14 +133,22 @@ def _parts(model: PreTrainedModel) -> dict[str, Part]:
 
 
 def write_file(path: Path, plan: SavePlan, read: Read) -> dict[str, Any]:
-    """Write one file of a plan, by its name there. Returns {bytes, sha256}, summed while it is written."""
+    """Write one file of a plan, by its name there, atomically. Returns {bytes, sha256}, summed while it is written.
+
+    Raises StorageError, and what `read` raises.
+    """
     total, checksum = 0, hashlib.sha256()
-    with path.open("wb") as file:
-        for piece in _content(plan, plan.files[path.name], read):
-            file.write(piece)
-            checksum.update(piece)
-            total += len(piece)
-            del piece  # it holds the tensor that it is a part of, and the next one is read now
+    unfinished = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    try:
+        with unfinished.open("wb") as file:
+            for piece in _content(plan, plan.files[path.name], read):
+                file.write(piece)
+                checksum.update(piece)
+                total += len(piece)
+                del piece  # it holds the tensor that it is a part of, and the next one is read now
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise storage.cannot_write(str(path), error) from error
     return {"bytes": total, "sha256": checksum.hexdigest()}
 
 

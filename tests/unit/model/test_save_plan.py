@@ -19,6 +19,7 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from raysft.errors import StorageError
 from raysft.model import export
 from raysft.model.export import export_run
 from raysft.model.methods import apply_method
@@ -264,3 +265,26 @@ def test_what_cannot_be_streamed_is_made_whole_and_said(tmp_path: Path, caplog: 
     assert_same(Path(merged), tmp_path / "theirs")
     (line,) = [record.message for record in caplog.records if record.name.startswith("raysft")]
     assert line.startswith("export: the whole model is held in fp32: transformers computes")
+
+
+def test_a_disk_that_takes_no_more_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_base("llama", tmp_path / "base")
+    weights = changed(load(tmp_path / "base"))
+    out = tmp_path / "e"
+
+    class Full:
+        def __enter__(self) -> Full:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def write(self, data: bytes) -> int:
+            raise OSError(28, "No space left on device")
+
+    usual = Path.open
+    monkeypatch.setattr(
+        Path, "open", lambda self, mode="r", **how: Full() if mode == "wb" else usual(self, mode, **how)
+    )
+    with pytest.raises(StorageError, match="No space left"):
+        export_run(recipe_on(tmp_path / "base"), weights, make_tokenizer(), out=str(out), card=FACTS)
+    assert not list(out.iterdir())

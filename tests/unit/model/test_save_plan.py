@@ -18,11 +18,14 @@ from peft import AdaLoraConfig, IA3Config, LoraConfig, get_peft_model
 from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as TYPES
 
 from raysft.errors import StorageError
 from raysft.model import export
+from raysft.model.decoder import unread
 from raysft.model.export import export_run
 from raysft.model.methods import apply_method
+from raysft.model.stored import StoredTensor
 from raysft.recipe.schema import Recipe
 
 DENSE = ("llama", "qwen2", "qwen3", "gemma", "gemma3_text", "gpt2", "opt", "gpt_oss")
@@ -108,6 +111,31 @@ def test_every_tensor_as_save_pretrained_writes_it(tmp_path: Path, model_type: s
     assert_same(Path(merged), tmp_path / "theirs")
     if model_type in DENSE:
         assert raw(Path(merged)) == raw(tmp_path / "theirs")
+
+
+@pytest.mark.full
+def test_every_causal_family(tmp_path: Path) -> None:
+    """As save_pretrained writes it; or transformers computes tensors of its files, and it is made whole."""
+    compared = 0
+    for model_type in TYPES:
+        base = tmp_path / model_type
+        try:
+            make_base(model_type, base)
+            theirs = load(base)
+        except Exception:  # no tiny one can be made: see `make models`
+            continue
+        weights = {n: p.detach() for n, p in theirs.named_parameters() if n not in unread_names(theirs)}
+        theirs.save_pretrained(base / "theirs", max_shard_size=SHARD)
+        (merged,) = export_run(recipe_on(base), weights, make_tokenizer(), out=str(base / "e"), card=FACTS)
+        assert_same(Path(merged), base / "theirs")
+        compared += 1
+    assert compared > 100
+
+
+def unread_names(model: PreTrainedModel) -> set[str]:
+    """Parameters of towers, which no text passes and `full` leaves as they are."""
+    towers = unread(model)
+    return {n for n, _ in model.named_parameters() if any(n.startswith(f"{tower}.") for tower in towers)}
 
 
 TARGETS = ["q_proj", "down_proj"]
@@ -288,3 +316,25 @@ def test_a_disk_that_takes_no_more_is_told(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(StorageError, match="No space left"):
         export_run(recipe_on(tmp_path / "base"), weights, make_tokenizer(), out=str(out), card=FACTS)
     assert not list(out.iterdir())
+
+
+def test_frozen_weights_are_read_one_layer_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_base("llama", tmp_path / "base")
+    method, config = lora(["q_proj", "down_proj"])
+    weights = changed(with_adapter(tmp_path / "base", config))
+    alive: list[weakref.ref[Tensor]] = []
+    most, read = 0, StoredTensor.read
+
+    def counted(stored: StoredTensor, into: Tensor, start: int = 0) -> None:
+        nonlocal most
+        assert into._base is not None
+        alive.append(weakref.ref(into._base))
+        gc.collect(0)
+        most = max(most, sum(one() is not None for one in alive))
+        read(stored, into, start)
+
+    monkeypatch.setattr(StoredTensor, "read", counted)
+    recipe = recipe_on(tmp_path / "base", method=method, export={"adapter": False})
+    export_run(recipe, weights, make_tokenizer(), out=str(tmp_path / "e"), card=FACTS)
+    assert len(alive) == len(list(load(tmp_path / "base").parameters()))
+    assert most == 1

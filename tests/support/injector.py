@@ -128,14 +128,14 @@ def worker(wire: dict[str, Any]) -> dict[str, Any]:
     before(ZeroEngine, "eval_step", "eval", lambda *args, **named: now["step"])
     before(Records, "step", "step", lambda records, info: info.state.step)
     before(writer, "commit_record", "commit", lambda state, files, facts: state.step)
-    write = writer.write_tensors
+    write = writer.write_slices
 
-    def written(location: str, tensors: Any) -> Any:
-        entry = write(location, tensors)
+    def written(location: str, slices: Any, made_progress: Any) -> Any:
+        entry = write(location, slices, made_progress)
         reach("write", int(Path(location).parent.name.removeprefix("step-")))
         return entry
 
-    writer.write_tensors = written
+    writer.write_slices = written
     reach("start", 0)
     return train_worker(wire)
 

@@ -9,7 +9,7 @@ from typing import Literal
 Kind = Literal[
     "worker",  # a worker process died
     "node",  # its node died
-    "memory",  # it was killed because a node ran out of memory
+    "memory",  # it was killed because a node ran out of memory, or an allocation of its own failed
     "hung",  # its watchdog ended it
     "start",  # workers could not be started
     "controller",  # Ray Train's controller died
@@ -84,7 +84,7 @@ def decide(history: Sequence[AttemptEnd], limits: Limits) -> Retry | Stop:
         return Retry(smaller_micro_batch=True)
     if last.kind == "memory" and len(row) > 1 and row[-2].kind == "memory":
         return Stop(
-            "workers were killed twice because a node ran out of memory",
+            "workers ran out of memory twice",
             "lower train.micro_batch_rows (or set parallel.auto_micro_batch), or use more workers or ZeRO 3",
         )
     if len(row) > limits.max_failures:

@@ -30,8 +30,16 @@ CONNECT_TIMEOUT_S = 10
 ANSWER_TIMEOUT_S = 2
 
 FORWARDED_VARIABLES = ("HF_HOME", "HF_HUB_OFFLINE", "AWS_REGION", "AWS_ENDPOINT_URL")
-"""Variables that workers get from the driver. Nothing else of its environment is copied, and no secret: Ray shows a
-runtime environment in its dashboard and logs. Give nodes their credentials (HF_TOKEN, AWS keys) when they start."""
+"""Variables that workers get from the driver, besides FORWARDED_PREFIXES. Nothing else is copied, and no secret: Ray
+shows a runtime environment in its dashboard and logs. Give nodes their credentials (HF_TOKEN, AWS keys) when they
+start."""
+
+
+FORWARDED_PREFIXES = ("NCCL_", "GLOO_", "TORCH_", "PYTORCH_", "UCX_", "FI_")
+"""Variables of the libraries that move tensors: what works for the driver's shell or job works for its workers."""
+
+ALLOCATOR = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+"""On GPUs, unless something else is set: rows of many lengths leave gaps in blocks that cannot grow."""
 
 
 OMP_SPIN_COUNT = "5000"
@@ -215,7 +223,10 @@ def worker_environment(section: ClusterSection) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
         "DS_ACCELERATOR": "cuda" if section.gpus_per_worker else "cpu",
         **CONTROLLER,
+        **(ALLOCATOR if section.gpus_per_worker else {}),
         **{name: os.environ[name] for name in FORWARDED_VARIABLES if name in os.environ},
+        **{name: value for name, value in os.environ.items() if name.startswith(FORWARDED_PREFIXES)},
+        **section.env,
     }
 
 

@@ -20,6 +20,7 @@ from raysft.engine.protocol import Engine
 from raysft.errors import ModelError, TrainingError
 from raysft.objectives.batch import HostBatch
 from raysft.train.group import Group
+from raysft.train.history.failures import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -97,14 +98,6 @@ def _pass(engine: Engine, largest: Largest, rows: int) -> str:
     finally:
         torch.set_rng_state(generator_state)
     return ""
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Is this an allocation that failed? torch has no class for it on CPU."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(error)
-    return "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
 
 
 def _all_fit(group: Group, told: str) -> bool:

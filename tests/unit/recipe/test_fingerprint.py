@@ -67,6 +67,8 @@ def other_value(name: str, annotation: Any, old: Any) -> Any:
         return {"dev": {"data": "dev.jsonl"}}
     if name == "checkpoint.keep_best_by":
         return "held_out/loss"
+    if name == "cluster.env":
+        return {"NCCL_DEBUG": "INFO"}
     if name == "data.columns":
         return {"instruction": "question"}
     if name == "data.rules":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from fakes import make_recipe
 from ray.train.v2.api.exceptions import WorkerGroupError
 
@@ -12,6 +13,7 @@ from raysft.errors import ClusterError, DataError, StorageError
 from raysft.recipe.facts import ClusterFacts, NodeFacts
 from raysft.recipe.resolve import with_workers
 from raysft.run import attempts
+from raysft.run.failure import Limits, Retry, decide
 from raysft.train.history.failures import describe_failure, write_failure
 from raysft.train.watch import stop_requests
 from raysft.train.watch.stop_requests import Notice
@@ -85,6 +87,21 @@ def test_an_error_that_raysft_names_explains_the_peers_that_were_lost(tmp_path: 
     write_failure(str(tmp_path), describe_failure(error, attempt=0, rank=1, step=4, certain=False))
     ended = attempts._ended(str(tmp_path), ends, 0)
     assert (ended.kind, ended.what, ended.certain) == ("code", "the files have changed", True)
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), MemoryError()]
+)
+def test_an_allocation_that_fails_in_mid_run_is_a_lack_of_memory(tmp_path: Path, error: Exception) -> None:
+    """Rank 1 runs out; rank 0 sees a closed connection. Fewer rows in a pass may do: no error of the code."""
+    lost = RuntimeError("Connection closed by peer [127.0.0.1]:4711")
+    for rank, found in ((0, lost), (1, error)):
+        write_failure(str(tmp_path), describe_failure(found, attempt=0, rank=rank, step=4, certain=False))
+    for ends in (WorkerGroupError("ranks", {0: lost}), WorkerGroupError("ranks", {1: error})):
+        ended = attempts._ended(str(tmp_path), ends, 3)
+        assert ended.kind == "memory"
+        assert "rank 1, after step 4" in ended.what
+    assert decide([ended], Limits(3, may_halve=True)) == Retry(smaller_micro_batch=True)
 
 
 def test_too_few_nodes_are_waited_for_and_then_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,7 +66,7 @@ def test_back_off_doubles_up_to_a_limit() -> None:
         ([bug(7, certain=True)], THREE, "ValueError: x"),
         ([bug(7, gained=3, certain=True)], THREE, "ValueError: x"),
         ([crash(kind="rollback")] * 4, THREE, "(4 x rollback)"),
-        ([crash(kind="memory")] * 2, THREE, "twice because a node ran out of memory"),
+        ([crash(kind="memory")] * 2, THREE, "ran out of memory twice"),
     ],
 )
 def test_stops(history: Sequence[AttemptEnd], limits: Limits, words: str) -> None:

@@ -9,7 +9,7 @@ from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 
 from raysft.recipe.sections.cluster import ClusterSection
 from raysft.runtime import fork_client
-from raysft.runtime.join import left_behind, worker_runtime
+from raysft.runtime.join import left_behind, worker_environment, worker_runtime
 
 OWN, OTHER = b"\1\0\0\0", b"\2\0\0\0"
 
@@ -58,3 +58,20 @@ def test_who_makes_workers(monkeypatch: pytest.MonkeyPatch, wanted: bool, of_job
     assert runtime["env_vars"]["OMP_NUM_THREADS"] == "3"
     assert runtime["env_vars"]["COLOUR"] == "red"
     assert runtime.get("py_executable") == (fork_client.command() if forked else None)
+
+
+def test_the_environment_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the driver's own what libraries that move tensors read; of the recipe what it names; nothing else."""
+    for name, value in {"NCCL_DEBUG": "INFO", "GLOO_SOCKET_IFNAME": "eth1", "HF_TOKEN": "hf_x", "MINE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF", raising=False)
+    found = worker_environment(ClusterSection(env={"NCCL_DEBUG": "WARN", "OTHER": "2"}))
+    assert found["NCCL_DEBUG"] == "WARN"
+    assert found["GLOO_SOCKET_IFNAME"] == "eth1"
+    assert found["OTHER"] == "2"
+    assert not {"HF_TOKEN", "MINE", "PYTORCH_CUDA_ALLOC_CONF"} & found.keys()
+    on_gpus = worker_environment(ClusterSection(gpus_per_worker=1))
+    assert on_gpus["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:512")
+    set_so = worker_environment(ClusterSection(gpus_per_worker=1))
+    assert set_so["PYTORCH_CUDA_ALLOC_CONF"] == "max_split_size_mb:512"

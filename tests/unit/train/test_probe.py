@@ -12,7 +12,8 @@ from fakes import FakeEngine, FakeGroup
 
 from raysft.engine.protocol import HostBatch
 from raysft.errors import ModelError, TrainingError
-from raysft.train.probe import Largest, fit, is_out_of_memory
+from raysft.train.history.failures import is_out_of_memory
+from raysft.train.probe import Largest, fit
 
 CPU = torch.device("cpu")
 MESSAGES = (

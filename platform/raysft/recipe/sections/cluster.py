@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
-from pydantic import Field, WithJsonSchema, model_validator
+from pydantic import Field, WithJsonSchema, field_validator, model_validator
 
 from raysft.recipe.cleaning import Section
 
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|(^|_)KEY(_|$)|API_?KEY|ACCESS_KEY", re.IGNORECASE)
+_OWNED = re.compile(r"RAY_|DS_ACCELERATOR$|OMP_NUM_THREADS$|TOKENIZERS_PARALLELISM$")
 _COUNT = {"type": "integer", "minimum": 1}
 _WORKERS = {
     "anyOf": [
@@ -39,6 +43,10 @@ class ClusterSection(Section):
         True,
         description="Fork each node's workers from one process that has imported all: 0.1 s of CPU each, not 5.",
     )
+    env: dict[str, str] = Field(
+        default_factory=dict,
+        description="Environment variables of the workers, such as NCCL_SOCKET_IFNAME. No secrets: Ray shows them.",
+    )
     max_failures: int = Field(
         3,
         ge=0,
@@ -52,6 +60,21 @@ class ClusterSection(Section):
     hang_timeout_s: float = Field(
         600.0, gt=0, description="Seconds without a step, an evaluated batch or a save that count as a hang: restart."
     )
+
+    @field_validator("env")
+    @classmethod
+    def _may_be_set(cls, env: dict[str, str]) -> dict[str, str]:
+        for name in env:
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is no name of an environment variable")
+            if _SECRET.search(name):
+                raise ValueError(
+                    f"{name} looks like a secret, and Ray shows the environment in its dashboard and logs: "
+                    "give it to the nodes when they start"
+                )
+            if _OWNED.match(name):
+                raise ValueError(f"{name} is set by raysft itself (cpus_per_worker, gpus_per_worker)")
+        return env
 
     @model_validator(mode="before")
     @classmethod

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+import torch
+
 from raysft import sealed, storage
 from raysft.errors import RaysftError, StorageError, from_fields, to_fields
 from raysft.train.commits.layout import own_record, run_mathematics
@@ -24,6 +26,8 @@ class FailureRecord:
     expected: str = ""
     fix: str = ""
     certain: bool = False
+    out_of_memory: bool = False
+    """An allocation failed: fewer rows in a pass may do."""
 
     def to_error(self) -> RaysftError:
         """The error that was raised; of one from below raysft, what stands for it."""
@@ -41,9 +45,20 @@ def describe_failure(error: Exception, *, attempt: int, rank: int, step: int, ce
     """An exception as a record. Errors below raysft are told by their type and text."""
     if isinstance(error, RaysftError):
         certain = not isinstance(error, StorageError)  # which may come back
-        return FailureRecord(attempt, rank, step, **to_fields(error), certain=certain)
+        told = to_fields(error)
+        texts = (told["kind"], told["what"], told["got"], told["expected"], told["fix"])
+        return FailureRecord(attempt, rank, step, *texts, certain=certain)
     text = " ".join(str(error).split())[:500]
-    return FailureRecord(attempt, rank, step, "TrainingError", f"{type(error).__name__}: {text}", certain=certain)
+    what, memory = f"{type(error).__name__}: {text}", is_out_of_memory(error)
+    return FailureRecord(attempt, rank, step, "TrainingError", what, certain=certain, out_of_memory=memory)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Is this an allocation that failed? torch has no class for it on CPU."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error)
+    return "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
 
 
 def write_failure(run: str, record: FailureRecord) -> None:
@@ -57,7 +72,14 @@ def read_failures(run: str) -> list[FailureRecord]:
     root = RunPaths(run).room("failures")
     names = sealed.names(root, FAILURE)
     records = [own_record(run, storage.join(root, name), _SHAPE) for name in names]
-    return [FailureRecord(**{name: record[name] for name in _SHAPE}) for record in records if record is not None]
+    return [
+        FailureRecord(
+            **{name: record[name] for name in _SHAPE},
+            out_of_memory=record.get("out_of_memory") is True,  # earlier versions did not say
+        )
+        for record in records
+        if record is not None
+    ]
 
 
 def as_outcome(failure: FailureRecord) -> Outcome:

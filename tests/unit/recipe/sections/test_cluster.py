@@ -27,6 +27,11 @@ def test_a_range_survives_being_written_down() -> None:
     assert read(**recipe.model_dump(mode="json")) == recipe
 
 
+def test_variables_of_the_workers() -> None:
+    env = {"NCCL_SOCKET_IFNAME": "eth0", "TORCH_NCCL_TRACE_BUFFER_SIZE": "2000", "MONKEY_MODE": "1"}
+    assert read(cluster={"env": env}).cluster.env == env
+
+
 @pytest.mark.parametrize(
     ("cluster", "words"),
     [
@@ -39,6 +44,12 @@ def test_a_range_survives_being_written_down() -> None:
         ({"gpus_per_worker": 0.5}, ("cluster.gpus_per_worker", "0.5")),
         ({"hang_timeout_s": 0}, ("cluster.hang_timeout_s", "more than 0")),
         ({"max_failures": -1}, ("cluster.max_failures", "0 or more")),
+        ({"setup_timeout_s": 0}, ("cluster.setup_timeout_s", "more than 0")),
+        ({"env": {"HF_TOKEN": "hf_x"}}, ("cluster.env", "HF_TOKEN looks like a secret")),
+        ({"env": {"aws_secret_access_key": "x"}}, ("cluster.env", "looks like a secret")),
+        ({"env": {"RAY_ADDRESS": "x"}}, ("cluster.env", "set by raysft itself")),
+        ({"env": {"A-B": "x"}}, ("cluster.env", "no name of an environment variable")),
+        ({"env": {"NCCL_DEBUG": 1}}, ("cluster.env",)),
     ],
 )
 def test_what_is_refused(cluster: dict[str, Any], words: tuple[str, ...]) -> None:

@@ -65,6 +65,7 @@ SEES = {
     "raysft.evaluate": {"metrics", "recipe", "model", "data", "storage", "errors"},
     "raysft.observe": {"recipe", "model", "data", "storage", "errors"},
     "raysft.planner": {"recipe", "errors"},
+    "raysft.kube": {"planner", "recipe", "errors"},
     "raysft.runtime": {"data", "train", "recipe", "storage", "errors"},
     "raysft.run": {
         *(
@@ -86,7 +87,7 @@ SEES = {
         *("run", "runtime", "train", "model", "data", "recipe", "lease", "sealed", "storage", "errors", "observe"),
     },
     "raysft.api": {
-        *("search", "run", "train", "evaluate", "metrics", "observe", "planner", "data", "model", "recipe"),
+        *("search", "run", "train", "evaluate", "metrics", "observe", "planner", "kube", "data", "model", "recipe"),
         *("storage", "errors"),
     },
     "raysft.cli": {
@@ -132,6 +133,7 @@ OUTSIDE = {
     "raysft.errors": set(),
     "raysft.recipe": {"pydantic", "yaml"},
     "raysft.planner": set(),
+    "raysft.kube": {"pydantic", "yaml"},
     "raysft.storage": {"pyarrow", "fsspec"},
     "raysft.lines": {"pyarrow"},
     "raysft.sealed": set(),

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from raysft.api.checks import Checked
     from raysft.api.data import DataReport, PreparedData, Preview
+    from raysft.api.kubernetes import Manifest
     from raysft.api.models import Tokenizer
     from raysft.api.plans import Plan
     from raysft.api.runs import Evaluation, Run
@@ -57,6 +58,19 @@ def plan(recipe: Recipe, cluster: str | None = None) -> Plan:
     from raysft.api.plans import plan
 
     return plan(recipe, cluster)
+
+
+def manifest(recipe: Recipe, on: str, model: str | None = None) -> Manifest:
+    """A ConfigMap and RayJobs of KubeRay: first one that makes the token store on CPUs, then one that trains.
+
+    on: a YAML file that describes the Kubernetes cluster (image, nodes, storage, secrets). Sizes of pods are the
+    planner's. model: a directory with the model's config.json, where `model.source` is seen in the cluster only.
+    Talks to nobody. Raises UserError.
+    """
+    _settle(recipe)
+    from raysft.api.kubernetes import manifest
+
+    return manifest(recipe, on, model)
 
 
 def check(recipe: Recipe) -> Checked:

@@ -19,6 +19,7 @@ EXAMPLES = {
     "plan": "  raysft plan recipe.yaml --cluster 8xH100-80G\n"
     "  raysft plan recipe.yaml --cluster 2x8xA100-80G --json\n"
     "  raysft plan --matrix",
+    "manifest": "  raysft manifest recipe.yaml --on cluster.yaml | kubectl apply -f -",
     "preview": "  raysft preview recipe.yaml --num 3\n  raysft preview recipe.yaml --num 20 --packed",
     "data": "  raysft data report recipe.yaml\n  raysft data log recipe.yaml",
     "report": "  raysft report recipe.yaml\n  raysft report storage/runs/my-run",
@@ -60,6 +61,14 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--cluster", metavar="8xH100-80G,...", help="nodes (default: CPU workers on this machine)")
     plan.add_argument("--matrix", action="store_true", help="which methods, precisions and layouts go together")
     plan.add_argument("--json", action="store_true", help="print all numbers, in bytes and seconds")
+    manifest = _recipe_verb(commands, "manifest", "print a run's RayJobs for Kubernetes", verbs.manifest)
+    manifest.add_argument(
+        "--on", required=True, metavar="FILE", help="what the cluster has: see docs/guide/kubernetes.md"
+    )
+    manifest.add_argument("--job", choices=["prepare", "train"], help="one of the two jobs; default: both")
+    manifest.add_argument(
+        "--model", metavar="DIR", help="config.json of a model that only the cluster sees, for sizes"
+    )
     preview = _recipe_verb(commands, "preview", "show which tokens are trained, in colour", verbs.preview)
     preview.add_argument("--num", type=_positive, default=3, metavar="N", help="records to show (default 3)")
     preview.add_argument("--packed", action="store_true", help="show the rows that they are packed into")

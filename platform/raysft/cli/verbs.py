@@ -68,6 +68,11 @@ def plan(options: argparse.Namespace) -> None:
     _say([json.dumps(found.to_json(), indent=1)] if options.json else found.lines())
 
 
+def manifest(options: argparse.Namespace) -> None:
+    found = api.manifest(api.load(options.recipe, options.set), options.on, options.model)
+    sys.stdout.write((found.only(options.job) if options.job else found).yaml)
+
+
 def preview(options: argparse.Namespace) -> None:
     color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     seen = api.preview(api.load(options.recipe, options.set), options.num, packed=options.packed, raw=options.raw)

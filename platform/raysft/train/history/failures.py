@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-import torch
-
 from raysft import sealed, storage
 from raysft.errors import RaysftError, StorageError, from_fields, to_fields
 from raysft.train.commits.layout import own_record, run_mathematics
@@ -54,11 +52,14 @@ def describe_failure(error: Exception, *, attempt: int, rank: int, step: int, ce
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Is this an allocation that failed? torch has no class for it on CPU."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
+    """Is this an allocation that failed? torch has a class for it on CUDA only; its texts are the same everywhere."""
     text = str(error)
-    return "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
+    return (
+        isinstance(error, MemoryError)
+        or "out of memory" in text
+        or "can't allocate memory" in text
+        or "not enough memory" in text
+    )
 
 
 def write_failure(run: str, record: FailureRecord) -> None:

@@ -1,0 +1,148 @@
+"""A recipe -> RayJobs of KubeRay (1.7 or later), and the ConfigMap that carries the recipe. Pure.
+
+First a job on CPUs makes the token store, so that no GPU waits for tokens; then one trains. Both take up what they
+find: applying the same manifests under the same name again goes on with the run. Retries of workers are made inside
+the cluster, by raysft; a new cluster is made only after a loss of the head, and only if `head_retries` says so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any
+
+import yaml
+
+from raysft.errors import RecipeError
+from raysft.kube.pods import RECIPE_PATH, data_group, head_group, worker_group, worker_pods
+from raysft.kube.settings import KubernetesSettings
+from raysft.recipe.cleaning import Contamination, HarmfulWords, Synonyms
+from raysft.recipe.facts import ModelShape
+from raysft.recipe.paths import with_absolute_paths
+from raysft.recipe.schema import Recipe
+
+MOST_NAME_CHARS = 47
+"""Longest name of a RayJob: KubeRay appends to it, and names of pods end at 63."""
+
+
+def manifests(recipe: Recipe, shape: ModelShape, settings: KubernetesSettings) -> list[dict[str, Any]]:
+    """ConfigMap and RayJobs, in the order in which they are applied. shape: of the recipe's model.
+
+    Raises RecipeError for paths that the cluster cannot see and names that it does not take.
+    """
+    recipe = with_absolute_paths(recipe)
+    check_locations(recipe, settings)
+    name = object_name(recipe.name)
+    sized = worker_pods(recipe, shape, settings)
+    found = [_config(recipe, name, settings)]
+    if settings.prepare_cpus:
+        found.append(_job(name, "prepare", data_group(settings), settings))
+    found.append(_job(name, "train", worker_group(recipe, sized, settings), settings))
+    return found
+
+
+def as_yaml(found: list[dict[str, Any]]) -> str:
+    """The manifests as one stream for `kubectl apply -f -`."""
+    text: str = yaml.dump_all(found, Dumper=_Dumper, sort_keys=False, width=110)
+    return text
+
+
+class _Dumper(yaml.SafeDumper):
+    """Texts of several lines as they are read."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def object_name(run: str) -> str:
+    """The run's name as Kubernetes takes it. Raises RecipeError when it cannot be told from others."""
+    name = re.sub(r"[^a-z0-9-]+", "-", run.lower()).strip("-")
+    if not name or len(name) > MOST_NAME_CHARS - len("-prepare"):
+        raise RecipeError(
+            "the run's name is no name for a RayJob",
+            got=run,
+            expected=f"letters, digits and dashes, at most {MOST_NAME_CHARS - len('-prepare')}",
+            fix="give the recipe another `name`",
+        )
+    return name
+
+
+def check_locations(recipe: Recipe, settings: KubernetesSettings) -> None:
+    """Refuse paths of this machine. recipe: with absolute paths."""
+    inside = settings.mount.rstrip("/") + "/"
+    strange = [
+        f"{field}: {location}"
+        for field, location in _locations(recipe)
+        if location.startswith("/") and not (settings.claim and f"{location}/".startswith(inside))
+    ]
+    if strange:
+        where = f"below {settings.mount} (the claim {settings.claim})" if settings.claim else "no claim is named"
+        raise RecipeError(
+            "the cluster cannot see paths of this machine",
+            got="; ".join(strange),
+            expected=f"s3://, gs:// or hub names, or paths on a volume that all pods mount: {where}",
+            fix="put these files into object storage or on the claim, and name them so in the recipe",
+        )
+
+
+def _locations(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """(field, what stands there) of everything that may be a path."""
+    model, data = recipe.model, recipe.data
+    yield "storage", recipe.storage
+    yield "model.source", model.source
+    if model.tokenizer:
+        yield "model.tokenizer", model.tokenizer
+    for source in data.train:
+        yield from (("data.train", one) for one in ([source] if isinstance(source, str) else source.path))
+    yield from (("data.eval", one) for one in data.eval)
+    for name, one in recipe.evaluate.sets.items():
+        yield from ((f"evaluate.sets.{name}.data", location) for location in one.data)
+    yield "data.template", data.template
+    for rule in data.rules:
+        files = (
+            rule.lists.values() if isinstance(rule, HarmfulWords)
+            else rule.files if isinstance(rule, Contamination)
+            else [rule.table] if isinstance(rule, Synonyms)
+            else []
+        )  # fmt: skip
+        yield from (("data.rules", one) for one in files)
+
+
+def _config(recipe: Recipe, name: str, settings: KubernetesSettings) -> dict[str, Any]:
+    text = yaml.safe_dump(recipe.model_dump(mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True)
+    file = RECIPE_PATH.rpartition("/")[2]
+    metadata = {"name": f"{name}-recipe", "namespace": settings.namespace, "labels": _labels(name)}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {file: text}}
+
+
+def _job(name: str, verb: str, workers: dict[str, Any], settings: KubernetesSettings) -> dict[str, Any]:
+    own = name if verb == "train" else f"{name}-{verb}"
+    return {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayJob",
+        "metadata": {"name": own, "namespace": settings.namespace, "labels": _labels(name) | settings.labels},
+        "spec": {
+            "entrypoint": f"raysft {verb} {RECIPE_PATH}",
+            "submissionMode": "HTTPMode",  # the operator asks for the job's status; no log stream decides over it
+            "shutdownAfterJobFinishes": True,
+            "ttlSecondsAfterFinished": round(60 * settings.keep_minutes),
+            "preRunningDeadlineSeconds": round(60 * settings.ready_minutes),
+            "activeDeadlineSeconds": round(3600 * settings.deadline_hours),
+            "backoffLimit": settings.head_retries,
+            "rayClusterSpec": {
+                "rayVersion": version("ray"),
+                "authOptions": {"mode": "token"},
+                "headGroupSpec": head_group(settings, f"{name}-recipe"),
+                "workerGroupSpecs": [workers],
+            },
+        },
+    }
+
+
+def _labels(name: str) -> dict[str, str]:
+    return {"app.kubernetes.io/name": "raysft", "raysft.io/run": name}

@@ -10,13 +10,22 @@ import pytest
 import torch
 from bench import LORA, TOLERANCE, Bench, cells, furthest
 from material import CONFIG, make_samples
-from peft import AdaLoraConfig, IA3Config, LoraConfig, PeftConfig, get_peft_model
+from peft import (
+    AdaLoraConfig,
+    IA3Config,
+    LoraConfig,
+    PeftConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+    get_peft_model,
+)
 from reference import fresh_model, tokens_and_targets
 from torch import nn
 
 from raysft.recipe.traits import METHODS
 
 UNTIL = 8
+LSTM = {"method__encoder": "lstm", "method__dropout": 0.3}
 DECAY, LEARNING_RATE = 0.1, 3e-3
 
 ADAPTERS: dict[str, tuple[dict[str, Any], Callable[[], PeftConfig], float]] = {
@@ -47,6 +56,16 @@ ADAPTERS: dict[str, tuple[dict[str, Any], Callable[[], PeftConfig], float]] = {
             **{"init_r": 4, "target_r": 2, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]},
             **{"tinit": 1, "tfinal": 2, "deltaT": 2, "total_step": UNTIL},
         ),
+        DECAY,
+    ),
+    "prompt": (
+        {"method__kind": "prompt", "method__virtual_tokens": 6},
+        lambda: PromptTuningConfig(num_virtual_tokens=6, prompt_tuning_init="SAMPLE_VOCAB", task_type="CAUSAL_LM"),
+        DECAY,
+    ),
+    "p_tuning": (
+        {"method__kind": "p_tuning", "method__virtual_tokens": 5, "method__hidden_size": 24},
+        lambda: PromptEncoderConfig(num_virtual_tokens=5, encoder_hidden_size=24, task_type="CAUSAL_LM"),
         DECAY,
     ),
 }
@@ -93,7 +112,7 @@ def by_peft(bench: Bench, kind: str) -> tuple[list[float], list[float]]:
         total, count = torch.zeros(()), 0
         for member in members:
             ids, target = samples[member]
-            logits = adapted(input_ids=torch.tensor([ids])).logits[0, :-1]
+            logits = adapted(input_ids=torch.tensor([ids])).logits[0, -len(ids) : -1]  # behind virtual tokens
             keep = torch.tensor(target[1:])
             total = total + nn.functional.cross_entropy(logits[keep], torch.tensor(ids[1:])[keep], reduction="sum")
             count += int(keep.sum())
@@ -138,6 +157,8 @@ def test_an_adapter_equals_peft_alone(
     ("kind", "changes"),
     [
         ("ia3", {"parallel__zero": 2}),
+        ("prompt", {"parallel__zero": 3}),
+        ("p_tuning", {"parallel__zero": 2, "train__precision": "bf16", **LSTM}),
         ("adalora", {"parallel__zero": 3}),
         pytest.param("adalora", {"parallel__zero": 1, "train__precision": "bf16"}, marks=pytest.mark.full),
         pytest.param("adalora", {"parallel__zero": 2, "train__precision": "bf16"}, marks=pytest.mark.full),

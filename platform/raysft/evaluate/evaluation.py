@@ -13,29 +13,41 @@ from raysft.evaluate.generation import Generator, Sampling
 from raysft.evaluate.heldout import held_out_loss
 from raysft.metrics import METRICS
 from raysft.metrics.base import Answer, Estimate
+from raysft.model.methods import Forward
 from raysft.recipe.evaluation_sets import SetPlan
 
 KEPT_SAMPLES = 10
 
 
 def evaluate_model(
-    model: PreTrainedModel, generator: Generator, how: Sampling, sets: Mapping[str, tuple[TokenStore, SetPlan]]
+    model: PreTrainedModel,
+    generator: Generator,
+    how: Sampling,
+    sets: Mapping[str, tuple[TokenStore, SetPlan]],
+    forward: Forward | None = None,
 ) -> dict[str, Any]:
-    """{set: record}, as JSON. model: of the losses. generator: of the answers.
+    """{set: record}, as JSON. generator: of the answers. model: of the losses; forward: what turns rows into hidden
+    states, where it does not do so alone.
 
     A record has `metrics` {name: {value, count, low, high}}, `num_prompts`, `samples` (the first prompts with
     `prompt`, `answer` (the model's) and `reference`) and `of_pairs`: the loss is that of the preferred answers.
     Raises DataError, ModelError, StorageError.
     """
-    return {name: _evaluate_set(model, generator, how, store, plan) for name, (store, plan) in sets.items()}
+    return {
+        name: _evaluate_set((model, forward), generator, how, store, plan) for name, (store, plan) in sets.items()
+    }
 
 
 def _evaluate_set(
-    model: PreTrainedModel, generator: Generator, how: Sampling, store: TokenStore, plan: SetPlan
+    whole: tuple[PreTrainedModel, Forward | None],
+    generator: Generator,
+    how: Sampling,
+    store: TokenStore,
+    plan: SetPlan,
 ) -> dict[str, Any]:
     metrics, of_pairs = {}, False
     if "loss" in plan.metrics:
-        found = held_out_loss(model, store, max_rows=plan.max_rows)
+        found = held_out_loss(whole[0], store, max_rows=plan.max_rows, forward=whole[1])
         metrics["loss"] = Estimate(found.loss, found.target_tokens)
         metrics["perplexity"] = Estimate(found.perplexity, found.target_tokens)
         of_pairs = found.of_pairs

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +58,27 @@ def _model_directory(location: str) -> str:
         got = "no directory, or an empty one" if storage.exists(location) else "no such directory"
         raise _unusable(location, got, "check the path; `raysft export` makes one")
     elif "adapter" in names or "adapter_config.json" in names:
+        adapter = storage.join(location, "adapter") if "adapter" in names else location
+        if "num_virtual_tokens" in _read_json(storage.join(adapter, "adapter_config.json")):
+            got = "an adapter of virtual tokens, which no model can be merged with"
+            raise _unusable(
+                location, got, "load it with peft as its README.md says; the run's report has its results"
+            )
         raise _unusable(location, "a bare adapter", "set export.merged: true and run `raysft export` again")
     else:
         raise _unusable(location, f"no config.json; there are {', '.join(names[:5])}", "name the export directory")
     if not any(name.endswith(".safetensors") for name in names):
         raise _unusable(directory, "no *.safetensors: a model directory without weights", "export it again")
     return directory
+
+
+def _read_json(location: str) -> Mapping[str, Any]:
+    """The fields of a file; none where it cannot be read, for something else is wrong then."""
+    try:
+        found = json.loads(storage.read_bytes(location))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _load(directory: str, location: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:

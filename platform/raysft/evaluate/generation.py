@@ -11,6 +11,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerF
 
 from raysft.errors import ModelError
 from raysft.evaluate.exported import load_exported
+from raysft.model.methods import Forward, PlainForward
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,14 @@ class TransformersGenerator:
     stops: Sequence[int] | None = None
     """Tokens that end an answer. Default: every special token."""
     batch_size: int = 32
+    forward: Forward | None = None
+    """What reads prompts; None: the model alone."""
 
     def load(self, location: str) -> None:
         """See Generator. In fp32, on the device of the model that was there; an answer ends where it did."""
         device = self.model.device
         model, self.tokenizer = load_exported(location)
-        self.model = model.float()
+        self.model, self.forward = model.float(), None
         torch.nn.Module.to(self.model, device)
 
     def generate(self, prompts: Sequence[str], how: Sampling) -> list[str]:
@@ -56,6 +59,7 @@ class TransformersGenerator:
         Raises ModelError when a prompt is too long.
         """
         model, tokenizer = self.model, self.tokenizer
+        forward = PlainForward(model) if self.forward is None else self.forward
         ends = stop_ids(tokenizer) if self.stops is None else sorted(self.stops)
         ids = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # equal lengths together: little padding
@@ -64,7 +68,7 @@ class TransformersGenerator:
         model.train(False)
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
-            rows = _generate(model, tokenizer, [ids[i] for i in batch], how.max_new_tokens, ends)
+            rows = _generate((model, forward), tokenizer, [ids[i] for i in batch], how.max_new_tokens, ends)
             texts = tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
             answers |= zip(batch, texts, strict=True)
         model.train(was_training)
@@ -79,15 +83,16 @@ def stop_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
 
 @torch.no_grad()
 def _generate(
-    model: PreTrainedModel,
+    whole: tuple[PreTrainedModel, Forward],
     tokenizer: PreTrainedTokenizerFast,
     prompts: list[list[int]],
     max_new_tokens: int,
     stops: list[int],
 ) -> list[list[int]]:
     """New tokens of each prompt, special ones not yet removed. Padded on the left to width W: [B, W]."""
+    model, forward = whole
     width = max(map(len, prompts))
-    room = _room(model, width)
+    room = _room(model, width + forward.extra_positions)
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (stops or [0])[0]
     input_ids = torch.tensor([[padding] * (width - len(p)) + p for p in prompts], device=model.device)  # [B, W]
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)  # [B, W]
@@ -101,10 +106,11 @@ def _generate(
     own, model.generation_config = model.generation_config, plain  # no sampling or penalty of the model's own
     try:
         generate: Any = model.generate  # a Tensor or a Module, says nn.Module.__getattr__
-        output = generate(input_ids=input_ids, attention_mask=mask)
+        taken = forward.prompts(input_ids, mask)
+        output = generate(**taken)
     finally:
         model.generation_config = own
-    rows: list[list[int]] = output[:, width:].tolist()
+    rows: list[list[int]] = output[:, width if "input_ids" in taken else 0 :].tolist()
     return rows
 
 

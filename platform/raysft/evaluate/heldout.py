@@ -15,7 +15,8 @@ from transformers import PreTrainedModel
 from raysft.data.feed.collate import MicroBatch, collate
 from raysft.data.store.parts import TokenStore
 from raysft.errors import DataError
-from raysft.model.fast.loss import IGNORE, hidden_states, output_head, target_log_probs
+from raysft.model.fast.loss import IGNORE, output_head, target_log_probs
+from raysft.model.methods import Forward, PlainForward
 from raysft.model.twin import keeps_samples_apart
 
 
@@ -30,12 +31,16 @@ class HeldOut:
     """Rows hold pairs, of which the preferred answers count."""
 
 
-def held_out_loss(model: PreTrainedModel, store: TokenStore, *, max_rows: int) -> HeldOut:
+def held_out_loss(
+    model: PreTrainedModel, store: TokenStore, *, max_rows: int, forward: Forward | None = None
+) -> HeldOut:
     """Loss over the first max_rows rows of a token store, a row at a time, on the model's device.
 
     Samples of a row that would see each other in it are computed each in a row of its own, whatever they were trained
-    in. Raises DataError when the rows hold no target token.
+    in. forward: what turns rows into hidden states; None: the model alone. Raises DataError when the rows hold no
+    target token.
     """
+    rows = PlainForward(model) if forward is None else forward
     packing = keeps_samples_apart(model)
     was_training = model.training
     model.train(False)
@@ -44,7 +49,7 @@ def held_out_loss(model: PreTrainedModel, store: TokenStore, *, max_rows: int) -
         whole = collate(store.read_rows([index]), index, packing=packing)
         batch = preferred(whole)
         of_pairs |= batch is not whole
-        nll += _nll(model, batch)
+        nll += _nll(model, rows, batch)
         wanted = batch.labels != IGNORE
         weight += float(batch.weights[wanted].sum(dtype="float64"))
         target_tokens += int(wanted.sum())
@@ -70,10 +75,10 @@ def preferred(batch: MicroBatch) -> MicroBatch:
 
 
 @torch.no_grad()
-def _nll(model: PreTrainedModel, batch: MicroBatch) -> float:
+def _nll(model: PreTrainedModel, rows: Forward, batch: MicroBatch) -> float:
     """Weighted sum of -log p over the batch's targets, in float64."""
     arrays = (batch.input_ids, batch.position_ids, batch.labels, batch.weights)
     input_ids, position_ids, labels, weights = (torch.from_numpy(array).to(model.device) for array in arrays)
-    hidden = hidden_states(model, input_ids, position_ids)  # [B, T, D]
+    hidden = rows.hidden_states(input_ids, position_ids)  # [B, T, D]
     log_probs = target_log_probs(hidden, output_head(model), labels)  # [N]
     return -float((log_probs.double() * weights[labels != IGNORE].double()).sum())

@@ -1,7 +1,8 @@
 """What the untrained model says of the rows of a store: the columns that an objective compares with. No Ray.
 
 The model is the one that training begins with: the same weights, precision, attention and packing; without dropout
-and without an adapter, which begins as nothing. Owns the numbers; where they are kept is data/store/columns.py.
+and without an adapter: most begin as nothing, and virtual tokens, which do not, are no part of it. Owns the numbers;
+where they are kept is data/store/columns.py.
 
 Shapes: B rows, T tokens a row, D hidden size, V vocabulary, N positions that predict a token, S samples.
 """

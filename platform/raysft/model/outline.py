@@ -138,8 +138,8 @@ def _found(
     """Class, config, and `sources` of a model that can be outlined. Raises WholeOnlyError, ModelError."""
     if recipe.model.source == "random":
         raise WholeOnlyError("fresh weights are made, not read")
-    if method_of(recipe).reads_weights and not is_begun:
-        raise WholeOnlyError(f"adapters of {method_of(recipe).title} begin with norms of the weights")
+    if (words := method_of(recipe).begins_with(recipe.method)) and not is_begun:
+        raise WholeOnlyError(f"{method_of(recipe).title} begins with {words}")
     location, config = model_location(recipe), load_config(recipe)
     refuse_other_weights(location, recipe.model.revision)
     model_class, config = _model_class(recipe, config)

@@ -5,6 +5,7 @@ Owns what is tried and what is said of it. What cannot be saved after days of tr
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -19,19 +20,24 @@ from raysft.errors import ModelError, RaysftError
 from raysft.model.card import CardFacts
 from raysft.model.decoder import unread
 from raysft.model.export import export_parts, write_parts
+from raysft.model.facts import UNUSABLE
+from raysft.model.fast.start_check import TOLERANCE, check_isolation, log_probs_alone
 from raysft.model.load import empty_model, rows_for
 from raysft.model.methods import (
+    METHODS,
     adapted_layers,
     apply_method,
     base_model,
+    forward_of,
     is_adapted,
     is_layer_adapted,
     keys_lost_by_reload,
     plain_name,
 )
 from raysft.model.outline import why_whole
-from raysft.model.twin import refuse_packing
+from raysft.model.twin import make_twin, refuse_packing
 from raysft.recipe.schema import Recipe
+from raysft.recipe.traits import method_of, virtual_tokens
 
 _NOTHING = CardFacts(0, 0, 0, 0, {}, {}, {})
 
@@ -40,8 +46,9 @@ def rehearse(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, stops: Sequence
     """Do without weights all that an export will do. Returns what will be trained, in lines. Raises ModelError."""
     transformers_logging.disable_progress_bar()
     refuse_packing(recipe)
+    _check_forward(recipe)
     module = apply_method(empty_model(recipe, vocab_size=rows_for(tokenizer)), recipe)
-    lines = describe_trained(module, tokenizer)
+    lines = [*describe_trained(module, tokenizer), *_describe_method(recipe)]
     if reason := why_whole(recipe):
         lines.append(f"loading      every worker loads the whole model in fp32: {reason}")
     try:
@@ -58,6 +65,50 @@ def rehearse(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, stops: Sequence
             expected="configs and a tokenizer that transformers saves, adapters that peft merges",
             fix="mend what is named in the model's directory, or choose other method.target_modules",
         ) from error
+    return lines
+
+
+def _check_forward(recipe: Recipe) -> None:
+    """Does what runs in place of the model alone compute what peft does? A small model of the kind is asked.
+
+    Raises ModelError.
+    """
+    twin = make_twin(recipe) if METHODS[recipe.method.kind].forward is not None else None
+    if twin is None:
+        return
+    vocab_size, kind = twin.config.vocab_size, f"{method_of(recipe).title} of a {twin.config.model_type} model"
+    try:
+        module = apply_method(twin, recipe)
+        module.train(False)
+        forward = forward_of(module, recipe)
+        difference = check_isolation(
+            twin,
+            vocab_size,
+            packing=recipe.data.packing,
+            hidden=lambda model, input_ids, position_ids: forward.hidden_states(input_ids, position_ids),
+            alone=log_probs_alone(twin, vocab_size, through=module),
+        )
+        got = f"log-probabilities of a small one that differ by {difference:.2g}"
+    except UNUSABLE as error:
+        difference, got = math.inf, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    if not difference <= TOLERANCE:
+        raise ModelError(
+            f"{kind} is not what peft computes",
+            got=got,
+            expected=f"at most {TOLERANCE:g}",
+            fix="use another method.kind; if it stays, report the model type",
+        )
+
+
+def _describe_method(recipe: Recipe) -> list[str]:
+    """What a method does besides training, where it is not as with others."""
+    method, extra, lines = method_of(recipe), virtual_tokens(recipe), []
+    if extra:
+        lines.append(
+            f"samples      {extra} virtual tokens before each: more positions and memory than data.max_tokens"
+        )
+    if recipe.export.merged and "merged" not in method.exports:
+        lines.append(f"export       the adapter alone: {method.title} changes no weight that it could be merged into")
     return lines
 
 
@@ -84,9 +135,11 @@ def describe_trained(module: nn.Module, tokenizer: PreTrainedTokenizerFast) -> l
     if not is_adapted(module):
         return [line, *lines]
     adapted = adapted_layers(module)
-    counts = Counter(name.rpartition(".")[2] for name in adapted)
-    lines.insert(0, f"adapters     {', '.join(f'{name} x {count}' for name, count in sorted(counts.items()))}")
-    return [line, *lines, *_frozen(model, set(adapted), total), *_added_tokens(module, tokenizer)]
+    if adapted:
+        counts = Counter(name.rpartition(".")[2] for name in adapted)
+        lines.insert(0, f"adapters     {', '.join(f'{name} x {count}' for name, count in sorted(counts.items()))}")
+        lines += _frozen(model, set(adapted), total)
+    return [line, *lines, *_added_tokens(module, tokenizer)]
 
 
 def _added_tokens(module: nn.Module, tokenizer: PreTrainedTokenizerFast) -> list[str]:

@@ -136,6 +136,25 @@ def load_trained(recipe: Recipe, weights: Weights, *, vocab_size: int, device: t
         return _cast(merge(rebuild(recipe, weights, vocab_size=vocab_size)), dtype, device)
 
 
+def load_adapted(recipe: Recipe, weights: Weights, *, vocab_size: int, device: torch.device = CPU) -> nn.Module:
+    """A run's model with its adapter beside it, which cannot be merged: to be used through methods.forward_of.
+
+    In the precision of its training. Raises ModelError, CheckpointError.
+    """
+    dtype = DTYPES[recipe.train.precision]
+    try:
+        trained = Trained(recipe, weights, vocab_size=vocab_size)
+        module = trained.module
+        _filled(base_model(module), trained.read, dtype, device)
+    except WholeOnlyError as reason:
+        tell_whole("evaluation", recipe, reason)
+        module = rebuild(recipe, weights, vocab_size=vocab_size)
+        _cast(base_model(module), dtype, device)
+    for parameter in trained_parameters(module).values():
+        parameter.data = parameter.data.to(device, dtype)
+    return module.train(False)
+
+
 def load_untrained(recipe: Recipe, *, vocab_size: int, device: torch.device = CPU) -> PreTrainedModel:
     """A recipe's model before training, in the precision of its training. Raises ModelError."""
     dtype = DTYPES[recipe.train.precision]

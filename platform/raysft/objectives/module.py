@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
-from raysft.model.fast.loss import hidden_states, output_head
+from raysft.model.fast.loss import output_head
 from raysft.model.fast.loss_head import LossHead
 from raysft.model.fast.ulysses import SequenceGroup, hidden_part
-from raysft.model.methods import StepActs, base_model
+from raysft.model.methods import Forward, PlainForward, StepActs, base_model
 from raysft.model.outline import Unread
 from raysft.objectives import dpo, sft
 from raysft.objectives.batch import DeviceBatch
@@ -33,8 +33,10 @@ def make_objective(recipe: Recipe) -> Objective:
 class ObjectiveModule(nn.Module):
     """forward(*batch.flat()) -> its Loss."""
 
-    def __init__(self, model: nn.Module, objective: Objective, acts: StepActs | None = None) -> None:
-        """acts: what the method does in each step; the engine calls it."""
+    def __init__(
+        self, model: nn.Module, objective: Objective, acts: StepActs | None = None, forward: Forward | None = None
+    ) -> None:
+        """acts: what the method does in each step; the engine calls it. forward: of the method; None: the model's."""
         super().__init__()
         head = output_head(base_model(model)).module
         if not isinstance(head, LossHead):
@@ -42,6 +44,8 @@ class ObjectiveModule(nn.Module):
         self.model = model
         self.objective = objective
         self.acts = acts
+        self.rows = PlainForward(base_model(model)) if forward is None else forward
+        """What turns rows into hidden states, unless ranks share them."""
         self.sequence: SequenceGroup | None = None
         """Ranks that share the rows; then the sums are of this rank's part of them."""
         self.unread: Unread | None = None
@@ -52,7 +56,7 @@ class ObjectiveModule(nn.Module):
         model, sequence = base_model(self.model), self.sequence
         batch = DeviceBatch.of_flat(tensors, self.objective.columns)
         if sequence is None:
-            hidden = hidden_states(model, batch.input_ids, batch.position_ids)
+            hidden = self.rows.hidden_states(batch.input_ids, batch.position_ids)
         else:
             hidden = hidden_part(model, batch.input_ids, batch.position_ids, sequence)
             batch = batch.own(sequence, self.objective.columns)

@@ -59,7 +59,7 @@ def host_memory(recipe: Recipe, shape: ModelShape) -> HostMemory:
 
 def loads_whole(recipe: Recipe) -> bool:
     """Does every worker make the whole model before it keeps its part, as far as the recipe tells?"""
-    return recipe.model.source == "random" or method_of(recipe).reads_weights
+    return recipe.model.source == "random" or bool(method_of(recipe).begins_with(recipe.method))
 
 
 def checkpoint_bytes(recipe: Recipe, shape: ModelShape) -> int:

@@ -15,7 +15,7 @@ from raysft.planner.states import STATE_BYTES, Basis, States, basis, model_state
 from raysft.recipe.facts import ModelShape
 from raysft.recipe.schema import Recipe
 from raysft.recipe.stage_balance import balance
-from raysft.recipe.traits import method_of
+from raysft.recipe.traits import method_of, virtual_tokens
 
 REDUCE_BUCKET = 50_000_000
 """Elements of reduce_bucket_size (engine/ds_config.py), which DeepSpeed allocates whole under ZeRO 1 to 3."""
@@ -94,7 +94,7 @@ def stage_parameters(recipe: Recipe, shape: ModelShape, stage: int) -> tuple[int
         whole += shape.hidden_size * shape.vocab_size
     if method_of(recipe).trains_base:
         return whole, whole
-    adapters = layers * adapter_parameters(recipe, shape)
+    adapters = layers * adapter_parameters(recipe, shape) + method_of(recipe).outer_parameters(recipe.method, shape)
     return whole + adapters, adapters
 
 
@@ -116,8 +116,11 @@ def attention_kind(recipe: Recipe, *, is_gpu: bool) -> Attention:
 
 
 def forward_pass(recipe: Recipe, *, is_gpu: bool) -> ForwardPass:
-    """One micro-batch on one rank. Rows are padded to a multiple of the sequence-parallel ranks."""
-    parallel, length = recipe.parallel, recipe.data.max_tokens
+    """One micro-batch on one rank. Rows are padded to a multiple of the sequence-parallel ranks.
+
+    Virtual tokens are counted for one sample of a row: how many it has is not known before the data is.
+    """
+    parallel, length = recipe.parallel, recipe.data.max_tokens + virtual_tokens(recipe)
     return ForwardPass(
         rows=recipe.train.micro_batch_rows,
         row_tokens=math.ceil(length / parallel.sequence),

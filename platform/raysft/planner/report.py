@@ -20,7 +20,7 @@ from raysft.recipe.change import change
 from raysft.recipe.compatibility import PRECISIONS, Cell, Verdict, cells, verdict
 from raysft.recipe.facts import ModelShape
 from raysft.recipe.schema import Recipe
-from raysft.recipe.traits import METHODS, OBJECTIVES, method_of
+from raysft.recipe.traits import METHODS, OBJECTIVES, method_of, virtual_tokens
 
 SHOWN = 10
 """Layouts in the table, the recipe's own besides."""
@@ -63,9 +63,15 @@ def _heading(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> list[str]:
     if not method.trains_base:
         names = ", ".join(linear.name for linear in shape.linears if linear.name in adapted_names(recipe, shape))
         single = change(recipe, {"parallel.tensor": 1})
-        trained = _number(shape.num_layers * adapter_parameters(single, shape))
-        size = method.size(recipe.method)
-        lines.insert(1, f"{method.title:<10}{trained} parameters{f', {size}' if size else ''} on {names}")
+        outer = method.outer_parameters(recipe.method, shape)
+        trained = _number(shape.num_layers * adapter_parameters(single, shape) + outer)
+        size, where = method.size(recipe.method), f" on {names}" if names else ""
+        lines.insert(1, f"{method.title:<10}{trained} parameters{f', {size}' if size else ''}{where}")
+    if extra := virtual_tokens(recipe):
+        lines.append(
+            f"uncounted {extra} virtual tokens before every sample of a row but one: the run's first passes try the "
+            "row of the store that has most samples"
+        )
     return lines
 
 
@@ -78,8 +84,8 @@ def _load(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> str:
         return f"fresh weights: every worker makes all of them {whole}" + (
             "" if too_large else "; files are read by shares"
         )
-    if method.reads_weights:
-        return f"every worker reads all weights {whole}: {method.title} begins with their norms"
+    if words := method.begins_with(recipe.method):
+        return f"every worker reads all weights {whole}: {method.title} begins with {words}"
     return "each worker reads what it keeps; a type that must be loaded whole is named before the run starts"
 
 

@@ -20,7 +20,7 @@ from raysft.recipe.layout import Layout
 from raysft.recipe.layout_checks import check_layout
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.optimizer import OptimizerSection
-from raysft.recipe.traits import method_of
+from raysft.recipe.traits import method_of, virtual_tokens
 
 
 @dataclass(frozen=True)
@@ -182,18 +182,28 @@ def _workers_on(node: NodeFacts, cpus: int, gpus: int) -> int:
 
 
 def _check_length(recipe: Recipe, model: ModelFacts) -> None:
-    if model.max_tokens is not None and recipe.data.max_tokens > model.max_tokens:
+    extra = virtual_tokens(recipe)
+    length = recipe.data.max_tokens + extra
+    told = f"data.max_tokens = {recipe.data.max_tokens}" + (f", method.virtual_tokens = {extra}" if extra else "")
+    if model.max_tokens is not None and length > model.max_tokens:
         raise RecipeError(
             "rows are longer than the model's positions",
-            got=f"data.max_tokens = {recipe.data.max_tokens}",
-            expected=f"at most {model.max_tokens} ({model.model_type})",
-            fix=f"set data.max_tokens to {model.max_tokens} or less",
+            got=told,
+            expected=f"at most {model.max_tokens} ({model.model_type})" + (" together" if extra else ""),
+            fix=_shorter(recipe, model.max_tokens),
         )
-    if model.same_factors_up_to is not None and recipe.data.max_tokens > model.same_factors_up_to:
+    if model.same_factors_up_to is not None and length > model.same_factors_up_to:
         raise RecipeError(
             "this model's rotary factors would depend on what else is in a pass",
-            got=f"data.max_tokens = {recipe.data.max_tokens}; this {model.model_type} rotates a whole pass by "
+            got=f"{told}; this {model.model_type} rotates a whole pass by "
             f"other factors when any sample in it is longer than {model.same_factors_up_to} (longrope, dynamic)",
             expected=f"at most {model.same_factors_up_to}: one sample, one loss, whatever it is packed with",
-            fix=f"set data.max_tokens to {model.same_factors_up_to} or less",
+            fix=_shorter(recipe, model.same_factors_up_to),
         )
+
+
+def _shorter(recipe: Recipe, positions: int) -> str:
+    room = positions - virtual_tokens(recipe)
+    return (
+        f"set data.max_tokens to {room} or less" if room > 0 else f"set method.virtual_tokens far below {positions}"
+    )

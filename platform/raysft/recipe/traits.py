@@ -13,6 +13,7 @@ from raysft.recipe.columns import REFERENCE_LOG_PROB, Field, reference_top_k
 from raysft.recipe.facts import Linear, ModelShape
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.method import AdaloraMethod, DoraMethod, Ia3Method, LowRankMethod
+from raysft.recipe.virtual_tokens import p_tuning_details, p_tuning_parameters, prompt_details, prompt_parameters
 
 Ability = Literal["pipeline", "tensor", "sequence", "shared_base"]
 
@@ -39,20 +40,25 @@ class MethodTraits:
     """Parts that an export can have."""
     allows: frozenset[Ability]
     """What goes with it besides data parallelism; shared_base: trials on one base, in one pass."""
-    adapted: Callable[[Any, ModelShape], frozenset[str]]
+    adapted: Callable[[Any, ModelShape], frozenset[str]] = lambda method, shape: frozenset()
     """Linear layers of a decoder layer that carry an adapter, experts left out."""
-    layer_parameters: Callable[[Any, ModelShape, int], int]
+    layer_parameters: Callable[[Any, ModelShape, int], int] = lambda method, shape, tensor: 0
     """Adapter weights of one decoder layer, on one of so many tensor-parallel ranks."""
-    kept: Callable[[Any, Linear], Kept]
+    outer_parameters: Callable[[Any, ModelShape], int] = lambda method, shape: 0
+    """Adapter weights outside of the decoder layers."""
+    kept: Callable[[Any, Linear], Kept] = lambda method, linear: Kept(reads_input=False, width=0)
     """Numbers that autograd keeps for an adapted layer."""
-    drops: Callable[[Any], bool]
+    drops: Callable[[Any], bool] = lambda method: False
     """Does it draw random numbers in a forward pass?"""
-    size: Callable[[Any], str]
+    size: Callable[[Any], str] = lambda method: ""
     """How large its adapters are, in a few words; empty: it has none."""
-    details: Callable[[Any], str]
+    details: Callable[[Any], str] = lambda method: ""
     """All of its numbers in a few words; empty: it has none."""
-    reads_weights: bool = False
-    """Do its adapters begin with what is computed of the model's weights? Then every worker loads them whole."""
+    begins_with: Callable[[Any], str] = lambda method: ""
+    """What of the model's weights its adapters begin with, in words; then every worker loads them whole. Empty:
+    nothing."""
+    virtual_tokens: Callable[[Any], int] = lambda method: 0
+    """Tokens that it puts before every sample, besides those that data.max_tokens counts."""
 
     @property
     def trains_base(self) -> bool:
@@ -166,12 +172,6 @@ METHODS: dict[str, MethodTraits] = {
         base="trained",
         exports=("merged",),
         allows=frozenset(("pipeline", "tensor", "sequence")),
-        adapted=lambda method, shape: frozenset(),
-        layer_parameters=lambda method, shape, tensor: 0,
-        kept=lambda method, linear: Kept(reads_input=False, width=0),
-        drops=lambda method: False,
-        size=lambda method: "",
-        details=lambda method: "",
     ),
     "lora": MethodTraits(
         title="LoRA",
@@ -196,7 +196,7 @@ METHODS: dict[str, MethodTraits] = {
         drops=lambda method: method.dropout > 0,
         size=lambda method: f"rank {method.rank}",
         details=_lora_details,
-        reads_weights=True,
+        begins_with=lambda method: "norms of the weights",
     ),
     "ia3": MethodTraits(
         title="IA3",
@@ -206,8 +206,6 @@ METHODS: dict[str, MethodTraits] = {
         adapted=_ia3_adapted,
         layer_parameters=_ia3_parameters,
         kept=_ia3_kept,
-        drops=lambda method: False,
-        size=lambda method: "",
         details=lambda method: f"scales on {', '.join(method.target_modules)}",
     ),
     "adalora": MethodTraits(
@@ -221,6 +219,28 @@ METHODS: dict[str, MethodTraits] = {
         drops=lambda method: method.dropout > 0,
         size=lambda method: f"rank {method.rank} to {method.target_rank}",
         details=_adalora_details,
+    ),
+    "prompt": MethodTraits(
+        title="prompt tuning",
+        base="frozen",
+        exports=("adapter",),
+        allows=frozenset(),
+        outer_parameters=prompt_parameters,
+        size=lambda method: f"{method.virtual_tokens} virtual tokens",
+        details=prompt_details,
+        begins_with=lambda method: "rows of the embedding" if method.init == "vocabulary" else "",
+        virtual_tokens=lambda method: method.virtual_tokens,
+    ),
+    "p_tuning": MethodTraits(
+        title="P-tuning",
+        base="frozen",
+        exports=("adapter",),
+        allows=frozenset(),
+        outer_parameters=p_tuning_parameters,
+        drops=lambda method: method.encoder == "lstm" and method.layers > 1 and method.dropout > 0,
+        size=lambda method: f"{method.virtual_tokens} virtual tokens",
+        details=p_tuning_details,
+        virtual_tokens=lambda method: method.virtual_tokens,
     ),
 }
 """{method.kind: its traits}."""
@@ -245,6 +265,11 @@ OBJECTIVES: dict[str, ObjectiveTraits] = {
 def method_of(recipe: Recipe) -> MethodTraits:
     """The traits of a recipe's method."""
     return METHODS[recipe.method.kind]
+
+
+def virtual_tokens(recipe: Recipe) -> int:
+    """Tokens that the recipe's method puts before every sample; so much longer than its text is what is computed."""
+    return method_of(recipe).virtual_tokens(recipe.method)
 
 
 def objective_of(recipe: Recipe) -> ObjectiveTraits:

@@ -18,10 +18,12 @@ from raysft.evaluate.generation import Sampling, TransformersGenerator
 from raysft.model.card import CardFacts
 from raysft.model.export import export_run
 from raysft.model.load import rows_for
-from raysft.model.trained import load_trained, load_untrained
+from raysft.model.methods import Forward, base_model, forward_of
+from raysft.model.trained import load_adapted, load_trained, load_untrained
 from raysft.recipe.evaluation_sets import evaluation_sets
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.schema import Recipe
+from raysft.recipe.traits import method_of
 from raysft.train.commits.layout import Checkpoint, read_commits
 from raysft.train.commits.lineage import lineage, read_attempts
 from raysft.train.history.paths import RunPaths
@@ -36,12 +38,15 @@ def evaluate_initial(fields: dict[str, Any], stores: dict[str, str]) -> dict[str
 
 
 def evaluate_trained(fields: dict[str, Any], stores: dict[str, str], run: str) -> dict[str, Any]:
-    """The newest checkpoint of a run, adapters merged. Returns what evaluate_model() does."""
+    """The newest checkpoint of a run, adapters merged where they can be. Returns what evaluate_model() does."""
     recipe = parse_recipe(fields)
     tokenizer = recipe_tokenizer(recipe)
-    weights = newest_checkpoint(run).weights()
-    model = load_trained(recipe, weights, vocab_size=rows_for(tokenizer), device=_device(recipe))
-    return _evaluate(recipe, model, tokenizer, stores)
+    weights, size = newest_checkpoint(run).weights(), rows_for(tokenizer)
+    if "merged" in method_of(recipe).exports:
+        model = load_trained(recipe, weights, vocab_size=size, device=_device(recipe))
+        return _evaluate(recipe, model, tokenizer, stores)
+    module = load_adapted(recipe, weights, vocab_size=size, device=_device(recipe))
+    return _evaluate(recipe, base_model(module), tokenizer, stores, forward_of(module, recipe))
 
 
 def evaluate_exported(fields: dict[str, Any], stores: dict[str, str], export: str) -> dict[str, Any]:
@@ -102,10 +107,11 @@ def _device(recipe: Recipe) -> torch.device:
     return torch.device("cuda" if recipe.cluster.gpus_per_worker else "cpu")
 
 
-def _evaluate(recipe: Recipe, model: Any, tokenizer: Any, stores: dict[str, str]) -> dict[str, Any]:
+def _evaluate(
+    recipe: Recipe, model: Any, tokenizer: Any, stores: dict[str, str], forward: Forward | None = None
+) -> dict[str, Any]:
     torch.set_num_threads(recipe.cluster.cpus_per_worker)
-    generator = TransformersGenerator(model, tokenizer, stop_token_ids(recipe, tokenizer) or None)
+    generator = TransformersGenerator(model, tokenizer, stop_token_ids(recipe, tokenizer) or None, forward=forward)
     how, plans = Sampling(recipe.evaluate.max_new_tokens), evaluation_sets(recipe)
-    return evaluate_model(
-        model, generator, how, {name: (TokenStore.open(stores[name]), plans[name]) for name in stores}
-    )
+    sets = {name: (TokenStore.open(stores[name]), plans[name]) for name in stores}
+    return evaluate_model(model, generator, how, sets, forward)

@@ -11,11 +11,12 @@ from raysft.data.text.tokenizer import load_tokenizer
 from raysft.errors import ModelError
 from raysft.model.fast.start_check import use_fast_paths, use_paths_of
 from raysft.model.load import load_model, rows_for
-from raysft.model.methods import apply_method, step_acts
+from raysft.model.methods import apply_method, forward_of, step_acts
 from raysft.model.outline import Unread, WholeOnlyError, outline
 from raysft.model.twin import make_twin
 from raysft.objectives.module import ObjectiveModule, make_objective
 from raysft.recipe.schema import Recipe
+from raysft.recipe.traits import virtual_tokens
 from raysft.train.worker_input import WorkerContext
 
 logger = logging.getLogger(__name__)
@@ -56,8 +57,7 @@ def load_base(context: WorkerContext) -> PreTrainedModel:
     model = load_model(recipe, vocab_size=rows_for(tokenizer))
     if recipe.parallel.pipeline == 1 or recipe.model.attention == "flash_attention_2":  # it needs the device
         torch.nn.Module.to(model, context.device)
-    packing, max_tokens = recipe.data.packing, recipe.data.max_tokens
-    use_fast_paths(model, len(tokenizer), packing=packing, max_tokens=max_tokens)
+    use_fast_paths(model, len(tokenizer), packing=recipe.data.packing, max_tokens=_longest(recipe))
     _use_checkpoints(recipe, model)
     return model
 
@@ -73,7 +73,7 @@ def outlined_module(
     torch.nn.Module.to(twin, device)
     vocab_size = twin.config.vocab_size
     try:
-        use_fast_paths(twin, vocab_size, packing=recipe.data.packing, max_tokens=recipe.data.max_tokens)
+        use_fast_paths(twin, vocab_size, packing=recipe.data.packing, max_tokens=_longest(recipe))
     except ModelError as error:  # of the real one the same may be untrue
         raise WholeOnlyError(f"a small model of its kind: {error.what}, {error.got}") from error
     use_paths_of(found.model, twin)
@@ -84,7 +84,13 @@ def outlined_module(
 
 
 def _with_objective(model: torch.nn.Module, recipe: Recipe, total_steps: int) -> ObjectiveModule:
-    return ObjectiveModule(model, make_objective(recipe), step_acts(model, recipe, total_steps))
+    acts, forward = step_acts(model, recipe, total_steps), forward_of(model, recipe)
+    return ObjectiveModule(model, make_objective(recipe), acts, forward)
+
+
+def _longest(recipe: Recipe) -> int:
+    """Positions of the longest sample that can come."""
+    return recipe.data.max_tokens + virtual_tokens(recipe)
 
 
 def _tokenizer(context: WorkerContext) -> PreTrainedTokenizerFast:

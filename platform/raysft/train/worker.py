@@ -31,7 +31,7 @@ from raysft.recipe.evaluation_sets import evaluation_sets
 from raysft.recipe.fingerprint import digest
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.resolve import ResolvedRun, with_micro_batch_rows
-from raysft.recipe.traits import reference_columns
+from raysft.recipe.traits import reference_columns, virtual_tokens
 from raysft.train.assembly import build_module
 from raysft.train.commits.checkpoint import begin_attempt
 from raysft.train.commits.layout import Checkpoint
@@ -138,9 +138,11 @@ def _probed_engine(
     """The engine, and how it ran the largest rows. modules: the first to build it from. ModelError: on all ranks."""
     recipe, run = context.recipe, context.resolved
 
+    segments = _most_segments(context)
+
     def largest(rows: int) -> list[MicroBatch]:  # the second pass meets the first's gradients; a stage holds several
         passes = min(with_micro_batch_rows(run, rows).micro_steps, max(2, recipe.parallel.pipeline))
-        return [largest_micro_batch(rows, recipe.data.max_tokens, reference_columns(recipe))] * passes
+        return [largest_micro_batch(rows, recipe.data.max_tokens, reference_columns(recipe), segments)] * passes
 
     wanted = Largest(
         micro_batches=largest,
@@ -155,6 +157,14 @@ def _probed_engine(
         return parts.engine(module, with_micro_batch_rows(run, rows), context.device, restored)
 
     return fit(build, wanted, context.group, context.device)
+
+
+def _most_segments(context: WorkerContext) -> int:
+    """Segments of the rows that are probed: one, unless virtual tokens make each of them longer than its text."""
+    job, recipe = context.job, context.recipe
+    if not virtual_tokens(recipe) or job.train_store is None or not recipe.data.packing:
+        return 1
+    return max(1, TokenStore.open(job.train_store).most_segments())
 
 
 ALONE = Parts(build_module, make_engine)

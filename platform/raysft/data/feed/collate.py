@@ -134,19 +134,24 @@ def collate(rows: Sequence[Row], index: int, *, packing: bool, fields: Sequence[
     )
 
 
-def largest_micro_batch(rows: int, tokens: int, fields: Sequence[Field] = ()) -> MicroBatch:
-    """Full rows of one segment each, every token a target: nothing that a packed store holds needs more memory."""
-    segment_of = np.broadcast_to(np.arange(rows, dtype=np.int32)[:, None], (rows, tokens))
-    position_ids = np.tile(np.arange(tokens, dtype=np.int64), (rows, 1))
-    labels = np.where(position_ids < tokens - 1, 0, IGNORE)
+def largest_micro_batch(rows: int, tokens: int, fields: Sequence[Field] = (), segments: int = 1) -> MicroBatch:
+    """Full rows, every token a target: nothing that a packed store holds needs more memory.
+
+    segments: of each row. One, unless each costs something of its own (virtual tokens before it).
+    """
+    number = np.arange(tokens) * segments // tokens  # of a token's segment in its row
+    starts = np.searchsorted(number, number)
+    segment_of = (np.arange(rows)[:, None] * segments + number).astype(np.int32)
+    position_ids = np.tile(np.arange(tokens, dtype=np.int64) - starts, (rows, 1))
+    labels = np.where(np.append(number[1:] == number[:-1], False), 0, IGNORE) + np.zeros_like(position_ids)
     return MicroBatch(
         input_ids=np.zeros_like(position_ids),
         position_ids=position_ids,
         labels=labels,
         weights=(labels != IGNORE).astype(np.float32),
         segment_of=segment_of,
-        atom_of=np.arange(rows, dtype=np.int32),
-        fields={field.name: _padding(field, segment_of, rows) for field in fields},
+        atom_of=np.arange(rows * segments, dtype=np.int32),
+        fields={field.name: _padding(field, segment_of, rows * segments) for field in fields},
         sample_ids=np.zeros(0, np.int64),
         num_tokens=rows * tokens,
         index=0,

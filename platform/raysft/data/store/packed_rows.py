@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from raysft.errors import PlatformError
@@ -253,6 +254,12 @@ def values_of(rows: pa.Table, name: str) -> Array:
     offsets = np.frombuffer(column.buffers()[1], kind)[column.offset : column.offset + len(column) + 1]
     data = column.buffers()[2]
     return _shaped(b"" if data is None else memoryview(data)[offsets[0] : offsets[-1]], rows.schema.field(name))
+
+
+def most_segments(rows: pa.Table) -> int:
+    """Segments of the row that has most of them; 0 without rows. Needs no column but their lengths."""
+    width = np.dtype(_TYPES["segment.length"]).itemsize
+    return (pc.max(pc.binary_length(rows.column("segment.length"))).as_py() or 0) // width
 
 
 def _shaped(data: Any, column: pa.Field) -> Array:

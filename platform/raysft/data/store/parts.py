@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from raysft.data.store.columns import StoreColumns
 from raysft.data.store.manifest import MANIFEST, PROMPTS, damaged_store, problem_of, read_manifest
-from raysft.data.store.packed_rows import Array, Row, row_at, values_of
+from raysft.data.store.packed_rows import Array, Row, most_segments, row_at, values_of
 from raysft.data.store.part_files import PARQUET, ROWS_PER_GROUP, UNREADABLE, PartFiles, part_name
 from raysft.errors import StorageError
 from raysft.recipe.columns import TARGET, Field
@@ -87,6 +87,16 @@ class TokenStore:
             tokens, squares = (sizes.column(name).to_numpy() for name in _SIZES)
             self._sizes = tokens, squares
         return self._sizes
+
+    def most_segments(self) -> int:
+        """Samples of the row that has most of them; 0 without rows."""
+        counts = [0]
+        for index in range(len(self._ends)):
+            try:
+                counts.append(most_segments(self._files.columns(index, ("segment.length",))))
+            except UNREADABLE as error:
+                raise self._files.why(index, error) from error
+        return max(counts)
 
     def _sizes_of(self, part: int) -> pa.Table:
         """The sizes of a part's rows, without hashing all of the part: training looks at those of all parts first."""

@@ -53,6 +53,15 @@ def hidden_states(model: PreTrainedModel, input_ids: Tensor, position_ids: Tenso
     return hidden
 
 
+def embedded_states(model: PreTrainedModel, embeddings: Tensor, position_ids: Tensor) -> Tensor:
+    """hidden_states of what need be no token: embeddings [B, T, D], as the embedding layer would give them."""
+    segments = segment_arguments(model, position_ids)
+    hidden: Tensor = decoder(model)(inputs_embeds=embeddings, position_ids=position_ids, use_cache=False, **segments)[
+        0
+    ]
+    return hidden
+
+
 def weighted_nll(
     hidden: Tensor, head: OutputHead, labels: Tensor, weights: Tensor, sizes: Sequence[int] | None = None
 ) -> Tensor:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from raysft.errors import ModelError
@@ -132,8 +132,13 @@ def check_isolation(
     return float(torch.maximum((ours - theirs).abs().max(), fused.abs()))
 
 
-def log_probs_alone(model: PreTrainedModel, vocab_size: int) -> Tensor:
-    """Log-probabilities of each segment's tokens but its first by transformers' own attention and head."""
+def log_probs_alone(model: PreTrainedModel, vocab_size: int, through: nn.Module | None = None) -> Tensor:
+    """Log-probabilities of each segment's tokens but its first by transformers' own attention and head.
+
+    through: what computes instead of the model itself, a library's adapter around it; it may have tokens of its own
+    before the segment's.
+    """
+    answer = model if through is None else through
     ours, was_training = model.config._attn_implementation, model.training
     if ours in OWN_ATTENTION:
         model.set_attn_implementation("sdpa")
@@ -141,7 +146,8 @@ def log_probs_alone(model: PreTrainedModel, vocab_size: int) -> Tensor:
     found = []
     with torch.no_grad():
         for segment in _segments(model, vocab_size):
-            log_probs = model(input_ids=segment, use_cache=False).logits.float().log_softmax(-1)
+            logits = answer(input_ids=segment, use_cache=False).logits[:, -segment.shape[1] :]
+            log_probs = logits.float().log_softmax(-1)
             found.append(log_probs[0, :-1].gather(-1, segment[0, 1:, None]).squeeze(-1))
     model.train(was_training)
     if ours in OWN_ATTENTION:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from raysft.model.methods import adalora, full, ia3, lora
+from raysft.model.methods import adalora, full, ia3, lora, p_tuning, prompt
 from raysft.model.methods.acts import StepActs
 from raysft.model.methods.adapters import (
     adapted_layers,
@@ -27,19 +27,24 @@ from raysft.model.methods.adapters import (
     save_adapter,
     unload,
 )
+from raysft.model.methods.forward import Forward, PlainForward
 from raysft.model.methods.lora import LowRank, low_rank_adapters
+from raysft.model.methods.virtual_tokens import VirtualTokens
 from raysft.recipe.schema import Recipe
 from raysft.recipe.traits import METHODS as TRAITS
 from raysft.recipe.traits import MethodTraits
 
 __all__ = [
     "METHODS",
+    "Forward",
     "LowRank",
+    "PlainForward",
     "StepActs",
     "adapted_layers",
     "adapter_tensors",
     "apply_method",
     "base_model",
+    "forward_of",
     "is_adapted",
     "is_layer_adapted",
     "keys_lost_by_reload",
@@ -62,6 +67,8 @@ class Method:
     """Puts it on a model: what is trained requires grad afterwards, nothing else does."""
     acts: Callable[[nn.Module, Any, int], StepActs] | None = None
     """(module of attach, the recipe's section, steps of the run) -> what it does in each step; None: nothing."""
+    forward: Callable[[nn.Module], Forward] | None = None
+    """Module of attach -> what runs instead of the model alone; None: its adapters lie in the model's layers."""
 
 
 METHODS: dict[str, Method] = {
@@ -70,6 +77,8 @@ METHODS: dict[str, Method] = {
     "dora": Method(TRAITS["dora"], lora.attach),
     "ia3": Method(TRAITS["ia3"], ia3.attach),
     "adalora": Method(TRAITS["adalora"], adalora.attach, adalora.RankAllocation),
+    "prompt": Method(TRAITS["prompt"], prompt.attach, forward=VirtualTokens),
+    "p_tuning": Method(TRAITS["p_tuning"], p_tuning.attach, forward=VirtualTokens),
 }
 """{method.kind: what acts for it}."""
 
@@ -83,3 +92,9 @@ def step_acts(module: nn.Module, recipe: Recipe, total_steps: int) -> StepActs |
     """What the recipe's method does in each step of a run besides the optimizer. module: of apply_method."""
     acts = METHODS[recipe.method.kind].acts
     return acts(module, recipe.method, total_steps) if acts else None
+
+
+def forward_of(module: nn.Module, recipe: Recipe) -> Forward:
+    """How a module of apply_method turns rows into hidden states."""
+    own = METHODS[recipe.method.kind].forward
+    return PlainForward(base_model(module)) if own is None else own(module)

@@ -65,6 +65,7 @@ def adapter_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
 def save_adapter(module: nn.Module, directory: str, weights: dict[str, torch.Tensor] | None = None) -> None:
     """The bare adapter as peft loads it: adapter_model.safetensors and adapter_config.json. weights: others."""
     with settled():
+        module.train(False)  # peft saves what an encoder of virtual tokens gives, without dropout
         module.save_pretrained(directory, safe_serialization=True, state_dict=weights)  # type: ignore[operator]
 
 
@@ -81,11 +82,14 @@ def settled() -> Iterator[None]:
 
 def keys_lost_by_reload(trained: nn.Module, fresh: nn.Module) -> list[str]:
     """Names of adapter weights that peft, by renaming keys, does not find in what it saves."""
-    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+    from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 
+    assert isinstance(fresh, PeftModel)
+    if fresh.active_peft_config.is_prompt_learning:  # one tensor, under one name
+        return []
     with settled():
         found: Any = set_peft_model_state_dict(fresh, get_peft_model_state_dict(trained))
-    prefix = str(fresh.base_model.prefix)  # type: ignore[union-attr]
+    prefix = str(fresh.base_model.prefix)
     return [name for name in found.missing_keys if prefix in name]
 
 

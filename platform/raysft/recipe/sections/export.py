@@ -10,5 +10,9 @@ from raysft.recipe.cleaning import Section
 class ExportSection(Section):
     """What a finished run leaves for others to load."""
 
-    merged: bool = Field(True, description="A whole model for `transformers` (LoRA merged in).")
-    adapter: bool = Field(True, description="With LoRA: the bare adapter for `peft`.")
+    merged: bool = Field(
+        True,
+        description="A whole model for `transformers`, adapters merged in. Virtual tokens cannot be: their adapter "
+        "is exported alone.",
+    )
+    adapter: bool = Field(True, description="The bare adapter for `peft`, where the method has one.")

@@ -75,7 +75,40 @@ class AdaloraMethod(Section):
     uncertainty_beta: float = Field(0.85, gt=0, lt=1, description="Smoothing of that sensitivity's uncertainty.")
 
 
-MethodSection = FullMethod | LoraMethod | DoraMethod | Ia3Method | AdaloraMethod
+class VirtualTokensMethod(Section):
+    """What methods that put trained virtual tokens before every sample have in common. The model stays frozen."""
+
+    virtual_tokens: int = Field(
+        20,
+        ge=1,
+        description="Virtual tokens before every sample. They take positions and memory besides `data.max_tokens`.",
+    )
+
+
+class PromptMethod(VirtualTokensMethod):
+    """Prompt tuning (arXiv:2104.08691): the embeddings of virtual tokens are trained, and nothing else."""
+
+    kind: Literal["prompt"] = Field(description="Names this kind.")
+    init: Literal["vocabulary", "random"] = Field(
+        "vocabulary",
+        description="Embeddings that training begins with: those of tokens drawn from the vocabulary, for which "
+        "every worker loads the whole model; or numbers drawn from a normal distribution.",
+    )
+
+
+class PTuningMethod(VirtualTokensMethod):
+    """P-tuning (arXiv:2103.10385): a small network makes the embeddings of virtual tokens, and it is trained."""
+
+    kind: Literal["p_tuning"] = Field(description="Names this kind.")
+    encoder: Literal["mlp", "lstm"] = Field(
+        "mlp", description="The network: three linear layers, or an LSTM in both directions and two linear layers."
+    )
+    hidden_size: int | None = Field(None, ge=1, description="Width of the network. Default: the model's hidden size.")
+    layers: int = Field(2, ge=1, description="Layers of the LSTM.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Share that is dropped at random between the LSTM's layers.")
+
+
+MethodSection = FullMethod | LoraMethod | DoraMethod | Ia3Method | AdaloraMethod | PromptMethod | PTuningMethod
 """A section of any kind."""
 
 

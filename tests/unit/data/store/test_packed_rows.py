@@ -189,3 +189,14 @@ def test_empty_and_largest_micro_batches_have_the_columns() -> None:
         assert batch.fields["old_log_prob"].shape == batch.segment_of.shape == shape
         assert batch.fields["teacher_ids"].shape == (*shape, 3)
         assert batch.fields["reference"].shape == batch.fields["margin"].shape == batch.atom_of.shape == (count,)
+
+
+def test_largest_rows_may_have_several_samples() -> None:
+    """As many as the fullest row of a store, every token but each last one a target."""
+    batch = largest_micro_batch(2, 8, FIELDS, 3)
+    assert batch.position_ids.tolist() == [[0, 1, 2, 0, 1, 2, 0, 1]] * 2
+    assert batch.segment_of.tolist() == [[0, 0, 0, 1, 1, 1, 2, 2], [3, 3, 3, 4, 4, 4, 5, 5]]
+    assert (batch.labels >= 0).tolist() == [[True, True, False] * 2 + [True, False]] * 2
+    assert batch.weights.tolist() == (batch.labels >= 0).astype(float).tolist()
+    assert batch.fields["reference"].shape == batch.atom_of.shape == (6,)
+    assert largest_micro_batch(1, 5, (), 5).position_ids.tolist() == [[0] * 5]

@@ -32,6 +32,12 @@ def test_every_sample_comes_back_once(store):
     assert sorted(seen) == sorted(expected)
 
 
+def test_the_fullest_row_is_found_without_reading_tokens(store):
+    opened, _ = store
+    rows = opened.read_rows(range(opened.num_rows))
+    assert opened.most_segments() == max(len(row.segment_fields["length"]) for row in rows) > 1
+
+
 def test_types(store):
     (row,) = store[0].read_rows([0])
     assert row.token_fields["input_ids"].dtype == np.int32

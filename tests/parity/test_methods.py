@@ -15,6 +15,7 @@ from peft import (
     IA3Config,
     LoraConfig,
     PeftConfig,
+    PrefixTuningConfig,
     PromptEncoderConfig,
     PromptTuningConfig,
     get_peft_model,
@@ -25,6 +26,7 @@ from torch import nn
 from raysft.recipe.traits import METHODS
 
 UNTIL = 8
+NETWORK = {"method__projection": True, "method__hidden_size": 24}
 LSTM = {"method__encoder": "lstm", "method__dropout": 0.3}
 DECAY, LEARNING_RATE = 0.1, 3e-3
 
@@ -66,6 +68,11 @@ ADAPTERS: dict[str, tuple[dict[str, Any], Callable[[], PeftConfig], float]] = {
     "p_tuning": (
         {"method__kind": "p_tuning", "method__virtual_tokens": 5, "method__hidden_size": 24},
         lambda: PromptEncoderConfig(num_virtual_tokens=5, encoder_hidden_size=24, task_type="CAUSAL_LM"),
+        DECAY,
+    ),
+    "prefix": (
+        {"method__kind": "prefix", "method__virtual_tokens": 5},
+        lambda: PrefixTuningConfig(num_virtual_tokens=5, task_type="CAUSAL_LM"),
         DECAY,
     ),
 }
@@ -158,6 +165,8 @@ def test_an_adapter_equals_peft_alone(
     [
         ("ia3", {"parallel__zero": 2}),
         ("prompt", {"parallel__zero": 3}),
+        pytest.param("prefix", {"parallel__zero": 3}, marks=pytest.mark.full),
+        pytest.param("prefix", {"parallel__zero": 2, "train__precision": "bf16", **NETWORK}, marks=pytest.mark.full),
         ("p_tuning", {"parallel__zero": 2, "train__precision": "bf16", **LSTM}),
         ("adalora", {"parallel__zero": 3}),
         pytest.param("adalora", {"parallel__zero": 1, "train__precision": "bf16"}, marks=pytest.mark.full),

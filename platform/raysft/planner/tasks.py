@@ -15,7 +15,7 @@ from raysft.recipe.change import change
 from raysft.recipe.evaluation_sets import evaluation_sets
 from raysft.recipe.facts import ModelShape
 from raysft.recipe.schema import Recipe
-from raysft.recipe.traits import method_of
+from raysft.recipe.traits import method_of, virtual_tokens
 
 ANSWERS = 32
 """Prompts that are answered at a time (evaluate/generation.py)."""
@@ -49,7 +49,7 @@ class EvaluationMemory:
 
 def evaluation_memory(recipe: Recipe, shape: ModelShape, *, is_gpu: bool) -> EvaluationMemory:
     """What the task needs that measures a model before or after training."""
-    working, length = _working(recipe), recipe.data.max_tokens
+    working, length = _working(recipe), recipe.data.max_tokens + virtual_tokens(recipe)
     chunk = min(chunk_targets(shape.vocab_size, is_gpu=is_gpu, working=working, is_trained=False), length)
     widest = max(linear.active * max(linear.inputs, linear.outputs) for linear in shape.linears)
     scores = shape.num_heads if recipe.model.attention == "eager" else 1  # else the mask alone

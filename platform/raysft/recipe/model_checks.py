@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from raysft.errors import RecipeError
 from raysft.recipe.schema import Recipe
-from raysft.recipe.sections.method import AdaloraMethod
+from raysft.recipe.sections.method import AdaloraMethod, PrefixMethod
 
 
 def check_model(recipe: Recipe) -> None:
@@ -29,6 +29,13 @@ def check_model(recipe: Recipe) -> None:
 def check_method(recipe: Recipe) -> None:
     """Numbers of a method that exclude each other. Raises RecipeError."""
     method = recipe.method
+    if isinstance(method, PrefixMethod) and recipe.train.gradient_checkpointing:
+        raise RecipeError(
+            "prefix tuning needs what gradient checkpointing leaves out",
+            got="train.gradient_checkpointing: true, with which transformers gives layers no cache; a prefix is one",
+            expected="one of them",
+            fix="set train.gradient_checkpointing: false, or method.kind: prompt",
+        )
     if not isinstance(method, AdaloraMethod):
         return
     if method.target_rank >= method.rank:

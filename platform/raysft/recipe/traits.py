@@ -13,7 +13,14 @@ from raysft.recipe.columns import REFERENCE_LOG_PROB, Field, reference_top_k
 from raysft.recipe.facts import Linear, ModelShape
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.method import AdaloraMethod, DoraMethod, Ia3Method, LowRankMethod
-from raysft.recipe.virtual_tokens import p_tuning_details, p_tuning_parameters, prompt_details, prompt_parameters
+from raysft.recipe.virtual_tokens import (
+    p_tuning_details,
+    p_tuning_parameters,
+    prefix_details,
+    prefix_parameters,
+    prompt_details,
+    prompt_parameters,
+)
 
 Ability = Literal["pipeline", "tensor", "sequence", "shared_base"]
 
@@ -240,6 +247,16 @@ METHODS: dict[str, MethodTraits] = {
         drops=lambda method: method.encoder == "lstm" and method.layers > 1 and method.dropout > 0,
         size=lambda method: f"{method.virtual_tokens} virtual tokens",
         details=p_tuning_details,
+        virtual_tokens=lambda method: method.virtual_tokens,
+    ),
+    "prefix": MethodTraits(
+        title="prefix tuning",
+        base="frozen",
+        exports=("adapter",),
+        allows=frozenset(),
+        outer_parameters=prefix_parameters,
+        size=lambda method: f"{method.virtual_tokens} virtual tokens",
+        details=prefix_details,
         virtual_tokens=lambda method: method.virtual_tokens,
     ),
 }

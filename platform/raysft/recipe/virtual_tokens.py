@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from raysft.recipe.facts import ModelShape
-from raysft.recipe.sections.method import PromptMethod, PTuningMethod
+from raysft.recipe.sections.method import PrefixMethod, PromptMethod, PTuningMethod
 
 
 def prompt_parameters(method: PromptMethod, shape: ModelShape) -> int:
@@ -33,6 +33,23 @@ def p_tuning_details(method: PTuningMethod) -> str:
     return (
         f"{method.virtual_tokens} virtual tokens before every sample, by an {method.encoder.upper()}{layers}{width}"
     )
+
+
+def prefix_parameters(method: PrefixMethod, shape: ModelShape) -> int:
+    """Keys and values of each virtual token in each layer (arXiv:2101.00190), or what makes them."""
+    size = shape.num_kv_heads * shape.head_size
+    made = 2 * shape.num_layers * size
+    if not method.projection:
+        return method.virtual_tokens * made
+    width = method.hidden_size or size
+    return method.virtual_tokens * size + _linear(size, width) + _linear(width, made)
+
+
+def prefix_details(method: PrefixMethod) -> str:
+    """All of its numbers in a few words."""
+    width = f" {method.hidden_size} wide" if method.hidden_size else ""
+    network = f", by a network{width}" if method.projection else ""
+    return f"keys and values of {method.virtual_tokens} virtual tokens before every sample{network}"
 
 
 def _linear(inputs: int, outputs: int) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from raysft.model.methods import adalora, full, ia3, lora, p_tuning, prompt
+from raysft.model.methods import adalora, full, ia3, lora, p_tuning, prefix, prompt
 from raysft.model.methods.acts import StepActs
 from raysft.model.methods.adapters import (
     adapted_layers,
@@ -79,6 +79,7 @@ METHODS: dict[str, Method] = {
     "adalora": Method(TRAITS["adalora"], adalora.attach, adalora.RankAllocation),
     "prompt": Method(TRAITS["prompt"], prompt.attach, forward=VirtualTokens),
     "p_tuning": Method(TRAITS["p_tuning"], p_tuning.attach, forward=VirtualTokens),
+    "prefix": Method(TRAITS["prefix"], prefix.attach, forward=prefix.Prefix),
 }
 """{method.kind: what acts for it}."""
 

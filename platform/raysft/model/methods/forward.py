@@ -10,7 +10,7 @@ Shapes: B rows, T tokens a row, D hidden size.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -32,7 +32,7 @@ class Forward(Protocol):
         before it.
         """
 
-    def prompts(self, input_ids: Tensor, mask: Tensor) -> Mapping[str, Tensor]:
+    def prompts(self, input_ids: Tensor, mask: Tensor) -> Mapping[str, Any]:
         """What the model's own generate() takes for prompts, [B, T], padded on the left where the mask is 0."""
 
 
@@ -48,6 +48,6 @@ class PlainForward:
         """See Forward."""
         return hidden_states(self._model, input_ids, position_ids)
 
-    def prompts(self, input_ids: Tensor, mask: Tensor) -> Mapping[str, Tensor]:
+    def prompts(self, input_ids: Tensor, mask: Tensor) -> Mapping[str, Any]:
         """See Forward."""
         return {"input_ids": input_ids, "attention_mask": mask}

@@ -73,7 +73,7 @@ class VirtualTokens:
         hidden = embedded_states(self._model, self._spread(input_ids, roomy), roomy.position_ids)
         return roomy.of_tokens(hidden)
 
-    def prompts(self, input_ids: Tensor, mask: Tensor) -> Mapping[str, Tensor]:
+    def prompts(self, input_ids: Tensor, mask: Tensor) -> Mapping[str, Any]:
         """See Forward. Padding stays in front of the virtual tokens, so that these stand right before the prompt, as
         they do without padding; peft's own generate() puts the padding between them."""
         count = len(self._ids)

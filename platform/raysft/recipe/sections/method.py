@@ -108,7 +108,21 @@ class PTuningMethod(VirtualTokensMethod):
     dropout: float = Field(0.0, ge=0, lt=1, description="Share that is dropped at random between the LSTM's layers.")
 
 
-MethodSection = FullMethod | LoraMethod | DoraMethod | Ia3Method | AdaloraMethod | PromptMethod | PTuningMethod
+class PrefixMethod(VirtualTokensMethod):
+    """Prefix tuning (arXiv:2101.00190), P-tuning v2: keys and values of virtual tokens are trained in every layer."""
+
+    kind: Literal["prefix"] = Field(description="Names this kind.")
+    projection: bool = Field(
+        False, description="Train embeddings and a small network that makes keys and values of them, not these."
+    )
+    hidden_size: int | None = Field(
+        None, ge=1, description="Width of that network. Default: the size of a layer's keys."
+    )
+
+
+MethodSection = (
+    FullMethod | LoraMethod | DoraMethod | Ia3Method | AdaloraMethod | PromptMethod | PTuningMethod | PrefixMethod
+)
 """A section of any kind."""
 
 

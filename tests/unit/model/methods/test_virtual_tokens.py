@@ -1,4 +1,4 @@
-"""Prompt tuning and P-tuning from attaching to an export: what peft alone computes, on families that differ."""
+"""Prompt, P- and prefix tuning from attaching to an export: what peft alone computes, on families that differ."""
 
 from __future__ import annotations
 
@@ -30,8 +30,10 @@ from raysft.model.methods import apply_method, base_model, forward_of
 from raysft.model.outline import WholeOnlyError, outline
 from raysft.model.rehearsal import rehearse
 from raysft.model.shape import read_shape
+from raysft.model.trained import load_adapted
 from raysft.objectives.batch import on_device
 from raysft.objectives.module import ObjectiveModule, make_objective
+from raysft.recipe.checks import check_recipe
 from raysft.recipe.columns import REFERENCE_LOG_PROB
 from raysft.recipe.compatibility import cell_of, verdict
 from raysft.recipe.resolve import resolve
@@ -42,10 +44,15 @@ FACTS = CardFacts(3, 10, 100, 50, {"data": "d", "mathematics": "m"}, {}, {})
 METHOD: dict[str, dict[str, Any]] = {
     "prompt": {"kind": "prompt", "virtual_tokens": 4},
     "p_tuning": {"kind": "p_tuning", "virtual_tokens": 3, "hidden_size": 12},
+    "prefix": {"kind": "prefix", "virtual_tokens": 4},
+    "projected": {"kind": "prefix", "virtual_tokens": 3, "projection": True, "hidden_size": 12},
     "lstm": {"kind": "p_tuning", "virtual_tokens": 3, "encoder": "lstm", "hidden_size": 12, "dropout": 0.4},
 }
 FAMILIES = {"llama": LLAMA, "gpt2": GPT2, "gemma2": GEMMA2}
-CELLS = [("llama", kind) for kind in METHOD] + [("gpt2", "prompt"), ("gemma2", "p_tuning")]
+CELLS = [("llama", kind) for kind in METHOD] + [
+    *(("gpt2", "prompt"), ("gemma2", "p_tuning")),
+    *(("gpt2", "prefix"), ("gemma2", "prefix")),
+]
 
 
 def recipe_of(base: Path, method: dict[str, Any], **sections: Any) -> Recipe:
@@ -135,8 +142,10 @@ def test_an_export_computes_and_answers_what_was_trained(recipe: Recipe, tmp_pat
         answer = loaded.generate(input_ids=given, attention_mask=torch.ones_like(given), **settings)
         expected.append(tokenizer.decode(answer[0, given.shape[1] :], skip_special_tokens=True))
     assert len(set(expected)) > 1
-    base, forward = base_model(module), forward_of(module, recipe)
+    adapted = load_adapted(recipe, dict(weights), vocab_size=264)
+    base, forward = base_model(adapted), forward_of(adapted, recipe)
     base.set_attn_implementation("eager")
+    torch.testing.assert_close(by_peft(adapted, ids), by_peft(module, ids), atol=1e-5, rtol=1e-5)
     for batch_size in (1, 4):
         answering = TransformersGenerator(base, tokenizer, stops=[], batch_size=batch_size, forward=forward)
         assert answering.generate(prompts, Sampling(8)) == expected
@@ -147,17 +156,26 @@ def test_an_export_computes_and_answers_what_was_trained(recipe: Recipe, tmp_pat
 
 def test_a_rehearsal_says_what_is_exported_and_asks_peft(tmp_path: Path) -> None:
     base = save_base(LLAMA, tmp_path)
-    lines = rehearse(recipe_of(base, METHOD["lstm"]), make_tokenizer())
-    assert any("3 virtual tokens before each" in line for line in lines)
-    assert any(line.startswith("export") and "the adapter alone" in line for line in lines)
+    for kind in ("lstm", "prefix"):
+        lines = rehearse(recipe_of(base, METHOD[kind]), make_tokenizer())
+        assert any(f"{METHOD[kind]['virtual_tokens']} virtual tokens before each" in line for line in lines)
+        assert any(line.startswith("export") and "the adapter alone" in line for line in lines)
     assert not any(
         line.startswith("export") for line in rehearse(recipe_of(base, {"kind": "lora"}), make_tokenizer())
     )
 
 
+@pytest.mark.parametrize("kind", ["prompt", "prefix"])
 @pytest.mark.parametrize("fields", [NEOX, TIED, COHERE], ids=lambda fields: str(fields["model_type"]))
-def test_other_families_pass_the_rehearsal(fields: dict[str, Any], tmp_path: Path) -> None:
-    rehearse(recipe_of(save_base(fields, tmp_path), METHOD["prompt"]), make_tokenizer())
+def test_other_families_pass_the_rehearsal(fields: dict[str, Any], kind: str, tmp_path: Path) -> None:
+    rehearse(recipe_of(save_base(fields, tmp_path), METHOD[kind]), make_tokenizer())
+
+
+def test_a_prefix_and_gradient_checkpointing_exclude_each_other() -> None:
+    """transformers takes the cache, which the prefix comes in, away from layers that it checkpoints."""
+    with pytest.raises(RecipeError, match="prefix tuning needs"):
+        check_recipe(make_recipe(method=METHOD["prefix"], train={"gradient_checkpointing": True}))
+    check_recipe(make_recipe(method=METHOD["prompt"], train={"gradient_checkpointing": True}))
 
 
 def test_a_model_that_computes_another_thing_from_embeddings_is_refused(tmp_path: Path) -> None:
@@ -199,7 +217,7 @@ def test_virtual_tokens_take_positions(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("axis", ["pipeline", "tensor", "sequence", "shared_base"])
-@pytest.mark.parametrize("kind", ["prompt", "p_tuning"])
+@pytest.mark.parametrize("kind", ["prompt", "p_tuning", "prefix"])
 def test_what_it_does_not_go_with_is_refused(kind: str, axis: str) -> None:
     assert axis not in METHODS[kind].allows
     if axis != "shared_base":

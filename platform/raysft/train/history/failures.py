@@ -52,13 +52,7 @@ def describe_failure(error: Exception, *, attempt: int, rank: int, step: int, ce
 
 
 def is_out_of_memory(error: Exception) -> bool:
-<<<<<<< HEAD
     """Is this an allocation that failed? torch has a class for it on CUDA only; its texts are the same everywhere."""
-=======
-    """Is this an allocation that failed? torch has no class for it on CPU; its own for GPUs is known by its name."""
-    if isinstance(error, MemoryError) or any(of.__name__ == "OutOfMemoryError" for of in type(error).__mro__):
-        return True
->>>>>>> de971f7 (A failed allocation is known without torch: records of failures stay pure)
     text = str(error)
     return (
         isinstance(error, MemoryError)

@@ -111,11 +111,22 @@ def save_lines(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> list[str]
     return lines
 
 
+def fits_host_memory(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> bool:
+    """Do the nodes hold what a run on GPUs has in host memory? True where that is not known."""
+    if not cluster.host_bytes or not cluster.device.is_gpu:
+        return True
+    return host_memory(recipe, shape).total * _workers_of_a_node(recipe, cluster) <= cluster.host_bytes
+
+
+def _workers_of_a_node(recipe: Recipe, cluster: Cluster) -> int:
+    return min(cluster.devices_per_node, recipe.cluster.workers)
+
+
 def check_host_memory(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> None:
     """Refuse what the nodes' host memory cannot hold, where it is known. Raises ClusterError."""
-    host, count = host_memory(recipe, shape), min(cluster.devices_per_node, recipe.cluster.workers)
-    if not cluster.host_bytes or host.total * count <= cluster.host_bytes:
+    if not cluster.host_bytes or fits_host_memory(recipe, shape, cluster):
         return
+    host, count = host_memory(recipe, shape), _workers_of_a_node(recipe, cluster)
     if host.loading == host.total:
         what, fix = (
             "the whole model in fp32 in every worker at the start",

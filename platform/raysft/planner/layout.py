@@ -11,6 +11,7 @@ from itertools import product
 
 from raysft.errors import ClusterError
 from raysft.planner.devices import GIB, Cluster
+from raysft.planner.host import fits_host_memory
 from raysft.planner.memory import RankMemory, bytes_basis, predict
 from raysft.planner.speed import StepTime, step_time
 from raysft.recipe.change import change
@@ -59,7 +60,8 @@ def weigh(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> LayoutForecast
         memory=memory,
         time=step_time(recipe, shape, cluster),
         status=verdict(cell_of(recipe)).status,
-        fits=memory.total <= cluster.device.memory_bytes * (1 - HEADROOM),
+        fits=memory.total <= cluster.device.memory_bytes * (1 - HEADROOM)
+        and fits_host_memory(recipe, shape, cluster),
     )
 
 

@@ -12,6 +12,7 @@ from raysft.errors import ClusterError
 from raysft.model.shape import read_shape
 from raysft.planner.devices import GIB, parse_cluster
 from raysft.planner.host import check_host_memory, checkpoint_bytes, host_memory, resumed_bytes, save_lines
+from raysft.planner.layout import weigh
 from raysft.planner.memory import predict
 from raysft.recipe.change import change
 from raysft.recipe.schema import Recipe
@@ -100,3 +101,13 @@ def test_the_lines_of_a_plan() -> None:
     lines = save_lines(small, read_shape(small), parse_cluster("2xCPU-4G"))
     assert len(lines) == 2
     assert "MiB a checkpoint" in lines[0]
+
+
+def test_a_layout_is_chosen_that_host_memory_holds_too() -> None:
+    """Moving state out of the GPUs fits them, but not a node with little memory: such layouts count as too large."""
+    recipe, shape = eight(parallel={"zero": 2, "offload": "cpu"})
+    from_files = recipe.model_copy(update={"model": recipe.model.model_copy(update={"source": "/models/there"})})
+    cluster = parse_cluster("8xH100-80G")
+    for room_gib, fits in ((None, True), (400, True), (200, False)):
+        where = replace(cluster, host_bytes=room_gib and room_gib * GIB)
+        assert weigh(from_files, shape, where).fits == fits

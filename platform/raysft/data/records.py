@@ -14,6 +14,10 @@ Answers = Literal["one", "pair"]
 """What a record becomes: one sample; or a preferred and a rejected answer, two samples that are never parted."""
 
 
+_set = object.__setattr__
+"""What a frozen dataclass sets its own fields by."""
+
+
 @dataclass(frozen=True)
 class Refusal:
     """Why a record became no example: `reason` is counted, `detail` explains this one."""
@@ -67,6 +71,14 @@ class Message:
     """Where the turn is trained, but not all of its text is."""
 
 
+def plain_message(role: str, content: str) -> Message:
+    """Message(role, content), as most turns are, in a third of the time: fields not set are the class's defaults."""
+    made = object.__new__(Message)
+    _set(made, "role", role)
+    _set(made, "content", content)
+    return made
+
+
 @dataclass(frozen=True)
 class Candidate:
     """One of several answers to the same messages; a higher score is better."""
@@ -103,6 +115,18 @@ class Conversation:
     def last_assistant(self) -> int:
         """Index of the last assistant turn (of the text, in plain text)."""
         return max(i for i, message in enumerate(self.messages) if message.role in ("assistant", "text"))
+
+
+def plain_conversation(
+    id: int, messages: tuple[Message, ...], source: str, metadata: Mapping[str, Any]
+) -> Conversation:
+    """Conversation(id, messages, source=source, metadata=metadata), as most are: see plain_message."""
+    made = object.__new__(Conversation)
+    _set(made, "id", id)
+    _set(made, "messages", messages)
+    _set(made, "source", source)
+    _set(made, "metadata", metadata)
+    return made
 
 
 def preference(conversation: Conversation) -> tuple[Candidate, Candidate] | Refusal:

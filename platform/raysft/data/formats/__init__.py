@@ -23,7 +23,7 @@ from raysft.data.formats.readers import READERS
 from raysft.data.formats.tools import read_tools
 from raysft.data.formats.unread import KeyLedger, Reading, says_again
 from raysft.data.formats.values import Record, RefusedError, decoded, is_empty, short_value
-from raysft.data.records import Conversation, Message, Note, Refusal
+from raysft.data.records import Conversation, Message, Note, Refusal, plain_conversation
 from raysft.errors import DataError
 
 __all__ = ["Reading", "check_columns", "check_turns", "detect_format", "read_record", "rename"]
@@ -117,6 +117,9 @@ def read_record(record: Record, reading: Reading, *, id: int, source: str) -> tu
     for messages in endings:
         if refusal := check_turns(messages):
             return refusal
+        if not (tools or found.candidates or found.label is not None or account.notes):
+            conversations.append(plain_conversation(id, tuple(messages), source, metadata))
+            continue
         conversations.append(
             Conversation(
                 id=id,
@@ -149,7 +152,8 @@ def _texts(found: RecordContent) -> list[str]:
     if found.answers or found.candidates:
         messages = [*messages, *found.answers, *(m for candidate in found.candidates for m in candidate.messages)]
     texts = [message.content for message in messages]
-    return texts + [message.reasoning for message in messages if message.reasoning]
+    texts += [message.reasoning for message in messages if message.reasoning]
+    return texts
 
 
 def _account_for_columns(account: KeyLedger, original: Record, format: str) -> None:
@@ -181,6 +185,8 @@ def _in_turns(record: Record, name: str) -> bool:
 def _account_for_rest(account: KeyLedger, format: str, texts: Sequence[str]) -> None:
     """Every column that was not read."""
     record = account.record
+    if record.keys() <= account.used:
+        return
     rest = [name for name in _to_account_for(tuple(record), account.reading.described) if name not in account.used]
     rest = [name for name in rest if not is_empty(record[name])]
     if not rest:

@@ -9,7 +9,7 @@ from raysft.data.formats.names import REASONING
 from raysft.data.formats.turns import read_messages
 from raysft.data.formats.unread import KeyLedger
 from raysft.data.formats.values import RefusedError, decoded, is_empty, read_list, read_text, short_value
-from raysft.data.records import Candidate, Message
+from raysft.data.records import Candidate, Message, plain_message
 
 _REASONING = frozenset(REASONING)
 _SWITCHES = frozenset(("on", "off", "yes", "no", "true", "false", "none"))
@@ -30,7 +30,9 @@ def answered(prompt: list[Message], account: KeyLedger, column: str) -> RecordCo
     """The prompt with its answer, or with several: a list of texts."""
     value = account.get(column)
     if type(value) is str and column not in RESPONSES:
-        return RecordContent([*prompt, Message("assistant", value, reasoning=_reasoning(account))])
+        reasoning = _reasoning(account)
+        answer = Message("assistant", value, reasoning=reasoning) if reasoning else plain_message("assistant", value)
+        return RecordContent([*prompt, answer])
     if not isinstance(value, list) and column in RESPONSES:
         value = read_list(value, column)
     reasoning = _reasoning(account)

@@ -24,7 +24,7 @@ from raysft.data.formats.values import (
     read_text,
     short_value,
 )
-from raysft.data.records import Candidate, Message, Note
+from raysft.data.records import Candidate, Message, Note, plain_message
 
 # The wording of Critique Fine-Tuning (Wang et al. 2025, arXiv:2501.17703).
 _SPEAKERS = (
@@ -36,11 +36,12 @@ _SPEAKERS = (
     "\nAssistant:",
 )
 """What a text has before an answer that somebody's template wrote into it."""
+_INSTRUCTION_OUTPUT = frozenset(("instruction", "output"))
 _CRITIQUE = "Please critique whether the following solution to the question is correct.\n\n"
 
 
 def _alpaca(account: KeyLedger) -> RecordContent:
-    _require(account, {"instruction", "output"}, "alpaca")
+    _require(account, _INSTRUCTION_OUTPUT, "alpaca")
     messages: list[Message] = []
     history = account.get("history") if "history" in account.record else None
     for pair in [] if is_empty(history) else read_list(history, "history"):
@@ -48,7 +49,7 @@ def _alpaca(account: KeyLedger) -> RecordContent:
             raise RefusedError("wrong_type", f"`history` must be [question, answer] pairs, got {short_value(pair)}")
         messages.append(Message("user", read_text(pair[0], "history")))
         messages.append(Message("assistant", read_text(pair[1], "history")))
-    messages.append(Message("user", _question(account, "instruction")))
+    messages.append(plain_message("user", _question(account, "instruction")))
     return answered(_with_system(account, messages), account, "output")
 
 

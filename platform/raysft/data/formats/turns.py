@@ -24,7 +24,7 @@ from raysft.data.formats.values import (
     short_value,
     text_of_part,
 )
-from raysft.data.records import Message, Note
+from raysft.data.records import Message, Note, plain_message
 
 SPEAKERS, TEXTS = ("role", "from"), ("content", "value")
 TURN_NAMES = (*SPEAKERS, *TEXTS, "tool_calls", "function_call", "tool_call_id", "name", *REASONING, *LOSS_FLAGS)
@@ -122,7 +122,7 @@ def _plain(turn: dict[str, Any]) -> Message | None:
         return None
     if type(text) is not str or type(speaker) is not str or speaker in _CALLERS or speaker not in _ROLE_OF:
         return None
-    return Message(_ROLE_OF[speaker], text)
+    return plain_message(_ROLE_OF[speaker], text)
 
 
 def _read_turn(turn: dict[str, Any], place: str, account: KeyLedger) -> Message:

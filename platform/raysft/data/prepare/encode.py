@@ -192,14 +192,16 @@ def _encode_batch(batch: Sequence[RawRecord], task: ReadTask, stage: EncodeStage
             continue
         held_out = goes_to_held_out(found[0], stage.held_out)
         num_records[file.source, held_out] += 1
-        count_notes(notes[held_out], found[0].notes)
+        if found[0].notes:
+            count_notes(notes[held_out], found[0].notes)
         if weighted is not None and found[0].metadata.get(weighted) is not None:
             count_notes(notes[held_out], [Note("weighted", weighted)])
         if stage.template.with_tools is not None:
             count_notes(notes[held_out], [template_note(stage.template, found[0])])
         for conversation in found:
             cleaned = tools.cleaners[held_out].apply(conversation)
-            findings.update(cleaned.findings)
+            if cleaned.findings:
+                findings.update(cleaned.findings)
             if cleaned.refusal is not None:
                 rejects.append(Reject(raw.sample_id, file.source, held_out, cleaned.refusal, False, raw.value))
             conversations += cleaned.conversations

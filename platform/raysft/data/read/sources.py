@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain, count
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from raysft.data.read.kinds import kind_of
 from raysft.data.read.listing import Listed, list_files
@@ -58,8 +58,7 @@ class ReadTask:
     stop: int = 0
 
 
-@dataclass(frozen=True)
-class RawRecord:
+class RawRecord(NamedTuple):
     """One record, or why it is none."""
 
     sample_id: int

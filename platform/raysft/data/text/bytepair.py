@@ -13,6 +13,10 @@ inside them the joins were those of t alone; by 2 these end in a pair (a, b) tha
 and both engines join it. So, too, no join makes a smaller one possible: its bytes would have been joined before.
 Which pieces the joins are confined to is decided by a regular expression: the two libraries' agree on the patterns
 below for every character of Unicode (tests/unit/data/text/test_bytepair.py).
+
+Their `\\s+(?!\\S)|\\s+` leaves the last blank of a run to the word behind it. Looking ahead takes half of the time,
+and matters only where a run that no other part of the pattern takes has two blanks or more: of one, both take that
+one. A text without such runs is cut by the pattern with `\\s+` alone.
 """
 
 from __future__ import annotations
@@ -42,6 +46,15 @@ _THREE_DIGITS = _ONE_DIGIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
 PATTERNS = (_GPT2, _ONE_DIGIT, _THREE_DIGITS)
 """Cuts of a text into words: GPT-2's (tokenizers' ByteLevel), Qwen 2 and 3's and raysft's own, Llama 3's."""
 
+_LOOKING_AHEAD = r"|\s+(?!\S)|\s+"
+_ASCII_RUNS = ("  ", "\t", "\v", "\f")
+_RUNS = re.compile(r"[^\S\r\n]{2}")
+"""Blanks of which two follow each other, where line breaks are cut with all that is before them; in ASCII, each that
+is not the usual one."""
+_ASCII_RUNS_OR_BREAKS = (*_ASCII_RUNS, "\n\n", " \n", "\n ", "\r")
+_RUNS_OR_BREAKS = re.compile(r"\s\s")
+"""The same where they are not (GPT-2)."""
+
 _LONGEST = 200_000
 """Characters of a text. tiktoken gives up on runs of a million blanks."""
 
@@ -54,8 +67,13 @@ class BytePairs:
 
     spells = True  # the bytes of a text's tokens are the text
 
-    def __init__(self, core: CoreBPE, special: frozenset[str], *, normal_form: bool) -> None:
-        self._core, self._special, self._normal_form = core, special, normal_form
+    def __init__(self, ranks: dict[bytes, int], special: dict[str, int], pattern: str, *, normal_form: bool) -> None:
+        self._core = CoreBPE(ranks, special, pattern)
+        self._without_runs = CoreBPE(ranks, special, pattern.replace(_LOOKING_AHEAD, r"|\s+"))
+        with_breaks = pattern == _GPT2
+        self._ascii_runs = _ASCII_RUNS_OR_BREAKS if with_breaks else _ASCII_RUNS
+        self._runs = _RUNS_OR_BREAKS if with_breaks else _RUNS
+        self._special, self._normal_form = frozenset(special), normal_form
         longest_first = sorted(special, key=len, reverse=True)
         self._finder = re.compile("|".join(map(re.escape, longest_first))) if len(special) > _FEW else None
 
@@ -67,12 +85,19 @@ class BytePairs:
         if len(text) > _LONGEST or (self._normal_form and not _is_nfc(text)):
             return None
         special = self._special if self._finder is None else set(self._finder.findall(text))
+        core = self._core if self._may_have_runs(text) else self._without_runs
         try:
-            return bytes(self._core.encode_to_tiktoken_buffer(text, special))
+            return bytes(core.encode_to_tiktoken_buffer(text, special))
         except UnicodeEncodeError:
             raise
         except ValueError:  # the regular expression ran out of its stack
             return None
+
+    def _may_have_runs(self, text: str) -> bool:
+        """May the pattern have to look ahead?"""
+        if not text.isascii():
+            return self._runs.search(text) is not None
+        return any(run in text for run in self._ascii_runs)
 
 
 @lru_cache(maxsize=8)
@@ -87,7 +112,7 @@ def byte_pairs(tokenizer: Tokenizing) -> BytePairs | None:
     if pattern is None or ranks is None or normalizer not in (None, {"type": "NFC"}) or not _are_apart(added):
         return None
     special = {token.content: index for index, token in added.items()}
-    return BytePairs(CoreBPE(ranks, special, pattern), frozenset(special), normal_form=normalizer is not None)
+    return BytePairs(ranks, special, pattern, normal_form=normalizer is not None)
 
 
 def _pattern(pre_tokenizer: dict[str, Any] | None) -> str | None:

@@ -75,7 +75,7 @@ def trained_regions(
     """Which regions are trained: `train_on`, and `train: false` of a message."""
     messages, regions = conversation.messages, rendered.regions
     if train_on == "all" and False not in [message.train for message in messages]:
-        return [region for region in regions if region.end > region.start]
+        return [region for region in regions if region[1] > region[0]]
     turns = [index for index, message in enumerate(messages) if message.role in ("assistant", "text")]
     wanted = {index for index in turns if messages[index].train is not False}
     if any(region.message < 0 for region in regions):
@@ -163,8 +163,7 @@ def _prepare(
         text, ends = between_ends(rendered.text, conversation.messages[0].content, tokenizer, special)
         return _Ready(text, [(0, len(text))], template, ends)
     own = template.for_record(conversation)
-    trained = {region.message for region in regions}
-    if left_out := omission(conversation, own, rendered.text, trained):
+    if left_out := omission(conversation, own, rendered.text, regions):
         return left_out
     if stop != "accept" and False in [region.stops for region in regions]:
         if stop == "refuse":

@@ -9,29 +9,30 @@ may be missing: templates drop it where generation would not see it either.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from raysft.data.records import Conversation, Message, Refusal
+from raysft.data.text.regions import Region
 from raysft.data.text.template import Template
 
 _THINK_OPEN, _THINK_CLOSE = "<think>", "</think>"
 
 
-def omission(conversation: Conversation, template: Template, text: str, trained: Collection[int]) -> Refusal | None:
-    """The first thing of the record that is not in `text`; None: all of it is. trained: indices of trained turns."""
+def omission(conversation: Conversation, template: Template, text: str, trained: Sequence[Region]) -> Refusal | None:
+    """The first thing of the record that is not in `text`; None: all of it is. trained: what of the text is."""
     place = 0
     messages = conversation.messages
     for index, message in enumerate(messages):
         content = message.content.strip()
         if message.reasoning or message.tool_calls or not content:
-            found = _find_parts(text, place, message, index in trained)
+            found = _find_parts(text, place, message, _is_in(index, trained))
         else:
             found = text.find(content, place)
             if found >= 0:
                 place = found + len(content)
                 continue
-            found = _find_rewritten(text, place, message, index in trained)
+            found = _find_rewritten(text, place, message, _is_in(index, trained))
         if isinstance(found, str):
             return _refusal(template, f"{found} of message {index + 1} ({message.role})", _way_out(found, messages))
         place = max(place, found)
@@ -40,6 +41,10 @@ def omission(conversation: Conversation, template: Template, text: str, trained:
             named = tool.get("function", tool).get("name", "?")
             return _refusal(template, f"{missing} of the tool {named!r}", "a template that writes tools")
     return None
+
+
+def _is_in(index: int, regions: Sequence[Region]) -> bool:
+    return any(region.message == index for region in regions)
 
 
 def _find_parts(text: str, place: int, message: Message, is_trained: bool) -> int | str:

@@ -15,7 +15,7 @@ from raysft.data.text.regions import Region
 
 def has_parts(conversation: Conversation) -> bool:
     """Is an answer trained in parts?"""
-    return any(message.parts is not None for message in conversation.messages)
+    return [message.parts for message in conversation.messages].count(None) < len(conversation.messages)
 
 
 def trained_spans(conversation: Conversation, text: str, regions: Sequence[Region]) -> list[Span] | Refusal:

@@ -105,13 +105,14 @@ def _of_blocks(
 ) -> tuple[Region, ...]:
     text, blocks = marked.text, marked.blocks
     owners = turns if len(turns) == len(blocks) else [-1] * len(blocks)
-    prompts = _Prompts(template, conversation, text)
-    regions = []
+    prompts: _Prompts | None = None  # mostly not needed
+    regions: list[Region] = []
     for owner, block in zip(owners, blocks, strict=True):
-        start, end = block
+        begin, end = start, end = block
         if _is_usual(text, start, conversation, owner, known):
-            begin = start - known.gap
+            begin -= known.gap
         else:
+            prompts = prompts or _Prompts(template, conversation, text)
             begin = prompts.end_near(start, end, owner if owner >= 0 else None, turns)
         if begin < start and not text[begin:start].isspace():
             begin = start
@@ -120,6 +121,7 @@ def _of_blocks(
         else:
             regions.append(Region(begin, *_stop(text, end, known, template.special_tokens, block), owner))
     if owners is not turns:  # only the last of a turn's blocks must stop
+        prompts = prompts or _Prompts(template, conversation, text)
         borders = [place for turn in turns if (place := prompts.end(turn)) is not None]
         for number, (region, after) in enumerate(pairwise(regions)):
             if not any(region.end <= border <= after.start for border in borders):

@@ -15,7 +15,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from functools import lru_cache
 from itertools import islice
@@ -179,17 +179,16 @@ def _count_steps(tree: nodes.Template) -> None:
 
 
 @lru_cache(maxsize=32)
-def _constants(text: str) -> dict[str, Any]:
-    """What every template sees. Asked of jinja2 once: it looks its globals up slowly."""
-    return dict(compile_template(text).globals)
-
-
-def run_template(text: str, variables: Iterable[tuple[str, Any]]) -> list[str]:
-    """What the template `text` writes, in pieces. Raises TEMPLATE_ERRORS."""
+def _compiled(text: str) -> tuple[jinja2.Template, dict[str, Any]]:
+    """The template, and what every template sees: asked of jinja2 once, as it looks its globals up slowly."""
     compiled = compile_template(text)
-    seen = _constants(text).copy()
-    seen.update(variables)
-    seen[_STEP] = _Steps()
+    return compiled, dict(compiled.globals)
+
+
+def run_template(text: str, variables: Mapping[str, Any]) -> list[str]:
+    """What the template `text` writes, in pieces. Raises TEMPLATE_ERRORS."""
+    compiled, constants = _compiled(text)
+    seen = {**constants, **variables, _STEP: _Steps()}
     context = Context(compiled.environment, seen, compiled.name, compiled.blocks)
     pieces = compiled.root_render_func(context)
     written = list(islice(pieces, _CHUNK))
@@ -252,7 +251,7 @@ def _main() -> int:
     resource.setrlimit(resource.RLIMIT_CPU, (_REHEARSAL_SECONDS, _REHEARSAL_SECONDS + 1))
     for record in _RECORDS:
         try:
-            run_template(text, (*map(tuple, named), ("add_generation_prompt", False), *record.items()))
+            run_template(text, {**dict(named), "add_generation_prompt": False, **record})
         except (MemoryError, TemplateCostError) as error:
             sys.stderr.write(str(error) or "out of memory")
             return 1

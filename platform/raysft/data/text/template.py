@@ -33,10 +33,15 @@ class SpecialTokens:
     stops: tuple[str, ...] = ()
     """Texts that generation stops at: the end of text, and what the model's `generation_config` names."""
 
+    @cached_property
+    def by_name(self) -> dict[str, str]:
+        """`named`, to be looked up."""
+        return dict(self.named)
+
     @property
     def end_of_text(self) -> str:
         """The text of `eos_token`; empty: the tokenizer has none."""
-        return dict(self.named).get("eos_token", "")
+        return self.by_name.get("eos_token", "")
 
 
 @dataclass(frozen=True)

@@ -34,12 +34,12 @@ def write(
 
     prompt: with the beginning of the answer that a model is then to give (`add_generation_prompt`).
     """
-    variables = (
-        *template.special_tokens.named,
-        ("messages", [_as_dict(message) for message in messages]),
-        ("tools", list(conversation.tools) or None),
-        ("add_generation_prompt", prompt),
-    )
+    variables = {
+        **template.special_tokens.by_name,
+        "messages": [_as_dict(message) for message in messages],
+        "tools": list(conversation.tools) or None,
+        "add_generation_prompt": prompt,
+    }
     return run_template(template.text, variables)
 
 
@@ -93,29 +93,38 @@ def unmark(written: Sequence[str], *, contents: bool = False) -> Marked | None:
 
 
 def _between(written: Sequence[str], opening: str, closing: str) -> Marked | None:
-    """The text without the marks, and the spans between them. Most pieces are ASCII, which holds no mark."""
+    """The text without the marks, and the spans between them. Most marks are pieces by themselves."""
     pieces: list[str] = []
     spans: list[Span] = []
     start, length = -1, 0  # start: of the span that is open
     for piece in written:
-        if piece.isascii():
+        if piece.isascii() or (opening not in piece and closing not in piece):
             pieces.append(piece)
             length += len(piece)
-            continue
-        mark = piece
-        while mark:
-            wanted, other = (opening, closing) if start < 0 else (closing, opening)
-            before, mark, piece = piece.partition(wanted)
-            if other in before:
-                return None
-            pieces.append(before)
-            length += len(before)
-            if mark and start < 0:
-                start = length
-            elif mark:
-                spans.append((start, length))
-                start = -1
+        elif piece == opening and start < 0:
+            start = length
+        elif piece == closing and start >= 0:
+            spans.append((start, length))
+            start = -1
+        else:
+            return _between_inside("".join(written), opening, closing)
     return Marked("".join(pieces), spans) if start < 0 else None
+
+
+def _between_inside(whole: str, opening: str, closing: str) -> Marked | None:
+    """_between, wherever the marks stand."""
+    first, *others = whole.split(opening)
+    if closing in first:
+        return None
+    pieces, spans, length = [first], [], len(first)
+    for other in others:
+        inside, mark, after = other.partition(closing)
+        if not mark or closing in after:
+            return None
+        spans.append((length, length + len(inside)))
+        pieces += (inside, after)
+        length += len(inside) + len(after)
+    return Marked("".join(pieces), spans)
 
 
 def _bare(text: str, place: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,19 @@ def test_any_text_has_the_tokenizers_own_ids(name: str, parts: list[str]) -> Non
     if any(0xD800 <= ord(character) < 0xE000 for character in text):
         return
     assert ids_of(TOKENIZERS[name], text) == CORES[name].encode(text, add_special_tokens=False).ids
+
+
+BLANKS = "".join(chr(code) for code in range(sys.maxunicode + 1) if chr(code).isspace())
+
+
+@pytest.mark.parametrize("name", sorted(CORES))
+def test_a_text_with_any_blanks_has_the_tokenizers_own_ids(name: str) -> None:
+    """Whether the pattern has to look ahead or not: every two blanks before, between and behind words and marks."""
+    pairs = [one + other for one in BLANKS for other in ("", *BLANKS)]
+    forms = ("a{}b", "{}a", "a{}", "a.{}.b", "1{}<|im_end|>{}b", "a b{}'s\nc", "é{}é")
+    texts = [form.replace("{}", pair) for form in forms for pair in pairs]
+    own = [encoding.ids for encoding in CORES[name].encode_batch(texts, add_special_tokens=False)]
+    assert [ids_of(TOKENIZERS[name], text) for text in texts] == own
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)

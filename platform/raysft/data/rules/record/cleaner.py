@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any, NamedTuple
@@ -31,8 +31,7 @@ _LIBRARIES = {"pii": ("phonenumbers", "python-stdnum"), "language": ("py3langid"
 _MAX_PASSES = 8
 
 
-@dataclass(frozen=True)
-class Cleaned:
+class Cleaned(NamedTuple):
     """What the rules made of a record. `refusal` stands only where no conversation is left."""
 
     conversations: tuple[Conversation, ...]

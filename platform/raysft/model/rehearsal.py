@@ -5,7 +5,6 @@ Owns what is tried and what is said of it. What cannot be saved after days of tr
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -17,25 +16,22 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from raysft.errors import ModelError, RaysftError
+from raysft.model.adapter_check import check_kind
 from raysft.model.card import CardFacts
 from raysft.model.decoder import unread
 from raysft.model.export import export_parts, write_parts
-from raysft.model.facts import UNUSABLE
-from raysft.model.fast.start_check import TOLERANCE, check_isolation, log_probs_alone
 from raysft.model.load import empty_model, rows_for
 from raysft.model.methods import (
-    METHODS,
     adapted_layers,
     apply_method,
     base_model,
-    forward_of,
     is_adapted,
     is_layer_adapted,
     keys_lost_by_reload,
     plain_name,
 )
 from raysft.model.outline import why_whole
-from raysft.model.twin import make_twin, refuse_packing
+from raysft.model.twin import refuse_packing
 from raysft.recipe.schema import Recipe
 from raysft.recipe.traits import method_of, virtual_tokens
 
@@ -46,7 +42,7 @@ def rehearse(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, stops: Sequence
     """Do without weights all that an export will do. Returns what will be trained, in lines. Raises ModelError."""
     transformers_logging.disable_progress_bar()
     refuse_packing(recipe)
-    _check_forward(recipe)
+    check_kind(recipe)
     module = apply_method(empty_model(recipe, vocab_size=rows_for(tokenizer)), recipe)
     lines = [*describe_trained(module, tokenizer), *_describe_method(recipe)]
     if reason := why_whole(recipe):
@@ -66,38 +62,6 @@ def rehearse(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, stops: Sequence
             fix="mend what is named in the model's directory, or choose other method.target_modules",
         ) from error
     return lines
-
-
-def _check_forward(recipe: Recipe) -> None:
-    """Does what runs in place of the model alone compute what peft does? A small model of the kind is asked.
-
-    Raises ModelError.
-    """
-    twin = make_twin(recipe) if METHODS[recipe.method.kind].forward is not None else None
-    if twin is None:
-        return
-    vocab_size, kind = twin.config.vocab_size, f"{method_of(recipe).title} of a {twin.config.model_type} model"
-    try:
-        module = apply_method(twin, recipe)
-        module.train(False)
-        forward = forward_of(module, recipe)
-        difference = check_isolation(
-            twin,
-            vocab_size,
-            packing=recipe.data.packing,
-            hidden=lambda model, input_ids, position_ids: forward.hidden_states(input_ids, position_ids),
-            alone=log_probs_alone(twin, vocab_size, through=module),
-        )
-        got = f"log-probabilities of a small one that differ by {difference:.2g}"
-    except UNUSABLE as error:
-        difference, got = math.inf, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    if not difference <= TOLERANCE:
-        raise ModelError(
-            f"{kind} is not what peft computes",
-            got=got,
-            expected=f"at most {TOLERANCE:g}",
-            fix="use another method.kind; if it stays, report the model type",
-        )
 
 
 def _describe_method(recipe: Recipe) -> list[str]:

@@ -78,7 +78,7 @@ def packing_leak(config: PretrainedConfig, backend: str) -> float | None:
             model = AutoModelForCausalLM.from_config(
                 small_config(config), dtype=torch.float32, attn_implementation=backend
             )
-        leaks = [_leak(model, name) for name in _backends(model, backend)]
+        leaks = [_leak(model, name) for name in attentions(model, backend)]
     except (*UNUSABLE, ModelError):
         return None
     best = min(leaks)
@@ -150,8 +150,8 @@ def small_config(config: PretrainedConfig, ways: int = 1) -> PretrainedConfig:
     return small
 
 
-def _backends(model: PreTrainedModel, backend: str) -> list[str]:
-    """What a worker would try: see isolation.use_fast_paths."""
+def attentions(model: PreTrainedModel, backend: str) -> list[str]:
+    """What a worker would try of a model that was made with `backend`: see start_check.use_fast_paths."""
     has_segments = backend == "sdpa" and model._supports_attention_backend and model._supports_flash_attn
     return [SEGMENTS, backend] if has_segments else [backend]
 

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from raysft.data.text.tokenizer import load_tokenizer
 from raysft.errors import ModelError
+from raysft.model.adapter_check import check_forward
 from raysft.model.fast.start_check import use_fast_paths, use_paths_of
 from raysft.model.load import load_model, rows_for
 from raysft.model.methods import apply_method, forward_of, step_acts
@@ -30,7 +31,9 @@ def build_module(context: WorkerContext) -> ObjectiveModule:
     recipe = context.recipe
     module = _by_shares(context) if recipe.model.source != "random" else None
     if module is None:
-        module = _with_objective(apply_method(load_base(context), recipe), recipe, context.job.total_steps)
+        adapted = apply_method(load_base(context), recipe)
+        check_forward(adapted, recipe, len(_tokenizer(context)))
+        module = _with_objective(adapted, recipe, context.job.total_steps)
     return module
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from fakes import GEMMA2, make_recipe, make_tokenizer
-from families import COHERE, GPT2, LLAMA, NEOX, TIED
+from families import COHERE, GPT2, LLAMA, NEOX, TIED, tiny_fields
 from objective_rows import row
 from peft import PeftModel
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from raysft.engine.parameters import undecayed
 from raysft.errors import ModelError, RecipeError
 from raysft.evaluate.exported import load_exported
 from raysft.evaluate.generation import Sampling, TransformersGenerator
+from raysft.model.adapter_check import check_forward
 from raysft.model.card import CardFacts
 from raysft.model.export import export_run
 from raysft.model.facts import read_facts
@@ -190,8 +191,20 @@ def test_a_model_that_computes_another_thing_from_embeddings_is_refused(tmp_path
         method={"kind": "p_tuning"},
         data={"max_tokens": 32},
     )
-    with pytest.raises(ModelError, match="not what peft computes"):
+    with pytest.raises(ModelError, match="is not what peft computes"):
         rehearse(recipe, make_tokenizer())
+
+
+def test_a_worker_asks_the_whole_model(tmp_path: Path) -> None:
+    """transformers gives packed samples of GPT-OSS no mask: they see each other, as alone in peft they cannot."""
+    fields = tiny_fields("gpt_oss", 264)
+    torch.manual_seed(3)
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(**fields)).save_pretrained(tmp_path / "base")
+    alone = recipe_of(tmp_path / "base", METHOD["prompt"], data={"max_tokens": 32, "packing": False})
+    module = apply_method(load_model(alone, vocab_size=264), alone)
+    check_forward(module, alone, 264)
+    with pytest.raises(ModelError, match="is not what peft computes"):
+        check_forward(module, recipe_of(tmp_path / "base", METHOD["prompt"]), 264)
 
 
 def test_random_embeddings_begin_by_shares_those_of_the_vocabulary_whole(tmp_path: Path) -> None:

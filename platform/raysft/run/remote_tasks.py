@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -27,6 +28,9 @@ from raysft.recipe.traits import method_of
 from raysft.train.commits.layout import Checkpoint, read_commits
 from raysft.train.commits.lineage import lineage, read_attempts
 from raysft.train.history.paths import RunPaths
+
+READERS = 8
+"""Files of a checkpoint that are read at a time for their checksums."""
 
 
 def evaluate_initial(fields: dict[str, Any], stores: dict[str, str]) -> dict[str, Any]:
@@ -76,8 +80,11 @@ def export_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def newest_checkpoint(run: str) -> Checkpoint:
-    """The newest commit of a run's lineage, checksums verified. Raises UserError, CheckpointError."""
+def newest_checkpoint(run: str, *, is_verified: bool = True) -> Checkpoint:
+    """The newest commit of a run's lineage. Raises UserError, CheckpointError.
+
+    is_verified: every file has its checksum; without it only its record is of use. Files are read side by side.
+    """
     commits = lineage(read_attempts(run), read_commits(run))
     if not commits:
         raise UserError(
@@ -88,7 +95,7 @@ def newest_checkpoint(run: str) -> Checkpoint:
         )
     try:
         checkpoint = Checkpoint.open(run, commits[0])
-        problem = checkpoint.verify()
+        problem = _problem(checkpoint) if is_verified else None
     except (OSError, ValueError) as error:
         problem = f"its commit record: {error}"
     is_finished = storage.exists(RunPaths(run).result)
@@ -101,6 +108,12 @@ def newest_checkpoint(run: str) -> Checkpoint:
             + (f"; remove {storage.join(run, 'result.json')} first: the run had finished" if is_finished else ""),
         )
     return checkpoint
+
+
+def _problem(checkpoint: Checkpoint) -> str | None:
+    count = len(checkpoint.files)
+    with ThreadPoolExecutor(READERS) as threads:
+        return next(filter(None, threads.map(lambda part: checkpoint.verify(part, count), range(count))), None)
 
 
 def _device(recipe: Recipe) -> torch.device:

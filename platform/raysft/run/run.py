@@ -120,7 +120,7 @@ def run_training(recipe: Recipe, *, profile_steps: int = 0) -> RunResult:
         driver.phase("evaluation")
         after = evaluate_once(of, "after", remote_tasks.evaluate_trained, run)
         driver.phase("export")
-        newest = remote_tasks.newest_checkpoint(run)
+        newest = remote_tasks.newest_checkpoint(run, is_verified=False)  # by the task
         card = summary.card_facts(newest.state, plan.prepared, plan.fingerprints, before, after)
         fields = plan.recipe.model_dump(mode="json")
         exports = run_task(plan.recipe.cluster, remote_tasks.export, fields, run, asdict(card))

@@ -4,7 +4,8 @@
 
 A Llama of 0.4B parameters in bf16 files; what was trained lies in a file of its own in fp32 and is read tensor by
 tensor. Each figure is a process: the highest resident set after a tiny model has gone the same way, so that all is
-imported, over 4 bytes a parameter. stream: the export. whole: the model made whole in fp32, merged and saved by
+imported, over 4 bytes a parameter. stream: the export, in a process that may have no more than half of the model
+besides what it has then (RLIMIT_DATA). whole: the model made whole in fp32, merged and saved by
 save_pretrained. loaded: the model as it is evaluated. planned: what `raysft plan` says of them. Every tensor of both
 exports is compared, and so are the logits of what fp32 exports give when they are loaded.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -99,12 +101,16 @@ def one_way(folder: Path, row: int, way: str) -> dict[str, float]:
     from raysft.planner.tasks import evaluation_memory, export_memory
 
     _, method, precision = ROWS[row]
+    recipe = recipe_of(folder, method, precision)
+    shape = read_shape(recipe)
     go(folder / "tiny", method, precision, way, folder / f"tiny-{way}-{row}")
+    if way == "stream":
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        limit = int(status["VmData"].split()[0]) * 1024 + 2 * shape.num_parameters
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     begin, start = measured(), time.monotonic()
     go(folder, method, precision, way, folder / f"{way}-{row}")
     seconds, peak = time.monotonic() - start, measured()["peak"] - begin["resident"]
-    recipe = recipe_of(folder, method, precision)
-    shape = read_shape(recipe)
     planned = {"stream": export_memory(recipe, shape), "loaded": evaluation_memory(recipe, shape, is_gpu=False).load}
     return {"seconds": seconds, "peak": peak, "planned": planned.get(way, 0)}
 

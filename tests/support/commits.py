@@ -26,12 +26,18 @@ def tensors(value: float) -> dict[str, Tensor]:
 
 def commit(run: str, attempt: Attempt, step: int, *, size: int = 2, keep_last: int = 99) -> None:
     """What `size` ranks do to commit a step."""
+    save(run, attempt, step, tensors(step), size=size, keep_last=keep_last)
 
+
+def save(
+    run: str, attempt: Attempt, step: int, state: dict[str, Tensor], *, size: int = 2, keep_last: int = 99
+) -> None:
+    """The same with a state of its own."""
     writers = []
     for rank in range(size):
         retention = Retention(keep_last)
         writer = Writer(run, attempt, FakeGroup(rank, size), retention=retention, facts={"who": "test"}, patience_s=9)
-        writer.save(partial(shared_out, tensors(step), rank, size), TrainState(step=step))
+        writer.save(partial(shared_out, state, rank, size), TrainState(step=step))
         writers.append(writer)
     for writer in writers:
         writer.finish()

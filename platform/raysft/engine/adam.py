@@ -70,7 +70,7 @@ class AdamState:
         return fragment.lp_fragment_address.start, fragment.get_hp_fragment(None if kind == "weight" else kind)
 
     def restore(self, saved: Saved, cuts: Mapping[str, Cut]) -> None:
-        """Moments, number of updates and (under ZeRO) fp32 masters, each rank what it holds. Raises CheckpointError.
+        """Moments, number of updates and (under ZeRO) fp32 masters, each rank what it holds. Raises as Saved.read().
 
         cuts: of parameters that are shards.
         """

@@ -27,7 +27,7 @@ def hf_name(name: str) -> str:
 def set_weights(trained: Mapping[str, nn.Parameter], restored: Saved, cuts: Mapping[str, Cut]) -> None:
     """Before deepspeed.initialize: masters and partitions are then made from these.
 
-    cuts: of those that are shards. Raises CheckpointError.
+    cuts: of those that are shards. Raises as Saved.read().
     """
     for name, parameter in trained.items():
         restored.read(f"weight:{name}", parameter.data, 0, cuts.get(name))

@@ -56,11 +56,11 @@ class Saved(Protocol):
     def read(self, key: str, into: Tensor, start: int = 0, cut: Cut | None = None) -> None:
         """Fill `into`, of any dtype and device, with the elements from `start` on of a tensor, or of its shard.
 
-        Raises CheckpointError when the commit does not have all of them, or they cannot be read.
+        Raises CheckpointError when the commit does not have all of them, StorageError when they cannot be read.
         """
 
     def whole(self, key: str) -> Tensor:
-        """A whole tensor, fp32 on CPU. Raises CheckpointError."""
+        """A whole tensor, fp32 on CPU. Raises as read()."""
 
 
 class HeldState(Protocol):

@@ -11,7 +11,7 @@ from itertools import product
 
 from raysft.errors import ClusterError
 from raysft.planner.devices import GIB, Cluster
-from raysft.planner.host import fits_host_memory
+from raysft.planner.host import check_host_memory, fits_host_memory
 from raysft.planner.memory import RankMemory, bytes_basis, predict
 from raysft.planner.speed import StepTime, step_time
 from raysft.recipe.change import change
@@ -90,7 +90,10 @@ def best(recipe: Recipe, model: ModelFacts, shape: ModelShape, cluster: Cluster)
     own = recipe.train.gradient_checkpointing
     fitting = [c for c in candidates if c.fits and c.recipe.train.gradient_checkpointing == own]
     if not fitting:
-        raise does_not_fit(min(candidates, key=lambda c: c.memory.total), candidates, cluster)
+        least = min(candidates, key=lambda c: c.memory.total)
+        if least.memory.total <= cluster.device.memory_bytes * (1 - HEADROOM):
+            check_host_memory(least.recipe, shape, cluster)
+        raise does_not_fit(least, candidates, cluster)
     return min(fitting, key=lambda candidate: candidate.status != "tested")  # min keeps the order of equals
 
 

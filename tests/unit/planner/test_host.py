@@ -9,10 +9,11 @@ import pytest
 from fakes import make_recipe, recipe_8b
 
 from raysft.errors import ClusterError
+from raysft.model.facts import read_facts
 from raysft.model.shape import read_shape
 from raysft.planner.devices import GIB, parse_cluster
 from raysft.planner.host import check_host_memory, checkpoint_bytes, host_memory, resumed_bytes, save_lines
-from raysft.planner.layout import weigh
+from raysft.planner.layout import best, weigh
 from raysft.planner.memory import predict
 from raysft.recipe.change import change
 from raysft.recipe.schema import Recipe
@@ -111,3 +112,11 @@ def test_a_layout_is_chosen_that_host_memory_holds_too() -> None:
     for room_gib, fits in ((None, True), (400, True), (200, False)):
         where = replace(cluster, host_bytes=room_gib and room_gib * GIB)
         assert weigh(from_files, shape, where).fits == fits
+
+
+def test_a_choice_that_only_host_memory_forbids_says_so() -> None:
+    recipe, shape = eight(parallel={"zero": 3})
+    from_files = recipe.model_copy(update={"model": recipe.model.model_copy(update={"source": "/models/there"})})
+    cluster = replace(parse_cluster("8xH100-80G"), host_bytes=20 * GIB)
+    with pytest.raises(ClusterError, match="more host memory than it has"):
+        best(from_files, read_facts(recipe), shape, cluster)

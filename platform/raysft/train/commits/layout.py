@@ -148,7 +148,7 @@ class Checkpoint:
         return None
 
     def saved(self) -> SavedState:
-        """Its tensors, `<kind>:<HF name>` and `adam_step`, to be read by ranges. Raises CheckpointError."""
+        """Its tensors, `<kind>:<HF name>` and `adam_step`, to be read by ranges. Raises StorageError."""
         return SavedState(self.location, [entry["name"] for entry in self.files], self.kept)
 
     def weights(self) -> SavedWeights:

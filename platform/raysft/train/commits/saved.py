@@ -21,7 +21,7 @@ from torch import Tensor
 
 from raysft import storage
 from raysft.engine.slices import Cut, Slice
-from raysft.errors import CheckpointError
+from raysft.errors import CheckpointError, StorageError
 
 _BLOCK_BYTES = 16 << 20
 _MAX_HEADER_BYTES = 100_000_000  # of the format
@@ -85,7 +85,7 @@ class SavedState:
     def __init__(self, location: str, files: Sequence[str], kept: Mapping[str, bytearray]) -> None:
         """location: directory of the files. kept: {name of a file: its bytes} of those that are in memory already.
 
-        Raises CheckpointError.
+        Raises StorageError.
         """
         self._location, self._kept = location, kept
         self._open: dict[str, storage.RandomReader] = {}
@@ -203,8 +203,9 @@ def _incomplete(key: str, location: str) -> CheckpointError:
     )
 
 
-def _unreadable(location: str, file: str, got: str) -> CheckpointError:
-    return CheckpointError(
+def _unreadable(location: str, file: str, got: str) -> StorageError:
+    """Its checksum was right a moment ago: what storage does may pass, so the next attempt tries again."""
+    return StorageError(
         f"the checkpoint file {storage.join(location, file)} cannot be read",
         got=got,
         expected="the file that the commit record names",

@@ -16,7 +16,7 @@ from torch import Tensor
 from whole_state import InMemory, shared_out
 
 from raysft.engine.slices import Cut, Slice, whole
-from raysft.errors import CheckpointError
+from raysft.errors import CheckpointError, StorageError
 from raysft.train.commits.saved import SavedState, write_slices
 
 
@@ -130,7 +130,7 @@ def test_what_is_missing_is_told(tmp_path: Path) -> None:
 )
 def test_a_file_that_is_none(tmp_path: Path, damage: bytes) -> None:
     (tmp_path / "rank-00000.safetensors").write_bytes(damage)
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(StorageError, match="cannot be read"):
         SavedState(str(tmp_path), ["rank-00000.safetensors"], {})
 
 
@@ -139,7 +139,7 @@ def test_files_that_vanish_are_told(tmp_path: Path) -> None:
     saved._kept = {}
     saved.close()
     (tmp_path / "rank-00000.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(StorageError, match="cannot be read"):
         saved.whole("weight:a")
 
 

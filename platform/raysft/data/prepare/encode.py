@@ -6,10 +6,12 @@ record: it becomes a Reject. The order of samples is the order of records.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -114,7 +116,21 @@ def encode_task(task: ReadTask, stage: EncodeStage) -> Iterator[EncodedBatch]:
     tools = _tools(stage)
     records = read(task)
     while batch := list(islice(records, _BATCH)):
-        yield _encode_batch(batch, task, stage, tools)
+        with _collector_paused():
+            encoded = _encode_batch(batch, task, stage, tools)
+        yield encoded
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """A batch makes some hundred thousand small objects in no cycles: looking for cycles took 4% of its time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def sample_schema(stage: EncodeStage) -> pa.Schema:

@@ -81,7 +81,7 @@ SEES = {
             "storage",
             "errors",
         ),
-        *("evaluate", "observe", "planner"),
+        *("evaluate", "metrics", "observe", "planner"),
     },
     "raysft.search": {
         *("run", "runtime", "train", "model", "data", "recipe", "lease", "sealed", "storage", "errors", "observe"),
@@ -114,6 +114,8 @@ DOORWAYS = {
     "peft": {"raysft.model.methods"},
     "liger_kernel": {"raysft.model.fast.liger"},
     "pandas": {"raysft.api"},
+    "sacrebleu": {"raysft.metrics.bleu"},
+    "nltk": {"raysft.metrics.meteor"},
     "optuna": {"raysft.search.study"},
     "cmaes": {"raysft.search.cmaes_sampler"},
     "resvg_py": {"raysft.observe.tune_charts"},
@@ -131,6 +133,7 @@ DOORWAYS = {
 # What a layer may import besides the standard library and raysft.
 OUTSIDE = {
     "raysft.errors": set(),
+    "raysft.metrics": {"numpy", "sacrebleu", "nltk"},
     "raysft.recipe": {"pydantic", "yaml"},
     "raysft.planner": set(),
     "raysft.kube": {"pydantic", "yaml"},

@@ -13,8 +13,9 @@ from raysft.evaluate.generation import Generator, Sampling
 from raysft.evaluate.heldout import held_out_loss
 from raysft.metrics import METRICS
 from raysft.metrics.base import Answer, Estimate
+from raysft.metrics.estimate import estimate
 from raysft.model.methods import Forward
-from raysft.recipe.evaluation_sets import SetPlan
+from raysft.recipe.evaluation_sets import SetPlan, check_packages
 
 KEPT_SAMPLES = 10
 
@@ -29,10 +30,11 @@ def evaluate_model(
     """{set: record}, as JSON. generator: of the answers. model: of the losses; forward: what turns rows into hidden
     states, where it does not do so alone.
 
-    A record has `metrics` {name: {value, count, low, high}}, `num_prompts`, `samples` (the first prompts with
-    `prompt`, `answer` (the model's) and `reference`) and `of_pairs`: the loss is that of the preferred answers.
-    Raises DataError, ModelError, StorageError.
+    A record has `metrics` {name: Estimate}, `num_prompts`, `answers` (all prompts with `prompt`, `answer` (the
+    model's) and `reference`), `samples` (the first of them) and `of_pairs`: the loss is that of the preferred
+    answers. Raises DataError, ModelError, StorageError, RecipeError.
     """
+    check_packages(plan for _, plan in sets.values())
     return {
         name: _evaluate_set((model, forward), generator, how, store, plan) for name, (store, plan) in sets.items()
     }
@@ -55,12 +57,12 @@ def _evaluate_set(
     texts = generator.generate([one["prompt"] for one in prompts], how) if prompts else []
     answers = [Answer(one["prompt"], text, one["answer"]) for one, text in zip(prompts, texts, strict=True)]
     if answers:
-        metrics |= {name: METRICS[name].estimate(answers) for name in plan.metrics if name in METRICS}
+        metrics |= {name: estimate(METRICS[name], answers) for name in plan.metrics if name in METRICS}
+    told = [{"prompt": one.prompt, "answer": one.text, "reference": one.reference} for one in answers]
     return {
-        "metrics": {name: asdict(estimate) for name, estimate in metrics.items()},
+        "metrics": {name: asdict(found) for name, found in metrics.items()},
         "num_prompts": len(answers),
-        "samples": [
-            {"prompt": one.prompt, "answer": one.text, "reference": one.reference} for one in answers[:KEPT_SAMPLES]
-        ],
+        "answers": told,
+        "samples": told[:KEPT_SAMPLES],
         "of_pairs": of_pairs,
     }

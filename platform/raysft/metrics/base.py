@@ -1,17 +1,19 @@
-"""What a metric of answers is, and the share of right answers, which most of them are."""
+"""What a metric of answers is: numbers of each answer that add up, and a value of their sums. Pure.
+
+Everything else follows from the sums: the value over all answers, its interval, and whether two models differ
+(metrics/estimate.py).
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 Mode = Literal["min", "max"]
 """Which way is better."""
 
-Z95 = 1.959963984540054
-"""Half the width of a 95% interval, in standard deviations of a normal distribution."""
+Numbers = Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -33,52 +35,73 @@ class Estimate:
     low: float | None = None
     """End of the 95% interval; None: none is known."""
     high: float | None = None
+    how: str = ""
+    """How it was computed, where that changes the number: a tokenizer, the signature of a library."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """What stands behind it, as JSON: a confusion matrix."""
 
 
-class Metric(Protocol):
-    """A number that answers have. Its functions are pure."""
+def ratio(totals: Numbers) -> float:
+    """The first sum over the second; 0 of nothing."""
+    return float(totals[0]) / float(totals[1]) if totals[1] else 0.0
 
-    @property
-    def name(self) -> str:
-        """As recipes name it."""
 
-    @property
-    def title(self) -> str:
-        """In a few words, for tables."""
+def percent(value: float) -> str:
+    """`91.0%`."""
+    return f"{value:.1%}"
 
-    @property
-    def better(self) -> Mode:
-        """Which way is better."""
 
-    def estimate(self, answers: Sequence[Answer]) -> Estimate:
-        """The value over these answers, of which there is at least one."""
-
-    def shown(self, value: float) -> str:
-        """The value as tables write it."""
+def _four_digits(value: float) -> str:
+    return f"{value:.4f}"
 
 
 @dataclass(frozen=True)
-class Share:
-    """The share of answers that are right, 0 to 1, with Wilson's interval."""
+class Metric:
+    """A number that answers have. Its functions are pure and raise nothing, whatever the texts are."""
 
     name: str
+    """As recipes name it."""
     title: str
-    is_right: Callable[[Answer], bool]
-    better: Mode = "max"
+    """In a few words, for tables."""
+    better: Mode | None
+    """Which way is better; None: neither is by itself."""
+    statistics: Callable[[Sequence[Answer]], Sequence[Numbers]]
+    """Numbers of each answer, as many of each, which add up over answers."""
+    value: Callable[[Numbers], float] = ratio
+    """The value of sums of statistics."""
+    shown: Callable[[float], str] = _four_digits
+    """The value as tables write it."""
+    interval: Literal["wilson", "bootstrap", "none"] = "bootstrap"
+    """wilson: statistics are (is it right?, 1). none: a part of the answers does not stand for all of them."""
+    packages: tuple[str, ...] = ()
+    """Modules that it imports when it is computed, of the extra `metrics`."""
+    how: Callable[[Sequence[Answer]], str] = lambda answers: ""
+    """See Estimate."""
+    details: Callable[[Sequence[Answer]], dict[str, Any]] = lambda answers: {}
+    """See Estimate."""
 
-    def estimate(self, answers: Sequence[Answer]) -> Estimate:
-        """See Metric."""
-        right = sum(map(self.is_right, answers))
-        return Estimate(right / len(answers), len(answers), *wilson(right, len(answers)))
 
-    def shown(self, value: float) -> str:
-        """See Metric."""
-        return f"{value:.1%}"
+def share(name: str, title: str, is_counted: Callable[[Answer], bool], better: Mode = "max") -> Metric:
+    """The share of answers of which something holds, 0 to 1, with Wilson's interval."""
+
+    def statistics(answers: Sequence[Answer]) -> list[Numbers]:
+        return [(float(is_counted(answer)), 1.0) for answer in answers]
+
+    return Metric(name, title, better, statistics, shown=percent, interval="wilson")
 
 
-def wilson(right: int, total: int) -> tuple[float, float]:
-    """95% interval of a share (Wilson 1927; Brown, Cai and DasGupta 2001): sound at 0, at 1 and of few, too."""
-    share, z2 = right / total, Z95 * Z95
-    middle = (share + z2 / (2 * total)) / (1 + z2 / total)
-    half = Z95 / (1 + z2 / total) * math.sqrt(share * (1 - share) / total + z2 / (4 * total * total))
-    return max(0.0, middle - half), min(1.0, middle + half)
+def mean(
+    name: str,
+    title: str,
+    score: Callable[[Answer], float],
+    *,
+    better: Mode | None = "max",
+    shown: Callable[[float], str] = _four_digits,
+    how: str = "",
+) -> Metric:
+    """The mean of what each answer scores, with an interval by bootstrap."""
+
+    def statistics(answers: Sequence[Answer]) -> list[Numbers]:
+        return [(score(answer), 1.0) for answer in answers]
+
+    return Metric(name, title, better, statistics, shown=shown, how=lambda answers: how)

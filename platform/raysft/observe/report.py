@@ -63,6 +63,10 @@ class ReportFacts:
 def render_report(facts: ReportFacts) -> str:
     """The page as HTML text."""
     before, after = facts.before or {}, facts.after or {}
+    results = rows_of(before, after)
+    hows: dict[str, list[str]] = {}
+    for row in results:
+        hows.setdefault(row.how, []).append(row.title)
     return page_template("report.html").render(
         facts=facts,
         duration=f"wall time {duration_text(facts.wall_s)}" if facts.wall_s else "",
@@ -72,7 +76,9 @@ def render_report(facts: ReportFacts) -> str:
             name: Markup(svg) for name, svg in (_parts_charts(facts.metrics) | _set_charts(facts.metrics)).items()
         },
         has_eval=any(line["kind"] == "eval" for line in facts.metrics),
-        results=rows_of(before, after),
+        results=results,
+        has_changes=any(row.change for row in results),
+        hows=[f"{', '.join(titles)}: {how}" for how, titles in hows.items() if how],
         samples=_samples(before, after),
         time_bar=Markup(svg_bar(facts.time)) if facts.time else "",
         incident_titles=TITLES,

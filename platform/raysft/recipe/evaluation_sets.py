@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from raysft.errors import RecipeError
 from raysft.metrics.base import Mode
-from raysft.recipe.measures import HELD_OUT, HELD_OUT_LOSS, OF_ANSWERS
+from raysft.recipe.measures import HELD_OUT, HELD_OUT_LOSS, MEASURES, OF_ANSWERS
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.data import SourceSection
 from raysft.recipe.sections.objective import ObjectiveSection
@@ -84,6 +85,20 @@ def ignored(recipe: Recipe) -> list[str]:
     if by is None or by in measured_in_training(recipe):
         return []
     return [f"best commit  none is kept for being the best: {by} is not measured, nothing is held out"]
+
+
+def check_packages(plans: Iterable[SetPlan]) -> None:
+    """Is here what their metrics are computed with? Raises RecipeError."""
+    asked = dict.fromkeys(metric for plan in plans for metric in plan.metrics)
+    for metric in asked:
+        for package in MEASURES[metric].packages:
+            if find_spec(package) is None:
+                raise RecipeError(
+                    f"the metric {metric} is computed with a package that is not installed",
+                    got=f"no module {package}",
+                    expected="the packages of the extra `metrics`, also where tasks of the cluster run",
+                    fix="pip install 'raysft[metrics]', or leave the metric out of evaluate.sets",
+                )
 
 
 def check_sets(recipe: Recipe) -> None:

@@ -36,18 +36,24 @@ class Measure:
 
     title: str
     """In a few words."""
-    better: Mode
+    better: Mode | None
+    """None: neither way is by itself."""
     wants: Literal["rows", "answers"]
     """rows: tokens of the set go through the model. answers: it answers the set's prompts (metrics/)."""
     unit: str = ""
     """Empty: a share or a plain number."""
     shown: Callable[[float], str] = _number
+    packages: tuple[str, ...] = ()
+    """Modules of the extra `metrics` that it is computed with."""
 
 
 MEASURES: dict[str, Measure] = {
     "loss": Measure("loss", "min", "rows", "nats per target token"),
     "perplexity": Measure("perplexity", "min", "rows"),
-    **{name: Measure(metric.title, metric.better, "answers", shown=metric.shown) for name, metric in METRICS.items()},
+    **{
+        name: Measure(metric.title, metric.better, "answers", shown=metric.shown, packages=metric.packages)
+        for name, metric in METRICS.items()
+    },
 }
 """{name: measure} of every model, whatever it was trained for, in the order of tables."""
 
@@ -65,6 +71,10 @@ class Row:
     before: str
     """`-`: not measured."""
     after: str
+    change: str = ""
+    """After minus before on the same prompts, with its interval and p; empty: it was not tested."""
+    how: str = ""
+    """How it was computed, where that changes the number."""
 
 
 def rows_of(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Row]:
@@ -74,13 +84,27 @@ def rows_of(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Row]:
     for name in dict.fromkeys((*sets[0], *sets[1])):
         found = [one.get(name, {}) for one in sets]
         for measure, traits in MEASURES.items():
-            told = [
-                shown(measure, one["metrics"][measure]) if measure in one.get("metrics", {}) else "-" for one in found
-            ]
-            if told != ["-", "-"]:
+            estimates = [one.get("metrics", {}).get(measure) for one in found]
+            if any(estimates):
+                first, last = ("-" if one is None else shown(measure, one) for one in estimates)
                 title = title_of(name, measure, any(one.get("of_pairs") for one in found))
-                rows.append(Row(name, measure, title, traits.unit, *told))
+                change = changed(measure, found[1].get("changes", {}).get(measure))
+                how = next(one.get("how", "") for one in reversed(estimates) if one is not None)
+                rows.append(Row(name, measure, title, traits.unit, first, last, change, how))
     return rows
+
+
+def changed(name: str, change: Mapping[str, float] | None) -> str:
+    """`+12.5% (4.0% to 21.0%), p = 0.012`; empty: not tested."""
+    if change is None:
+        return ""
+    write = MEASURES[name].shown
+    difference, low, high = (
+        ("-" if value < 0 else "+") + write(abs(value))
+        for value in (change["difference"], change["low"], change["high"])
+    )
+    p = f"p = {change['p']:.3f}" if change["p"] >= 0.001 else "p < 0.001"
+    return f"{difference} ({low} to {high}), {p}"
 
 
 def shown(name: str, estimate: Mapping[str, Any]) -> str:

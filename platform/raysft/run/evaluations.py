@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from raysft import sealed, storage
 from raysft.data.prepare.prepared import Prepared
+from raysft.metrics import METRICS
+from raysft.metrics.base import Answer
+from raysft.metrics.estimate import compare
 from raysft.recipe.evaluation_sets import evaluation_sets
 from raysft.recipe.measures import HELD_OUT, MEASURES, shown
 from raysft.recipe.schema import Recipe
@@ -34,7 +37,7 @@ def evaluate_once(
     of: Evaluated, when: str, function: Callable[..., dict[str, Any]], *more: str
 ) -> dict[str, Any] | None:
     """An evaluation on the cluster, kept in the run; None without a set. One that lacks what the recipe asks for by
-    now is made anew."""
+    now is made anew. That of `after` says how far the answers changed since `before`."""
     stores = of.prepared.eval_stores
     if not stores:
         return None
@@ -42,6 +45,10 @@ def evaluate_once(
     if evaluation is None or not _holds(evaluation, of.recipe):
         logger.info("evaluating %s training", when)
         evaluation = run_task(of.recipe.cluster, function, of.recipe.model_dump(mode="json"), stores, *more)
+        answers = take_answers(evaluation)
+        if when == "after":
+            add_changes(evaluation, read_answers(of.run, "before", of.fingerprints), answers)
+        write_answers(of.run, when, answers, of.fingerprints)
         write_evaluation(of.run, when, evaluation, of.fingerprints)
     logger.info("%-12s %s", when, evaluation_line(evaluation))
     return evaluation
@@ -84,6 +91,47 @@ def write_evaluation(run: str, when: str, evaluation: Mapping[str, Any], fingerp
     """Keep an evaluation in the run."""
     location = storage.join(run, "evaluation", f"{when}.json")
     sealed.write(location, {"sets": dict(evaluation), "mathematics": fingerprints["mathematics"]})
+
+
+Answers = Mapping[str, list[Answer]]
+"""{set: all its prompts with the model's answers}."""
+
+
+def take_answers(evaluation: Mapping[str, dict[str, Any]]) -> dict[str, list[Answer]]:
+    """All answers of a new evaluation, taken out of its record, which keeps the first ones as samples."""
+    return {
+        name: [Answer(one["prompt"], one["answer"], one["reference"]) for one in record.pop("answers", ())]
+        for name, record in evaluation.items()
+    }
+
+
+def add_changes(evaluation: Mapping[str, dict[str, Any]], before: Answers, after: Answers) -> None:
+    """Put `changes` {metric: Change} into the record of each set whose prompts were answered before, too."""
+    for name, record in evaluation.items():
+        found = {
+            metric: compare(METRICS[metric], before.get(name, []), after[name])
+            for metric in record["metrics"]
+            if metric in METRICS
+        }
+        record["changes"] = {metric: asdict(change) for metric, change in found.items() if change is not None}
+
+
+def write_answers(run: str, when: str, answers: Answers, fingerprints: Mapping[str, str]) -> None:
+    """Keep all answers in the run: evaluation/before-answers.json, after-answers.json."""
+    told = {name: [[one.prompt, one.text, one.reference] for one in found] for name, found in answers.items()}
+    sealed.write(_answers_location(run, when), {"answers": told, "mathematics": fingerprints["mathematics"]})
+
+
+def read_answers(run: str, when: str, fingerprints: Mapping[str, str]) -> Answers:
+    """Kept answers by set; none where there are none of this run, or they are damaged, which is told."""
+    record = sealed.read(_answers_location(run, when), {"answers": dict, "mathematics": str})
+    if record is None or record["mathematics"] != fingerprints["mathematics"]:
+        return {}
+    return {name: [Answer(*texts) for texts in found] for name, found in record["answers"].items()}
+
+
+def _answers_location(run: str, when: str) -> str:
+    return storage.join(run, "evaluation", f"{when}-answers.json")
 
 
 def by_set(record: Mapping[str, Any] | None) -> dict[str, Any] | None:

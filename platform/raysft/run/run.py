@@ -24,7 +24,7 @@ from raysft.model.facts import check_vocabulary, read_facts
 from raysft.model.files import check_weights
 from raysft.model.load import rows_for
 from raysft.model.rehearsal import rehearse
-from raysft.recipe.evaluation_sets import ignored
+from raysft.recipe.evaluation_sets import check_packages, evaluation_sets, ignored
 from raysft.recipe.facts import ClusterFacts, DataFacts, ModelFacts
 from raysft.recipe.paths import with_absolute_paths
 from raysft.recipe.resolve import ResolvedRun, Schedule, fitting_workers, resolve, schedule, with_workers
@@ -156,6 +156,7 @@ def check_before_ray(recipe: Recipe) -> list[str]:
     facts = read_facts(recipe)
     resolve(recipe, facts, None)
     check_weights(recipe)
+    check_packages(evaluation_sets(recipe).values())
     tokenizer = remote_tasks.export_tokenizer(recipe)
     check_vocabulary(recipe, facts.vocab_size, rows_for(tokenizer))
     trained = rehearse(recipe, tokenizer, stop_token_ids(recipe, tokenizer)) + ignored(recipe)

@@ -13,11 +13,12 @@ from raysft.data.prepare.prepare import prepare as prepare_store
 from raysft.errors import ModelError, UserError
 from raysft.model.export_manifest import damaged_files
 from raysft.observe.goodput import terminal_lines
-from raysft.recipe.evaluation_sets import evaluation_sets
+from raysft.recipe.evaluation_sets import check_packages, evaluation_sets
 from raysft.recipe.load import load_recipe
 from raysft.recipe.paths import with_absolute_paths
 from raysft.recipe.schema import Recipe
 from raysft.run import remote_tasks, summary
+from raysft.run.evaluations import take_answers
 from raysft.run.rundir import check_same_recipe, claim, read_result, run_location
 from raysft.runtime.join import cluster, run_task
 
@@ -44,11 +45,14 @@ def evaluate(recipe: Recipe, model: str | None) -> dict[str, Any]:
             expected="one of them",
             fix="set data.eval to files, or data.eval_fraction as it was in training",
         )
+    check_packages(evaluation_sets(recipe).values())
     _check_export(export)
     with cluster():
         prepared = prepare_store(absolute)
         fields = absolute.model_dump(mode="json")
-        return run_task(absolute.cluster, remote_tasks.evaluate_exported, fields, prepared.eval_stores, export)
+        found = run_task(absolute.cluster, remote_tasks.evaluate_exported, fields, prepared.eval_stores, export)
+    take_answers(found)
+    return found
 
 
 def _check_export(export: str) -> None:

@@ -8,10 +8,12 @@ import pytest
 from fakes import make_recipe
 
 from raysft.errors import RecipeError
+from raysft.recipe import evaluation_sets as evaluation_sets_module
 from raysft.recipe.checks import check_recipe
 from raysft.recipe.evaluation_sets import (
     SetPlan,
     best_by,
+    check_packages,
     evaluation_sets,
     ignored,
     measured_in_training,
@@ -84,7 +86,7 @@ NONE = {"train": "t.jsonl"}
         ({"held_out": DEV}, {}, "data.eval"),
         ({"held_out": {}}, {"data": NONE}, "data.eval_fraction"),
         ({"held_out": {}}, {"evaluate": {"generate_prompts": 3}}, "generate_prompts"),
-        ({"dev": {**DEV, "metrics": ["bleu"]}}, {}, "exact_match"),
+        ({"dev": {**DEV, "metrics": ["blue"]}}, {}, "exact_match"),
         ({"dev": {**DEV, "metrics": []}}, {}, "metrics"),
         ({"dev": {**DEV, "metrics": ["loss", "loss"]}}, {}, "twice"),
         ({"dev": {**DEV, "metrics": ["exact_match"]}}, {}, "evaluate.sets.dev.prompts: 200"),
@@ -115,3 +117,13 @@ def test_a_best_commit_that_nothing_can_tell_is_said() -> None:
     assert "held_out/loss is not measured" in line
     assert ignored(make_recipe()) == []
     assert ignored(make_recipe(checkpoint={"keep_best": True}, data={"eval_fraction": 0.1})) == []
+
+
+def test_a_metric_whose_package_is_missing_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    plans = [SetPlan(("loss", "exact_match", "bleu"), 5, 9)]
+    check_packages(plans)
+    monkeypatch.setattr(evaluation_sets_module, "find_spec", lambda name: None)
+    check_packages([SetPlan(("loss", "exact_match", "rouge_l"), 5, 9)])
+    with pytest.raises(RecipeError, match="metric bleu") as refused:
+        check_packages(plans)
+    assert "raysft[metrics]" in str(refused.value)

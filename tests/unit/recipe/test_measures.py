@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from raysft.metrics import METRICS
-from raysft.recipe.measures import MEASURES, full_name, rows_of, shown
+from raysft.recipe.measures import MEASURES, changed, full_name, rows_of, shown
 
 
 def record(of_pairs: bool = False, **values: float) -> dict[str, object]:
@@ -40,3 +40,13 @@ def test_old_names() -> None:
         "dev/loss",
         "train_loss",
     ]
+
+
+def test_a_change_has_its_interval_and_p() -> None:
+    change = {"difference": 0.125, "low": -0.04, "high": 0.21, "p": 0.0124, "count": 200}
+    after = {"dev": {**record(exact_match=0.5, bleu=31.0), "changes": {"exact_match": change}}}
+    after["dev"]["metrics"]["bleu"]["how"] = "tok:13a"  # type: ignore[index]
+    match, bleu = rows_of({"dev": record(exact_match=0.375, bleu=30.0)}, after)
+    assert match.change == "+12.5% (-4.0% to +21.0%), p = 0.012"
+    assert (bleu.change, bleu.how) == ("", "tok:13a")
+    assert changed("bleu", {**change, "difference": -3.0, "p": 0.0005}) == "-3.00 (-0.04 to +0.21), p < 0.001"

@@ -12,12 +12,14 @@ from fakes import make_recipe
 
 from raysft import sealed
 from raysft.data.prepare.prepared import Prepared, Store
+from raysft.metrics.base import Answer
 from raysft.run import evaluations
 from raysft.run.evaluations import (
     Evaluated,
     by_set,
     evaluate_once,
     evaluation_line,
+    read_answers,
     read_evaluation,
     write_evaluation,
 )
@@ -85,3 +87,26 @@ def test_an_evaluation_is_made_once_and_anew_when_the_recipe_asks_for_more(
     assert made == [{"held_out": "held"}, {"held_out": "held", "dev": "dev"}]
     nothing = Evaluated(str(tmp_path), one, Prepared(None, None, {}, None), PRINTS)
     assert evaluate_once(nothing, "before", SimpleNamespace) is None
+
+
+def test_answers_are_kept_and_compared_with_those_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {"before": "wrong", "after": "right"}
+
+    def run(cluster: Any, function: Any, fields: dict[str, Any], stores: dict[str, str]) -> dict[str, Any]:
+        told = [{"prompt": f"q{i}", "answer": said[when], "reference": "right"} for i in range(20)]
+        return {"held_out": {**ROWS, "metrics": {**ROWS["metrics"], **MATCH}, "answers": told}}  # type: ignore[dict-item]
+
+    monkeypatch.setattr(evaluations, "run_task", run)
+    recipe = make_recipe(data={"train": "t.jsonl", "eval_fraction": 0.5}, evaluate={"generate_prompts": 20})
+    of = Evaluated(str(tmp_path), recipe, Prepared(None, "held", {}, {}), PRINTS)
+    found: dict[str, Any] = {}
+    for when in said:
+        found[when] = evaluate_once(of, when, SimpleNamespace)
+        assert read_evaluation(str(tmp_path), when, PRINTS) == found[when]
+        assert read_answers(str(tmp_path), when, PRINTS)["held_out"][3] == Answer("q3", said[when], "right")
+        assert "answers" not in found[when]["held_out"]
+    change = found["after"]["held_out"]["changes"]["exact_match"]
+    assert (change["difference"], change["count"]) == (1.0, 20)
+    assert change["p"] < 0.001
+    assert "changes" not in found["before"]["held_out"]
+    assert read_answers(str(tmp_path), "before", {"mathematics": "another"}) == {}

@@ -36,7 +36,8 @@ class EvaluationSet(Section):
     ] = Field(
         ("loss",),
         min_length=1,
-        description="What is measured: `loss` (with perplexity; in training, too), or of answers `exact_match`.",
+        description="What is measured: `loss` (with perplexity; in training, too), or of answers by a metric's name; "
+        "`bleu` and `meteor` need the extra `metrics`.",
     )
     prompts: int = Field(
         0, ge=0, description="Prompts answered greedily before and after, from the start of the set."

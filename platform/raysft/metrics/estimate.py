@@ -1,0 +1,102 @@
+"""A metric's value over answers with its 95% interval, and whether two models' answers differ in it.
+
+The same answers give the same numbers on every machine: resampling has a seed of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raysft.metrics.base import Answer, Estimate, Metric
+
+Z95 = 1.959963984540054
+"""Half the width of a 95% interval, in standard deviations of a normal distribution."""
+RESAMPLES = 1000
+"""Bootstrap samples of an interval."""
+SWAPS = 2000
+"""Random assignments of a paired test: the smallest p is 1 / 2001."""
+SEED = 12345
+
+
+@dataclass(frozen=True)
+class Change:
+    """Second model minus first, on the same prompts."""
+
+    difference: float
+    low: float
+    """Ends of the 95% interval of the difference, by paired bootstrap."""
+    high: float
+    p: float
+    """Two-sided, by paired approximate randomisation: how often answers that are swapped between the models at random
+    differ as much (Riezler and Maxwell 2005)."""
+    count: int
+    """Pairs of answers."""
+
+
+def estimate(metric: Metric, answers: Sequence[Answer]) -> Estimate:
+    """The value over these answers, of which there is at least one."""
+    rows = _rows(metric, answers)
+    totals = rows.sum(axis=0)
+    low, high = None, None
+    if metric.interval == "wilson":
+        low, high = wilson(round(float(totals[0])), len(answers))
+    elif metric.interval == "bootstrap" and len(answers) > 1:
+        low, high = _ends([metric.value(sums.tolist()) for sums in _resampled(rows)])
+    value = metric.value(totals.tolist())
+    return Estimate(value, len(answers), low, high, metric.how(answers), metric.details(answers))
+
+
+def compare(metric: Metric, first: Sequence[Answer], second: Sequence[Answer]) -> Change | None:
+    """Two models' answers to the same prompts, in the same order.
+
+    None: the metric has no interval, there are fewer than two pairs, or the prompts or references are not the same.
+    """
+    same = [(a.prompt, a.reference) for a in first] == [(b.prompt, b.reference) for b in second]
+    if metric.interval == "none" or len(first) < 2 or not same:
+        return None
+    one, other = _rows(metric, first), _rows(metric, second)
+    width = one.shape[1]
+    totals = one.sum(axis=0), other.sum(axis=0)
+
+    def difference(sums: NDArray[np.float64], others: NDArray[np.float64]) -> float:
+        return metric.value(others.tolist()) - metric.value(sums.tolist())
+
+    found = difference(*totals)
+    low, high = _ends([difference(sums[:width], sums[width:]) for sums in _resampled(np.hstack((one, other)))])
+    random, gaps, as_far = np.random.default_rng(SEED), other - one, 0
+    for _ in range(SWAPS):
+        moved = random.integers(0, 2, len(gaps)).astype(np.float64) @ gaps
+        as_far += abs(difference(totals[0] + moved, totals[1] - moved)) >= abs(found) - 1e-12
+    return Change(found, low, high, (1 + as_far) / (1 + SWAPS), len(first))
+
+
+def wilson(right: int, total: int) -> tuple[float, float]:
+    """95% interval of a share (Wilson 1927; Brown, Cai and DasGupta 2001): sound at 0, at 1 and of few, too."""
+    share, z2 = right / total, Z95 * Z95
+    middle = (share + z2 / (2 * total)) / (1 + z2 / total)
+    half = Z95 / (1 + z2 / total) * math.sqrt(share * (1 - share) / total + z2 / (4 * total * total))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def _rows(metric: Metric, answers: Sequence[Answer]) -> NDArray[np.float64]:
+    """[answers, numbers of each]."""
+    return np.array(metric.statistics(answers), dtype=np.float64).reshape(len(answers), -1)
+
+
+def _resampled(rows: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """Sums over answers drawn with replacement, RESAMPLES times (Efron 1979)."""
+    random, count = np.random.default_rng(SEED), len(rows)
+    return [
+        np.bincount(random.integers(0, count, count), minlength=count).astype(np.float64) @ rows
+        for _ in range(RESAMPLES)
+    ]
+
+
+def _ends(values: Sequence[float]) -> tuple[float, float]:
+    low, high = np.quantile(values, (0.025, 0.975))
+    return float(low), float(high)

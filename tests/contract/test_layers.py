@@ -86,6 +86,7 @@ SEES = {
     "raysft.search": {
         *("run", "runtime", "train", "model", "data", "recipe", "lease", "sealed", "storage", "errors", "observe"),
     },
+    "raysft.submit": {"kube", "runtime.job_client", "observe.console", "recipe", "errors"},
     "raysft.api": {
         *("search", "run", "train", "evaluate", "metrics", "observe", "planner", "kube", "data", "model", "recipe"),
         *("storage", "errors"),
@@ -93,6 +94,7 @@ SEES = {
     "raysft.cli": {
         *(
             "api",
+            "submit",
             "search",
             "run",
             "runtime",
@@ -123,6 +125,7 @@ DOORWAYS = {
         *("raysft.data.on_ray", "raysft.data.prepare.prepare", "raysft.data.feed.stream_server"),
         *("raysft.train.worker", "raysft.runtime", "raysft.run", "raysft.search"),
     },
+    "kubernetes": {"raysft.submit.kubernetes_client"},
     "tiktoken": {"raysft.data.text.bytepair"},
     "jinja2": {"raysft.data", "raysft.observe"},
     "pickle": set(),
@@ -137,6 +140,7 @@ OUTSIDE = {
     "raysft.recipe": {"pydantic", "yaml"},
     "raysft.planner": set(),
     "raysft.kube": {"pydantic", "yaml"},
+    "raysft.submit": {"yaml", "requests", "kubernetes", "urllib3"},
     "raysft.storage": {"pyarrow", "fsspec"},
     "raysft.lines": {"pyarrow"},
     "raysft.sealed": set(),

@@ -20,11 +20,11 @@ TABLE = ROOT / "docs" / "reference" / "ray-private.md"
 
 PUBLIC = {
     *("ray", "ray.data", "ray.exceptions", "ray.train", "ray.train.torch", "ray.tune", "ray.tune.search"),
-    "ray.util.placement_group",
+    *("ray.util.placement_group", "ray.job_submission"),
 }
 """Modules that Ray's API reference names."""
 
-DOCUMENTED = {"RAY_ADDRESS"}
+DOCUMENTED = {"RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
 _MODULE = re.compile(r"ray(\.\w+)+")
 _VARIABLE = re.compile(r"(RAY|TUNE|REPORTER)_\w+")
 _LABEL = re.compile(r"node:__\w+__")

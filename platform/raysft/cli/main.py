@@ -1,6 +1,7 @@
 """One command from its arguments to its exit code. Imports nothing heavy before a verb needs it.
 
-Exit codes: 0 done, 2 the user can mend it, 3 the platform failed, 75 interrupted after a commit, 130 interrupted.
+Exit codes: 0 done, 2 the user can mend it, 3 the platform failed, 75 interrupted after a commit, 130 interrupted; of
+a verb that follows a job, the job's.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     _quiet(options.debug)
     try:
-        options.run(options)
+        code = options.run(options)
         sys.stdout.flush()
     except (KeyboardInterrupt, SystemExit) as ended:
         if isinstance(ended, SystemExit) and ended.code != signal.SIGTERM:  # so Ray answers that signal
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.debug:
             traceback.print_exc()
         return _told(error)
-    return 0
+    return code or 0
 
 
 def _told(error: Exception) -> int:

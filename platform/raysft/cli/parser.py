@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from raysft import __version__
-from raysft.cli import verbs
+from raysft.cli import job_verbs, verbs
 
-Run = Callable[[argparse.Namespace], None]
+Run = Callable[[argparse.Namespace], int | None]
+"""What a verb does. Returns the exit code where it is another's; None: 0."""
 
 EXAMPLES = {
     "train": "  raysft train jobs/recipes/gsm8k.yaml --set data.train=gsm8k_train.jsonl\n"
@@ -20,6 +21,9 @@ EXAMPLES = {
     "  raysft plan recipe.yaml --cluster 2x8xA100-80G --json\n"
     "  raysft plan --matrix",
     "manifest": "  raysft manifest recipe.yaml --on cluster.yaml | kubectl apply -f -",
+    "submit": "  raysft submit recipe.yaml --address http://localhost:8265 --env HF_TOKEN\n"
+    "  raysft submit recipe.yaml --on cluster.yaml --dry-run",
+    "jobs": "  raysft jobs list --address http://localhost:8265\n  raysft jobs attach my-run-1",
     "preview": "  raysft preview recipe.yaml --num 3\n  raysft preview recipe.yaml --num 20 --packed",
     "data": "  raysft data report recipe.yaml\n  raysft data log recipe.yaml",
     "report": "  raysft report recipe.yaml\n  raysft report storage/runs/my-run",
@@ -69,6 +73,9 @@ def parser() -> argparse.ArgumentParser:
     manifest.add_argument(
         "--model", metavar="DIR", help="config.json of a model that only the cluster sees, for sizes"
     )
+    _submit(commands)
+    jobs = commands.add_parser("jobs", help="the jobs of a Ray cluster", **_texts("jobs"))
+    _job_actions(jobs.add_subparsers(dest="action", required=True, metavar="ACTION"))
     preview = _recipe_verb(commands, "preview", "show which tokens are trained, in colour", verbs.preview)
     preview.add_argument("--num", type=_positive, default=3, metavar="N", help="records to show (default 3)")
     preview.add_argument("--packed", action="store_true", help="show the rows that they are packed into")
@@ -112,6 +119,44 @@ def _recipe_verb(
         "--set", action="append", default=[], metavar="a.b=v", help="override a field; may be repeated"
     )
     return parser
+
+
+def _submit(commands: Any) -> None:
+    submit = _recipe_verb(commands, "submit", "send a run to a cluster and follow it; resumes it", job_verbs.submit)
+    _server(submit, on="a Kubernetes cluster, as `raysft manifest` takes it")
+    submit.add_argument("--verb", choices=["train", "prepare", "tune"], default="train", help="default: train")
+    submit.add_argument(
+        "--env", action="append", default=[], metavar="NAME", help="pass this variable on; may be repeated"
+    )
+    submit.add_argument("--detach", action="store_true", help="do not follow the job")
+    submit.add_argument("--dry-run", action="store_true", help="check, print what would be sent, send nothing")
+    submit.add_argument("--model", metavar="DIR", help="with --on: as `raysft manifest` takes it")
+
+
+def _job_actions(actions: Any) -> None:
+    listed = _verb(actions, "list", "jobs with their status, and why one does not run", job_verbs.list_jobs, "jobs ")
+    _server(listed, on="the RayJobs of a Kubernetes cluster, as `raysft manifest` takes it")
+    for name, text, run in (
+        ("logs", "what a job has printed", job_verbs.logs),
+        ("stop", "let a job commit and end, and wait for it", job_verbs.stop),
+        ("attach", "follow a job to its end; ends with its exit code", job_verbs.attach),
+    ):
+        parser = _verb(actions, name, text, run, "jobs ")
+        parser.add_argument("job", metavar="ID", help="as `raysft jobs list` shows it")
+        _server(parser, on="" if name == "logs" else "a RayJob of a Kubernetes cluster")
+
+
+def _server(parser: argparse.ArgumentParser, on: str) -> None:
+    """The options that name a cluster. on: what --on means; empty: there is none."""
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--address", metavar="URL", help="http://HOST:8265 of the Ray head (default: RAY_API_SERVER_ADDRESS)"
+    )
+    if on:
+        where.add_argument("--on", metavar="FILE", help=on)
+    parser.add_argument(
+        "--insecure-http", action="store_true", help="send the token over plain http to another machine"
+    )
 
 
 def _data_actions(actions: Any) -> None:

@@ -18,7 +18,7 @@ from raysft.observe.console import printable
 logger = logging.getLogger(__name__)
 
 
-def _call(target: str) -> Any:
+def call(target: str) -> Any:
     """`module:function` of what is no verb of the API, imported now: `--help` must not wait for torch."""
     module, _, function = target.partition(":")
     return getattr(importlib.import_module(f"raysft.{module}"), function)
@@ -27,7 +27,7 @@ def _call(target: str) -> Any:
 def _load(options: argparse.Namespace) -> Any:
     """The recipe of a verb; verbs that are no verb of the API need the hub settled."""
     recipe = api.load(options.recipe, options.set)
-    _call("model.hub:settle_hub")(recipe)
+    call("model.hub:settle_hub")(recipe)
     return recipe
 
 
@@ -45,7 +45,7 @@ def train(options: argparse.Namespace) -> None:
 
 
 def check(options: argparse.Namespace) -> None:
-    _say(api.check(api.load(options.recipe, options.set)).lines)
+    say(api.check(api.load(options.recipe, options.set)).lines)
 
 
 def prepare(options: argparse.Namespace) -> None:
@@ -58,14 +58,14 @@ def prepare(options: argparse.Namespace) -> None:
 
 def plan(options: argparse.Namespace) -> None:
     if options.matrix:
-        _say(_call("run.layout_choice:matrix")())
+        say(call("run.layout_choice:matrix")())
         return
     if options.recipe is None:
         raise RecipeError(
             "what is to be planned?", got="no recipe", expected="a recipe, or --matrix", fix="raysft plan recipe.yaml"
         )
     found = api.plan(api.load(options.recipe, options.set), options.cluster)
-    _say([json.dumps(found.to_json(), indent=1)] if options.json else found.lines())
+    say([json.dumps(found.to_json(), indent=1)] if options.json else found.lines())
 
 
 def manifest(options: argparse.Namespace) -> None:
@@ -98,20 +98,20 @@ def data_report(options: argparse.Namespace) -> None:
 
 def data_log(options: argparse.Namespace) -> None:
     recipe = _load(options)
-    _say(_call("run.data_steps:log")(recipe))
+    say(call("run.data_steps:log")(recipe))
 
 
 def data_diff(options: argparse.Namespace) -> None:
     recipe = _load(options)
-    _say(_call("run.data_steps:diff")(recipe, options.first, options.second))
+    say(call("run.data_steps:diff")(recipe, options.first, options.second))
 
 
 def data_rollback(options: argparse.Namespace) -> None:
     recipe = _load(options)
-    _say(_call("run.data_steps:roll_back")(recipe, options.number))
+    say(call("run.data_steps:roll_back")(recipe, options.number))
 
 
-def _say(lines: Sequence[str]) -> None:
+def say(lines: Sequence[str]) -> None:
     sys.stdout.writelines(f"{printable(line)}\n" for line in lines)
 
 
@@ -121,12 +121,12 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def report(options: argparse.Namespace) -> None:
-    _say(_call("run.steps:report")(options.recipe, options.set))
+    say(call("run.steps:report")(options.recipe, options.set))
 
 
 def export(options: argparse.Namespace) -> None:
     recipe = _load(options)
-    for location in _call("run.steps:export")(recipe):
+    for location in call("run.steps:export")(recipe):
         sys.stdout.write(location + "\n")
 
 
@@ -137,18 +137,18 @@ def tune(options: argparse.Namespace) -> None:
             "one recipe at a time", got=f"also {words[0]}", expected="tune [report] RECIPE", fix="see -h"
         )
     recipe = api.load(options.recipe, options.set)
-    _say((api.study(recipe) if words else api.tune(recipe)).lines())
+    say((api.study(recipe) if words else api.tune(recipe)).lines())
 
 
 def schema(options: argparse.Namespace) -> None:
-    schema = _call("recipe.json_schema:recipe_schema")()
+    schema = call("recipe.json_schema:recipe_schema")()
     sys.stdout.write(json.dumps(schema, indent=1) + "\n")
 
 
 def train_tokenizer(options: argparse.Namespace) -> None:
-    tokenizer = _call("data.text.tokenizer:train_tokenizer")(
+    tokenizer = call("data.text.tokenizer:train_tokenizer")(
         options.files,
-        columns=_call("data.text.tokenizer:parse_columns")(options.column),
+        columns=call("data.text.tokenizer:parse_columns")(options.column),
         format=options.format,
         vocab_size=options.vocab_size,
         template=options.template,

@@ -7,8 +7,8 @@ the cluster, by raysft; a new cluster is made only after a loss of the head, and
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
@@ -17,11 +17,13 @@ import yaml
 from raysft.errors import RecipeError
 from raysft.kube.pods import RECIPE_PATH, data_group, head_group, worker_group, worker_pods
 from raysft.kube.settings import KubernetesSettings
-from raysft.recipe.cleaning import Contamination, HarmfulWords, Synonyms
 from raysft.recipe.facts import ModelShape
 from raysft.recipe.paths import with_absolute_paths
 from raysft.recipe.schema import Recipe
+from raysft.recipe.travel import refuse_secrets, refuse_unseen
 
+RUN, STORAGE, RECIPE_HASH = "raysft.io/run-name", "raysft.io/storage", "raysft.io/recipe-sha256"
+"""Annotations: whose an object is. Names of objects are not enough, `a_b` and `a-b` have the same one."""
 MOST_NAME_CHARS = 47
 """Longest name of a RayJob: KubeRay appends to it, and names of pods end at 63."""
 
@@ -35,10 +37,14 @@ def manifests(recipe: Recipe, shape: ModelShape, settings: KubernetesSettings) -
     check_locations(recipe, settings)
     name = object_name(recipe.name)
     sized = worker_pods(recipe, shape, settings)
-    found = [_config(recipe, name, settings)]
+    text = yaml.safe_dump(recipe.model_dump(mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True)
+    notes = {RUN: recipe.name, STORAGE: recipe.storage, RECIPE_HASH: hashlib.sha256(text.encode()).hexdigest()}
+    found = [_config(text, name, settings)]
     if settings.prepare_cpus:
         found.append(_job(name, "prepare", data_group(settings), settings))
     found.append(_job(name, "train", worker_group(recipe, sized, settings), settings))
+    for one in found:
+        one["metadata"]["annotations"] = dict(notes)
     return found
 
 
@@ -73,48 +79,18 @@ def object_name(run: str) -> str:
 
 
 def check_locations(recipe: Recipe, settings: KubernetesSettings) -> None:
-    """Refuse paths of this machine. recipe: with absolute paths."""
+    """Refuse paths of this machine, and secrets: a ConfigMap is none. Raises RecipeError."""
     inside = settings.mount.rstrip("/") + "/"
-    strange = [
-        f"{field}: {location}"
-        for field, location in _locations(recipe)
-        if location.startswith("/") and not (settings.claim and f"{location}/".startswith(inside))
-    ]
-    if strange:
-        where = f"below {settings.mount} (the claim {settings.claim})" if settings.claim else "no claim is named"
-        raise RecipeError(
-            "the cluster cannot see paths of this machine",
-            got="; ".join(strange),
-            expected=f"s3://, gs:// or hub names, or paths on a volume that all pods mount: {where}",
-            fix="put these files into object storage or on the claim, and name them so in the recipe",
-        )
+
+    def is_seen(location: str) -> bool:
+        return not location.startswith("/") or bool(settings.claim and f"{location}/".startswith(inside))
+
+    where = f"below {settings.mount} (the claim {settings.claim})" if settings.claim else "no claim is named"
+    refuse_unseen(recipe, is_seen, f"s3://, gs:// or hub names, or paths on a volume that all pods mount: {where}")
+    refuse_secrets(recipe)
 
 
-def _locations(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    """(field, what stands there) of everything that may be a path."""
-    model, data = recipe.model, recipe.data
-    yield "storage", recipe.storage
-    yield "model.source", model.source
-    if model.tokenizer:
-        yield "model.tokenizer", model.tokenizer
-    for source in data.train:
-        yield from (("data.train", one) for one in ([source] if isinstance(source, str) else source.path))
-    yield from (("data.eval", one) for one in data.eval)
-    for name, one in recipe.evaluate.sets.items():
-        yield from ((f"evaluate.sets.{name}.data", location) for location in one.data)
-    yield "data.template", data.template
-    for rule in data.rules:
-        files = (
-            rule.lists.values() if isinstance(rule, HarmfulWords)
-            else rule.files if isinstance(rule, Contamination)
-            else [rule.table] if isinstance(rule, Synonyms)
-            else []
-        )  # fmt: skip
-        yield from (("data.rules", one) for one in files)
-
-
-def _config(recipe: Recipe, name: str, settings: KubernetesSettings) -> dict[str, Any]:
-    text = yaml.safe_dump(recipe.model_dump(mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True)
+def _config(text: str, name: str, settings: KubernetesSettings) -> dict[str, Any]:
     file = RECIPE_PATH.rpartition("/")[2]
     metadata = {"name": f"{name}-recipe", "namespace": settings.namespace, "labels": _labels(name)}
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {file: text}}

@@ -17,6 +17,7 @@ import pytest
 import ray
 from ray import tune
 from ray._private.node import Node
+from ray.job_submission import JobSubmissionClient
 from ray.train.v2.api import data_parallel_trainer
 from ray.train.v2.api.config import RunConfig
 
@@ -62,7 +63,7 @@ def test_a_name_that_is_gone_is_noticed() -> None:
 @pytest.fixture(scope="module")
 def sources() -> str:
     """Ray's Python that reads variables, as one text."""
-    folders = ("_private", "_common", "train", "tune", "air", "dashboard/modules/reporter")
+    folders = ("_private", "_common", "train", "tune", "air", "dashboard/modules/reporter", "dashboard/modules/job")
     return "\n".join(path.read_text(encoding="utf-8") for f in folders for path in (RAY / f).rglob("*.py"))
 
 
@@ -73,6 +74,16 @@ def test_a_variable_is_read(variable: str, sources: str) -> None:
     is_core = variable.startswith("RAY_") and setting.islower()
     is_read = all(setting in path.read_bytes() for path in CORE) if is_core else f'"{variable}"' in sources
     assert is_read == ("NO_SUCH" not in variable.upper())
+
+
+def test_rays_job_client_has_no_time_limit_of_its_own() -> None:
+    """job_client.py."""
+    signature = inspect.signature(JobSubmissionClient._do_request)
+    assert list(signature.parameters) == ["self", "method", "endpoint", "data", "json_data", "kwargs"]
+    for kind in JobSubmissionClient.__mro__[:2]:
+        source = inspect.getsource(kind)
+        assert "self._do_request(" in source
+        assert "timeout=" not in source
 
 
 def test_only_workers_of_train_can_be_given_a_runtime_environment() -> None:

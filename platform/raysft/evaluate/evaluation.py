@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from raysft.data.store.parts import TokenStore
 from raysft.evaluate.generation import Generator, Sampling
-from raysft.evaluate.heldout import held_out_loss
+from raysft.evaluate.heldout import HeldOut, held_out_loss
 from raysft.metrics import METRICS
 from raysft.metrics.base import Answer, Estimate
 from raysft.metrics.estimate import estimate
@@ -47,15 +47,21 @@ def _evaluate_set(
     store: TokenStore,
     plan: SetPlan,
 ) -> dict[str, Any]:
-    metrics, of_pairs = {}, False
+    losses = None
     if "loss" in plan.metrics:
-        found = held_out_loss(whole[0], store, max_rows=plan.max_rows, forward=whole[1])
-        metrics["loss"] = Estimate(found.loss, found.target_tokens)
-        metrics["perplexity"] = Estimate(found.perplexity, found.target_tokens)
-        of_pairs = found.of_pairs
+        losses = held_out_loss(whole[0], store, max_rows=plan.max_rows, forward=whole[1])
     prompts = store.prompts()[: plan.prompts]
     texts = generator.generate([one["prompt"] for one in prompts], how) if prompts else []
     answers = [Answer(one["prompt"], text, one["answer"]) for one, text in zip(prompts, texts, strict=True)]
+    return record_of(losses, answers, plan)
+
+
+def record_of(losses: HeldOut | None, answers: Sequence[Answer], plan: SetPlan) -> dict[str, Any]:
+    """The record of a set. losses: None where none is asked for. Pure."""
+    metrics = {}
+    if losses is not None:
+        metrics["loss"] = Estimate(losses.loss, losses.target_tokens)
+        metrics["perplexity"] = Estimate(losses.perplexity, losses.target_tokens)
     if answers:
         metrics |= {name: estimate(METRICS[name], answers) for name in plan.metrics if name in METRICS}
     told = [{"prompt": one.prompt, "answer": one.text, "reference": one.reference} for one in answers]
@@ -64,5 +70,5 @@ def _evaluate_set(
         "num_prompts": len(answers),
         "answers": told,
         "samples": told[:KEPT_SAMPLES],
-        "of_pairs": of_pairs,
+        "of_pairs": losses is not None and losses.of_pairs,
     }

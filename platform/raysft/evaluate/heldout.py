@@ -25,10 +25,14 @@ class HeldOut:
     """Sum of -log p over the target tokens / their number, in nats; never a mean of means."""
 
     loss: float
-    perplexity: float
     target_tokens: int
     of_pairs: bool = False
     """Rows hold pairs, of which the preferred answers count."""
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the loss."""
+        return math.exp(min(self.loss, 700.0))
 
 
 def held_out_loss(
@@ -55,14 +59,39 @@ def held_out_loss(
         target_tokens += int(wanted.sum())
     model.train(was_training)
     if not weight:
-        raise DataError(
-            "there is nothing to evaluate on",
-            got=f"{store.num_rows} held-out rows without a target token",
-            expected="at least one answer that is trained on",
-            fix="check data.eval or data.eval_fraction; `raysft preview` shows what is trained",
-        )
-    loss = nll / weight
-    return HeldOut(loss=loss, perplexity=math.exp(min(loss, 700.0)), target_tokens=target_tokens, of_pairs=of_pairs)
+        raise _nothing_to_evaluate(store)
+    return HeldOut(nll / weight, target_tokens, of_pairs)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a held-out loss is a mean over."""
+
+    tokens: int
+    weight: float
+    """Sum of their weights."""
+
+
+def count_targets(store: TokenStore, *, max_rows: int) -> Targets:
+    """Those in the first max_rows rows, whose atoms are single samples. Raises DataError where there are none."""
+    tokens, weight = 0, 0.0
+    for index in range(min(max_rows, store.num_rows)):
+        batch = collate(store.read_rows([index]), index, packing=True)
+        wanted = batch.labels != IGNORE
+        tokens += int(wanted.sum())
+        weight += float(batch.weights[wanted].sum(dtype="float64"))
+    if not weight:
+        raise _nothing_to_evaluate(store)
+    return Targets(tokens, weight)
+
+
+def _nothing_to_evaluate(store: TokenStore) -> DataError:
+    return DataError(
+        "there is nothing to evaluate on",
+        got=f"{store.num_rows} held-out rows without a target token",
+        expected="at least one answer that is trained on",
+        fix="check data.eval or data.eval_fraction; `raysft preview` shows what is trained",
+    )
 
 
 def preferred(batch: MicroBatch) -> MicroBatch:

@@ -12,10 +12,10 @@ from raysft.planner.activations import FLOAT32
 from raysft.planner.devices import GIB, Device
 from raysft.planner.memory import adapted_names, adapter_parameters, chunk_targets
 from raysft.recipe.change import change
-from raysft.recipe.evaluation_sets import evaluation_sets
+from raysft.recipe.evaluation_sets import evaluation_sets, measured_by_workers
 from raysft.recipe.facts import ModelShape
 from raysft.recipe.schema import Recipe
-from raysft.recipe.traits import method_of, virtual_tokens
+from raysft.recipe.traits import method_of, objective_of, virtual_tokens
 
 ANSWERS = 32
 """Prompts that are answered at a time (evaluate/generation.py)."""
@@ -75,7 +75,9 @@ def export_memory(recipe: Recipe, shape: ModelShape) -> int:
 def task_lines(recipe: Recipe, shape: ModelShape, device: Device) -> list[str]:
     """What both need, for `raysft plan`. The task of an evaluation has the devices of one worker."""
     lines = []
-    if evaluation_sets(recipe):
+    if evaluation_sets(recipe) and measured_by_workers(recipe):
+        lines.append("evaluate  losses before and after by the training workers, each with its part of the model")
+    elif evaluation_sets(recipe):
         found = evaluation_memory(recipe, shape, is_gpu=device.is_gpu)
         too_large = ", more than it has: the run is refused" if _needs(found, device) > device.memory_bytes else ""
         parts = f"weights {found.weights / GIB:.1f}, a row {found.row / GIB:.1f}"
@@ -94,14 +96,14 @@ def check_tasks(recipe: Recipe, shape: ModelShape, device: Device | None, host_b
     on the largest node; 0: not known.
     """
     host = host_bytes / RAY_SHARE
-    if evaluation_sets(recipe):
+    if evaluation_sets(recipe) and not measured_by_workers(recipe):
         found = evaluation_memory(recipe, shape, is_gpu=bool(recipe.cluster.gpus_per_worker))
         if device is not None and _needs(found, device) > device.memory_bytes:
-            raise _too_large("the evaluation before and after training", _needs(found, device), device.memory_bytes)
+            raise _no_evaluation(recipe, _needs(found, device), device.memory_bytes)
         if not recipe.cluster.gpus_per_worker and host and found.load > host:
-            raise _too_large("the evaluation before and after training", found.load, host)
+            raise _no_evaluation(recipe, found.load, host)
     if host and export_memory(recipe, shape) > host:
-        raise _too_large("the export", export_memory(recipe, shape), host)
+        raise _too_large("the export", export_memory(recipe, shape), host, "use nodes with more memory")
 
 
 def _needs(found: EvaluationMemory, device: Device) -> int:
@@ -109,13 +111,23 @@ def _needs(found: EvaluationMemory, device: Device) -> int:
     return found.weights + found.row if device.is_gpu else found.load
 
 
-def _too_large(what: str, needed: float, there: float) -> ClusterError:
-    held_out = "leave out data.eval, data.eval_fraction and evaluate.sets and measure the export elsewhere (`raysft "
+def _no_evaluation(recipe: Recipe, needed: float, there: float) -> ClusterError:
+    elsewhere = "and measure the export elsewhere (`raysft evaluate --model`)"
+    fix = f"leave out data.eval, data.eval_fraction and evaluate.sets {elsewhere}, or use larger devices"
+    if any(plan.prompts for plan in evaluation_sets(recipe).values()) and objective_of(recipe).answers == "one":
+        fix = (
+            "ask for losses alone, which the training workers measure (evaluate.generate_prompts: 0, no answers in "
+            f"evaluate.sets), {elsewhere}, or use larger devices"
+        )
+    return _too_large("the evaluation before and after training", needed, there, fix)
+
+
+def _too_large(what: str, needed: float, there: float, fix: str) -> ClusterError:
     return ClusterError(
         f"{what} cannot fit",
         got=f"{needed / GIB:.1f} GiB in one task",
         expected=f"at most {there / GIB:.1f} GiB",
-        fix="use nodes with more memory" if "export" in what else f"{held_out}evaluate --model`), or larger devices",
+        fix=fix,
     )
 
 

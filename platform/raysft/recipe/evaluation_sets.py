@@ -13,6 +13,7 @@ from raysft.recipe.measures import HELD_OUT, HELD_OUT_LOSS, MEASURES, OF_ANSWERS
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.data import SourceSection
 from raysft.recipe.sections.objective import ObjectiveSection
+from raysft.recipe.traits import objective_of, virtual_tokens
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
@@ -71,6 +72,18 @@ def measured_in_training(recipe: Recipe, varied: Container[str] = ()) -> dict[st
         if "loss" in plan.metrics
         for measure, mode in measured_by(recipe.objective, varied).items()
     }
+
+
+def measured_by_workers(recipe: Recipe) -> bool:
+    """Do the training workers measure all that is told of a model before and after its training (decision 040)?
+
+    They do at their first and their last step, each with its part of the model, where losses are all that is asked,
+    the objective has the likelihood of the targets as a term, and a model begins as its base, which virtual tokens
+    do not leave as it is. Everything else is measured by a task that holds the model.
+    """
+    has_likelihood = objective_of(recipe).answers == "one" and "nll" in measured_by(recipe.objective)
+    only_losses = all(plan.metrics == ("loss",) for plan in evaluation_sets(recipe).values())
+    return has_likelihood and only_losses and not virtual_tokens(recipe)
 
 
 def best_by(recipe: Recipe) -> str | None:

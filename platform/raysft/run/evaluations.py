@@ -1,6 +1,7 @@
 """What was measured of a run's model before and after training: made once, kept in the run, told in a line.
 
 A record is {set: what evaluate/evaluation.py gives of it}. Those of versions without sets are of the held-out data.
+A task makes it, or it is there already: the training workers have measured it (worker_losses.py).
 """
 
 from __future__ import annotations
@@ -34,17 +35,26 @@ class Evaluated:
 
 
 def evaluate_once(
-    of: Evaluated, when: str, function: Callable[..., dict[str, Any]], *more: str
+    of: Evaluated,
+    when: str,
+    function: Callable[..., dict[str, Any]],
+    *more: str,
+    measured: Callable[[], dict[str, Any] | None] = lambda: None,
 ) -> dict[str, Any] | None:
-    """An evaluation on the cluster, kept in the run; None without a set. One that lacks what the recipe asks for by
-    now is made anew. That of `after` says how far the answers changed since `before`."""
+    """An evaluation of the run, kept in it; None without a set. One that lacks what is asked for by now is made anew.
+
+    measured() is one that needs no model; None: there is none. Then function(recipe, stores, *more) is a task's work.
+    That of `after` says how far the answers changed since `before`.
+    """
     stores = of.prepared.eval_stores
     if not stores:
         return None
     evaluation = read_evaluation(of.run, when, of.fingerprints)
     if evaluation is None or not _holds(evaluation, of.recipe):
-        logger.info("evaluating %s training", when)
-        evaluation = run_task(of.recipe.cluster, function, of.recipe.model_dump(mode="json"), stores, *more)
+        evaluation = measured()
+        if evaluation is None:
+            logger.info("evaluating %s training", when)
+            evaluation = run_task(of.recipe.cluster, function, of.recipe.model_dump(mode="json"), stores, *more)
         answers = take_answers(evaluation)
         if when == "after":
             add_changes(evaluation, read_answers(of.run, "before", of.fingerprints), answers)

@@ -31,7 +31,8 @@ from raysft.recipe.resolve import ResolvedRun, Schedule, fitting_workers, resolv
 from raysft.recipe.schema import Recipe
 from raysft.run import reference, remote_tasks, summary
 from raysft.run.attempts import run_attempts
-from raysft.run.evaluations import Evaluated, by_set, evaluate_once
+from raysft.run.before_after import before_and_after
+from raysft.run.evaluations import Evaluated, by_set
 from raysft.run.layout_choice import check_tasks, choose_layout
 from raysft.run.progress import PrepareProgress, TrainingProgress
 from raysft.run.rundir import (
@@ -113,12 +114,9 @@ def run_training(recipe: Recipe, *, profile_steps: int = 0) -> RunResult:
     with held, driving(run, spent) as driver, cluster() as nodes:
         check_tasks(recipe, nodes)
         plan = _plan(recipe, run, nodes, driver, trained)
-        driver.phase("evaluation")
         of = Evaluated(run, plan.recipe, plan.prepared, plan.fingerprints)
-        before = evaluate_once(of, "before", remote_tasks.evaluate_initial)
-        _train(plan, profile_steps, driver)
-        driver.phase("evaluation")
-        after = evaluate_once(of, "after", remote_tasks.evaluate_trained, run)
+        training = partial(_train, plan, profile_steps, driver)
+        before, after = before_and_after(of, training, plan.schedule.total_steps, driver.phase)
         driver.phase("export")
         newest = remote_tasks.newest_checkpoint(run, is_verified=False)  # by the task
         card = summary.card_facts(newest.state, plan.prepared, plan.fingerprints, before, after)

@@ -24,7 +24,7 @@ from raysft.errors import DataError, ModelError
 from raysft.evaluate.evaluation import evaluate_model
 from raysft.evaluate.exported import load_exported
 from raysft.evaluate.generation import Sampling
-from raysft.evaluate.heldout import held_out_loss
+from raysft.evaluate.heldout import Targets, count_targets, held_out_loss
 from raysft.model import twin
 from raysft.model.fast.start_check import check_isolation
 from raysft.model.twin import keeps_samples_apart
@@ -65,6 +65,7 @@ def test_held_out_loss_is_exact_by_token(max_rows: int) -> None:
     assert found.loss == pytest.approx(expected, rel=1e-6)
     assert found.perplexity == pytest.approx(math.exp(expected), rel=1e-5)
     assert found.target_tokens == count
+    assert count_targets(store, max_rows=max_rows) == Targets(count, float(count))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("model_type", ["mamba", "gpt_oss"])
@@ -91,6 +92,8 @@ def test_rows_without_a_target_are_an_error() -> None:
     store.rows[0].token_fields["target"][:] = 0
     with pytest.raises(DataError, match="nothing to evaluate"):
         held_out_loss(make_model(), store, max_rows=5)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="nothing to evaluate"):
+        count_targets(store, max_rows=5)  # type: ignore[arg-type]
 
 
 def write_store(location: Path, store: FakeStore, prompts: list[dict[str, Any]]) -> None:

@@ -19,6 +19,9 @@ from raysft.run import layout_choice
 PARAMETERS = 8_030_261_248
 VOCABULARY, HIDDEN, INNER, LAYERS, KV_HEADS, HEAD = 128_256, 4096, 14_336, 32, 8, 128
 HELD_OUT = {"eval_fraction": 0.1, "max_tokens": 4096}
+ANSWERED = {"data": HELD_OUT, "evaluate": {"generate_prompts": 4}}
+COMPARED = {"data": HELD_OUT, "objective": {"kind": "dpo"}}
+"""Of pairs nobody but a task measures the loss of the preferred answers."""
 
 
 def from_files(recipe: Recipe) -> tuple[Recipe, Any]:
@@ -68,6 +71,8 @@ def test_both_are_printed() -> None:
     assert lines[1] == "export    one task, 3.9 GiB of host memory: a tensor at a time"
     assert "more than it has: the run is refused" in task_lines(recipe, shape, find_device("T4-16G"))[0]
     assert len(task_lines(recipe_8b(), shape, find_device("H100-80G"))) == 1  # nothing is held out
+    losses, _ = task_lines(recipe_8b(data=HELD_OUT), shape, find_device("T4-16G"))
+    assert losses.startswith("evaluate  losses before and after by the training workers")
     assert all(len(line) <= 120 for line in [*lines, *task_lines(recipe_8b(), shape, find_device("H100-80G"))])
     assert any(
         line.startswith("export    one task") for line in layout_choice.plan(recipe_8b(8), "8xH100-80G").lines()
@@ -77,13 +82,15 @@ def test_both_are_printed() -> None:
 @pytest.mark.parametrize(
     ("sections", "device", "host_gib", "words"),
     [
-        ({"data": HELD_OUT}, "T4-16G", 0, "evaluation before and after training"),
-        ({"data": HELD_OUT}, "H100-80G", 0, None),
+        (ANSWERED, "T4-16G", 0, "evaluation before and after training"),
+        (COMPARED, "T4-16G", 0, "evaluation before and after training"),
+        (ANSWERED, "H100-80G", 0, None),
+        ({"data": HELD_OUT}, "T4-16G", 0, None),  # losses alone: by the training workers
         ({}, "T4-16G", 0, None),
         ({}, None, 20, "export"),
         ({}, None, 40, None),
-        ({"data": HELD_OUT}, None, 10, "evaluation before and after training"),
-        ({"data": HELD_OUT}, None, 0, None),
+        (ANSWERED, None, 10, "evaluation before and after training"),
+        (ANSWERED, None, 0, None),
     ],
 )
 def test_what_cannot_fit_is_refused_and_the_way_on_told(
@@ -99,11 +106,14 @@ def test_what_cannot_fit_is_refused_and_the_way_on_told(
     with pytest.raises(ClusterError, match=words) as caught:
         check_tasks(*arguments)
     assert "GiB in one task" in caught.value.got
-    assert caught.value.fix
+    is_way_out = sections is ANSWERED and "evaluation" in words
+    assert ("losses alone" in str(caught.value.fix)) == is_way_out
+    if is_way_out:
+        check_tasks(change(recipe, {"evaluate.generate_prompts": 0}), shape, arguments[2], 40 * GIB)
 
 
 def test_a_run_asks_before_it_trains() -> None:
-    recipe = recipe_8b(data=HELD_OUT, cluster={"gpus_per_worker": 1})
+    recipe = recipe_8b(**ANSWERED, cluster={"gpus_per_worker": 1})
     small = ClusterFacts((NodeFacts(cpus=64, gpus=8, memory_bytes=512 * GIB, accelerator="L4"),))
     large = ClusterFacts((NodeFacts(cpus=64, gpus=8, memory_bytes=512 * GIB, accelerator="H100"),))
     unknown = ClusterFacts((NodeFacts(cpus=64, gpus=8, memory_bytes=512 * GIB),))

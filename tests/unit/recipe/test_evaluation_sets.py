@@ -16,6 +16,7 @@ from raysft.recipe.evaluation_sets import (
     check_packages,
     evaluation_sets,
     ignored,
+    measured_by_workers,
     measured_in_training,
     set_sources,
 )
@@ -127,3 +128,19 @@ def test_a_metric_whose_package_is_missing_is_refused_by_name(monkeypatch: pytes
     with pytest.raises(RecipeError, match="metric bleu") as refused:
         check_packages(plans)
     assert "raysft[metrics]" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "is_so"),
+    [
+        (of({"dev": DEV}), True),
+        (of({}, evaluate={"max_rows": 3}, method={"kind": "lora", "rank": 2}), True),
+        (of({}, objective={"kind": "sft", "kl_weight": 0.1}), True),
+        (of({"dev": {**DEV, "metrics": ["loss", "exact_match"], "prompts": 2}}), False),
+        (of({}, evaluate={"generate_prompts": 1}), False),
+        (of({}, objective="dpo"), False),
+        (of({}, method={"kind": "prefix", "virtual_tokens": 2}), False),
+    ],
+)
+def test_losses_of_single_answers_are_the_workers_to_measure(recipe: Recipe, is_so: bool) -> None:
+    assert measured_by_workers(recipe) == is_so

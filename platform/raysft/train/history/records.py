@@ -101,7 +101,7 @@ class Records:
 
 
 def evaluated_sets(line: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """{set: its loss, terms, metrics, perplexity} of an `eval` line."""
+    """{set: its loss, terms, metrics, perplexity, target tokens (weighted)} of an `eval` line."""
     own = {HELD_OUT: line} if line["loss"] is not None else {}
     return own | dict(line.get("sets", {}))
 
@@ -109,7 +109,8 @@ def evaluated_sets(line: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 def _evaluated(found: Reduced) -> dict[str, Any]:
     """Perplexity: of the target tokens, where they are a term."""
     perplexity = math.exp(min(found.terms[NLL], 700.0)) if NLL in found.terms else None
-    return {"loss": found.loss, "terms": found.terms, "metrics": found.metrics, "perplexity": perplexity}
+    told = {"terms": found.terms, "metrics": found.metrics, "target_tokens": found.target_tokens}
+    return {"loss": found.loss, "perplexity": perplexity, **told}
 
 
 _NOT_HELD_OUT = {"loss": None, "perplexity": None}

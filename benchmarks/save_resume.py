@@ -2,8 +2,10 @@
 
     python benchmarks/save_resume.py [--layers 8] [--hidden 1024] [--folder DIR] [--only NAME]
 
-Ranks on gloo, no Ray: engine, writer and commits of a run. Per row, the most of any rank:
+Ranks on gloo, no Ray: engine, writer and commits of a run. In rows `grown` the model has as many parameters for each
+rank as one rank's; what a rank does should then take as long, however many there are. Per row, the most of any rank:
 
+MB       bytes of a rank's file
 written    bytes of a rank's file over the state's bytes / ranks
 held       bytes that a walk over `Engine.state()` allocates, over the bytes of a rank's file
 stall      seconds in Writer.save(), of the second save (memory is there), and over `waited`
@@ -23,8 +25,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from load_memory import BF16, FP32, LORA, make_files, measured, start_ranks
+from load_memory import BF16, FP32, LORA, VOCABULARY, make_files, measured, start_ranks
 
+GROWN = "grown"
 ROWS: list[tuple[str, int, dict[str, Any]]] = [
     ("ZeRO 3, fp32", 1, {"parallel": {"zero": 3}, **FP32}),
     ("ZeRO 3, fp32", 2, {"parallel": {"zero": 3}, **FP32}),
@@ -34,6 +37,7 @@ ROWS: list[tuple[str, int, dict[str, Any]]] = [
     ("ZeRO 0, LoRA, bf16", 2, {"parallel": {"zero": 0}, **LORA, **BF16}),
     ("2 stages, fp32", 2, {"parallel": {"pipeline": 2, "zero": 0}, **FP32}),
     ("tensor 2, fp32", 2, {"parallel": {"tensor": 2, "zero": 0}, **FP32}),
+    *((f"{GROWN}, ZeRO 3, fp32", size, {"parallel": {"zero": 3}, **FP32}) for size in (1, 2, 4)),
 ]
 
 
@@ -103,6 +107,12 @@ def own_bytes(engine: Any, name: str, parameter: Any) -> int:
     return int(4 * weight + 8 * own)
 
 
+def grown_layers(layers: int, hidden: int, ranks: int) -> int:
+    """Layers of a model with so many times the parameters of one with `layers`; all have embedding and head."""
+    outer, layer = 2 * VOCABULARY * hidden, 13 * hidden**2  # four products of attention, three of 3 x hidden
+    return layers + round((ranks - 1) * (outer + layers * layer) / layer)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=8)
@@ -117,17 +127,18 @@ def main() -> None:
         sys.stdout.flush()
         os._exit(0)  # DeepSpeed's groups end when all ranks do
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        model = str(Path(folder, "model"))
-        make_files(Path(model), options.layers, options.hidden)
-        parameters = sum(path.stat().st_size for path in Path(model).glob("*.safetensors")) / 2
-        print(f"{parameters / 1e9:.3f} B parameters")
-        titles = "".join(
-            f"{title:>10}" for title in ("ranks", "written", "held", "stall s", "waited s", "ratio", "read")
-        )
-        print(f"{'':<22}{titles}")
+        titles = ("ranks", "B param.", "MB", "written", "held", "stall s", "waited s", "ratio", "read")
+        print(f"{'':<22}" + "".join(f"{title:>10}" for title in titles))
         for number, (name, size, _) in enumerate(ROWS):
             if options.only not in name:
                 continue
+            layers = options.layers
+            if name.startswith(GROWN):
+                layers = grown_layers(layers, options.hidden, size)
+            model = str(Path(folder, f"model-{layers}"))
+            if not Path(model).exists():
+                make_files(Path(model), layers, options.hidden)
+            parameters = sum(path.stat().st_size for path in Path(model).glob("*.safetensors")) / 2
             run = str(Path(folder, f"run-{number}"))
             arguments = [str(Path(__file__).resolve()), "--folder", model, "--row", str(number), "--run", run]
             saves, resumes = start_ranks(size, arguments), start_ranks(size, arguments)
@@ -135,7 +146,14 @@ def main() -> None:
             written, held = (max(f(r) for r in saves) for f in (lambda r: r["own"], lambda r: r["held"] / r["own"]))
             waited = max(r["waited"] for r in saves)
             read = max(r["read"] / r["own"] for r in resumes)
-            found = (f"{written * size / state:.2f}", f"{held:.3f}", f"{most['stall']:.3f}", f"{waited:.2f}")
+            found = (
+                f"{parameters / 1e9:.3f}",
+                f"{written / 1e6:.0f}",
+                f"{written * size / state:.2f}",
+                f"{held:.3f}",
+                f"{most['stall']:.3f}",
+                f"{waited:.2f}",
+            )
             ratios = (f"{most['stall'] / waited:.3f}", f"{read:.2f}")
             print(f"{name:<22}" + "".join(f"{text:>10}" for text in (str(size), *found, *ratios)), flush=True)
 

@@ -21,7 +21,8 @@ class StepCosts:
     """Each rank's time for its forward passes, in which (ZeRO 0-2) it waits for nobody. 0.0 where they are not timed:
     a pipeline's."""
     peak_bytes: int
-    """Largest over the ranks: CUDA allocator's peak since the start, or the process's peak resident set."""
+    """Largest over the ranks: CUDA allocator's peak since the probe (train/probe.py), or the process's peak resident
+    set since its start."""
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ class StepWatch:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Peak of the CUDA allocator, or of the process's resident set where there is no GPU (Linux counts in KiB)."""
+    """Peak of the CUDA allocator since its last reset, or of the resident set without a GPU (Linux counts in KiB)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

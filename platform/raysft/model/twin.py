@@ -26,6 +26,7 @@ from raysft.recipe.schema import Recipe
 
 VOCABULARY = 64
 LAYERS, MOST_LAYERS = 4, 12
+HEAD_SIZE = 8
 _SIZES = {
     "vocab_size": VOCABULARY,
     "vocab_size_per_layer_input": VOCABULARY,
@@ -85,16 +86,17 @@ def packing_leak(config: PretrainedConfig, backend: str) -> float | None:
     return best if math.isfinite(best) else None
 
 
-def make_twin(recipe: Recipe, ways: int = 1) -> PreTrainedModel | None:
+def make_twin(recipe: Recipe, ways: int = 1, *, own_heads: bool = False) -> PreTrainedModel | None:
     """A small model of the recipe's kind with random weights, always the same ones, in fp32. None: none can be made.
 
-    ways: parts that its heads and inner features are to be cut into.
+    ways: parts that its heads and inner features are to be cut into. own_heads: as wide as the model's, which decides
+    what kernel runs.
     """
     config = load_config(recipe)
     try:
         with _seeded():
             twin: PreTrainedModel = AutoModelForCausalLM.from_config(
-                small_config(config, ways),
+                small_config(config, ways, _head_size(config) if own_heads else HEAD_SIZE),
                 dtype=torch.float32,
                 attn_implementation=attention_backend(recipe, config),
             )
@@ -121,7 +123,16 @@ def keeps_samples_apart(model: PreTrainedModel) -> bool:
         return False
 
 
-def small_config(config: PretrainedConfig, ways: int = 1) -> PretrainedConfig:
+def _head_size(config: PretrainedConfig) -> int:
+    """Of the model's attention; HEAD_SIZE where its config does not tell."""
+    fields = config.get_text_config().to_dict()
+    if fields.get("head_dim"):
+        return int(fields["head_dim"])
+    width, heads = fields.get("hidden_size"), fields.get("num_attention_heads")
+    return int(width) // int(heads) if width and heads else HEAD_SIZE
+
+
+def small_config(config: PretrainedConfig, ways: int = 1, head_size: int = HEAD_SIZE) -> PretrainedConfig:
     """The text part of a config with few layers, one of each kind, few heads, experts, tokens. ways: of make_twin."""
     small = copy.deepcopy(config.get_text_config())
     layers = small.num_hidden_layers
@@ -140,9 +151,9 @@ def small_config(config: PretrainedConfig, ways: int = 1) -> PretrainedConfig:
         small.num_attention_heads = min(heads, 4) * ways
         if groups:
             small.num_key_value_heads = small.num_attention_heads if groups == heads else min(groups, 2) * ways
-        small.hidden_size = 8 * small.num_attention_heads
+        small.hidden_size = head_size * small.num_attention_heads
         if vars(small).get("head_dim"):
-            small.head_dim = 8
+            small.head_dim = head_size
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
         setattr(small, name, None)
     if hasattr(small, "initializer_range"):

@@ -10,7 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from raysft.data.text.tokenizer import load_tokenizer
 from raysft.errors import ModelError
 from raysft.model.adapter_check import check_forward
-from raysft.model.fast.start_check import use_fast_paths, use_paths_of
+from raysft.model.facts import UNUSABLE
+from raysft.model.fast.start_check import use_fast_paths, use_paths_of, use_precision
 from raysft.model.load import load_model, rows_for
 from raysft.model.methods import apply_method, forward_of, step_acts
 from raysft.model.outline import Unread, WholeOnlyError, outline
@@ -61,6 +62,7 @@ def load_base(context: WorkerContext) -> PreTrainedModel:
     if recipe.parallel.pipeline == 1 or recipe.model.attention == "flash_attention_2":  # it needs the device
         torch.nn.Module.to(model, context.device)
     use_fast_paths(model, len(tokenizer), packing=recipe.data.packing, max_tokens=_longest(recipe))
+    _use_precision(recipe, model)
     _use_checkpoints(recipe, model)
     return model
 
@@ -77,6 +79,7 @@ def outlined_module(
     vocab_size = twin.config.vocab_size
     try:
         use_fast_paths(twin, vocab_size, packing=recipe.data.packing, max_tokens=_longest(recipe))
+        _use_precision(recipe, twin)
     except ModelError as error:  # of the real one the same may be untrue
         raise WholeOnlyError(f"a small model of its kind: {error.what}, {error.got}") from error
     use_paths_of(found.model, twin)
@@ -89,6 +92,25 @@ def outlined_module(
 def _with_objective(model: torch.nn.Module, recipe: Recipe, total_steps: int) -> ObjectiveModule:
     acts, forward = step_acts(model, recipe, total_steps), forward_of(model, recipe)
     return ObjectiveModule(model, make_objective(recipe), acts, forward)
+
+
+def _use_precision(recipe: Recipe, model: PreTrainedModel) -> None:
+    """Have the attention of a model be asked in the precision of its training: in a small one with heads as its own.
+
+    Raises ModelError. Where no small one can be made, or asked, fp32 has told what can be told.
+    """
+    small = make_twin(recipe, own_heads=True) if recipe.train.precision == "bf16" else None
+    if small is None:
+        return
+    torch.nn.Module.to(small, next(model.parameters()).device)
+    use_paths_of(small, model)
+    try:
+        use_precision(small, small.config.vocab_size, torch.bfloat16, packing=recipe.data.packing)
+    except UNUSABLE as error:
+        reason = " ".join(str(error).split())[:200]
+        logger.warning("a small %s could not be asked in bf16: %s", small.config.model_type, reason)
+        return
+    model.set_attn_implementation(small.config._attn_implementation)
 
 
 def _longest(recipe: Recipe) -> int:

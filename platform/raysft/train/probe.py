@@ -73,6 +73,8 @@ def fit(build: Callable[[int], E], largest: Largest, group: Group, device: torch
         held, started = _held_gib(device), time.perf_counter()
         told = _pass(engine, largest, rows)
         if _all_fit(group, told):
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(device)  # from here on it is that of steps, not of loading
             return engine, Probed(rows, time.perf_counter() - started)
         if rows == 1 or not largest.may_halve:
             raise _does_not_fit(largest, rows, f"{told or 'another worker ran out of memory'}; {held}")

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from fakes import FakeGroup, make_tokenizer
 from family_rows import make_base
+from torch import Tensor
 from workers import make_context
 
 from raysft.errors import ModelError
+from raysft.model.fast import attention
+from raysft.model.methods import base_model
 from raysft.train.assembly import build_module
 from raysft.train.worker_input import WorkerContext
 
@@ -32,9 +37,10 @@ class Counted(FakeGroup):
         return super().all_true(value)
 
 
-def context(directory: Path, group: FakeGroup) -> WorkerContext:
+def context(directory: Path, group: FakeGroup, **sections: Any) -> WorkerContext:
     model = {"source": str(directory), "config": None, "tokenizer": None}
-    return make_context(str(directory.parent / "run"), group, sections={"model": model}, tokenizer=str(directory))
+    sections = {"model": model, **sections}
+    return make_context(str(directory.parent / "run"), group, sections=sections, tokenizer=str(directory))
 
 
 def test_weights_in_files_are_left_to_the_engine(directory: Path) -> None:
@@ -58,3 +64,23 @@ def test_a_rank_without_the_files_is_heard_before_it_fails(directory: Path) -> N
     with pytest.raises(ModelError, match="cannot load the model"):
         build_module(context(directory, group))
     assert group.asked == 1
+
+
+def test_the_attention_that_trains_is_asked_in_bf16(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With heads as wide as the model's, for kernels differ by that. What is wrong there is not trained with."""
+    right, widths = attention._one_by_one, set()
+
+    def kernel(query: Tensor, key: Tensor, *others: Any) -> Tensor:
+        if query.dtype == torch.bfloat16:
+            widths.add(query.shape[-1])
+            return right(query, key * 2, *others)
+        return right(query, key, *others)
+
+    monkeypatch.setattr(attention, "_one_by_one", kernel)
+    found = {}
+    for precision in ("fp32", "bf16"):
+        one = context(directory, Counted(), train={"precision": precision})
+        found[precision] = base_model(build_module(one).model).config
+    assert found["fp32"]._attn_implementation == attention.SEGMENTS
+    assert found["bf16"]._attn_implementation == "sdpa"
+    assert widths == {found["bf16"].head_dim}

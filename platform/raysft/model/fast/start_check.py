@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable
 
@@ -28,6 +29,9 @@ OWN_ATTENTION = (SEGMENTS, ULYSSES)
 
 TOLERANCE = 1e-4
 """Largest difference of fp32 log-probabilities between a packed and an unpacked segment."""
+
+MORE_ROUNDING = 4.0
+"""In a precision of training: how much further from fp32 packed segments may be than transformers has them alone."""
 
 
 def use_fast_paths(
@@ -66,6 +70,41 @@ def use_paths_of(model: PreTrainedModel, twin: PreTrainedModel) -> None:
     use_rotation(model)
     install_loss_head(model)
     model.set_attn_implementation(twin.config._attn_implementation)
+
+
+def use_precision(model: PreTrainedModel, vocab_size: int, dtype: torch.dtype, *, packing: bool = True) -> None:
+    """Ask the kernels that train, which on GPUs are not those of fp32: sdpa where segments are wrong in a precision.
+
+    Changes the attention of the model only, which is in fp32. Raises ModelError when sdpa is wrong in that precision.
+    """
+    found = more_rounding(model, vocab_size, dtype, packing=packing)
+    name = str(dtype).removeprefix("torch.")
+    if not found <= MORE_ROUNDING and model.config._attn_implementation == SEGMENTS:
+        what = f"in {name} {found:.2g} times as far from fp32 as without packing"
+        logger.warning("segment attention is not right for %s (%s): sdpa", model.config.model_type, what)
+        model.set_attn_implementation("sdpa")
+        found = more_rounding(model, vocab_size, dtype, packing=packing)
+    if not found <= MORE_ROUNDING:
+        raise ModelError(
+            f"raysft does not compute in {name} what this model ({model.config.model_type}) computes by itself",
+            got=f"log-probabilities {found:.2g} times as far from fp32, data.packing = {packing}",
+            expected=f"at most {MORE_ROUNDING:g} times: packed samples that do not see each other, the same head",
+            fix="set train.precision: fp32, data.packing: false or another model.attention",
+        )
+
+
+def more_rounding(model: PreTrainedModel, vocab_size: int, dtype: torch.dtype, *, packing: bool = True) -> float:
+    """check_isolation in another precision: how far training is from the model's own fp32, over how far transformers'
+    attention and head are, each segment alone. Rounding has no fixed size, but both have the same.
+
+    Medians over the tokens: a router that rounding turns to another expert makes a single token far.
+    """
+    exact = log_probs_alone(model, vocab_size)
+    rounded = copy.deepcopy(model)
+    nn.Module.to(rounded, dtype)
+    alone, (ours, _) = log_probs_alone(rounded, vocab_size), _as_trained(rounded, vocab_size, packing, hidden_states)
+    least = torch.finfo(dtype).eps * exact.abs().median()  # what is exact by chance is no measure
+    return float((ours - exact).abs().median() / torch.maximum((alone - exact).abs().median(), least))
 
 
 def refuse_leaks(model: PreTrainedModel, difference: float, setting: str) -> None:
@@ -118,18 +157,24 @@ def check_isolation(
     the largest difference of a token's log-probability, and of the loss per token.
     hidden: how training computes. alone: log_probs_alone of the model before its layers were cut.
     """
-    segments = _segments(model, vocab_size)
     theirs = log_probs_alone(model, vocab_size) if alone is None else alone
-    was_training = model.training
+    ours, total = _as_trained(model, vocab_size, packing, hidden)
+    weights = torch.cat([_weights(ours[: s.shape[1] - 1]) for s in _segments(model, vocab_size)])
+    fused = (total + (theirs * weights).sum()) / weights.sum()
+    return float(torch.maximum((ours - theirs).abs().max(), fused.abs()))
+
+
+def _as_trained(
+    model: PreTrainedModel, vocab_size: int, packing: bool, hidden: HiddenStates
+) -> tuple[Tensor, Tensor]:
+    """(log-probabilities of each segment's tokens but its first, weighted sum of all) as training computes them."""
+    segments, was_training = _segments(model, vocab_size), model.training
     model.eval()
     with torch.no_grad():
         rows = [segments] if packing else [[segment] for segment in segments]
         answers = [_row(model, row, hidden) for row in rows]
     model.train(was_training)
-    ours, sums = torch.cat([a for a, _ in answers]), torch.stack([b for _, b in answers])
-    weights = torch.cat([_weights(ours[: s.shape[1] - 1]) for s in segments])
-    fused = (sums.sum() + (theirs * weights).sum()) / weights.sum()
-    return float(torch.maximum((ours - theirs).abs().max(), fused.abs()))
+    return torch.cat([found for found, _ in answers]), torch.stack([total for _, total in answers]).sum()
 
 
 def log_probs_alone(model: PreTrainedModel, vocab_size: int, through: nn.Module | None = None) -> Tensor:

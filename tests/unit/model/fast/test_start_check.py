@@ -13,7 +13,7 @@ from raysft.errors import ModelError
 from raysft.model.fast import attention, start_check
 from raysft.model.fast.attention import SEGMENTS
 from raysft.model.fast.loss_head import LossHead
-from raysft.model.fast.start_check import check_isolation, use_fast_paths
+from raysft.model.fast.start_check import MORE_ROUNDING, check_isolation, more_rounding, use_fast_paths, use_precision
 
 CASES = [(family, attention) for family in FAMILIES for attention in ("sdpa", "eager")]
 CASES.remove(("gemma2", "sdpa"))  # refused by transformers: its attention has a soft cap
@@ -100,3 +100,49 @@ def test_rotary_factors_that_follow_the_longest_position_are_found() -> None:
 def test_a_token_far_behind_changes_nothing_in_others() -> None:
     for fields in (LLAMA, GEMMA2, FAMILIES["tied"], FAMILIES["gpt2"]):
         start_check.refuse_shared_factors(make_model(fields), V, 60)
+
+
+@pytest.mark.parametrize("packing", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bf16_is_as_far_from_fp32_as_the_models_own(family: str, packing: bool) -> None:
+    model = make_model(FAMILIES[family], "eager" if family == "gemma2" else "sdpa")
+    use_fast_paths(model, V)
+    attention_before = model.config._attn_implementation
+    assert 0 < more_rounding(model, V, torch.bfloat16, packing=packing) < MORE_ROUNDING / 2
+    use_precision(model, V, torch.bfloat16, packing=packing)
+    assert model.config._attn_implementation == attention_before
+    assert model.dtype == torch.float32
+
+
+@pytest.mark.parametrize("wrong", ["borders", "scale", "nan"])
+def test_a_kernel_that_is_wrong_in_bf16_alone_is_noticed(monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
+    """As a kernel of half precision may be, which fp32 never meets."""
+    right = attention._one_by_one
+
+    def kernel(query: Tensor, key: Tensor, value: Tensor, borders: Tensor, settings: Any) -> Tensor:
+        if query.dtype == torch.bfloat16 and wrong == "borders":
+            borders = borders[[0, -1]]
+        if query.dtype == torch.bfloat16 and wrong == "scale":
+            settings = (3.0, *settings[1:])
+        answer = right(query, key, value, borders, settings)
+        return answer * torch.nan if query.dtype == torch.bfloat16 and wrong == "nan" else answer
+
+    monkeypatch.setattr(attention, "_one_by_one", kernel)
+    model = make_model(LLAMA, "sdpa")
+    use_fast_paths(model, V)
+    assert model.config._attn_implementation == SEGMENTS, "in fp32 nothing is wrong"
+    use_precision(model, V, torch.bfloat16)
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_head_that_is_wrong_in_bf16_alone_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = start_check.target_log_probs
+
+    def wrong(hidden: Tensor, *others: Any) -> Tensor:
+        return right(hidden, *others) * (1.5 if hidden.dtype == torch.bfloat16 else 1)
+
+    monkeypatch.setattr(start_check, "target_log_probs", wrong)
+    model = make_model(LLAMA, "sdpa")
+    use_fast_paths(model, V)
+    with pytest.raises(ModelError, match="in bfloat16"):
+        use_precision(model, V, torch.bfloat16)

@@ -124,7 +124,7 @@ def keeps_samples_apart(model: PreTrainedModel) -> bool:
 
 
 def _head_size(config: PretrainedConfig) -> int:
-    """Of the model's attention; HEAD_SIZE where its config does not tell."""
+    """Numbers in a head of the model's attention; HEAD_SIZE where its config does not tell."""
     fields = config.get_text_config().to_dict()
     if fields.get("head_dim"):
         return int(fields["head_dim"])

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from raysft.api.answers import GeneratedAnswers
     from raysft.api.checks import Checked
     from raysft.api.data import DataReport, PreparedData, Preview
     from raysft.api.kubernetes import Manifest
@@ -119,6 +120,36 @@ def evaluate(subject: Recipe | Run, model: str | None = None) -> Evaluation:
     return evaluate(recipe, model)
 
 
+def generate(
+    model: str | os.PathLike[str],
+    questions: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    max_new_tokens: int = 256,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    system: str = "",
+    raw: bool = False,
+    batch_size: int = 8,
+) -> GeneratedAnswers:
+    """Answer each question of a file into a file of JSON lines; the same call goes on where one has ended.
+
+    model: a run's directory, its export's, or any transformers directory with safetensors. questions: records with
+    `prompt`, `messages` or `text`, or of a format that trains (their last answer is left out), in any file that
+    trains. temperature: 0 is greedy; else tokens are drawn, by seed and a question's place in the file. system: for
+    questions without a system turn. raw: no template. Runs in this process, without Ray. Raises UserError.
+    """
+    _quiet_accelerator()
+    from raysft.api.answers import generate
+    from raysft.evaluate.generation import Sampling
+
+    how = Sampling(max_new_tokens, temperature, top_k, top_p, seed)
+    source, asked, answers = os.fspath(model), os.fspath(questions), os.fspath(out)
+    return generate(source, asked, answers, how, system=system, raw=raw, batch_size=batch_size)
+
+
 def tune(recipe: Recipe) -> Study:
     """Search the fields in the recipe's `tune:` to the end of its budget, or go on with that search.
 
@@ -175,4 +206,8 @@ def _settle(recipe: Recipe) -> None:
     from raysft.model.hub import settle_hub
 
     settle_hub(recipe)
+    _quiet_accelerator()
+
+
+def _quiet_accelerator() -> None:
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # this process's own; workers are told theirs

@@ -33,6 +33,8 @@ EXAMPLES = {
     "data diff": "  raysft data diff recipe.yaml 1 2",
     "data rollback": "  raysft data rollback recipe.yaml 1",
     "evaluate": "  raysft evaluate recipe.yaml\n  raysft evaluate recipe.yaml --model storage/runs/my-run/export",
+    "generate": "  raysft generate storage/runs/my-run --in questions.jsonl --out answers.jsonl",
+    "chat": "  raysft chat storage/runs/my-run --compare base",
     "export": "  raysft export recipe.yaml",
     "tune": "  raysft tune recipe.yaml --set tune.budget.trials=32\n  raysft tune report recipe.yaml",
     "schema": "  raysft schema > recipe.schema.json",
@@ -82,6 +84,15 @@ def parser() -> argparse.ArgumentParser:
     preview.add_argument("--raw", action="store_true", help="show a line for each token, with its id")
     evaluate = _recipe_verb(commands, "evaluate", "held-out loss, perplexity and greedy answers", verbs.evaluate)
     evaluate.add_argument("--model", metavar="DIR", help="an exported model; default: the run's own export")
+    generate = _model_verb(
+        commands, "generate", "answer each question of a file into a file; resumes", verbs.generate
+    )
+    generate.add_argument("--in", required=True, dest="questions", metavar="FILE", help="questions: see the guide")
+    generate.add_argument("--out", required=True, metavar="FILE", help="answers, a JSON line each")
+    generate.add_argument("--batch-size", type=_positive, default=8, metavar="N", help="answered at once (default 8)")
+    generate.add_argument("--raw", action="store_true", help="`prompt` or `text` as it is, without a template")
+    chat = _model_verb(commands, "chat", "talk with a model in the terminal", verbs.chat)
+    chat.add_argument("--compare", metavar="MODEL", help="a second model; `base`: the run's untrained one")
     _recipe_verb(commands, "export", "write the newest checkpoint of a run as a model", verbs.export)
     _recipe_verb(
         commands,
@@ -159,6 +170,31 @@ def _server(parser: argparse.ArgumentParser, on: str) -> None:
     )
 
 
+def _model_verb(commands: Any, name: str, text: str, run: Run) -> argparse.ArgumentParser:
+    """A verb of a model that answers."""
+    parser = _verb(commands, name, text, run)
+    parser.add_argument("model", help="a run's directory, its export, or any transformers directory")
+    parser.add_argument("--system", default="", metavar="TEXT", help="system prompt")
+    parser.add_argument(
+        "--max-new-tokens", type=_positive, default=256, metavar="N", help="longest answer, in tokens (default 256)"
+    )
+    parser.add_argument(
+        "--temperature",
+        type=_number(0, 100),
+        default=0.0,
+        metavar="T",
+        help="0: greedily (default); else tokens are drawn",
+    )
+    parser.add_argument(
+        "--top-p", type=_number(1e-6, 1), default=1.0, metavar="P", help="draw among the likeliest with this share"
+    )
+    parser.add_argument(
+        "--top-k", type=_whole, default=0, metavar="K", help="draw among the K likeliest (default: all)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws (default 0)")
+    return parser
+
+
 def _data_actions(actions: Any) -> None:
     report = _recipe_verb(
         actions, "report", "lengths, languages, duplicates, personal data, groups", verbs.data_report, of="data "
@@ -198,6 +234,25 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from 1 on")
     return int(text)
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from 0 on")
+    return int(text)
+
+
+def _number(least: float, most: float) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = float("nan")
+        if not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"got {text!r}, expected a number from {least:g} to {most:g}")
+        return number
+
+    return read
 
 
 def _texts(name: str) -> dict[str, Any]:

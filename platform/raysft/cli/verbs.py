@@ -120,6 +120,33 @@ def evaluate(options: argparse.Namespace) -> None:
     sys.stdout.write(printable(json.dumps(evaluation.record, indent=1, ensure_ascii=False)) + "\n")
 
 
+def _how(options: argparse.Namespace) -> dict[str, Any]:
+    return {name: vars(options)[name] for name in ("max_new_tokens", "temperature", "top_k", "top_p", "seed")}
+
+
+def generate(options: argparse.Namespace) -> None:
+    found = api.generate(
+        options.model,
+        options.questions,
+        options.out,
+        **_how(options),
+        system=options.system,
+        raw=options.raw,
+        batch_size=options.batch_size,
+    )
+    logger.info("answers      %s", found)
+
+
+def chat(options: argparse.Namespace) -> None:
+    opened = [("model", call("run.open_model:open_model")(options.model))]
+    if options.compare == "base":
+        opened.append(("base", call("run.open_model:open_base")(options.model)))
+    elif options.compare:
+        opened.append(("other", call("run.open_model:open_model")(options.compare)))
+    how = call("evaluate.generation:Sampling")(**_how(options))
+    call("cli.chat:Chat")(opened, how, options.system).run()
+
+
 def report(options: argparse.Namespace) -> None:
     say(call("run.steps:report")(options.recipe, options.set))
 

@@ -25,7 +25,7 @@ def load_exported(location: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFa
     location: an export directory, its `merged/`, or any transformers directory with safetensors; a path or
     a URI (which is copied to a temporary directory first).
     """
-    directory = _model_directory(storage.absolute(location))
+    directory = model_directory(storage.absolute(location))
     if "://" not in directory:
         return _load(directory, location)
     with tempfile.TemporaryDirectory(prefix="raysft-export-") as copy:
@@ -44,7 +44,8 @@ def _copy(location: str, directory: Path) -> None:
             (directory / name).write_bytes(storage.read_bytes(source))
 
 
-def _model_directory(location: str) -> str:
+def model_directory(location: str) -> str:
+    """The directory of an export that holds the model. Raises ModelError."""
     try:
         names = storage.list_names(location)
     except OSError as error:

@@ -52,6 +52,18 @@ def run_location(recipe: Recipe) -> str:
     return storage.join(storage.absolute(recipe.storage), "runs", recipe.name)
 
 
+def recipe_of(run: str) -> Recipe | None:
+    """The recipe that a run's directory was made with; None: it is no run's, or of another version, which is told."""
+    record = _read_run(run) if storage.exists(RunPaths(run).record) else None
+    if record is None:
+        return None
+    try:
+        return parse_recipe(without_other_kinds(record["recipe"]))
+    except RecipeError as error:
+        logger.warning("%s is of another version of raysft: %s", RunPaths(run).record, error.what)
+        return None
+
+
 def read_result(run: str) -> dict[str, Any] | None:
     """What a finished run left; None while it is not finished, or when the record is lost: it is finished anew."""
     location = RunPaths(run).result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,3 +135,47 @@ def test_a_generator_answers_with_the_model_that_it_is_given(tmp_path: Path) -> 
     assert generator.generate(PROMPTS[:3], how) == answers(second, tokenizer, PROMPTS[:3], 8, 3) != before
     with pytest.raises(ModelError, match="no such directory"):
         generator.load(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+def test_what_is_sampled_depends_on_seed_and_number_alone(temperature: float) -> None:
+    model, tokenizer = make_model(), make_tokenizer()
+    prompts = [prompt for prompt in PROMPTS if prompt]
+    how = Sampling(12, temperature, top_p=0.95, seed=3)
+    whole = TransformersGenerator(model, tokenizer, batch_size=5).generate(prompts, how)
+    for batch_size in (1, 2):
+        generator = TransformersGenerator(model, tokenizer, batch_size=batch_size)
+        assert generator.generate(prompts, how) == whole
+        assert generator.generate(prompts[3:], how, first=3) == whole[3:]
+    other = TransformersGenerator(model, tokenizer).generate(prompts, replace(how, seed=4))
+    assert (other == whole) is (temperature == 0)
+
+
+def test_a_stream_is_the_answer_in_pieces_of_whole_characters() -> None:
+    model, tokenizer = make_model(), make_tokenizer()
+    text = "añ好\U0001f600z"
+    force(model, [*tokenizer(text)["input_ids"], tokenizer.convert_tokens_to_ids("<|im_end|>")], prompt_tokens=3)
+    pieces: list[str] = []
+    generator = TransformersGenerator(model, tokenizer)
+    assert generator.stream("abc", Sampling(30), pieces.append) == text
+    assert pieces == list(text)
+    pieces.clear()
+    assert generator.stream("abc", Sampling(5), pieces.append) == "añ\ufffd"  # cut in the middle of a character
+    assert "".join(pieces) == "añ\ufffd"
+
+
+def test_a_stream_can_be_broken_off_and_leaves_the_model_as_it_was() -> None:
+    model, tokenizer = make_model(), make_tokenizer()
+    model.train()
+    own = model.generation_config
+    force(model, tokenizer("n")["input_ids"], prompt_tokens=3)
+
+    def enough(piece: str) -> None:
+        raise KeyboardInterrupt
+
+    generator = TransformersGenerator(model, tokenizer)
+    with pytest.raises(KeyboardInterrupt):
+        generator.stream("abc", Sampling(9), enough)
+    assert model.generation_config is own
+    assert model.training
+    assert generator.generate(["abc"], Sampling(3)) == ["nnn"]

@@ -72,7 +72,7 @@ def _turns(account: KeyLedger) -> RecordContent:
 def _completion(account: KeyLedger) -> RecordContent:
     """TRL's and OpenAI's prompt and completion, each a text or turns. Only the completion is trained."""
     _require(account, {"|".join(PROMPTS), "|".join(ANSWERS)}, "completion")
-    prompt = [replace(m, train=False) if m.role == "assistant" else m for m in _prompt(account, "completion")]
+    prompt = [replace(m, train=False) if m.role == "assistant" else m for m in read_prompt(account, "completion")]
     _check_wanted(account)
     column = account.first(ANSWERS) or ANSWERS[0]
     value = account.record.get(column)
@@ -106,7 +106,7 @@ def _preference(account: KeyLedger) -> RecordContent:
             raise RefusedError("role_order", "chosen and rejected part before the first answer")
         prompt, chosen, rejected = _with_system(account, chosen[:shared]), chosen[shared:], rejected[shared:]
     else:
-        prompt = _prompt(account, "preference")
+        prompt = read_prompt(account, "preference")
         _check_repeated(prompt, chosen, rejected)
     candidates = (Candidate(tuple(chosen), 1.0), Candidate(tuple(rejected), 0.0))
     return RecordContent(prompt + chosen, candidates)
@@ -135,7 +135,7 @@ def _ranking(account: KeyLedger) -> RecordContent:
     answers = [read_answer(response, column, account) for response in responses]
     candidates = tuple(Candidate(tuple(a), score) for a, score in zip(answers, scores, strict=True))
     best = max(range(len(scores)), key=scores.__getitem__)  # the first of equals
-    return RecordContent(_prompt(account, "ranking") + answers[best], candidates)
+    return RecordContent(read_prompt(account, "ranking") + answers[best], candidates)
 
 
 def _scores(account: KeyLedger, responses: list[Any], column: str) -> list[float]:
@@ -240,8 +240,8 @@ def _question(account: KeyLedger, column: str) -> str:
     return f"{question}\n{extra}" if extra else question
 
 
-def _prompt(account: KeyLedger, format: str) -> list[Message]:
-    """What all answers answer: text or turns."""
+def read_prompt(account: KeyLedger, format: str) -> list[Message]:
+    """What all answers answer: text or turns. Raises RefusedError."""
     column = account.first(PROMPTS)
     if column is None:
         raise RefusedError("missing_column", f"{format} needs {'|'.join(PROMPTS)}")

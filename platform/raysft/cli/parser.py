@@ -84,15 +84,7 @@ def parser() -> argparse.ArgumentParser:
     preview.add_argument("--raw", action="store_true", help="show a line for each token, with its id")
     evaluate = _recipe_verb(commands, "evaluate", "held-out loss, perplexity and greedy answers", verbs.evaluate)
     evaluate.add_argument("--model", metavar="DIR", help="an exported model; default: the run's own export")
-    generate = _model_verb(
-        commands, "generate", "answer each question of a file into a file; resumes", verbs.generate
-    )
-    generate.add_argument("--in", required=True, dest="questions", metavar="FILE", help="questions: see the guide")
-    generate.add_argument("--out", required=True, metavar="FILE", help="answers, a JSON line each")
-    generate.add_argument("--batch-size", type=_positive, default=8, metavar="N", help="answered at once (default 8)")
-    generate.add_argument("--raw", action="store_true", help="`prompt` or `text` as it is, without a template")
-    chat = _model_verb(commands, "chat", "talk with a model in the terminal", verbs.chat)
-    chat.add_argument("--compare", metavar="MODEL", help="a second model; `base`: the run's untrained one")
+    _of_models(commands)
     _recipe_verb(commands, "export", "write the newest checkpoint of a run as a model", verbs.export)
     _recipe_verb(
         commands,
@@ -168,6 +160,18 @@ def _server(parser: argparse.ArgumentParser, on: str) -> None:
     parser.add_argument(
         "--insecure-http", action="store_true", help="send the token over plain http to another machine"
     )
+
+
+def _of_models(commands: Any) -> None:
+    generate = _model_verb(
+        commands, "generate", "answer each question of a file into a file; resumes", verbs.generate
+    )
+    generate.add_argument("--in", required=True, dest="questions", metavar="FILE", help="questions: see the guide")
+    generate.add_argument("--out", required=True, metavar="FILE", help="answers, a JSON line each")
+    generate.add_argument("--batch-size", type=_positive, default=8, metavar="N", help="answered at once (default 8)")
+    generate.add_argument("--raw", action="store_true", help="`prompt` or `text` as it is, without a template")
+    chat = _model_verb(commands, "chat", "talk with a model in the terminal", verbs.chat)
+    chat.add_argument("--compare", metavar="MODEL", help="a second model; `base`: the run's untrained one")
 
 
 def _model_verb(commands: Any, name: str, text: str, run: Run) -> argparse.ArgumentParser:

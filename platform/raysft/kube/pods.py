@@ -25,6 +25,8 @@ SHM_PER_WORKER_BYTES = GIB
 """Buffers of NCCL and gloo between the workers of a node."""
 DRAIN_S = 90
 """From the notice of a spot node to its end a worker has this long to commit."""
+STOP_GRACE_S = 600
+"""From `raysft jobs stop` to the end of a job: the run commits. Ray's default is 3."""
 HEAD = {"cpu": "2", "memory": "8Gi"}
 RECIPE_PATH = "/etc/raysft/recipe.yaml"
 
@@ -75,7 +77,8 @@ def head_group(settings: KubernetesSettings, recipe_config: str) -> dict[str, An
     """The head: the driver runs there, and nothing else. recipe_config: name of the ConfigMap with the recipe."""
     mounts = [{"name": "recipe", "mountPath": RECIPE_PATH.rpartition("/")[0], "readOnly": True}]
     volumes = [{"name": "recipe", "configMap": {"name": recipe_config}}]
-    pod = _pod(settings, "ray-head", dict(HEAD), OBJECT_STORE_BYTES, environment=_HEALTH)
+    environment = {**_HEALTH, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_GRACE_S)}
+    pod = _pod(settings, "ray-head", dict(HEAD), OBJECT_STORE_BYTES, environment=environment)
     pod["spec"]["containers"][0]["volumeMounts"] += mounts
     pod["spec"]["volumes"] += volumes
     if settings.head_node_selector:

@@ -8,6 +8,7 @@ the cluster, by raysft; a new cluster is made only after a loss of the head, and
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from importlib.metadata import version
 from typing import Any
@@ -22,8 +23,9 @@ from raysft.recipe.paths import with_absolute_paths
 from raysft.recipe.schema import Recipe
 from raysft.recipe.travel import refuse_secrets, refuse_unseen
 
-RUN, STORAGE, RECIPE_HASH = "raysft.io/run-name", "raysft.io/storage", "raysft.io/recipe-sha256"
-"""Annotations: whose an object is. Names of objects are not enough, `a_b` and `a-b` have the same one."""
+RUN, STORAGE = "raysft.io/run-name", "raysft.io/storage"
+RECIPE_HASH, SPEC_HASH = "raysft.io/recipe-sha256", "raysft.io/spec-sha256"
+"""Annotations: whose an object is, and what it was made from. `a_b` and `a-b` are one name of an object."""
 MOST_NAME_CHARS = 47
 """Longest name of a RayJob: KubeRay appends to it, and names of pods end at 63."""
 
@@ -38,14 +40,19 @@ def manifests(recipe: Recipe, shape: ModelShape, settings: KubernetesSettings) -
     name = object_name(recipe.name)
     sized = worker_pods(recipe, shape, settings)
     text = yaml.safe_dump(recipe.model_dump(mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True)
-    notes = {RUN: recipe.name, STORAGE: recipe.storage, RECIPE_HASH: hashlib.sha256(text.encode()).hexdigest()}
+    notes = {RUN: recipe.name, STORAGE: recipe.storage, RECIPE_HASH: _hash(text)}
     found = [_config(text, name, settings)]
     if settings.prepare_cpus:
         found.append(_job(name, "prepare", data_group(settings), settings))
     found.append(_job(name, "train", worker_group(recipe, sized, settings), settings))
     for one in found:
-        one["metadata"]["annotations"] = dict(notes)
+        spec = json.dumps(one.get("spec", {}), sort_keys=True)
+        one["metadata"]["annotations"] = {**notes, SPEC_HASH: _hash(spec)}
     return found
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def as_yaml(found: list[dict[str, Any]]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from raysft.errors import ConflictError, PlatformError
-from raysft.kube.rayjob import RECIPE_HASH, RUN, STORAGE
+from raysft.kube.rayjob import RECIPE_HASH, RUN, SPEC_HASH, STORAGE
 
 Act = Literal["create", "follow", "skip", "replace"]
 _EXIT_CODE = re.compile(r"failed with exit code (-?\d+)")
@@ -63,23 +63,24 @@ def decide(there: dict[str, Any] | None, wanted: dict[str, Any], *, is_asked_for
     """What to do about a RayJob of the same name.
 
     is_asked_for: this job itself, not as what another needs first; then one that has succeeded is done again.
-    Raises ConflictError where it belongs to another run, or goes on with another recipe.
+    Raises ConflictError where it belongs to another run, or goes on with another recipe or in other pods.
     """
     if there is None:
         return "create"
     check_owner(there, wanted)
-    now, is_same = state(there), _notes(there).get(RECIPE_HASH) == _notes(wanted)[RECIPE_HASH]
-    name = there["metadata"]["name"]
+    now, name = state(there), there["metadata"]["name"]
+    is_other = {note: _notes(there).get(note) != _notes(wanted)[note] for note in (RECIPE_HASH, SPEC_HASH)}
     if not now.has_ended:
-        if is_same:
+        if not any(is_other.values()):
             return "follow"
+        what = "another recipe of this run" if is_other[RECIPE_HASH] else "another description of the cluster"
         raise ConflictError(
-            f"the RayJob {name} goes on with another recipe of this run",
+            f"the RayJob {name} goes on with {what}",
             got=str(now),
             expected="one job at a time for each run",
             fix=f"wait for its end, or `raysft jobs stop {name} --on FILE` (the run goes on from its last commit)",
         )
-    return "skip" if now.has_succeeded and is_same and not is_asked_for else "replace"
+    return "skip" if now.has_succeeded and not is_other[RECIPE_HASH] and not is_asked_for else "replace"
 
 
 def check_owner(there: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -21,10 +21,10 @@ ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
 def connect(address: str | None, *, insecure_http: bool = False) -> JobServer:
     """A job server that answers, has our Ray and takes our token.
 
-    address: `http(s)://host[:port][/path]`; None: what RAY_API_SERVER_ADDRESS names. The first request carries no
+    address: `http(s)://host[:port][/path]`; None: what named_address finds. The first request carries no
     token, so that a server which asks for none gets none. Raises ClusterError.
     """
-    address = checked_address(address or os.environ.get(ADDRESS_VARIABLE, ""))
+    address = checked_address(address or named_address(os.environ))
     found, token = _ask(address, None), None
     if found.status_code == 401:
         token = find_token(os.environ, Path.home())
@@ -43,6 +43,12 @@ def connect(address: str | None, *, insecure_http: bool = False) -> JobServer:
             raise token_refused(address, f"{found.status_code}: the token found here is another one")
     check_version(address, _ray_version(address, found))
     return JobServer(address, token)
+
+
+def named_address(environment: Mapping[str, str]) -> str:
+    """The address that Ray's variables name: RAY_API_SERVER_ADDRESS, else RAY_ADDRESS where it is one of http."""
+    of_ray = environment.get("RAY_ADDRESS", "")
+    return environment.get(ADDRESS_VARIABLE) or (of_ray if of_ray.startswith(("http://", "https://")) else "")
 
 
 def checked_address(address: str) -> str:

@@ -47,6 +47,17 @@ def test_the_recipe_goes_along_and_is_the_same() -> None:
     assert list(yaml.safe_load_all(as_yaml([config, prepare, train]))) == [config, prepare, train]
 
 
+def test_objects_say_what_they_were_made_from() -> None:
+    """`raysft submit` tells by them whose an object is, and whether it is what is asked for now."""
+    notes = [one["metadata"]["annotations"] for one in rendered()]
+    assert {note["raysft.io/run-name"] for note in notes} == {"my-run"}
+    assert {note["raysft.io/storage"] for note in notes} == {"/storage/raysft"}
+    again = [one["metadata"]["annotations"] for one in rendered(SETTINGS.model_copy(update={"image": "raysft:2"}))]
+    assert len({note["raysft.io/recipe-sha256"] for note in notes + again}) == 1
+    specs = [[note["raysft.io/spec-sha256"] for note in each] for each in (notes, again)]
+    assert [one == other for one, other in zip(*specs, strict=True)] == [True, False, False]
+
+
 def test_no_gpu_waits_for_tokens() -> None:
     _, prepare, train = rendered()
     assert "nvidia.com/gpu" not in str(prepare)

@@ -13,7 +13,10 @@ import pytest
 from api_server import FakeApi, api_server
 
 from raysft.errors import ClusterError, ConflictError, InterruptedRunError, PlatformError, UserError
-from raysft.kube.rayjob import RECIPE_HASH, RUN, STORAGE
+from raysft.kube import pods
+from raysft.kube.rayjob import RECIPE_HASH, RUN, SPEC_HASH, STORAGE
+from raysft.kube.settings import KubernetesSettings
+from raysft.runtime.job_client import STOP_GRACE_S
 from raysft.submit import rayjobs
 from raysft.submit.kubernetes_client import Kubernetes, KubernetesAwayError
 from raysft.submit.rayjob_state import decide, state
@@ -22,9 +25,9 @@ from raysft.submit.rayjobs import Pace, path_of, submit
 FAST = Pace(poll_s=0.01, away_s=10.0, why_s=0.02, gone_s=0.5)
 
 
-def objects(run: str = "my-run", recipe: str = "1") -> list[dict[str, Any]]:
+def objects(run: str = "my-run", recipe: str = "1", spec: str = "1") -> list[dict[str, Any]]:
     """As raysft.kube makes them; of their contents what matters here."""
-    notes = {RUN: run, STORAGE: "s3://a", RECIPE_HASH: recipe}
+    notes = {RUN: run, STORAGE: "s3://a", RECIPE_HASH: recipe, SPEC_HASH: spec}
     metadata = {"namespace": "runs", "annotations": notes}
     config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {**metadata, "name": "my-run-recipe"}, "data": {}}
     found = [config]
@@ -145,9 +148,12 @@ def test_another_recipe_waits_for_the_end_of_this_one() -> None:
     there["status"] = status("Running", "RUNNING")
     with pytest.raises(ConflictError, match="goes on with another recipe"):
         decide(there, wanted, is_asked_for=True)
+    with pytest.raises(ConflictError, match="goes on with another description of the cluster"):
+        decide(there, objects(spec="2")[2], is_asked_for=True)
+    assert decide(there, objects()[2], is_asked_for=True) == "follow"
     there["status"] = status("Complete", "SUCCEEDED")
     assert decide(there, wanted, is_asked_for=False) == "replace"
-    assert decide(there, objects()[2], is_asked_for=False) == "skip"
+    assert decide(there, objects(spec="2")[2], is_asked_for=False) == "skip"
     assert decide(there, objects()[2], is_asked_for=True) == "replace"
 
 
@@ -168,6 +174,12 @@ def test_another_recipe_waits_for_the_end_of_this_one() -> None:
 def test_ends(now: dict[str, str], has_ended: bool, code: int) -> None:
     found = state({"status": now})
     assert (found.has_ended, found.exit_code) == (has_ended, code)
+
+
+def test_a_stop_gives_the_same_time_everywhere() -> None:
+    head = pods.head_group(KubernetesSettings(image="raysft:1"), "recipe")["template"]["spec"]["containers"][0]
+    variables = {one["name"]: one["value"] for one in head["env"]}
+    assert variables["RAY_JOB_STOP_WAIT_TIME_S"] == str(STOP_GRACE_S)
 
 
 def pod(name: str, **fields: Any) -> dict[str, Any]:

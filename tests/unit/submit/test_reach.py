@@ -13,7 +13,7 @@ from job_server import FakeServer
 from raysft.errors import ClusterError, UserError
 from raysft.runtime import job_client
 from raysft.submit import reach
-from raysft.submit.reach import check_version, checked_address, connect, find_token, is_private_way
+from raysft.submit.reach import check_version, checked_address, connect, find_token, is_private_way, named_address
 
 TOKEN = "a" * 64
 
@@ -111,6 +111,19 @@ def test_what_is_no_address(address: str, told: str) -> None:
         checked_address(address)
     assert told in caught.value.expected
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("variables", "address"),
+    [
+        ({}, ""),
+        ({"RAY_ADDRESS": "10.0.0.5:6379"}, ""),
+        ({"RAY_ADDRESS": "http://a:8265"}, "http://a:8265"),
+        ({"RAY_ADDRESS": "http://a:8265", "RAY_API_SERVER_ADDRESS": "https://b"}, "https://b"),
+    ],
+)
+def test_what_rays_variables_name(variables: dict[str, str], address: str) -> None:
+    assert named_address(variables) == address
 
 
 def test_an_address_is_used_as_it_is_meant() -> None:

@@ -25,7 +25,7 @@ def submit(options: argparse.Namespace) -> int | None:
     if options.model is not None:
         raise _not_with("--model", "--address", "pods are sized for Kubernetes alone: leave it out")
     variables = call("submit.parcel:named_variables")(options.env, os.environ)
-    call("submit.parcel:check_recipe")(recipe)
+    call("submit.parcel:check_recipe")(recipe, options.verb)
     server = _connected(options)
     if options.dry_run:
         say(call("submit.jobs:preview")(server, recipe, options.verb, variables))

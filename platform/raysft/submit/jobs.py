@@ -27,7 +27,7 @@ def submit(
 
     variables: environment of the job, as `named_variables` gives it. Raises RecipeError, ConflictError, ClusterError.
     """
-    check_recipe(recipe)
+    check_recipe(recipe, verb)
     jobs = server.jobs()
     with tempfile.TemporaryDirectory(prefix="raysft-job-") as folder:
         request = job_request(recipe, verb, jobs, variables, Path(folder), debug=debug)
@@ -44,7 +44,7 @@ def submit(
 
 def preview(server: JobServer, recipe: Recipe, verb: Verb, variables: Mapping[str, str]) -> list[str]:
     """What `submit` would send, in lines: no value of a variable among them. Raises what `submit` raises."""
-    check_recipe(recipe)
+    check_recipe(recipe, verb)
     with tempfile.TemporaryDirectory(prefix="raysft-job-") as folder:
         request = job_request(recipe, verb, server.jobs(), variables, Path(folder))
         text = (Path(request.working_dir) / RECIPE_FILE).read_text(encoding="utf-8")

@@ -49,8 +49,14 @@ def job(identity: str, status: str = "SUCCEEDED", run: str = "my-run", storage: 
 )
 def test_paths_of_this_machine_are_refused_by_field(fields: dict[str, Any], named: str) -> None:
     with pytest.raises(RecipeError, match="cannot see paths") as caught:
-        check_recipe(on_the_cluster(**fields))
+        check_recipe(on_the_cluster(**fields), "train")
     assert caught.value.got == named
+
+
+def test_a_search_without_a_space_is_refused() -> None:
+    with pytest.raises(RecipeError, match="nothing to search"):
+        check_recipe(on_the_cluster(), "tune")
+    check_recipe(on_the_cluster(), "prepare")
 
 
 def test_a_directory_that_is_here_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,12 +64,12 @@ def test_a_directory_that_is_here_is_no_hub_id(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     (tmp_path / "Qwen" / "Qwen3-0.6B").mkdir(parents=True)
     with pytest.raises(RecipeError, match="cannot see paths"):
-        check_recipe(on_the_cluster())
+        check_recipe(on_the_cluster(), "train")
 
 
 def test_what_every_node_sees_is_not_refused() -> None:
-    check_recipe(on_the_cluster())
-    check_recipe(on_the_cluster(storage="/nfs/raysft", model={"source": "run://base"}))
+    check_recipe(on_the_cluster(), "train")
+    check_recipe(on_the_cluster(storage="/nfs/raysft", model={"source": "run://base"}), "train")
 
 
 @pytest.mark.parametrize(
@@ -81,10 +87,10 @@ def test_what_every_node_sees_is_not_refused() -> None:
 def test_secrets_in_addresses_do_not_travel(location: str, is_secret: bool) -> None:
     recipe = on_the_cluster(data={"train": [location]})
     if not is_secret:
-        check_recipe(recipe)
+        check_recipe(recipe, "train")
         return
     with pytest.raises(RecipeError, match="holds a secret") as caught:
-        check_recipe(recipe)
+        check_recipe(recipe, "train")
     assert "data.train" in caught.value.got
     assert "abc" not in str(caught.value)
     assert "SECRET@" not in str(caught.value)

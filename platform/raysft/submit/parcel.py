@@ -11,9 +11,10 @@ from typing import Literal
 import yaml
 
 import raysft
-from raysft.errors import ConflictError, RecipeError, UserError
+from raysft.errors import ConflictError, UserError
 from raysft.recipe.schema import Recipe
 from raysft.recipe.travel import refuse_relative, refuse_secrets
+from raysft.recipe.tune_checks import check_tune
 from raysft.runtime.job_client import Job, JobRequest
 
 Verb = Literal["train", "prepare", "tune"]
@@ -27,10 +28,8 @@ _OWNED = re.compile(r"RAY_(AUTH_.*|ADDRESS|API_SERVER_ADDRESS|JOB_.*)$|PYTHONPAT
 
 def check_recipe(recipe: Recipe, verb: Verb) -> None:
     """Refuse what would mean something else on the cluster, nothing, or give a secret away. Raises RecipeError."""
-    if verb == "tune" and recipe.tune is None:
-        raise RecipeError(
-            "there is nothing to search", got="no section `tune`", expected="tune.space", fix="see docs/guide/tune.md"
-        )
+    if verb == "tune":
+        check_tune(recipe)
     refuse_relative(
         recipe, "s3://, gs:// or hub names, or absolute paths that every node sees (a shared file system)"
     )

@@ -54,7 +54,7 @@ def test_paths_of_this_machine_are_refused_by_field(fields: dict[str, Any], name
 
 
 def test_a_search_without_a_space_is_refused() -> None:
-    with pytest.raises(RecipeError, match="nothing to search"):
+    with pytest.raises(RecipeError, match="what to search"):
         check_recipe(on_the_cluster(), "tune")
     check_recipe(on_the_cluster(), "prepare")
 

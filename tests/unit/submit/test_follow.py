@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 from job_server import FakeJob, FakeServer
@@ -54,7 +55,7 @@ def more(job: FakeJob, upto: int) -> Callable[[], object]:
 def test_a_log_is_shown_as_it_grows(fake: FakeServer) -> None:
     job = fake.add("a-1")
     with doing(fake, more(job, 10), more(job, 40), lambda: job.end("SUCCEEDED", 0)):
-        text, ended = followed(fake)
+        text, ended = followed(fake, replace(FAST, quiet_s=20.0))
     assert text == LOG
     assert exit_code(ended) == 0
     assert fake.streams == 1
@@ -83,19 +84,26 @@ def test_where_no_stream_is_let_through_the_log_is_read(fake: FakeServer) -> Non
 
 
 def test_a_stream_that_hangs_is_noticed(fake: FakeServer) -> None:
-    job = fake.add("a-1", log=LOG[:100])
+    """What the job has printed since is shown while it runs."""
+    job, seen = fake.add("a-1", log=LOG[:100]), list[str]()
     fake.freezes_streams = True
-    seen: list[str] = []
-    with doing(
-        fake, more(job, 30), lambda: None, lambda: None, lambda: None, lambda: job.end("SUCCEEDED", 0), every_s=0.5
-    ):
-        follower = threading.Thread(target=lambda: follow(connect(fake.address), "a-1", seen.append, FAST))
-        follower.start()
-        time.sleep(1.8)
-        early = "".join(seen)
-        follower.join(10)
-    assert early == "".join(LOG.splitlines(keepends=True)[:30]), "shown before the end"
-    assert "".join(seen) == early
+    server = connect(fake.address)
+    follower = threading.Thread(target=lambda: follow(server, "a-1", seen.append, FAST))
+    follower.start()
+    expected = "".join(LOG.splitlines(keepends=True)[:30])
+    until(lambda: "".join(seen) == LOG[:100])
+    more(job, 30)()
+    until(lambda: "".join(seen) == expected)
+    job.end("SUCCEEDED", 0)
+    follower.join(10)
+    assert "".join(seen) == expected
+
+
+def until(is_true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not is_true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_a_server_that_is_away_ends_nothing(fake: FakeServer, caplog: pytest.LogCaptureFixture) -> None:

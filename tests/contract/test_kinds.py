@@ -11,7 +11,7 @@ import pytest
 from raysft.metrics import ALL, METRICS
 from raysft.model.methods import METHODS
 from raysft.objectives.module import OBJECTIVES
-from raysft.recipe import traits
+from raysft.recipe import objective_traits, traits
 from raysft.recipe.evaluation_sets import measured_by
 from raysft.recipe.kinds import KINDS
 from raysft.recipe.measures import MEASURES
@@ -19,7 +19,7 @@ from raysft.recipe.measures import MEASURES
 PACKAGE = Path(__file__).parents[2] / "platform" / "raysft"
 SOURCES = {str(path.relative_to(PACKAGE)): path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rglob("*.py"))}
 
-TABLES = ("recipe/traits.py", "model/methods/", "objectives/")
+TABLES = ("recipe/traits.py", "recipe/objective_traits.py", "model/methods/", "objectives/")
 """The tables, and what acts for each of their kinds."""
 
 ASKED = ("method.kind", ".objective", "objective.kind")
@@ -81,11 +81,11 @@ def test_a_measure_has_one_meaning() -> None:
 
 
 def test_every_objective_is_in_every_table_and_reads_what_its_traits_say() -> None:
-    assert KINDS["objective"].keys() == traits.OBJECTIVES.keys() == OBJECTIVES.keys()
+    assert KINDS["objective"].keys() == objective_traits.OBJECTIVES.keys() == OBJECTIVES.keys()
     for kind, section in KINDS["objective"].items():
-        for given in (section(kind=kind), section(kind=kind, kl_weight=0.5) if kind == "sft" else section(kind=kind)):
+        for given in (section(kind=kind), section(kind=kind, **dict.fromkeys(section.needs.values(), 0.5))):
             made = OBJECTIVES[kind](given)
-            assert made.columns == traits.OBJECTIVES[kind].reference(given)
+            assert made.columns == objective_traits.OBJECTIVES[kind].reference(given)
             names = {term.name for term in made.terms} | set(made.metrics)
             assert names | {"loss"} == set(measured_by(given))
 

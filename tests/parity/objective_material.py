@@ -23,6 +23,7 @@ from raysft.recipe.columns import REFERENCE_LOG_PROB, reference_top_k
 
 TOP_K = 4
 BETA, KL_WEIGHT = 0.5, 0.3
+SMOOTHING, SFT_WEIGHT, GAMMA = 0.2, 0.4, 0.7
 LoraAdded = Callable[[nn.Module], nn.Module]
 
 
@@ -106,6 +107,49 @@ def preference_loss(model: nn.Module, material: Material, members: Sequence[int]
         )
         losses.append(-torch.log(torch.sigmoid(BETA * (better - worse))))
     return torch.stack(losses).mean()
+
+
+def _pairs(model: nn.Module, material: Material, members: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """([A, 2] log p of both answers, [A, 2] their tokens, [A, 2] log p by the reference) of a step's pairs."""
+    pairs = sorted({member // 2 for member in members})
+    samples = [material.samples[index] for pair in pairs for index in (2 * pair, 2 * pair + 1)]
+    log_p = torch.stack([sample.answer(model) for sample in samples]).view(-1, 2)
+    lengths = torch.tensor([float(sum(sample.target[1:])) for sample in samples]).view(-1, 2)
+    known = [material.reference[index] for pair in pairs for index in (2 * pair, 2 * pair + 1)]
+    return log_p, lengths, torch.tensor(known).view(-1, 2)
+
+
+def robust_loss(model: nn.Module, material: Material, members: Sequence[int]) -> Tensor:
+    """arXiv:2403.00409, equation 11, and SFT_WEIGHT x the cross-entropy of the preferred answers."""
+    log_p, lengths, known = _pairs(model, material, members)
+    margin = BETA * ((log_p - known)[:, 0] - (log_p - known)[:, 1])
+    right, wrong = torch.log(torch.sigmoid(margin)), torch.log(torch.sigmoid(-margin))
+    costs = -((1 - SMOOTHING) * right - SMOOTHING * wrong) / (1 - 2 * SMOOTHING)
+    return costs.mean() - SFT_WEIGHT * log_p[:, 0].sum() / lengths[:, 0].sum()
+
+
+def contrastive_loss(model: nn.Module, material: Material, members: Sequence[int]) -> Tensor:
+    """arXiv:2401.08417, equation 5, with labels smoothed."""
+    log_p, lengths, _ = _pairs(model, material, members)
+    margin = BETA * (log_p[:, 0] - log_p[:, 1])
+    right, wrong = torch.log(torch.sigmoid(margin)), torch.log(torch.sigmoid(-margin))
+    return -((1 - SMOOTHING) * right + SMOOTHING * wrong).mean() - log_p[:, 0].sum() / lengths[:, 0].sum()
+
+
+def simple_loss(model: nn.Module, material: Material, members: Sequence[int]) -> Tensor:
+    """arXiv:2405.14734, equation 6."""
+    log_p, lengths, _ = _pairs(model, material, members)
+    means = log_p / lengths
+    return -torch.log(torch.sigmoid(2.0 * means[:, 0] - 2.0 * means[:, 1] - GAMMA)).mean()
+
+
+def odds_loss(model: nn.Module, material: Material, members: Sequence[int]) -> Tensor:
+    """arXiv:2403.07691, equations 4 to 7."""
+    log_p, lengths, _ = _pairs(model, material, members)
+    p = (log_p / lengths).exp()
+    odds = p / (1 - p)
+    ratio = -torch.log(torch.sigmoid(torch.log(odds[:, 0] / odds[:, 1])))
+    return BETA * ratio.mean() - log_p[:, 0].sum() / lengths[:, 0].sum()
 
 
 def guarded_loss(model: nn.Module, material: Material, members: Sequence[int]) -> Tensor:

@@ -17,8 +17,9 @@ import yaml
 
 import raysft
 from raysft.recipe.measures import rows_of
+from raysft.recipe.objective_traits import objective_of
 from raysft.recipe.schema import Recipe
-from raysft.recipe.traits import method_of, objective_of
+from raysft.recipe.traits import method_of
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-Unit = Literal["target_token", "token", "segment", "atom"]
-"""What a term is a mean over: target tokens (weighted), tokens, samples, or groups of samples."""
+Unit = Literal["target_token", "preferred_token", "token", "segment", "atom"]
+"""What a term is a mean over: target tokens (weighted), those of the first sample of each group (the preferred answer
+of a pair), tokens, samples, or groups of samples."""
 
 
 NLL = "nll"
@@ -43,6 +44,10 @@ def _units(unit: Unit, row: RowFields) -> float:
     match unit:
         case "target_token":
             return float(row.token_fields["target"].sum(dtype=np.float64))
+        case "preferred_token":
+            lengths, atoms = row.segment_fields["length"], row.segment_fields["atom"]
+            is_first = np.diff(atoms, prepend=-1) != 0
+            return float(row.token_fields["target"][np.repeat(is_first, lengths)].sum(dtype=np.float64))
         case "token":
             return float(row.segment_fields["length"].sum())
         case "segment":

@@ -12,7 +12,7 @@ from raysft.model.fast.loss_head import LossHead
 from raysft.model.fast.ulysses import SequenceGroup, hidden_part
 from raysft.model.methods import Forward, PlainForward, StepActs, base_model
 from raysft.model.outline import Unread
-from raysft.objectives import dpo, sft
+from raysft.objectives import cpo, dpo, orpo, sft, simpo
 from raysft.objectives.batch import DeviceBatch
 from raysft.objectives.objective import Loss, Objective
 from raysft.objectives.view import View
@@ -21,7 +21,13 @@ from raysft.recipe.sections.objective import ObjectiveSection
 
 logger = logging.getLogger(__name__)
 
-OBJECTIVES: Mapping[str, Callable[[ObjectiveSection], Objective]] = {"sft": sft.make, "dpo": dpo.make}
+OBJECTIVES: Mapping[str, Callable[[ObjectiveSection], Objective]] = {
+    "sft": sft.make,
+    "dpo": dpo.make,
+    "cpo": cpo.make,
+    "simpo": simpo.make,
+    "orpo": orpo.make,
+}
 """{objective.kind: what makes it of its section}."""
 
 

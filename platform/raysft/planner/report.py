@@ -19,8 +19,9 @@ from raysft.planner.tasks import task_lines
 from raysft.recipe.change import change
 from raysft.recipe.compatibility import PRECISIONS, Cell, Verdict, cells, verdict
 from raysft.recipe.facts import ModelShape
+from raysft.recipe.objective_traits import OBJECTIVES
 from raysft.recipe.schema import Recipe
-from raysft.recipe.traits import METHODS, OBJECTIVES, method_of, virtual_tokens
+from raysft.recipe.traits import METHODS, method_of, virtual_tokens
 
 SHOWN = 10
 """Layouts in the table, the recipe's own besides."""

@@ -6,11 +6,11 @@ from raysft.errors import RecipeError
 from raysft.recipe.cleaning import WHOLE_DATA
 from raysft.recipe.evaluation_sets import check_sets, evaluation_sets, has_held_out
 from raysft.recipe.model_checks import check_method, check_model
+from raysft.recipe.objective_checks import check_objective
+from raysft.recipe.objective_traits import objective_of, reference_columns
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.data import DataSection
-from raysft.recipe.sections.objective import SftObjective
 from raysft.recipe.sections.parallel import ParallelSection
-from raysft.recipe.traits import objective_of, reference_columns
 
 AUTOMATIC = ("zero", "tensor", "pipeline", "sequence")
 """Fields that parallel.auto chooses."""
@@ -28,7 +28,7 @@ def check_recipe(recipe: Recipe) -> None:
         _check_data,
         _check_rules,
         _check_mixture,
-        _check_objective,
+        check_objective,
         _check_stream,
         _check_answers,
         _check_steps,
@@ -189,26 +189,6 @@ def _check_mixture(recipe: Recipe) -> None:
             got=f"data.mixture.curriculum = {mixture.curriculum!r}, data.order = {recipe.data.order}",
             expected="data.order: windowed",
             fix="set data.order: windowed",
-        )
-
-
-def _check_objective(recipe: Recipe) -> None:
-    """What an objective would not look at."""
-    objective, weight = recipe.objective, recipe.data.mixture.weight_column
-    usual = SftObjective().kl_top_k
-    if isinstance(objective, SftObjective) and not objective.kl_weight and objective.kl_top_k != usual:
-        raise RecipeError(
-            "objective.kl_top_k does nothing without a weight",
-            got=f"objective.kl_top_k: {objective.kl_top_k}, kl_weight: 0",
-            expected="objective.kl_weight above 0",
-            fix="set objective.kl_weight: 0.1, or remove kl_top_k",
-        )
-    if weight is not None and objective_of(recipe).answers == "pair":
-        raise RecipeError(
-            "a mean over pairs of answers has no weights of tokens",
-            got=f"data.mixture.weight_column: {weight}, objective.kind: {objective.kind}",
-            expected="no weight_column, or an objective of single answers",
-            fix="remove data.mixture.weight_column; `epochs` or `weight` of a source say how often it comes",
         )
 
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Literal
 
+from raysft.recipe.objective_traits import OBJECTIVES
 from raysft.recipe.schema import Recipe
-from raysft.recipe.traits import METHODS, OBJECTIVES
+from raysft.recipe.traits import METHODS
 
 Status = Literal["tested", "untested", "refused"]
 

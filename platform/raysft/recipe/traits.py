@@ -1,6 +1,6 @@
-"""What each method and each objective is, as the matrix, the planner, exports and cards ask. Pure tables.
+"""What each method is, as the matrix, the planner, exports and cards ask. A pure table.
 
-A new kind is one entry here and what acts: model/methods/ for a method, objectives/ for an objective.
+A new kind is one entry here and what acts in model/methods/.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from raysft.recipe.columns import REFERENCE_LOG_PROB, Field, reference_top_k
 from raysft.recipe.facts import Linear, ModelShape
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.method import AdaloraMethod, DoraMethod, Ia3Method, LowRankMethod
@@ -76,20 +75,6 @@ class MethodTraits:
     def flops_per_weight(self) -> int:
         """Forward and backward of a token (PaLM, Chowdhery et al. 2022, appendix B); 4 for frozen weights."""
         return 6 if self.trains_base else 4
-
-
-@dataclass(frozen=True)
-class ObjectiveTraits:
-    """An objective, as far as it can be told without torch. Its functions get the section of its kind."""
-
-    title: str
-    """In reports and cards."""
-    answers: Literal["one", "pair"]
-    """What a record becomes: one sample; or a preferred and a rejected answer, an atom of two samples."""
-    reference: Callable[[Any], tuple[Field, ...]]
-    """Columns that the untrained model writes beside the tokens before training; empty: none."""
-    whole_rows: bool
-    """Needs more than the loss of the last pipeline stage: pooled states, a second model."""
 
 
 def ends_in(name: str, targets: tuple[str, ...]) -> bool:
@@ -262,22 +247,6 @@ METHODS: dict[str, MethodTraits] = {
 }
 """{method.kind: its traits}."""
 
-OBJECTIVES: dict[str, ObjectiveTraits] = {
-    "sft": ObjectiveTraits(
-        title="supervised fine-tuning",
-        answers="one",
-        reference=lambda objective: reference_top_k(objective.kl_top_k) if objective.kl_weight else (),
-        whole_rows=False,
-    ),
-    "dpo": ObjectiveTraits(
-        title="direct preference optimisation",
-        answers="pair",
-        reference=lambda objective: (REFERENCE_LOG_PROB,),
-        whole_rows=False,
-    ),
-}
-"""{objective.kind: its traits}."""
-
 
 def method_of(recipe: Recipe) -> MethodTraits:
     """The traits of a recipe's method."""
@@ -287,13 +256,3 @@ def method_of(recipe: Recipe) -> MethodTraits:
 def virtual_tokens(recipe: Recipe) -> int:
     """Tokens that the recipe's method puts before every sample; so much longer than its text is what is computed."""
     return method_of(recipe).virtual_tokens(recipe.method)
-
-
-def objective_of(recipe: Recipe) -> ObjectiveTraits:
-    """The traits of a recipe's objective."""
-    return OBJECTIVES[recipe.objective.kind]
-
-
-def reference_columns(recipe: Recipe) -> tuple[Field, ...]:
-    """What the untrained model writes beside the tokens, for the recipe's objective."""
-    return objective_of(recipe).reference(recipe.objective)

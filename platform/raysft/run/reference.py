@@ -35,8 +35,8 @@ from raysft.evaluate.reference import load_reference, reference_inputs, referenc
 from raysft.lease import lease
 from raysft.recipe.evaluation_sets import evaluation_sets
 from raysft.recipe.load import parse_recipe
+from raysft.recipe.objective_traits import reference_columns
 from raysft.recipe.schema import Recipe
-from raysft.recipe.traits import reference_columns
 from raysft.run.base_weights import base_fingerprint
 from raysft.run.progress import PrepareProgress
 from raysft.runtime.join import worker_runtime

@@ -23,8 +23,8 @@ from raysft import storage
 from raysft.errors import RaysftError
 from raysft.recipe.change import change
 from raysft.recipe.load import parse_recipe
+from raysft.recipe.objective_traits import reference_columns
 from raysft.recipe.schema import Recipe
-from raysft.recipe.traits import reference_columns
 from raysft.recipe.tune import TuneSection
 from raysft.run.attempts import run_attempts
 from raysft.run.run import train_trial

@@ -30,8 +30,9 @@ from raysft.objectives.reduce import Reduced, reduced
 from raysft.recipe.evaluation_sets import evaluation_sets
 from raysft.recipe.fingerprint import digest
 from raysft.recipe.load import parse_recipe
+from raysft.recipe.objective_traits import reference_columns
 from raysft.recipe.resolve import ResolvedRun, with_micro_batch_rows
-from raysft.recipe.traits import reference_columns, virtual_tokens
+from raysft.recipe.traits import virtual_tokens
 from raysft.train.assembly import build_module
 from raysft.train.commits.checkpoint import begin_attempt
 from raysft.train.commits.layout import Checkpoint

@@ -15,6 +15,7 @@ from raysft.data.feed.collate import collate
 from raysft.model.fast.loss_head import install_loss_head
 from raysft.objectives.batch import on_device
 from raysft.objectives.module import OBJECTIVES, ObjectiveModule, make_objective
+from raysft.recipe.evaluation_sets import measured_by
 
 
 def batch() -> Any:
@@ -55,4 +56,4 @@ def test_each_kind_makes_the_objective_that_its_section_describes(kind: str) -> 
     recipe = make_recipe(objective={"kind": kind})
     section, objective = recipe.objective, make_objective(recipe)
     told = {term.name for term in objective.terms} | set(objective.metrics)
-    assert told == {name for name in section.measures if name not in section.needs}
+    assert told == set(measured_by(section)) - {"loss"}

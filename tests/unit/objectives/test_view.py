@@ -22,6 +22,10 @@ OBJECTIVES: dict[str, Any] = {
     "sft": {},
     "guarded": {"kl_weight": 0.5, "kl_top_k": K},
     "dpo": {"kind": "dpo", "beta": 0.7},
+    "ipo": {"kind": "dpo", "loss": "ipo", "sft_weight": 0.5},
+    "cpo": {"kind": "cpo", "loss": "hinge"},
+    "simpo": {"kind": "simpo"},
+    "orpo": {"kind": "orpo"},
 }
 
 

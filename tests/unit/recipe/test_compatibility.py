@@ -10,14 +10,16 @@ from typing import Any
 import pytest
 from layouts import LLAMA_8B, recipe_with
 
-from raysft.recipe import compatibility, traits
+from raysft.recipe import compatibility, objective_traits
 from raysft.recipe.resolve import resolve
 
 ROOT = Path(__file__).parents[3]
 
 
 def test_an_objective_that_needs_the_whole_model_is_refused_in_a_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(traits.OBJECTIVES, "distill", replace(traits.OBJECTIVES["sft"], whole_rows=True))
+    monkeypatch.setitem(
+        objective_traits.OBJECTIVES, "distill", replace(objective_traits.OBJECTIVES["sft"], whole_rows=True)
+    )
     cell = compatibility.Cell("full", "distill", "bf16", 1, pipeline=True, tensor=False, sequence=False)
     assert "whole sequences on one rank" in compatibility.verdict(cell).why
     assert compatibility.verdict(replace(cell, pipeline=False)).status != "refused"

@@ -8,8 +8,9 @@ from families import make_model
 
 from raysft.model.methods import apply_method
 from raysft.model.shape import read_shape
+from raysft.recipe.objective_traits import objective_of, reference_columns
 from raysft.recipe.schema import Recipe
-from raysft.recipe.traits import ends_in, method_of, objective_of, reference_columns
+from raysft.recipe.traits import ends_in, method_of
 
 H, F, KV, LAYERS = 32, 48, 16, 2  # of LLAMA: hidden, inner, keys and values
 LINEAR = {
@@ -95,6 +96,7 @@ def test_dropout_draws_random_numbers() -> None:
         ("sft", {}, "one"),
         ({"kind": "sft", "kl_weight": 0.5, "kl_top_k": 4}, {"reference_ids": 4, "reference_log_probs": 4}, "one"),
         ("dpo", {"reference_log_prob": 1}, "pair"),
+        ("orpo", {}, "pair"),
     ],
 )
 def test_what_the_untrained_model_writes(objective: object, columns: dict[str, int], answers: str) -> None:

@@ -34,9 +34,9 @@ from raysft.data.text.template import Template
 from raysft.data.text.tokenizer import recipe_tokenizer, tokenizer_hash
 from raysft.errors import DataError
 from raysft.recipe.cleaning import AUGMENTING, WHOLE_DATA, Leakage, Map
+from raysft.recipe.objective_traits import objective_of
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.data import MixtureSection, SourceSection
-from raysft.recipe.traits import objective_of
 from raysft.storage import absolute, join
 
 logger = logging.getLogger(__name__)

@@ -34,8 +34,8 @@ from raysft.data.text.stops import recipe_template
 from raysft.data.text.tokenizer import recipe_tokenizer
 from raysft.errors import DataError, UserError
 from raysft.recipe.cleaning import WHOLE_DATA, Conflicts, ExactDuplicates, NearDuplicates, Rule
+from raysft.recipe.objective_traits import objective_of
 from raysft.recipe.schema import Recipe
-from raysft.recipe.traits import objective_of
 from raysft.storage import absolute, join, remove_tree
 
 Progress = Callable[[str, int, int], None]

@@ -22,8 +22,8 @@ from raysft.data.text.stops import recipe_template
 from raysft.data.text.template import template_note
 from raysft.data.text.tokenizer import recipe_tokenizer
 from raysft.recipe.cleaning import AUGMENTING
+from raysft.recipe.objective_traits import objective_of
 from raysft.recipe.schema import Recipe
-from raysft.recipe.traits import objective_of
 
 
 @dataclass(frozen=True)

@@ -30,13 +30,40 @@ class SftObjective(Section):
     )
 
 
-class DpoObjective(Section):
+class PreferenceObjective(Section):
+    """What objectives on pairs of answers, a preferred and a rejected one, have in common."""
+
+    needs: ClassVar[dict[str, str]] = {"preferred_nll": "sft_weight"}
+    """{measure: the field without which it is not there}."""
+
+    sft_weight: float = Field(
+        0.0, ge=0, description="Weight of the mean cross-entropy of the preferred answers' tokens, which is added."
+    )
+
+
+class MarginObjective(PreferenceObjective):
+    """What objectives on the margin of a pair have in common: beta x (score of the preferred - of the rejected)."""
+
+    loss: Literal["sigmoid", "hinge", "ipo", "robust"] = Field(
+        "sigmoid",
+        description="What a margin costs. `sigmoid`: -log sigmoid(margin); `hinge`: max(0, 1 - margin) "
+        "(arXiv:2305.10425); `ipo`: the squared distance of scores a token from 1 / (2 beta) (arXiv:2310.12036); "
+        "`robust`: `sigmoid` made unbiased where `label_smoothing` of the pairs are the wrong way round "
+        "(arXiv:2403.00409).",
+    )
+    label_smoothing: float = Field(
+        0.0,
+        ge=0,
+        lt=0.5,
+        description="Share of pairs that are taken to be the wrong way round; for `sigmoid` and `robust`.",
+    )
+
+
+class DpoObjective(MarginObjective):
     """Direct preference optimisation (arXiv:2305.18290): preferred answers against rejected ones."""
 
-    measures: ClassVar[dict[str, Mode]] = {"dpo": "min", "accuracy": "max", "margin": "max"}
+    measures: ClassVar[dict[str, Mode]] = {"dpo": "min", "preferred_nll": "min", "accuracy": "max", "margin": "max"}
     """Its terms and metrics, as held-out rows are measured by them."""
-    needs: ClassVar[dict[str, str]] = {}
-    """{measure: the field without which it is not there}."""
 
     kind: Literal["dpo"] = Field(description="Names this kind.")
     beta: float = Field(
@@ -44,7 +71,48 @@ class DpoObjective(Section):
     )
 
 
-ObjectiveSection = SftObjective | DpoObjective
+class CpoObjective(MarginObjective):
+    """Contrastive preference optimisation (arXiv:2401.08417): DPO without the untrained model, and fine-tuning."""
+
+    measures: ClassVar[dict[str, Mode]] = {"cpo": "min", "preferred_nll": "min", "accuracy": "max", "margin": "max"}
+    """Its terms and metrics, as held-out rows are measured by them."""
+
+    kind: Literal["cpo"] = Field(description="Names this kind.")
+    beta: float = Field(0.1, gt=0, description="What the gap between two log-probabilities is multiplied by.")
+    sft_weight: float = Field(
+        1.0, ge=0, description="Weight of the mean cross-entropy of the preferred answers' tokens, which is added."
+    )
+
+
+class SimpoObjective(PreferenceObjective):
+    """Simple preference optimisation (arXiv:2405.14734): log-probabilities a token, and a margin to be reached."""
+
+    measures: ClassVar[dict[str, Mode]] = {
+        "simpo": "min", "preferred_nll": "min", "accuracy": "max", "margin": "max"
+    }  # fmt: skip
+    """Its terms and metrics, as held-out rows are measured by them."""
+
+    kind: Literal["simpo"] = Field(description="Names this kind.")
+    beta: float = Field(2.0, gt=0, description="What the gap between two mean log-probabilities is multiplied by.")
+    gamma: float = Field(1.0, ge=0, description="Margin at which a pair costs log 2: the paper's gamma.")
+
+
+class OrpoObjective(PreferenceObjective):
+    """Odds ratio preference optimisation (arXiv:2403.07691): fine-tuning that raises the odds of good answers."""
+
+    measures: ClassVar[dict[str, Mode]] = {
+        "orpo": "min", "preferred_nll": "min", "accuracy": "max", "margin": "max"
+    }  # fmt: skip
+    """Its terms and metrics, as held-out rows are measured by them."""
+
+    kind: Literal["orpo"] = Field(description="Names this kind.")
+    beta: float = Field(0.1, gt=0, description="Weight of the odds ratio's term: the paper's lambda.")
+    sft_weight: float = Field(
+        1.0, ge=0, description="Weight of the mean cross-entropy of the preferred answers' tokens, which is added."
+    )
+
+
+ObjectiveSection = SftObjective | DpoObjective | CpoObjective | SimpoObjective | OrpoObjective
 """A section of any kind."""
 
 MEASURES_OF_ROWS: dict[str, Mode] = {

@@ -28,7 +28,9 @@ def test_a_name_alone_is_the_kind_with_its_defaults() -> None:
         ({"kind": "dpo", "beta": 0}, ("objective.beta", "more than 0")),
         ({"kl_weight": -1}, ("objective.kl_weight", "0 or more")),
         ({"kl_top_k": 257}, ("objective.kl_top_k", "256")),
-        ("orpo", ("'orpo'", "sft", "dpo")),
+        ({"kind": "dpo", "label_smoothing": 0.5}, ("objective.label_smoothing", "less than 0.5")),
+        ({"kind": "simpo", "loss": "ipo"}, ("objective.loss", "dpo")),
+        ("opro", ("'opro'", "sft", "dpo", "orpo")),
         (5, ("objective", "5")),
     ],
 )
@@ -43,6 +45,10 @@ def test_measures_of_held_out_rows_say_which_way_is_better() -> None:
         "nll": "min",
         "kl": "min",
         "dpo": "min",
+        "cpo": "min",
+        "simpo": "min",
+        "orpo": "min",
+        "preferred_nll": "min",
         "accuracy": "max",
         "margin": "max",
     }

@@ -1,0 +1,52 @@
+"""Fields of an objective that would do nothing beside the others. Pure."""
+
+from __future__ import annotations
+
+from raysft.errors import RecipeError
+from raysft.recipe.objective_traits import objective_of
+from raysft.recipe.schema import Recipe
+from raysft.recipe.sections.objective import MarginObjective, SftObjective
+
+
+def check_objective(recipe: Recipe) -> None:
+    """Raises RecipeError."""
+    weight, section = recipe.data.mixture.weight_column, recipe.objective
+    if weight is not None and objective_of(recipe).answers == "pair":
+        raise RecipeError(
+            "a mean over pairs of answers has no weights of tokens",
+            got=f"data.mixture.weight_column: {weight}, objective.kind: {section.kind}",
+            expected="no weight_column, or an objective of single answers",
+            fix="remove data.mixture.weight_column; `epochs` or `weight` of a source say how often it comes",
+        )
+    if isinstance(section, SftObjective):
+        _check_sft(section)
+    if isinstance(section, MarginObjective):
+        _check_margin(section)
+
+
+def _check_sft(section: SftObjective) -> None:
+    if not section.kl_weight and section.kl_top_k != SftObjective().kl_top_k:
+        raise RecipeError(
+            "objective.kl_top_k does nothing without a weight",
+            got=f"objective.kl_top_k: {section.kl_top_k}, kl_weight: 0",
+            expected="objective.kl_weight above 0",
+            fix="set objective.kl_weight: 0.1, or remove kl_top_k",
+        )
+
+
+def _check_margin(section: MarginObjective) -> None:
+    is_smooth = section.loss in ("sigmoid", "robust")
+    if section.label_smoothing and not is_smooth:
+        raise RecipeError(
+            "objective.label_smoothing does nothing beside this loss",
+            got=f"objective.loss: {section.loss}, label_smoothing: {section.label_smoothing}",
+            expected="objective.loss: sigmoid or robust",
+            fix="remove objective.label_smoothing, or set objective.loss: robust",
+        )
+    if section.loss == "robust" and not section.label_smoothing:
+        raise RecipeError(
+            "objective.loss: robust is sigmoid where no label is taken to be wrong",
+            got="objective.loss: robust, label_smoothing: 0",
+            expected="the share of pairs that are the wrong way round",
+            fix="set objective.label_smoothing: 0.1, or objective.loss: sigmoid",
+        )

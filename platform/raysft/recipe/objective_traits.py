@@ -1,0 +1,54 @@
+"""What each objective is, as the matrix, data, reports and cards ask. A pure table.
+
+A new kind is one entry here and what acts in objectives/.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from raysft.recipe.columns import REFERENCE_LOG_PROB, Field, reference_top_k
+from raysft.recipe.schema import Recipe
+
+
+@dataclass(frozen=True)
+class ObjectiveTraits:
+    """An objective, as far as it can be told without torch. Its functions get the section of its kind."""
+
+    title: str
+    """In reports and cards."""
+    answers: Literal["one", "pair"] = "one"
+    """What a record becomes: one sample; or a preferred and a rejected answer, an atom of two samples."""
+    reference: Callable[[Any], tuple[Field, ...]] = lambda objective: ()
+    """Columns that the untrained model writes beside the tokens before training; empty: none."""
+    whole_rows: bool = False
+    """Needs more than the loss of the last pipeline stage: pooled states, a second model."""
+
+
+OBJECTIVES: dict[str, ObjectiveTraits] = {
+    "sft": ObjectiveTraits(
+        title="supervised fine-tuning",
+        reference=lambda objective: reference_top_k(objective.kl_top_k) if objective.kl_weight else (),
+    ),
+    "dpo": ObjectiveTraits(
+        title="direct preference optimisation",
+        answers="pair",
+        reference=lambda objective: (REFERENCE_LOG_PROB,),
+    ),
+    "cpo": ObjectiveTraits(title="contrastive preference optimisation", answers="pair"),
+    "simpo": ObjectiveTraits(title="simple preference optimisation", answers="pair"),
+    "orpo": ObjectiveTraits(title="odds ratio preference optimisation", answers="pair"),
+}
+"""{objective.kind: its traits}."""
+
+
+def objective_of(recipe: Recipe) -> ObjectiveTraits:
+    """The traits of a recipe's objective."""
+    return OBJECTIVES[recipe.objective.kind]
+
+
+def reference_columns(recipe: Recipe) -> tuple[Field, ...]:
+    """What the untrained model writes beside the tokens, for the recipe's objective."""
+    return objective_of(recipe).reference(recipe.objective)

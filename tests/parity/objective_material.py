@@ -168,6 +168,53 @@ def guarded_loss(model: nn.Module, material: Material, members: Sequence[int]) -
     return nll / targets + KL_WEIGHT * divergence / tokens
 
 
+def _of_targets(
+    model: nn.Module, material: Material, members: Sequence[int], cost: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Mean over a step's target tokens of cost([N, V] log p, [N] targets) -> [N]."""
+    costs = []
+    for member in members:
+        sample = material.samples[member]
+        places = torch.tensor(sample.target[1:])
+        costs.append(cost(sample.log_probs(model)[places], torch.tensor(sample.ids[1:])[places]))
+    return torch.cat(costs).mean()
+
+
+def smooth_loss(model: nn.Module, material: Material, members: Sequence[int]) -> Tensor:
+    """torch's own label smoothing."""
+
+    def cost(log_probs: Tensor, targets: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(log_probs, targets, label_smoothing=SMOOTHING, reduction="none")
+
+    return _of_targets(model, material, members, cost)
+
+
+def dynamic_loss(model: nn.Module, material: Material, members: Sequence[int]) -> Tensor:
+    """arXiv:2508.05629, equation 9, and KL_WEIGHT x the divergence a token."""
+
+    def dynamic(log_probs: Tensor, targets: Tensor) -> Tensor:
+        chosen = log_probs.gather(-1, targets[:, None])[:, 0]
+        return -chosen.exp().detach() * chosen
+
+    def plain(log_probs: Tensor, targets: Tensor) -> Tensor:
+        return -log_probs.gather(-1, targets[:, None])[:, 0]
+
+    divergence = guarded_loss(model, material, members) - _of_targets(model, material, members, plain)
+    return _of_targets(model, material, members, dynamic) + divergence
+
+
+def entropy_loss(model: nn.Module, material: Material, members: Sequence[int]) -> Tensor:
+    """arXiv:2601.02151: cross-entropy x (entropy of the 6 likeliest tokens / log 6)."""
+
+    def cost(log_probs: Tensor, targets: Tensor) -> Tensor:
+        top = log_probs.detach().exp().topk(6, -1).values
+        top = top / top.sum(-1, keepdim=True)
+        share = -(top * top.log()).sum(-1) / torch.log(torch.tensor(6.0))
+        return -log_probs.gather(-1, targets[:, None])[:, 0] * share
+
+    return _of_targets(model, material, members, cost)
+
+
 def by_formula(
     loss: Callable[[nn.Module, Material, Sequence[int]], Tensor],
     material: Material,

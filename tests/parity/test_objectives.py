@@ -17,6 +17,8 @@ from objective_material import (
     Material,
     by_formula,
     contrastive_loss,
+    dynamic_loss,
+    entropy_loss,
     guarded_loss,
     make_guarded,
     make_pairs,
@@ -24,6 +26,7 @@ from objective_material import (
     preference_loss,
     robust_loss,
     simple_loss,
+    smooth_loss,
 )
 from reference import fresh_model
 
@@ -34,6 +37,9 @@ UNTIL = 5
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "dpo": {"objective__kind": "dpo", "objective__beta": BETA},
     "guarded": {"objective__kl_weight": KL_WEIGHT, "objective__kl_top_k": TOP_K},
+    "smooth": {"objective__label_smoothing": SMOOTHING},
+    "asft": {"objective__kind": "dft", "objective__kl_weight": KL_WEIGHT, "objective__kl_top_k": TOP_K},
+    "eaft": {"objective__kind": "eaft", "objective__entropy_top_k": 6},
     "robust": {
         "objective__kind": "dpo",
         "objective__beta": BETA,
@@ -48,13 +54,16 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
 LOSSES = {
     "dpo": preference_loss,
     "guarded": guarded_loss,
+    "smooth": smooth_loss,
+    "asft": dynamic_loss,
+    "eaft": entropy_loss,
     "robust": robust_loss,
     "cpo": contrastive_loss,
     "simpo": simple_loss,
     "orpo": odds_loss,
 }
-FAMILY = ("robust", "cpo", "simpo", "orpo")
-"""Objectives that are dpo's mechanism with another formula: of their splits a few are tried each time."""
+FAMILY = ("smooth", "asft", "eaft", "robust", "cpo", "simpo", "orpo")
+"""Objectives that are the mechanism of one above with another formula: of their splits one is tried each time."""
 
 
 def test_every_objective_is_here() -> None:
@@ -66,7 +75,7 @@ def test_every_objective_is_here() -> None:
 def materials(bench: Bench) -> dict[str, Material]:
     pairs = make_pairs(bench.directory, bench.tokenizer)
     guarded = make_guarded(bench.directory, bench.tokenizer, make_samples(48))
-    return {name: guarded if name == "guarded" else pairs for name in OBJECTIVES}
+    return {name: guarded if name in ("guarded", "smooth", "asft", "eaft") else pairs for name in OBJECTIVES}
 
 
 @pytest.fixture(scope="module")

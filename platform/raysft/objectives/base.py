@@ -14,7 +14,7 @@ of a pair), tokens, samples, or groups of samples."""
 
 
 NLL = "nll"
-"""The term that is minus the log-likelihood of the target tokens, in nats: exp of its mean is a perplexity."""
+"""The term, or metric, that is minus the log-likelihood of a target token, in nats. Exp of its mean: perplexity."""
 
 
 @dataclass(frozen=True)

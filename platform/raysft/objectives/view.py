@@ -17,7 +17,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from raysft.model.fast.loss import OutputHead, choice_log_probs, target_log_probs, weighted_nll
+from raysft.model.fast.loss import (
+    OutputHead,
+    choice_log_probs,
+    likeliest_log_probs,
+    smooth_log_probs,
+    target_log_probs,
+    weighted_nll,
+)
 from raysft.model.fast.ulysses import SequenceGroup
 from raysft.objectives.batch import DeviceBatch, Extent
 
@@ -48,6 +55,14 @@ class View:
         """log p of the trained tokens, [N] float32, at the positions where labels are not IGNORE, row by row."""
         return target_log_probs(self.hidden, self.head, self.batch.labels)
 
+    def smooth_log_probs(self) -> tuple[Tensor, Tensor]:
+        """(log_probs, mean over the vocabulary of log p at the same positions): [N] float32 each."""
+        return smooth_log_probs(self.hidden, self.head, self.batch.labels)
+
+    def likeliest_log_probs(self, wanted: Tensor, k: int) -> Tensor:
+        """log p of the k likeliest tokens at the wanted positions, [N, k] float32, without gradients."""
+        return likeliest_log_probs(self.hidden, self.head, wanted, k)
+
     def choice_log_probs(self, ids: Tensor, wanted: Tensor) -> Tensor:
         """log p of given tokens, [N, K] float32. ids [B, T, K]; wanted [B, T] bool."""
         return choice_log_probs(self.hidden, self.head, ids, wanted)
@@ -77,6 +92,11 @@ class View:
         if self.trials is None:
             return values.sum()
         return self._split(values, [e.segments if per == "segment" else e.atoms for e in self.trials])
+
+    def mean_at(self, values: Tensor, weights: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """(weighted sum, sum of the weights) of [N] values at the wanted positions, for a metric."""
+        known = values.detach().float()
+        return self.total_at(known * weights, wanted), self.total_at(weights.float(), wanted)
 
     def mean(self, values: Tensor, per: Per) -> tuple[Tensor, Tensor]:
         """(sum, count) of [S] or [A] values, for a metric."""

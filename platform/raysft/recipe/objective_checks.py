@@ -5,7 +5,7 @@ from __future__ import annotations
 from raysft.errors import RecipeError
 from raysft.recipe.objective_traits import objective_of
 from raysft.recipe.schema import Recipe
-from raysft.recipe.sections.objective import MarginObjective, SftObjective
+from raysft.recipe.sections.objective import MarginObjective, SftObjective, TokenObjective
 
 
 def check_objective(recipe: Recipe) -> None:
@@ -18,13 +18,13 @@ def check_objective(recipe: Recipe) -> None:
             expected="no weight_column, or an objective of single answers",
             fix="remove data.mixture.weight_column; `epochs` or `weight` of a source say how often it comes",
         )
-    if isinstance(section, SftObjective):
-        _check_sft(section)
+    if isinstance(section, TokenObjective):
+        _check_guard(section)
     if isinstance(section, MarginObjective):
         _check_margin(section)
 
 
-def _check_sft(section: SftObjective) -> None:
+def _check_guard(section: TokenObjective) -> None:
     if not section.kl_weight and section.kl_top_k != SftObjective().kl_top_k:
         raise RecipeError(
             "objective.kl_top_k does nothing without a weight",

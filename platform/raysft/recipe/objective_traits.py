@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from raysft.recipe.columns import REFERENCE_LOG_PROB, Field, reference_top_k
 from raysft.recipe.schema import Recipe
+from raysft.recipe.sections.objective import TokenObjective
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,17 @@ class ObjectiveTraits:
     """Needs more than the loss of the last pipeline stage: pooled states, a second model."""
 
 
+def _guard(objective: TokenObjective) -> tuple[Field, ...]:
+    return reference_top_k(objective.kl_top_k) if objective.kl_weight else ()
+
+
 OBJECTIVES: dict[str, ObjectiveTraits] = {
     "sft": ObjectiveTraits(
         title="supervised fine-tuning",
-        reference=lambda objective: reference_top_k(objective.kl_top_k) if objective.kl_weight else (),
+        reference=_guard,
     ),
+    "dft": ObjectiveTraits(title="dynamic fine-tuning", reference=_guard),
+    "eaft": ObjectiveTraits(title="entropy-adaptive fine-tuning", reference=_guard),
     "dpo": ObjectiveTraits(
         title="direct preference optimisation",
         answers="pair",

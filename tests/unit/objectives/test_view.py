@@ -21,6 +21,10 @@ from raysft.objectives.view import View
 OBJECTIVES: dict[str, Any] = {
     "sft": {},
     "guarded": {"kl_weight": 0.5, "kl_top_k": K},
+    "smooth": {"label_smoothing": 0.2},
+    "dft": {"kind": "dft"},
+    "asft": {"kind": "dft", "kl_weight": 0.1, "kl_top_k": K},
+    "eaft": {"kind": "eaft", "entropy_top_k": 5, "power": 0.5},
     "dpo": {"kind": "dpo", "beta": 0.7},
     "ipo": {"kind": "dpo", "loss": "ipo", "sft_weight": 0.5},
     "cpo": {"kind": "cpo", "loss": "hinge"},

@@ -44,10 +44,21 @@ class Choices:
     ids: Tensor
     """[N, K] int64."""
     shape: LogitShape
+    with_mean: bool = False
+    """Answer with one more number a position: the mean of the log-probabilities of all V tokens."""
+
+
+@dataclass(frozen=True)
+class Likeliest:
+    """Asks a LossHead for the log-probabilities of the k likeliest tokens (of all, if they are fewer)."""
+
+    k: int
+    shape: LogitShape
 
 
 def log_probs(hidden: Tensor, weight: Tensor, bias: Tensor | None, choices: Choices, chunk: int) -> Tensor:
-    """log softmax(shape(hidden W^T + b)) at the chosen tokens: hidden [N, D] -> [N, K], in fp32 or more.
+    """log softmax(shape(hidden W^T + b)) at the chosen tokens: hidden [N, D] -> [N, K], in fp32 or more; [N, K + 1]
+    with the mean over all tokens behind them.
 
     chunk: positions whose logits exist at a time. Called inside of the head's own forward: under ZeRO-3 its weight is
     there in that, and in the backward of what it answers, whatever number of chunks a rank has.
@@ -56,19 +67,33 @@ def log_probs(hidden: Tensor, weight: Tensor, bias: Tensor | None, choices: Choi
     return found
 
 
+@torch.no_grad()
+def likeliest(hidden: Tensor, weight: Tensor, bias: Tensor | None, asked: Likeliest, chunk: int) -> Tensor:
+    """Log-probabilities of the k likeliest tokens, the likeliest first: hidden [N, D] -> [N, k]. See log_probs."""
+    found = []
+    for part in torch.split(hidden, chunk):
+        logits = asked.shape.apply_(wide_linear(part, weight, bias))  # [C, V]
+        found.append(logits.topk(min(asked.k, logits.shape[-1]), -1).values - logits.logsumexp(-1, keepdim=True))
+    return torch.cat(found)
+
+
 class _LogProbs(torch.autograd.Function):
-    """d log p_k / d logit_v = [v = k] - p_v, times the slope of the logits' shape."""
+    """d log p_k / d logit_v = [v = k] - p_v; of the mean 1 / V - p_v; times the slope of the logits' shape."""
 
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, choices: Choices, chunk: int
     ) -> Tensor:
         exact = torch.promote_types(hidden.dtype, torch.float32)
-        found = torch.empty(choices.ids.shape, dtype=exact, device=hidden.device)
+        count, wanted = choices.ids.shape
+        found = torch.empty((count, wanted + choices.with_mean), dtype=exact, device=hidden.device)
         for start in range(0, len(hidden), chunk):
             part = slice(start, start + chunk)
             logits = choices.shape.apply_(wide_linear(hidden[part], weight, bias))  # [C, V]
-            found[part] = logits.gather(-1, choices.ids[part]) - logits.logsumexp(-1, keepdim=True)
+            normaliser = logits.logsumexp(-1, keepdim=True)
+            found[part, :wanted] = logits.gather(-1, choices.ids[part]) - normaliser
+            if choices.with_mean:
+                found[part, wanted:] = logits.mean(-1, keepdim=True) - normaliser
         ctx.save_for_backward(hidden, weight, bias)
         ctx.choices, ctx.chunk = choices, chunk
         return found
@@ -76,7 +101,7 @@ class _LogProbs(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        """upstream [N, K]."""
+        """upstream [N, K], or [N, K + 1]."""
         hidden, weight, bias = ctx.saved_tensors
         ids, shape, wanted = ctx.choices.ids, ctx.choices.shape, ctx.needs_input_grad
         exact = torch.promote_types(weight.dtype, torch.float32)
@@ -89,6 +114,9 @@ class _LogProbs(torch.autograd.Function):
             slope = None if shape.cap is None else 1 - (logits / shape.cap) ** 2
             given = upstream[part].to(logits.dtype)
             errors = torch.softmax(logits, -1, out=logits).mul_(-given.sum(-1, keepdim=True))
+            if ctx.choices.with_mean:
+                errors.add_(given[:, -1:] / errors.shape[-1])
+                given = given[:, :-1]
             errors.scatter_add_(-1, ids[part], given)
             if slope is not None:
                 errors.mul_(slope)

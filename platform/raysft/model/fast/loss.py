@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from raysft.model.decoder import decoder
 from raysft.model.fast.attention import segment_arguments
-from raysft.model.fast.log_probs import Choices, LogitShape
+from raysft.model.fast.log_probs import Choices, Likeliest, LogitShape
 from raysft.model.fast.loss_head import LossHead, Targets, logit_shape
 
 IGNORE = -100
@@ -91,31 +91,58 @@ def target_log_probs(hidden: Tensor, head: OutputHead, labels: Tensor) -> Tensor
     return choice_log_probs(hidden, head, labels.unsqueeze(-1), wanted).squeeze(-1)
 
 
-def choice_log_probs(hidden: Tensor, head: OutputHead, ids: Tensor, wanted: Tensor) -> Tensor:
+def smooth_log_probs(hidden: Tensor, head: OutputHead, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """(target_log_probs, mean over all V tokens of log p at the same positions): [N] float32 each."""
+    wanted = labels != IGNORE
+    found = choice_log_probs(hidden, head, labels.unsqueeze(-1), wanted, with_mean=True)  # [N, 2]
+    return found[:, 0], found[:, 1]
+
+
+def choice_log_probs(
+    hidden: Tensor, head: OutputHead, ids: Tensor, wanted: Tensor, *, with_mean: bool = False
+) -> Tensor:
     """log p(token | its segment so far) of K tokens at each of N wanted positions, row by row: [N, K] float32.
 
-    hidden [B, T, D]; ids [B, T, K] int64; wanted [B, T] bool. A chunk's logits are made again in backward and never
-    kept. A LossHead does it in one forward; another head has one for each chunk, of which the ranks of ZeRO 3 would
-    have to have the same number.
+    with_mean: [N, K + 1], the last of them the mean over all V tokens. hidden [B, T, D]; ids [B, T, K] int64;
+    wanted [B, T] bool. A chunk's logits are made again in backward and never kept. A LossHead does it in one forward;
+    another head has one for each chunk, of which the ranks of ZeRO 3 would have to have the same number.
     """
     targets, chosen = hidden[wanted], ids[wanted]  # [N, D], [N, K]
     if isinstance(head.module, LossHead):
-        found: Tensor = head.module(targets, Choices(chosen, head.shape))
+        found: Tensor = head.module(targets, Choices(chosen, head.shape, with_mean))
         return found
     if not len(chosen):  # the head runs all the same: every rank gathers its weight
-        return _log_probs(head, targets, chosen)
+        return _log_probs(head, targets, chosen, with_mean)
     chunks = zip(torch.split(targets, CHUNK_TARGETS), torch.split(chosen, CHUNK_TARGETS), strict=True)
     if not torch.is_grad_enabled():
-        return torch.cat([_log_probs(head, *chunk) for chunk in chunks])
-    return torch.cat([checkpoint(_log_probs, head, *chunk, use_reentrant=False) for chunk in chunks])
+        return torch.cat([_log_probs(head, *chunk, with_mean) for chunk in chunks])
+    return torch.cat([checkpoint(_log_probs, head, *chunk, with_mean, use_reentrant=False) for chunk in chunks])
 
 
-def _log_probs(head: OutputHead, hidden: Tensor, ids: Tensor) -> Tensor:
-    """[C, D], [C, K] -> [C, K] float32."""
-    raw = head.module(hidden)  # [C, V]
-    logits = raw.to(torch.promote_types(raw.dtype, torch.float32))
-    logits = logits * head.shape.scale if head.shape.scale != 1.0 else logits
-    if head.shape.cap is not None:
-        logits = head.shape.cap * torch.tanh(logits / head.shape.cap)
-    log_probs: Tensor = logits.gather(-1, ids) - torch.logsumexp(logits, dim=-1, keepdim=True)
+@torch.no_grad()
+def likeliest_log_probs(hidden: Tensor, head: OutputHead, wanted: Tensor, k: int) -> Tensor:
+    """log p of the k likeliest tokens at each of N wanted positions, the likeliest first: [N, k], no gradients."""
+    targets = hidden[wanted]
+    if isinstance(head.module, LossHead):
+        found: Tensor = head.module(targets, Likeliest(k, head.shape))
+        return found
+    parts = [torch.log_softmax(_logits(head, part), -1) for part in torch.split(targets, CHUNK_TARGETS)]
+    return torch.cat([part.topk(min(k, part.shape[-1]), -1).values for part in parts])
+
+
+def _log_probs(head: OutputHead, hidden: Tensor, ids: Tensor, with_mean: bool) -> Tensor:
+    """[C, D], [C, K] -> [C, K] float32, or [C, K + 1]."""
+    logits = _logits(head, hidden)
+    chosen = logits.gather(-1, ids)
+    if with_mean:
+        chosen = torch.cat([chosen, logits.mean(-1, keepdim=True)], -1)
+    log_probs: Tensor = chosen - torch.logsumexp(logits, dim=-1, keepdim=True)
     return log_probs
+
+
+def _logits(head: OutputHead, hidden: Tensor) -> Tensor:
+    """[C, D] -> [C, V] float32."""
+    raw = head.module(hidden)
+    logits: Tensor = raw.to(torch.promote_types(raw.dtype, torch.float32))
+    logits = logits * head.shape.scale if head.shape.scale != 1.0 else logits
+    return logits if head.shape.cap is None else head.shape.cap * torch.tanh(logits / head.shape.cap)

@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from transformers import PretrainedConfig, PreTrainedModel
 
 from raysft.model.fast.autograd import applied
-from raysft.model.fast.log_probs import Choices, LogitShape, log_probs
+from raysft.model.fast.log_probs import Choices, Likeliest, LogitShape, likeliest, log_probs
 from raysft.model.fast.onednn_linear import add_product, product, wide_linear
 
 _SCALES = ("logit_scale", "lm_head_multiplier")
@@ -64,18 +64,20 @@ class LossHead(nn.Linear):
     exactly that; outside it the weight is empty.
     """
 
-    def forward(self, hidden: Tensor, targets: Targets | Choices | None = None) -> Tensor:
+    def forward(self, hidden: Tensor, asked: Targets | Choices | Likeliest | None = None) -> Tensor:
         """hidden [..., D] -> raw logits [..., V]; or, with N targets, hidden [N, D] -> sum of weight * -log p, [].
 
-        [P] with targets in parts; then the head must be frozen, for a backward weighs the parts. With choices:
-        hidden [N, D] -> log-probabilities [N, K].
+        [P] with targets in parts; then the head must be frozen, for a backward weighs the parts. With choices, or
+        asked for the likeliest tokens: hidden [N, D] -> log-probabilities [N, K].
         """
-        if targets is None:
+        if asked is None:
             return super().forward(hidden)
-        if isinstance(targets, Choices):
-            size = chunk_targets(self.weight.shape[0], self.weight)
-            return log_probs(hidden, self.weight, self.bias, targets, size)
-        nll: Tensor = applied(_WeightedNll, hidden, self.weight, self.bias, targets, torch.is_grad_enabled())
+        size = chunk_targets(self.weight.shape[0], self.weight)
+        if isinstance(asked, Choices):
+            return log_probs(hidden, self.weight, self.bias, asked, size)
+        if isinstance(asked, Likeliest):
+            return likeliest(hidden, self.weight, self.bias, asked, size)
+        nll: Tensor = applied(_WeightedNll, hidden, self.weight, self.bias, asked, torch.is_grad_enabled())
         return nll
 
 

@@ -11,15 +11,12 @@ from raysft.metrics.base import Mode
 from raysft.recipe.cleaning import Section
 
 
-class SftObjective(Section):
-    """The mean cross-entropy of the trained tokens."""
+class TokenObjective(Section):
+    """What objectives on the trained tokens have in common: a guard against forgetting."""
 
-    measures: ClassVar[dict[str, Mode]] = {"nll": "min", "kl": "min"}
-    """Its terms and metrics, as held-out rows are measured by them."""
     needs: ClassVar[dict[str, str]] = {"kl": "kl_weight"}
     """{measure: the field without which it is not there}."""
 
-    kind: Literal["sft"] = Field("sft", description="The kind that is meant where none is named.")
     kl_weight: float = Field(
         0.0,
         ge=0,
@@ -28,6 +25,46 @@ class SftObjective(Section):
     kl_top_k: int = Field(
         32, ge=1, le=256, description="Likeliest tokens of the untrained model whose probabilities are kept for it."
     )
+
+
+class SftObjective(TokenObjective):
+    """The mean cross-entropy of the trained tokens."""
+
+    measures: ClassVar[dict[str, Mode]] = {"nll": "min", "smoothing": "min", "kl": "min"}
+    """Its terms and metrics, as held-out rows are measured by them."""
+    needs: ClassVar[dict[str, str]] = {"kl": "kl_weight", "smoothing": "label_smoothing"}
+    """{measure: the field without which it is not there}."""
+
+    kind: Literal["sft"] = Field("sft", description="The kind that is meant where none is named.")
+    label_smoothing: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of each target that is spread over all tokens alike (arXiv:1512.00567).",
+    )
+
+
+class DftObjective(TokenObjective):
+    """Dynamic fine-tuning (arXiv:2508.05629): each token's cross-entropy times the probability that it has. With
+    `kl_weight` what is known as ASFT (arXiv:2509.23753)."""
+
+    measures: ClassVar[dict[str, Mode]] = {"dft": "min", "nll": "min", "kl": "min"}
+    """Its terms and metrics, as held-out rows are measured by them."""
+
+    kind: Literal["dft"] = Field(description="Names this kind.")
+
+
+class EaftObjective(TokenObjective):
+    """Entropy-adaptive fine-tuning (arXiv:2601.02151): less is learned where the model is sure of something else."""
+
+    measures: ClassVar[dict[str, Mode]] = {"eaft": "min", "nll": "min", "kl": "min"}
+    """Its terms and metrics, as held-out rows are measured by them."""
+
+    kind: Literal["eaft"] = Field(description="Names this kind.")
+    entropy_top_k: int = Field(
+        20, ge=2, description="Likeliest tokens whose entropy, divided by the largest that it can be, weighs a token."
+    )
+    power: float = Field(1.0, gt=0, description="Power of that weight: the paper's alpha.")
 
 
 class PreferenceObjective(Section):
@@ -112,7 +149,9 @@ class OrpoObjective(PreferenceObjective):
     )
 
 
-ObjectiveSection = SftObjective | DpoObjective | CpoObjective | SimpoObjective | OrpoObjective
+ObjectiveSection = (
+    SftObjective | DftObjective | EaftObjective | DpoObjective | CpoObjective | SimpoObjective | OrpoObjective
+)
 """A section of any kind."""
 
 MEASURES_OF_ROWS: dict[str, Mode] = {

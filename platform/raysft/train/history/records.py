@@ -107,8 +107,9 @@ def evaluated_sets(line: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def _evaluated(found: Reduced) -> dict[str, Any]:
-    """Perplexity: of the target tokens, where they are a term."""
-    perplexity = math.exp(min(found.terms[NLL], 700.0)) if NLL in found.terms else None
+    """Perplexity: of the target tokens, where they are a term or a metric."""
+    nll = found.terms.get(NLL, found.metrics.get(NLL))
+    perplexity = None if nll is None else math.exp(min(nll, 700.0))
     told = {"terms": found.terms, "metrics": found.metrics, "target_tokens": found.target_tokens}
     return {"loss": found.loss, "perplexity": perplexity, **told}
 

@@ -11,7 +11,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from raysft.model.fast import loss_head as head_module
-from raysft.model.fast.loss import IGNORE, OutputHead, hidden_states, output_head, target_log_probs, weighted_nll
+from raysft.model.fast.loss import (
+    IGNORE,
+    OutputHead,
+    hidden_states,
+    likeliest_log_probs,
+    output_head,
+    smooth_log_probs,
+    target_log_probs,
+    weighted_nll,
+)
 from raysft.model.fast.loss_head import LogitShape, LossHead, install_loss_head
 
 
@@ -94,6 +103,36 @@ def test_parts_have_sums_of_their_own_and_one_that_is_not_finite_stays_alone(fus
     assert again.isnan().tolist() == [False, True, False, False]
     assert not grad[0, :5].isnan().any()
     assert not grad[0, 20:].isnan().any()
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("shape", [LogitShape(), LogitShape(scale=0.7, cap=1.5)])
+@pytest.mark.usefixtures("small_chunks")
+def test_the_mean_over_the_vocabulary_and_the_likeliest_tokens(fused: bool, shape: LogitShape) -> None:
+    """Values and all gradients, in fp64, chunks and all; k beyond the vocabulary is all of it."""
+    torch.manual_seed(0)
+    module = (LossHead(16, V) if fused else nn.Linear(16, V)).double()
+    head, hidden = OutputHead(module, shape), torch.randn(2, 8, 16).double().requires_grad_()
+    _, _, labels, _ = batch()
+    upstream = torch.randn(2, int((labels != IGNORE).sum())).double()
+    wanted = [hidden, module.weight, module.bias]
+
+    logits = module(hidden) * shape.scale
+    logits = logits if shape.cap is None else shape.cap * torch.tanh(logits / shape.cap)
+    log_probs = logits.log_softmax(-1)[labels != IGNORE]  # [N, V]
+    expected = (log_probs.gather(-1, labels[labels != IGNORE][:, None])[:, 0], log_probs.mean(-1))
+    theirs = torch.autograd.grad(expected, wanted, tuple(upstream))
+
+    found = smooth_log_probs(hidden, head, labels)
+    for ours, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, other, rtol=1e-12, atol=1e-12)
+    for ours, other in zip(torch.autograd.grad(found, wanted, tuple(upstream)), theirs, strict=True):
+        torch.testing.assert_close(ours, other, rtol=1e-10, atol=1e-12)
+    for k in (3, V + 5):
+        likeliest = likeliest_log_probs(hidden, head, labels != IGNORE, k)
+        torch.testing.assert_close(likeliest, log_probs.sort(-1, descending=True).values[:, :k])
+        assert not likeliest.requires_grad
+    assert likeliest_log_probs(hidden, head, labels == -5, 3).shape == (0, 3)
 
 
 def test_only_labelled_positions_are_answered_row_by_row() -> None:

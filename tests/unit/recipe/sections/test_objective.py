@@ -43,6 +43,9 @@ def test_measures_of_held_out_rows_say_which_way_is_better() -> None:
     assert MEASURES_OF_ROWS == {
         "loss": "min",
         "nll": "min",
+        "smoothing": "min",
+        "dft": "min",
+        "eaft": "min",
         "kl": "min",
         "dpo": "min",
         "cpo": "min",

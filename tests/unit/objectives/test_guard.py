@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from raysft.objectives.sft import kl_divergence
+from raysft.objectives.guard import kl_divergence
 
 D, V, K = 8, 19, 2
 

@@ -19,11 +19,12 @@ from reference import fresh_model, tokens_and_targets
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from raysft.recipe.columns import REFERENCE_LOG_PROB, reference_top_k
+from raysft.recipe.columns import REFERENCE_LOG_PROB, Field, reference_top_k
 
 TOP_K = 4
 BETA, KL_WEIGHT = 0.5, 0.3
 SMOOTHING, SFT_WEIGHT, GAMMA = 0.2, 0.4, 0.7
+SHARE, TEMPERATURE = 0.7, 2.0
 LoraAdded = Callable[[nn.Module], nn.Module]
 
 
@@ -71,20 +72,25 @@ def make_pairs(directory: Path, tokenizer: PreTrainedTokenizerFast, count: int =
     return Material(samples, reference, write_store(directory / "pairs", table, (REFERENCE_LOG_PROB,)))
 
 
-def make_guarded(directory: Path, tokenizer: PreTrainedTokenizerFast, texts: Sequence[tuple[str, str]]) -> Material:
-    """Samples with the likeliest tokens of another model at every place."""
+def make_guarded(
+    directory: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    texts: Sequence[tuple[str, str]],
+    fields: tuple[Field, Field] = reference_top_k(TOP_K),
+    temperature: float = 1.0,
+) -> Material:
+    """Samples with the likeliest tokens of another model, at a temperature, at every place."""
     samples = [Sample(*tokens_and_targets(tokenizer, *text)) for text in texts]
     other = fresh_model(CONFIG, len(tokenizer), seed=11)
     with torch.no_grad():
-        reference = [sample.log_probs(other).topk(TOP_K) for sample in samples]
-    fields = reference_top_k(TOP_K)
+        reference = [torch.log_softmax(sample.log_probs(other) / temperature, -1).topk(TOP_K) for sample in samples]
     first = [0] * TOP_K  # nothing predicts the first token
     table = _table(samples)
     for field, columns in zip(fields, ([t.indices for t in reference], [t.values for t in reference]), strict=True):
         kind = pa.int32() if field.dtype == "<i4" else pa.float32()
         lists = [[*first, *column.flatten().tolist()] for column in columns]
         table = table.append_column(field.name, pa.array(lists, pa.list_(kind)))
-    return Material(samples, reference, write_store(directory / "guarded", table, fields))
+    return Material(samples, reference, write_store(directory / fields[0].name, table, fields))
 
 
 def _table(samples: Sequence[Sample]) -> pa.Table:
@@ -213,6 +219,21 @@ def entropy_loss(model: nn.Module, material: Material, members: Sequence[int]) -
         return -log_probs.gather(-1, targets[:, None])[:, 0] * share
 
     return _of_targets(model, material, members, cost)
+
+
+def distill_loss(model: nn.Module, material: Material, members: Sequence[int]) -> Tensor:
+    """SHARE x TEMPERATURE^2 x JS(teacher, student) + (1 - SHARE) x cross-entropy, both a target."""
+    costs, nlls = [], []
+    for member in members:
+        sample, known = material.samples[member], material.reference[member]
+        places = torch.tensor(sample.target[1:])
+        log_probs = sample.log_probs(model)
+        nlls.append(-log_probs.gather(-1, torch.tensor(sample.ids[1:])[:, None])[:, 0][places])
+        ours = torch.softmax(log_probs / TEMPERATURE, -1).gather(-1, known.indices)
+        p, q = (torch.cat([one, 1 - one.sum(-1, keepdim=True)], -1) for one in (known.values.exp(), ours))
+        middle = (p + q) / 2
+        costs.append((((p * (p / middle).log()).sum(-1) + (q * (q / middle).log()).sum(-1)) / 2)[places])
+    return SHARE * TEMPERATURE**2 * torch.cat(costs).mean() + (1 - SHARE) * torch.cat(nlls).mean()
 
 
 def by_formula(

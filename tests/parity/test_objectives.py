@@ -12,11 +12,14 @@ from objective_material import (
     GAMMA,
     KL_WEIGHT,
     SFT_WEIGHT,
+    SHARE,
     SMOOTHING,
+    TEMPERATURE,
     TOP_K,
     Material,
     by_formula,
     contrastive_loss,
+    distill_loss,
     dynamic_loss,
     entropy_loss,
     guarded_loss,
@@ -31,12 +34,21 @@ from objective_material import (
 from reference import fresh_model
 
 from raysft.recipe import objective_traits
+from raysft.recipe.columns import teacher_top_k
 
 UNTIL = 5
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "dpo": {"objective__kind": "dpo", "objective__beta": BETA},
     "guarded": {"objective__kl_weight": KL_WEIGHT, "objective__kl_top_k": TOP_K},
+    "distill": {
+        "objective__kind": "distill",
+        "objective__teachers": ["teacher"],
+        "objective__teacher_top_k": TOP_K,
+        "objective__divergence": "js",
+        "objective__temperature": TEMPERATURE,
+        "objective__share": SHARE,
+    },
     "smooth": {"objective__label_smoothing": SMOOTHING},
     "asft": {"objective__kind": "dft", "objective__kl_weight": KL_WEIGHT, "objective__kl_top_k": TOP_K},
     "eaft": {"objective__kind": "eaft", "objective__entropy_top_k": 6},
@@ -54,6 +66,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
 LOSSES = {
     "dpo": preference_loss,
     "guarded": guarded_loss,
+    "distill": distill_loss,
     "smooth": smooth_loss,
     "asft": dynamic_loss,
     "eaft": entropy_loss,
@@ -62,7 +75,7 @@ LOSSES = {
     "simpo": simple_loss,
     "orpo": odds_loss,
 }
-FAMILY = ("smooth", "asft", "eaft", "robust", "cpo", "simpo", "orpo")
+FAMILY = ("distill", "smooth", "asft", "eaft", "robust", "cpo", "simpo", "orpo")
 """Objectives that are the mechanism of one above with another formula: of their splits one is tried each time."""
 
 
@@ -75,7 +88,11 @@ def test_every_objective_is_here() -> None:
 def materials(bench: Bench) -> dict[str, Material]:
     pairs = make_pairs(bench.directory, bench.tokenizer)
     guarded = make_guarded(bench.directory, bench.tokenizer, make_samples(48))
-    return {name: guarded if name in ("guarded", "smooth", "asft", "eaft") else pairs for name in OBJECTIVES}
+    taught = make_guarded(
+        bench.directory, bench.tokenizer, make_samples(48), teacher_top_k(TOP_K), temperature=TEMPERATURE
+    )
+    single = {**dict.fromkeys(("guarded", "smooth", "asft", "eaft"), guarded), "distill": taught}
+    return {name: single.get(name, pairs) for name in OBJECTIVES}
 
 
 @pytest.fixture(scope="module")

@@ -24,8 +24,9 @@ def row(lengths: list[int], fields: tuple[Field, ...], seed: int) -> Row:
         shape = (count, field.width) if field.width > 1 else (count,)
         values = draw.integers(0, V, shape) if field.dtype == "<i4" else np.log(draw.uniform(0.05, 0.4, shape))
         per[field.per][field.name] = values.astype(field.dtype)
-    if "reference_ids" in per["token"]:
-        per["token"]["reference_ids"][:, 1] = (per["token"]["reference_ids"][:, 0] + 1) % V
+    for name, ids in per["token"].items():
+        if name.endswith("_ids"):
+            ids[:, 1] = (ids[:, 0] + 1) % V
     return Row(
         {
             "input_ids": draw.integers(0, V, tokens).astype(np.int32),

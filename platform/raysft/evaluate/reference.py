@@ -70,7 +70,7 @@ def reference_values(
                 expected=f"{len(rows)} rows (train.micro_batch_rows) beside the model",
                 fix="lower train.micro_batch_rows or data.max_tokens",
             ) from error
-        _check_numbers(found, rows)
+        check_numbers(found, rows)
         yield rows, found
 
 
@@ -105,8 +105,7 @@ def _top(
 
     Zeros at the first token of a sample, which nothing predicts. Never holds the logits of all positions.
     """
-    segment_of = batch.segment_of
-    predicts = (segment_of[:, :-1] == segment_of[:, 1:]) & (segment_of[:, 1:] >= 0)  # [B, T - 1]: of the next token
+    segment_of, predicts = batch.segment_of, predicting(batch)
     wanted = hidden[:, :-1][_on_device_of(hidden, predicts)]  # [N, D]
     pieces = [_top_of(chunk, head, k) for chunk in torch.split(wanted, _CHUNK)]
     all_ids = np.zeros((*segment_of.shape, k), np.int64)
@@ -115,6 +114,13 @@ def _top(
     all_log_probs[:, 1:][predicts] = torch.cat([log_probs for _, log_probs in pieces]).cpu().numpy()
     is_token = segment_of >= 0
     return all_ids[is_token], all_log_probs[is_token]
+
+
+def predicting(batch: MicroBatch) -> NDArray[np.bool_]:
+    """[B, T - 1]: is the next token one of the same sample, which is predicted there?"""
+    segment_of = batch.segment_of
+    found: NDArray[np.bool_] = (segment_of[:, :-1] == segment_of[:, 1:]) & (segment_of[:, 1:] >= 0)
+    return found
 
 
 def _top_of(hidden: Tensor, head: OutputHead, k: int) -> tuple[Tensor, Tensor]:
@@ -132,16 +138,16 @@ def _top_of(hidden: Tensor, head: OutputHead, k: int) -> tuple[Tensor, Tensor]:
     return ids, choice_log_probs(hidden[None], head, ids[None], everywhere)
 
 
-def _check_numbers(found: Values, rows: Sequence[Row]) -> None:
-    """A loss that is compared with no number would train nothing, in silence."""
+def check_numbers(found: Values, rows: Sequence[Row], model: str = "the untrained model") -> None:
+    """A loss that is compared with no number would train nothing, in silence. Raises ModelError."""
     wrong = [name for name, values in found.items() if not np.isfinite(values).all()]
     if wrong:
         ids = np.concatenate([row.segment_fields["sample_id"] for row in rows])
         raise ModelError(
-            "the untrained model gives probabilities that are no numbers",
+            f"{model} gives probabilities that are no numbers",
             got=f"{wrong[0]} of the samples {ids[0]} to {ids[-1]}",
             expected="finite log-probabilities",
-            fix="check the weights of model.source; with train.precision: bf16, try fp32",
+            fix="check its weights; with train.precision: bf16, try fp32",
         )
 
 

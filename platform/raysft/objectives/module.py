@@ -12,7 +12,7 @@ from raysft.model.fast.loss_head import LossHead
 from raysft.model.fast.ulysses import SequenceGroup, hidden_part
 from raysft.model.methods import Forward, PlainForward, StepActs, base_model
 from raysft.model.outline import Unread
-from raysft.objectives import cpo, dft, dpo, eaft, orpo, sft, simpo
+from raysft.objectives import cpo, dft, distill, dpo, eaft, orpo, sft, simpo
 from raysft.objectives.batch import DeviceBatch
 from raysft.objectives.objective import Loss, Objective
 from raysft.objectives.view import View
@@ -25,6 +25,7 @@ OBJECTIVES: Mapping[str, Callable[[ObjectiveSection], Objective]] = {
     "sft": sft.make,
     "dft": dft.make,
     "eaft": eaft.make,
+    "distill": distill.make,
     "dpo": dpo.make,
     "cpo": cpo.make,
     "simpo": simpo.make,

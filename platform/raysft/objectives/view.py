@@ -11,7 +11,7 @@ S segments, A atoms, P trials.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -63,9 +63,10 @@ class View:
         """log p of the k likeliest tokens at the wanted positions, [N, k] float32, without gradients."""
         return likeliest_log_probs(self.hidden, self.head, wanted, k)
 
-    def choice_log_probs(self, ids: Tensor, wanted: Tensor) -> Tensor:
-        """log p of given tokens, [N, K] float32. ids [B, T, K]; wanted [B, T] bool."""
-        return choice_log_probs(self.hidden, self.head, ids, wanted)
+    def choice_log_probs(self, ids: Tensor, wanted: Tensor, temperature: float = 1.0) -> Tensor:
+        """log p of given tokens at a temperature, [N, K] float32. ids [B, T, K]; wanted [B, T] bool."""
+        head = replace(self.head, shape=replace(self.head.shape, temperature=temperature))
+        return choice_log_probs(self.hidden, head, ids, wanted)
 
     def per_segment(self, values: Tensor, wanted: Tensor) -> Tensor:
         """Sums of [N] values at the wanted positions over each segment, [S], whoever has its tokens."""

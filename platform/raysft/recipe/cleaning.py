@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict
 
 Strings = Annotated[tuple[str, ...], Strict(False)]
+Weights = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Strict(False)]
 OneOrMany = Annotated[
     tuple[str, ...],
     Strict(False),

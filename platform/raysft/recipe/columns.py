@@ -39,6 +39,14 @@ REFERENCE_LOG_PROB = Field("reference_log_prob", "segment", "<f4")
 """The log-probability that the untrained model gives the trained tokens of a sample: their sum."""
 
 
+def teacher_top_k(k: int) -> tuple[Field, Field]:
+    """(ids of the k tokens that the teachers hold likeliest where a token is predicted, their log p)."""
+    return (
+        Field("teacher_ids", "token", "<i4", width=k, predicts=True),
+        Field("teacher_log_probs", "token", "<f4", width=k, predicts=True),
+    )
+
+
 def reference_top_k(k: int) -> tuple[Field, Field]:
     """(ids of the k tokens that the untrained model holds likeliest where it predicts a token, their log p)."""
     return (

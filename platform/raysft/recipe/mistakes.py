@@ -85,6 +85,7 @@ _EXPECTED = {
 """pydantic's kinds of problems, which speak of Python, in the words of a recipe."""
 
 _OF_FIELD = {
+    "objective.teacher_weights": "a list of numbers above 0, one for each teacher",
     "name": "letters, digits and . _ -, at most 100, the first a letter or a digit",
     "cluster.workers": "a whole number, 1 or more, or {min: a, max: b}",
     "data.train": "a path, a source with a `path`, or a list of them",

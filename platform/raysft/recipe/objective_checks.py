@@ -5,7 +5,7 @@ from __future__ import annotations
 from raysft.errors import RecipeError
 from raysft.recipe.objective_traits import objective_of
 from raysft.recipe.schema import Recipe
-from raysft.recipe.sections.objective import MarginObjective, SftObjective, TokenObjective
+from raysft.recipe.sections.objective import DistillObjective, MarginObjective, SftObjective, TokenObjective
 
 
 def check_objective(recipe: Recipe) -> None:
@@ -20,6 +20,8 @@ def check_objective(recipe: Recipe) -> None:
         )
     if isinstance(section, TokenObjective):
         _check_guard(section)
+    if isinstance(section, DistillObjective):
+        _check_teachers(section)
     if isinstance(section, MarginObjective):
         _check_margin(section)
 
@@ -31,6 +33,24 @@ def _check_guard(section: TokenObjective) -> None:
             got=f"objective.kl_top_k: {section.kl_top_k}, kl_weight: 0",
             expected="objective.kl_weight above 0",
             fix="set objective.kl_weight: 0.1, or remove kl_top_k",
+        )
+
+
+def _check_teachers(section: DistillObjective) -> None:
+    weights = section.teacher_weights
+    if not section.teachers:
+        raise RecipeError(
+            "distillation needs a teacher",
+            got="objective.kind: distill without objective.teachers",
+            expected="a model directory, a hub id or run://NAME, or a list of them",
+            fix="name it in objective.teachers",
+        )
+    if weights is not None and len(weights) != len(section.teachers):
+        raise RecipeError(
+            "each teacher has one weight",
+            got=f"objective.teachers: {len(section.teachers)}, teacher_weights: {len(weights)}",
+            expected=f"{len(section.teachers)} weights, or none",
+            fix="name a weight for each teacher, or remove objective.teacher_weights",
         )
 
 

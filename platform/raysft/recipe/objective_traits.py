@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from raysft.recipe.columns import REFERENCE_LOG_PROB, Field, reference_top_k
+from raysft.recipe.columns import REFERENCE_LOG_PROB, Field, reference_top_k, teacher_top_k
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.objective import TokenObjective
 
@@ -23,7 +23,9 @@ class ObjectiveTraits:
     answers: Literal["one", "pair"] = "one"
     """What a record becomes: one sample; or a preferred and a rejected answer, an atom of two samples."""
     reference: Callable[[Any], tuple[Field, ...]] = lambda objective: ()
-    """Columns that the untrained model writes beside the tokens before training; empty: none."""
+    """Columns that the untrained model, or the teachers, write beside the tokens before training; empty: none."""
+    teachers: Callable[[Any], tuple[str, ...]] = lambda objective: ()
+    """The models that write them; empty: the untrained one."""
     whole_rows: bool = False
     """Needs more than the loss of the last pipeline stage: pooled states, a second model."""
 
@@ -39,6 +41,11 @@ OBJECTIVES: dict[str, ObjectiveTraits] = {
     ),
     "dft": ObjectiveTraits(title="dynamic fine-tuning", reference=_guard),
     "eaft": ObjectiveTraits(title="entropy-adaptive fine-tuning", reference=_guard),
+    "distill": ObjectiveTraits(
+        title="distillation",
+        reference=lambda objective: teacher_top_k(objective.teacher_top_k),
+        teachers=lambda objective: objective.teachers,
+    ),
     "dpo": ObjectiveTraits(
         title="direct preference optimisation",
         answers="pair",
@@ -56,6 +63,11 @@ def objective_of(recipe: Recipe) -> ObjectiveTraits:
     return OBJECTIVES[recipe.objective.kind]
 
 
+def teachers_of(recipe: Recipe) -> tuple[str, ...]:
+    """The models that the recipe's objective learns from; empty: none."""
+    return objective_of(recipe).teachers(recipe.objective)
+
+
 def reference_columns(recipe: Recipe) -> tuple[Field, ...]:
-    """What the untrained model writes beside the tokens, for the recipe's objective."""
+    """What the untrained model or the teachers write beside the tokens, for the recipe's objective."""
     return objective_of(recipe).reference(recipe.objective)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from raysft.recipe.change import change
 from raysft.recipe.cleaning import Contamination, HarmfulWords, Rule, Synonyms
+from raysft.recipe.objective_traits import teachers_of
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.data import SourceSection
 
@@ -15,7 +16,8 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
 
     A model source that is no local directory (a hub id, run://, random) stays as it is.
     """
-    model, data = recipe.model, recipe.data
+    model, data, teachers = recipe.model, recipe.data, teachers_of(recipe)
+    taught = {"objective.teachers": tuple(map(_absolute_if_there, teachers))} if teachers else {}
     return change(
         recipe,
         {
@@ -30,6 +32,7 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
             },
             "data.template": data.template if Path(data.template).is_dir() else _absolute_if_there(data.template),
             "data.rules": tuple(map(_absolute_rule, data.rules)),
+            **taught,
         },
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 from raysft.errors import RecipeError
 from raysft.recipe.cleaning import Contamination, HarmfulWords, Synonyms
 from raysft.recipe.paths import with_absolute_paths
+from raysft.recipe.objective_traits import teachers_of
 from raysft.recipe.schema import Recipe
 
 _LOGIN = re.compile(r"://[^/?#\s]*@")
@@ -28,6 +29,7 @@ def locations(recipe: Recipe) -> Iterator[tuple[str, str]]:
     for name, one in recipe.evaluate.sets.items():
         yield from ((f"evaluate.sets.{name}.data", location) for location in one.data)
     yield "data.template", data.template
+    yield from (("objective.teachers", teacher) for teacher in teachers_of(recipe))
     for rule in data.rules:
         files = (
             rule.lists.values() if isinstance(rule, HarmfulWords)

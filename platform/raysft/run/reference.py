@@ -1,8 +1,8 @@
-"""The columns that the untrained model writes beside the stores, before training: found there, or made now on Ray.
+"""The columns that the untrained model, or teachers, write beside the stores before training: found, or made on Ray.
 
 A task for each part, with the resources of a worker; a killed run goes on with the parts that are finished, and two
-runs of the same data and base do the work once. What the numbers are is evaluate/reference.py, the files
-data/store/columns.py.
+runs of the same data and base do the work once. What the numbers are is evaluate/reference.py and
+evaluate/teachers.py, the files data/store/columns.py.
 """
 
 from __future__ import annotations
@@ -32,10 +32,17 @@ from raysft.data.store.packed_rows import Row, columns_of
 from raysft.data.store.parts import TokenStore
 from raysft.data.text.tokenizer import recipe_tokenizer
 from raysft.evaluate.reference import load_reference, reference_inputs, reference_values
+from raysft.evaluate.teachers import (
+    check_tokenizers,
+    load_teachers,
+    teacher_inputs,
+    teacher_recipes,
+    teacher_values,
+)
 from raysft.lease import lease
 from raysft.recipe.evaluation_sets import evaluation_sets
 from raysft.recipe.load import parse_recipe
-from raysft.recipe.objective_traits import reference_columns
+from raysft.recipe.objective_traits import reference_columns, teachers_of
 from raysft.recipe.schema import Recipe
 from raysft.run.base_weights import base_fingerprint
 from raysft.run.progress import PrepareProgress
@@ -61,6 +68,8 @@ def find_or_make(recipe: Recipe, prepared: Prepared) -> ReferenceColumns:
     """The columns of the recipe's objective beside its stores. recipe: with absolute paths. Raises RaysftError."""
     if not reference_columns(recipe):
         return ReferenceColumns()
+    if teachers_of(recipe):
+        check_tokenizers(recipe)
     assert prepared.train is not None  # a stream is refused (recipe/checks.py)
     plans = evaluation_sets(recipe)
     sets = {name: store for name, store in prepared.evaluated.items() if "loss" in plans[name].metrics}
@@ -84,9 +93,16 @@ def base_identity(recipe: Recipe) -> dict[str, Any] | str:
     return known or {"model": recipe.model.source, "revision": recipe.model.revision, "run": recipe.name}
 
 
+def _inputs(recipe: Recipe) -> dict[str, Any]:
+    """What decides the numbers, besides rows and columns."""
+    if teachers_of(recipe):
+        return teacher_inputs(recipe, [base_identity(one) for one in teacher_recipes(recipe)])
+    return reference_inputs(recipe, base_identity(recipe))
+
+
 def _of_store(recipe: Recipe, store: str, manifest: Mapping[str, Any], progress: _Progress) -> str:
     """Where the columns of a store lie, which are there then."""
-    fields, inputs = reference_columns(recipe), reference_inputs(recipe, base_identity(recipe))
+    fields, inputs = reference_columns(recipe), _inputs(recipe)
     location, total = columns_location(store, manifest, fields, inputs), len(manifest["parts"])
     done = finished_parts(location, manifest)
     if len(done) == total and is_published(location):
@@ -124,13 +140,13 @@ def make_reference_part(
 
 
 def _write_part(recipe: Recipe, index: int, store: str, location: str) -> dict[str, Any]:
-    model = load_reference(recipe, recipe_tokenizer(recipe))
+    tokenizer, packing = recipe_tokenizer(recipe), recipe.data.packing
     opened, columns = TokenStore.open(store), reference_columns(recipe)
-    values = reference_values(
-        model,
-        _batches(opened, index, recipe.train.micro_batch_rows),
-        columns,
-        packing=recipe.data.packing,
+    batches = _batches(opened, index, recipe.train.micro_batch_rows)
+    values = (
+        teacher_values(load_teachers(recipe, tokenizer), batches, columns, packing=packing)
+        if teachers_of(recipe)
+        else reference_values(load_reference(recipe, tokenizer), batches, columns, packing=packing)
     )
     tables = (columns_of(rows, columns, found) for rows, found in values)
     return write_columns_part(location, index, tables, rows_per_group(opened.manifest, columns))

@@ -46,8 +46,17 @@ from raysft.train.watch import stop_requests
 def is_warm(recipe: Recipe, tune: TuneSection) -> bool:
     """Can a trial train in its own process, which the next trial uses again? One worker, and no data or columns to be
     prepared: that needs CPUs while the trial holds its own."""
-    of_columns = ("seed", "train.precision") if reference_columns(recipe) else ()
-    fields = ("data.", "cluster.", "parallel.", "model.", "objective.kind", "objective.kl_", *of_columns)
+    of_columns = ("seed", "train.precision", "objective.temperature") if reference_columns(recipe) else ()
+    fields = (
+        "data.",
+        "cluster.",
+        "parallel.",
+        "model.",
+        "objective.kind",
+        "objective.kl_",
+        "objective.teacher",
+        *of_columns,
+    )
     moves = any(name.startswith(fields) for name in tune.space)
     return recipe.cluster.workers == 1 and recipe.data.mode == "prepared" and not moves
 

@@ -61,6 +61,8 @@ def other_value(name: str, annotation: Any, old: Any) -> Any:
         return (4.0 if old is None else old) / 2 + 0.125
     if annotation is str:
         return f"{old or ''}x"
+    if name == "objective.teacher_weights":
+        return [0.5]
     if name == "model.config":
         return {**old, "hidden_size": 999}
     if name == "evaluate.sets":

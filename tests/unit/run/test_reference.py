@@ -6,7 +6,7 @@ The numbers are compared with transformers' own forward of each answer alone.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 from small import make_recipe
+from tasks_here import Tasks
 
-from raysft.data.on_ray import Item
 from raysft.data.prepare import prepare as prepare_module
 from raysft.data.prepare.prepare import prepare
 from raysft.data.prepare.prepared import Prepared
@@ -26,23 +26,6 @@ from raysft.recipe.change import change
 from raysft.recipe.schema import Recipe
 from raysft.run import reference
 from raysft.run.reference import ReferenceColumns, find_or_make
-
-
-class Tasks:
-    """What on_ray does, here; `left` more tasks until the driver is killed."""
-
-    def __init__(self) -> None:
-        self.done: list[int] = []
-        self.left = 1000
-
-    def __call__(self, function: Callable[[Item], Any], items: Sequence[Item], *_: object) -> Iterator[Any]:
-        for item in items:
-            if not self.left:
-                raise KeyboardInterrupt
-            self.left -= 1
-            result = json.loads(json.dumps(function(item)))
-            self.done.append(item["index"])
-            yield result
 
 
 @pytest.fixture(scope="module")

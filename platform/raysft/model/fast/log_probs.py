@@ -21,12 +21,25 @@ from raysft.model.fast.onednn_linear import add_product, product, wide_linear
 
 @dataclass(frozen=True)
 class LogitShape:
-    """What a model does to the head's raw output: y = cap * tanh(scale * x / cap), or scale * x without a cap."""
+    """What becomes of the head's raw output: y = cap * tanh(scale * x / cap) / temperature; without a cap
+    scale * x / temperature."""
 
     scale: float = 1.0
     """Cohere's logit_scale, 1 / Granite's logits_scaling."""
     cap: float | None = None
     """Gemma 2's final_logit_softcapping (arXiv:2408.00118)."""
+
+    temperature: float = 1.0
+    """What an objective divides the model's logits by."""
+
+    @property
+    def steepness(self) -> float:
+        """dy / dx, but for the cap's slope."""
+        return self.scale / self.temperature
+
+    def slope(self, logits: Tensor) -> Tensor | None:
+        """The cap's part of dy / dx where y is; None: there is no cap."""
+        return None if self.cap is None else 1 - (logits * (self.temperature / self.cap)) ** 2
 
     def apply_(self, raw: Tensor) -> Tensor:
         """Raw output -> logits, in place."""
@@ -34,6 +47,8 @@ class LogitShape:
             raw.mul_(self.scale)
         if self.cap is not None:
             raw.div_(self.cap).tanh_().mul_(self.cap)
+        if self.temperature != 1.0:
+            raw.div_(self.temperature)
         return raw
 
 
@@ -111,7 +126,7 @@ class _LogProbs(torch.autograd.Function):
         for start in range(0, len(hidden), ctx.chunk):
             part = slice(start, start + ctx.chunk)
             logits = shape.apply_(wide_linear(hidden[part], weight, bias))  # [C, V]
-            slope = None if shape.cap is None else 1 - (logits / shape.cap) ** 2
+            slope = shape.slope(logits)
             given = upstream[part].to(logits.dtype)
             errors = torch.softmax(logits, -1, out=logits).mul_(-given.sum(-1, keepdim=True))
             if ctx.choices.with_mean:
@@ -120,7 +135,7 @@ class _LogProbs(torch.autograd.Function):
             errors.scatter_add_(-1, ids[part], given)
             if slope is not None:
                 errors.mul_(slope)
-            errors = errors.mul_(shape.scale).to(weight.dtype)
+            errors = errors.mul_(shape.steepness).to(weight.dtype)
             if grad_hidden is not None:
                 grad_hidden[part] = product(errors, weight)
             if grad_weight is not None:

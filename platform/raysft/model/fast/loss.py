@@ -126,13 +126,13 @@ def likeliest_log_probs(hidden: Tensor, head: OutputHead, wanted: Tensor, k: int
     if isinstance(head.module, LossHead):
         found: Tensor = head.module(targets, Likeliest(k, head.shape))
         return found
-    parts = [torch.log_softmax(_logits(head, part), -1) for part in torch.split(targets, CHUNK_TARGETS)]
+    parts = [torch.log_softmax(logits_of(head, part), -1) for part in torch.split(targets, CHUNK_TARGETS)]
     return torch.cat([part.topk(min(k, part.shape[-1]), -1).values for part in parts])
 
 
 def _log_probs(head: OutputHead, hidden: Tensor, ids: Tensor, with_mean: bool) -> Tensor:
     """[C, D], [C, K] -> [C, K] float32, or [C, K + 1]."""
-    logits = _logits(head, hidden)
+    logits = logits_of(head, hidden)
     chosen = logits.gather(-1, ids)
     if with_mean:
         chosen = torch.cat([chosen, logits.mean(-1, keepdim=True)], -1)
@@ -140,9 +140,11 @@ def _log_probs(head: OutputHead, hidden: Tensor, ids: Tensor, with_mean: bool) -
     return log_probs
 
 
-def _logits(head: OutputHead, hidden: Tensor) -> Tensor:
-    """[C, D] -> [C, V] float32."""
+def logits_of(head: OutputHead, hidden: Tensor) -> Tensor:
+    """[C, D] -> [C, V] float32, as the model itself gives them, divided by the head's temperature."""
     raw = head.module(hidden)
     logits: Tensor = raw.to(torch.promote_types(raw.dtype, torch.float32))
     logits = logits * head.shape.scale if head.shape.scale != 1.0 else logits
-    return logits if head.shape.cap is None else head.shape.cap * torch.tanh(logits / head.shape.cap)
+    if head.shape.cap is not None:
+        logits = head.shape.cap * torch.tanh(logits / head.shape.cap)
+    return logits if head.shape.temperature == 1.0 else logits / head.shape.temperature

@@ -175,14 +175,14 @@ class _Gradients:
         logits = shape.apply_(wide_linear(hidden, weight, bias))  # [C, V]
         chosen = logits.gather(-1, index).squeeze(-1)
         largest, where = logits.max(-1, keepdim=True)
-        slope = None if shape.cap is None else 1 - (logits / shape.cap) ** 2
+        slope = shape.slope(logits)
         probs = torch.softmax(logits, -1, out=logits)  # row by row: in place is safe
         normaliser = (largest - probs.gather(-1, where).log()).squeeze(-1)  # the largest is never < 1 / V
         nll = (normaliser - chosen) * weights
         probs.scatter_add_(-1, index, torch.full_like(index, -1, dtype=exact))
         if slope is not None:
             probs.mul_(slope)
-        factor = weights * shape.scale  # [C]: cheaper on [C, D] than on [C, V]
+        factor = weights * shape.steepness  # [C]: cheaper on [C, D] than on [C, V]
         errors = probs.to(weight.dtype)
         if self.grad_hidden is not None:
             self.grad_hidden[part] = product(errors, weight) * factor.unsqueeze(-1)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
 from pydantic import BeforeValidator, Field
 
 from raysft.metrics.base import Mode
-from raysft.recipe.cleaning import Section
+from raysft.recipe.cleaning import OneOrMany, Section, Weights
 
 
 class TokenObjective(Section):
@@ -65,6 +65,42 @@ class EaftObjective(TokenObjective):
         20, ge=2, description="Likeliest tokens whose entropy, divided by the largest that it can be, weighs a token."
     )
     power: float = Field(1.0, gt=0, description="Power of that weight: the paper's alpha.")
+
+
+class DistillObjective(Section):
+    """Distillation (arXiv:1503.02531): the target tokens' distribution is a teacher's, or the mean of several."""
+
+    measures: ClassVar[dict[str, Mode]] = {"distill": "min", "nll": "min"}
+    """Its terms and metrics, as held-out rows are measured by them."""
+    needs: ClassVar[dict[str, str]] = {}
+    """{measure: the field without which it is not there}."""
+
+    kind: Literal["distill"] = Field(description="Names this kind.")
+    teachers: OneOrMany = Field(
+        (),
+        description="Models with the student's tokenizer: directories, hub ids or `run://NAME`. They are asked once, "
+        "before training. One at least.",
+    )
+    teacher_weights: Weights | None = Field(
+        None, description="What each teacher counts in the mean of their probabilities. Default: all alike."
+    )
+    teacher_top_k: int = Field(
+        64, ge=1, le=256, description="Likeliest tokens of the teachers that are kept; all others count as one."
+    )
+    divergence: Literal["forward", "reverse", "js"] = Field(
+        "forward",
+        description="What is minimised: `forward`: KL(teacher || student); `reverse`: KL(student || teacher); `js`: "
+        "the mean of both to their mixture (Jensen-Shannon).",
+    )
+    temperature: float = Field(
+        1.0, gt=0, description="Both distributions are those of the logits divided by it; the term counts its square."
+    )
+    share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="Share of the divergence in the loss; the rest is cross-entropy: the alpha of KD.",
+    )
 
 
 class PreferenceObjective(Section):
@@ -150,7 +186,14 @@ class OrpoObjective(PreferenceObjective):
 
 
 ObjectiveSection = (
-    SftObjective | DftObjective | EaftObjective | DpoObjective | CpoObjective | SimpoObjective | OrpoObjective
+    SftObjective
+    | DftObjective
+    | EaftObjective
+    | DistillObjective
+    | DpoObjective
+    | CpoObjective
+    | SimpoObjective
+    | OrpoObjective
 )
 """A section of any kind."""
 

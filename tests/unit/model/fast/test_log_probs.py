@@ -11,7 +11,12 @@ from torch import Tensor
 from raysft.model.fast.log_probs import Choices, LogitShape, log_probs
 
 N, D, V, K = 11, 6, 17, 3
-SHAPES = {"plain": LogitShape(), "scaled": LogitShape(scale=0.25), "capped": LogitShape(scale=3.0, cap=2.0)}
+SHAPES = {
+    "plain": LogitShape(),
+    "scaled": LogitShape(scale=0.25),
+    "capped": LogitShape(scale=3.0, cap=2.0),
+    "warm": LogitShape(scale=3.0, cap=2.0, temperature=1.7),
+}
 
 
 def given(dtype: torch.dtype = torch.float64, bias: bool = True) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
@@ -27,7 +32,7 @@ def whole(hidden: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor, shap
     logits = hidden @ weight.T * shape.scale if bias is None else (hidden @ weight.T + bias) * shape.scale
     if shape.cap is not None:
         logits = shape.cap * torch.tanh(logits / shape.cap)
-    return torch.log_softmax(logits, -1).gather(-1, ids)
+    return torch.log_softmax(logits / shape.temperature, -1).gather(-1, ids)
 
 
 @pytest.mark.parametrize(("shape", "chunk", "bias"), product(SHAPES, (1, 4, 100), (True, False)))

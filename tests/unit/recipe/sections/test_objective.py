@@ -32,6 +32,8 @@ def test_a_name_alone_is_the_kind_with_its_defaults() -> None:
         ({"kind": "simpo", "loss": "ipo"}, ("objective.loss", "dpo")),
         ("opro", ("'opro'", "sft", "dpo", "orpo")),
         (5, ("objective", "5")),
+        ({"kind": "distill", "teachers": "t", "share": 0}, ("objective.share", "more than 0")),
+        ({"kind": "distill", "teachers": "t", "teacher_weights": [-1]}, ("objective.teacher_weights",)),
     ],
 )
 def test_what_is_refused(objective: Any, words: tuple[str, ...]) -> None:
@@ -46,6 +48,7 @@ def test_measures_of_held_out_rows_say_which_way_is_better() -> None:
         "smoothing": "min",
         "dft": "min",
         "eaft": "min",
+        "distill": "min",
         "kl": "min",
         "dpo": "min",
         "cpo": "min",

@@ -1,0 +1,154 @@
+"""What teachers say of the rows of a store: the columns that distillation compares with. No Ray.
+
+The mean of their probabilities at a temperature, over the tokens of the tokenizer that they and the student share:
+the k likeliest of it where each token is predicted. A model may have more rows than its tokenizer has tokens; what it
+says of those is left out.
+
+Shapes: B rows, T tokens a row, D hidden size, V tokens of the tokenizer, C positions of a chunk.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from raysft.data.feed.collate import MicroBatch, collate
+from raysft.data.store.packed_rows import Row
+from raysft.data.text.tokenizer import recipe_tokenizer
+from raysft.errors import ModelError
+from raysft.evaluate.reference import Values, check_numbers, load_reference, predicting
+from raysft.model.fast.loss import OutputHead, hidden_states, logits_of, output_head
+from raysft.model.load import rows_for
+from raysft.recipe.change import change
+from raysft.recipe.columns import Field
+from raysft.recipe.objective_traits import teachers_of
+from raysft.recipe.schema import Recipe
+from raysft.recipe.sections.objective import DistillObjective
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1
+"""Raise it when the same rows and teachers would give other numbers."""
+
+_CHUNK = 256
+"""Positions whose logits exist at a time, for each teacher."""
+
+
+@dataclass(frozen=True)
+class Teachers:
+    """Models of one tokenizer, ready to be asked."""
+
+    models: Sequence[PreTrainedModel]
+    weights: Sequence[float]
+    """What each counts in the mean; their sum is 1."""
+    temperature: float
+    num_tokens: int
+    """V."""
+
+
+def teacher_recipes(recipe: Recipe) -> list[Recipe]:
+    """The recipe with each teacher as its model, and with the tokenizer that is there."""
+    tokenizer = recipe.model.tokenizer or recipe.model.source
+    alone = {"model.config": None, "model.revision": None, "model.tokenizer": tokenizer, "objective": "sft"}
+    return [change(recipe, {**alone, "model.source": teacher}) for teacher in teachers_of(recipe)]
+
+
+def teacher_inputs(recipe: Recipe, teachers: Sequence[Mapping[str, Any] | str]) -> dict[str, Any]:
+    """What decides the numbers, besides rows and columns. teachers: what decides the weights of each."""
+    section = recipe.objective
+    assert isinstance(section, DistillObjective)
+    told = {"version": VERSION, "teachers": list(teachers), "weights": _weights(section)}
+    return {**told, "temperature": section.temperature, "precision": recipe.train.precision}
+
+
+def check_tokenizers(recipe: Recipe) -> None:
+    """Raises ModelError for a teacher whose tokenizer gives other ids. One that has no tokenizer beside it is taken
+    at the recipe's word."""
+    own = recipe_tokenizer(recipe).get_vocab()
+    for teacher in teachers_of(recipe):
+        try:
+            theirs = recipe_tokenizer(change(recipe, {"model.source": teacher, "model.tokenizer": None})).get_vocab()
+        except ModelError as error:
+            logger.warning("teacher      %s: no tokenizer that could be compared (%s)", teacher, error.got)
+            continue
+        other = sorted(own.keys() ^ theirs.keys()) or sorted(t for t in own if own[t] != theirs[t])
+        if other:
+            raise ModelError(
+                "teacher and student have different vocabularies",
+                got=f"{teacher}: {len(theirs):,} tokens, the student's tokenizer: {len(own):,}; {len(other):,} "
+                f"of them differ, {other[0]!r} for one",
+                expected="the same tokens under the same ids: what a teacher says of a token is compared by its id",
+                fix="name a teacher of the student's family in objective.teachers; or let the teacher write answers, "
+                "and train on these",
+            )
+
+
+def load_teachers(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Teachers:
+    """The teachers of a recipe as a worker holds a model in evaluation. Raises ModelError."""
+    section = recipe.objective
+    assert isinstance(section, DistillObjective)
+    models = [load_reference(one, tokenizer) for one in teacher_recipes(recipe)]
+    return Teachers(models, _weights(section), section.temperature, rows_for(tokenizer))
+
+
+def teacher_values(
+    teachers: Teachers, batches: Iterator[list[Row]], fields: Sequence[Field], *, packing: bool
+) -> Iterator[tuple[list[Row], Values]]:
+    """The columns `fields` (of columns.teacher_top_k) of each batch of rows. Raises ModelError."""
+    ids, log_probs = fields
+    if ids.width > teachers.num_tokens:
+        raise ModelError(
+            "more likeliest tokens are asked for than there are",
+            got=f"objective.teacher_top_k: {ids.width}",
+            expected=f"at most {teachers.num_tokens}",
+            fix="lower objective.teacher_top_k",
+        )
+    for rows in batches:
+        found = _values(teachers, collate(rows, 0, packing=packing), ids.width)
+        values = {ids.name: found[0], log_probs.name: found[1]}
+        check_numbers(values, rows, "a teacher")
+        yield rows, values
+
+
+@torch.no_grad()
+def _values(teachers: Teachers, batch: MicroBatch, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """(ids, log p) of the k likeliest tokens, likeliest first: [tokens, k] each; zeros where nothing is predicted."""
+    predicts = predicting(batch)  # [B, T - 1]
+    asked = []
+    for model in teachers.models:
+        ids, positions = (torch.from_numpy(x).to(model.device) for x in (batch.input_ids, batch.position_ids))
+        hidden = hidden_states(model, ids, positions)[:, :-1][torch.from_numpy(predicts).to(model.device)]  # [N, D]
+        head = output_head(model)
+        shape = replace(head.shape, temperature=teachers.temperature)
+        asked.append((torch.split(hidden, _CHUNK), OutputHead(head.module, shape)))
+    pieces = [
+        _mixed(teachers, [(chunks[index], head) for chunks, head in asked]).topk(k, -1)
+        for index in range(len(asked[0][0]))
+    ]
+    all_ids = np.zeros((*batch.segment_of.shape, k), np.int64)
+    all_log_probs = np.zeros((*batch.segment_of.shape, k), np.float32)
+    all_ids[:, 1:][predicts] = torch.cat([piece.indices for piece in pieces]).cpu().numpy()
+    all_log_probs[:, 1:][predicts] = torch.cat([piece.values for piece in pieces]).cpu().numpy()
+    is_token = batch.segment_of >= 0
+    return all_ids[is_token], all_log_probs[is_token]
+
+
+def _mixed(teachers: Teachers, asked: Sequence[tuple[Tensor, OutputHead]]) -> Tensor:
+    """log of the weighted mean of the teachers' probabilities, [C, V]. asked: each one's [C, D] and head."""
+    found = [
+        torch.log_softmax(logits_of(head, hidden)[:, : teachers.num_tokens], -1) + float(np.log(weight))
+        for (hidden, head), weight in zip(asked, teachers.weights, strict=True)
+    ]
+    return found[0] if len(found) == 1 else torch.logsumexp(torch.stack(found), 0)
+
+
+def _weights(section: DistillObjective) -> list[float]:
+    given = section.teacher_weights or (1.0,) * len(section.teachers)
+    return [weight / sum(given) for weight in given]

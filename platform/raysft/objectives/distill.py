@@ -1,0 +1,70 @@
+"""Distillation (Hinton et al. 2015, arXiv:1503.02531) from what teachers said of the data before training.
+
+Where a target token is predicted, the divergence between the teachers' distribution and the model's, both at a
+temperature, over the teachers' likeliest tokens and the mass of all others. Per target token of the step; the term is
+weighed by temperature^2, which keeps its gradients' size, and cross-entropy by the rest of `share`.
+
+Shapes: N trained positions, K tokens that are kept of each distribution.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from raysft.model.fast.loss import IGNORE
+from raysft.objectives.base import NLL, Term
+from raysft.objectives.batch import DeviceBatch
+from raysft.objectives.objective import Loss, Objective
+from raysft.objectives.view import View
+from raysft.recipe.columns import teacher_top_k
+from raysft.recipe.sections.objective import DistillObjective, ObjectiveSection
+
+DISTILL = "distill"
+"""The term that is the divergence, in nats."""
+
+
+def make(section: ObjectiveSection) -> Objective:
+    """The objective of a recipe's section."""
+    assert isinstance(section, DistillObjective)
+    distill, is_alone = section, section.share == 1
+
+    def loss(view: View, batch: DeviceBatch) -> Loss:
+        trained = batch.labels != IGNORE
+        weights, teacher = batch.weights[trained], batch.fields["teacher_log_probs"][trained]
+        ids = batch.fields["teacher_ids"].long()
+        student = view.choice_log_probs(ids, trained, distill.temperature)  # [N, K]
+        costs = _divergence(distill.divergence, _with_rest(teacher), _with_rest(student)) * weights
+        sums = {DISTILL: view.total_at(costs, trained)}
+        if not is_alone:
+            return Loss({**sums, NLL: view.weighted_nll()})
+        with torch.no_grad():
+            nll = -view.log_probs()
+        return Loss(sums, {NLL: view.mean_at(nll, weights, trained)})
+
+    term = Term(DISTILL, "target_token", distill.share * distill.temperature**2)
+    nll = Term(NLL, "target_token", 1 - distill.share)
+    columns = teacher_top_k(distill.teacher_top_k)
+    return Objective((term,), loss, columns, (NLL,)) if is_alone else Objective((term, nll), loss, columns)
+
+
+def _with_rest(log_probs: Tensor) -> Tensor:
+    """[N, K] -> [N, K + 1]: with log(1 - the sum of the probabilities), at least what fp32 tells from nothing."""
+    rest = (1 - log_probs.exp().sum(-1, keepdim=True)).clamp_min(torch.finfo(torch.float32).eps)
+    return torch.cat([log_probs, rest.log()], -1)
+
+
+def _divergence(kind: str, teacher: Tensor, student: Tensor) -> Tensor:
+    """[N] from log-probabilities [N, K + 1]."""
+    match kind:
+        case "forward":
+            return _kl(teacher, student)
+        case "reverse":
+            return _kl(student, teacher)
+        case _:
+            mixture = torch.logaddexp(teacher, student) - torch.log(torch.tensor(2.0))
+            return (_kl(teacher, mixture) + _kl(student, mixture)) / 2
+
+
+def _kl(p: Tensor, q: Tensor) -> Tensor:
+    return (p.exp() * (p - q)).sum(-1)

@@ -1,0 +1,109 @@
+"""What teachers write beside a store: the mean of what transformers gives of each sample alone; who is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small import make_recipe
+from tasks_here import Tasks
+
+from raysft.data.prepare import prepare as prepare_module
+from raysft.data.prepare.prepare import prepare
+from raysft.data.prepare.prepared import Prepared
+from raysft.data.store.parts import TokenStore
+from raysft.data.text.tokenizer import recipe_tokenizer, train_tokenizer
+from raysft.errors import ModelError
+from raysft.evaluate.teachers import check_tokenizers
+from raysft.model.load import load_model, rows_for
+from raysft.recipe.change import change
+from raysft.recipe.paths import with_absolute_paths
+from raysft.recipe.schema import Recipe
+from raysft.run import reference
+from raysft.run.reference import find_or_make
+
+K, T, WEIGHTS = 5, 2.0, (1.0, 3.0)
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Recipe, Prepared, list[Any]]]:
+    """(recipe, its stores, the teachers); the second teacher has more rows than the tokenizer has tokens."""
+    folder = tmp_path_factory.mktemp("taught")
+    recipe = make_recipe(folder, count=40)
+    tokenizer = recipe_tokenizer(recipe)
+    models, places = [], []
+    for seed, extra in ((1, 0), (2, 9)):
+        config = {**recipe.model.config, "vocab_size": rows_for(tokenizer) + extra, "hidden_size": 32}
+        model = load_model(change(recipe, {"seed": seed, "model.config": config}), vocab_size=rows_for(tokenizer))
+        with torch.no_grad():
+            model.get_input_embeddings().weight.mul_(20)  # tied: no flat distributions
+        places.append(str(folder / f"teacher-{seed}"))
+        model.save_pretrained(places[-1])
+        tokenizer.save_pretrained(places[-1])
+        models.append(model.eval())
+    distill = {
+        "kind": "distill",
+        "teachers": places,
+        "teacher_top_k": K,
+        "temperature": T,
+        "teacher_weights": WEIGHTS,
+    }
+    recipe = with_absolute_paths(change(recipe, {"objective": distill}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare_module.ray, "is_initialized", lambda: True)
+        patch.setattr(prepare_module, "on_ray", Tasks())
+        patch.setattr(reference, "on_ray", Tasks())
+        patch.setattr(reference, "worker_runtime", lambda section: {})
+        yield recipe, prepare(recipe), models
+
+
+def test_the_columns_are_the_mean_of_what_each_teacher_says_of_a_sample_alone(taught: Any) -> None:
+    recipe, prepared, models = taught
+    found = find_or_make(recipe, prepared)
+    opened, size = TokenStore.open(prepared.train, found.train), rows_for(recipe_tokenizer(recipe))
+    checked = 0
+    for row in opened.read_rows(range(opened.num_rows)):
+        ends = np.cumsum(row.segment_fields["length"])[:-1]
+        names = ("input_ids", "teacher_ids", "teacher_log_probs")
+        for ids, top, log_probs in zip(*(np.split(row.token_fields[name], ends) for name in names), strict=True):
+            mean = np.zeros((len(ids), size))
+            for model, weight in zip(models, WEIGHTS, strict=True):
+                with torch.no_grad():
+                    logits = model(input_ids=torch.tensor(ids.astype(np.int64))[None]).logits[0, :, :size]
+                mean += weight / sum(WEIGHTS) * torch.softmax(logits.double() / T, -1).numpy()
+            expected = -np.sort(-mean[:-1], axis=-1)[:, :K]
+            np.testing.assert_allclose(np.exp(log_probs[1:]), expected, rtol=2e-3, atol=1e-6)
+            own = np.take_along_axis(mean[:-1], top[1:].astype(np.int64), -1)
+            np.testing.assert_allclose(own, expected, rtol=1e-4, atol=1e-7)
+            assert top.max() < size
+            checked += len(ids)
+    assert checked > 100
+
+
+def test_other_teachers_have_other_columns_and_the_share_has_not(taught: Any) -> None:
+    recipe, prepared, _ = taught
+    first = find_or_make(recipe, prepared).train
+    assert find_or_make(change(recipe, {"objective.share": 0.9}), prepared).train == first
+    assert find_or_make(change(recipe, {"objective.temperature": 1.0}), prepared).train != first
+    turned = change(recipe, {"objective.teacher_weights": WEIGHTS[::-1]})
+    assert find_or_make(turned, prepared).train != first
+
+
+def test_a_teacher_of_another_vocabulary_is_refused(taught: Any, tmp_path: Path) -> None:
+    recipe, _, models = taught
+    check_tokenizers(recipe)
+    (tmp_path / "text.jsonl").write_text('{"text": "quite another text, with other letters: xyz 123"}\n' * 50)
+    models[0].save_pretrained(tmp_path / "teacher")
+    other = change(recipe, {"objective.teachers": [str(tmp_path / "teacher")], "objective.teacher_weights": None})
+    check_tokenizers(other)  # without a tokenizer beside it
+    train_tokenizer(
+        [str(tmp_path / "text.jsonl")], columns={}, vocab_size=270, template="chatml", out=str(tmp_path / "o")
+    )
+    for file in (tmp_path / "o").iterdir():
+        file.rename(tmp_path / "teacher" / file.name)
+    with pytest.raises(ModelError, match="different vocabularies"):
+        check_tokenizers(other)

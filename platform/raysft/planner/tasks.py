@@ -14,8 +14,9 @@ from raysft.planner.memory import adapted_names, adapter_parameters, chunk_targe
 from raysft.recipe.change import change
 from raysft.recipe.evaluation_sets import evaluation_sets, measured_by_workers
 from raysft.recipe.facts import ModelShape
+from raysft.recipe.objective_traits import objective_of
 from raysft.recipe.schema import Recipe
-from raysft.recipe.traits import method_of, objective_of, virtual_tokens
+from raysft.recipe.traits import method_of, virtual_tokens
 
 ANSWERS = 32
 """Prompts that are answered at a time (evaluate/generation.py)."""

@@ -10,10 +10,11 @@ from importlib.util import find_spec
 from raysft.errors import RecipeError
 from raysft.metrics.base import Mode
 from raysft.recipe.measures import HELD_OUT, HELD_OUT_LOSS, MEASURES, OF_ANSWERS
+from raysft.recipe.objective_traits import objective_of
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.data import SourceSection
 from raysft.recipe.sections.objective import ObjectiveSection
-from raysft.recipe.traits import objective_of, virtual_tokens
+from raysft.recipe.traits import virtual_tokens
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 

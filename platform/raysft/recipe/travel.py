@@ -8,8 +8,8 @@ from typing import Any
 
 from raysft.errors import RecipeError
 from raysft.recipe.cleaning import Contamination, HarmfulWords, Synonyms
-from raysft.recipe.paths import with_absolute_paths
 from raysft.recipe.objective_traits import teachers_of
+from raysft.recipe.paths import with_absolute_paths
 from raysft.recipe.schema import Recipe
 
 _LOGIN = re.compile(r"://[^/?#\s]*@")

@@ -1,7 +1,7 @@
 """One command from its arguments to its exit code. Imports nothing heavy before a verb needs it.
 
-Exit codes: 0 done, 2 the user can mend it, 3 the platform failed, 75 interrupted after a commit, 130 interrupted; of
-a verb that follows a job, the job's.
+Exit codes: 0 done, 1 `doctor` found something, 2 the user can mend it, 3 the platform failed, 75 interrupted after a
+commit, 130 interrupted; of a verb that follows a job, the job's.
 """
 
 from __future__ import annotations

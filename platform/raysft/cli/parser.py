@@ -24,6 +24,8 @@ EXAMPLES = {
     "submit": "  raysft submit recipe.yaml --address http://localhost:8265 --env HF_TOKEN\n"
     "  raysft submit recipe.yaml --on cluster.yaml --dry-run",
     "jobs": "  raysft jobs list --address http://localhost:8265\n  raysft jobs attach my-run-1",
+    "doctor": "  RAY_ADDRESS=10.0.0.5:6379 raysft doctor --storage s3://bucket/runs\n"
+    "  raysft doctor recipe.yaml --json",
     "preview": "  raysft preview recipe.yaml --num 3\n  raysft preview recipe.yaml --num 20 --packed",
     "data": "  raysft data report recipe.yaml\n  raysft data log recipe.yaml",
     "report": "  raysft report recipe.yaml\n  raysft report storage/runs/my-run",
@@ -78,6 +80,13 @@ def parser() -> argparse.ArgumentParser:
     _submit(commands)
     jobs = commands.add_parser("jobs", help="the jobs of a Ray cluster", **_texts("jobs"))
     _job_actions(jobs.add_subparsers(dest="action", required=True, metavar="ACTION"))
+    doctor = _recipe_verb(
+        commands, "doctor", "what is wrong with the cluster; ends with 1 if anything is", verbs.doctor, nargs="?"
+    )
+    doctor.add_argument(
+        "--storage", metavar="LOCATION", help="where nodes must be able to write (default: the recipe's)"
+    )
+    doctor.add_argument("--json", action="store_true", help="print verdicts, evidence and fixes as JSON")
     preview = _recipe_verb(commands, "preview", "show which tokens are trained, in colour", verbs.preview)
     preview.add_argument("--num", type=_positive, default=3, metavar="N", help="records to show (default 3)")
     preview.add_argument("--packed", action="store_true", help="show the rows that they are packed into")

@@ -73,6 +73,13 @@ def manifest(options: argparse.Namespace) -> None:
     sys.stdout.write((found.only(options.job) if options.job else found).yaml)
 
 
+def doctor(options: argparse.Namespace) -> int:
+    recipe = api.load(options.recipe, options.set) if options.recipe else None
+    found = _call("doctor.examination:examine")(recipe, options.storage)
+    _say([json.dumps(found.to_json(), indent=1)] if options.json else found.lines())
+    return 0 if found.is_well else 1
+
+
 def preview(options: argparse.Namespace) -> None:
     color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     seen = api.preview(api.load(options.recipe, options.set), options.num, packed=options.packed, raw=options.raw)

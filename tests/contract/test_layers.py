@@ -67,6 +67,9 @@ SEES = {
     "raysft.planner": {"recipe", "errors"},
     "raysft.kube": {"planner", "recipe", "errors"},
     "raysft.runtime": {"data", "train", "recipe", "storage", "errors"},
+    "raysft.doctor": {"runtime", "recipe", "storage", "errors"},
+    "raysft.doctor.facts": set(),
+    "raysft.doctor.checks": {"doctor.facts"},
     "raysft.run": {
         *(
             "runtime",
@@ -95,6 +98,7 @@ SEES = {
         *(
             "api",
             "submit",
+            "doctor",
             "search",
             "run",
             "runtime",
@@ -157,6 +161,8 @@ OUTSIDE = {
     "raysft.train.state": set(),
     "raysft.train.history.records": set(),
     "raysft.train.history.failures": set(),
+    "raysft.doctor.facts": set(),
+    "raysft.doctor.checks": set(),
 }
 
 # Imported inside functions of these modules: what the module says about it stands there.

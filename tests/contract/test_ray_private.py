@@ -24,7 +24,11 @@ PUBLIC = {
 }
 """Modules that Ray's API reference names."""
 
-DOCUMENTED = {"RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
+DOCUMENTED = {
+    *("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"),
+    *("RAY_USE_TLS", "RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY", "RAY_TLS_CA_CERT"),
+}
+"""Variables that its guides name."""
 _MODULE = re.compile(r"ray(\.\w+)+")
 _VARIABLE = re.compile(r"(RAY|TUNE|REPORTER)_\w+")
 _LABEL = re.compile(r"node:__\w+__")

@@ -135,8 +135,16 @@ def test_a_node_dies_and_comes_back(calm: Run) -> None:
         ],
         cluster__workers={"min": 1, "max": 2},
     )
-    _, said = (program := start(Path(__file__).with_name("two_nodes.py"), file)).communicate(timeout=280)
+    broken, second = command(
+        calm,
+        "broken",
+        [{"point": "forward", "step": 9, "rank": 1, "act": "ecc", "commit": 6}],
+        cluster__workers={"min": 1, "max": 2},
+    )
+    program = start(Path(__file__).with_name("two_nodes.py"), file, second)
+    _, said = program.communicate(timeout=380)
     assert program.returncode == 0, said[-3000:]
+    assert_left_out(calm, broken)
     found = marks.incidents(run)
     assert [(incident["kind"], incident["workers"]) for incident in found] == [("node", 2), ("resize", 1)]
     assert marks.parents(run) == [0, 6, 18]
@@ -144,6 +152,18 @@ def test_a_node_dies_and_comes_back(calm: Run) -> None:
     assert 0 < marks.largest_difference(calm.path, run) < 1e-4
     marks.assert_each_sample_once(run, steps=calm.steps, epochs=2)
     marks.assert_nothing_left(run)
+
+
+def assert_left_out(calm: Run, run: Path) -> None:
+    """One node's GPU breaks: the run ends without that node, and says so."""
+    (found,) = marks.incidents(run)
+    assert (found["kind"], found["workers"], found["decision"]) == ("hardware", 2, "retry")
+    assert "uncorrectable ECC error" in found["what"]
+    assert found["node"][:12] in found["what"]
+    assert marks.parents(run) == [0, 6]
+    assert len(list((run / "ledger" / "attempt-0002").iterdir())) == 1, "though the node is alive and has room"
+    assert 0 < marks.largest_difference(calm.path, run) < 1e-4
+    marks.assert_each_sample_once(run, steps=calm.steps, epochs=2)
 
 
 def test_the_driver_dies_and_a_second_one_is_refused(calm: Run) -> None:

@@ -1,6 +1,7 @@
-"""A program for test_rows.py: a run of one to two workers on two nodes, one of which dies and later comes back.
+"""A program for test_rows.py: a run of one to two workers on two nodes, one of which dies and later comes back; and
+a run of which one node's hardware fails.
 
-python two_nodes.py RECIPE.yaml        the recipe's faults hold rank 1, then rank 0 of the second attempt
+python two_nodes.py RECIPE.yaml BROKEN.yaml     the first one's faults hold rank 1, then rank 0 of the second attempt
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from raysft.run.run import run_training
 from raysft.run.rundir import run_location
 
 
-def main(path: str) -> None:
+def main(path: str, broken: str) -> None:
     recipe = load_recipe(path, [])
     run = Path(run_location(recipe))
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
@@ -44,9 +45,11 @@ def main(path: str) -> None:
     time.sleep(2)  # until rank 0 has seen it
     injector.release(run, 1)
     trainer.join(200)
+    if done:
+        done.append(run_training(load_recipe(broken, [])).run)
     ray.shutdown()
     cluster.shutdown()
-    sys.exit(not done)
+    sys.exit(len(done) != 2)
 
 
 def until(is_so: object, limit_s: float = 200) -> None:
@@ -59,4 +62,4 @@ def until(is_so: object, limit_s: float = 200) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:3])

@@ -203,6 +203,7 @@ ACTS: dict[str, Callable[[Path], None]] = {
     "abort": lambda run: os.abort(),
     "stop": lambda run: os.kill(os.getpid(), signal.SIGSTOP),
     "terminate": lambda run: os.kill(os.getpid(), signal.SIGTERM),
+    "ecc": lambda run: (_ for _ in ()).throw(RuntimeError("CUDA error: uncorrectable ECC error encountered")),
     "raise": lambda run: (_ for _ in ()).throw(ValueError("injected")),
     "flip": _flip,
     "lose": _lose,

@@ -16,9 +16,10 @@ from typing import Any
 
 from raysft import errors, storage
 from raysft.recipe.change import change
-from raysft.recipe.resolve import check_fits, fitting_workers, with_workers
+from raysft.recipe.resolve import fitting_workers, with_workers
 from raysft.recipe.schema import Recipe
 from raysft.run.failure import AttemptEnd, Kind, Limits, Retry, Stop, decide
+from raysft.run.nodes import Growth, await_workers
 from raysft.run.ray_failures import classify
 from raysft.runtime.join import cluster_facts, free_reservations, num_draining
 from raysft.runtime.trainer import ForkedTrainer, trainer
@@ -42,7 +43,7 @@ FIRST_LOOK_S = 1.0
 """Before the first: what the attempt before has left behind stands in the way of this one."""
 
 PATIENCE_S = 600.0
-"""How long lost nodes are waited for when too few are left."""
+"""How long a storage that is away is waited for."""
 
 
 def run_attempts(run: str, recipe: Recipe, make_input: Callable[[Recipe], AttemptInput]) -> Outcome:
@@ -54,11 +55,19 @@ def run_attempts(run: str, recipe: Recipe, make_input: Callable[[Recipe], Attemp
     history: list[AttemptEnd] = []
     stop_requests.clear(run)
     while True:
-        sized = with_workers(recipe, _await_workers(recipe))
+        left_out = _left_out(run)
+        workers = await_workers(recipe, stopped=partial(_is_asked_to_stop, run), left_out=left_out)
+        if not workers:
+            return Outcome(status="interrupted", step=_committed(run), reason="stop")
+        if workers < recipe.cluster.workers:
+            logger.warning("room for %d of %d workers: going on with those", workers, recipe.cluster.workers)
+        sized = with_workers(recipe, workers)
         start, num_nodes = _committed(run), len(cluster_facts().nodes)
-        end = _fit(trainer(run, sized, make_input(sized), train_worker), partial(_look, run, recipe, sized))
+        with Growth(recipe, workers, left_out) as growth:
+            look = partial(_look, run, recipe, sized, partial(_grow, run, newest_attempt(run), growth))
+            end = _fit(trainer(run, sized, make_input(sized), train_worker, left_out=left_out), look)
         _await_storage(run)
-        if isinstance(end, Outcome) and (end.status not in ("interrupted", "rollback") or end.reason == "stop"):
+        if isinstance(end, Outcome) and not _is_gone_on_with(run, end):
             return end
         ended = _ended(run, end, max(0, _committed(run) - start))
         if ended.kind in ("worker", "controller") and len(cluster_facts().nodes) < num_nodes:
@@ -100,9 +109,16 @@ def _fit(trainer: ForkedTrainer, look: Callable[[], None]) -> Outcome | Exceptio
     return ends[0]
 
 
-def _look(run: str, recipe: Recipe, sized: Recipe) -> None:
+def _grow(run: str, before: int, growth: Growth) -> None:
+    """Ask for the nodes that are missing, once the attempt has begun."""
+    if newest_attempt(run) > before:
+        growth.ask()
+
+
+def _look(run: str, recipe: Recipe, sized: Recipe, grow: Callable[[], None] = lambda: None) -> None:
     """Ask the workers to commit and end: now if a node is taken away, at their next commit if there is room."""
     try:
+        grow()
         _ask(run, recipe, sized)
     except (OSError, errors.StorageError) as error:
         logger.warning("storage is away; the workers go on: %s", " ".join(str(error).split())[:200])
@@ -115,7 +131,7 @@ def _ask(run: str, recipe: Recipe, sized: Recipe) -> None:
         logger.warning("a node is about to be taken away: the workers commit their state and end")
         stop_requests.request(run, stop_requests.Notice.PREEMPTED)
     elif sized.cluster.workers < recipe.cluster.workers:
-        room = fitting_workers(recipe, cluster_facts().nodes) or 0
+        room = fitting_workers(recipe, cluster_facts(without=_left_out(run)).nodes) or 0
         if room > sized.cluster.workers:
             logger.info("room for %d workers: the %d end at their next commit", room, sized.cluster.workers)
             stop_requests.request(run, stop_requests.Notice.RESIZE)
@@ -135,25 +151,19 @@ def _await_storage(run: str) -> None:
             time.sleep(2)
 
 
-def _await_workers(recipe: Recipe) -> int:
-    """How many workers the alive nodes hold, when that is enough. Raises ClusterError after PATIENCE_S."""
-    deadline, told = time.monotonic() + PATIENCE_S, False
-    while (workers := fitting_workers(recipe, cluster_facts().nodes)) is None:
-        least = with_workers(recipe, recipe.cluster.min_workers or recipe.cluster.workers)
-        if time.monotonic() > deadline:
-            check_fits(least, cluster_facts().nodes)
-        elif not told:
-            needed, patience = least.cluster.workers, PATIENCE_S / 60
-            logger.warning("waiting up to %.0f min for nodes that hold %d workers", patience, needed)
-            told = True
-        time.sleep(1)
-    if workers < recipe.cluster.workers:
-        logger.warning("room for %d of %d workers: going on with those", workers, recipe.cluster.workers)
-    return workers
+def _is_gone_on_with(run: str, end: Outcome) -> bool:
+    """Does another attempt follow an end that the workers agreed on?"""
+    if end.status == "failed":
+        return _broken(run) is not None  # in a set-up: another node may do
+    return end.status in ("interrupted", "rollback") and end.reason != "stop"
 
 
 def _ended(run: str, end: Outcome | Exception, gained: int) -> AttemptEnd:
     """What history keeps of an attempt."""
+    broken = _broken(run)
+    if broken is not None and not (isinstance(end, Outcome) and end.status != "failed"):
+        what = f"rank {broken.rank}, after step {broken.step}, on node {broken.node[:12]}: {broken.what}"
+        return AttemptEnd("hardware", what, gained, node=broken.node)
     if isinstance(end, Outcome):
         kind: Kind = "rollback" if end.status == "rollback" else "resize" if end.reason == "resize" else "preempted"
         return AttemptEnd(kind, end.reason, gained)
@@ -188,12 +198,20 @@ def _newest_failures(run: str) -> Sequence[failures.FailureRecord]:
     return sorted(own, key=lambda record: (not record.certain, record.rank))
 
 
+def _broken(run: str) -> failures.FailureRecord | None:
+    """What a rank of the newest attempt says of its node's hardware, if that node is not left out already."""
+    left_out = _left_out(run)
+    return next((one for one in _newest_failures(run) if one.hardware and one.node not in left_out), None)
+
+
 def _record(run: str, sized: Recipe, ended: AttemptEnd, decision: Retry | Stop) -> None:
     """Say it, and keep it in the run."""
     attempt = newest_attempt(run)
     logger.warning("attempt %d ended (%s): %s", attempt, ended.kind, ended.what)
     if isinstance(decision, Retry) and decision.after_s:
         logger.warning("no step was committed: the next attempt starts in %.0f s", decision.after_s)
+    if ended.node:
+        logger.warning("node %s is left out from now on; `raysft doctor` looks at its GPUs", ended.node[:12])
     if isinstance(decision, Retry) and decision.smaller_micro_batch:
         logger.warning("the next attempt has half the rows in a forward pass; the global step stays")
     facts = {
@@ -202,6 +220,7 @@ def _record(run: str, sized: Recipe, ended: AttemptEnd, decision: Retry | Stop) 
         "workers": sized.cluster.workers,
         "decision": type(decision).__name__.lower(),
         "after_s": decision.after_s if isinstance(decision, Retry) else None,
+        **({"node": ended.node} if ended.node else {}),
     }
     reached, at = _reached(run, attempt)
     since = None if at is None else max(0.0, time.time() - at)
@@ -228,6 +247,12 @@ def _given_up(run: str, ended: AttemptEnd, decision: Stop) -> Outcome:
     return Outcome(status="failed", step=_committed(run), reason=decision.reason, error=fields)
 
 
+def _left_out(run: str) -> tuple[str, ...]:
+    """Nodes whose hardware has failed in this run, by Ray's ids. One that is started again has another id."""
+    found = {str(one.facts.get("node", "")) for one in incidents.read_incidents(run) if one.kind == "hardware"}
+    return tuple(sorted(found - {""}))
+
+
 def _committed(run: str) -> int:
     """Step of the newest commit of the lineage; 0 before the first."""
     return max((commit.step for commit in lineage(read_attempts(run), read_commits(run))), default=0)
@@ -236,8 +261,12 @@ def _committed(run: str) -> int:
 def _asked_to_stop_within(run: str, seconds: float) -> bool:
     """Wait, but no longer than until somebody asks the run to stop."""
     deadline = time.monotonic() + seconds
-    while stop_requests.pending(run) is not stop_requests.Notice.STOP:
+    while not _is_asked_to_stop(run):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.5)
     return True
+
+
+def _is_asked_to_stop(run: str) -> bool:
+    return stop_requests.pending(run) is stop_requests.Notice.STOP

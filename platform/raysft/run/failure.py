@@ -10,6 +10,7 @@ Kind = Literal[
     "worker",  # a worker process died
     "node",  # its node died
     "memory",  # it was killed because a node ran out of memory, or an allocation of its own failed
+    "hardware",  # a device or a link of its node is broken: the node is left out from then on
     "hung",  # its watchdog ended it
     "start",  # workers could not be started
     "controller",  # Ray Train's controller died
@@ -37,6 +38,8 @@ class AttemptEnd:
     """Steps that it committed."""
     error: str = ""
     """The exception, and the step it came at, where the kind is `code`. Equal texts are the same error."""
+    node: str = ""
+    """The node that is to be left out, where the kind is `hardware`."""
     certain: bool = False
     """Would it happen again? True for an error that raysft names, where the kind is `code`."""
 

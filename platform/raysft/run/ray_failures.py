@@ -24,6 +24,8 @@ LOST_PEER = (
     "Broken pipe",
     "Read error",
     "NCCL communicator",
+    "ncclRemoteError",
+    "remote process exited",
 )
 """What the other ranks raise when one has died: no error of theirs."""
 

@@ -34,6 +34,7 @@ from raysft.run.attempts import run_attempts
 from raysft.run.before_after import before_and_after
 from raysft.run.evaluations import Evaluated, by_set
 from raysft.run.layout_choice import check_tasks, choose_layout
+from raysft.run.nodes import await_first_nodes
 from raysft.run.progress import PrepareProgress, TrainingProgress
 from raysft.run.rundir import (
     check_base,
@@ -111,7 +112,9 @@ def run_training(recipe: Recipe, *, profile_steps: int = 0) -> RunResult:
         time.monotonic_ns() - began,
         lease(storage.join(run, "driver"), waiting=partial(_refuse_second, run)),
     )
-    with held, driving(run, spent) as driver, cluster() as nodes:
+    with held, driving(run, spent) as driver, cluster():
+        await_first_nodes(recipe)
+        nodes = cluster_facts()
         check_tasks(recipe, nodes)
         plan = _plan(recipe, run, nodes, driver, trained)
         of = Evaluated(run, plan.recipe, plan.prepared, plan.fingerprints)
@@ -224,8 +227,9 @@ def train_trial(
     def pausing(run: str, recipe: Recipe, make_input: Callable[[Recipe], AttemptInput]) -> Outcome:
         return attempts(run, recipe, lambda sized: replace(make_input(sized), pause_step=pause_step))
 
-    with driving(run) as driver, cluster() as nodes:
-        plan = _plan(recipe, run, nodes, driver)
+    with driving(run) as driver, cluster():
+        await_first_nodes(recipe)
+        plan = _plan(recipe, run, cluster_facts(), driver)
         planned(plan.schedule.total_steps)
         outcome = _attempts(plan, 0, driver, pausing)
     if outcome.status not in ("finished", "interrupted"):

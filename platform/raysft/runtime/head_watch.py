@@ -27,7 +27,7 @@ AWAY_S = 30.0
 def watching(local: bool) -> Iterator[None]:
     """Inside, a Ray that dies ends this process with an `error:` line and its code. local: it was started here."""
     over = threading.Event()
-    look = _processes_of(ray._private.worker._global_node) if local else _head_of(_address())
+    look = _processes_of(ray._private.worker._global_node) if local else _head_of(gcs_address())
     thread = threading.Thread(target=_watch, args=(look, over), name="ray", daemon=True)
     thread.start()
     try:
@@ -75,7 +75,7 @@ def _processes_of(node: Any) -> Callable[[], RaysftError | None]:
     return look
 
 
-def _address() -> str:
+def gcs_address() -> str:
     """host:port of the cluster's head; empty where the driver is outside of the cluster (`ray://`)."""
     try:
         return str(ray.get_runtime_context().gcs_address)

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -19,7 +19,7 @@ from raysft.data.on_ray import raised_in_task
 from raysft.errors import ClusterError
 from raysft.recipe.facts import ClusterFacts, NodeFacts
 from raysft.recipe.sections.cluster import ClusterSection
-from raysft.runtime import fork_client
+from raysft.runtime import demand, fork_client
 from raysft.runtime.head_watch import watching
 
 logger = logging.getLogger(__name__)
@@ -149,13 +149,15 @@ def _quiet_ray() -> None:
     logging.getLogger("ray.data._internal.execution.streaming_executor").setLevel(logging.WARNING)  # "finished"
 
 
-def cluster_facts() -> ClusterFacts:
+def cluster_facts(without: Collection[str] = ()) -> ClusterFacts:
     """Total resources of the nodes that are alive and stay: Ray counts a dead one for a while, so they are asked.
+
+    without: ids of nodes that are not to be used.
 
     If none answers, the driver is outside of the cluster's network (`ray://`), and Ray is believed.
     """
-    draining = _draining()
-    alive = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in draining]
+    leaving = {*_draining(), *without}
+    alive = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
     answering = [node for node in alive if _answers(node["NodeManagerAddress"], node["NodeManagerPort"])]
     return ClusterFacts(tuple(_node_facts(node["Resources"]) for node in answering or alive))
 
@@ -233,12 +235,14 @@ def worker_environment(section: ClusterSection) -> dict[str, str]:
 def worker_runtime(section: ClusterSection, **variables: str) -> dict[str, Any]:
     """Ray's runtime environment of such workers: these variables too, and who makes them.
 
-    A job that says itself how its processes start (`uv run` does) is not overruled.
+    A job that says itself how its processes start (`uv run` does) is not overruled. Where an autoscaler brings nodes,
+    Ray Train waits for those of its workers as long as the recipe says, not 60 s.
     """
     of_job = ray.get_runtime_context().runtime_env.get("py_executable") if ray.is_initialized() else None
     forked = section.fork_server and of_job in (None, fork_client.command())
     made_by = {"py_executable": fork_client.command()} if forked else {}
-    return {"env_vars": worker_environment(section) | variables, **made_by}
+    patience = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": f"{section.wait_for_nodes_s:g}"} if demand.scales() else {}
+    return {"env_vars": worker_environment(section) | patience | variables, **made_by}
 
 
 def run_task(section: ClusterSection, function: Callable[..., Result], *arguments: object) -> Result:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -19,6 +19,7 @@ from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from raysft import storage
 from raysft.recipe.schema import Recipe
+from raysft.runtime.demand import not_on
 from raysft.runtime.join import worker_runtime
 from raysft.runtime.teardown import PromptEnd
 from raysft.train.worker_input import AttemptInput
@@ -55,9 +56,14 @@ class ForkedTrainer(TorchTrainer):
 
 
 def trainer(
-    run: str, recipe: Recipe, attempt: AttemptInput, work: Callable[[dict[str, Any]], dict[str, Any]]
+    run: str,
+    recipe: Recipe,
+    attempt: AttemptInput,
+    work: Callable[[dict[str, Any]], dict[str, Any]],
+    *,
+    left_out: Sequence[str] = (),
 ) -> ForkedTrainer:
-    """One attempt of a run, in which each worker does work(attempt)."""
+    """One attempt of a run, in which each worker does work(attempt). left_out: ids of nodes that are not used."""
     wanted = recipe.cluster
     return ForkedTrainer(
         work,
@@ -70,6 +76,7 @@ def trainer(
             use_gpu=wanted.gpus_per_worker > 0,
             resources_per_worker={"CPU": wanted.cpus_per_worker}
             | ({"GPU": wanted.gpus_per_worker} if wanted.gpus_per_worker else {}),
+            label_selector=not_on(left_out) or None,
         ),
         run_config=RunConfig(
             name=f"fit-{time.time_ns()}",  # a name that was used would have Ray restore that state of its own

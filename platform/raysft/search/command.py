@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,10 +23,9 @@ from raysft.lease import lease
 from raysft.model.facts import read_facts
 from raysft.observe.tune_report import SearchFacts, TrialFacts, render_search, search_lines
 from raysft.recipe.change import change
-from raysft.recipe.facts import ClusterFacts
 from raysft.recipe.fingerprint import split_fields
 from raysft.recipe.paths import with_absolute_paths
-from raysft.recipe.resolve import check_fits, resolve
+from raysft.recipe.resolve import resolve
 from raysft.recipe.schema import Recipe
 from raysft.recipe.secrets import hidden
 from raysft.recipe.tune import TuneSection
@@ -43,6 +41,7 @@ from raysft.run.rundir import run_location
 from raysft.run.signals import asking
 from raysft.runtime.join import cluster
 from raysft.search.progress import SearchProgress
+from raysft.search.room import Room, await_room
 from raysft.search.space import Point, apply, check_space
 from raysft.search.study import Study, Trial
 from raysft.search.sweep import Sweep, spent_of
@@ -90,14 +89,14 @@ def search(recipe: Recipe) -> SearchResult:
         imported = study.warm_start(tune.warm_start)
         if imported:
             logger.info("warm start   %d trials of %s", imported, ", ".join(tune.warm_start))
-        with cluster() as nodes:
-            check_fits(recipe, nodes.nodes)
+        with cluster():
+            room = await_room(recipe, tune)
             with PrepareProgress() as progress:
                 prepared = prepare(recipe, progress=progress)
             reference.find_or_make(recipe, prepared)
-            sweep = Sweep(recipe, tune, study, admit=partial(_refusal, recipe, nodes))
+            sweep = Sweep(recipe, tune, study, admit=partial(_refusal, recipe, room))
             with _limited(recipe, tune, sweep):
-                slots = _slots(recipe, tune, room_for(recipe, nodes))
+                slots = _slots(recipe, tune, room.trials)
                 together = f", together in {slots.processes} processes" if slots.processes else ""
                 logger.info("search       %s, %d at a time%s", _words(tune), slots.concurrent, together)
                 for line in advice_at_a_time(tune, slots.concurrent):
@@ -162,16 +161,6 @@ def open_study(recipe: Recipe, tune: TuneSection) -> Study:
     return study
 
 
-def room_for(recipe: Recipe, nodes: ClusterFacts) -> int:
-    """Trials that the cluster holds at a time."""
-    wanted = recipe.cluster
-    workers = 0
-    for node in nodes.nodes:
-        by_gpu = node.gpus // wanted.gpus_per_worker if wanted.gpus_per_worker else math.inf
-        workers += int(min(node.cpus // wanted.cpus_per_worker, by_gpu))
-    return max(1, workers // wanted.workers)
-
-
 def _slots(recipe: Recipe, tune: TuneSection, workers: int) -> Slots:
     """How the trials share the cluster, which holds so many workers."""
     if not is_fused(recipe, tune, workers):
@@ -180,12 +169,15 @@ def _slots(recipe: Recipe, tune: TuneSection, workers: int) -> Slots:
     return Slots(concurrent, processes=min(workers, concurrent))
 
 
-def _refusal(recipe: Recipe, nodes: ClusterFacts, point: Point) -> str | None:
-    """Why a point cannot be run on this cluster: rules over several fields, the layout, memory that is known."""
+def _refusal(recipe: Recipe, room: Room, point: Point) -> str | None:
+    """Why a point cannot be run on this cluster: rules over several fields, the layout, memory that is known.
+
+    Whether one that needs more nodes than are there can have them, the autoscaler says when it is tried.
+    """
     try:
         trial = with_absolute_paths(apply(recipe, recipe.name, point))
-        resolve(trial, read_facts(trial), nodes)
-        choose_layout(trial, nodes)
+        resolve(trial, read_facts(trial), None if room.grows else room.nodes)
+        choose_layout(trial, room.nodes)
     except errors.UserError as error:
         return f"{error.what}: {error.got}"
     return None

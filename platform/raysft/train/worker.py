@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import ray
 import torch
 from transformers.utils import logging as transformers_logging
 
@@ -86,9 +87,16 @@ def _recording(context: WorkerContext, attempt: Attempt, step: Callable[[], int]
         yield
     except Exception as error:  # process boundary
         rank = context.group.rank
-        record = failures.describe_failure(error, attempt=attempt.number, rank=rank, step=step(), certain=False)
+        record = failures.describe_failure(
+            error, attempt=attempt.number, rank=rank, step=step(), certain=False, node=_node()
+        )
         failures.write_failure(context.job.run, record)
         raise
+
+
+def _node() -> str:
+    """The node that this process runs on, as Ray knows it."""
+    return str(ray.get_runtime_context().get_node_id()) if ray.is_initialized() else ""
 
 
 def _try_set_up(
@@ -99,8 +107,8 @@ def _try_set_up(
     state = restored.state if restored else TrainState()
 
     def write_down(error: Exception) -> None:
-        where = {"attempt": attempt.number, "rank": group.rank, "step": state.step}
-        failures.write_failure(run, failures.describe_failure(error, **where, certain=True))
+        at = {"attempt": attempt.number, "rank": group.rank, "step": state.step}
+        failures.write_failure(run, failures.describe_failure(error, **at, certain=True, node=_node()))
 
     modules = []
     try:

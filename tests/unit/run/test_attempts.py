@@ -6,15 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from attempts import begin
 from fakes import make_recipe
 from ray.train.v2.api.exceptions import WorkerGroupError
 
-from raysft.errors import ClusterError, DataError, StorageError
+from raysft.errors import DataError, StorageError
 from raysft.recipe.facts import ClusterFacts, NodeFacts
 from raysft.recipe.resolve import with_workers
 from raysft.run import attempts
 from raysft.run.failure import Limits, Retry, decide
-from raysft.train.history.failures import describe_failure, write_failure
+from raysft.runtime.demand import not_on
+from raysft.train.history.failures import describe_failure, is_of_hardware, write_failure
+from raysft.train.history.incidents import record
+from raysft.train.state import Outcome
 from raysft.train.watch import stop_requests
 from raysft.train.watch.stop_requests import Notice
 
@@ -36,7 +40,7 @@ def test_notices(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cpus: list[int], draining: int, workers: int, asked: Notice
 ) -> None:
     nodes = ClusterFacts(tuple(NodeFacts(cpus=n, gpus=0) for n in cpus))
-    monkeypatch.setattr(attempts, "cluster_facts", lambda: nodes)
+    monkeypatch.setattr(attempts, "cluster_facts", lambda without=(): nodes)
     monkeypatch.setattr(attempts, "num_draining", lambda: draining)
     attempts._look(str(tmp_path), ELASTIC, with_workers(ELASTIC, workers))
     assert stop_requests.pending(str(tmp_path)) is asked
@@ -104,20 +108,78 @@ def test_an_allocation_that_fails_in_mid_run_is_a_lack_of_memory(tmp_path: Path,
     assert decide([ended], Limits(3, may_halve=True)) == Retry(smaller_micro_batch=True)
 
 
-def test_too_few_nodes_are_waited_for_and_then_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks = iter([[0], [0], [3]])
-    monkeypatch.setattr(
-        attempts, "cluster_facts", lambda: ClusterFacts(tuple(NodeFacts(cpus=n, gpus=0) for n in next(looks)))
-    )
-    monkeypatch.setattr(attempts.time, "sleep", lambda seconds: None)
-    assert attempts._await_workers(ELASTIC) == 3
-    monkeypatch.setattr(attempts, "PATIENCE_S", -1.0)
-    monkeypatch.setattr(attempts, "cluster_facts", lambda: ClusterFacts((NodeFacts(cpus=0, gpus=0),)))
-    with pytest.raises(ClusterError, match="never hold"):
-        attempts._await_workers(ELASTIC)
-
-
 def test_a_wait_ends_when_somebody_asks_the_run_to_stop(tmp_path: Path) -> None:
     assert not attempts._asked_to_stop_within(str(tmp_path), 0)
     stop_requests.request(str(tmp_path), Notice.STOP)
     assert attempts._asked_to_stop_within(str(tmp_path), 1000)
+
+
+def test_more_nodes_are_asked_for_when_the_attempt_has_begun(tmp_path: Path) -> None:
+    asked: list[bool] = []
+
+    class Asked:
+        def ask(self) -> None:
+            asked.append(True)
+
+    attempts._grow(str(tmp_path), 0, Asked())  # type: ignore[arg-type]
+    assert asked == []
+    begin(str(tmp_path), 1, None)
+    attempts._grow(str(tmp_path), 0, Asked())  # type: ignore[arg-type]
+    assert asked == [True]
+
+
+BROKEN = [
+    "CUDA error: uncorrectable ECC error encountered\nCUDA kernel errors might be asynchronously reported",
+    "CUDA error: uncorrectable NVLink error detected during the execution",
+    "CUDA error: CUDA-capable device(s) is/are busy or unavailable",
+    "CUDA error: all CUDA-capable devices are busy or unavailable",
+    "Unable to determine the device handle for GPU 0000:3B:00.0: GPU is lost. Reboot the system to recover this GPU",
+    "GPU has fallen off the bus",
+]
+
+
+@pytest.mark.parametrize("text", BROKEN)
+def test_broken_hardware_names_its_node_and_is_tried_elsewhere(tmp_path: Path, text: str) -> None:
+    """Rank 1's GPU is broken; rank 0 has lost its peer, as NCCL says it."""
+    lost = RuntimeError("NCCL error ... ncclRemoteError: A call failed possibly due to ... remote process exited")
+    for rank, error, node in ((0, lost, "aa" * 28), (1, RuntimeError(text), "bb" * 28)):
+        record = describe_failure(error, attempt=0, rank=rank, step=4, certain=True, node=node)
+        write_failure(str(tmp_path), record)
+    for end in (WorkerGroupError("ranks", {0: lost}), Outcome(status="failed", step=0, reason="set-up")):
+        ended = attempts._ended(str(tmp_path), end, 0)
+        assert (ended.kind, ended.node, ended.certain) == ("hardware", "bb" * 28, False)
+        assert "rank 1, after step 4, on node bbbbbbbbbbbb: RuntimeError" in ended.what
+    assert attempts._is_gone_on_with(str(tmp_path), Outcome(status="failed", step=0, reason="set-up"))
+    assert decide([ended], Limits(3, may_halve=True)) == Retry()
+
+
+@pytest.mark.parametrize(
+    "text", ["CUDA error: an illegal memory access was encountered", "CUDA error: unspecified launch failure"]
+)
+def test_what_the_code_may_have_done_is_no_hardware(tmp_path: Path, text: str) -> None:
+    record = describe_failure(RuntimeError(text), attempt=0, rank=0, step=4, certain=False, node="aa")
+    assert not record.hardware
+    write_failure(str(tmp_path), record)
+    assert attempts._ended(str(tmp_path), WorkerGroupError("a rank", {0: RuntimeError(text)}), 0).kind == "code"
+    assert not attempts._is_gone_on_with(str(tmp_path), Outcome(status="failed", step=0, reason="set-up"))
+
+
+def test_a_rank_that_lost_its_peer_is_no_broken_one() -> None:
+    assert not is_of_hardware(RuntimeError("ncclRemoteError: A call failed possibly due to a network error"))
+
+
+def test_nodes_stay_out_for_the_life_of_a_run(tmp_path: Path) -> None:
+    assert attempts._left_out(str(tmp_path)) == ()
+    for kind, facts in (("hardware", {"node": "bb"}), ("worker", {}), ("hardware", {"node": "aa"}), ("hardware", {})):
+        record(str(tmp_path), kind, "told", attempt=1, step=1, detected_after_s=None, facts=facts)
+    assert attempts._left_out(str(tmp_path)) == ("aa", "bb")
+    assert not_on(("aa", "bb")) == {"ray.io/node-id": "!in(aa, bb)"}
+    assert not_on(()) == {}
+
+
+def test_a_start_that_fails_after_a_broken_node_is_not_told_as_hardware_again(tmp_path: Path) -> None:
+    error = RuntimeError(BROKEN[0])
+    write_failure(str(tmp_path), describe_failure(error, attempt=0, rank=0, step=4, certain=False, node="bb"))
+    assert attempts._ended(str(tmp_path), ValueError("as Ray tells it"), 0).kind == "hardware"
+    record(str(tmp_path), "hardware", "told", attempt=0, step=4, detected_after_s=None, facts={"node": "bb"})
+    assert attempts._ended(str(tmp_path), ValueError("as Ray tells it"), 0).kind == "controller"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -11,11 +10,10 @@ from replay import search_recipe
 
 from raysft.errors import StorageError, UserError
 from raysft.recipe.change import change
-from raysft.recipe.facts import ClusterFacts, NodeFacts
 from raysft.recipe.load import load_recipe
 from raysft.recipe.schema import Recipe
 from raysft.recipe.tune_checks import check_tune
-from raysft.search.command import _slots, is_finished, open_study, report, room_for, search_directory
+from raysft.search.command import _slots, is_finished, open_study, report, search_directory
 from raysft.search.sweep import Sweep, TrialCost, TrialEnd
 
 RATE = {"optimizer.learning_rate": {"distribution": "loguniform", "low": 1e-4, "high": 1e-2}}
@@ -38,25 +36,6 @@ def play(recipe: Recipe, count: int, end: str = "finished") -> None:
         value = 1000 * trial.point["optimizer.learning_rate"]
         sweep.report(trial.number, 2, (value,), TrialCost(1.0, 1.0), is_last=True)
         sweep.end(trial.number, TrialEnd(end), TrialCost(1.0, 1.0))
-
-
-@pytest.mark.parametrize(
-    ("nodes", "cluster", "room"),
-    [
-        ([(8, 0)], {}, 8),
-        ([(8, 0)], {"workers": 2}, 4),
-        ([(8, 0), (3, 0)], {"cpus_per_worker": 2}, 5),
-        ([(8, 2)], {"gpus_per_worker": 1}, 2),
-        ([(1, 4)], {"gpus_per_worker": 1}, 1),
-        ([(2, 0)], {"workers": 4}, 1),  # it waits for nodes
-        ([], {}, 1),
-    ],
-)
-def test_as_many_trials_as_the_cluster_holds(
-    recipe: Recipe, nodes: list[tuple[float, float]], cluster: dict[str, Any], room: int
-) -> None:
-    wanted = change(recipe, {f"cluster.{name}": value for name, value in cluster.items()})
-    assert room_for(wanted, ClusterFacts(tuple(NodeFacts(cpus, gpus) for cpus, gpus in nodes))) == room
 
 
 def test_trials_of_their_own_or_together_in_a_process(recipe: Recipe) -> None:

@@ -47,6 +47,11 @@ class ClusterSection(Section):
         default_factory=dict,
         description="Environment variables of the workers, such as NCCL_SOCKET_IFNAME. No secrets: Ray shows them.",
     )
+    wait_for_nodes_s: float = Field(
+        600.0,
+        ge=0,
+        description="Seconds to wait for nodes that an autoscaler was asked for, or that were lost; 0: not at all.",
+    )
     max_failures: int = Field(
         3,
         ge=0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 
 from raysft import sealed, storage
@@ -26,6 +27,10 @@ class FailureRecord:
     certain: bool = False
     out_of_memory: bool = False
     """An allocation failed: fewer rows in a pass may do."""
+    hardware: bool = False
+    """A device or a link of its node is broken: it would break again there."""
+    node: str = ""
+    """Where it ran, as Ray knows the node; empty: not known."""
 
     def to_error(self) -> RaysftError:
         """The error that was raised; of one from below raysft, what stands for it."""
@@ -39,16 +44,28 @@ _SHAPE: sealed.Shape = {
 }
 
 
-def describe_failure(error: Exception, *, attempt: int, rank: int, step: int, certain: bool) -> FailureRecord:
+def describe_failure(
+    error: Exception, *, attempt: int, rank: int, step: int, certain: bool, node: str = ""
+) -> FailureRecord:
     """An exception as a record. Errors below raysft are told by their type and text."""
     if isinstance(error, RaysftError):
         certain = not isinstance(error, StorageError)  # which may come back
         told = to_fields(error)
         texts = (told["kind"], told["what"], told["got"], told["expected"], told["fix"])
-        return FailureRecord(attempt, rank, step, *texts, certain=certain)
+        return FailureRecord(attempt, rank, step, *texts, certain=certain, node=node)
     text = " ".join(str(error).split())[:500]
-    what, memory = f"{type(error).__name__}: {text}", is_out_of_memory(error)
-    return FailureRecord(attempt, rank, step, "TrainingError", what, certain=certain, out_of_memory=memory)
+    what, memory, hardware = f"{type(error).__name__}: {text}", is_out_of_memory(error), is_of_hardware(error)
+    return FailureRecord(
+        attempt,
+        rank,
+        step,
+        "TrainingError",
+        what,
+        certain=certain and not hardware,  # elsewhere it may do
+        out_of_memory=memory,
+        hardware=hardware,
+        node=node,
+    )
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -60,6 +77,22 @@ def is_out_of_memory(error: Exception) -> bool:
         or "can't allocate memory" in text
         or "not enough memory" in text
     )
+
+
+HARDWARE = re.compile(
+    r"uncorrectable (?:ECC|NVLink) error|hardware stack error|over nvlink or a hardware error"
+    r"|CUDA-capable devices? ?(?:\(s\) )?(?:is/are|are) busy or unavailable|CUDA-capable device\(s\) is/are busy"
+    r"|GPU is lost|fallen off the bus|\bXid\b",
+    re.IGNORECASE,
+)
+"""How CUDA and NVML name what only another node can mend (CUDA runtime API: cudaErrorECCUncorrectable,
+NvlinkUncorrectable, HardwareStackError, Contained, DevicesUnavailable). Illegal addresses and failed launches are not
+among them: mostly they are the code's. Nor is NCCL's `remote process exited`: that is another rank's death."""
+
+
+def is_of_hardware(error: Exception) -> bool:
+    """Is this a broken device or link, by its text?"""
+    return bool(HARDWARE.search(str(error)))
 
 
 def write_failure(run: str, record: FailureRecord) -> None:
@@ -77,6 +110,8 @@ def read_failures(run: str) -> list[FailureRecord]:
         FailureRecord(
             **{name: record[name] for name in _SHAPE},
             out_of_memory=record.get("out_of_memory") is True,  # earlier versions did not say
+            hardware=record.get("hardware") is True,
+            node=node if isinstance(node := record.get("node"), str) else "",
         )
         for record in records
         if record is not None

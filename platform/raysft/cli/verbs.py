@@ -75,8 +75,8 @@ def manifest(options: argparse.Namespace) -> None:
 
 def doctor(options: argparse.Namespace) -> int:
     recipe = api.load(options.recipe, options.set) if options.recipe else None
-    found = _call("doctor.examination:examine")(recipe, options.storage)
-    _say([json.dumps(found.to_json(), indent=1)] if options.json else found.lines())
+    found = call("doctor.examination:examine")(recipe, options.storage)
+    say([json.dumps(found.to_json(), indent=1)] if options.json else found.lines())
     return 0 if found.is_well else 1
 
 

@@ -32,13 +32,13 @@ def submit(
     with tempfile.TemporaryDirectory(prefix="raysft-job-") as folder:
         request = job_request(recipe, verb, jobs, variables, Path(folder), debug=debug)
         server.submit(request)
-    before = of_run(recipe, jobs)
+    before = [job for job in of_run(recipe, jobs) if job.metadata.get(VERB) == verb]
+    told = ""
     if before:
-        logger.info(
-            "job          %s; the run goes on where %s ended (%s)", request.id, before[-1].id, before[-1].status
-        )
-    else:
-        logger.info("job          %s", request.id)
+        last = before[-1]
+        is_done = last.status == "SUCCEEDED"
+        told = f"; {last.id} had succeeded" if is_done else f"; it goes on where {last.id} ended ({last.status})"
+    logger.info("job          %s%s", request.id, told)
     return request.id
 
 

@@ -13,7 +13,7 @@ from raysft.recipe.load import parse_recipe
 from raysft.recipe.schema import Recipe
 from raysft.runtime.job_client import STOP_GRACE_S, AwayError, JobRequest, UnknownJobError
 from raysft.submit import jobs
-from raysft.submit.parcel import RUN, STORAGE
+from raysft.submit.parcel import RUN, STORAGE, VERB
 from raysft.submit.reach import connect
 
 
@@ -50,9 +50,16 @@ def test_the_next_attempt_is_told_from_what_it_goes_on(
     fake: FakeServer, recipe: Recipe, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger="raysft")
-    fake.add("my-run-1", metadata={RUN: "my-run", STORAGE: recipe.storage}).end("FAILED", 137)
-    assert jobs.submit(connect(fake.address), recipe, "train", {}) == "my-run-2"
-    assert "the run goes on where my-run-1 ended (FAILED)" in caplog.text
+    of_run = {RUN: "my-run", STORAGE: recipe.storage}
+    fake.add("my-run-prepare-1", metadata=of_run | {VERB: "prepare"}, started_s=3.0).end("SUCCEEDED", 0)
+    fake.add("my-run-1", metadata=of_run | {VERB: "train"}, started_s=2.0).end("FAILED", 137)
+    fake.add("my-run-9", metadata=of_run | {VERB: "train", STORAGE: "elsewhere"}, started_s=4.0).end("FAILED", 3)
+    server = connect(fake.address)
+    assert jobs.submit(server, recipe, "train", {}) == "my-run-10"
+    assert "my-run-10; it goes on where my-run-1 ended (FAILED)" in caplog.text
+    fake.jobs["my-run-10"].end("SUCCEEDED", 0)
+    jobs.submit(server, recipe, "prepare", {})
+    assert "my-run-prepare-2; my-run-prepare-1 had succeeded" in caplog.text
 
 
 def test_an_answer_that_is_lost_is_no_second_job(fake: FakeServer, recipe: Recipe) -> None:

@@ -70,23 +70,26 @@ class Kubernetes:
         """The object at a path such as `/api/v1/namespaces/a/configmaps/b`; None: there is none."""
         return self._ask("GET", path)
 
-    def items(self, path: str, **query: str) -> list[Object]:
-        """The objects of a list; none where the kind is not known. query: labelSelector, fieldSelector."""
-        found = self._ask("GET", path, query) or {}
-        return list(found.get("items") or ())
+    def items(self, path: str, **query: str) -> list[Object] | None:
+        """The objects of a list; None: the server does not know the kind. query: labelSelector, fieldSelector."""
+        found = self._ask("GET", path, query)
+        return None if found is None else list(found.get("items") or ())
 
     def apply(self, path: str, content: Object) -> Object:
         """Server-side apply, unknown fields refused. Raises ConflictError where another owns a field too."""
         applied = self._ask("PATCH", path, {"fieldManager": MANAGER, "fieldValidation": "Strict"}, content)
-        if applied is None:
-            raise ClusterError(
-                f"the cluster does not know {content['apiVersion']} {content['kind']}",
-                got=f"404 from {self.host}",
-                expected="KubeRay 1.7 or later, and the namespace",
-                fix="install the KubeRay operator (its CRDs with `kubectl apply --server-side`) and create the "
-                "namespace (`kubectl apply -k k8s/base`)",
-            )
+        assert applied is not None  # a PATCH that finds nothing is an error
         return applied
+
+    def unknown_kind(self, got: str) -> ClusterError:
+        """The error of a server that knows no such objects, or no such namespace. got: what it was asked and said."""
+        return ClusterError(
+            f"the Kubernetes cluster {self.host} has no such kind of objects, or no such namespace",
+            got=got,
+            expected="KubeRay 1.7 or later, and the namespace",
+            fix="install the KubeRay operator (its CRDs with `kubectl apply --server-side`) and create the "
+            "namespace (`kubectl apply -k k8s/base`)",
+        )
 
     def delete(self, path: str) -> None:
         """Delete an object, when those that it owns are gone. None that is there is no error."""
@@ -110,7 +113,7 @@ class Kubernetes:
             )
             found: Object = json.loads(answer.data)
         except self._refused as error:
-            if error.status == 404:
+            if error.status == 404 and method != "PATCH":
                 return None
             raise self._error(method, path, error) from error
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
@@ -129,6 +132,8 @@ class Kubernetes:
         except (ValueError, KeyError, TypeError):
             told = str(error.body or error.reason)
         got = f"{error.status} to {method} {path}: {' '.join(told.split())[:500]}"
+        if error.status == 404:
+            return self.unknown_kind(got)
         if error.status == 409:
             return ConflictError(
                 "another owns fields of this object",

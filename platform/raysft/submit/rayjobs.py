@@ -156,6 +156,8 @@ def all_jobs(cluster: Kubernetes, namespace: str) -> list[Object]:
     found = cluster.items(
         f"/apis/ray.io/v1/namespaces/{namespace}/rayjobs", labelSelector="app.kubernetes.io/name=raysft"
     )
+    if found is None:
+        raise cluster.unknown_kind("404 to a list of ray.io/v1 RayJobs")
     kind = {"apiVersion": "ray.io/v1", "kind": "RayJob"}  # a list leaves them out
     return sorted(({**kind, **job} for job in found), key=lambda job: str(job["metadata"].get("creationTimestamp")))
 
@@ -197,7 +199,7 @@ def why(cluster: Kubernetes, job: Object, namespace: str) -> list[str]:
 
     def items(path: str, **query: str) -> list[Object]:
         try:
-            return cluster.items(path, **query)
+            return cluster.items(path, **query) or []
         except KubernetesAwayError:
             raise
         except ClusterError as error:

@@ -312,9 +312,11 @@ def test_one_that_is_deleted_is_told(api: FakeApi) -> None:
 
 def test_without_kuberay(api: FakeApi) -> None:
     api.has_kuberay = False
-    with pytest.raises(ClusterError, match="does not know ray") as caught:
+    with pytest.raises(ClusterError, match="no such kind") as caught:
         submit(Kubernetes(), objects(), detach=False, pace=FAST)
     assert "install the KubeRay operator" in caught.value.fix
+    with pytest.raises(ClusterError, match="no such kind"):
+        rayjobs.lines(Kubernetes(), "runs")
 
 
 @pytest.mark.parametrize(
@@ -324,6 +326,7 @@ def test_without_kuberay(api: FakeApi) -> None:
         ((400, 'strict decoding error: unknown field "spec.x"'), ClusterError, "KubeRay 1.7"),
         ((409, 'conflict with "kubectl"'), ConflictError, "use another name"),
         ((503, "overloaded"), KubernetesAwayError, "try again"),
+        ((404, 'namespaces "runs" not found'), ClusterError, "create the namespace"),
     ],
 )
 def test_what_a_server_refuses(api: FakeApi, reply: tuple[int, str], kind: type[UserError], told: str) -> None:

@@ -11,11 +11,13 @@ from raysft.api.tables import frame, table_html
 from raysft.errors import ModelError
 from raysft.metrics.base import Estimate
 from raysft.observe.console import printable
+from raysft.observe.findings import Finding
 from raysft.recipe.measures import HELD_OUT
 from raysft.recipe.schema import Recipe
 from raysft.run import steps
 from raysft.run.evaluations import evaluation_line
 from raysft.run.run import RunResult, run_training
+from raysft.run.summary import diagnosis
 from raysft.train.history.records import evaluated_sets, read_metrics
 
 if TYPE_CHECKING:
@@ -147,6 +149,11 @@ class Run:
             steps=tuple(_step(line) for line in lines if line["kind"] == "step"),
             evaluations={name: tuple(found) for name, found in evaluations.items()},
         )
+
+    def diagnosis(self) -> tuple[Finding, ...]:
+        """What its own records say is wrong with it, with evidence and changes of the recipe that may help; empty:
+        nothing was found."""
+        return tuple(diagnosis(self.location, self.recipe)[0])
 
     def model(self) -> LoadedModel:
         """The exported model and its tokenizer, here, on the CPU. Raises ModelError when none was exported."""

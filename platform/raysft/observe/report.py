@@ -6,13 +6,15 @@ Input is plain data, so that the page can be made from a run directory alone. Ev
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
 from markupsafe import Markup
 
 from raysft.observe.charts import Point, Series, line_chart, smooth
+from raysft.observe.diagnosis import RULES
+from raysft.observe.findings import Finding
 from raysft.observe.goodput import TITLES, TimeFacts, svg_bar
 from raysft.observe.pages import page_template
 from raysft.recipe.measures import MEASURES, Row, rows_of
@@ -58,6 +60,10 @@ class ReportFacts:
     versions: Mapping[str, str]
     time: TimeFacts | None = None
     """None: not recorded."""
+    findings: Sequence[Finding] = ()
+    """What is wrong with it, by its own records."""
+    places: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    """{step: where its samples come from} of the steps that findings name."""
 
 
 def render_report(facts: ReportFacts) -> str:
@@ -80,6 +86,7 @@ def render_report(facts: ReportFacts) -> str:
         has_changes=any(row.change for row in results),
         hows=[f"{', '.join(titles)}: {how}" for how, titles in hows.items() if how],
         samples=_samples(before, after),
+        num_rules=len(RULES),
         time_bar=Markup(svg_bar(facts.time)) if facts.time else "",
         incident_titles=TITLES,
         num_prompts=max(
@@ -115,13 +122,13 @@ def _charts(metrics: Sequence[Fields]) -> dict[str, str]:
         curves, x_label="step", y_label="loss, nats per token", width=1040, height=380, may_be_log=True
     )
     charts = {"loss": drawn}
-    for field, label in (
+    for name, label in (
         ("learning_rate", "learning rate"),
         ("grad_norm", "gradient norm"),
         ("tokens_per_s", "tokens per second"),
     ):
-        series = Series(label, _points(metrics, "step", field), "plain")
-        charts[field] = line_chart([series], x_label="step", y_label=label, width=340, height=230, y_from_zero=True)
+        series = Series(label, _points(metrics, "step", name), "plain")
+        charts[name] = line_chart([series], x_label="step", y_label=label, width=340, height=230, y_from_zero=True)
     return charts
 
 
@@ -132,10 +139,10 @@ def _parts_charts(metrics: Sequence[Fields]) -> dict[str, str]:
     names = dict.fromkeys(terms, "terms") if len(terms) > 1 else {}
     names |= {name: "metrics" for line in lines for name in line.get("metrics", {})}
     charts = {}
-    for name, field in names.items():
+    for name, place in names.items():
         points: dict[str, list[Point]] = {"step": [], "eval": []}
         for line in lines:
-            if (value := line.get(field, {}).get(name)) is not None:
+            if (value := line.get(place, {}).get(name)) is not None:
                 points[line["kind"]].append((float(line["step"]), float(value)))
         series = [Series("training", points["step"], "plain"), Series("held-out", points["eval"], "dots")]
         charts[name] = line_chart(series, x_label="step", y_label=name, width=340, height=230)

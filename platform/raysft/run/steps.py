@@ -12,6 +12,8 @@ from raysft import storage
 from raysft.data.prepare.prepare import prepare as prepare_store
 from raysft.errors import ModelError, UserError
 from raysft.model.export_manifest import damaged_files
+from raysft.observe.curves import loss_line
+from raysft.observe.findings import finding_lines
 from raysft.observe.goodput import terminal_lines
 from raysft.recipe.evaluation_sets import check_packages, evaluation_sets
 from raysft.recipe.load import load_recipe
@@ -19,8 +21,9 @@ from raysft.recipe.paths import with_absolute_paths
 from raysft.recipe.schema import Recipe
 from raysft.run import remote_tasks, summary
 from raysft.run.evaluations import take_answers
-from raysft.run.rundir import check_same_recipe, claim, read_result, run_location
+from raysft.run.rundir import check_same_recipe, claim, read_result, recipe_of, run_location
 from raysft.runtime.join import cluster, run_task
+from raysft.train.history.records import read_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -84,9 +87,11 @@ def export(recipe: Recipe) -> list[str]:
 
 
 def report(recipe_or_run: str, overrides: Sequence[str]) -> list[str]:
-    """Where a run's time went and what its incidents cost, as lines; of a run that is under way too."""
+    """The loss of a run, what is wrong with it, where its time went and what its incidents cost, as lines; also of a
+    run that is under way."""
     is_recipe = "://" not in recipe_or_run and Path(recipe_or_run).is_file()
-    run = run_location(load_recipe(recipe_or_run, overrides)) if is_recipe else storage.absolute(recipe_or_run)
+    recipe = load_recipe(recipe_or_run, overrides) if is_recipe else None
+    run = storage.absolute(recipe_or_run) if recipe is None else run_location(recipe)
     if not storage.exists(storage.join(run, "goodput")):
         raise UserError(
             f"there is no record of the time of the run {run}",
@@ -96,4 +101,7 @@ def report(recipe_or_run: str, overrides: Sequence[str]) -> list[str]:
         )
     finished = read_result(run)
     status = f"finished {finished['finished_at']}" if finished else "not finished: under way, or ended on the way"
-    return [f"run {run} ({status})", *terminal_lines(summary.time_facts(run))]
+    recipe = recipe or recipe_of(run)
+    told = finding_lines(*summary.diagnosis(run, recipe)) if recipe else []
+    lines = [f"run {run} ({status})", loss_line(read_metrics(run)), *told]
+    return [*lines, *terminal_lines(summary.time_facts(run))]

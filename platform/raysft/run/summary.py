@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,8 +13,12 @@ import yaml
 import raysft
 from raysft import storage
 from raysft.data.prepare.prepared import Prepared
+from raysft.data.read.sources import describe_line, expand
 from raysft.data.report.preview import certificate
+from raysft.errors import UserError
 from raysft.model.card import CardFacts
+from raysft.observe.diagnosis import diagnose
+from raysft.observe.findings import Finding
 from raysft.observe.goodput import IncidentRow, TimeFacts
 from raysft.observe.report import AttemptFacts, ReportFacts, render_report
 from raysft.recipe.schema import Recipe
@@ -23,10 +28,13 @@ from raysft.train.commits.lineage import lineage_ranges
 from raysft.train.history.account import Cost, read_account
 from raysft.train.history.failures import read_failures
 from raysft.train.history.goodput import CLASSES
-from raysft.train.history.records import attempt_metrics, read_metrics
+from raysft.train.history.records import attempt_metrics, read_ledger, read_metrics
 from raysft.train.state import TrainState
 
 logger = logging.getLogger(__name__)
+
+MOST_PLACES = 6
+"""Samples of a step that are named."""
 
 PACKAGES = ("torch", "transformers", "peft", "deepspeed", "ray")
 
@@ -55,6 +63,7 @@ def write_report(
 ) -> str:
     """Write report.html; returns its location."""
     metrics, time = read_metrics(run), time_facts(run)
+    findings, places = diagnosis(run, recipe)
     facts = ReportFacts(
         run=recipe.name,
         status="finished",
@@ -70,10 +79,33 @@ def write_report(
         fingerprints=fingerprints,
         versions={"raysft": raysft.__version__, **{name: importlib.metadata.version(name) for name in PACKAGES}},
         time=time,
+        findings=findings,
+        places=places,
     )
     location = storage.join(run, "report.html")
     storage.write_bytes(location, render_report(facts).encode())
     return location
+
+
+def diagnosis(run: str, recipe: Recipe) -> tuple[list[Finding], dict[int, list[str]]]:
+    """What the run's own records say is wrong with it, and where the samples of the steps that it names come from."""
+    findings = diagnose(read_metrics(run), recipe)
+    steps = dict.fromkeys(step for finding in findings for step in finding.steps)
+    ledger = read_ledger(run) if steps else {}
+    return findings, {step: _places(recipe, ledger[step]) for step in steps if step in ledger}
+
+
+def _places(recipe: Recipe, samples: Sequence[int]) -> list[str]:
+    """Files and lines of samples; their numbers where the files are gone."""
+    shown = sorted({*samples})[:MOST_PLACES]
+    try:
+        files = expand(recipe.data.sources, format=recipe.data.format, columns=recipe.data.columns, purpose="train")
+        places = [describe_line(sample, files) for sample in shown]
+    except (UserError, OSError, IndexError) as error:
+        logger.debug("samples are told by their numbers: %s", error)
+        places = [f"sample {sample}" for sample in shown]
+    more = len({*samples}) - len(shown)
+    return [*places, f"{more} more"] if more else places
 
 
 def time_facts(run: str) -> TimeFacts:

@@ -8,6 +8,7 @@ from typing import Any
 
 from html_page import Page
 
+from raysft.observe.findings import Finding
 from raysft.observe.goodput import SIGNS, IncidentRow, TimeFacts
 from raysft.observe.report import AttemptFacts, ReportFacts, render_report
 
@@ -177,3 +178,25 @@ def test_the_page_shows_the_time_and_escapes_what_happened() -> None:
     assert "None." in Page(render_report(make_facts(time=time_facts(compute=1.0)))).text
     for without in (None, time_facts()):
         assert "Where the time went" not in Page(render_report(make_facts(time=without))).text
+
+
+def test_the_diagnosis_is_told_with_evidence_and_remedy() -> None:
+    found = Finding("bad_batch", EVIL, "9 after 2", "three times", "look", ("train.spike_factor=3",), (7,))
+    page = Page(render_report(make_facts(findings=[found], places={7: [EVIL]})))
+    for text in ("bad batch", "9 after 2", "three times", "--set train.spike_factor=3", "step 7"):
+        assert text in page.text, text
+    assert "script" not in page.tags
+    assert "found nothing to say" in Page(render_report(make_facts())).text
+
+
+def test_changes_and_how_they_were_measured_are_told() -> None:
+    before, after = (evaluation(9, exact_match=value, bleu=30.0) for value in (0.25, 0.5))
+    after["metrics"]["bleu"]["how"] = "nrefs:1|tok:zh"
+    change = {"difference": 0.25, "low": 0.1, "high": 0.4, "p": 0.0005, "count": 9}
+    html = render_report(
+        make_facts(before={"dev": before}, after={"dev": {**after, "changes": {"exact_match": change}}})
+    )
+    page = Page(html)
+    for text in ("+25.0% (+10.0% to +40.0%), p < 0.001", "dev: BLEU: nrefs:1|tok:zh", "paired randomisation"):
+        assert text in page.text, text
+    assert "paired randomisation" not in Page(render_report(make_facts())).text

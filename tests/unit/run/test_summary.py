@@ -1,0 +1,50 @@
+"""What a run's records say is wrong with it, down to the lines of the data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from fakes import make_recipe, step_info
+
+from raysft import storage
+from raysft.run.summary import MOST_PLACES, diagnosis
+from raysft.train.commits.layout import attempt_path
+from raysft.train.history.records import Records, StartFacts
+from raysft.train.state import TrainState
+
+BAD = 40
+
+
+def write_run(run: Path, samples: dict[int, tuple[int, ...]]) -> None:
+    storage.write_json(attempt_path(str(run), 1), {"number": 1, "parent": None})
+    records = Records(str(run), 1, 0)
+    records.start(StartFacts(0, 2, 1.25, 1e12, "guessed"))
+    for step in range(1, 61):
+        loss = 9.0 if step == BAD else 2.0 + 3.0 / step + 0.01 * (step % 3)
+        ids = samples.get(step, (0,))
+        records.step(step_info(step, state=TrainState(step=step), loss=loss, grad_norm=1.0, sample_ids=ids))
+    records.flush()
+
+
+def test_the_samples_of_a_bad_batch_are_told_by_file_and_line(tmp_path: Path) -> None:
+    lines = [json.dumps({"instruction": f"say {i}", "output": "x"}) + "\n" for i in range(9)]
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(lines))
+    offset = len("".join(lines[:5]))  # the sample's id in the first file
+    recipe = make_recipe(data={"train": str(data)})
+    write_run(tmp_path / "run", {BAD: (offset, 0)})
+    findings, places = diagnosis(str(tmp_path / "run"), recipe)
+    assert [one.rule for one in findings] == ["bad_batch"]
+    assert findings[0].steps == (BAD,)
+    assert places == {BAD: [f"{data}:1", f"{data}:6"]}
+    data.unlink()
+    _, places = diagnosis(str(tmp_path / "run"), recipe)
+    assert places == {BAD: ["sample 0", f"sample {offset}"]}
+
+
+def test_of_many_samples_the_first_are_named(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", {BAD: tuple(range(20))})
+    recipe = make_recipe(data={"train": str(tmp_path / "gone.jsonl")})
+    _, places = diagnosis(str(tmp_path / "run"), recipe)
+    assert places[BAD] == [*(f"sample {i}" for i in range(MOST_PLACES)), f"{20 - MOST_PLACES} more"]

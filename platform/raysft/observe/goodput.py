@@ -72,6 +72,16 @@ class TimeFacts:
         return [(name, self.seconds[name] / wall, self.seconds[name], self.meanings[name]) for name in spent]
 
 
+def duration_text(seconds: float) -> str:
+    """3 h 05 min, 4 min 07 s, 12.3 s."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
 def terminal_lines(facts: TimeFacts) -> list[str]:
     """A bar, a line for each class, and the incidents."""
     wall = sum(facts.seconds.values())

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from raysft.observe.charts import Point, Series, line_chart, smooth
 from raysft.observe.diagnosis import RULES
 from raysft.observe.findings import Finding
-from raysft.observe.goodput import TITLES, TimeFacts, svg_bar
+from raysft.observe.goodput import TITLES, TimeFacts, duration_text, svg_bar
 from raysft.observe.pages import page_template
 from raysft.recipe.measures import MEASURES, Row, rows_of
 
@@ -93,16 +93,6 @@ def render_report(facts: ReportFacts) -> str:
             (one.get("num_prompts", 0) for found in (before, after) for one in found.values()), default=0
         ),
     )
-
-
-def duration_text(seconds: float) -> str:
-    """3 h 05 min, 4 min 07 s, 12.3 s."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _points(metrics: Sequence[Fields], kind: str, field: str) -> list[Point]:

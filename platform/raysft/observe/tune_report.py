@@ -13,8 +13,8 @@ from markupsafe import Markup
 
 from raysft.observe import tune_charts
 from raysft.observe.data_report import aligned
+from raysft.observe.goodput import duration_text
 from raysft.observe.pages import page_template
-from raysft.observe.report import duration_text
 
 
 @dataclass(frozen=True)

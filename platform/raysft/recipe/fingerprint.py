@@ -40,6 +40,7 @@ EXECUTION_FIELDS = (
     "train.micro_batch_rows",
     "train.gradient_checkpointing",
     "train.spike_factor",
+    "train.log_every_steps",
     "parallel",
     "cluster",
     "checkpoint",

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
 from rich.progress import TaskID, TimeRemainingColumn
 
+from raysft.observe.goodput import duration_text
 from raysft.recipe.measures import HELD_OUT
 from raysft.run.bars import bars
 from raysft.run.storage_watch import StorageWatch
@@ -20,6 +23,10 @@ from raysft.train.history.records import attempt_metrics, evaluated_sets
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
+SILENT_S = 600.0
+"""Longest time without a line, unless the recipe says how many steps."""
+PACE_STEPS = 100
+"""Newest steps whose pace tells how long the rest will take."""
 LOOK_SHARE = 50
 """Pause after a look at the records / time that it took: at most 2% of a CPU."""
 
@@ -27,8 +34,10 @@ LOOK_SHARE = 50
 class TrainingProgress:
     """Follows the metrics of the newest attempt in a thread, from __enter__ to __exit__."""
 
-    def __init__(self, run: str, total_steps: int) -> None:
-        self._run, self._total_steps = run, total_steps
+    def __init__(self, run: str, total_steps: int, log_every_steps: int | None = None) -> None:
+        """log_every_steps: between two lines without a terminal; None: a tenth of the run, and SILENT_S at most."""
+        self._run, self._total_steps, self._log_every = run, total_steps, log_every_steps
+        self._said_at, self._times = 0.0, deque[tuple[int, float]](maxlen=PACE_STEPS)
         self._ended, self._storage = threading.Event(), StorageWatch(run)
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._attempt, self._num_seen, self._last_said = 0, 0, -1
@@ -67,6 +76,7 @@ class TrainingProgress:
                     start = newest.parent.step if newest.parent else 0
                     logger.info("attempt %d starts from step %d", newest.number, start)
                 self._attempt, self._num_seen = newest.number, 0
+                self._times.clear()
             lines = list(attempt_metrics(self._run, self._attempt))
         except OSError as error:
             logger.debug("cannot read the run's records yet: %s", error)
@@ -93,10 +103,26 @@ class TrainingProgress:
         mfu = "" if line["mfu"] is None else f"  MFU {line['mfu']:.0%}"
         text = f"loss {line['loss']:.4f}{parts_text(line)}  {line['tokens_per_s']:,.0f} tokens/s{mfu}"
         self._bar.update(self._task, completed=line["step"], text=text)
-        tenth = line["step"] * 10 // self._total_steps
-        if self._bar.disable and (tenth > self._last_said or line["step"] == 1):
-            self._last_said = tenth
-            logger.info("step %d/%d: %s", line["step"], self._total_steps, text)
+        self._times.append((line["step"], line["at"]))
+        if self._bar.disable and self._is_due(line["step"], line["at"]):
+            self._last_said, self._said_at = line["step"] * 10 // self._total_steps, line["at"]
+            logger.info("step %d/%d: %s  %s", line["step"], self._total_steps, text, self._clock(line))
+
+    def _is_due(self, step: int, at: float) -> bool:
+        """Is a step told in a line of its own?"""
+        if step in (1, self._total_steps):
+            return True
+        if self._log_every is not None:
+            return step % self._log_every == 0
+        return step * 10 // self._total_steps > self._last_said or at - self._said_at >= SILENT_S
+
+    def _clock(self, line: Mapping[str, Any]) -> str:
+        """`1,234,567 tokens  12 min 05 s left  2026-11-28 01:02:03 UTC`."""
+        (first, began), (last, at) = self._times[0], self._times[-1]
+        pace_s = (at - began) / (last - first) if last > first else float(line["step_s"])
+        left = duration_text(pace_s * (self._total_steps - last))
+        when = datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        return f"{line['total_tokens']:,} tokens  {left} left  {when}"
 
 
 def parts_text(line: Mapping[str, Any]) -> str:

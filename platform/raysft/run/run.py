@@ -239,7 +239,7 @@ def train_trial(
 
 def _train(plan: _Plan, profile_steps: int, driver: Driver) -> None:
     """From the newest commit to the last step. Raises what the attempts' outcome stands for."""
-    with TrainingProgress(plan.run, plan.schedule.total_steps), stopping(plan.run):
+    with TrainingProgress(plan.run, plan.schedule.total_steps, plan.recipe.train.log_every_steps), stopping(plan.run):
         outcome = _attempts(plan, profile_steps, driver)
     if outcome.status != "finished":
         raise as_error(plan.run, outcome)

@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from raysft.observe.charts import MAX_POINTS, Series, line_chart, log_ticks, nice_ticks, smooth, tick_texts
-from raysft.observe.report import duration_text
+from raysft.observe.goodput import duration_text
 
 
 def numbers(pattern: str, svg: str) -> list[tuple[float, float]]:

@@ -24,6 +24,7 @@ EXECUTION = {
     "train.micro_batch_rows",
     "train.gradient_checkpointing",
     "train.spike_factor",
+    "train.log_every_steps",
 }
 EXECUTION_SECTIONS = {"parallel", "cluster", "checkpoint", "evaluate", "export", "tune"}
 

@@ -97,3 +97,42 @@ def test_a_bar_for_each_kind_of_work() -> None:
         progress("columns", 1, 4)
         tasks = {task.description: (task.completed, task.total) for task in progress._bar.tasks}
     assert tasks == {"preparing shards": (2, 2), "preparing columns": (1, 4)}
+
+
+def step_line(step: int, at: float, **fields: Any) -> dict[str, Any]:
+    line = {"kind": "step", "step": step, "at": 1767323045.0 + at, "loss": 1.0, "tokens_per_s": 50.0, "mfu": None}
+    return line | {"step_s": 2.0, "total_tokens": 1000 * step} | fields
+
+
+def shown(total: int, every: int | None, lines: list[dict[str, Any]], caplog: Any) -> list[str]:
+    caplog.clear()
+    caplog.set_level(logging.INFO, logger="raysft")
+    progress = TrainingProgress("/nowhere", total, every)
+    for line in lines:
+        progress._show(line)
+    return [message for message in caplog.messages if message.startswith("step")]
+
+
+def test_a_line_tells_totals_the_rest_and_the_time(caplog: Any) -> None:
+    lines = [step_line(step, 3.0 * step) for step in range(1, 21)]
+    told = shown(1000, 10, lines, caplog)
+    assert told == [
+        "step 1/1000: loss 1.0000  50 tokens/s  1,000 tokens  33 min 18 s left  2026-01-02 03:04:08 UTC",
+        "step 10/1000: loss 1.0000  50 tokens/s  10,000 tokens  49 min 30 s left  2026-01-02 03:04:35 UTC",
+        "step 20/1000: loss 1.0000  50 tokens/s  20,000 tokens  49 min 00 s left  2026-01-02 03:05:05 UTC",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("every", "steps"),
+    [(7, [1, 7, 14, 21, 28, 35, 40]), (100, [1, 40]), (1, list(range(1, 41))), (None, [1, *range(4, 41, 4)])],
+)
+def test_which_steps_have_a_line(caplog: Any, every: int | None, steps: list[int]) -> None:
+    told = shown(40, every, [step_line(step, step) for step in range(1, 41)], caplog)
+    assert [int(line.split("/")[0].removeprefix("step ")) for line in told] == steps
+
+
+def test_a_slow_run_is_not_silent_for_long(caplog: Any) -> None:
+    """Steps of four minutes: a tenth of the run would be a line every seven hours."""
+    told = shown(1000, None, [step_line(step, 240.0 * step) for step in range(1, 10)], caplog)
+    assert [line.split("/")[0] for line in told] == ["step 1", "step 4", "step 7"]

@@ -25,6 +25,12 @@ class TrainSection(Section):
         description="A loss over this many times the median of 32 steps rolls the run back to its last commit "
         "and leaves that step's data out.",
     )
+    log_every_steps: int | None = Field(
+        None,
+        ge=1,
+        description="Steps between two lines that tell the loss where there is no terminal. Default: a tenth of the "
+        "run, and ten minutes at most.",
+    )
     reduce_precision: Literal["fp32", "bf16"] | None = Field(
         None, description="Number format in which gradients are summed over workers. Default: `precision`."
     )

@@ -104,10 +104,13 @@ def alone(bench: Bench) -> dict[str, tuple[list[float], list[float]]]:
 
 def by_peft(bench: Bench, kind: str) -> tuple[list[float], list[float]]:
     _, config, decay = ADAPTERS[kind]
-    samples = [tokens_and_targets(bench.tokenizer, q, a) for q, a in make_samples()]
     model = fresh_model(CONFIG, len(bench.tokenizer), seed=0)
     torch.manual_seed(0)
-    adapted = get_peft_model(model, config())
+    return bare_loop(bench, get_peft_model(model, config()), decay, kind)
+
+
+def bare_loop(bench: Bench, adapted: Any, decay: float, kind: str) -> tuple[list[float], list[float]]:
+    samples = [tokens_and_targets(bench.tokenizer, q, a) for q, a in make_samples()]
     trained = [p for p in adapted.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": decay},
@@ -183,6 +186,28 @@ def test_adapters_resume_bit_identically(bench: Bench, tmp_path: Path, kind: str
     second = bench.cell(2, until=UNTIL, run=str(tmp_path), **cell)[0]
     assert first["losses"] + second["losses"] == whole["losses"]
     assert second["weights"] == whole["weights"]
+
+
+FREEZE = {"method__kind": "freeze", "method__layers": 1, "method__parameters": ["model.norm.*"]}
+
+
+@pytest.mark.parametrize(
+    "split",
+    cells("ZeRO 0", "ZeRO 2", "ZeRO 3, micro-batch 2", "sequence", "tensor", often=("ZeRO 3, micro-batch 2",)),
+)
+def test_freezing_equals_a_bare_loop_and_resumes(bench: Bench, tmp_path: Path, split: str) -> None:
+    model = fresh_model(CONFIG, len(bench.tokenizer), seed=0)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith((f"model.layers.{CONFIG['num_hidden_layers'] - 1}.", "model.norm.")))
+    losses, norms = bare_loop(bench, model, DECAY, "freeze")
+    workers, changes = SPLITS[split]
+    found = bench.cell(workers, until=UNTIL, **FREEZE, **changes)[0]
+    assert furthest(found["losses"], losses) < TOLERANCE
+    assert furthest(found["norms"], norms) < TOLERANCE
+    first = bench.cell(workers, until=3, save=True, run=str(tmp_path), **FREEZE, **changes)[0]
+    second = bench.cell(workers, until=UNTIL, run=str(tmp_path), **FREEZE, **changes)[0]
+    assert first["losses"] + second["losses"] == found["losses"]
+    assert second["weights"] == found["weights"]
 
 
 @pytest.mark.full

@@ -93,7 +93,7 @@ def stage_parameters(recipe: Recipe, shape: ModelShape, stage: int) -> tuple[int
     if last and not first and shape.tied:  # both ends of the pipeline hold the shared weight
         whole += shape.hidden_size * shape.vocab_size
     if method_of(recipe).trains_base:
-        return whole, whole
+        return whole, round(method_of(recipe).trained_share(recipe.method, shape.num_layers) * whole)
     adapters = layers * adapter_parameters(recipe, shape) + method_of(recipe).outer_parameters(recipe.method, shape)
     return whole + adapters, adapters
 

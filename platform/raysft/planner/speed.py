@@ -105,7 +105,7 @@ def flops_per_token(recipe: Recipe, shape: ModelShape) -> float:
     met = sum(linear.inputs * linear.outputs * linear.active for linear in shape.linears) * shape.num_layers
     met += shape.hidden_size * shape.vocab_size
     attention = 6 * shape.num_layers * shape.num_heads * shape.head_size * recipe.data.max_tokens
-    return method_of(recipe).flops_per_weight * met + attention
+    return method_of(recipe).flops_per_weight(recipe.method, shape.num_layers) * met + attention
 
 
 def _exposed(recipe: Recipe, sent: Traffic, cluster: Cluster, compute_s: float) -> float:

@@ -105,7 +105,7 @@ _REFUSED = (
     ),
     _Refusal(
         lambda cell: not cell.axes <= METHODS[cell.method].allows,
-        "raysft cuts the adapters of this method over no such axis",
+        "raysft cuts what this method trains over no such axis",
         "data parallelism with ZeRO, or method.kind: lora",
     ),
 )

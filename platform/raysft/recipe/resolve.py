@@ -130,7 +130,7 @@ def with_micro_batch_rows(run: ResolvedRun, rows: int) -> ResolvedRun:
 
 def _token_flops(recipe: Recipe, model: ModelFacts) -> float:
     """Forward and backward of one token, without attention."""
-    return float(method_of(recipe).flops_per_weight) * model.num_parameters
+    return method_of(recipe).flops_per_weight(recipe.method, model.num_layers) * model.num_parameters
 
 
 def _square_flops(model: ModelFacts) -> float:

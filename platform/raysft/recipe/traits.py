@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from raysft.recipe.facts import Linear, ModelShape
 from raysft.recipe.schema import Recipe
-from raysft.recipe.sections.method import AdaloraMethod, DoraMethod, Ia3Method, LowRankMethod
+from raysft.recipe.sections.method import AdaloraMethod, DoraMethod, FreezeMethod, Ia3Method, LowRankMethod
 from raysft.recipe.virtual_tokens import (
     p_tuning_details,
     p_tuning_parameters,
@@ -54,6 +54,8 @@ class MethodTraits:
     """Adapter weights outside of the decoder layers."""
     kept: Callable[[Any, Linear], Kept] = lambda method, linear: Kept(reads_input=False, width=0)
     """Numbers that autograd keeps for an adapted layer."""
+    trained_share: Callable[[Any, int], float] = lambda method, num_layers: 1.0
+    """Share of the model's own weights that is trained, where they are, of a model of so many decoder layers."""
     drops: Callable[[Any], bool] = lambda method: False
     """Does it draw random numbers in a forward pass?"""
     size: Callable[[Any], str] = lambda method: ""
@@ -71,10 +73,11 @@ class MethodTraits:
         """Do the model's own weights get gradients?"""
         return self.base == "trained"
 
-    @property
-    def flops_per_weight(self) -> int:
-        """Forward and backward of a token (PaLM, Chowdhery et al. 2022, appendix B); 4 for frozen weights."""
-        return 6 if self.trains_base else 4
+    def flops_per_weight(self, method: Any, num_layers: int) -> float:
+        """Forward and backward of a token (PaLM, Chowdhery et al. 2022, appendix B): 2 for the forward, 2 for the
+        gradient that is passed on, 2 for that of a weight that is trained. (Below the first trained layer nothing is
+        passed on: that is not taken off.)"""
+        return 4 + 2 * self.trained_share(method, num_layers) if self.trains_base else 4
 
 
 def ends_in(name: str, targets: tuple[str, ...]) -> bool:
@@ -158,12 +161,31 @@ def _ia3_kept(method: Ia3Method, linear: Linear) -> Kept:
     return Kept(reads_input=of_inputs, width=0 if of_inputs else linear.outputs * linear.active)
 
 
+def _freeze_share(method: FreezeMethod, num_layers: int) -> float:
+    """By layers; all of it where names are given: what they fit is not known before there is a model."""
+    return 1.0 if method.parameters else min(abs(method.layers) / num_layers, 1.0)
+
+
+def _freeze_details(method: FreezeMethod) -> str:
+    which = "last" if method.layers > 0 else "first"
+    layers = [f"the {which} {abs(method.layers)} layers"] if method.layers else []
+    return ", ".join([*layers, *method.parameters])
+
+
 METHODS: dict[str, MethodTraits] = {
     "full": MethodTraits(
         title="all parameters",
         base="trained",
         exports=("merged",),
         allows=frozenset(("pipeline", "tensor", "sequence")),
+    ),
+    "freeze": MethodTraits(
+        title="some of the parameters",
+        base="trained",
+        exports=("merged",),
+        allows=frozenset(("tensor", "sequence")),
+        trained_share=_freeze_share,
+        details=_freeze_details,
     ),
     "lora": MethodTraits(
         title="LoRA",

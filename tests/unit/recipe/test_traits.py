@@ -59,8 +59,13 @@ def test_full_tuning_has_no_adapter() -> None:
     traits = method_of(given)
     assert adapter_weights(given) == 0
     assert traits.adapted(given.method, read_shape(given)) == frozenset()
-    assert (traits.trains_base, traits.flops_per_weight, traits.exports) == (True, 6, ("merged",))
-    assert method_of(recipe(kind="lora")).flops_per_weight == 4
+    assert (traits.trains_base, traits.exports) == (True, ("merged",))
+    flops = {
+        kind: method_of(recipe(kind=kind)).flops_per_weight(recipe(kind=kind).method, 8) for kind in ("full", "lora")
+    }
+    assert flops == {"full": 6, "lora": 4}
+    last = recipe(kind="freeze", layers=-2)
+    assert method_of(last).flops_per_weight(last.method, 8) == 4.5
 
 
 def test_a_row_and_a_column_are_cut_over_tensor_parallel_ranks() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from raysft.model.methods import adalora, full, ia3, lora, p_tuning, prefix, prompt
+from raysft.model.methods import adalora, freeze, full, ia3, lora, p_tuning, prefix, prompt
 from raysft.model.methods.acts import StepActs
 from raysft.model.methods.adapters import (
     adapted_layers,
@@ -73,6 +73,7 @@ class Method:
 
 METHODS: dict[str, Method] = {
     "full": Method(TRAITS["full"], full.attach),
+    "freeze": Method(TRAITS["freeze"], freeze.attach),
     "lora": Method(TRAITS["lora"], lora.attach),
     "dora": Method(TRAITS["dora"], lora.attach),
     "ia3": Method(TRAITS["ia3"], ia3.attach),

@@ -16,6 +16,16 @@ class FullMethod(Section):
     kind: Literal["full"] = Field("full", description="The kind that is meant where none is named.")
 
 
+class FreezeMethod(Section):
+    """Some decoder layers, and parameters by name, are trained; the rest of the model stays as it is."""
+
+    kind: Literal["freeze"] = Field(description="Names this kind.")
+    layers: int = Field(2, description="Decoder layers that are trained: so many last ones; below 0, first ones.")
+    parameters: OneOrMany = Field(
+        (), description="Names of further parameters that are trained, `*` for anything: `lm_head.*`, `*norm*`."
+    )
+
+
 class LowRankMethod(Section):
     """What LoRA and DoRA have in common."""
 
@@ -121,7 +131,15 @@ class PrefixMethod(VirtualTokensMethod):
 
 
 MethodSection = (
-    FullMethod | LoraMethod | DoraMethod | Ia3Method | AdaloraMethod | PromptMethod | PTuningMethod | PrefixMethod
+    FullMethod
+    | FreezeMethod
+    | LoraMethod
+    | DoraMethod
+    | Ia3Method
+    | AdaloraMethod
+    | PromptMethod
+    | PTuningMethod
+    | PrefixMethod
 )
 """A section of any kind."""
 

@@ -6,6 +6,10 @@ from typing import Any
 
 from raysft.recipe.resolve import ResolvedRun
 
+REDUCE_BUCKET = 50_000_000
+"""Elements of the gradients that are summed over ranks at a time, in a copy of them (DeepSpeed's own: ten times as
+many)."""
+
 
 def effective_stage(run: ResolvedRun) -> int:
     """ZeRO stage DeepSpeed runs. bf16 with ZeRO 0 becomes 1: only there are fp32 masters and sums kept."""
@@ -29,7 +33,7 @@ def deepspeed_config(run: ResolvedRun) -> dict[str, Any]:
         "gradient_clipping": run.recipe.optimizer.max_grad_norm if stage else 0.0,  # fp32 ZeRO 0: the engines clip
         "zero_optimization": {
             "stage": stage,
-            "reduce_bucket_size": 50_000_000,  # elements, allocated whole; by default ten times as many
+            "reduce_bucket_size": REDUCE_BUCKET,  # allocated whole
             "overlap_comm": run.recipe.parallel.overlap,
             "zero_hpz_partition_size": run.recipe.parallel.secondary_shards,
             **_offload(run, stage),

@@ -25,7 +25,7 @@ from deepspeed.utils import groups
 from torch import Tensor, nn
 
 from raysft.engine.adam import AdamState
-from raysft.engine.ds_config import deepspeed_config, effective_stage
+from raysft.engine.ds_config import REDUCE_BUCKET, deepspeed_config, effective_stage
 from raysft.engine.fill import fill
 from raysft.engine.parameters import adamw, dropout_seed, hf_name, set_weights, use_no_compiler
 from raysft.engine.passes import Passes, Work
@@ -199,7 +199,7 @@ class PipelineEngine:
         for name in self._tied:
             gradient = vars(self._trained[name])["_hp_grad"] if self._bf16 else self._trained[name].grad
             dist.all_reduce(gradient, group=self._tied_group)
-        engine._exec_reduce_grads()
+        self._reduce_gradients()
         if self._zero == 1 and not self._bf16:
             engine._exec_optimizer_step()
             return math.inf if zero.overflow else float(zero._global_grad_norm)
@@ -211,6 +211,16 @@ class PipelineEngine:
             torch.nn.utils.clip_grads_with_norm_(self._trained.values(), self._max_grad_norm, torch.tensor(norm))
         engine._exec_optimizer_step()
         return norm
+
+    def _reduce_gradients(self) -> None:
+        """What DeepSpeed's _exec_reduce_grads does, which would copy 2 GB of the gradients at a time."""
+        engine = self._deepspeed
+        engine._force_grad_boundary = True
+        if self._bf16:
+            engine.buffered_allreduce_fallback(elements_per_buffer=REDUCE_BUCKET)
+        else:
+            engine.allreduce_gradients(bucket_size=REDUCE_BUCKET)
+        engine._force_grad_boundary = False
 
     def _owned_gradients(self) -> list[Tensor]:
         """Each gradient of the model on one stage only."""

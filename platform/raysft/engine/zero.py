@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from raysft.engine.adam import AdamState
-from raysft.engine.ds_config import deepspeed_config, effective_stage, keeps_bf16_apart
+from raysft.engine.ds_config import REDUCE_BUCKET, deepspeed_config, effective_stage, keeps_bf16_apart
 from raysft.engine.fill import fill, partition
 from raysft.engine.parameters import adamw, dropout_seed, hf_name, set_weights, use_no_compiler
 from raysft.engine.protocol import StepResult
@@ -62,6 +62,9 @@ class ZeroEngine:
         self._deepspeed, _, _, _ = deepspeed.initialize(
             model=module, optimizer=optimizer, config=deepspeed_config(run), dist_init_required=False
         )
+        self._sums_at_the_end = self._stage == 0 or (self._stage == 1 and self._bf16)
+        if self._sums_at_the_end:  # backward() would do it, with a copy of 2 GB of the gradients
+            self._deepspeed.enable_backward_allreduce = False
         self._adam: torch.optim.Optimizer = optimizer
         self._state = AdamState(self._deepspeed, optimizer, self._trained, self._stage, bf16=self._bf16)
         self._acts = module.acts
@@ -97,6 +100,8 @@ class ZeroEngine:
             self._deepspeed.backward(means.sum() * self._num_parts)
             sums += found.sums.detach() * counts
             metrics += found.metrics * counts
+        if self._sums_at_the_end:
+            self._deepspeed.allreduce_gradients(bucket_size=REDUCE_BUCKET)
         watch.backward_ended()
         if self._acts is not None:
             self._acts.before_update(step, self._state)

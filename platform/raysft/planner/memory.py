@@ -20,6 +20,12 @@ from raysft.recipe.traits import method_of, virtual_tokens
 REDUCE_BUCKET = 50_000_000
 """Elements of reduce_bucket_size (engine/ds_config.py), which DeepSpeed allocates whole under ZeRO 1 to 3."""
 
+PREFETCH_BUCKET = 50_000_000
+"""DeepSpeed's stage3_prefetch_bucket_size: elements that are gathered at a time."""
+
+SUB_GROUP = 1_000_000_000
+"""DeepSpeed's sub_group_size: elements of a rank that ZeRO 3 updates at a time."""
+
 MAX_LIVE_PARAMETERS = 1_000_000_000
 """DeepSpeed's stage3_max_live_parameters and stage3_max_reuse_distance: gathered weights kept at a time."""
 
@@ -34,7 +40,7 @@ class RankMemory:
     logits: int
     """One chunk of logits and the gradients of the head."""
     buffers: int
-    """Gradient buckets, gathered weights."""
+    """Gathered weights, copies of gradients; after the passes, what they need beyond what these have left free."""
     saved: int
     """On CPU: the copy of its share of the newest save, which is written behind the training (planner/host.py)."""
 
@@ -149,12 +155,15 @@ def _rank(recipe: Recipe, shape: ModelShape, stage: int, *, is_gpu: bool) -> Ran
     states = model_states(parameters, trained, ranks, zero, bytes_basis(recipe))
     if parallel.offload == "cpu" and is_gpu:
         states = states_on_device(states, zero, _working(recipe) * trained)
+    activations = _activations(recipe, shape, stage, is_gpu=is_gpu)
+    logits = _logits(recipe, shape, is_gpu=is_gpu) if stage == parallel.pipeline - 1 else 0
+    copies = _copies(recipe, shape, (parameters, trained), ranks, zero, is_gpu=is_gpu)
     return RankMemory(
         stage=stage,
         states=states,
-        activations=_activations(recipe, shape, stage, is_gpu=is_gpu),
-        logits=_logits(recipe, shape, is_gpu=is_gpu) if stage == parallel.pipeline - 1 else 0,
-        buffers=_buffers(recipe, (parameters, trained), ranks, zero),
+        activations=activations,
+        logits=logits,
+        buffers=max(copies.in_passes, copies.afterwards - activations - logits),
         saved=0 if is_gpu else saved_share(recipe, shape, stage),
     )
 
@@ -217,17 +226,56 @@ def _logits(recipe: Recipe, shape: ModelShape, *, is_gpu: bool) -> int:
     return logits + 3 * hidden + weight
 
 
-def _buffers(recipe: Recipe, counts: tuple[int, int], ranks: int, zero: int) -> int:
-    """counts: parameters and trained ones of the rank."""
+@dataclass(frozen=True)
+class _Copies:
+    """What DeepSpeed 0.19.8 copies gradients and gathered weights into, in bytes."""
+
+    in_passes: int
+    """Beside activations and logits."""
+    afterwards: int
+    """When these are gone: sums of gradients that are made at the end, the update."""
+
+
+def _copies(
+    recipe: Recipe, shape: ModelShape, counts: tuple[int, int], ranks: int, zero: int, *, is_gpu: bool
+) -> _Copies:
+    """counts: parameters of the rank, trained ones.
+
+    Gradients are summed over the ranks from a flat copy of so many, in the precision of that sum: engine.py,
+    allreduce_bucket (ZeRO 0, bf16 ZeRO 1, pipelines); stage_1_and_2.py, average_tensor, and coalesced_collectives.py,
+    reduce_scatter_coalesced, copy a bucket that they have filled before. Weights are gathered flat and then copied
+    apart (partition_parameters.py, AllGatherCoalescedHandle). The update flattens gradients once more (stage3.py,
+    _prepare_fp32_grad_for_sub_group; stage_1_and_2.py, step). On a CPU, what is never written takes no memory.
+    """
     parameters, trained = counts
     working, parallel = _working(recipe), recipe.parallel
+    summed = 2 if (recipe.train.reduce_precision or recipe.train.precision) == "bf16" else FLOAT32
     if parallel.pipeline > 1 or zero == 0 or (zero == 1 and working == 2):
-        # gradients are flattened into buckets of fp32 as they are reduced
-        return 0 if ranks == 1 else FLOAT32 * min(trained, REDUCE_BUCKET)
-    gathered = working * min(parameters, MAX_LIVE_PARAMETERS) if zero == 3 and ranks > 1 else 0
+        moved = min(trained, REDUCE_BUCKET + _largest_trained(recipe, shape))
+        return _Copies(0, moved * (FLOAT32 + (summed if summed < FLOAT32 else 0)))
+    filled, own = min(trained, REDUCE_BUCKET), trained // ranks
+    held = (2 if parallel.overlap else 1) * summed * (REDUCE_BUCKET if is_gpu else filled)
+    passing = summed * filled
     if parallel.secondary_shards > 1:  # ZeRO++'s second copy, kept between the passes (arXiv:2306.10209)
-        gathered += working * parameters // parallel.secondary_shards
-    return (2 if parallel.overlap else 1) * REDUCE_BUCKET * working + gathered
+        held += working * parameters // parallel.secondary_shards
+    if zero == 1:  # gradients move into the bucket as it is written, when all of them are there
+        return _Copies(held if is_gpu else 0, passing)
+    if zero == 2:
+        is_summed_apart = working == FLOAT32 and micro_steps(recipe) > 1  # a micro-batch's besides the sum of them
+        own_again = FLOAT32 * own if working == FLOAT32 else 0
+        return _Copies(held + passing + is_summed_apart * own_again, own_again)
+    if ranks > 1:
+        held += working * min(parameters, MAX_LIVE_PARAMETERS)
+        passing = max(passing, working * min(parameters, PREFETCH_BUCKET))
+    return _Copies(held + passing, FLOAT32 * min(own, SUB_GROUP))
+
+
+def _largest_trained(recipe: Recipe, shape: ModelShape) -> int:
+    """Elements of the largest tensor that is trained: a bucket is full when it has more than it should."""
+    if not method_of(recipe).trains_base:
+        return 0  # adapters are small
+    split = max(linear.num_parameters for linear in shape.linears) // recipe.parallel.tensor
+    return max(split, shape.hidden_size * shape.vocab_size)
 
 
 def _working(recipe: Recipe) -> int:

@@ -64,6 +64,30 @@ def test_what_offload_and_second_copies_change_on_a_gpu() -> None:
     assert three[1].states.total == 0
     assert three[2].buffers - three[0].buffers == pytest.approx(2 * 8.03e9 / 4, rel=0.01)
     assert three[3].buffers - three[0].buffers == 2 * memory.REDUCE_BUCKET
+    assert three[0].buffers == 2 * 10**9 + 2 * 2 * memory.REDUCE_BUCKET, "gathered weights, a bucket, its copy"
+    assert moved.buffers == plain.buffers == 2 * 2 * memory.REDUCE_BUCKET
     recipe = recipe_8b(8, parallel={"zero": 2, "offload": "cpu"})
     on_cpu = memory.predict(recipe, read_shape(recipe), is_gpu=False)
     assert on_cpu.states == plain.states, "the host's memory is all there is"
+
+
+def test_sums_that_are_made_after_the_passes_take_what_these_leave() -> None:
+    """8B: the gradient of the embedding, 128,256 x 4,096, and 5e7 elements more, in fp32 and once more in bf16."""
+    moved = (50_000_000 + 128_256 * 4096) * (4 + 2)
+    small = recipe_8b(8, parallel={"zero": 1}, data={"max_tokens": 64})
+    found = memory.predict(small, read_shape(small), is_gpu=True)
+    assert found.activations + found.logits + found.buffers == moved
+    large = recipe_8b(8, parallel={"zero": 1})
+    assert memory.predict(large, read_shape(large), is_gpu=True).buffers == 0, "activations were larger"
+    lora = recipe_8b(8, parallel={"zero": 1}, data={"max_tokens": 8}, method={"kind": "lora", "rank": 16})
+    found = memory.predict(lora, read_shape(lora), is_gpu=True)
+    assert found.activations + found.logits + found.buffers == 41_943_040 * 6
+
+
+def test_on_a_cpu_a_buffer_is_as_large_as_what_is_written() -> None:
+    config = LLAMA | {"vocab_size": 1000}
+    for zero in (1, 2, 3):
+        recipe = make_recipe(model={"config": config}, parallel={"zero": zero}, cluster={"workers": 2})
+        found = memory.predict(recipe, read_shape(recipe), is_gpu=False)
+        assert found.buffers <= 4 * 4 * found.states.parameters
+        assert memory.predict(recipe, read_shape(recipe), is_gpu=True).buffers >= 4 * memory.REDUCE_BUCKET

@@ -14,6 +14,7 @@ from raysft.errors import PlatformError
 from raysft.recipe.schema import Recipe
 from raysft.runtime.job_client import STOP_GRACE_S, AwayError, Job, JobServer, UnknownJobError
 from raysft.submit.parcel import RECIPE_FILE, RUN, VERB, Verb, check_recipe, job_request, of_run
+from raysft.submit.user_code import own_modules
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ def preview(server: JobServer, recipe: Recipe, verb: Verb, variables: Mapping[st
         "package": f"raysft {raysft.__version__}",
         "variables": ", ".join(request.variables) or "none",
         "metadata": ", ".join(f"{name}={value}" for name, value in request.metadata.items()),
+        "modules": ", ".join(map(str, own_modules(recipe))) or "none",
         "recipe": RECIPE_FILE,
     }
     return [f"{name:12} {value}" for name, value in facts.items()] + [f"  {line}" for line in text.splitlines()]

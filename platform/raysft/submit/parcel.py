@@ -16,6 +16,7 @@ from raysft.recipe.schema import Recipe
 from raysft.recipe.travel import refuse_relative, refuse_secrets
 from raysft.recipe.tune_checks import check_tune
 from raysft.runtime.job_client import Job, JobRequest
+from raysft.submit.user_code import copy_modules, own_modules
 
 Verb = Literal["train", "prepare", "tune"]
 RECIPE_FILE = "recipe.yaml"
@@ -67,7 +68,7 @@ def job_request(
     *,
     debug: bool = False,
 ) -> JobRequest:
-    """The job of a run, under its next number. Puts the recipe and this raysft into `folder`, an empty directory.
+    """The job of a run, under its next number. Puts what travels into `folder`, an empty directory.
 
     jobs: those that the cluster has. Raises ConflictError where one of this run has not ended.
     """
@@ -76,6 +77,7 @@ def job_request(
     work, package = folder / "job", folder / "raysft"
     work.mkdir()
     (work / RECIPE_FILE).write_text(text, encoding="utf-8")
+    copy_modules(own_modules(recipe), work)
     # without what Python compiled, which would make it another package each time, and thrice the size
     shutil.copytree(Path(raysft.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
     return JobRequest(

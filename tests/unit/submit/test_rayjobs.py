@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -380,6 +381,13 @@ def test_jobs_of_a_namespace(api: FakeApi) -> None:
     api.stays_s = 2
     rayjobs.stop(cluster, "runs", "my-run", FAST)
     assert set(api.named("RayJob")) == {"my-run-prepare", "stranger"}
+
+
+def test_without_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "kubernetes", None)
+    with pytest.raises(UserError, match="not installed") as caught:
+        Kubernetes()
+    assert "raysft[kubernetes]" in caught.value.fix
 
 
 @pytest.mark.parametrize("text", [None, "", "{", "kind: Config\n"])

@@ -3,7 +3,6 @@ anything is sent."""
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -13,7 +12,7 @@ from urllib.parse import SplitResult, urlsplit
 import requests
 
 from raysft.errors import ClusterError, UserError
-from raysft.runtime.job_client import ANSWER_S, CONNECT_S, JobServer, away, token_refused
+from raysft.runtime.job_client import ANSWER_S, CONNECT_S, JobServer, away, is_this_machine, proxies, token_refused
 
 ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
 
@@ -73,14 +72,7 @@ def checked_address(address: str) -> str:
 
 def is_private_way(address: str) -> bool:
     """Whether nobody between here and there can read what is sent."""
-    parts = urlsplit(address)
-    host = parts.hostname or ""
-    if parts.scheme == "https" or host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return urlsplit(address).scheme == "https" or is_this_machine(address)
 
 
 def find_token(environment: Mapping[str, str], home: Path) -> str | None:
@@ -134,6 +126,7 @@ def _ask(address: str, token: str | None) -> requests.Response:
             headers={"Authorization": f"Bearer {token}"} if token else {},
             timeout=(CONNECT_S, ANSWER_S),
             allow_redirects=False,
+            proxies=proxies(address),
         )
     except requests.RequestException as error:
         raise away(address, error) from error

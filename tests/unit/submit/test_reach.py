@@ -61,6 +61,17 @@ def test_the_address_that_is_named_counts_not_rays_variable(
     assert connect(None).address == fake.address
 
 
+def test_what_stays_on_this_machine_meets_no_proxy(fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    fake.add("a-1")
+    assert [job.id for job in connect(fake.address).jobs()] == ["a-1"]
+    with pytest.raises(job_client.AwayError, match="does not answer"):
+        connect("http://192.0.2.1:8265")
+
+
 def test_a_token_does_not_travel_in_the_clear(fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine's own name is another machine, as far as anybody can tell."""
     fake.token = TOKEN

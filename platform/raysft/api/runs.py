@@ -10,6 +10,7 @@ from raysft.api.models import LoadedModel, load_model
 from raysft.api.tables import frame, table_html
 from raysft.errors import ModelError
 from raysft.metrics.base import Estimate
+from raysft.metrics.estimate import Change
 from raysft.observe.console import printable
 from raysft.observe.findings import Finding
 from raysft.recipe.measures import HELD_OUT
@@ -30,6 +31,8 @@ class Evaluation:
 
     measures: dict[str, Estimate]
     """By full name, SET/MEASURE: `held_out/loss` (nats per target token), `gsm8k/exact_match`."""
+    changes: dict[str, Change]
+    """By full name: how far an evaluation after training is from that before, on the same prompts."""
     samples: dict[str, tuple[dict[str, str], ...]]
     """{set: its first prompts with `prompt`, `answer` (the model's) and `reference`}."""
     record: dict[str, Any]
@@ -55,6 +58,11 @@ def _evaluation(record: Mapping[str, Any] | None) -> Evaluation | None:
             f"{name}/{measure}": Estimate(**estimate)
             for name, found in record.items()
             for measure, estimate in found["metrics"].items()
+        },
+        changes={
+            f"{name}/{measure}": Change(**change)
+            for name, found in record.items()
+            for measure, change in found.get("changes", {}).items()
         },
         samples={name: tuple(found.get("samples", ())) for name, found in record.items()},
         record=dict(record),

@@ -12,6 +12,8 @@ from fractions import Fraction
 from raysft.metrics.base import Answer, share
 
 _MARK = "####"
+_MOST_DIGITS = 1000
+"""Longer numbers are none: a model that repeats a digit has no result."""
 _NUMBER = (
     r"(?<![A-Za-z0-9_.])(?P<sign>[-+]\s?)?[$€£¥]?\s?(?P<whole>\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?P<part>\.\d+)?"
     r"(?P<power>[eE][-+]?\d{1,3}(?!\w))?(?:\s?/\s?(?P<below>\d+(?:\.\d+)?))?"
@@ -19,8 +21,8 @@ _NUMBER = (
 _NUMBERS = re.compile(_NUMBER)
 _ALONE = re.compile(rf"{_NUMBER}\s*%?(?:\s+[^\W\d_]+)*")
 """A number with its unit and nothing else."""
-_FRACTION = re.compile(r"(\d*)\s*\\[dt]?frac\s*\{\s*(\d+)\s*\}\s*\{\s*([1-9]\d*)\s*\}")
-_TEXT = re.compile(r"\\(?:text|mathrm|textbf)\s*\{([^{}]*)\}")
+_FRACTION = re.compile(r"(?:(?<!\d)(\d{1,18})\s{0,3})?\\[dt]?frac\s?\{\s?(\d{1,18})\s?\}\s?\{\s?([1-9]\d{0,17})\s?\}")
+_TEXT = re.compile(r"\\(?:text|mathrm|textbf)\s?\{([^{}]*)\}")
 _PLAIN = {
     "{,}": ",",
     "\\,": "",
@@ -70,8 +72,9 @@ def is_same_result(answer: Answer) -> bool:
 
 
 def _value(found: re.Match[str]) -> Fraction | None:
-    """None: it holds no digit."""
-    if found["whole"] is None and found["part"] is None:
+    """None: it holds no digit, or far too many."""
+    longest = max(len(found[name] or "") for name in ("whole", "part", "below"))
+    if longest > _MOST_DIGITS or (found["whole"] is None and found["part"] is None):
         return None
     number = Fraction((found["whole"] or "0").replace(",", "") + (found["part"] or "") + (found["power"] or ""))
     if found["below"] and Fraction(found["below"]):

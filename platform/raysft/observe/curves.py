@@ -55,11 +55,15 @@ class Curves:
         return median(near) if near else math.nan
 
 
+def _is_finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
 def curves_of(lines: Sequence[Fields]) -> Curves:
     """From the lines of a run's metrics. The held-out data is that of the recipe's own data."""
     steps = [line for line in lines if line["kind"] == "step"]
     good = [one for one in steps if not one["skipped"] and math.isfinite(one["loss"])]
-    evaluated = [line for line in lines if line["kind"] == "eval" and line["loss"] is not None]
+    evaluated = [line for line in lines if line["kind"] == "eval" and _is_finite(line["loss"])]
     return Curves(
         numbers=[int(one["step"]) for one in good],
         losses=[float(one["loss"]) for one in good],

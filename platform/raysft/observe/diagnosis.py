@@ -34,7 +34,8 @@ def diagnose(lines: Sequence[Fields], recipe: Recipe) -> list[Finding]:
     curves = curves_of(lines)
     if len(curves.losses) < AT_LEAST:
         return list(_not_finite(curves, recipe))
-    found = [finding for rule in RULES for finding in rule(curves, recipe)]
+    rules = RULES if min(curves.losses) >= 0 and curves.first > 0 else OF_ANY_SIGN
+    found = [finding for rule in rules for finding in rule(curves, recipe)]
     hidden = {other for finding in found for other in _EXPLAINS.get(finding.rule, ())}
     return [finding for finding in found if finding.rule not in hidden]
 
@@ -241,7 +242,7 @@ def _bad_batches(curves: Curves, recipe: Recipe) -> Iterator[Finding]:
             found.append((excess, curves.losses[at], middle, curves.numbers[at]))
     if found and len(found) <= max(3, len(curves.losses) // 50):
         _, loss, middle, step = max(found)
-        factor = max(2, min(5, math.floor(loss / middle)))
+        factor = max(2, min(5, math.floor(loss / max(middle, 1e-9))))
         yield Finding(
             "bad_batch",
             f"{len(found)} step{'s have' if len(found) > 1 else ' has'} a loss far above those before",
@@ -262,6 +263,9 @@ RULES = (
     *(_bad_batches, _spikes, _learned_little, _rate_low, _plateau),
 )
 """In the order in which findings are told."""
+
+OF_ANY_SIGN = (_not_finite, _spikes)
+"""Those that compare no shares of a loss: a loss that is negative has none."""
 
 _EXPLAINS = {
     "learning_rate_high": ("under_fitting", "learning_rate_low", "plateau", "bad_batch"),

@@ -1,6 +1,7 @@
 """A run's directory, or an export -> a model that is ready to answer, and the untrained one that it came from.
 
-A run without a merged export answers from its newest checkpoint, its adapter applied: also one that is under way.
+A run without a merged export, or the bare adapter in it, answers from its newest checkpoint, its adapter applied:
+also a run that is under way.
 """
 
 from __future__ import annotations
@@ -29,8 +30,10 @@ BATCH_SIZE = 8
 
 def open_model(location: str, *, batch_size: int = BATCH_SIZE) -> ReadyModel:
     """The model at a run's directory or an export's. Raises ModelError, UserError, CheckpointError."""
-    location = storage.absolute(location)
+    location = storage.absolute(location).rstrip("/")
     recipe = recipe_of(location)
+    if recipe is None and _has_no_model(location):
+        location, recipe = _run_of(location)
     if recipe is None or storage.exists(storage.join(location, "export", "merged", "config.json")):
         inside = location if recipe is None else storage.join(location, "export")
         return ready_export(inside, batch_size=batch_size)
@@ -55,8 +58,7 @@ def open_base(location: str, *, batch_size: int = BATCH_SIZE) -> ReadyModel:
     Raises UserError where no run is known, ModelError.
     """
     location = storage.absolute(location).rstrip("/")
-    places = [location, *(location.rsplit("/", count)[0] for count in (1, 2))]
-    recipe = next((found for place in places if (found := recipe_of(place)) is not None), None)
+    _, recipe = _run_of(location)
     if recipe is None:
         raise UserError(
             f"the untrained model of {location} is not known",
@@ -70,6 +72,20 @@ def open_base(location: str, *, batch_size: int = BATCH_SIZE) -> ReadyModel:
         model, tokenizer, stop_token_ids(recipe, tokenizer) or None, batch_size=batch_size
     )
     return ready(f"{recipe.model.source}, untrained", _base_identity(recipe), generator)
+
+
+def _run_of(location: str) -> tuple[str, Recipe | None]:
+    """The run that a directory, or one of the two above it, is of; None: it is of none."""
+    for place in (location, *(location.rsplit("/", count)[0] for count in (1, 2))):
+        if (recipe := recipe_of(place)) is not None:
+            return place, recipe
+    return location, None
+
+
+def _has_no_model(location: str) -> bool:
+    """Is it an export with an adapter alone?"""
+    parts = ("config.json", "merged/config.json")
+    return storage.exists(location) and not any(storage.exists(storage.join(location, part)) for part in parts)
 
 
 def _base_identity(recipe: Recipe) -> dict[str, Any]:

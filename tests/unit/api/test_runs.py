@@ -43,6 +43,16 @@ def test_what_was_measured_before_and_after() -> None:
     assert found.export == "/r/export/merged", "the whole model before the adapter"
 
 
+def test_how_far_answers_changed() -> None:
+    change = {"difference": 0.5, "low": 0.1, "high": 0.9, "p": 0.01, "count": 2}
+    after = {"held_out": {**AFTER["held_out"], "changes": {"exact_match": change}}}
+    found = _run(make_recipe(), RunResult("/r", LAST, BEFORE, after, (), "/r/report.html"))
+    assert found.before is not None
+    assert found.evaluation is not None
+    assert found.evaluation.changes["held_out/exact_match"].p == 0.01
+    assert found.before.changes == {}
+
+
 def test_a_run_without_held_out_data_and_without_exports() -> None:
     found = _run(make_recipe(), RunResult("/r", 3, None, None, (), "/r/report.html"))
     assert (found.before, found.evaluation, found.export) == (None, None, None)

@@ -65,6 +65,11 @@ def test_the_same_result_in_many_forms(text: str) -> None:
         ("", None),
         ("####", None),
         ("\\boxed{5", Fraction(5)),
+        ("9" * 6000, None),
+        ("first 7, then " + "1" * 100_000, Fraction(7)),
+        ("7/" + "3" * 5000, None),
+        ("\\boxed{" + "9" * 5000 + "}", "9" * 5000),
+        (" " * 50_000 + "x", None),
     ],
 )
 def test_what_a_text_comes_to(text: str, number: Fraction | str | None) -> None:

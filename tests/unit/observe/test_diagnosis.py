@@ -18,7 +18,7 @@ from raysft.recipe.change import change
 RECIPE = make_recipe(optimizer={"learning_rate": 1e-3})
 RECORDED = json.loads((Path(__file__).parent / "recorded_runs.json").read_text())
 """Losses of runs of a Llama of 118,592 weights at a rate of 5e-3: `healthy` on 5,700 words to be reversed; `overfit`
-on 90 words with answers by chance."""
+on 90 words with answers by chance; `hot` as the first, at a rate of 0.5."""
 
 
 def decay(step: int, start: float = 5.3, end: float = 2.0, steps: float = 30.0) -> float:
@@ -62,6 +62,7 @@ def test_real_runs() -> None:
     assert [one.rule for one in found] == ["over_fitting"]
     assert "held out 2.78 at step 40" in found[0].evidence
     assert found[0].settings == ("checkpoint.keep_best=true", "train.max_steps=40")
+    assert rules(recorded("hot")) == ["learning_rate_high"]
 
 
 @pytest.mark.parametrize("length", [25, 40, 75, 150])
@@ -170,6 +171,25 @@ def test_the_steps_of_bad_batches_are_named() -> None:
     (found,) = diagnose(planned(lambda s: plain(s) + 6.0 * (s in (137, 200))), RECIPE)
     assert sorted(found.steps) == [137, 200]
     assert "2 steps have" in found.what
+
+
+def test_whatever_was_recorded_is_no_trouble() -> None:
+    """At the end of a run nothing may fail for the sake of its diagnosis."""
+    dice = random.Random(3)
+    odd = (0.0, -1.0, 1e-30, 1e30, math.nan, math.inf, 2.0, 2.0, 2.0)
+    for seed in range(150):
+        lines = planned(
+            lambda step: dice.choice(odd),
+            dice.choice([20, 33, 90]),
+            held_out=every_30(lambda s: dice.choice(odd)),
+            seed=seed,
+        )
+        for one in diagnose(lines, RECIPE):
+            assert one.evidence
+    assert rules(planned(lambda s: 0.0 if s > 9 else 1.0, noise=0.0)) == []
+    assert rules(planned(lambda s: 0.0 if s != 40 else 9.0, noise=0.0)) in ([], ["bad_batch"])
+    falling = planned(lambda s: 1.0 - 0.01 * s, held_out=every_30(lambda s: 1.0 - 0.01 * s))
+    assert rules(falling) == []  # a loss that becomes negative
 
 
 @pytest.mark.parametrize("count", [0, 1, AT_LEAST - 1])

@@ -57,6 +57,10 @@ def test_a_run_answers_with_its_adapter_and_its_base_without(run: tuple[Path, An
     location, theirs = run
     tuned, base = open_model(str(location)), open_base(str(location))
     assert "step 5" in tuned.name
+    (location / "export" / "adapter").mkdir(parents=True)
+    (location / "export" / "adapter" / "adapter_config.json").write_text("{}")
+    for place in (location / "export", location / "export" / "adapter"):
+        assert open_model(str(place)).identity == tuned.identity
     prompt = tuned.chat_prompt([("user", "hello")])
     assert base.chat_prompt([("user", "hello")]) == prompt
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "base")

@@ -20,6 +20,7 @@ from peft import (
     PromptTuningConfig,
     get_peft_model,
 )
+from peft.optimizers import create_loraplus_optimizer
 from reference import fresh_model, tokens_and_targets
 from torch import nn
 
@@ -109,14 +110,17 @@ def by_peft(bench: Bench, kind: str) -> tuple[list[float], list[float]]:
     return bare_loop(bench, get_peft_model(model, config()), decay, kind)
 
 
-def bare_loop(bench: Bench, adapted: Any, decay: float, kind: str) -> tuple[list[float], list[float]]:
+def bare_loop(
+    bench: Bench, adapted: Any, decay: float, kind: str, optimizer: torch.optim.Optimizer | None = None
+) -> tuple[list[float], list[float]]:
     samples = [tokens_and_targets(bench.tokenizer, q, a) for q, a in make_samples()]
     trained = [p for p in adapted.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": decay},
         {"params": [p for p in trained if p.ndim == 1], "weight_decay": 0.0},  # DoRA's magnitudes
     ]
-    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=LEARNING_RATE, betas=(0.9, 0.95), eps=1e-8)
+    groups = [group for group in groups if group["params"]]
+    optimizer = optimizer or torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.95), eps=1e-8)
     losses, norms = [], []
     for members in bench.base["samples"][:UNTIL]:
         total, count = torch.zeros(()), 0
@@ -186,6 +190,25 @@ def test_adapters_resume_bit_identically(bench: Bench, tmp_path: Path, kind: str
     second = bench.cell(2, until=UNTIL, run=str(tmp_path), **cell)[0]
     assert first["losses"] + second["losses"] == whole["losses"]
     assert second["weights"] == whole["weights"]
+
+
+@pytest.mark.parametrize(
+    "split", cells("ZeRO 0", "ZeRO 2", "ZeRO 3, micro-batch 2", "pipeline", often=("ZeRO 3, micro-batch 2",))
+)
+def test_lora_plus_equals_pefts_own_optimizer(bench: Bench, split: str) -> None:
+    fields, config, decay = ADAPTERS["lora"]
+    model = fresh_model(CONFIG, len(bench.tokenizer), seed=0)
+    torch.manual_seed(0)
+    adapted = get_peft_model(model, config())
+    plus = create_loraplus_optimizer(
+        *(adapted, torch.optim.AdamW),
+        **{"lr": LEARNING_RATE, "loraplus_lr_ratio": 4.0, "loraplus_weight_decay": decay, "betas": (0.9, 0.95)},
+    )
+    losses, norms = bare_loop(bench, adapted, decay, "lora", plus)
+    workers, changes = SPLITS[split]
+    found = bench.cell(workers, until=UNTIL, **fields, method__b_learning_rate_ratio=4.0, **changes)[0]
+    assert furthest(found["losses"], losses) < TOLERANCE
+    assert furthest(found["norms"], norms) < TOLERANCE
 
 
 FREEZE = {"method__kind": "freeze", "method__layers": 1, "method__parameters": ["model.norm.*"]}

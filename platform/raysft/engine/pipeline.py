@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from raysft.engine.adam import AdamState
 from raysft.engine.ds_config import REDUCE_BUCKET, deepspeed_config, effective_stage
 from raysft.engine.fill import fill
-from raysft.engine.parameters import adamw, dropout_seed, hf_name, set_weights, use_no_compiler
+from raysft.engine.parameters import adamw, dropout_seed, hf_name, set_learning_rate, set_weights, use_no_compiler
 from raysft.engine.passes import Passes, Work
 from raysft.engine.protocol import StepResult
 from raysft.engine.slices import Copies, Saved, Slice, slices, whole
@@ -95,8 +95,7 @@ class PipelineEngine:
         watch, for_replica = StepWatch(self._device), self._coordinate.counts_for_replica
         totals = self._all_reduced([value * for_replica for value in in_order(self._terms, units)])  # [terms] float64
         scale = self._layout.replicas * weights(self._terms, totals) / divisors(totals)
-        for group in self._adam.param_groups:
-            group["lr"] = learning_rate
+        set_learning_rate(self._adam, learning_rate)
         seeds = [
             dropout_seed(self._seed, step, batch.index) + self._coordinate.stage * _STAGE_SEEDS
             for batch in micro_batches

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from raysft.engine.adam import AdamState
-from raysft.engine.parameters import adamw, dropout_seed, hf_name, set_weights
+from raysft.engine.parameters import adamw, dropout_seed, hf_name, set_learning_rate, set_weights
 from raysft.engine.protocol import StepResult
 from raysft.engine.rendezvous import Rendezvous, TrialPass
 from raysft.engine.slices import Copies, Saved, Slice, slices, whole
@@ -119,8 +119,7 @@ class FusedEngine:
         norm = float(torch.nn.utils.get_total_norm(gradients).double())
         if math.isfinite(norm):
             torch.nn.utils.clip_grads_with_norm_(parameters, self._recipe.optimizer.max_grad_norm, torch.tensor(norm))
-            for group in self._adam.param_groups:
-                group["lr"] = learning_rate
+            set_learning_rate(self._adam, learning_rate)
             self._adam.step()
         self._adam.zero_grad()
         return norm if math.isfinite(norm) else math.inf

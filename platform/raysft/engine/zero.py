@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from raysft.engine.adam import AdamState
 from raysft.engine.ds_config import REDUCE_BUCKET, deepspeed_config, effective_stage, keeps_bf16_apart
 from raysft.engine.fill import fill, partition
-from raysft.engine.parameters import adamw, dropout_seed, hf_name, set_weights, use_no_compiler
+from raysft.engine.parameters import adamw, dropout_seed, hf_name, set_learning_rate, set_weights, use_no_compiler
 from raysft.engine.protocol import StepResult
 from raysft.engine.slices import Copies, Saved, Slice, slices, whole
 from raysft.engine.step import assemble, assembled_sums, divisors, in_order, stacked, vector, weights
@@ -84,8 +84,7 @@ class ZeroEngine:
         watch, for_replica = StepWatch(self._device), self._coordinate.counts_for_replica
         totals = self._all_reduced([value * for_replica for value in in_order(self._terms, units)])  # [terms] float64
         shares, weighed = divisors(totals), weights(self._terms, totals)
-        for group in self._adam.param_groups:
-            group["lr"] = learning_rate
+        set_learning_rate(self._adam, learning_rate)
         self._deepspeed.train()
         counts = self._coordinate.tensor == 0  # tensor-parallel ranks all know the sums
         sums, metrics = torch.zeros_like(totals), totals.new_zeros(2 * len(self._objective.metrics))

@@ -62,6 +62,7 @@ PURE_NUMBERS = frozenset(
             "alpha",
             "beta1",
             "beta2",
+            "b_learning_rate_ratio",
             "dropout",
             "eps",
             "entropy_top_k",

@@ -56,6 +56,8 @@ class MethodTraits:
     """Numbers that autograd keeps for an adapted layer."""
     trained_share: Callable[[Any, int], float] = lambda method, num_layers: 1.0
     """Share of the model's own weights that is trained, where they are, of a model of so many decoder layers."""
+    learning_rate_ratio: Callable[[Any, str], float] = lambda method, name: 1.0
+    """What the learning rate is multiplied by for the trained parameter of that name."""
     drops: Callable[[Any], bool] = lambda method: False
     """Does it draw random numbers in a forward pass?"""
     size: Callable[[Any], str] = lambda method: ""
@@ -116,9 +118,15 @@ def _lora_parameters(method: LowRankMethod, shape: ModelShape, tensor: int) -> i
     return total
 
 
+def _low_rank_ratio(method: LowRankMethod, name: str) -> float:
+    return method.b_learning_rate_ratio if ".lora_B." in name or ".lora_embedding_B." in name else 1.0
+
+
 def _lora_details(method: LowRankMethod) -> str:
     scale = "rank-stabilised, " if method.rslora else ""
-    return f"rank {method.rank}, alpha {method.alpha:g}, {scale}on {', '.join(method.target_modules)}"
+    ratio = method.b_learning_rate_ratio
+    rate = f"B {ratio:g} times as fast, " if ratio != 1 else ""
+    return f"rank {method.rank}, alpha {method.alpha:g}, {scale}{rate}on {', '.join(method.target_modules)}"
 
 
 def _dora_parameters(method: DoraMethod, shape: ModelShape, tensor: int) -> int:
@@ -195,6 +203,7 @@ METHODS: dict[str, MethodTraits] = {
         adapted=_lora_adapted,
         layer_parameters=_lora_parameters,
         kept=lambda method, linear: Kept(reads_input=True, width=method.rank * linear.active),
+        learning_rate_ratio=_low_rank_ratio,
         drops=lambda method: method.dropout > 0,
         size=lambda method: f"rank {method.rank}",
         details=_lora_details,
@@ -207,6 +216,7 @@ METHODS: dict[str, MethodTraits] = {
         adapted=_lora_adapted,
         layer_parameters=_dora_parameters,
         kept=lambda method, linear: Kept(reads_input=True, width=(method.rank + 2 * linear.outputs) * linear.active),
+        learning_rate_ratio=_low_rank_ratio,
         drops=lambda method: method.dropout > 0,
         size=lambda method: f"rank {method.rank}",
         details=_lora_details,

@@ -9,6 +9,7 @@ from raysft.recipe.tune import TuneSection
 
 OWN_FIELDS = (
     *("optimizer.", "method.rank", "method.alpha", "method.dropout", "method.target_modules", "seed"),
+    "method.b_learning_rate_ratio",
     *("train.rows_per_step", "train.micro_batch_rows", "train.max_steps", "train.epochs"),
 )
 """Fields in which trials on one base may differ: no weight and no activation of the base depends on them."""

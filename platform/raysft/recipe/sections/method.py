@@ -34,6 +34,12 @@ class LowRankMethod(Section):
     rslora: bool = Field(
         False, description="Scale by alpha / sqrt(rank) instead, so that high ranks learn as fast (arXiv:2312.03732)."
     )
+    b_learning_rate_ratio: float = Field(
+        1.0,
+        gt=0,
+        description="Learning rate of the matrices B, which begin at zero, over the others': 16 in LoRA+ "
+        "(arXiv:2402.12354).",
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="Share of an adapter's inputs that is dropped at random.")
     target_modules: OneOrMany = Field(
         ("all-linear",), description="Names of the linear layers that get an adapter, or `all-linear`."

@@ -83,8 +83,13 @@ def until_empty() -> float:
 
 
 def demands() -> int:
-    """Placement groups that are still asked for."""
-    return sum(group["state"] != "REMOVED" for group in placement_group_table().values())
+    """Placement groups that are still asked for; Ray takes a moment to forget those of an actor that has ended."""
+    deadline = time.monotonic() + 20
+    while left := sum(group["state"] != "REMOVED" for group in placement_group_table().values()):
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.2)
+    return left
 
 
 def give_up(*_: object) -> None:

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.ray
 
 
 def test_a_cluster_of_this_machine_is_well(ray_cluster: None, tmp_path: Path) -> None:
-    facts = gather(None, str(tmp_path), Security("", False, False, [], "127.0.0.1"))
+    facts = gather(None, str(tmp_path), Security("", False, False, [], "127.0.0.1:6379"))
     found = examine(facts)
     assert [one for one in found if one.verdict == "fail" and one.check != "disks"] == []
     (one,) = facts.nodes

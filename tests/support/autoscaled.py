@@ -23,7 +23,7 @@ from ray._private.services import get_node_ip_address
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FakeMultiNodeProvider
 from ray.cluster_utils import AutoscalingCluster
 
-IDLE_S = 10
+IDLE_S = 7
 """After which a node that nobody uses goes."""
 
 

@@ -194,7 +194,7 @@ def check_security(facts: Facts) -> Iterator[Finding]:
         )
     elif found.tls:
         yield Finding("tls", "ok", "gRPC is encrypted; the dashboard (8265) stays plain HTTP")
-    elif _is_local(found.head):
+    elif _is_local(found.head.rpartition(":")[0]):
         yield Finding("tls", "ok", "off; the cluster is on this machine alone")
     else:
         yield Finding(
@@ -227,11 +227,11 @@ def _token(facts: Facts) -> Iterator[Finding]:
         yield Finding("token", "fail", f"RAY_AUTH_MODE is not token on {_at(bare)}", fix)
     elif found.auth_mode == "token":
         yield Finding("token", "ok", "RAY_AUTH_MODE=token, and there is one")
-    elif _is_local(found.head):
+    elif _is_local(found.head.rpartition(":")[0]):
         yield Finding("token", "ok", "off; the cluster is on this machine alone")
     else:
         fix = "ray get-auth-token --generate; RAY_AUTH_MODE=token and RAY_AUTH_TOKEN for all nodes and for clients"
-        yield Finding("token", "fail", f"whoever reaches {found.head}:6379 runs code on this cluster", fix)
+        yield Finding("token", "fail", f"whoever reaches {found.head} runs code on this cluster", fix)
 
 
 def check_demands(facts: Facts) -> Iterator[Finding]:

@@ -192,7 +192,7 @@ def look_at_security(auth_mode: str, has_token: bool) -> Security:
     missing = [name for name in TLS_FILES if tls and not os.path.isfile(os.environ.get(name, ""))]
     url = dashboard_url()
     port = ask_without_token(f"http://{url}/api/jobs/") if url else None
-    return Security(auth_mode, has_token, tls, missing, gcs_address().rpartition(":")[0], port)
+    return Security(auth_mode, has_token, tls, missing, gcs_address(), port)
 
 
 def ask_without_token(url: str) -> OpenPort:

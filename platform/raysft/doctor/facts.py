@@ -106,7 +106,7 @@ class Security:
     tls: bool
     tls_files_missing: Sequence[str] = ()
     head: str = ""
-    """Address of the head, without its port."""
+    """host:port of the head."""
     dashboard: OpenPort | None = None
     """None: there is none."""
 

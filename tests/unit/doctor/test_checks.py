@@ -46,7 +46,7 @@ def node(number: int, **changes: Any) -> NodeFacts:
     return replace(well, **changes)
 
 
-GUARDED = Security("token", True, True, [], "10.0.0.1", OpenPort(DASHBOARD, 401))
+GUARDED = Security("token", True, True, [], "10.0.0.1:6379", OpenPort(DASHBOARD, 401))
 WELL = Facts(
     [node(1), node(2)],
     links=LinkFacts(2, "", 0.4, 900.0),
@@ -201,7 +201,7 @@ def test_gpus_without_nvml_are_told() -> None:
     assert (found.verdict, "no NVML" in found.evidence) == ("warn", True)
 
 
-@pytest.mark.parametrize("head", ["127.0.0.1", "localhost", "[::1]"])
+@pytest.mark.parametrize("head", ["127.0.0.1:6379", "localhost:6379", "[::1]:6379"])
 def test_a_cluster_of_this_machine_alone_needs_no_token(head: str) -> None:
     alone = Security("", False, False, [], head, OpenPort("http://127.0.0.1:8265/api/jobs/", 200))
     found: list[Finding] = examine(replace(WELL, nodes=[node(1, auth_mode="")], security=alone))

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from raysft.data.store.parts import TokenStore
 from raysft.evaluate.generation import Generator, Sampling
-from raysft.evaluate.heldout import HeldOut, held_out_loss
+from raysft.evaluate.heldout import HeldOut, held_out_loss, perplexity_of
 from raysft.metrics import METRICS
 from raysft.metrics.base import Answer, Estimate
 from raysft.metrics.estimate import estimate
@@ -58,10 +58,11 @@ def _evaluate_set(
 
 def record_of(losses: HeldOut | None, answers: Sequence[Answer], plan: SetPlan) -> dict[str, Any]:
     """The record of a set. losses: None where none is asked for. Pure."""
-    metrics = {}
+    metrics: dict[str, Estimate] = {}
     if losses is not None:
-        metrics["loss"] = Estimate(losses.loss, losses.target_tokens)
-        metrics["perplexity"] = Estimate(losses.perplexity, losses.target_tokens)
+        loss = Estimate(losses.loss, losses.target_tokens, losses.low, losses.high)
+        low, high = (None if end is None else perplexity_of(end) for end in (loss.low, loss.high))
+        metrics |= {"loss": loss, "perplexity": Estimate(perplexity_of(loss.value), loss.count, low, high)}
     if answers:
         metrics |= {name: estimate(METRICS[name], answers) for name in plan.metrics if name in METRICS}
     told = [{"prompt": one.prompt, "answer": one.text, "reference": one.reference} for one in answers]

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from raysft.data.feed.collate import MicroBatch, collate
 from raysft.data.store.parts import TokenStore
 from raysft.errors import DataError
+from raysft.metrics.estimate import ratio_interval
 from raysft.model.fast.loss import IGNORE, output_head, target_log_probs
 from raysft.model.methods import Forward, PlainForward
 from raysft.model.twin import keeps_samples_apart
@@ -28,11 +29,14 @@ class HeldOut:
     target_tokens: int
     of_pairs: bool = False
     """Rows hold pairs, of which the preferred answers count."""
+    low: float | None = None
+    """End of the loss's 95% interval, by bootstrap over rows; None: rows were not told apart, or are too few."""
+    high: float | None = None
 
-    @property
-    def perplexity(self) -> float:
-        """exp of the loss."""
-        return math.exp(min(self.loss, 700.0))
+
+def perplexity_of(loss: float) -> float:
+    """exp of a loss."""
+    return math.exp(min(loss, 700.0))
 
 
 def held_out_loss(
@@ -49,18 +53,20 @@ def held_out_loss(
     was_training = model.training
     model.train(False)
     nll, weight, target_tokens, of_pairs = 0.0, 0.0, 0, False
+    parts: list[tuple[float, float]] = []
     for index in range(min(max_rows, store.num_rows)):
         whole = collate(store.read_rows([index]), index, packing=packing)
         batch = preferred(whole)
         of_pairs |= batch is not whole
-        nll += _nll(model, rows, batch)
         wanted = batch.labels != IGNORE
-        weight += float(batch.weights[wanted].sum(dtype="float64"))
+        parts.append((_nll(model, rows, batch), float(batch.weights[wanted].sum(dtype="float64"))))
+        nll += parts[-1][0]
+        weight += parts[-1][1]
         target_tokens += int(wanted.sum())
     model.train(was_training)
     if not weight:
         raise _nothing_to_evaluate(store)
-    return HeldOut(nll / weight, target_tokens, of_pairs)
+    return HeldOut(nll / weight, target_tokens, of_pairs, *ratio_interval(parts))
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,18 @@ def estimate(metric: Metric, answers: Sequence[Answer]) -> Estimate:
     return Estimate(value, len(answers), low, high, metric.how(answers), metric.details(answers))
 
 
+def ratio_interval(parts: Sequence[tuple[float, float]]) -> tuple[float, float] | tuple[None, None]:
+    """95% interval of a sum over another, by bootstrap over what both are sums of: (above, below) of each part.
+
+    None of fewer than two parts, or where parts may be drawn that have nothing below.
+    """
+    rows = np.array(parts, dtype=np.float64).reshape(-1, 2)
+    sums = _resampled(rows) if len(rows) > 1 else []
+    if not sums or any(total[1] == 0 for total in sums):
+        return None, None
+    return _ends([float(total[0] / total[1]) for total in sums])
+
+
 def compare(metric: Metric, first: Sequence[Answer], second: Sequence[Answer]) -> Change | None:
     """Two models' answers to the same prompts, in the same order.
 

@@ -82,9 +82,14 @@ def evaluation_line(evaluation: Mapping[str, Any]) -> str:
             is_loss, of_answers = measure == "loss", MEASURES[measure].wants == "answers"
             before = " of the preferred answers" if is_loss and record.get("of_pairs") else ""
             after = f" of {record['num_prompts']} prompts" if of_answers else ""
-            told.append(f"{MEASURES[measure].title}{before} {shown(measure, estimate)}{after}")
+            told.append(f"{MEASURES[measure].title}{before} {_value(measure, estimate)}{after}")
         parts.append(("held-out " if name == HELD_OUT else f"{name}: ") + ", ".join(told))
     return "; ".join(parts)
+
+
+def _value(measure: str, estimate: Mapping[str, Any]) -> str:
+    """Answers are few: their interval is told, too; that of a loss stands in the record and the report."""
+    return shown(measure, estimate if MEASURES[measure].wants == "answers" else {"value": estimate["value"]})
 
 
 def read_evaluation(run: str, when: str, fingerprints: Mapping[str, str]) -> dict[str, Any] | None:

@@ -24,7 +24,7 @@ from raysft.errors import DataError, ModelError
 from raysft.evaluate.evaluation import evaluate_model
 from raysft.evaluate.exported import load_exported
 from raysft.evaluate.generation import Sampling
-from raysft.evaluate.heldout import Targets, count_targets, held_out_loss
+from raysft.evaluate.heldout import Targets, count_targets, held_out_loss, perplexity_of
 from raysft.model import twin
 from raysft.model.fast.start_check import check_isolation
 from raysft.model.twin import keeps_samples_apart
@@ -63,7 +63,7 @@ def test_held_out_loss_is_exact_by_token(max_rows: int) -> None:
     expected, count = reference(model, store.rows[:max_rows])
     found = held_out_loss(model, store, max_rows=max_rows)  # type: ignore[arg-type]
     assert found.loss == pytest.approx(expected, rel=1e-6)
-    assert found.perplexity == pytest.approx(math.exp(expected), rel=1e-5)
+    assert perplexity_of(found.loss) == pytest.approx(math.exp(expected), rel=1e-5)
     assert found.target_tokens == count
     assert count_targets(store, max_rows=max_rows) == Targets(count, float(count))  # type: ignore[arg-type]
 
@@ -78,6 +78,23 @@ def test_samples_that_would_see_each_other_are_computed_alone(model_type: str) -
     found = held_out_loss(model, store, max_rows=9)
     assert found.loss == pytest.approx(expected, rel=1e-6)
     assert found.target_tokens == count
+
+
+def test_the_interval_is_that_of_resampled_rows() -> None:
+    model, store = make_model(), FakeStore([[9, 14, 5], [30], [3, 20], [12, 12], [7], [8, 9], [21, 4], [5, 5, 5]])
+    each = [reference(model, [row]) for row in store.rows]
+    dice, means = np.random.default_rng(0), []
+    for _ in range(4000):
+        drawn = [each[i] for i in dice.integers(0, len(each), len(each))]
+        means.append(sum(mean * count for mean, count in drawn) / sum(count for _, count in drawn))
+    low, high = np.quantile(means, (0.025, 0.975))
+    found = held_out_loss(model, store, max_rows=99)  # type: ignore[arg-type]
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low < found.loss < found.high
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.15 * (high - low))
+    alone = held_out_loss(model, store, max_rows=1)  # type: ignore[arg-type]
+    assert (alone.low, alone.high) == (None, None)
 
 
 def test_the_loss_is_no_mean_of_row_means() -> None:

@@ -26,7 +26,7 @@ from raysft.run.evaluations import (
 
 PRINTS = {"mathematics": "m"}
 OLD = {"loss": 1.5, "perplexity": 4.48, "target_tokens": 9, "exact_match": 0.25, "num_prompts": 4, "samples": []}
-ROWS = {"metrics": {"loss": {"value": 2.0, "count": 7, "low": None, "high": None}}, "num_prompts": 0, "samples": []}
+ROWS = {"metrics": {"loss": {"value": 2.0, "count": 7, "low": 1.5, "high": 2.5}}, "num_prompts": 0, "samples": []}
 MATCH = {"exact_match": {"value": 0.96, "count": 200, "low": 0.92309, "high": 0.97961}}
 ANSWERS = {"metrics": {**ROWS["metrics"], **MATCH}, "num_prompts": 200, "samples": []}  # type: ignore[dict-item]
 

@@ -109,7 +109,7 @@ def build(
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     adapted = apply_method(model, recipe)
     acts = step_acts(adapted, recipe, recipe.train.max_steps or 8)
-    module = ObjectiveModule(adapted, objective, acts, forward_of(adapted, recipe))
+    module = ObjectiveModule(adapted, objective, acts, forward_of(adapted, recipe), recipe.train.embedding_noise)
     return make_engine(module, resolve(recipe, read_facts(recipe), None), torch.device("cpu"), restored)
 
 

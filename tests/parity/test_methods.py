@@ -211,6 +211,17 @@ def test_lora_plus_equals_pefts_own_optimizer(bench: Bench, split: str) -> None:
     assert furthest(found["norms"], norms) < TOLERANCE
 
 
+@pytest.mark.parametrize("zero", cells(1, 3, often=(3,)))
+def test_noise_on_embeddings_resumes_bit_identically(bench: Bench, tmp_path: Path, zero: int) -> None:
+    cell = {"train__embedding_noise": 5.0, "parallel__zero": zero, "train__micro_batch_rows": 2}
+    whole = bench.cell(2, until=4, **cell)[0]
+    first = bench.cell(2, until=2, save=True, run=str(tmp_path), **cell)[0]
+    second = bench.cell(2, until=4, run=str(tmp_path), **cell)[0]
+    assert first["losses"] + second["losses"] == whole["losses"]
+    assert second["weights"] == whole["weights"]
+    assert furthest(whole["losses"], bench.base["losses"][:4]) > 1e-4
+
+
 FREEZE = {"method__kind": "freeze", "method__layers": 1, "method__parameters": ["model.norm.*"]}
 
 

@@ -14,6 +14,7 @@ from raysft.model.methods import Forward, PlainForward, StepActs, base_model
 from raysft.model.outline import Unread
 from raysft.objectives import cpo, dft, distill, dpo, eaft, orpo, sft, simpo
 from raysft.objectives.batch import DeviceBatch
+from raysft.objectives.noise import EmbeddingNoise
 from raysft.objectives.objective import Loss, Objective
 from raysft.objectives.view import View
 from raysft.recipe.schema import Recipe
@@ -43,9 +44,15 @@ class ObjectiveModule(nn.Module):
     """forward(*batch.flat()) -> its Loss."""
 
     def __init__(
-        self, model: nn.Module, objective: Objective, acts: StepActs | None = None, forward: Forward | None = None
+        self,
+        model: nn.Module,
+        objective: Objective,
+        acts: StepActs | None = None,
+        forward: Forward | None = None,
+        noise: float = 0.0,
     ) -> None:
-        """acts: what the method does in each step; the engine calls it. forward: of the method; None: the model's."""
+        """acts: what the method does in each step; the engine calls it. forward: of the method; None: the model's.
+        noise: alpha of noise.py; 0: none."""
         super().__init__()
         head = output_head(base_model(model)).module
         if not isinstance(head, LossHead):
@@ -55,6 +62,8 @@ class ObjectiveModule(nn.Module):
         self.acts = acts
         self.rows = PlainForward(base_model(model)) if forward is None else forward
         """What turns rows into hidden states, unless ranks share them."""
+        embedding = base_model(model).get_input_embeddings()
+        self._noise = EmbeddingNoise(embedding, noise) if noise else None
         self.sequence: SequenceGroup | None = None
         """Ranks that share the rows; then the sums are of this rank's part of them."""
         self.unread: Unread | None = None
@@ -64,6 +73,8 @@ class ObjectiveModule(nn.Module):
         """Loss of one micro-batch. Tensors one by one: DeepSpeed looks at each, and into nothing else."""
         model, sequence = base_model(self.model), self.sequence
         batch = DeviceBatch.of_flat(tensors, self.objective.columns)
+        if self._noise is not None:
+            self._noise.expect(batch.segment_of)
         if sequence is None:
             hidden = self.rows.hidden_states(batch.input_ids, batch.position_ids)
         else:

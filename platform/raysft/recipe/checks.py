@@ -11,6 +11,7 @@ from raysft.recipe.objective_traits import objective_of, reference_columns
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.data import DataSection
 from raysft.recipe.sections.parallel import ParallelSection
+from raysft.recipe.traits import virtual_tokens
 
 AUTOMATIC = ("zero", "tensor", "pipeline", "sequence")
 """Fields that parallel.auto chooses."""
@@ -29,6 +30,7 @@ def check_recipe(recipe: Recipe) -> None:
         _check_rules,
         _check_mixture,
         check_objective,
+        _check_noise,
         _check_stream,
         _check_answers,
         _check_steps,
@@ -189,6 +191,16 @@ def _check_mixture(recipe: Recipe) -> None:
             got=f"data.mixture.curriculum = {mixture.curriculum!r}, data.order = {recipe.data.order}",
             expected="data.order: windowed",
             fix="set data.order: windowed",
+        )
+
+
+def _check_noise(recipe: Recipe) -> None:
+    if recipe.train.embedding_noise and virtual_tokens(recipe):
+        raise RecipeError(
+            "noise on embeddings does not go with virtual tokens, which are no sample's",
+            got=f"train.embedding_noise: {recipe.train.embedding_noise:g}, method.kind: {recipe.method.kind}",
+            expected="a method without virtual tokens, or no noise",
+            fix="set train.embedding_noise: 0",
         )
 
 

@@ -41,6 +41,7 @@ def layout_problems(recipe: Recipe, model: ModelFacts) -> Iterator[LayoutProblem
     found = verdict(cell_of(recipe))
     if found.status == "refused":
         yield LayoutProblem(f"this combination cannot run: {found.why}", _axes(recipe), found.instead)
+    yield from _noise_problems(recipe)
     for axis, ways, parts, types in (
         ("pipeline", parallel.pipeline, "pipeline stages", CUT_INTO_STAGES),
         ("tensor", parallel.tensor, "tensor-parallel shards", CUT_INTO_SHARDS),
@@ -75,6 +76,21 @@ def layout_problems(recipe: Recipe, model: ModelFacts) -> Iterator[LayoutProblem
             "there are more replicas than rows in a step",
             f"{replicas} replicas, train.rows_per_step = {recipe.train.rows_per_step}",
             "at least one row for every replica",
+        )
+
+
+def _noise_problems(recipe: Recipe) -> Iterator[LayoutProblem]:
+    """What train.embedding_noise does not go with."""
+    parallel = recipe.parallel
+    wrong = {
+        f"parallel.pipeline = {parallel.pipeline}": parallel.pipeline > 1,
+        f"parallel.sequence = {parallel.sequence}": parallel.sequence > 1,
+    }
+    for what in (what for what, holds in wrong.items() if holds and recipe.train.embedding_noise):
+        yield LayoutProblem(
+            "noise on embeddings is drawn where whole rows of tokens are embedded",
+            f"train.embedding_noise = {recipe.train.embedding_noise:g}, {what}",
+            "data and tensor parallelism, or train.embedding_noise: 0",
         )
 
 

@@ -64,6 +64,7 @@ PURE_NUMBERS = frozenset(
             "beta2",
             "b_learning_rate_ratio",
             "dropout",
+            "embedding_noise",
             "eps",
             "entropy_top_k",
             "gamma",

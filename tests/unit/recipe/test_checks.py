@@ -30,6 +30,11 @@ def test_a_column_is_read_or_left_out() -> None:
     check_recipe(make_recipe(data={**data, "ignore_columns": "mood"}))
 
 
+def test_noise_on_embeddings_is_of_samples_alone() -> None:
+    assert "virtual tokens" in refuse(method={"kind": "prefix"}, train={"embedding_noise": 5.0})
+    check_recipe(make_recipe(method={"kind": "lora"}, train={"embedding_noise": 5.0}))
+
+
 @pytest.mark.parametrize(
     ("train", "mixture", "named"),
     [

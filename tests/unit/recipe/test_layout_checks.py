@@ -12,6 +12,7 @@ from layouts import LLAMA_8B, recipe_with
 
 from raysft.errors import RecipeError
 from raysft.recipe import layout_checks
+from raysft.recipe.change import change
 from raysft.recipe.facts import ModelFacts
 from raysft.recipe.resolve import resolve
 from raysft.recipe.schema import Recipe
@@ -55,6 +56,13 @@ def test_what_cannot_run_is_refused_with_the_nearest_layout_that_can(
     error = refuse(recipe_with(**parallel))
     assert what in str(error)
     assert fix in error.fix
+
+
+@pytest.mark.parametrize("axis", ["pipeline", "sequence"])
+def test_noise_on_embeddings_is_refused_where_rows_are_cut(axis: str) -> None:
+    error = refuse(change(recipe_with(zero=1, workers=8, **{axis: 2}), {"train.embedding_noise": 5.0}))
+    assert f"parallel.{axis} = 2" in error.got
+    assert f"set parallel.{axis} to 1 " in error.fix
 
 
 @pytest.mark.parametrize("axis", ["pipeline", "tensor"])

@@ -34,4 +34,9 @@ class TrainSection(Section):
     reduce_precision: Literal["fp32", "bf16"] | None = Field(
         None, description="Number format in which gradients are summed over workers. Default: `precision`."
     )
+    embedding_noise: float = Field(
+        0.0,
+        ge=0,
+        description="Noise on the embeddings while training: the alpha of NEFTune (arXiv:2310.05914), 5 there.",
+    )
     gradient_checkpointing: bool = Field(False, description="Recompute activations: less memory, +30% time.")

@@ -46,7 +46,9 @@ def estimate(metric: Metric, answers: Sequence[Answer]) -> Estimate:
     if metric.interval == "wilson":
         low, high = wilson(round(float(totals[0])), len(answers))
     elif metric.interval == "bootstrap" and len(answers) > 1:
-        low, high = _ends([metric.value(sums.tolist()) for sums in _resampled(rows)])
+        ends = _ends([metric.value(sums.tolist()) for sums in _resampled(rows)])
+        if ends[0] < ends[1]:  # of answers that are all alike a bootstrap knows nothing
+            low, high = ends
     value = metric.value(totals.tolist())
     return Estimate(value, len(answers), low, high, metric.how(answers), metric.details(answers))
 

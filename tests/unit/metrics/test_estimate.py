@@ -33,8 +33,9 @@ def test_the_interval_of_a_mean_is_that_of_scipys_bootstrap() -> None:
     assert estimate(SCORE, scored(values)) == found  # by seed
 
 
-def test_of_one_answer_no_interval_is_known() -> None:
-    found = estimate(SCORE, scored(np.ones(1)))
+@pytest.mark.parametrize("values", [np.ones(1), np.zeros(40)])
+def test_of_answers_that_are_alike_no_interval_is_known(values: np.ndarray) -> None:
+    found = estimate(SCORE, scored(values))
     assert (found.low, found.high) == (None, None)
 
 

@@ -162,11 +162,11 @@ ROWS = {
 }
 
 
-def main() -> None:
-    """Each row on a cluster of its own."""
+def main() -> int:
+    """Each row on a cluster of its own. Returns how many failed."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--only", default="", metavar="REGEX")
-    only = options.parse_args().only
+    only, failed = options.parse_args().only, 0
     for name, (row, is_v2) in ROWS.items():
         if not re.search(only, name):
             continue
@@ -179,11 +179,12 @@ def main() -> None:
             try:
                 told = row(cluster, Path(folder), seen)
             except (AssertionError, subprocess.TimeoutExpired) as error:
-                told = f"FAILED: {error}"
+                told, failed = f"FAILED: {error}", failed + 1
             seen.end()
             ray.shutdown()
             print(f"{name:15} {told} ({time.monotonic() - began:.0f} s)", flush=True)
+    return failed
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from gpu.machine import median_s
 from raysft.model.fast import attention as ours
 from raysft.model.fast import loss_head as heads
 from raysft.model.fast.liger import use_liger
-from raysft.model.fast.start_check import check_isolation
+from raysft.model.fast.start_check import MORE_ROUNDING, check_isolation, more_rounding
 
 if TYPE_CHECKING:
     from gpu.run import Options
@@ -101,7 +101,13 @@ def with_gradients(function: Callable[..., Tensor], inputs: list[Tensor], up: Te
 def isolation(options: Options) -> Iterator[dict[str, Any]]:
     """The start-up check in fp32 and bf16, at ordinary and at huge activations, with and without Liger's kernels."""
     found: dict[str, Any] = {}
-    shape = {"hidden_size": 64, "intermediate_size": 160, "num_attention_heads": 4, "num_key_value_heads": 2}
+    rounding: dict[str, float] = {}
+    shape: dict[str, float] = {
+        "hidden_size": 64,
+        "intermediate_size": 160,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
     depth = 2 if options.tiny else 24
     for kind in ("llama", "qwen3", "mistral", "gemma2"):
         sizes = shape | {"num_hidden_layers": depth, "vocab_size": 512, "head_dim": 64}
@@ -117,10 +123,17 @@ def isolation(options: Options) -> Iterator[dict[str, Any]]:
                     heads.install_loss_head(model)
                     ours.use_segment_attention(model)
                     found[name] = check_isolation(model.to(dtype), 512)
-    yield {"differences": found, "ok": all(v < 1e-3 for k, v in found.items() if "float32" in k and "x1 " in k)}
+        decisive = shape | {"num_hidden_layers": 4, "vocab_size": 64, "head_dim": 64, "initializer_range": 0.2}
+        model = random_model(kind, decisive, options.device, 1.0)  # as workers ask it: bf16 over transformers' bf16
+        heads.install_loss_head(model)
+        ours.use_segment_attention(model)
+        rounding[kind] = more_rounding(model, 64, torch.bfloat16)
+    is_right = all(v < 1e-3 for k, v in found.items() if "float32" in k and "x1 " in k)
+    is_rounding = all(v <= MORE_ROUNDING for v in rounding.values())
+    yield {"differences": found, "rounding": rounding, "ok": is_right and is_rounding}
 
 
-def random_model(kind: str, sizes: dict[str, int], device: str, scale: float) -> PreTrainedModel:
+def random_model(kind: str, sizes: Mapping[str, float], device: str, scale: float) -> PreTrainedModel:
     """A seeded model in fp32; scale: of its down projections, which makes the residual stream large."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(kind, **sizes)

@@ -22,13 +22,13 @@ from typing import Any
 from load_memory import BF16, FP32, LORA, make_files, measured, start_ranks
 
 ROWS: list[tuple[str, dict[str, Any]]] = [
-    ("ZeRO 0, full, fp32", {"parallel": {"zero": 0}, **FP32}),
-    ("ZeRO 1, full, fp32", {"parallel": {"zero": 1}, **FP32}),
-    ("ZeRO 3, full, fp32", {"parallel": {"zero": 3}, **FP32}),
     ("ZeRO 0, LoRA, bf16", {"parallel": {"zero": 0}, **LORA, **BF16}),
     ("ZeRO 3, LoRA, bf16", {"parallel": {"zero": 3}, **LORA, **BF16}),
     ("2 stages, full, fp32", {"parallel": {"zero": 0, "pipeline": 2}, **FP32}),
     ("tensor 2, full, fp32", {"parallel": {"zero": 0, "tensor": 2}, **FP32}),
+    ("ZeRO 1, full, fp32", {"parallel": {"zero": 1}, **FP32}),
+    ("ZeRO 3, full, fp32", {"parallel": {"zero": 3}, **FP32}),
+    ("ZeRO 0, full, fp32", {"parallel": {"zero": 0}, **FP32}),
     ("ZeRO 1, full, bf16", {"parallel": {"zero": 1}, **BF16}),
     ("ZeRO 2, full, bf16", {"parallel": {"zero": 2}, **BF16}),
 ]

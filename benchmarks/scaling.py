@@ -117,9 +117,14 @@ def killed(cluster: OwnAutoscalingCluster, folder: Path, seen: Seen) -> str:
     return f"its demands were forgotten after {until(lambda: seen.demands() == 0):.1f} s"
 
 
+def hold(seconds: float) -> None:
+    """Work of somebody else."""
+    time.sleep(seconds)
+
+
 def interrupted(cluster: OwnAutoscalingCluster, folder: Path, seen: Seen) -> str:
     """Ctrl-C while nodes are awaited, that another driver's work holds."""
-    holder = ray.remote(num_cpus=1)(time.sleep).remote(PATIENCE_S)
+    holder = ray.remote(num_cpus=1)(hold).remote(PATIENCE_S)
     until(lambda: seen.nodes[-1] == 1)
     cluster.allow(1)
     driver = start(cluster, "train", recipe(folder, "interrupted", cluster__workers=2))
@@ -180,8 +185,9 @@ def main() -> int:
                 told = row(cluster, Path(folder), seen)
             except (AssertionError, subprocess.TimeoutExpired) as error:
                 told, failed = f"FAILED: {error}", failed + 1
-            seen.end()
-            ray.shutdown()
+            finally:
+                seen.end()
+                ray.shutdown()
             print(f"{name:15} {told} ({time.monotonic() - began:.0f} s)", flush=True)
     return failed
 

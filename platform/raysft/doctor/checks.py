@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
-from raysft.doctor.facts import VERSIONS, Facts, Finding, GpuHealth, NodeFacts
+from raysft.doctor.facts import VERSIONS, Facts, Finding, GpuHealth, NodeFacts, Verdict
 
 MAX_CLOCK_OFFSET_S = 1.0
 """Tokens, TLS certificates and S3 refuse clocks that are minutes apart; records of a run are read side by side."""
@@ -135,12 +135,12 @@ def check_gpus(facts: Facts) -> Iterator[Finding]:
         return
     bad = [(node, told) for node in seen for told in _gpu_problems(node)]
     for node, (verdict, what, fix) in bad:
-        yield Finding("gpus", verdict, f"{node.address}: {what}", fix)  # type: ignore[arg-type]
+        yield Finding("gpus", verdict, f"{node.address}: {what}", fix)
     if not bad:
         yield Finding("gpus", "ok", f"{sum(len(node.gpus or ()) for node in seen)} GPU(s) on {len(seen)} node(s)")
 
 
-def _gpu_problems(node: NodeFacts) -> Iterator[tuple[str, str, str]]:
+def _gpu_problems(node: NodeFacts) -> Iterator[tuple[Verdict, str, str]]:
     """(verdict, what, fix)."""
     gpus: Sequence[GpuHealth] = node.gpus or ()
     if node.ray_gpus > len(gpus):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ class Draws(LogitsProcessor):
         """See LogitsProcessor. scores: [B, V]."""
         logits: Tensor = self._warp(input_ids, scores.float())
         waits = torch.stack([torch.empty(logits.shape[-1]).exponential_(generator=one) for one in self._random])
-        return logits - waits.log().to(logits.device)  # type: ignore[return-value]
+        return cast(torch.FloatTensor, logits - waits.log().to(logits.device))
 
 
 def _seed(seed: int, number: int) -> int:

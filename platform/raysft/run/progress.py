@@ -1,4 +1,7 @@
-"""What a person sees while a run trains: a bar on a terminal, lines elsewhere. Reads the run's own records."""
+"""What a person sees while a run trains: a bar on a terminal, lines elsewhere; and what a monitoring is told.
+
+Reads the run's own records.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from collections import deque
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from rich.progress import TaskID, TimeRemainingColumn
 
@@ -17,6 +20,7 @@ from raysft.observe.goodput import duration_text
 from raysft.recipe.measures import HELD_OUT
 from raysft.run.bars import bars
 from raysft.run.storage_watch import StorageWatch
+from raysft.train.commits.layout import CommitId, read_commits
 from raysft.train.commits.lineage import newest_attempt, read_attempts
 from raysft.train.history.records import attempt_metrics, evaluated_sets
 
@@ -25,17 +29,28 @@ logger = logging.getLogger(__name__)
 POLL_S = 0.5
 SILENT_S = 600.0
 """Longest time without a line, unless the recipe says how many steps."""
+COMMITS_S = 15.0
+"""Time between two looks for a new checkpoint."""
 PACE_STEPS = 100
 """Newest steps whose pace tells how long the rest will take."""
 LOOK_SHARE = 50
 """Pause after a look at the records / time that it took: at most 2% of a CPU."""
 
 
+class Gauges(Protocol):
+    """Where numbers go by name (runtime/gauges.py)."""
+
+    def set(self, values: Mapping[str, float]) -> None: ...
+
+
 class TrainingProgress:
     """Follows the metrics of the newest attempt in a thread, from __enter__ to __exit__."""
 
-    def __init__(self, run: str, total_steps: int, log_every_steps: int | None = None) -> None:
+    def __init__(
+        self, run: str, total_steps: int, log_every_steps: int | None = None, gauges: Gauges | None = None
+    ) -> None:
         """log_every_steps: between two lines without a terminal; None: a tenth of the run, and SILENT_S at most."""
+        self._gauges, self._commit, self._commit_at, self._looked_at = gauges, CommitId(0, 0), time.monotonic(), 0.0
         self._run, self._total_steps, self._log_every = run, total_steps, log_every_steps
         self._said_at, self._times = 0.0, deque[tuple[int, float]](maxlen=PACE_STEPS)
         self._ended, self._storage = threading.Event(), StorageWatch(run)
@@ -62,6 +77,7 @@ class TrainingProgress:
         pause_s = POLL_S
         while not self._ended.wait(pause_s):
             self._storage.look(time.monotonic())
+            self._measure_commits(time.monotonic())
             started = time.perf_counter()
             self._look()  # reads all there is, so of a long run rarely
             pause_s = max(POLL_S, LOOK_SHARE * (time.perf_counter() - started))
@@ -85,7 +101,36 @@ class TrainingProgress:
             self._show(line)
         self._num_seen = len(lines)
 
+    def _measure_commits(self, now: float) -> None:
+        """How old the newest checkpoint is."""
+        if self._gauges is None or now - self._looked_at < COMMITS_S:
+            return
+        self._looked_at = now
+        try:
+            newest = max(
+                read_commits(self._run), key=lambda commit: (commit.attempt, commit.step), default=self._commit
+            )
+        except OSError as error:
+            logger.debug("cannot list the run's checkpoints: %s", error)
+            return
+        if newest != self._commit:
+            self._commit, self._commit_at = newest, now
+        self._gauges.set({"commit_age_seconds": now - self._commit_at})
+
+    def _measure(self, line: Mapping[str, Any]) -> None:
+        """What a line says, for a monitoring."""
+        if self._gauges is None:
+            return
+        if line["kind"] == "eval" and line["loss"] is not None:
+            self._gauges.set({"held_out_loss": line["loss"]})
+        if line["kind"] == "step":
+            same = ("step", "loss", "grad_norm", "learning_rate", "data_wait_share", "peak_bytes")
+            found = {name: line[name] for name in same if name in line} | {"tokens_per_second": line["tokens_per_s"]}
+            known = {} if line["mfu"] is None else {"mfu": line["mfu"]}
+            self._gauges.set({**found, **known, "attempt": self._attempt, "total_steps": self._total_steps})
+
     def _show(self, line: dict[str, Any]) -> None:
+        self._measure(line)
         if line["kind"] == "eval":
             for name, found in evaluated_sets(line).items():
                 what = "held-out" if name == HELD_OUT else name

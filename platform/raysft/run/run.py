@@ -47,6 +47,7 @@ from raysft.run.rundir import (
     write_result,
 )
 from raysft.run.signals import stopping
+from raysft.runtime.gauges import RunGauges
 from raysft.runtime.join import cluster, cluster_facts, run_task
 from raysft.train.commits.checkpoint import remove_orphans
 from raysft.train.commits.lineage import newest_attempt
@@ -239,7 +240,8 @@ def train_trial(
 
 def _train(plan: _Plan, profile_steps: int, driver: Driver) -> None:
     """From the newest commit to the last step. Raises what the attempts' outcome stands for."""
-    with TrainingProgress(plan.run, plan.schedule.total_steps, plan.recipe.train.log_every_steps), stopping(plan.run):
+    every, gauges = plan.recipe.train.log_every_steps, RunGauges(plan.recipe.name)
+    with TrainingProgress(plan.run, plan.schedule.total_steps, every, gauges), stopping(plan.run):
         outcome = _attempts(plan, profile_steps, driver)
     if outcome.status != "finished":
         raise as_error(plan.run, outcome)

@@ -173,7 +173,7 @@ def test_manifests_of_the_repository_name_no_version_that_is_gone_and_no_secret(
     assert read_settings(ROOT / "k8s" / "cluster.yaml").namespace == "raysft"
 
 
-@pytest.mark.parametrize("folder", ["base", "overlays/gpu", "overlays/kueue"])
+@pytest.mark.parametrize("folder", ["base", "overlays/gpu", "overlays/kueue", "overlays/monitoring"])
 def test_folders_name_files_that_are_there(folder: str) -> None:
     place = ROOT / "k8s" / folder
     listed = yaml.safe_load((place / "kustomization.yaml").read_text())["resources"]

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commits import commit
 from fakes import step_info
 
 from raysft import storage
 from raysft.objectives.reduce import Reduced
 from raysft.run.progress import PrepareProgress, TrainingProgress, parts_text
+from raysft.runtime.gauges import GAUGES
 from raysft.train.commits.layout import CommitId, attempt_path
+from raysft.train.commits.lineage import read_attempts
 from raysft.train.history.records import Records, StartFacts
 from raysft.train.state import TrainState
 
@@ -53,6 +58,43 @@ def test_a_tenth_of_the_run_is_a_line_and_evaluations_are_all_told(tmp_path: Pat
     ]
     assert "loss 0.2500  200 tokens/s" in lines[2]
     assert lines[-1] == "step 12: held-out loss 0.5000, perplexity 1.65"
+
+
+class Told(dict[str, float]):
+    """Numbers by name."""
+
+    def set(self, values: Mapping[str, float]) -> None:
+        assert set(values) <= set(GAUGES)
+        self.update(values)
+
+
+def test_a_monitoring_is_told_the_newest_numbers_and_how_old_the_checkpoint_is(tmp_path: Path) -> None:
+    told = Told()
+    progress = TrainingProgress(str(tmp_path), 40, gauges=told)
+    take(records := begin(tmp_path, 1), 1, 2)
+    records.evaluation(2, {"held_out": Reduced(0.5, {"nll": 0.5}, {}, {"nll": 4.0}, 4.0)})
+    records.flush()
+    progress._look()
+    expected = {
+        "step": 2,
+        "total_steps": 40,
+        "attempt": 1,
+        "loss": 0.5,
+        "held_out_loss": 0.5,
+        "tokens_per_second": 200.0,
+    }
+    assert told.items() >= expected.items()
+    began = time.monotonic()
+    progress._measure_commits(began + 100)
+    assert told["commit_age_seconds"] == pytest.approx(100, abs=5)
+    commit(str(tmp_path), next(iter(read_attempts(str(tmp_path)))), 2)
+    progress._measure_commits(began + 105)
+    assert told["commit_age_seconds"] == pytest.approx(105, abs=5), "not looked for so soon"
+    progress._measure_commits(began + 200)
+    assert told["commit_age_seconds"] == 0
+    progress._measure_commits(began + 230)
+    assert told["commit_age_seconds"] == 30
+    assert set(told) == set(GAUGES)
 
 
 def test_what_an_earlier_command_said_is_not_said_again(tmp_path: Path, said: Any) -> None:

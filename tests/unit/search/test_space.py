@@ -109,7 +109,7 @@ CIRCLE = {
         ({"optimizer.learing_rate": RATE}, (), "did you mean optimizer.learning_rate?"),
         ({"optimiser.learning_rate": RATE}, (), "did you mean optimizer.learning_rate?"),
         ({"train.rows_per_step": RATE}, (), "a whole number"),
-        ({"method.kind": {"distribution": "choice", "values": ["lora", "lorax"]}}, (), "full or lora"),
+        ({"method.kind": {"distribution": "choice", "values": ["lora", "lorax"]}}, (), "full or freeze"),
         ({"name": {"distribution": "choice", "values": ["a", "b"]}}, (), "cannot be searched"),
         ({"data.eval_fraction": RATE}, (), "cannot be searched"),
         ({"evaluate.max_rows": {"distribution": "int", "low": 1, "high": 8}}, (), "cannot be searched"),

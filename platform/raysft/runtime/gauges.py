@@ -1,0 +1,40 @@
+"""A run's numbers as metrics of Ray, which Prometheus scrapes from the node of the driver as `ray_raysft_NAME`.
+
+Names and meanings stand in GAUGES; the alerts and the dashboard of k8s/overlays/monitoring read no others. Each has
+the label `run`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ray.util.metrics import Gauge
+
+GAUGES = {
+    "step": "optimizer steps that are done",
+    "total_steps": "optimizer steps of the whole run",
+    "attempt": "number of the attempt that trains; a restart is one more",
+    "loss": "loss of the newest step",
+    "held_out_loss": "loss of the newest evaluation on the held-out data",
+    "grad_norm": "norm of the gradients before they are clipped",
+    "learning_rate": "learning rate of the newest step",
+    "tokens_per_second": "tokens of the newest step, of all workers, over its wall time",
+    "mfu": "share of the peak FLOP/s that the newest step reached, 0 to 1",
+    "data_wait_share": "share of the newest step that the training waited for data, 0 to 1",
+    "peak_bytes": "largest memory of a worker so far",
+    "commit_age_seconds": "time since the newest checkpoint was seen, or since the driver began",
+}
+"""{name: what it is}."""
+
+
+class RunGauges:
+    """The gauges of one run, set by its driver. Ray must be initialised."""
+
+    def __init__(self, run: str) -> None:
+        self._gauges = {name: Gauge(f"raysft_{name}", told, tag_keys=("run",)) for name, told in GAUGES.items()}
+        self._tags = {"run": run}
+
+    def set(self, values: Mapping[str, float]) -> None:
+        """{name of GAUGES: its value}. Raises KeyError for another name."""
+        for name, value in values.items():
+            self._gauges[name].set(value, self._tags)

@@ -60,6 +60,8 @@ class Watched:
     def __exit__(self, *error: object) -> None:
         self._over.set()
         self._thread.join()
+        if (count := num_nodes()) != self.seen[-1]:  # what came since its last look
+            self.seen.append(count)
 
 
 class Lines(logging.Handler):

@@ -20,7 +20,7 @@ TABLE = ROOT / "docs" / "reference" / "ray-private.md"
 
 PUBLIC = {
     *("ray", "ray.data", "ray.exceptions", "ray.train", "ray.train.torch", "ray.tune", "ray.tune.search"),
-    *("ray.util.placement_group", "ray.job_submission"),
+    *("ray.util.placement_group", "ray.util.metrics", "ray.job_submission"),
 }
 """Modules that Ray's API reference names."""
 

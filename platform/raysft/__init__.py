@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         tune,
     )
     from raysft.errors import RaysftError, UserError
+    from raysft.evaluate.sampling import Sampling
     from raysft.recipe.change import change
     from raysft.recipe.schema import Recipe
 
@@ -43,6 +44,7 @@ __version__ = "0.1.0"
 __all__ = [
     "RaysftError",
     "Recipe",
+    "Sampling",
     "UserError",
     "change",
     "check",
@@ -63,6 +65,7 @@ __all__ = [
 _HOME = {
     "RaysftError": "raysft.errors",
     "Recipe": "raysft.recipe.schema",
+    "Sampling": "raysft.evaluate.sampling",
     "UserError": "raysft.errors",
     "change": "raysft.recipe.change",
 }

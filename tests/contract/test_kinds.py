@@ -95,4 +95,5 @@ def test_a_method_is_what_it_says(kind: str) -> None:
     method = traits.METHODS[kind]
     assert {"adapter", "merged"} >= set(method.exports)
     assert ("adapter" in method.exports) is not method.trains_base
-    assert method.trains_base is (method.base == "trained")
+    section = KINDS["method"][kind](kind=kind)
+    assert method.flops_per_weight(section, 8) == {"full": 6, "freeze": 4.5}.get(kind, 4)

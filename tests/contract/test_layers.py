@@ -24,6 +24,7 @@ DATA = {
 SEES = {
     "raysft": {
         "api.verbs",
+        "evaluate.sampling",
         "recipe.schema",
         "recipe.change",
         "errors",

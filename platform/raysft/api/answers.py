@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rich.progress import TimeRemainingColumn
 
 from raysft.evaluate.answer_file import answer_file, read_questions
-from raysft.evaluate.generation import Sampling
+from raysft.evaluate.sampling import Sampling
 from raysft.run.bars import bars
 from raysft.run.open_model import open_model
 
@@ -34,9 +34,10 @@ class GeneratedAnswers:
 
 
 def generate(
-    model: str, questions: str, out: str, how: Sampling, *, system: str, raw: bool, batch_size: int
+    model: str, questions: str, out: str, how: Sampling | None, *, system: str, raw: bool, batch_size: int
 ) -> GeneratedAnswers:
     """See verbs.generate."""
+    how = how or Sampling()
     opened = open_model(model, batch_size=batch_size)
     asked = read_questions(questions, opened, how, system=system, raw=raw)
     with bars(TimeRemainingColumn()) as shown:

@@ -9,7 +9,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from raysft.data.text import tokenizer as tokenizers
 from raysft.evaluate.exported import load_exported
-from raysft.evaluate.generation import Sampling, TransformersGenerator
+from raysft.evaluate.generation import TransformersGenerator
+from raysft.evaluate.sampling import Sampling
 
 BATCH_SIZE = 8
 """Questions answered at once."""

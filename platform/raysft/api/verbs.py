@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from raysft.api.plans import Plan
     from raysft.api.runs import Evaluation, Run
     from raysft.api.studies import Study
+    from raysft.evaluate.sampling import Sampling
     from raysft.recipe.schema import Recipe
 
 
@@ -125,11 +126,7 @@ def generate(
     questions: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    max_new_tokens: int = 256,
-    temperature: float = 0.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    seed: int = 0,
+    how: Sampling | None = None,
     system: str = "",
     raw: bool = False,
     batch_size: int = 8,
@@ -138,14 +135,13 @@ def generate(
 
     model: a run's directory, its export's, or any transformers directory with safetensors. questions: records with
     `prompt`, `messages` or `text`, or of a format that trains (their last answer is left out), in any file that
-    trains. temperature: 0 is greedy; else tokens are drawn, by seed and a question's place in the file. system: for
-    questions without a system turn. raw: no template. Runs in this process, without Ray. Raises UserError.
+    trains. how: raysft.Sampling; default: greedily, 256 tokens at most. What is drawn depends on its seed and a
+    question's place in the file. system: for questions without a system turn. raw: no template. Runs in this process,
+    without Ray. Raises UserError.
     """
     _quiet_accelerator()
     from raysft.api.answers import generate
-    from raysft.evaluate.generation import Sampling
 
-    how = Sampling(max_new_tokens, temperature, top_k, top_p, seed)
     source, asked, answers = os.fspath(model), os.fspath(questions), os.fspath(out)
     return generate(source, asked, answers, how, system=system, raw=raw, batch_size=batch_size)
 

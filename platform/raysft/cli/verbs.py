@@ -13,6 +13,7 @@ from typing import Any
 
 from raysft.api import verbs as api
 from raysft.errors import RecipeError
+from raysft.evaluate.sampling import Sampling
 from raysft.observe.console import printable
 
 logger = logging.getLogger(__name__)
@@ -127,8 +128,9 @@ def evaluate(options: argparse.Namespace) -> None:
     sys.stdout.write(printable(json.dumps(evaluation.record, indent=1, ensure_ascii=False)) + "\n")
 
 
-def _how(options: argparse.Namespace) -> dict[str, Any]:
-    return {name: vars(options)[name] for name in ("max_new_tokens", "temperature", "top_k", "top_p", "seed")}
+def _how(options: argparse.Namespace) -> Sampling:
+    told = vars(options)
+    return Sampling(**{n: told[n] for n in ("max_new_tokens", "temperature", "top_k", "top_p", "seed")})
 
 
 def generate(options: argparse.Namespace) -> None:
@@ -136,7 +138,7 @@ def generate(options: argparse.Namespace) -> None:
         options.model,
         options.questions,
         options.out,
-        **_how(options),
+        how=_how(options),
         system=options.system,
         raw=options.raw,
         batch_size=options.batch_size,
@@ -150,7 +152,7 @@ def chat(options: argparse.Namespace) -> None:
         opened.append(("base", call("run.open_model:open_base")(options.model)))
     elif options.compare:
         opened.append(("other", call("run.open_model:open_model")(options.compare)))
-    how = call("evaluate.generation:Sampling")(**_how(options))
+    how = _how(options)
     call("cli.chat:Chat")(opened, how, options.system).run()
 
 

@@ -23,8 +23,9 @@ from raysft.data.read.kinds import kind_of
 from raysft.data.read.readers import read_range
 from raysft.data.records import Refusal
 from raysft.errors import ConflictError, DataError, ModelError, StorageError
-from raysft.evaluate.generation import Sampling, positions_left
+from raysft.evaluate.generation import positions_left
 from raysft.evaluate.ready import ReadyModel
+from raysft.evaluate.sampling import Sampling
 
 CHUNK_BATCHES = 4
 """Batches between two writes: so much is done again after a kill."""

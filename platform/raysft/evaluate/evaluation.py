@@ -9,8 +9,9 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from raysft.data.store.parts import TokenStore
-from raysft.evaluate.generation import Generator, Sampling
+from raysft.evaluate.generation import Generator
 from raysft.evaluate.heldout import HeldOut, held_out_loss, perplexity_of
+from raysft.evaluate.sampling import Sampling
 from raysft.metrics import METRICS
 from raysft.metrics.base import Answer, Estimate
 from raysft.metrics.estimate import estimate

@@ -17,21 +17,8 @@ from transformers.generation.streamers import BaseStreamer
 from raysft.errors import ModelError
 from raysft.evaluate.draws import Draws
 from raysft.evaluate.exported import load_exported
+from raysft.evaluate.sampling import Sampling
 from raysft.model.methods import Forward, PlainForward
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How an answer is chosen."""
-
-    max_new_tokens: int
-    temperature: float = 0.0
-    """0: greedily. Else logits are divided by it, and tokens drawn."""
-    top_k: int = 0
-    """Only the most probable ones are drawn; 0: all."""
-    top_p: float = 1.0
-    """Only the most probable ones that have this share of the probability together are drawn."""
-    seed: int = 0
 
 
 class Generator(Protocol):

@@ -69,8 +69,10 @@ def teacher_inputs(recipe: Recipe, teachers: Sequence[Mapping[str, Any] | str]) 
 
 
 def check_tokenizers(recipe: Recipe) -> None:
-    """Raises ModelError for a teacher whose tokenizer gives other ids. One that has no tokenizer beside it is taken
-    at the recipe's word."""
+    """Raises ModelError for a teacher whose tokenizer gives other ids to the student's tokens; it may have more.
+
+    One that has no tokenizer beside it is taken at the recipe's word.
+    """
     own = recipe_tokenizer(recipe).get_vocab()
     for teacher in teachers_of(recipe):
         try:
@@ -78,13 +80,13 @@ def check_tokenizers(recipe: Recipe) -> None:
         except ModelError as error:
             logger.warning("teacher      %s: no tokenizer that could be compared (%s)", teacher, error.got)
             continue
-        other = sorted(own.keys() ^ theirs.keys()) or sorted(t for t in own if own[t] != theirs[t])
+        other = sorted(token for token in own if theirs.get(token) != own[token])
         if other:
             raise ModelError(
                 "teacher and student have different vocabularies",
-                got=f"{teacher}: {len(theirs):,} tokens, the student's tokenizer: {len(own):,}; {len(other):,} "
-                f"of them differ, {other[0]!r} for one",
-                expected="the same tokens under the same ids: what a teacher says of a token is compared by its id",
+                got=f"{teacher}: {len(theirs):,} tokens; of the student's {len(own):,} it has {len(other):,} not, or "
+                f"under other ids, {other[0]!r} for one",
+                expected="the student's tokens under the same ids: what a teacher says of one is compared by its id",
                 fix="name a teacher of the student's family in objective.teachers; or let the teacher write answers, "
                 "and train on these",
             )

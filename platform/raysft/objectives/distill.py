@@ -15,6 +15,7 @@ from torch import Tensor
 from raysft.model.fast.loss import IGNORE
 from raysft.objectives.base import NLL, Term
 from raysft.objectives.batch import DeviceBatch
+from raysft.objectives.divergence import js_divergence, kl_divergence
 from raysft.objectives.objective import Loss, Objective
 from raysft.objectives.view import View
 from raysft.recipe.columns import teacher_top_k
@@ -34,7 +35,7 @@ def make(section: ObjectiveSection) -> Objective:
         weights, teacher = batch.weights[trained], batch.fields["teacher_log_probs"][trained]
         ids = batch.fields["teacher_ids"].long()
         student = view.choice_log_probs(ids, trained, distill.temperature)  # [N, K]
-        costs = _divergence(distill.divergence, _with_rest(teacher), _with_rest(student)) * weights
+        costs = _divergence(distill.divergence, teacher, student) * weights
         sums = {DISTILL: view.total_at(costs, trained)}
         if not is_alone:
             return Loss({**sums, NLL: view.weighted_nll()})
@@ -48,23 +49,12 @@ def make(section: ObjectiveSection) -> Objective:
     return Objective((term,), loss, columns, (NLL,)) if is_alone else Objective((term, nll), loss, columns)
 
 
-def _with_rest(log_probs: Tensor) -> Tensor:
-    """[N, K] -> [N, K + 1]: with log(1 - the sum of the probabilities), at least what fp32 tells from nothing."""
-    rest = (1 - log_probs.exp().sum(-1, keepdim=True)).clamp_min(torch.finfo(torch.float32).eps)
-    return torch.cat([log_probs, rest.log()], -1)
-
-
 def _divergence(kind: str, teacher: Tensor, student: Tensor) -> Tensor:
-    """[N] from log-probabilities [N, K + 1]."""
+    """[N] from log-probabilities [N, K]."""
     match kind:
         case "forward":
-            return _kl(teacher, student)
+            return kl_divergence(teacher, student)
         case "reverse":
-            return _kl(student, teacher)
+            return kl_divergence(student, teacher)
         case _:
-            mixture = torch.logaddexp(teacher, student) - torch.log(torch.tensor(2.0))
-            return (_kl(teacher, mixture) + _kl(student, mixture)) / 2
-
-
-def _kl(p: Tensor, q: Tensor) -> Tensor:
-    return (p.exp() * (p - q)).sum(-1)
+            return js_divergence(teacher, student)

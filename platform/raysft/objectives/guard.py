@@ -5,11 +5,9 @@ Per token of the step, trained or not, over that model's likeliest tokens and th
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
 from raysft.objectives.base import Term
 from raysft.objectives.batch import DeviceBatch
+from raysft.objectives.divergence import kl_divergence
 from raysft.objectives.objective import Loss, Objective
 from raysft.objectives.view import View
 from raysft.recipe.columns import reference_top_k
@@ -37,15 +35,3 @@ def guarded(plain: Objective, section: TokenObjective) -> Objective:
         columns=(*plain.columns, *reference_top_k(section.kl_top_k)),
         metrics=plain.metrics,
     )
-
-
-def kl_divergence(reference: Tensor, found: Tensor) -> Tensor:
-    """KL(reference || found), [N], from the log-probabilities of K tokens, [N, K]; all others count as one."""
-    kept = (reference.exp() * (reference - found)).sum(-1)
-    others, ours = (_rest(log_probs) for log_probs in (reference, found))
-    return kept + others * (others.log() - ours.log())
-
-
-def _rest(log_probs: Tensor) -> Tensor:
-    """1 - the sum of the probabilities, [N]; never below what fp32 can tell from nothing."""
-    return (1 - log_probs.exp().sum(-1)).clamp_min(torch.finfo(torch.float32).eps)

@@ -79,8 +79,8 @@ def measured_by_workers(recipe: Recipe) -> bool:
     """Do the training workers measure all that is told of a model before and after its training (decision 040)?
 
     They do at their first and their last step, each with its part of the model, where losses are all that is asked,
-    the objective has the likelihood of the targets as a term, and a model begins as its base, which virtual tokens
-    do not leave as it is. Everything else is measured by a task that holds the model.
+    the objective tells the likelihood of the targets (a term or a metric), and a model begins as its base, which
+    virtual tokens do not leave as it is. Everything else is measured by a task that holds the model.
     """
     has_likelihood = objective_of(recipe).answers == "one" and "nll" in measured_by(recipe.objective)
     only_losses = all(plan.metrics == ("loss",) for plan in evaluation_sets(recipe).values())

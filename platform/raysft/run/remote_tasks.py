@@ -15,7 +15,8 @@ from raysft.data.text.tokenizer import recipe_tokenizer, template_for
 from raysft.errors import CheckpointError, UserError
 from raysft.evaluate.evaluation import evaluate_model
 from raysft.evaluate.exported import load_exported
-from raysft.evaluate.generation import Sampling, TransformersGenerator
+from raysft.evaluate.generation import TransformersGenerator
+from raysft.evaluate.sampling import Sampling
 from raysft.model.card import CardFacts
 from raysft.model.export import export_run
 from raysft.model.load import rows_for

@@ -59,8 +59,8 @@ def losses_after(run: str, recipe: Recipe, targets: Mapping[str, Targets], last:
 
 
 def _likelihood(one: Mapping[str, Any]) -> float | None:
-    """The term of a set, where it is a number."""
-    found = one.get("terms", {}).get(NLL)
+    """That of a set, a term or a metric of the objective, where it is a number."""
+    found = {**one.get("metrics", {}), **one.get("terms", {})}.get(NLL)
     return found if isinstance(found, float) and math.isfinite(found) else None
 
 

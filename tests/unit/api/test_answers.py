@@ -21,7 +21,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_command_does_what_the_function_does(folder: Path, capsys) -> None:
-    found = raysft.generate(folder / "export", folder / "in.jsonl", folder / "one.jsonl", max_new_tokens=4, seed=1)
+    how = raysft.Sampling(max_new_tokens=4, seed=1)
+    found = raysft.generate(folder / "export", folder / "in.jsonl", folder / "one.jsonl", how=how)
     assert (found.count, found.reused) == (2, 0)
     places = (folder / "export", "--in", folder / "in.jsonl", "--out", folder / "two.jsonl")
     for told in ("2 answers", "2 of them were there"):

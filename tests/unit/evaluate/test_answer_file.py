@@ -13,8 +13,8 @@ from exports import write_export
 
 from raysft.errors import ConflictError, DataError, StorageError
 from raysft.evaluate.answer_file import answer_file, read_questions
-from raysft.evaluate.generation import Sampling
 from raysft.evaluate.ready import ReadyModel, ready_export
+from raysft.evaluate.sampling import Sampling
 
 HOW = Sampling(6, temperature=1.0, seed=2)
 RECORDS = [{"prompt": "q" * (1 + number % 5), "id": number} for number in range(19)]

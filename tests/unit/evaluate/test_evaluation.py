@@ -23,8 +23,8 @@ from raysft.data.store.parts import TokenStore, write_part, write_prompts
 from raysft.errors import DataError, ModelError
 from raysft.evaluate.evaluation import evaluate_model
 from raysft.evaluate.exported import load_exported
-from raysft.evaluate.generation import Sampling
 from raysft.evaluate.heldout import Targets, count_targets, held_out_loss, perplexity_of
+from raysft.evaluate.sampling import Sampling
 from raysft.model import twin
 from raysft.model.fast.start_check import check_isolation
 from raysft.model.twin import keeps_samples_apart

@@ -12,7 +12,8 @@ from fakes import LLAMA, make_tokenizer
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from raysft.errors import ModelError
-from raysft.evaluate.generation import Sampling, TransformersGenerator, stop_ids
+from raysft.evaluate.generation import TransformersGenerator, stop_ids
+from raysft.evaluate.sampling import Sampling
 
 PROMPTS = ["a", "a longer prompt", "xyz", "", "prompt number five", "p"]
 

@@ -96,6 +96,11 @@ def test_other_teachers_have_other_columns_and_the_share_has_not(taught: Any) ->
 def test_a_teacher_of_another_vocabulary_is_refused(taught: Any, tmp_path: Path) -> None:
     recipe, _, models = taught
     check_tokenizers(recipe)
+    larger = recipe_tokenizer(recipe)
+    larger.add_tokens(["<a token of the teacher's own>"])
+    larger.save_pretrained(tmp_path / "larger")
+    more = {"objective.teachers": [str(tmp_path / "larger")], "objective.teacher_weights": None}
+    check_tokenizers(change(recipe, more))
     (tmp_path / "text.jsonl").write_text('{"text": "quite another text, with other letters: xyz 123"}\n' * 50)
     models[0].save_pretrained(tmp_path / "teacher")
     other = change(recipe, {"objective.teachers": [str(tmp_path / "teacher")], "objective.teacher_weights": None})

@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from raysft.errors import ModelError, UserError
-from raysft.evaluate.generation import Sampling
+from raysft.evaluate.sampling import Sampling
 from raysft.run.open_model import open_base, open_model
 from raysft.run.rundir import claim
 from raysft.train.commits.checkpoint import begin_attempt

@@ -33,8 +33,11 @@ TARGETS = {"held_out": Targets(7, 4.0), "dev": Targets(5, 4.0)}
 PRINTS = {"mathematics": "m"}
 
 
-def attempt(run: Path, worth: Callable[[int], float], **job: Any) -> None:
-    """From the last commit on. worth: the nll of the held-out rows at each step; that of `dev` is 1 more."""
+def attempt(run: Path, worth: Callable[[int], float], *, is_metric: bool = False, **job: Any) -> None:
+    """From the last commit on. worth: the nll of the held-out rows at each step; that of `dev` is 1 more.
+
+    is_metric: as under dft, whose loss is another term.
+    """
     sections = {"checkpoint": {"every_steps": 2}, **SETS}
     context = make_context(str(run), FakeGroup(), sections=sections, **{"total_steps": STEPS, **job})
     begun, restored = begin_attempt(str(run), context.group)
@@ -43,9 +46,12 @@ def attempt(run: Path, worth: Callable[[int], float], **job: Any) -> None:
 
     def evaluate(beat: Callable[[], None]) -> dict[str, Reduced]:
         nll = worth(state.step + len(engine.calls))
+        found = {"held_out": nll, "dev": nll + 1}
+        if is_metric:
+            return {n: Reduced(9.0, {"dft": 9.0}, {"nll": value}, {"dft": 4.0}, 4.0) for n, value in found.items()}
         return {
             name: Reduced(9.0 + value, {"nll": value, "kl": 9.0}, {}, {"nll": 4.0, "kl": 4.0}, 4.0)
-            for name, value in (("held_out", nll), ("dev", nll + 1))
+            for name, value in found.items()
         }
 
     spans = WorkerSpans(str(run), begun.number, is_writer=True)
@@ -76,6 +82,12 @@ def test_the_first_step_and_the_last_commit_tell_over_all_attempts(tmp_path: Pat
     for wanted in ({**TARGETS, "more": Targets(3, 4.0)}, {**TARGETS, "dev": Targets(9, 6.0)}):  # asked for later
         assert losses_before(run, RECIPE, wanted) is None
         assert losses_after(run, RECIPE, wanted, STEPS) is None
+
+
+def test_a_likelihood_that_is_a_metric_is_told_as_well(tmp_path: Path) -> None:
+    attempt(tmp_path, lambda step: 3.0 - step / 8, is_metric=True)
+    assert told(losses_before(str(tmp_path), RECIPE, TARGETS)) == of(3.0)
+    assert told(losses_after(str(tmp_path), RECIPE, TARGETS, STEPS)) == of(2.5)
 
 
 @pytest.mark.parametrize("worth", [math.nan, math.inf])

@@ -103,15 +103,18 @@ class DistillObjective(Section):
     )
 
 
+_OF_PAIRS: dict[str, Mode] = {"preferred_nll": "min", "accuracy": "max", "margin": "max"}
+"""Measures of all objectives on pairs."""
+_SFT_WEIGHT = "Weight of the mean cross-entropy of the preferred answers' tokens, which is added."
+
+
 class PreferenceObjective(Section):
     """What objectives on pairs of answers, a preferred and a rejected one, have in common."""
 
     needs: ClassVar[dict[str, str]] = {"preferred_nll": "sft_weight"}
     """{measure: the field without which it is not there}."""
 
-    sft_weight: float = Field(
-        0.0, ge=0, description="Weight of the mean cross-entropy of the preferred answers' tokens, which is added."
-    )
+    sft_weight: float = Field(0.0, ge=0, description=_SFT_WEIGHT)
 
 
 class MarginObjective(PreferenceObjective):
@@ -135,7 +138,7 @@ class MarginObjective(PreferenceObjective):
 class DpoObjective(MarginObjective):
     """Direct preference optimisation (arXiv:2305.18290): preferred answers against rejected ones."""
 
-    measures: ClassVar[dict[str, Mode]] = {"dpo": "min", "preferred_nll": "min", "accuracy": "max", "margin": "max"}
+    measures: ClassVar[dict[str, Mode]] = {"dpo": "min", **_OF_PAIRS}
     """Its terms and metrics, as held-out rows are measured by them."""
 
     kind: Literal["dpo"] = Field(description="Names this kind.")
@@ -147,22 +150,18 @@ class DpoObjective(MarginObjective):
 class CpoObjective(MarginObjective):
     """Contrastive preference optimisation (arXiv:2401.08417): DPO without the untrained model, and fine-tuning."""
 
-    measures: ClassVar[dict[str, Mode]] = {"cpo": "min", "preferred_nll": "min", "accuracy": "max", "margin": "max"}
+    measures: ClassVar[dict[str, Mode]] = {"cpo": "min", **_OF_PAIRS}
     """Its terms and metrics, as held-out rows are measured by them."""
 
     kind: Literal["cpo"] = Field(description="Names this kind.")
     beta: float = Field(0.1, gt=0, description="What the gap between two log-probabilities is multiplied by.")
-    sft_weight: float = Field(
-        1.0, ge=0, description="Weight of the mean cross-entropy of the preferred answers' tokens, which is added."
-    )
+    sft_weight: float = Field(1.0, ge=0, description=_SFT_WEIGHT)
 
 
 class SimpoObjective(PreferenceObjective):
     """Simple preference optimisation (arXiv:2405.14734): log-probabilities a token, and a margin to be reached."""
 
-    measures: ClassVar[dict[str, Mode]] = {
-        "simpo": "min", "preferred_nll": "min", "accuracy": "max", "margin": "max"
-    }  # fmt: skip
+    measures: ClassVar[dict[str, Mode]] = {"simpo": "min", **_OF_PAIRS}
     """Its terms and metrics, as held-out rows are measured by them."""
 
     kind: Literal["simpo"] = Field(description="Names this kind.")
@@ -173,16 +172,12 @@ class SimpoObjective(PreferenceObjective):
 class OrpoObjective(PreferenceObjective):
     """Odds ratio preference optimisation (arXiv:2403.07691): fine-tuning that raises the odds of good answers."""
 
-    measures: ClassVar[dict[str, Mode]] = {
-        "orpo": "min", "preferred_nll": "min", "accuracy": "max", "margin": "max"
-    }  # fmt: skip
+    measures: ClassVar[dict[str, Mode]] = {"orpo": "min", **_OF_PAIRS}
     """Its terms and metrics, as held-out rows are measured by them."""
 
     kind: Literal["orpo"] = Field(description="Names this kind.")
     beta: float = Field(0.1, gt=0, description="Weight of the odds ratio's term: the paper's lambda.")
-    sft_weight: float = Field(
-        1.0, ge=0, description="Weight of the mean cross-entropy of the preferred answers' tokens, which is added."
-    )
+    sft_weight: float = Field(1.0, ge=0, description=_SFT_WEIGHT)
 
 
 ObjectiveSection = (

@@ -19,7 +19,8 @@ from raysft.data.feed.collate import collate
 from raysft.engine.parameters import undecayed
 from raysft.errors import ModelError, RecipeError
 from raysft.evaluate.exported import load_exported
-from raysft.evaluate.generation import Sampling, TransformersGenerator
+from raysft.evaluate.generation import TransformersGenerator
+from raysft.evaluate.sampling import Sampling
 from raysft.model.adapter_check import check_forward
 from raysft.model.card import CardFacts
 from raysft.model.export import export_run

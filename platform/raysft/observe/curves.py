@@ -55,22 +55,28 @@ class Curves:
         return median(near) if near else math.nan
 
 
-def _is_finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
+def _value(line: Fields, measure: str) -> float:
+    """NaN where a line does not tell it."""
+    told = {**line.get("metrics", {}), **line.get("terms", {}), "loss": line["loss"]}
+    found = told.get(measure)
+    return math.nan if found is None else float(found)
 
 
-def curves_of(lines: Sequence[Fields]) -> Curves:
-    """From the lines of a run's metrics. The held-out data is that of the recipe's own data."""
+def curves_of(lines: Sequence[Fields], measure: str = "loss") -> Curves:
+    """From the lines of a run's metrics. The held-out data is that of the recipe's own data.
+
+    measure: what stands for the loss: it, a term or a metric of the objective.
+    """
     steps = [line for line in lines if line["kind"] == "step"]
-    good = [one for one in steps if not one["skipped"] and math.isfinite(one["loss"])]
-    evaluated = [line for line in lines if line["kind"] == "eval" and _is_finite(line["loss"])]
+    good = [one for one in steps if not one["skipped"] and math.isfinite(_value(one, measure))]
+    evaluated = [line for line in lines if line["kind"] == "eval" and math.isfinite(_value(line, measure))]
     return Curves(
         numbers=[int(one["step"]) for one in good],
-        losses=[float(one["loss"]) for one in good],
+        losses=[_value(one, measure) for one in good],
         norms=[float(one.get("grad_norm", math.nan)) for one in good],
         rates=[float(one["learning_rate"]) for one in good],
         skipped=len(steps) - len(good),
-        held_out=[(int(line["step"]), float(line["loss"])) for line in evaluated],
+        held_out=[(int(line["step"]), _value(line, measure)) for line in evaluated],
     )
 
 

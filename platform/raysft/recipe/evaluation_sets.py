@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 from raysft.errors import RecipeError
 from raysft.metrics.base import Mode
-from raysft.recipe.measures import HELD_OUT, HELD_OUT_LOSS, MEASURES, OF_ANSWERS
+from raysft.recipe.measures import HELD_OUT, MEASURES, OF_ANSWERS
 from raysft.recipe.objective_traits import objective_of
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.data import SourceSection
@@ -90,7 +90,14 @@ def measured_by_workers(recipe: Recipe) -> bool:
 def best_by(recipe: Recipe) -> str | None:
     """Full name of what the best commit is known by; None: none is kept for being the best."""
     keep = recipe.checkpoint
-    return keep.keep_best_by or (HELD_OUT_LOSS if keep.keep_best else None)
+    return keep.keep_best_by or (f"{HELD_OUT}/{objective_of(recipe).judged_by}" if keep.keep_best else None)
+
+
+def misjudges(recipe: Recipe, measure: str) -> bool:
+    """Is a measure (a full name, or train_loss) no sign of a better model under the recipe's objective?"""
+    objective = recipe.objective
+    lost = {"loss", "train_loss", objective.kind}
+    return objective_of(recipe).judged_by != "loss" and measure.rpartition("/")[2] in lost
 
 
 def ignored(recipe: Recipe) -> list[str]:
@@ -189,8 +196,21 @@ def _check_held_out(recipe: Recipe) -> None:
             )
 
 
+def no_judge(recipe: Recipe, got: str, field: str) -> RecipeError:
+    """The error for a measure that misjudges()."""
+    judge = objective_of(recipe).judged_by
+    return RecipeError(
+        f"the loss of {recipe.objective.kind} is low, too, where the model gives the targets no chance",
+        got=got,
+        expected=f"{HELD_OUT}/{judge}, or another measure of how likely the targets are",
+        fix=f"set {field}: {HELD_OUT}/{judge}",
+    )
+
+
 def _check_best(recipe: Recipe) -> None:
     by, known = best_by(recipe), measured_in_training(recipe)
+    if by is not None and misjudges(recipe, by):
+        raise no_judge(recipe, f"checkpoint.keep_best_by: {by}", "checkpoint.keep_best_by")
     is_told = recipe.checkpoint.keep_best_by is not None or bool(recipe.evaluate.sets)
     if by is None or by in known or not is_told:  # without any set keep_best has always kept nothing
         return

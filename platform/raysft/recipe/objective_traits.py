@@ -26,6 +26,9 @@ class ObjectiveTraits:
     """Columns that the untrained model, or the teachers, write beside the tokens before training; empty: none."""
     teachers: Callable[[Any], tuple[str, ...]] = lambda objective: ()
     """The models that write them; empty: the untrained one."""
+    judged_by: str = "loss"
+    """The measure of rows by which of two models one is better. The loss itself is none where a target that the model
+    gives no chance costs as little as one that it is sure of."""
     whole_rows: bool = False
     """Needs more than the loss of the last pipeline stage: pooled states, a second model."""
 
@@ -39,8 +42,8 @@ OBJECTIVES: dict[str, ObjectiveTraits] = {
         title="supervised fine-tuning",
         reference=_guard,
     ),
-    "dft": ObjectiveTraits(title="dynamic fine-tuning", reference=_guard),
-    "eaft": ObjectiveTraits(title="entropy-adaptive fine-tuning", reference=_guard),
+    "dft": ObjectiveTraits(title="dynamic fine-tuning", reference=_guard, judged_by="nll"),
+    "eaft": ObjectiveTraits(title="entropy-adaptive fine-tuning", reference=_guard, judged_by="nll"),
     "distill": ObjectiveTraits(
         title="distillation",
         reference=lambda objective: teacher_top_k(objective.teacher_top_k),

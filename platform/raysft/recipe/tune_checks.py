@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from raysft.errors import RecipeError
-from raysft.recipe.evaluation_sets import measured_in_training
+from raysft.recipe.evaluation_sets import measured_in_training, misjudges, no_judge
 from raysft.recipe.schema import Recipe
 from raysft.recipe.tune import COSTS, Choice, Distribution, Int, LogUniform, TuneSection, Uniform, mode_of
 from raysft.recipe.tune_executor import check_executor
@@ -195,6 +195,8 @@ def _check_metrics(recipe: Recipe, tune: TuneSection) -> None:
             expected="different metrics",
             fix="remove the second one",
         )
+    if blind := [metric for metric in tune.metrics if misjudges(recipe, metric)]:
+        raise no_judge(recipe, f"tune.metrics: {blind[0]}", "tune.metrics")
     evaluated = [metric for metric in tune.metrics if is_evaluated(metric)]
     measured = measured_in_training(recipe, tune.space)
     if evaluated and not measured:

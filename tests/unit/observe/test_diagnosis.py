@@ -205,3 +205,15 @@ def test_lines_of_earlier_versions_and_odd_numbers_are_no_trouble() -> None:
     lines.append({"kind": "start", "step": 0})
     lines += [{**lines[0], "kind": "step", "step": 301, "loss": math.nan, "skipped": False, "learning_rate": 0.0}]
     assert rules(lines) == []
+
+
+def test_a_loss_that_rises_while_the_model_learns_is_not_what_is_judged() -> None:
+    """Under dft a target costs p x -log p: next to nothing at the beginning, most at p = 1/e."""
+
+    def chance(step: int) -> float:
+        return math.exp(-decay(step, 6.0, 0.8, 60.0))
+
+    lines = planned(lambda step: -chance(step) * math.log(chance(step)), held_out=every_30(lambda step: 0.3))
+    told = [{**line, "metrics": {"nll": -math.log(chance(line["step"]))}} for line in lines]
+    assert diagnose(told, make_recipe(objective="dft", optimizer={"learning_rate": 1e-3})) == []
+    assert diagnose(told, RECIPE), "by the loss it would be accused"

@@ -71,6 +71,7 @@ def test_the_best_commit_goes_by_the_held_out_loss_or_what_is_named() -> None:
     assert best_by(make_recipe(data=HELD, checkpoint={"keep_best": True})) == "held_out/loss"
     assert best_by(make_recipe(data=HELD, checkpoint={"keep_best_by": "held_out_loss"})) == "held_out/loss"
     assert best_by(of({"dev": DEV}, checkpoint={"keep_best_by": "dev/nll"})) == "dev/nll"
+    assert best_by(make_recipe(data=HELD, checkpoint={"keep_best": True}, objective="dft")) == "held_out/nll"
     assert best_by(make_recipe(data={"train": "t"}, checkpoint={"keep_best": True})) == "held_out/loss", "as ever"
 
 
@@ -144,3 +145,15 @@ def test_a_metric_whose_package_is_missing_is_refused_by_name(monkeypatch: pytes
 )
 def test_losses_of_single_answers_are_the_workers_to_measure(recipe: Recipe, is_so: bool) -> None:
     assert measured_by_workers(recipe) == is_so
+
+
+@pytest.mark.parametrize(
+    ("objective", "measure"), [("dft", "held_out/loss"), ("eaft", "dev/eaft"), ("dft", "dev/dft")]
+)
+def test_a_loss_that_tells_no_better_model_is_no_judge(objective: str, measure: str) -> None:
+    given = of({"dev": DEV}, checkpoint={"keep_best_by": measure}, objective=objective)
+    with pytest.raises(RecipeError) as caught:
+        check_recipe(given)
+    assert "checkpoint.keep_best_by: held_out/nll" in caught.value.fix
+    check_recipe(of({"dev": DEV}, checkpoint={"keep_best_by": "dev/nll"}, objective=objective))
+    check_recipe(of({"dev": DEV}, checkpoint={"keep_best_by": "dev/loss"}, objective="sft"))

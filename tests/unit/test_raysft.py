@@ -16,6 +16,7 @@ from ray import cloudpickle
 import raysft
 from raysft.api import verbs
 from raysft.errors import RaysftError, UserError
+from raysft.evaluate.sampling import Sampling
 from raysft.recipe.schema import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +32,8 @@ def test_every_name_is_there_and_is_told() -> None:
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         raysft.trian  # noqa: B018
     functions = {name for name, _ in inspect.getmembers(verbs, inspect.isfunction) if not name.startswith("_")}
-    assert functions == set(raysft.__all__) - {"Recipe", "RaysftError", "UserError", "change"}
+    assert raysft.Sampling is Sampling
+    assert functions == set(raysft.__all__) - {"Recipe", "RaysftError", "Sampling", "UserError", "change"}
 
 
 def test_the_package_crosses_processes_by_name() -> None:

@@ -60,6 +60,22 @@ def check_tune(recipe: Recipe) -> TuneSection:
 
 def tune_advice(tune: TuneSection) -> list[str]:
     """What is allowed and unwise."""
+    return [*_blind_advice(tune), *_searcher_advice(tune)]
+
+
+def _blind_advice(tune: TuneSection) -> list[str]:
+    """A loss is no judge between trials whose losses are other sums."""
+    moved = [name for name in tune.space if name.startswith("objective.")]
+    by = [metric for metric in tune.metrics if metric.rpartition("/")[2] in ("loss", "held_out_loss", "train_loss")]
+    if not moved or not by:
+        return []
+    return [
+        f"{', '.join(moved)} changes what the loss is, by which the trials are compared ({', '.join(by)}): set "
+        "tune.metrics to a term or metric that means the same in all of them, such as held_out/nll or held_out/accuracy"
+    ]
+
+
+def _searcher_advice(tune: TuneSection) -> list[str]:
     if ABILITIES[tune.searcher].learns_from_stopped or tune.scheduler.kind in ("none", "pbt"):
         return []
     return [

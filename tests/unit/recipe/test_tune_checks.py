@@ -104,3 +104,7 @@ def test_a_searcher_that_would_learn_nothing_is_told() -> None:
     assert "tpe" in tune_advice(check_tune(recipe(searcher="gp")))[0]
     assert tune_advice(check_tune(recipe(searcher="gp", scheduler="none"))) == []
     assert tune_advice(check_tune(recipe())) == []
+    weight = {"objective.kl_weight": {"distribution": "uniform", "low": 0.01, "high": 1.0}}
+    (told,) = tune_advice(check_tune(recipe(space=weight)))
+    assert "objective.kl_weight changes what the loss is" in told
+    assert tune_advice(check_tune(recipe(space=weight, metrics="held_out/nll", scheduler="none"))) == []

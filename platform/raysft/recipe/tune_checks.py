@@ -71,7 +71,7 @@ def _blind_advice(tune: TuneSection) -> list[str]:
         return []
     return [
         f"{', '.join(moved)} changes what the loss is, by which the trials are compared ({', '.join(by)}): set "
-        "tune.metrics to a term or metric that means the same in all of them, such as held_out/nll or held_out/accuracy"
+        "tune.metrics to a term or metric that means the same in all of them, as held_out/nll or held_out/accuracy"
     ]
 
 

@@ -18,6 +18,7 @@ from raysft.errors import ModelError
 from raysft.evaluate.draws import Draws
 from raysft.evaluate.exported import load_exported
 from raysft.evaluate.sampling import Sampling
+from raysft.model.fast.padded import padded_attention
 from raysft.model.methods import Forward, PlainForward
 
 
@@ -114,7 +115,8 @@ class TransformersGenerator:
         try:
             generate: Any = model.generate  # a Tensor or a Module, says nn.Module.__getattr__
             taken = forward.prompts(input_ids, mask)
-            output = generate(**taken, **more)
+            with padded_attention(model):
+                output = generate(**taken, **more)
         finally:
             model.generation_config = own
         rows: list[list[int]] = output[:, width if "input_ids" in taken else 0 :].tolist()

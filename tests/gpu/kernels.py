@@ -23,7 +23,13 @@ LENGTHS = ([1, 2, 7, 12, 130, 360], [512], [3, 509], [64] * 8)
 """Lengths of segments; each list fills a row of 512."""
 HEADS = ((8, 8, 64), (8, 2, 64), (32, 8, 128), (8, 8, 80), (4, 1, 256))
 """(query heads, key heads, head size)."""
-TINY = {"num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 1, "vocab_size": 64}
+TINY = {
+    "num_hidden_layers": 1,
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_attention_heads": 1,
+    "vocab_size": 64,
+}
 WORST_RELATIVE = 2e-2
 """Of bf16 results over float64's, by norm."""
 

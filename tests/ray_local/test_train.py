@@ -13,6 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from raysft.data.prepare.prepare import prepare
 from raysft.errors import ConflictError
+from raysft.evaluate.evaluation import evaluation_of
+from raysft.recipe.evaluation_sets import evaluation_sets
 from raysft.recipe.schema import Recipe
 from raysft.run.remote_tasks import evaluate_exported, evaluate_initial, newest_checkpoint
 from raysft.run.run import RunResult, run_training
@@ -51,7 +53,7 @@ def lora_zero3(ray_cluster: None, directory: Path) -> RunResult:
         "train__precision": "bf16",
         "train__gradient_checkpointing": True,
         "data__eval_fraction": 0.2,
-        "evaluate": {"every_steps": 10, "generate_prompts": 4, "max_new_tokens": 8},
+        "evaluate": {"every_steps": 10, "generate_prompts": 40, "max_new_tokens": 8},  # two tasks share them
     }
     return run_training(recipe(directory, "lora", **changes))
 
@@ -111,7 +113,8 @@ def test_a_split_model_evaluates_and_exports_as_others_do(ray_cluster: None, dir
     if axis == "tensor":  # losses alone: no task has held the model, and one would find the same
         fields, stores = wanted.model_dump(mode="json"), prepare(wanted).eval_stores
         merged = next(export for export in result.exports if export.endswith("merged"))
-        untrained, trained = evaluate_initial(fields, stores), evaluate_exported(fields, stores, merged)
+        shares = evaluate_initial(fields, stores, (0, 1)), evaluate_exported(fields, stores, (0, 1), merged)
+        untrained, trained = (evaluation_of([share], evaluation_sets(wanted)) for share in shares)
         for ours, theirs in ((result.before, untrained), (result.after, trained)):
             assert held_out_loss(ours) == pytest.approx(held_out_loss(theirs), rel=1e-6)
             assert ours is not None

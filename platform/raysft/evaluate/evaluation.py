@@ -1,16 +1,19 @@
-"""Everything that `raysft evaluate` and the before/after table say of a model: what was measured of each set."""
+"""Everything that `raysft evaluate` and the before/after table say of a model: what was measured of each set.
+
+By one task or by several, each with its share of rows and prompts (evaluate_share), put together by evaluation_of.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from transformers import PreTrainedModel
 
 from raysft.data.store.parts import TokenStore
 from raysft.evaluate.generation import Generator
-from raysft.evaluate.heldout import HeldOut, held_out_loss, perplexity_of
+from raysft.evaluate.heldout import HeldOut, RowLoss, loss_of_rows, perplexity_of, row_losses
 from raysft.evaluate.sampling import Sampling
 from raysft.metrics import METRICS
 from raysft.metrics.base import Answer, Estimate
@@ -21,6 +24,21 @@ from raysft.recipe.evaluation_sets import SetPlan, check_packages
 KEPT_SAMPLES = 10
 
 
+@dataclass(frozen=True)
+class Share:
+    """A part of what is measured, for one of several tasks: neighbouring rows and prompts of each set."""
+
+    part: int = 0
+    parts: int = 1
+
+    def of(self, count: int) -> range:
+        """Which of so many."""
+        return range(count * self.part // self.parts, count * (self.part + 1) // self.parts)
+
+
+WHOLE = Share()
+
+
 def evaluate_model(
     model: PreTrainedModel,
     generator: Generator,
@@ -28,33 +46,55 @@ def evaluate_model(
     sets: Mapping[str, tuple[TokenStore, SetPlan]],
     forward: Forward | None = None,
 ) -> dict[str, Any]:
-    """{set: record}, as JSON. generator: of the answers. model: of the losses; forward: what turns rows into hidden
-    states, where it does not do so alone.
+    """{set: record}, as JSON (evaluation_of). generator: of the answers. model: of the losses; forward: what turns
+    rows into hidden states, where it does not do so alone.
+
+    Raises DataError, ModelError, StorageError, RecipeError.
+    """
+    plans = {name: plan for name, (_, plan) in sets.items()}
+    check_packages(plans.values())
+    return evaluation_of([evaluate_share(model, generator, how, sets, forward)], plans)
+
+
+def evaluate_share(
+    model: PreTrainedModel,
+    generator: Generator,
+    how: Sampling,
+    sets: Mapping[str, tuple[TokenStore, SetPlan]],
+    forward: Forward | None = None,
+    share: Share = WHOLE,
+) -> dict[str, Any]:
+    """{set: {`rows`: a RowLoss each, `answers`: [prompt, answer, reference] each}} of a share, as JSON.
+
+    Arguments and errors as evaluate_model's.
+    """
+    found = {}
+    for name, (store, plan) in sets.items():
+        rows = share.of(min(plan.max_rows, store.num_rows)) if "loss" in plan.metrics else ()
+        prompts = store.prompts()[: plan.prompts] if plan.prompts else []
+        numbers = share.of(len(prompts))
+        asked = [prompts[number] for number in numbers]
+        texts = generator.generate([one["prompt"] for one in asked], how, first=numbers.start) if asked else []
+        found[name] = {
+            "rows": row_losses(model, store, rows, forward) if rows else [],
+            "answers": [[one["prompt"], text, one["answer"]] for one, text in zip(asked, texts, strict=True)],
+        }
+    return found
+
+
+def evaluation_of(shares: Sequence[Mapping[str, Any]], plans: Mapping[str, SetPlan]) -> dict[str, Any]:
+    """{set: record}, as JSON, of what evaluate_share() found of all shares, in their order. Pure.
 
     A record has `metrics` {name: Estimate}, `num_prompts`, `answers` (all prompts with `prompt`, `answer` (the
     model's) and `reference`), `samples` (the first of them) and `of_pairs`: the loss is that of the preferred
-    answers. Raises DataError, ModelError, StorageError, RecipeError.
+    answers. Raises DataError where a loss is asked for and no row has a target.
     """
-    check_packages(plan for _, plan in sets.values())
-    return {
-        name: _evaluate_set((model, forward), generator, how, store, plan) for name, (store, plan) in sets.items()
-    }
-
-
-def _evaluate_set(
-    whole: tuple[PreTrainedModel, Forward | None],
-    generator: Generator,
-    how: Sampling,
-    store: TokenStore,
-    plan: SetPlan,
-) -> dict[str, Any]:
-    losses = None
-    if "loss" in plan.metrics:
-        losses = held_out_loss(whole[0], store, max_rows=plan.max_rows, forward=whole[1])
-    prompts = store.prompts()[: plan.prompts]
-    texts = generator.generate([one["prompt"] for one in prompts], how) if prompts else []
-    answers = [Answer(one["prompt"], text, one["answer"]) for one, text in zip(prompts, texts, strict=True)]
-    return record_of(losses, answers, plan)
+    records = {}
+    for name, plan in plans.items():
+        rows = [RowLoss(*row) for share in shares for row in share[name]["rows"]]
+        answers = [Answer(*texts) for share in shares for texts in share[name]["answers"]]
+        records[name] = record_of(loss_of_rows(rows) if "loss" in plan.metrics else None, answers, plan)
+    return records
 
 
 def record_of(losses: HeldOut | None, answers: Sequence[Answer], plan: SetPlan) -> dict[str, Any]:

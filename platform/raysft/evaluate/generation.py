@@ -20,6 +20,7 @@ from raysft.evaluate.exported import load_exported
 from raysft.evaluate.sampling import Sampling
 from raysft.model.fast.padded import padded_attention
 from raysft.model.methods import Forward, PlainForward
+from raysft.recipe.evaluation_sets import ANSWERS
 
 
 class Generator(Protocol):
@@ -44,7 +45,7 @@ class TransformersGenerator:
     tokenizer: PreTrainedTokenizerFast
     stops: Sequence[int] | None = None
     """Tokens that end an answer. Default: every special token."""
-    batch_size: int = 32
+    batch_size: int = ANSWERS
     forward: Forward | None = None
     """What reads prompts; None: the model alone."""
 

@@ -6,7 +6,9 @@ Of a pair of answers the preferred one counts: the likelihood of a rejected answ
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -39,34 +41,55 @@ def perplexity_of(loss: float) -> float:
     return math.exp(min(loss, 700.0))
 
 
+class RowLoss(NamedTuple):
+    """What a row adds to a held-out loss; of numbers, so that a task can hand it on."""
+
+    nll: float
+    """Weighted sum of -log p over its target tokens, nats."""
+    weight: float
+    """Sum of their weights."""
+    target_tokens: int
+    of_pairs: bool
+    """It holds pairs, of which the preferred answers count."""
+
+
 def held_out_loss(
     model: PreTrainedModel, store: TokenStore, *, max_rows: int, forward: Forward | None = None
 ) -> HeldOut:
-    """Loss over the first max_rows rows of a token store, a row at a time, on the model's device.
+    """Loss over the first max_rows rows of a token store. Raises DataError when they hold no target token."""
+    return loss_of_rows(row_losses(model, store, range(min(max_rows, store.num_rows)), forward))
+
+
+def row_losses(
+    model: PreTrainedModel, store: TokenStore, rows: Iterable[int], forward: Forward | None = None
+) -> list[RowLoss]:
+    """What each of these rows of a token store adds, a row at a time, on the model's device.
 
     Samples of a row that would see each other in it are computed each in a row of its own, whatever they were trained
-    in. forward: what turns rows into hidden states; None: the model alone. Raises DataError when the rows hold no
-    target token.
+    in. forward: what turns rows into hidden states; None: the model alone.
     """
-    rows = PlainForward(model) if forward is None else forward
+    hidden_states = PlainForward(model) if forward is None else forward
     packing = keeps_samples_apart(model)
     was_training = model.training
     model.train(False)
-    nll, weight, target_tokens, of_pairs = 0.0, 0.0, 0, False
-    parts: list[tuple[float, float]] = []
-    for index in range(min(max_rows, store.num_rows)):
+    found = []
+    for index in rows:
         whole = collate(store.read_rows([index]), index, packing=packing)
         batch = preferred(whole)
-        of_pairs |= batch is not whole
         wanted = batch.labels != IGNORE
-        parts.append((_nll(model, rows, batch), float(batch.weights[wanted].sum(dtype="float64"))))
-        nll += parts[-1][0]
-        weight += parts[-1][1]
-        target_tokens += int(wanted.sum())
+        weight = float(batch.weights[wanted].sum(dtype="float64"))
+        found.append(RowLoss(_nll(model, hidden_states, batch), weight, int(wanted.sum()), batch is not whole))
     model.train(was_training)
+    return found
+
+
+def loss_of_rows(rows: Sequence[RowLoss]) -> HeldOut:
+    """The loss over all of these rows, summed in their order. Raises DataError when they hold no target token."""
+    nll, weight = sum(row.nll for row in rows), sum(row.weight for row in rows)
     if not weight:
-        raise _nothing_to_evaluate(store)
-    return HeldOut(nll / weight, target_tokens, of_pairs, *ratio_interval(parts))
+        raise _nothing_to_evaluate(len(rows))
+    interval = ratio_interval([(row.nll, row.weight) for row in rows])
+    return HeldOut(nll / weight, sum(row.target_tokens for row in rows), any(row.of_pairs for row in rows), *interval)
 
 
 @dataclass(frozen=True)
@@ -87,14 +110,14 @@ def count_targets(store: TokenStore, *, max_rows: int) -> Targets:
         tokens += int(wanted.sum())
         weight += float(batch.weights[wanted].sum(dtype="float64"))
     if not weight:
-        raise _nothing_to_evaluate(store)
+        raise _nothing_to_evaluate(store.num_rows)
     return Targets(tokens, weight)
 
 
-def _nothing_to_evaluate(store: TokenStore) -> DataError:
+def _nothing_to_evaluate(num_rows: int) -> DataError:
     return DataError(
         "there is nothing to evaluate on",
-        got=f"{store.num_rows} held-out rows without a target token",
+        got=f"{num_rows} held-out rows without a target token",
         expected="at least one answer that is trained on",
         fix="check data.eval or data.eval_fraction; `raysft preview` shows what is trained",
     )

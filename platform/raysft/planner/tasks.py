@@ -12,14 +12,12 @@ from raysft.planner.activations import FLOAT32
 from raysft.planner.devices import GIB, Device
 from raysft.planner.memory import adapted_names, adapter_parameters, chunk_targets
 from raysft.recipe.change import change
-from raysft.recipe.evaluation_sets import evaluation_sets, measured_by_workers
+from raysft.recipe.evaluation_sets import ANSWERS, evaluation_sets, evaluation_tasks, measured_by_workers
 from raysft.recipe.facts import ModelShape
 from raysft.recipe.objective_traits import objective_of
 from raysft.recipe.schema import Recipe
 from raysft.recipe.traits import method_of, virtual_tokens
 
-ANSWERS = 32
-"""Prompts that are answered at a time (evaluate/generation.py)."""
 RAY_SHARE = 0.7
 """What Ray has of a node's memory for tasks, unless it is told otherwise; the rest is for its object store."""
 
@@ -83,7 +81,9 @@ def task_lines(recipe: Recipe, shape: ModelShape, device: Device) -> list[str]:
         too_large = ", more than it has: the run is refused" if _needs(found, device) > device.memory_bytes else ""
         parts = f"weights {found.weights / GIB:.1f}, a row {found.row / GIB:.1f}"
         answers = f", {ANSWERS} answers at most {found.answers / GIB:.1f}" if found.answers else ""
-        lines.append(f"evaluate  one task of one worker's size: {parts}{answers} GiB{too_large}")
+        tasks = evaluation_tasks(recipe)
+        how = "one task of" if tasks == 1 else f"{tasks} tasks, each of"
+        lines.append(f"evaluate  {how} one worker's size: {parts}{answers} GiB{too_large}")
     how = "a tensor at a time"
     if _is_whole(recipe):
         how = "fresh weights are made whole; files are read by tensors"

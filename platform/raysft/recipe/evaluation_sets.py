@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.data import SourceSection
 from raysft.recipe.sections.objective import ObjectiveSection
 from raysft.recipe.traits import virtual_tokens
+
+ANSWERS = 32
+"""Prompts that a task answers at a time."""
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
@@ -73,6 +77,15 @@ def measured_in_training(recipe: Recipe, varied: Container[str] = ()) -> dict[st
         if "loss" in plan.metrics
         for measure, mode in measured_by(recipe.objective, varied).items()
     }
+
+
+def evaluation_tasks(recipe: Recipe) -> int:
+    """How many tasks, with the resources of a worker each, share what is measured before or after training.
+
+    One, or one for each ANSWERS prompts where there are as many workers: each has to load the model.
+    """
+    prompts = sum(plan.prompts for plan in evaluation_sets(recipe).values())
+    return max(1, min(recipe.cluster.workers, math.ceil(prompts / ANSWERS)))
 
 
 def measured_by_workers(recipe: Recipe) -> bool:

@@ -19,7 +19,7 @@ from raysft.metrics.estimate import compare
 from raysft.recipe.evaluation_sets import evaluation_sets
 from raysft.recipe.measures import HELD_OUT, MEASURES, shown
 from raysft.recipe.schema import Recipe
-from raysft.runtime.join import run_task
+from raysft.run.evaluation_tasks import Task, evaluate_by_tasks
 
 logger = logging.getLogger(__name__)
 
@@ -37,13 +37,13 @@ class Evaluated:
 def evaluate_once(
     of: Evaluated,
     when: str,
-    function: Callable[..., dict[str, Any]],
+    task: Task,
     *more: str,
     measured: Callable[[], dict[str, Any] | None] = lambda: None,
 ) -> dict[str, Any] | None:
     """An evaluation of the run, kept in it; None without a set. One that lacks what is asked for by now is made anew.
 
-    measured() is one that needs no model; None: there is none. Then function(recipe, stores, *more) is a task's work.
+    measured() is one that needs no model; None: there is none. Then task, with *more, is what tasks do.
     That of `after` says how far the answers changed since `before`.
     """
     stores = of.prepared.eval_stores
@@ -54,7 +54,7 @@ def evaluate_once(
         evaluation = measured()
         if evaluation is None:
             logger.info("evaluating %s training", when)
-            evaluation = run_task(of.recipe.cluster, function, of.recipe.model_dump(mode="json"), stores, *more)
+            evaluation = evaluate_by_tasks(of.recipe, task, stores, *more)
         answers = take_answers(evaluation)
         if when == "after":
             add_changes(evaluation, read_answers(of.run, "before", of.fingerprints), answers)

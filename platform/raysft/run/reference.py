@@ -7,7 +7,6 @@ evaluate/teachers.py, the files data/store/columns.py.
 
 from __future__ import annotations
 
-import gc
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,9 +15,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from transformers.utils import logging as transformers_logging
 
-from raysft.data.on_ray import Item, TaskResources, on_ray
+from raysft.data.on_ray import Item, on_ray
 from raysft.data.prepare.prepared import Prepared
 from raysft.data.store.columns import (
     columns_location,
@@ -45,8 +43,8 @@ from raysft.recipe.load import parse_recipe
 from raysft.recipe.objective_traits import reference_columns, teachers_of
 from raysft.recipe.schema import Recipe
 from raysft.run.base_weights import base_fingerprint
+from raysft.run.evaluation_tasks import leaving_no_model, worker_sized
 from raysft.run.progress import PrepareProgress
-from raysft.runtime.join import worker_runtime
 from raysft.storage import check_writable, join, remove_tree
 
 logger = logging.getLogger(__name__)
@@ -115,7 +113,7 @@ def _of_store(recipe: Recipe, store: str, manifest: Mapping[str, Any], progress:
                 logger.info("going on with %d of %d finished parts of reference columns", len(done), total)
             make = partial(make_reference_part, fields=recipe.model_dump(mode="json"), store=store, location=location)
             items = [{"index": index} for index in range(total) if index not in done]
-            for index, entry in on_ray(make, items, _resources(recipe)):
+            for index, entry in on_ray(make, items, worker_sized(recipe)):
                 done[index] = entry
                 progress("reference", len(done), total)
             publish_columns(location, manifest, fields, inputs, done)
@@ -129,14 +127,9 @@ def make_reference_part(
 ) -> tuple[int, dict[str, Any]]:
     """(part, its entry), in a task: the untrained model asked about the rows of a part of a store."""
     recipe = parse_recipe(dict(fields))
-    transformers_logging.set_verbosity_error()
     torch.set_num_threads(recipe.cluster.cpus_per_worker)
-    try:
+    with leaving_no_model(bool(recipe.cluster.gpus_per_worker)):
         return item["index"], _write_part(recipe, item["index"], store, location)
-    finally:  # the process stays for a while, and its GPU is a worker's next
-        gc.collect()
-        if recipe.cluster.gpus_per_worker:
-            torch.cuda.empty_cache()
 
 
 def _write_part(recipe: Recipe, index: int, store: str, location: str) -> dict[str, Any]:
@@ -158,17 +151,6 @@ def _batches(store: TokenStore, part: int, size: int) -> Iterator[list[Row]]:
     end = first + store.windows[part]
     for start in range(first, end, size):
         yield store.read_rows(range(start, min(start + size, end)))
-
-
-def _resources(recipe: Recipe) -> TaskResources:
-    """Those of the run's workers, of which as many work at a time."""
-    wanted = recipe.cluster
-    return TaskResources(
-        cpus=wanted.cpus_per_worker,
-        gpus=wanted.gpus_per_worker,
-        at_once=wanted.workers,
-        environment=worker_runtime(wanted),
-    )
 
 
 def _say_waiting(holder: str) -> None:

@@ -1,4 +1,8 @@
-"""What a run does on the cluster besides training: export and evaluation. Plain functions, run as Ray tasks."""
+"""What a run does on the cluster besides training: export and evaluation. Plain functions, run as Ray tasks.
+
+Those that evaluate return what evaluate_share() does of a share, (its number, of how many); evaluation_tasks.py puts
+shares together.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from raysft.data.store.parts import TokenStore
 from raysft.data.text.stops import stop_token_ids
 from raysft.data.text.tokenizer import recipe_tokenizer, template_for
 from raysft.errors import CheckpointError, UserError
-from raysft.evaluate.evaluation import evaluate_model
+from raysft.evaluate.evaluation import Share, evaluate_share
 from raysft.evaluate.exported import load_exported
 from raysft.evaluate.generation import TransformersGenerator
 from raysft.evaluate.sampling import Sampling
@@ -34,34 +38,38 @@ READERS = 8
 """Files of a checkpoint that are read at a time for their checksums."""
 
 
-def evaluate_initial(fields: dict[str, Any], stores: dict[str, str]) -> dict[str, Any]:
-    """The model before training. Returns what evaluate_model() does."""
+Numbers = tuple[int, int]
+"""Which share of an evaluation, of how many."""
+
+
+def evaluate_initial(fields: dict[str, Any], stores: dict[str, str], share: Numbers) -> dict[str, Any]:
+    """The model before training."""
     recipe = parse_recipe(fields)
     tokenizer = recipe_tokenizer(recipe)
     model = load_untrained(recipe, vocab_size=rows_for(tokenizer), device=_device(recipe))
-    return _evaluate(recipe, model, tokenizer, stores)
+    return _evaluate(recipe, model, tokenizer, stores, share)
 
 
-def evaluate_trained(fields: dict[str, Any], stores: dict[str, str], run: str) -> dict[str, Any]:
-    """The newest checkpoint of a run, adapters merged where they can be. Returns what evaluate_model() does."""
+def evaluate_trained(fields: dict[str, Any], stores: dict[str, str], share: Numbers, run: str) -> dict[str, Any]:
+    """The newest checkpoint of a run, adapters merged where they can be."""
     recipe = parse_recipe(fields)
     tokenizer = recipe_tokenizer(recipe)
     weights, size = newest_checkpoint(run).weights(), rows_for(tokenizer)
     if "merged" in method_of(recipe).exports:
         model = load_trained(recipe, weights, vocab_size=size, device=_device(recipe))
-        return _evaluate(recipe, model, tokenizer, stores)
+        return _evaluate(recipe, model, tokenizer, stores, share)
     module = load_adapted(recipe, weights, vocab_size=size, device=_device(recipe))
-    return _evaluate(recipe, base_model(module), tokenizer, stores, forward_of(module, recipe))
+    return _evaluate(recipe, base_model(module), tokenizer, stores, share, forward_of(module, recipe))
 
 
-def evaluate_exported(fields: dict[str, Any], stores: dict[str, str], export: str) -> dict[str, Any]:
-    """An exported model, loaded as anybody would. Returns what evaluate_model() does."""
+def evaluate_exported(fields: dict[str, Any], stores: dict[str, str], share: Numbers, export: str) -> dict[str, Any]:
+    """An exported model, loaded as anybody would."""
     recipe = parse_recipe(fields)
     model, tokenizer = load_exported(export)
     if recipe.train.precision == "fp32":
         model.float()
     torch.nn.Module.to(model, _device(recipe))
-    return _evaluate(recipe, model, tokenizer, stores)
+    return _evaluate(recipe, model, tokenizer, stores, share)
 
 
 def export(fields: dict[str, Any], run: str, card: dict[str, Any]) -> list[str]:
@@ -122,10 +130,15 @@ def _device(recipe: Recipe) -> torch.device:
 
 
 def _evaluate(
-    recipe: Recipe, model: Any, tokenizer: Any, stores: dict[str, str], forward: Forward | None = None
+    recipe: Recipe,
+    model: Any,
+    tokenizer: Any,
+    stores: dict[str, str],
+    share: Numbers,
+    forward: Forward | None = None,
 ) -> dict[str, Any]:
     torch.set_num_threads(recipe.cluster.cpus_per_worker)
     generator = TransformersGenerator(model, tokenizer, stop_token_ids(recipe, tokenizer) or None, forward=forward)
     how, plans = Sampling(recipe.evaluate.max_new_tokens), evaluation_sets(recipe)
     sets = {name: (TokenStore.open(stores[name]), plans[name]) for name in stores}
-    return evaluate_model(model, generator, how, sets, forward)
+    return evaluate_share(model, generator, how, sets, forward, Share(*share))

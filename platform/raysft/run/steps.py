@@ -20,6 +20,7 @@ from raysft.recipe.load import load_recipe
 from raysft.recipe.paths import with_absolute_paths
 from raysft.recipe.schema import Recipe
 from raysft.run import remote_tasks, summary
+from raysft.run.evaluation_tasks import evaluate_by_tasks
 from raysft.run.evaluations import take_answers
 from raysft.run.rundir import check_same_recipe, claim, read_result, recipe_of, run_location
 from raysft.runtime.join import cluster, run_task
@@ -52,8 +53,7 @@ def evaluate(recipe: Recipe, model: str | None) -> dict[str, Any]:
     _check_export(export)
     with cluster():
         prepared = prepare_store(absolute)
-        fields = absolute.model_dump(mode="json")
-        found = run_task(absolute.cluster, remote_tasks.evaluate_exported, fields, prepared.eval_stores, export)
+        found = evaluate_by_tasks(absolute, remote_tasks.evaluate_exported, prepared.eval_stores, export)
     take_answers(found)
     return found
 

@@ -21,7 +21,7 @@ from raysft.data.store.manifest import write_manifest
 from raysft.data.store.packed_rows import Row, pack_rows
 from raysft.data.store.parts import TokenStore, write_part, write_prompts
 from raysft.errors import DataError, ModelError
-from raysft.evaluate.evaluation import evaluate_model
+from raysft.evaluate.evaluation import Share, evaluate_model, evaluate_share, evaluation_of
 from raysft.evaluate.exported import load_exported
 from raysft.evaluate.heldout import Targets, count_targets, held_out_loss, perplexity_of
 from raysft.evaluate.sampling import Sampling
@@ -136,8 +136,9 @@ class Parrot:
     def load(self, location: str) -> None:
         raise AssertionError("nothing is loaded here")
 
-    def generate(self, prompts: Sequence[str], how: Sampling) -> list[str]:
+    def generate(self, prompts: Sequence[str], how: Sampling, *, first: int = 0) -> list[str]:
         assert how == HOW
+        assert prompts[0] == f"q{first}"
         return list(prompts)
 
 
@@ -164,13 +165,17 @@ def test_each_set_has_its_own_rows_prompts_and_metrics(tmp_path: Path) -> None:
     assert match["low"] < 0.9 < match["high"]
     assert found["dev"]["samples"][0] == {"prompt": "q0", "answer": "q0", "reference": "other"}
     assert json.loads(json.dumps(found)) == found
+    sets = {name: (opened[name], plans[name]) for name in stores}
+    for parts in (2, 3, 20):  # more than there are rows, and than prompts
+        shares = [evaluate_share(model, Parrot(), HOW, sets, share=Share(part, parts)) for part in range(parts)]
+        assert evaluation_of(json.loads(json.dumps(shares)), plans) == found
 
 
 def test_a_set_of_answers_alone_computes_no_rows(tmp_path: Path) -> None:
     store = FakeStore(ROWS)
     for row in store.rows:
         row.token_fields["target"][:] = 0
-    write_store(tmp_path / "store", store, [{"sample_id": 0, "prompt": "q", "answer": "q"}])
+    write_store(tmp_path / "store", store, [{"sample_id": 0, "prompt": "q0", "answer": "q0"}])
     opened = TokenStore.open(str(tmp_path / "store"))
     found = evaluate_model(make_model(), Parrot(), HOW, {"dev": (opened, SetPlan(("exact_match",), 5, 9))})["dev"]
     assert {name: one["value"] for name, one in found["metrics"].items()} == {"exact_match": 1.0}

@@ -23,7 +23,7 @@ from raysft.model.load import load_model, rows_for
 from raysft.recipe.change import change
 from raysft.recipe.paths import with_absolute_paths
 from raysft.recipe.schema import Recipe
-from raysft.run import reference
+from raysft.run import evaluation_tasks, reference
 from raysft.run.reference import find_or_make
 
 K, T, WEIGHTS = 5, 2.0, (1.0, 3.0)
@@ -57,7 +57,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Recipe, P
         patch.setattr(prepare_module.ray, "is_initialized", lambda: True)
         patch.setattr(prepare_module, "on_ray", Tasks())
         patch.setattr(reference, "on_ray", Tasks())
-        patch.setattr(reference, "worker_runtime", lambda section: {})
+        patch.setattr(evaluation_tasks, "worker_runtime", lambda section: {})
         yield recipe, prepare(recipe), models
 
 

@@ -66,7 +66,7 @@ def test_an_evaluation_holds_the_model_once_in_its_precision() -> None:
 def test_both_are_printed() -> None:
     recipe, shape = from_files(recipe_8b(data=HELD_OUT, evaluate={"generate_prompts": 100, "max_new_tokens": 256}))
     lines = task_lines(recipe, shape, find_device("H100-80G"))
-    assert lines[0].startswith("evaluate  one task of one worker's size: weights 15.0, a row")
+    assert lines[0].startswith("evaluate  4 tasks, each of one worker's size: weights 15.0, a row")
     assert "answers at most 17.0 GiB" in lines[0]
     assert lines[1] == "export    one task, 3.9 GiB of host memory: a tensor at a time"
     assert "more than it has: the run is refused" in task_lines(recipe, shape, find_device("T4-16G"))[0]

@@ -72,11 +72,11 @@ def test_an_evaluation_is_made_once_and_anew_when_the_recipe_asks_for_more(
 ) -> None:
     made: list[dict[str, str]] = []
 
-    def run(cluster: Any, function: Any, fields: dict[str, Any], stores: dict[str, str]) -> dict[str, Any]:
+    def run(recipe: Any, task: Any, stores: dict[str, str]) -> dict[str, Any]:
         made.append(stores)
         return {name: ROWS if name == "held_out" else ANSWERS for name in stores}
 
-    monkeypatch.setattr(evaluations, "run_task", run)
+    monkeypatch.setattr(evaluations, "evaluate_by_tasks", run)
     data = {"train": "t.jsonl", "eval_fraction": 0.5}
     one = make_recipe(data=data)
     two = make_recipe(data=data, evaluate={"sets": {"dev": {"data": "d", "metrics": "exact_match", "prompts": 2}}})
@@ -92,11 +92,11 @@ def test_an_evaluation_is_made_once_and_anew_when_the_recipe_asks_for_more(
 def test_answers_are_kept_and_compared_with_those_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = {"before": "wrong", "after": "right"}
 
-    def run(cluster: Any, function: Any, fields: dict[str, Any], stores: dict[str, str]) -> dict[str, Any]:
+    def run(recipe: Any, task: Any, stores: dict[str, str]) -> dict[str, Any]:
         told = [{"prompt": f"q{i}", "answer": said[when], "reference": "right"} for i in range(20)]
         return {"held_out": {**ROWS, "metrics": {**ROWS["metrics"], **MATCH}, "answers": told}}  # type: ignore[dict-item]
 
-    monkeypatch.setattr(evaluations, "run_task", run)
+    monkeypatch.setattr(evaluations, "evaluate_by_tasks", run)
     recipe = make_recipe(data={"train": "t.jsonl", "eval_fraction": 0.5}, evaluate={"generate_prompts": 20})
     of = Evaluated(str(tmp_path), recipe, Prepared(None, "held", {}, {}), PRINTS)
     found: dict[str, Any] = {}

@@ -24,7 +24,7 @@ from raysft.data.text.tokenizer import recipe_tokenizer
 from raysft.model.load import load_model, rows_for
 from raysft.recipe.change import change
 from raysft.recipe.schema import Recipe
-from raysft.run import reference
+from raysft.run import evaluation_tasks, reference
 from raysft.run.reference import ReferenceColumns, find_or_make
 
 
@@ -41,7 +41,7 @@ def patched() -> Iterator[None]:
 def tasks(monkeypatch: pytest.MonkeyPatch) -> Tasks:
     tasks = Tasks()
     monkeypatch.setattr(reference, "on_ray", tasks)
-    monkeypatch.setattr(reference, "worker_runtime", lambda section: {})
+    monkeypatch.setattr(evaluation_tasks, "worker_runtime", lambda section: {})
     return tasks
 
 

@@ -101,4 +101,4 @@ def test_an_export_of_what_two_ranks_have_saved_is_what_is_evaluated(tmp_path: P
     for name, tensor in found.state_dict().items():
         assert tensor.dtype == dtype
         assert torch.equal(tensor, expected[name]), name
-    assert evaluate_initial(fields, {}) == evaluate_trained(fields, {}, run) == {}
+    assert evaluate_initial(fields, {}, (0, 1)) == evaluate_trained(fields, {}, (0, 1), run) == {}

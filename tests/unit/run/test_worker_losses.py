@@ -121,7 +121,7 @@ def around(
     """before_and_after() of a run, and what happened in which order."""
     happened = []
 
-    def task(cluster: Any, function: Any, fields: Any, stores: Any, *more: str) -> dict[str, Any]:
+    def by_tasks(recipe: Any, function: Any, stores: Any, *more: str) -> dict[str, Any]:
         happened.append(function.__name__)
         return {name: {"metrics": {"loss": {"value": 0.5}}, "num_prompts": 0, "samples": []} for name in stores}
 
@@ -129,7 +129,7 @@ def around(
         happened.append("train")
         train()
 
-    patch.setattr(evaluations, "run_task", task)
+    patch.setattr(evaluations, "evaluate_by_tasks", by_tasks)
     patch.setattr(before_after, "targets_of", lambda recipe, stores: {name: TARGETS[name] for name in stores})
     stores = {"dev": Store("d", {})} if recipe.evaluate.sets else {}
     prepared = Prepared(None, "e", {}, {}, stores)

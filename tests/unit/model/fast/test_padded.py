@@ -47,10 +47,16 @@ def test_without_it_transformers_makes_such_queries() -> None:
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_a_model_is_left_as_it_was(attention: str) -> None:
-    model = make_model(LLAMA, attention)
-    with pytest.raises(ZeroDivisionError), padded_attention(model):
-        assert model.config._attn_implementation == (PADDED if attention == "sdpa" else attention)
-        raise ZeroDivisionError
+    model, inside = make_model(LLAMA, attention), []
+
+    def fail_inside() -> None:
+        with padded_attention(model):
+            inside.append(model.config._attn_implementation)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_inside()
+    assert inside == [PADDED if attention == "sdpa" else attention]
     assert model.config._attn_implementation == attention
 
 

@@ -1,0 +1,70 @@
+"""An evaluation by tasks on the cluster: one, or several that share its rows and prompts."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from transformers.utils import logging as transformers_logging
+
+from raysft.data.on_ray import Item, TaskResources, on_ray
+from raysft.evaluate.evaluation import evaluation_of
+from raysft.recipe.evaluation_sets import check_packages, evaluation_sets, evaluation_tasks
+from raysft.recipe.schema import Recipe
+from raysft.recipe.sections.cluster import ClusterSection
+from raysft.runtime.join import run_task, worker_runtime
+
+Task = Callable[..., dict[str, Any]]
+"""(fields of a recipe, stores, share, *more) -> what evaluate_share() found of that share (remote_tasks.py)."""
+
+
+def evaluate_by_tasks(recipe: Recipe, task: Task, stores: Mapping[str, str], *more: str) -> dict[str, Any]:
+    """{set: record} of the sets with a store, by as many tasks as the recipe gives work to (evaluation_tasks).
+
+    Raises what the task does, DataError, RecipeError.
+    """
+    plans = {name: evaluation_sets(recipe)[name] for name in stores}
+    check_packages(plans.values())
+    fields, parts = recipe.model_dump(mode="json"), evaluation_tasks(recipe)
+    if parts == 1:
+        return evaluation_of([run_task(recipe.cluster, task, fields, dict(stores), (0, 1), *more)], plans)
+    work = partial(_share, task=task, fields=fields, stores=dict(stores), parts=parts, more=more)
+    found: dict[int, dict[str, Any]] = dict(
+        on_ray(work, [{"part": part} for part in range(parts)], worker_sized(recipe))
+    )
+    return evaluation_of([found[part] for part in range(parts)], plans)
+
+
+def _share(
+    item: Item, *, task: Task, fields: dict[str, Any], stores: dict[str, str], parts: int, more: tuple[str, ...]
+) -> tuple[int, dict[str, Any]]:
+    """(part, what it found), in a task."""
+    with leaving_no_model(bool(fields["cluster"]["gpus_per_worker"])):
+        return item["part"], task(fields, stores, (item["part"], parts), *more)
+
+
+def worker_sized(recipe: Recipe) -> TaskResources:
+    """Tasks with the resources of the run's workers, of which as many work at a time."""
+    wanted: ClusterSection = recipe.cluster
+    return TaskResources(
+        cpus=wanted.cpus_per_worker,
+        gpus=wanted.gpus_per_worker,
+        at_once=wanted.workers,
+        environment=worker_runtime(wanted),
+    )
+
+
+@contextmanager
+def leaving_no_model(has_gpu: bool) -> Iterator[None]:
+    """Work with a model in a process of Ray Data, which stays for a while: its GPU is a worker's next."""
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        gc.collect()
+        if has_gpu:
+            torch.cuda.empty_cache()

@@ -5,7 +5,8 @@
     <out>/export.json   written last: every file with its size and sha256. No manifest, no export.
 
 Owns names, dtypes and the order of writing. Knows no checkpoint: weights come by HF parameter name. They are written
-as a stream (trained.py, save_plan.py; decision 037); a model that cannot be outlined is made whole first.
+as a stream (trained.py, save_plan.py; decision 037), by one task or by several that share the files of weights
+(weight_files.py); a model that cannot be outlined is made whole first.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from raysft.model.export_manifest import (
     MANIFEST,
     describe_files,
     files_below,
+    is_of,
     read_export_manifest,
 )
 from raysft.model.files import INDEX, copy_processors
@@ -36,15 +39,24 @@ from raysft.model.generation import set_generation
 from raysft.model.load import cast_as_loaded, dtypes_as_loaded, rows_for
 from raysft.model.methods import merge, save_adapter
 from raysft.model.outline import WholeOnlyError
-from raysft.model.save_plan import SavePlan, header, plan_save, write_file
+from raysft.model.save_plan import SavePlan, plan_save
 from raysft.model.trained import DTYPES, Merged, Trained, Weights, by_name, rebuild, tell_whole
+from raysft.model.weight_files import STAGING, Entries, WeightFiles
 from raysft.recipe.schema import Recipe
 from raysft.recipe.traits import method_of
 
 MAX_SHARD = "2GB"
-_STAGING = ".export-"
-_FINISHED = "weights"
-"""Beside the parts while they are staged: files of weights, and the checksum of each that is finished."""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where an export is written."""
+
+    staging: Path
+    """All of it but files of weights, until it is published."""
+    files: WeightFiles
+    written: Mapping[str, dict[str, Any]]
+    """Files of weights that other tasks have written."""
 
 
 def export_run(
@@ -55,30 +67,61 @@ def export_run(
     out: str,
     card: CardFacts,
     stops: Sequence[int] = (),
+    written: Mapping[str, dict[str, Any]] | None = None,
 ) -> list[str]:
     """Write the export of a run to the directory or URI `out`. Returns the locations of its parts.
 
     weights: each trained parameter of the recipe's model once, by HF name, fp32; of a mapping each is asked for when
     it is written. tokenizer: with the chat template the run was trained on. stops: ids that trained answers end in,
-    besides the end of text. An intact export of the same run is left alone, `weights` unread. The merged model has
-    the dtype of train.precision; the adapter is fp32. Files of weights that an export of the same run had finished
-    when it was killed are kept.
+    besides the end of text. written: what other tasks have returned from export_share(). An intact export of the same
+    run is left alone, `weights` unread. The merged model has the dtype of train.precision; the adapter is fp32. Files
+    of weights that an export of the same run had finished when it was killed are kept.
     Raises CheckpointError (weights do not fit the model), ModelError, StorageError.
     """
-    parts = export_parts(recipe)
-    made_of = {name: card.fingerprints[name] for name in ("data", "mathematics")}
-    identity = {"format_version": FORMAT_VERSION, "parts": parts, "steps": card.steps, **made_of}
+    parts, files = export_parts(recipe), WeightFiles(out, _identity(recipe, card))
     locations = [storage.join(out, part) for part in parts]
-    if read_export_manifest(out, identity) is not None:
+    if read_export_manifest(out, files.identity) is not None:
         return locations
-    with _staging(out, identity) as staging:
-        known = _write(recipe, by_name(weights), tokenizer, card, staging, stops)
-        files = [entry for part in parts for entry in describe_files(staging, part, known)]
+    with _staging(files) as staging:
+        place = _Place(staging, files, written or {})
+        known = _write(recipe, by_name(weights), tokenizer, card, place, stops)
+        entries = [entry for part in parts for entry in describe_files(staging, part, known)]
         storage.remove_tree(storage.join(out, MANIFEST))
         for part in parts:
-            _publish(staging / part, storage.join(out, part))
-    sealed.write(storage.join(out, MANIFEST), {**identity, "files": files})
+            _publish(staging / part, storage.join(out, part), {Path(name).name for name in known})
+    sealed.write(storage.join(out, MANIFEST), {**files.identity, "files": entries})
+    storage.remove_tree(files.staging)
     return locations
+
+
+def export_share(
+    recipe: Recipe,
+    weights: Weights,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    out: str,
+    card: CardFacts,
+    share: tuple[int, int],
+) -> Entries:
+    """Write share[0] of share[1] of the files of weights, before export_run() writes the rest. Returns them.
+
+    None is written where there is an export of this run already, or no stream of its model. Raises as export_run().
+    """
+    files, (part, parts) = WeightFiles(out, _identity(recipe, card)), share
+    if "merged" not in export_parts(recipe) or is_of(out, files.identity):
+        return {}
+    try:
+        merged = Trained(recipe, weights, vocab_size=rows_for(tokenizer)).merged()
+        plan = _plan(recipe, merged)
+    except WholeOnlyError:
+        return {}
+    return files.write(plan, merged.read, list(plan.files)[part::parts])
+
+
+def _identity(recipe: Recipe, card: CardFacts) -> dict[str, Any]:
+    """What an export is of."""
+    made_of = {name: card.fingerprints[name] for name in ("data", "mathematics")}
+    return {"format_version": FORMAT_VERSION, "parts": export_parts(recipe), "steps": card.steps, **made_of}
 
 
 def export_parts(recipe: Recipe) -> list[str]:
@@ -93,69 +136,47 @@ def _write(
     weights: Weights,
     tokenizer: PreTrainedTokenizerFast,
     card: CardFacts,
-    directory: Path,
+    place: _Place,
     stops: Sequence[int],
 ) -> dict[str, dict[str, Any]]:
     """Write the parts. Returns {file: its bytes and sha256} of those that were summed while they were written."""
+    directory = place.staging
     try:
         trained = Trained(recipe, weights, vocab_size=rows_for(tokenizer))
         if "adapter" in export_parts(recipe):
             trained.save_adapter(str(directory / "adapter"))
         known = {}
         if "merged" in export_parts(recipe):
-            known = _write_merged(recipe, trained.merged(), tokenizer, directory, stops)
+            merged = trained.merged()
+            plan = _plan(recipe, merged)
+            _write_configs(recipe, merged.model, tokenizer, directory, stops, weights={})
+            known = _write_weights(plan, merged, place)
     except WholeOnlyError as reason:
         tell_whole("export", recipe, reason)
         module = rebuild(recipe, weights, vocab_size=rows_for(tokenizer))
         write_parts(recipe, module, tokenizer, card, directory, stops)
         return {}
     _write_cards(recipe, card, directory)
-    return known
+    return {f"merged/{name}": entry for name, entry in known.items()}
 
 
-def _write_merged(
-    recipe: Recipe, merged: Merged, tokenizer: PreTrainedTokenizerFast, directory: Path, stops: Sequence[int]
-) -> dict[str, dict[str, Any]]:
-    """The merged model, a tensor at a time. Returns {file: bytes and sha256}. Raises WholeOnlyError, if it does,
-    before anything is written."""
-    model, part = merged.model, directory / "merged"
-    dtypes = dtypes_as_loaded(model, DTYPES[recipe.train.precision])
-    merged.cast(dtypes)
-    plan = plan_save(model, max_bytes=MAX_SHARD)
-    _write_configs(recipe, model, tokenizer, directory, stops, weights={})
+def _plan(recipe: Recipe, merged: Merged) -> SavePlan:
+    """Which files the merged model becomes, in the precision of the training. Raises WholeOnlyError."""
+    merged.cast(dtypes_as_loaded(merged.model, DTYPES[recipe.train.precision]))
+    return plan_save(merged.model, max_bytes=MAX_SHARD)
+
+
+def _write_weights(plan: SavePlan, merged: Merged, place: _Place) -> Entries:
+    """The merged model, a tensor at a time: what other tasks have not written. Returns all files of the plan."""
+    part, files, written = place.staging / "merged", place.files, place.written
     index = plan.index()
     if index is not None:
         (part / INDEX).write_text(index, encoding="utf-8")
-    finished = directory / _FINISHED
-    finished.mkdir(exist_ok=True)
-    for path in finished.iterdir():  # what a killed export was writing, or another version has written
-        if path.name.removesuffix(".json") not in plan.files:
-            path.unlink()
-    known = {}
-    for name in plan.files:
-        location = str(finished / f"{name}.json")
-        record = sealed.read(location, {"file": dict})
-        entry = record["file"] if record else {}
-        if not _is_finished(finished / name, plan, entry):
-            entry = write_file(finished / name, plan, merged.read)
-            sealed.write(location, {"file": entry})
-        known[f"merged/{name}"] = entry
-    for name in plan.files:
-        os.replace(finished / name, part / name)
+    files.clear_others(plan)
+    known = {name: written[name] for name in plan.files if name in written}
+    known |= files.write(plan, merged.read, [name for name in plan.files if name not in known])
+    files.publish(plan.files, part)
     return known
-
-
-def _is_finished(path: Path, plan: SavePlan, entry: Mapping[str, Any]) -> bool:
-    """Has a killed export of this run written this file?"""
-    expected = header(plan.files[path.name])
-    try:
-        with path.open("rb") as file:
-            if file.read(len(expected)) != expected:
-                return False
-        size, checksum = storage.size_and_sha256(str(path))
-    except OSError:
-        return False
-    return dict(entry) == {"bytes": size, "sha256": checksum}
 
 
 def write_parts(
@@ -206,23 +227,23 @@ def _write_cards(recipe: Recipe, card: CardFacts, directory: Path) -> None:
 
 
 @contextmanager
-def _staging(out: str, identity: Mapping[str, Any]) -> Iterator[Path]:
+def _staging(files: WeightFiles) -> Iterator[Path]:
     """Where the parts are written before they are published: local ones beside their place, for a rename.
 
     A local one that was killed is gone on with, if it was of the same identity; others are cleared.
     """
-    if "://" in out:
-        with tempfile.TemporaryDirectory(prefix=_STAGING) as staging:
+    out, own = files.out, files.staging.rpartition("/")[2]
+    for name in storage.list_names(out):
+        if name.startswith(STAGING) and name != own:
+            storage.remove_tree(storage.join(out, name))
+    if not files.is_moved:
+        with tempfile.TemporaryDirectory(prefix=STAGING) as staging:
             yield Path(staging)
         return
-    own = _STAGING + sealed.checksum(identity)[:16]
     storage.check_writable(out)
-    for name in storage.list_names(out):
-        if name.startswith(_STAGING) and name != own:
-            storage.remove_tree(storage.join(out, name))
     for part in ("adapter", "merged"):
-        storage.remove_tree(storage.join(out, own, part))
-    directory = Path(storage.absolute(out), own)
+        storage.remove_tree(storage.join(files.staging, part))
+    directory = Path(storage.absolute(files.staging))
     try:
         directory.mkdir(exist_ok=True)
         yield directory
@@ -230,13 +251,16 @@ def _staging(out: str, identity: Mapping[str, Any]) -> Iterator[Path]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _publish(staged: Path, destination: str) -> None:
-    """Replace what is at the destination by the staged directory."""
+def _publish(staged: Path, destination: str, in_place: Collection[str]) -> None:
+    """Replace what is at the destination by the staged directory. in_place: names of a URI's that are there."""
     try:
-        storage.remove_tree(destination)
         if "://" not in destination:
+            storage.remove_tree(destination)
             os.replace(staged, storage.absolute(destination))
             return
+        for name in storage.list_names(destination):
+            if name not in in_place:
+                storage.remove_tree(storage.join(destination, name))
     except OSError as error:
         raise StorageError(
             f"cannot publish the export to {destination}",

@@ -15,13 +15,16 @@ ENTRY: sealed.Shape = {"name": str, "bytes": int, "sha256": str}
 
 def read_export_manifest(out: str, identity: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
     """The manifest of an intact export; None when it is absent, of another identity, or a file is damaged."""
-    location = storage.join(out, MANIFEST)
-    manifest = sealed.read(location, {"files": list})
-    if manifest is None:
-        return None
-    if identity is not None and {k: v for k, v in manifest.items() if k != "files"} != dict(identity):
+    manifest = sealed.read(storage.join(out, MANIFEST), {"files": list})
+    if manifest is None or (identity is not None and not is_of(out, identity)):
         return None
     return manifest if all(_is_whole(out, entry) for entry in manifest["files"]) else None
+
+
+def is_of(out: str, identity: Mapping[str, Any]) -> bool:
+    """Is there a manifest of this identity? Its files may be damaged."""
+    manifest = sealed.read(storage.join(out, MANIFEST), {"files": list})
+    return manifest is not None and {k: v for k, v in manifest.items() if k != "files"} == dict(identity)
 
 
 def damaged_files(out: str) -> list[str]:
@@ -34,14 +37,15 @@ def damaged_files(out: str) -> list[str]:
 
 
 def describe_files(directory: Path, part: str, known: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """[{name, bytes, sha256}] of a part, names relative to the export's directory. known: those not to be read."""
+    """[{name, bytes, sha256}] of a part, names relative to the export's directory. known: those not to be read, in
+    the directory or at their place already."""
+    names = {path.relative_to(directory).as_posix() for path in files_below(directory / part)}
     described = []
-    for path in files_below(directory / part):
-        name = path.relative_to(directory).as_posix()
+    for name in sorted(names | {name for name in known if name.startswith(f"{part}/")}):
         if name in known:
             size, checksum = known[name]["bytes"], known[name]["sha256"]
         else:
-            size, checksum = storage.size_and_sha256(str(path))
+            size, checksum = storage.size_and_sha256(str(directory / name))
         described.append({"name": name, "bytes": size, "sha256": checksum})
     return described
 

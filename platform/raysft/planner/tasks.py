@@ -5,6 +5,7 @@ Besides the process itself: Python, torch and transformers take about 0.6 GiB of
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from raysft.errors import ClusterError
@@ -18,6 +19,8 @@ from raysft.recipe.objective_traits import objective_of
 from raysft.recipe.schema import Recipe
 from raysft.recipe.traits import method_of, virtual_tokens
 
+EXPORT_FILE_BYTES = 2 * 10**9
+"""The most that a file of weights of an export holds (model/export.py)."""
 RAY_SHARE = 0.7
 """What Ray has of a node's memory for tasks, unless it is told otherwise; the rest is for its object store."""
 
@@ -71,6 +74,17 @@ def export_memory(recipe: Recipe, shape: ModelShape) -> int:
     return (FLOAT32 * shape.num_parameters if _is_whole(recipe) else 0) + _passing(recipe, shape)
 
 
+def export_tasks(recipe: Recipe, shape: ModelShape) -> int:
+    """How many tasks share the files of weights of an export: as many as the run has workers, a file each at least.
+
+    One where the model is made whole: others would make it whole, too.
+    """
+    parts = method_of(recipe).exports
+    if _is_whole(recipe) or "merged" not in parts or not (recipe.export.merged or len(parts) == 1):
+        return 1
+    return max(1, min(recipe.cluster.workers, math.ceil(_working(recipe) * shape.num_parameters / EXPORT_FILE_BYTES)))
+
+
 def task_lines(recipe: Recipe, shape: ModelShape, device: Device) -> list[str]:
     """What both need, for `raysft plan`. The task of an evaluation has the devices of one worker."""
     lines = []
@@ -87,7 +101,9 @@ def task_lines(recipe: Recipe, shape: ModelShape, device: Device) -> list[str]:
     how = "a tensor at a time"
     if _is_whole(recipe):
         how = "fresh weights are made whole; files are read by tensors"
-    return [*lines, f"export    one task, {export_memory(recipe, shape) / GIB:.1f} GiB of host memory: {how}"]
+    tasks = export_tasks(recipe, shape)
+    who = "one task," if tasks == 1 else f"{tasks} tasks, each of"
+    return [*lines, f"export    {who} {export_memory(recipe, shape) / GIB:.1f} GiB of host memory: {how}"]
 
 
 def check_tasks(recipe: Recipe, shape: ModelShape, device: Device | None, host_bytes: float) -> None:

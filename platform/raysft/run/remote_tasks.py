@@ -22,7 +22,7 @@ from raysft.evaluate.exported import load_exported
 from raysft.evaluate.generation import TransformersGenerator
 from raysft.evaluate.sampling import Sampling
 from raysft.model.card import CardFacts
-from raysft.model.export import export_run
+from raysft.model.export import export_run, export_share
 from raysft.model.load import rows_for
 from raysft.model.methods import Forward, base_model, forward_of
 from raysft.model.trained import load_adapted, load_trained, load_untrained
@@ -39,7 +39,7 @@ READERS = 8
 
 
 Numbers = tuple[int, int]
-"""Which share of an evaluation, of how many."""
+"""Which share of an evaluation or an export, of how many."""
 
 
 def evaluate_initial(fields: dict[str, Any], stores: dict[str, str], share: Numbers) -> dict[str, Any]:
@@ -72,13 +72,25 @@ def evaluate_exported(fields: dict[str, Any], stores: dict[str, str], share: Num
     return _evaluate(recipe, model, tokenizer, stores, share)
 
 
-def export(fields: dict[str, Any], run: str, card: dict[str, Any]) -> list[str]:
-    """Export the newest checkpoint of a run. Returns the directories written."""
+def export(
+    fields: dict[str, Any], run: str, card: dict[str, Any], written: dict[str, dict[str, Any]] | None = None
+) -> list[str]:
+    """Export the newest checkpoint of a run. written: what tasks have written of it. Returns the directories."""
     recipe = parse_recipe(fields)
     tokenizer = export_tokenizer(recipe)
     stops = stop_token_ids(recipe, tokenizer)
     weights, out = newest_checkpoint(run).weights(), storage.join(run, "export")
-    return export_run(recipe, weights, tokenizer, out=out, card=CardFacts(**card), stops=stops)
+    return export_run(recipe, weights, tokenizer, out=out, card=CardFacts(**card), stops=stops, written=written)
+
+
+def export_files(fields: dict[str, Any], run: str, card: dict[str, Any], share: Numbers) -> dict[str, dict[str, Any]]:
+    """A share of the files of weights of the export. Returns what was written, as export_share().
+
+    The checkpoint's checksums are looked at once, by export(), which comes after.
+    """
+    recipe = parse_recipe(fields)
+    weights, out = newest_checkpoint(run, is_verified=False).weights(), storage.join(run, "export")
+    return export_share(recipe, weights, export_tokenizer(recipe), out=out, card=CardFacts(**card), share=share)
 
 
 def export_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -33,6 +33,7 @@ from raysft.run import reference, remote_tasks, summary
 from raysft.run.attempts import run_attempts
 from raysft.run.before_after import before_and_after
 from raysft.run.evaluations import Evaluated, by_set
+from raysft.run.export_tasks import export_by_tasks
 from raysft.run.layout_choice import check_tasks, choose_layout
 from raysft.run.nodes import await_first_nodes
 from raysft.run.progress import PrepareProgress, TrainingProgress
@@ -48,7 +49,7 @@ from raysft.run.rundir import (
 )
 from raysft.run.signals import stopping
 from raysft.runtime.gauges import RunGauges
-from raysft.runtime.join import cluster, cluster_facts, run_task
+from raysft.runtime.join import cluster, cluster_facts
 from raysft.train.commits.checkpoint import remove_orphans
 from raysft.train.commits.lineage import newest_attempt
 from raysft.train.history.spans import Driver, driving
@@ -124,8 +125,7 @@ def run_training(recipe: Recipe, *, profile_steps: int = 0) -> RunResult:
         driver.phase("export")
         newest = remote_tasks.newest_checkpoint(run, is_verified=False)  # by the task
         card = summary.card_facts(newest.state, plan.prepared, plan.fingerprints, before, after)
-        fields = plan.recipe.model_dump(mode="json")
-        exports = run_task(plan.recipe.cluster, remote_tasks.export, fields, run, asdict(card))
+        exports = export_by_tasks(plan.recipe, run, card)
         driver.phase("start")  # and its end
     report = summary.write_report(
         run, recipe, [*plan.resolved.describe(), *plan.schedule.describe()], plan.prepared, plan.fingerprints

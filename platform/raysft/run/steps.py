@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,9 @@ from raysft.recipe.schema import Recipe
 from raysft.run import remote_tasks, summary
 from raysft.run.evaluation_tasks import evaluate_by_tasks
 from raysft.run.evaluations import take_answers
+from raysft.run.export_tasks import export_by_tasks
 from raysft.run.rundir import check_same_recipe, claim, read_result, recipe_of, run_location
-from raysft.runtime.join import cluster, run_task
+from raysft.runtime.join import cluster
 from raysft.train.history.records import read_metrics
 
 logger = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ def export(recipe: Recipe) -> list[str]:
         prepared = prepare_store(absolute)
         prints = claim(run, absolute, prepared.train_manifest["fingerprint"])
         card = summary.card_facts(newest.state, prepared, prints, None, None)
-        return run_task(absolute.cluster, remote_tasks.export, absolute.model_dump(mode="json"), run, asdict(card))
+        return export_by_tasks(absolute, run, card)
 
 
 def report(recipe_or_run: str, overrides: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ from fakes import LLAMA_8B, recipe_8b
 from raysft.errors import ClusterError
 from raysft.model.shape import read_shape
 from raysft.planner.devices import GIB, find_device
-from raysft.planner.tasks import RAY_SHARE, check_tasks, evaluation_memory, export_memory, task_lines
+from raysft.planner.tasks import RAY_SHARE, check_tasks, evaluation_memory, export_memory, export_tasks, task_lines
 from raysft.recipe.change import change
 from raysft.recipe.facts import ClusterFacts, NodeFacts
 from raysft.recipe.schema import Recipe
@@ -27,6 +27,23 @@ COMPARED = {"data": HELD_OUT, "objective": {"kind": "dpo"}}
 def from_files(recipe: Recipe) -> tuple[Recipe, Any]:
     """As if its weights lay in files; the shape is read from its config."""
     return change(recipe, {"model.source": "some/base", "model.config": None}), read_shape(recipe)
+
+
+@pytest.mark.parametrize(
+    ("workers", "sections", "tasks"),
+    [
+        (1, {}, 1),
+        (4, {}, 4),
+        (64, {}, 9),  # 8.03e9 parameters of 2 bytes, 2e9 bytes a file
+        (64, {"train": {"precision": "fp32"}}, 17),
+        (64, {"method": {"kind": "lora", "rank": 4}, "export": {"merged": False}}, 1),
+    ],
+)
+def test_an_export_has_a_task_for_each_worker_that_has_a_file(
+    workers: int, sections: dict[str, Any], tasks: int
+) -> None:
+    assert export_tasks(*from_files(recipe_8b(workers, **sections))) == tasks
+    assert export_tasks(recipe_8b(64), read_shape(recipe_8b(64))) == 1, "fresh weights are made whole"
 
 
 def test_a_stream_holds_a_tensor_and_the_adapters() -> None:
@@ -68,7 +85,7 @@ def test_both_are_printed() -> None:
     lines = task_lines(recipe, shape, find_device("H100-80G"))
     assert lines[0].startswith("evaluate  4 tasks, each of one worker's size: weights 15.0, a row")
     assert "answers at most 17.0 GiB" in lines[0]
-    assert lines[1] == "export    one task, 3.9 GiB of host memory: a tensor at a time"
+    assert lines[1] == "export    8 tasks, each of 3.9 GiB of host memory: a tensor at a time"  # of 9 files
     assert "more than it has: the run is refused" in task_lines(recipe, shape, find_device("T4-16G"))[0]
     assert len(task_lines(recipe_8b(), shape, find_device("H100-80G"))) == 1  # nothing is held out
     losses, _ = task_lines(recipe_8b(data=HELD_OUT), shape, find_device("T4-16G"))

@@ -32,11 +32,12 @@ from raysft.engine.pipeline import PipelineEngine
 from raysft.engine.slices import Saved
 from raysft.engine.zero import ZeroEngine
 from raysft.errors import ModelError
+from raysft.evaluate.adapter_start import adapter_start
 from raysft.model.facts import read_facts
 from raysft.model.fast import attention, loss_head, onednn_linear, start_check, ulysses
 from raysft.model.fast.start_check import use_fast_paths
 from raysft.model.load import load_model
-from raysft.model.methods import apply_method, forward_of, step_acts
+from raysft.model.methods import apply_method, forward_of, set_start, step_acts
 from raysft.objectives.base import Term
 from raysft.objectives.module import ObjectiveModule, make_objective
 from raysft.objectives.objective import Objective
@@ -44,6 +45,7 @@ from raysft.objectives.reduce import Reduced, Sums, added, reduced
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.resolve import ResolvedRun, resolve
 from raysft.recipe.schema import Recipe
+from raysft.recipe.traits import method_of
 from raysft.train.assembly import outlined_module
 from raysft.train.commits.checkpoint import begin_attempt
 from raysft.train.commits.writer import Retention, Writer
@@ -91,12 +93,20 @@ def switch_reduction(cell: dict[str, Any]) -> None:
     zero.divisors = (lambda units: units.sum().expand_as(units)) if mutant else step.divisors
 
 
+def begin(module: ObjectiveModule, recipe: Recipe, store: str) -> None:
+    """What a task computes for the adapters before training, computed here."""
+    if method_of(recipe).computed_start(recipe.method):
+        found = adapter_start(recipe, load_tokenizer(recipe.model.tokenizer), TokenStore.open(store))
+        set_start(module.model, found)
+
+
 def build(
-    recipe: Recipe, restored: Saved | None, objective: Objective, by_shares: bool | str = False
+    recipe: Recipe, restored: Saved | None, objective: Objective, store: str, by_shares: bool | str = False
 ) -> ZeroEngine | PipelineEngine:
     tokenizer = load_tokenizer(recipe.model.tokenizer)
     if by_shares:
         module = outlined_module(recipe, tokenizer, torch.device("cpu"), recipe.train.max_steps or 8)
+        begin(module, recipe, store)
         READ.clear()
         if by_shares == "torn" and dist.get_rank() == dist.get_world_size() - 1:
             assert module.unread is not None
@@ -110,6 +120,7 @@ def build(
     adapted = apply_method(model, recipe)
     acts = step_acts(adapted, recipe, recipe.train.max_steps or 8)
     module = ObjectiveModule(adapted, objective, acts, forward_of(adapted, recipe), recipe.train.embedding_noise)
+    begin(module, recipe, store)
     return make_engine(module, resolve(recipe, read_facts(recipe), None), torch.device("cpu"), restored)
 
 
@@ -217,12 +228,15 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
         )
         cpu = torch.device("cpu")
         engine, probed = fit(
-            lambda rows: with_room(build(recipe, saved, objective), cell.get("room")), largest, group, cpu
+            lambda rows: with_room(build(recipe, saved, objective, cell["store"]), cell.get("room")),
+            largest,
+            group,
+            cpu,
         )
         feed = feed_of(probed.micro_batch_rows)
     else:
         try:
-            engine = build(recipe, saved, objective, cell.get("by_shares", False))
+            engine = build(recipe, saved, objective, cell["store"], cell.get("by_shares", False))
         except ModelError as error:
             return {"refused": str(error)}
     if cell.get("mutant") == "scale_each_stage":

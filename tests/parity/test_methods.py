@@ -79,6 +79,8 @@ ADAPTERS: dict[str, tuple[dict[str, Any], Callable[[], PeftConfig], float]] = {
 }
 """{kind: (fields of a recipe, peft's own config, weight decay of its parameters)}."""
 
+BEGINNINGS = ("pissa", "olora", "eva")
+
 SPLITS: dict[str, tuple[int, dict[str, Any]]] = {
     "ZeRO 0": (1, {}),
     "ZeRO 1, micro-batch 4": (2, {"parallel__zero": 1, "train__micro_batch_rows": 4}),
@@ -188,6 +190,76 @@ def test_adapters_resume_bit_identically(bench: Bench, tmp_path: Path, kind: str
     whole = bench.cell(2, until=UNTIL, **cell)[0]
     first = bench.cell(2, until=3, save=True, run=str(tmp_path), **cell)[0]
     second = bench.cell(2, until=UNTIL, run=str(tmp_path), **cell)[0]
+    assert first["losses"] + second["losses"] == whole["losses"]
+    assert second["weights"] == whole["weights"]
+
+
+@pytest.fixture(scope="module")
+def begun_alone(bench: Bench) -> dict[str, tuple[list[float], list[float]]]:
+    """(losses, norms) of LoRA that peft alone begins: it puts the rest of a weight into the layer."""
+    found = {}
+    for init in BEGINNINGS:
+        model = fresh_model(CONFIG, len(bench.tokenizer), seed=0)
+        rows = largest_inputs(bench, model) if init == "eva" else {}
+        config = LoraConfig(
+            r=4, lora_alpha=8.0, target_modules=["q_proj", "v_proj"], init_lora_weights=init if not rows else True
+        )
+        adapted = get_peft_model(model, config)
+        for name, directions in rows.items():
+            adapted.get_submodule(f"base_model.model.{name}").lora_A["default"].weight.data = directions
+        found[init] = bare_loop(bench, adapted, DECAY, "lora")
+    return found
+
+
+def largest_inputs(bench: Bench, model: Any) -> dict[str, torch.Tensor]:
+    """{layer: first right singular vectors of all that it is given, sample by sample}."""
+    given: dict[str, list[torch.Tensor]] = {}
+    names = [name for name, _ in model.named_modules() if name.endswith(("q_proj", "v_proj"))]
+    hooks = [
+        model.get_submodule(name).register_forward_pre_hook(
+            lambda _, x, name=name: given.setdefault(name, []).append(x[0][0])
+        )
+        for name in names
+    ]
+    with torch.no_grad():
+        for question, answer in make_samples():
+            ids, _ = tokens_and_targets(bench.tokenizer, question, answer)
+            model(input_ids=torch.tensor([ids]))
+    for hook in hooks:
+        hook.remove()
+    return {name: torch.linalg.svd(torch.cat(rows).double())[2][:4].float() for name, rows in given.items()}
+
+
+@pytest.mark.parametrize("init", BEGINNINGS)
+@pytest.mark.parametrize("split", cells(*SPLITS, often=("ZeRO 3, micro-batch 2", "tensor")))
+def test_a_computed_beginning_equals_pefts(
+    bench: Bench, begun_alone: dict[str, tuple[list[float], list[float]]], init: str, split: str
+) -> None:
+    workers, changes = SPLITS[split]
+    found = bench.cell(workers, until=UNTIL, **LORA, method__init=init, **changes)[0]
+    losses, norms = begun_alone[init]
+    assert furthest(found["losses"], losses) < TOLERANCE
+    assert furthest(found["norms"], norms) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("init", "changes"),
+    [
+        ("pissa", {"parallel__zero": 3}),
+        ("pissa", {"parallel__pipeline": 2, "parallel__zero": 1}),
+        pytest.param("pissa", {"parallel__tensor": 2, "parallel__zero": 1}, marks=pytest.mark.full),
+        pytest.param("olora", {"parallel__zero": 2, "train__precision": "bf16"}, marks=pytest.mark.full),
+        pytest.param("eva", {"parallel__zero": 3, "train__precision": "bf16"}, marks=pytest.mark.full),
+    ],
+)
+def test_computed_beginnings_resume_bit_identically(
+    bench: Bench, tmp_path: Path, init: str, changes: dict[str, Any]
+) -> None:
+    """What is taken away from the base comes from the commit: with another seed of it nothing would fit."""
+    cell = {**LORA, "method__init": init, "train__micro_batch_rows": 2, **changes}
+    whole = bench.cell(2, until=4, **cell)[0]
+    first = bench.cell(2, until=2, save=True, run=str(tmp_path), **cell)[0]
+    second = bench.cell(2, until=4, run=str(tmp_path), **cell)[0]
     assert first["losses"] + second["losses"] == whole["losses"]
     assert second["weights"] == whole["weights"]
 

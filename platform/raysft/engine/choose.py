@@ -7,15 +7,18 @@ from functools import partial
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
+from raysft.engine.parameters import set_weights
 from raysft.engine.pipeline import PipelineEngine
 from raysft.engine.slices import Saved
 from raysft.engine.tensor import WHOLE, Shards, cut_layers, forget_groups
+from raysft.engine.together import on_every_rank
 from raysft.engine.zero import ZeroEngine
 from raysft.model.fast.loss import hidden_states
 from raysft.model.fast.start_check import check_isolation, log_probs_alone, refuse_leaks
 from raysft.model.fast.ulysses import SequenceGroup, use_ulysses_attention, whole_hidden
-from raysft.model.methods import base_model
+from raysft.model.methods import base_model, kept_parameters
 from raysft.model.shape import read_shape
 from raysft.objectives.module import ObjectiveModule
 from raysft.recipe.layout import Layout
@@ -30,10 +33,22 @@ def make_engine(
     Raises ModelError, on every rank.
     """
     forget_groups()
+    module.kept = kept_tensors(module, restored)
     if run.layout.stages > 1:
         return PipelineEngine(module, run, device, restored)
     shards = _share_out(module, run) if run.layout.tensor * run.layout.sequence > 1 else WHOLE
     return ZeroEngine(module, run, device, restored, shards)
+
+
+def kept_tensors(module: ObjectiveModule, restored: Saved | None) -> dict[str, Tensor]:
+    """What a commit holds besides what is trained, whole, from the commit where there is one. Collective.
+
+    Before any of it is cut or partitioned: rank 0 gives all of it.
+    """
+    kept = kept_parameters(module.model)
+    if restored is not None:
+        on_every_rank(partial(set_weights, kept, restored, {}))
+    return {f"weight:{name}": p.detach().to("cpu", torch.float32, copy=True) for name, p in kept.items()}
 
 
 def _share_out(module: ObjectiveModule, run: ResolvedRun) -> Shards:

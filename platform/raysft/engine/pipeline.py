@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from functools import partial
-from itertools import repeat
+from itertools import repeat, starmap
 from typing import Any
 
 import deepspeed
@@ -61,6 +61,7 @@ class PipelineEngine:
         self._max_grad_norm, self._seed = run.recipe.optimizer.max_grad_norm, run.recipe.seed
         self._layout, self._device = run.layout, device
         self._coordinate = self._layout.coordinate(dist.get_rank())
+        self._kept = module.kept
         self._objective, self._terms = module.objective, module.objective.terms
         names = {p: hf_name(name) for name, p in module.named_parameters()}
         self._shapes = {name: p.shape for p, name in names.items() if p.requires_grad}  # of all stages
@@ -133,6 +134,7 @@ class PipelineEngine:
         """See Engine. A tensor that two stages have is the first one's to give."""
         if dist.get_rank() == 0:
             yield whole("adam_step", self._state.num_updates())
+            yield from starmap(whole, self._kept.items())
         place = self._coordinate
         alike = Copies(place.replica, self._layout.replicas) if self._state.is_plain else Copies(0, 1)
         mine = [name for name in self._trained if self._holders[name][0] == place.stage]

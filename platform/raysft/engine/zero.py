@@ -67,7 +67,7 @@ class ZeroEngine:
             self._deepspeed.enable_backward_allreduce = False
         self._adam: torch.optim.Optimizer = optimizer
         self._state = AdamState(self._deepspeed, optimizer, self._trained, self._stage, bf16=self._bf16)
-        self._acts = module.acts
+        self._acts, self._kept = module.acts, module.kept
         if restored is not None:
             on_every_rank(partial(self._restore, restored))
 
@@ -139,6 +139,7 @@ class ZeroEngine:
         place, layout = self._coordinate, self._layout
         if dist.get_rank() == 0:
             yield whole("adam_step", self._state.num_updates())
+            yield from starmap(whole, self._kept.items())
             if self._acts is not None:
                 yield from starmap(whole, self._acts.state())
         alike = Copies(0, 1)  # who hold the same shard; from ZeRO 1 on each has a range of its own

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from raysft.model.decoder import unread
 from raysft.model.fast.loss_head import LossHead
-from raysft.recipe.traits import ends_in
+from raysft.recipe.adapter_sizes import ends_in
 
 
 def unfit_layers(model: PreTrainedModel, targets: str | list[str]) -> list[str]:

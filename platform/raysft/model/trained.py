@@ -22,6 +22,7 @@ from raysft.model.methods import (
     adapter_tensors,
     apply_method,
     base_model,
+    kept_parameters,
     merge,
     merge_layer,
     plain_name,
@@ -203,8 +204,9 @@ def rebuild(recipe: Recipe, weights: Weights | Iterable[tuple[str, Tensor]], *, 
 
 
 def trained_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Those that require grad, by HF name."""
-    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    """Those that a checkpoint holds, by HF name: what requires grad, and the start of adapters that is kept."""
+    trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    return trained | kept_parameters(module)
 
 
 def by_name(weights: Weights | Iterable[tuple[str, Tensor]]) -> Weights:

@@ -68,6 +68,8 @@ class ObjectiveModule(nn.Module):
         """Ranks that share the rows; then the sums are of this rank's part of them."""
         self.unread: Unread | None = None
         """Parameters that the engine is to read; None: all are there."""
+        self.kept: dict[str, Tensor] = {}
+        """{`weight:<HF name>`: fp32} of what is not trained and no file has: a commit holds it, too."""
 
     def forward(self, *tensors: Tensor) -> Loss:
         """Loss of one micro-batch. Tensors one by one: DeepSpeed looks at each, and into nothing else."""

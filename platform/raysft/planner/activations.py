@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from raysft.recipe.adapter_sizes import Kept
 from raysft.recipe.facts import Linear, ModelShape
-from raysft.recipe.traits import Kept
 
 Attention = Literal["varlen", "segments", "mask", "scores"]
 """varlen: a flash kernel over packed segments. segments: SDPA for each segment, then joined. mask: SDPA with a mask

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from raysft.errors import RecipeError
 from raysft.recipe.schema import Recipe
-from raysft.recipe.sections.method import AdaloraMethod, PrefixMethod
+from raysft.recipe.sections.method import AdaloraMethod, LoraMethod, PrefixMethod
 
 
 def check_model(recipe: Recipe) -> None:
@@ -35,6 +35,13 @@ def check_method(recipe: Recipe) -> None:
             got="train.gradient_checkpointing: true, with which transformers gives layers no cache; a prefix is one",
             expected="one of them",
             fix="set train.gradient_checkpointing: false, or method.kind: prompt",
+        )
+    if isinstance(method, LoraMethod) and method.init == "eva" and recipe.data.mode == "stream":
+        raise RecipeError(
+            "EVA looks at rows of the training data before the first step",
+            got="method.init: eva, data.mode: stream, whose rows are made while it trains",
+            expected="prepared data",
+            fix="set data.mode: prepared, or method.init: pissa",
         )
     if not isinstance(method, AdaloraMethod):
         return

@@ -24,6 +24,7 @@ def obstacles(recipe: Recipe, tune: TuneSection) -> list[str]:
     company = [metric for metric in tune.metrics if metric in ("tokens_per_s", "peak_bytes")]
     method = method_of(recipe)
     drops = method.drops(recipe.method) or "method.dropout" in tune.space
+    start = method.computed_start(recipe.method)
     alone = "only adapters leave a base frozen"
     if not method.trains_base:
         shared = ", ".join(kind for kind, traits in METHODS.items() if "shared_base" in traits.allows)
@@ -32,6 +33,7 @@ def obstacles(recipe: Recipe, tune: TuneSection) -> list[str]:
         words
         for stands, words in (
             ("shared_base" not in method.allows, f"method.kind: {recipe.method.kind} ({alone})"),
+            (start, f"method.init ({start}: each trial's own, computed by a task)"),
             (recipe.train.embedding_noise, "train.embedding_noise (a pass would draw for all trials at once)"),
             (moved, f"{', '.join(moved)} in tune.space (trials would need other base models or other data)"),
             (

@@ -29,7 +29,7 @@ from raysft.recipe.facts import ClusterFacts, DataFacts, ModelFacts
 from raysft.recipe.paths import with_absolute_paths
 from raysft.recipe.resolve import ResolvedRun, Schedule, fitting_workers, resolve, schedule, with_workers
 from raysft.recipe.schema import Recipe
-from raysft.run import reference, remote_tasks, summary
+from raysft.run import adapter_start, reference, remote_tasks, summary
 from raysft.run.attempts import run_attempts
 from raysft.run.before_after import before_and_after
 from raysft.run.evaluations import Evaluated, by_set
@@ -205,6 +205,7 @@ def _plan(recipe: Recipe, run: str, nodes: ClusterFacts, driver: Driver, trained
         logger.info(line)
     fingerprints = claim(run, recipe, prepared.train_manifest["fingerprint"])
     columns = reference.find_or_make(absolute, prepared)
+    adapter_start.find_or_make(absolute, run, prepared.train)
     driver.phase("start")
     return _Plan(absolute, choice.model, run, resolved, steps, prepared, columns, fingerprints, choice.memory)
 

@@ -5,20 +5,23 @@ from __future__ import annotations
 import logging
 
 import torch
+from safetensors.torch import load
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from raysft import storage
 from raysft.data.text.tokenizer import load_tokenizer
 from raysft.errors import ModelError
 from raysft.model.adapter_check import check_forward
 from raysft.model.facts import UNUSABLE
 from raysft.model.fast.start_check import use_fast_paths, use_paths_of, use_precision
 from raysft.model.load import load_model, rows_for
-from raysft.model.methods import apply_method, forward_of, step_acts
+from raysft.model.methods import apply_method, forward_of, set_start, step_acts
 from raysft.model.outline import Unread, WholeOnlyError, outline
 from raysft.model.twin import make_twin
 from raysft.objectives.module import ObjectiveModule, make_objective
 from raysft.recipe.schema import Recipe
-from raysft.recipe.traits import virtual_tokens
+from raysft.recipe.traits import method_of, virtual_tokens
+from raysft.train.history.paths import RunPaths
 from raysft.train.worker_input import WorkerContext
 
 logger = logging.getLogger(__name__)
@@ -35,6 +38,8 @@ def build_module(context: WorkerContext) -> ObjectiveModule:
         adapted = apply_method(load_base(context), recipe)
         check_forward(adapted, recipe, len(_tokenizer(context)))
         module = _with_objective(adapted, recipe, context.job.total_steps)
+    if method_of(recipe).computed_start(recipe.method):
+        set_start(module.model, load(storage.read_bytes(RunPaths(context.job.run).start)))
     return module
 
 

@@ -9,7 +9,7 @@ from fakes import LLAMA, make_recipe
 
 from raysft.model.shape import read_shape
 from raysft.planner.activations import ForwardPass, Training, layer, layer_bytes
-from raysft.recipe.traits import Kept
+from raysft.recipe.adapter_sizes import Kept
 
 FULL = Training(weights=True)
 

@@ -8,9 +8,10 @@ from families import make_model
 
 from raysft.model.methods import apply_method
 from raysft.model.shape import read_shape
+from raysft.recipe.adapter_sizes import ends_in
 from raysft.recipe.objective_traits import objective_of, reference_columns
 from raysft.recipe.schema import Recipe
-from raysft.recipe.traits import ends_in, method_of
+from raysft.recipe.traits import method_of
 
 H, F, KV, LAYERS = 32, 48, 16, 2  # of LLAMA: hidden, inner, keys and values
 LINEAR = {

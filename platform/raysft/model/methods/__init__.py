@@ -16,19 +16,18 @@ from raysft.model.methods import adalora, freeze, full, ia3, lora, p_tuning, pre
 from raysft.model.methods.acts import StepActs
 from raysft.model.methods.adapters import (
     adapted_layers,
-    adapter_tensors,
     base_model,
     is_adapted,
     is_layer_adapted,
-    keys_lost_by_reload,
     merge,
     merge_layer,
     plain_name,
-    save_adapter,
     unload,
 )
 from raysft.model.methods.forward import Forward, PlainForward
 from raysft.model.methods.lora import LowRank, low_rank_adapters
+from raysft.model.methods.lora_start import InputDirections, kept_parameters, set_start, start_tensors
+from raysft.model.methods.saving import adapter_tensors, keys_lost_by_reload, save_adapter
 from raysft.model.methods.virtual_tokens import VirtualTokens
 from raysft.recipe.schema import Recipe
 from raysft.recipe.traits import METHODS as TRAITS
@@ -37,6 +36,7 @@ from raysft.recipe.traits import MethodTraits
 __all__ = [
     "METHODS",
     "Forward",
+    "InputDirections",
     "LowRank",
     "PlainForward",
     "StepActs",
@@ -47,12 +47,15 @@ __all__ = [
     "forward_of",
     "is_adapted",
     "is_layer_adapted",
+    "kept_parameters",
     "keys_lost_by_reload",
     "low_rank_adapters",
     "merge",
     "merge_layer",
     "plain_name",
     "save_adapter",
+    "set_start",
+    "start_tensors",
     "step_acts",
     "unload",
 ]

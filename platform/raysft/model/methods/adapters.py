@@ -1,4 +1,4 @@
-"""What all adapters of peft have in common: found, merged, saved, parted from weights that are shared."""
+"""What all adapters of peft have in common: found, merged, parted from weights that are shared."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -54,21 +53,6 @@ def merge_layer(adapters: Sequence[Any]) -> None:
         adapter.merged_adapters.clear()
 
 
-def adapter_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
-    """What save_adapter writes: with an adapted embedding, the embedding too."""
-    from peft import get_peft_model_state_dict
-
-    with settled():
-        return dict(get_peft_model_state_dict(module))
-
-
-def save_adapter(module: nn.Module, directory: str, weights: dict[str, torch.Tensor] | None = None) -> None:
-    """The bare adapter as peft loads it: adapter_model.safetensors and adapter_config.json. weights: others."""
-    with settled():
-        module.train(False)  # peft saves what an encoder of virtual tokens gives, without dropout
-        module.save_pretrained(directory, safe_serialization=True, state_dict=weights)  # type: ignore[operator]
-
-
 @contextmanager
 def settled() -> Iterator[None]:
     """Warnings that raysft has an answer to are not shown: tied weights are parted, embeddings saved where they are
@@ -78,19 +62,6 @@ def settled() -> Iterator[None]:
         for told in (".*tie_word_embeddings.*", ".*save_embedding_layers.*", ".*(rank|alpha)_pattern keys.*"):
             warnings.filterwarnings("ignore", message=told)
         yield
-
-
-def keys_lost_by_reload(trained: nn.Module, fresh: nn.Module) -> list[str]:
-    """Names of adapter weights that peft, by renaming keys, does not find in what it saves."""
-    from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
-
-    assert isinstance(fresh, PeftModel)
-    if fresh.active_peft_config.is_prompt_learning:  # one tensor, under one name
-        return []
-    with settled():
-        found: Any = set_peft_model_state_dict(fresh, get_peft_model_state_dict(trained))
-    prefix = str(fresh.base_model.prefix)
-    return [name for name in found.missing_keys if prefix in name]
 
 
 def adapted_layers(module: nn.Module) -> list[str]:

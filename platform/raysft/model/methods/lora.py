@@ -14,9 +14,10 @@ from transformers import PreTrainedModel
 from raysft.errors import ModelError
 from raysft.model.fast.low_rank import use_low_rank
 from raysft.model.methods.adapters import adapter_layers, base_model, no_layer, settled, untie
+from raysft.model.methods.lora_start import RESIDUAL, add_start
 from raysft.model.targets import expert_parameters, missing_targets, unfit_layers
 from raysft.recipe.schema import Recipe
-from raysft.recipe.sections.method import DoraMethod, LowRankMethod
+from raysft.recipe.sections.method import DoraMethod, LoraMethod, LowRankMethod
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -64,7 +65,10 @@ def low_rank_adapters(module: nn.Module) -> dict[str, LowRank]:
 
 
 def attach(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
-    """The model with fresh adapters: B is zero, so that it computes what it did. Raises ModelError."""
+    """The model with fresh adapters: B is zero, so that it computes what it did. Raises ModelError.
+
+    What is computed to begin with is set afterwards (lora_start.py); nor does that change what the model computes.
+    """
     from peft import LoraConfig, get_peft_model  # 4 s to import: only where it is used
     from peft.tuners.lora.layer import Linear
 
@@ -91,6 +95,8 @@ def attach(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
         _check_names(config, model, method, unfit)
         with settled():
             adapted: nn.Module = get_peft_model(model, config)
+        if isinstance(method, LoraMethod) and method.init in RESIDUAL:
+            add_start(adapted, method)
     except ValueError as error:
         raise _cannot_adapt(model, method, " ".join(str(error).split())[:200]) from error
     finally:

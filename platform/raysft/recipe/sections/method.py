@@ -50,6 +50,14 @@ class LoraMethod(LowRankMethod):
     """Low-rank adapters (arXiv:2106.09685) on a frozen model."""
 
     kind: Literal["lora"] = Field(description="Names this kind.")
+    init: Literal["random", "pissa", "olora", "eva"] = Field(
+        "random",
+        description="What adapters begin with. `random`: A random, B zero. `pissa`: the largest singular values of "
+        "each weight (arXiv:2404.02948); `olora`: its QR decomposition (arXiv:2406.01775); both train that part of "
+        "the weight on the rest of it. `eva`: A is the directions in which the layer's inputs vary most over rows of "
+        "the training data, B zero (arXiv:2410.07170).",
+    )
+    init_rows: int = Field(256, ge=1, description="Rows of the training data that `init: eva` looks at.")
 
 
 class DoraMethod(LowRankMethod):

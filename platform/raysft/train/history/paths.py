@@ -1,6 +1,7 @@
 """The layout of a run directory: where each attempt leaves what. The one owner of these names.
 
 run.json  result.json                       who the run is, how it ended
+start.safetensors                           what its adapters begin with, where that is computed
 attempts/attempt-0002.json                  which commit an attempt began at
 checkpoints/attempt-0002/step-00000040/     a commit
 metrics/attempt-0002.jsonl                  losses and rates of each step
@@ -60,6 +61,11 @@ class RunPaths:
     def result(self) -> str:
         """Written when the run is whole."""
         return storage.join(self.run, "result.json")
+
+    @property
+    def start(self) -> str:
+        """What adapters begin with, where that is computed."""
+        return storage.join(self.run, "start.safetensors")
 
     def room(self, name: str) -> str:
         """A directory of the run by its name above: `metrics`, `stacks` and so on."""

@@ -1,0 +1,45 @@
+"""Adapters as plain peft loads them on the untouched base: what is saved, and is all of it found again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from raysft.model.methods.adapters import settled
+from raysft.model.methods.lora_start import is_residual, widened
+
+
+def adapter_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    """What save_adapter writes: with an adapted embedding, the embedding too."""
+    from peft import get_peft_model_state_dict
+
+    with settled():
+        return dict(get_peft_model_state_dict(module))
+
+
+def save_adapter(module: nn.Module, directory: str, weights: dict[str, torch.Tensor] | None = None) -> None:
+    """The bare adapter as peft loads it: adapter_model.safetensors and adapter_config.json. weights: others."""
+    loose: Any = module
+    config, own = loose.peft_config["default"], weights
+    if is_residual(module):
+        loose.peft_config["default"], together = widened(module)
+        own = together if weights is None else weights
+    with settled():
+        module.train(False)  # peft saves what an encoder of virtual tokens gives, without dropout
+        loose.save_pretrained(directory, safe_serialization=True, state_dict=own, selected_adapters=["default"])
+    loose.peft_config["default"] = config
+
+
+def keys_lost_by_reload(trained: nn.Module, fresh: nn.Module) -> list[str]:
+    """Names of adapter weights that peft, by renaming keys, does not find in what it saves."""
+    from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+
+    assert isinstance(fresh, PeftModel)
+    if fresh.active_peft_config.is_prompt_learning:  # one tensor, under one name
+        return []
+    with settled():
+        found: Any = set_peft_model_state_dict(fresh, get_peft_model_state_dict(trained))
+    prefix = str(fresh.base_model.prefix)
+    return [name for name in found.missing_keys if prefix in name]

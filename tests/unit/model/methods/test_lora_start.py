@@ -1,0 +1,125 @@
+"""Beginnings of LoRA that are computed: the base's function at first, an adapter that plain peft loads, a merge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fakes import FakeStore, make_recipe, make_tokenizer
+from families import GPT2, LLAMA
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from raysft.errors import ModelError, RecipeError
+from raysft.evaluate.adapter_start import input_directions
+from raysft.model.card import CardFacts
+from raysft.model.export import export_run
+from raysft.model.load import load_model
+from raysft.model.methods import apply_method, kept_parameters, set_start, start_tensors
+from raysft.recipe.schema import Recipe
+from raysft.recipe.traits import method_of
+
+FACTS = CardFacts(3, 10, 100, 50, {"data": "d", "mathematics": "m"}, {}, {})
+IDS = torch.arange(20).reshape(2, 10)
+FAMILIES: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "llama": (LLAMA, ["all-linear"]),
+    "gpt2": (GPT2, ["c_attn", "mlp.c_proj"]),
+}
+
+
+def recipe_of(base: Path, targets: list[str], **method: Any) -> Recipe:
+    return make_recipe(
+        model={"source": str(base), "config": None, "tokenizer": None},
+        method={"kind": "lora", "rank": 4, "alpha": 8.0, "target_modules": targets, **method},
+    )
+
+
+def base_of(fields: dict[str, Any], directory: Path) -> Path:
+    torch.manual_seed(3)
+    config = AutoConfig.for_model(**fields, vocab_size=264, initializer_range=0.2, pad_token_id=0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(directory / "base")
+    return directory / "base"
+
+
+def logits(model: nn.Module) -> Tensor:
+    with torch.no_grad():
+        found: Tensor = model.eval()(input_ids=IDS).logits.float()
+    return found
+
+
+def begun(recipe: Recipe) -> nn.Module:
+    module = apply_method(load_model(recipe, vocab_size=264), recipe)
+    set_start(module, start_tensors(module, recipe.method, {}))
+    return module
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("init", "rslora"), [("pissa", False), ("olora", True)])
+def test_an_export_computes_what_was_trained_and_peft_loads_it_on_the_untouched_base(
+    tmp_path: Path, family: str, init: str, rslora: bool
+) -> None:
+    fields, targets = FAMILIES[family]
+    recipe = recipe_of(base_of(fields, tmp_path), targets, init=init, rslora=rslora)
+    plain = AutoModelForCausalLM.from_pretrained(recipe.model.source, dtype=torch.float32)
+    module = begun(recipe)
+    torch.testing.assert_close(logits(module), logits(plain), atol=1e-5, rtol=1e-5)
+    trained = {name for name, p in module.named_parameters() if p.requires_grad}
+    assert all(".default." in name for name in trained)
+    model = AutoModelForCausalLM.from_pretrained(recipe.model.source, dtype=torch.float32)
+    names: Any = "all-linear" if family == "llama" else targets
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=names, use_rslora=rslora, init_lora_weights=init)
+    theirs = get_peft_model(model, config) if (family, init) != ("gpt2", "olora") else None  # not on Conv1D in 0.21.2
+    torch.manual_seed(6)
+    with torch.no_grad():
+        for name in sorted(trained):
+            step = 0.1 * torch.randn_like(module.get_parameter(name))
+            module.get_parameter(name).add_(step)
+            if theirs is not None:
+                theirs.get_parameter(name).add_(step)  # the rest of the weight lies in its layers
+    expected = logits(module)
+    if theirs is not None:
+        torch.testing.assert_close(expected, logits(theirs), atol=1e-4, rtol=1e-4)
+    held = {name: module.get_parameter(name).detach().clone() for name in (*trained, *kept_parameters(module))}
+    adapter, merged = export_run(recipe, iter(held.items()), make_tokenizer(), out=str(tmp_path / "e"), card=FACTS)
+    assert not torch.allclose(logits(plain), expected, atol=1e-2)
+    torch.testing.assert_close(logits(PeftModel.from_pretrained(plain, adapter)), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits(AutoModelForCausalLM.from_pretrained(merged)), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_directions_of_eva_are_those_of_all_inputs_and_the_model_computes_what_it_did(tmp_path: Path) -> None:
+    recipe = recipe_of(base_of(LLAMA, tmp_path), ["q_proj", "v_proj", "down_proj"], init="eva")
+    module = apply_method(load_model(recipe, vocab_size=264), recipe)
+    rows = FakeStore([[9, 14, 5], [30], [3, 20], [12, 12, 1], [2, 40]]).rows
+    found = input_directions(module, recipe, recipe.method, [rows[:2], rows[2:]])
+    given: dict[str, list[np.ndarray]] = {}
+    plain = AutoModelForCausalLM.from_pretrained(recipe.model.source, dtype=torch.float32)
+    for name in found:
+        plain.get_submodule(name).register_forward_pre_hook(
+            lambda _, x, name=name: given.setdefault(name, []).append(x[0][0].numpy())
+        )
+    with torch.no_grad():
+        for row in rows:
+            borders = np.cumsum(row.segment_fields["length"])[:-1]
+            for ids in np.split(row.token_fields["input_ids"].astype(np.int64), borders):
+                plain(input_ids=torch.tensor(ids)[None])
+    for name, directions in found.items():
+        wanted = np.linalg.svd(np.concatenate(given[name]).astype(np.float64))[2][:4]
+        np.testing.assert_allclose(np.abs(directions.numpy() @ wanted.T), np.eye(4), atol=1e-3)
+    set_start(module, start_tensors(module, recipe.method, found))
+    assert torch.equal(logits(module), logits(AutoModelForCausalLM.from_pretrained(recipe.model.source).float()))
+    with pytest.raises(ModelError, match="too few directions"):
+        input_directions(module, recipe, recipe.method.model_copy(update={"rank": 60}), [rows[1:2]])
+
+
+def test_what_it_does_not_go_with_is_refused(tmp_path: Path) -> None:
+    recipe = recipe_of(base_of(LLAMA, tmp_path), ["embed_tokens"], init="pissa")
+    with pytest.raises(ModelError, match="weights of linear layers"):
+        apply_method(load_model(recipe, vocab_size=264), recipe)
+    with pytest.raises(RecipeError, match="rows of the training data"):
+        make_recipe(method={"kind": "lora", "init": "eva"}, data={"mode": "stream"}, train={"max_steps": 3})
+    tuned = make_recipe(method={"kind": "lora", "init": "olora"})
+    assert method_of(tuned).computed_start(tuned.method)

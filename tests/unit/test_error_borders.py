@@ -21,9 +21,9 @@ from raysft.data import on_ray
 from raysft.data.feed import stream_server
 from raysft.errors import DataError, RaysftError, StorageError, from_fields, to_fields
 from raysft.run import attempts
+from raysft.run.attempts import as_error
 from raysft.run.failure import Stop
 from raysft.run.ray_failures import classify
-from raysft.run.run import as_error
 from raysft.runtime import join
 from raysft.train.history.failures import describe_failure, read_failures, write_failure
 from raysft.train.state import Outcome

@@ -22,7 +22,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 14.0, 14.0, 40.0
 
 @dataclass(frozen=True)
 class Series:
-    """Points in order of x. `style` is a CSS class: raw, smooth, plain (lines), dots, pruned (no line)."""
+    """Points in order of x. `style` is a CSS class: raw, smooth, plain (lines), dots, pruned and failed (no line)."""
 
     label: str
     points: Sequence[Point]
@@ -220,7 +220,7 @@ def _values(series: Series, places: Sequence[Point]) -> str:
 
 def _draw(series: Series, x_axis: Axis, y_axis: Axis) -> str:
     places = [(x_axis(x), y_axis(y)) for x, y in series.points]
-    if series.style in ("dots", "pruned"):
+    if series.style in ("dots", "pruned", "failed"):
         title = [f"{escape(series.label)} at {x:g}: {y:.4g}" for x, y in series.points]
         dots = [
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4"><title>{text}</title></circle>'

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 from markupsafe import Markup
 
@@ -20,6 +20,8 @@ from raysft.observe.pages import page_template
 from raysft.recipe.measures import MEASURES, Row, rows_of
 
 Fields = Mapping[str, Any]
+
+Status = Literal["running", "finished", "stopped", "failed"]
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,9 @@ class ReportFacts:
 
     run: str
     status: str
-    """finished, stopped or failed."""
+    """One of Status."""
     ended_at: str
+    """When it ended, or was looked at."""
     wall_s: float
     """Wall time from the first command's beginning to the end; 0: not recorded."""
     arithmetic: Sequence[str]
@@ -56,6 +59,7 @@ class ReportFacts:
     """What the data became: counts, refusals, masks."""
     attempts: Sequence[AttemptFacts]
     recipe_yaml: str
+    """What differs from the defaults."""
     fingerprints: Mapping[str, str]
     versions: Mapping[str, str]
     time: TimeFacts | None = None
@@ -64,6 +68,14 @@ class ReportFacts:
     """What is wrong with it, by its own records."""
     places: Mapping[int, Sequence[str]] = field(default_factory=dict)
     """{step: where its samples come from} of the steps that findings name."""
+    recipe_whole: str = ""
+    """All fields, with their defaults."""
+    why: str = ""
+    """It was stopped, or failed."""
+
+
+REFRESH_S = 30
+"""After which a browser reads the page of a running run again."""
 
 
 def render_report(facts: ReportFacts) -> str:
@@ -76,6 +88,7 @@ def render_report(facts: ReportFacts) -> str:
     return page_template("report.html").render(
         facts=facts,
         duration=f"wall time {duration_text(facts.wall_s)}" if facts.wall_s else "",
+        refresh_s=REFRESH_S if facts.status == "running" else 0,
         tiles=_tiles(facts, before, after),
         charts={name: Markup(svg) for name, svg in _charts(facts.metrics).items()},
         parts={

@@ -18,7 +18,8 @@ text { font-family: DejaVu Sans, Arial, sans-serif; font-size: 12px; fill: #626b
 path, polyline { fill: none; } .grid { stroke: #e9ecf1; } circle { fill: #c2540a; } .bar { fill: #2456c8; }
 .raw { stroke: #a9bdec; stroke-width: 1; } .smooth { stroke: #2456c8; stroke-width: 2.2; }
 .plain { stroke: #2456c8; stroke-width: 1.6; } .look { fill: none; }
-.pruned circle, circle.raw { fill: #a9bdec; } circle.smooth { fill: #2456c8; }
+.pruned circle, circle.raw { fill: #a9bdec; } .graded { stroke: #2456c8; stroke-width: 1.2; }
+.failed circle { fill: #ffffff; stroke: #b3261e; stroke-width: 1.8; } circle.smooth { fill: #2456c8; }
 """
 """Colours of a picture that stands alone; on a page its style sheet counts."""
 
@@ -31,15 +32,24 @@ def png(svg: str) -> bytes:
 
 
 def history(
-    values: Sequence[tuple[int, float]], pruned: Sequence[tuple[int, float]], label: str, *, less_is_better: bool
+    values: Sequence[tuple[int, float]],
+    pruned: Sequence[tuple[int, float]],
+    label: str,
+    *,
+    less_is_better: bool,
+    failed: Sequence[int] = (),
 ) -> str:
-    """Finished trials (number, value) as dots, the best so far as a line; pruned ones as pale dots at their last."""
+    """Finished trials (number, value) as dots, the best so far as a line; pruned ones as pale dots at their last;
+    failed ones by number, as rings at the worst value that there is."""
     better: Callable[[float, float], float] = min if less_is_better else max
     best: list[tuple[float, float]] = []
     for number, value in values:
         best += [(number, best[-1][1]), (number, better(best[-1][1], value))] if best else [(number, value)]
     dots = [Series(f"trial {number}", [(number, value)], "pruned") for number, value in pruned]
     dots += [Series(f"trial {number}", [(number, value)], "dots") for number, value in values]
+    measured = [value for _, value in (*values, *pruned)]
+    worst = (max if less_is_better else min)(measured, default=0.0)
+    dots += [Series(f"trial {number} failed, drawn", [(number, worst)], "failed") for number in failed]
     return line_chart(
         [Series("best so far", best, "smooth"), *dots], x_label="trial", y_label=label, width=WIDTH, height=HEIGHT
     )
@@ -79,8 +89,18 @@ def cost_bars(seconds: Sequence[tuple[int, float]]) -> str:
     )
 
 
-def parallel(rows: Sequence[tuple[int, Mapping[str, Any]]], axes: Sequence[str], best: Sequence[int]) -> str:
-    """Parallel coordinates: an upright axis for each field, and a line for each trial, where it has the field."""
+def parallel(
+    rows: Sequence[tuple[int, Mapping[str, Any]]],
+    axes: Sequence[str],
+    best: Sequence[int],
+    *,
+    less_is_better: bool = True,
+) -> str:
+    """Parallel coordinates: an upright axis for each field, and a line for each trial, where it has the field.
+
+    A line is the stronger, the better its value on the last axis ranks.
+    """
+    strength = _strengths({number: row[axes[-1]] for number, row in rows if axes[-1] in row}, less_is_better)
     left, right, top, bottom = 70.0, WIDTH - 70.0, 40.0, HEIGHT - 20.0
     gap = (right - left) / max(1, len(axes) - 1)
     body, texts, place = [], [], {}
@@ -100,10 +120,18 @@ def parallel(rows: Sequence[tuple[int, Mapping[str, Any]]], axes: Sequence[str],
             for index, axis in enumerate(axes)
             if axis in row
         ]
-        style = "smooth" if number in best else "raw"
-        body.append(f'<path class="{style}" d="M{"L".join(points)}"><title>trial {number}</title></path>')
+        style = "smooth" if number in best else "graded"
+        told = f"{number}: {row[axes[-1]]:.4g}" if isinstance(row.get(axes[-1]), float) else str(number)
+        ink = "" if number in best else f' opacity="{strength.get(number, 0.15):.2f}"'
+        body.append(f'<path class="{style}" d="M{"L".join(points)}"{ink}><title>trial {told}</title></path>')
     label = f'role="img" aria-label="parallel coordinates of {len(rows)} trials"'
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" {label}>{"".join(body + texts)}</svg>'
+
+
+def _strengths(values: Mapping[int, Any], less_is_better: bool) -> dict[int, float]:
+    """{trial: 0.15 for the worst value, to 0.9 for the best}, by rank."""
+    order = sorted(values, key=lambda number: values[number], reverse=less_is_better)
+    return {number: 0.15 + 0.75 * rank / max(1, len(order) - 1) for rank, number in enumerate(order)}
 
 
 def _axis(values: Sequence[Any]) -> tuple[Callable[[Any], float], list[tuple[float, str]]]:

@@ -68,7 +68,7 @@ def render_search(facts: SearchFacts, best_yaml: str) -> tuple[str, dict[str, by
         facts=facts,
         told=search_totals(facts),
         tiles=_tiles(facts),
-        charts=[(title, note, Markup(svg)) for title, note, svg in charts.values()],
+        charts=[(name, title, note, Markup(svg)) for name, (title, note, svg) in charts.items()],
         importances=[(metric, list(shares.items())) for metric, shares in facts.importances.items() if shares],
         head=_head(facts),
         rows=_rows(facts),
@@ -92,12 +92,13 @@ def _charts(facts: SearchFacts) -> dict[str, tuple[str, str, str]]:
                 [(t.number, t.values[0]) for t in ended if t.state == "pruned"],
                 metric,
                 less_is_better=less,
+                failed=[t.number for t in facts.trials if t.state == "failed"],
             ),
         ),
         "parallel": (
             "Parallel coordinates",
-            "The best in front. A pruned trial counts with its last value.",
-            tune_charts.parallel(rows, [*facts.fields, metric], facts.best),
+            f"The stronger a line, the better its {metric}. A pruned trial counts with its last value.",
+            tune_charts.parallel(rows, [*facts.fields, metric], facts.best, less_is_better=less),
         ),
         "cost": ("Cost of each trial", "", tune_charts.cost_bars([(t.number, t.core_s) for t in facts.trials])),
     }
@@ -117,8 +118,8 @@ def _charts(facts: SearchFacts) -> dict[str, tuple[str, str, str]]:
 
 def _history_note(facts: SearchFacts) -> str:
     """What the dots are, and which trials have none."""
-    without = [trial for trial in facts.trials if not trial.values and trial.state in ("failed", "pruned")]
-    told = "The line: the best finished trial so far. Pale dots: pruned trials, at their last value."
+    without = [trial for trial in facts.trials if not trial.values and trial.state == "pruned"]
+    told = "Pruned trials stand at their last value, failed ones at the worst of all."
     if not without:
         return told
     numbers = ", ".join(str(trial.number) for trial in without[:8]) + (", ..." if len(without) > 8 else "")

@@ -270,3 +270,19 @@ def _asked_to_stop_within(run: str, seconds: float) -> bool:
 
 def _is_asked_to_stop(run: str) -> bool:
     return stop_requests.pending(run) is stop_requests.Notice.STOP
+
+
+def as_error(run: str, outcome: Outcome) -> errors.RaysftError:
+    """The error that an outcome stands for."""
+    if outcome.status == "interrupted":
+        return errors.InterruptedRunError(
+            f"the run was asked to stop; step {outcome.step} is committed",
+            fix="run the same command to go on from there",
+        )
+    if outcome.error is None:
+        return errors.TrainingError(
+            f"training stopped after step {outcome.step}: {outcome.reason}",
+            got=f"see {storage.join(run, 'metrics')}",
+            fix="lower optimizer.learning_rate or look at the data of the last steps; run again to resume",
+        )
+    return errors.from_fields(outcome.error)

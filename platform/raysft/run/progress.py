@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Protocol
@@ -47,9 +47,18 @@ class TrainingProgress:
     """Follows the metrics of the newest attempt in a thread, from __enter__ to __exit__."""
 
     def __init__(
-        self, run: str, total_steps: int, log_every_steps: int | None = None, gauges: Gauges | None = None
+        self,
+        run: str,
+        total_steps: int,
+        log_every_steps: int | None = None,
+        gauges: Gauges | None = None,
+        measured: Callable[[], None] = lambda: None,
     ) -> None:
-        """log_every_steps: between two lines without a terminal; None: a tenth of the run, and SILENT_S at most."""
+        """log_every_steps: between two lines without a terminal; None: a tenth of the run, and SILENT_S at most.
+
+        measured: called after evaluations, and every SILENT_S without one, for LOOK_SHARE of the time at most.
+        """
+        self._measured, self._is_news, self._measured_s, self._next_s = measured, False, time.monotonic(), 0.0
         self._gauges, self._commit, self._commit_at, self._looked_at = gauges, CommitId(0, 0), time.monotonic(), 0.0
         self._run, self._total_steps, self._log_every = run, total_steps, log_every_steps
         self._said_at, self._times = 0.0, deque[tuple[int, float]](maxlen=PACE_STEPS)
@@ -81,6 +90,7 @@ class TrainingProgress:
             started = time.perf_counter()
             self._look()  # reads all there is, so of a long run rarely
             pause_s = max(POLL_S, LOOK_SHARE * (time.perf_counter() - started))
+            self._pass_on(time.monotonic())
         self._look()
 
     def _look(self) -> None:
@@ -100,6 +110,15 @@ class TrainingProgress:
         for line in lines[self._num_seen :]:
             self._show(line)
         self._num_seen = len(lines)
+
+    def _pass_on(self, now: float) -> None:
+        """Call `measured` where it is due."""
+        if now < self._next_s or not (self._is_news or now - self._measured_s >= SILENT_S):
+            return
+        self._is_news = False
+        self._measured()
+        self._measured_s = time.monotonic()
+        self._next_s = self._measured_s + LOOK_SHARE * (self._measured_s - now)
 
     def _measure_commits(self, now: float) -> None:
         """How old the newest checkpoint is."""
@@ -132,6 +151,7 @@ class TrainingProgress:
     def _show(self, line: dict[str, Any]) -> None:
         self._measure(line)
         if line["kind"] == "eval":
+            self._is_news = True
             for name, found in evaluated_sets(line).items():
                 what = "held-out" if name == HELD_OUT else name
                 perplexity = "" if found["perplexity"] is None else f", perplexity {found['perplexity']:.2f}"

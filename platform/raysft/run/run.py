@@ -30,7 +30,7 @@ from raysft.recipe.paths import with_absolute_paths
 from raysft.recipe.resolve import ResolvedRun, Schedule, fitting_workers, resolve, schedule, with_workers
 from raysft.recipe.schema import Recipe
 from raysft.run import adapter_start, reference, remote_tasks, summary
-from raysft.run.attempts import run_attempts
+from raysft.run.attempts import as_error, run_attempts
 from raysft.run.before_after import before_and_after
 from raysft.run.evaluations import Evaluated, by_set
 from raysft.run.export_tasks import export_by_tasks
@@ -94,6 +94,13 @@ class _Plan:
     memory: str
     """The planner's breakdown."""
 
+    @property
+    def report(self) -> summary.RunReport:
+        """The run's page."""
+        told = [*self.resolved.describe(), *self.schedule.describe()]
+        proof = certificate(self.prepared.train_manifest)
+        return summary.RunReport(self.run, self.recipe, told, proof, self.fingerprints)
+
 
 def run_training(recipe: Recipe, *, profile_steps: int = 0) -> RunResult:
     """Bring the run that a recipe names to its end. Raises RaysftError.
@@ -119,17 +126,10 @@ def run_training(recipe: Recipe, *, profile_steps: int = 0) -> RunResult:
         nodes = cluster_facts()
         check_tasks(recipe, nodes)
         plan = _plan(recipe, run, nodes, driver, trained)
-        of = Evaluated(run, plan.recipe, plan.prepared, plan.fingerprints)
-        training = partial(_train, plan, profile_steps, driver)
-        before, after = before_and_after(of, training, plan.schedule.total_steps, driver.phase)
-        driver.phase("export")
-        newest = remote_tasks.newest_checkpoint(run, is_verified=False)  # by the task
-        card = summary.card_facts(newest.state, plan.prepared, plan.fingerprints, before, after)
-        exports = export_by_tasks(plan.recipe, run, card)
+        with plan.report.kept():
+            before, after, exports = _trained(plan, profile_steps, driver)
         driver.phase("start")  # and its end
-    report = summary.write_report(
-        run, recipe, [*plan.resolved.describe(), *plan.schedule.describe()], plan.prepared, plan.fingerprints
-    )
+    report = plan.report.write("finished")
     remove_orphans(run)
     for leftover in ("ray", "requests", "driver"):
         storage.remove_tree(storage.join(run, leftover))
@@ -139,6 +139,19 @@ def run_training(recipe: Recipe, *, profile_steps: int = 0) -> RunResult:
     result["finished_at"] = datetime.now(UTC).isoformat(timespec="seconds")
     write_result(run, result, plan.fingerprints)
     return _result(run, result)
+
+
+def _trained(
+    plan: _Plan, profile_steps: int, driver: Driver
+) -> tuple[dict[str, Any] | None, dict[str, Any] | None, Any]:
+    """What was measured before and after training, and the exports."""
+    of = Evaluated(plan.run, plan.recipe, plan.prepared, plan.fingerprints)
+    training = partial(_train, plan, profile_steps, driver)
+    before, after = before_and_after(of, training, plan.schedule.total_steps, driver.phase)
+    driver.phase("export")
+    newest = remote_tasks.newest_checkpoint(plan.run, is_verified=False)  # by the task
+    card = summary.card_facts(newest.state, plan.prepared, plan.fingerprints, before, after)
+    return before, after, export_by_tasks(plan.recipe, plan.run, card)
 
 
 def _refuse_second(run: str, holder: str) -> None:
@@ -242,7 +255,8 @@ def train_trial(
 def _train(plan: _Plan, profile_steps: int, driver: Driver) -> None:
     """From the newest commit to the last step. Raises what the attempts' outcome stands for."""
     every, gauges = plan.recipe.train.log_every_steps, RunGauges(plan.recipe.name)
-    with TrainingProgress(plan.run, plan.schedule.total_steps, every, gauges), stopping(plan.run):
+    told = TrainingProgress(plan.run, plan.schedule.total_steps, every, gauges, measured=plan.report.keep)
+    with told, stopping(plan.run):
         outcome = _attempts(plan, profile_steps, driver)
     if outcome.status != "finished":
         raise as_error(plan.run, outcome)
@@ -278,19 +292,3 @@ def _attempt_input(plan: _Plan, recipe: Recipe, profile_steps: int) -> AttemptIn
         train_columns=plan.columns.train,
         eval_columns=dict(plan.columns.evaluated),
     )
-
-
-def as_error(run: str, outcome: Outcome) -> errors.RaysftError:
-    """The error that an outcome stands for."""
-    if outcome.status == "interrupted":
-        return errors.InterruptedRunError(
-            f"the run was asked to stop; step {outcome.step} is committed",
-            fix="run the same command to go on from there",
-        )
-    if outcome.error is None:
-        return errors.TrainingError(
-            f"training stopped after step {outcome.step}: {outcome.reason}",
-            got=f"see {storage.join(run, 'metrics')}",
-            fix="lower optimizer.learning_rate or look at the data of the last steps; run again to resume",
-        )
-    return errors.from_fields(outcome.error)

@@ -1,10 +1,12 @@
-"""A finished run told to others: the facts of its model card, its report page, lines for the terminal."""
+"""A run told to others: the facts of its model card, its report page while it goes on and when it has ended."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,13 +16,12 @@ import raysft
 from raysft import storage
 from raysft.data.prepare.prepared import Prepared
 from raysft.data.read.sources import describe_line, expand
-from raysft.data.report.preview import certificate
-from raysft.errors import UserError
+from raysft.errors import InterruptedRunError, RaysftError, UserError, redacted
 from raysft.model.card import CardFacts
 from raysft.observe.diagnosis import diagnose
 from raysft.observe.findings import Finding
 from raysft.observe.goodput import IncidentRow, TimeFacts
-from raysft.observe.report import AttemptFacts, ReportFacts, render_report
+from raysft.observe.report import AttemptFacts, ReportFacts, Status, render_report
 from raysft.recipe.schema import Recipe
 from raysft.recipe.secrets import hidden
 from raysft.run.evaluations import read_evaluation
@@ -58,38 +59,80 @@ def card_facts(
     )
 
 
-def write_report(
-    run: str, recipe: Recipe, arithmetic: list[str], prepared: Prepared, fingerprints: dict[str, str]
-) -> str:
-    """Write report.html; returns its location."""
-    metrics, time = read_metrics(run), time_facts(run)
-    findings, places = diagnosis(run, recipe)
-    facts = ReportFacts(
-        run=recipe.name,
-        status="finished",
-        ended_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        wall_s=sum(time.seconds.values()),
-        arithmetic=arithmetic,
-        metrics=metrics,
-        before=read_evaluation(run, "before", fingerprints),
-        after=read_evaluation(run, "after", fingerprints),
-        certificate=certificate(prepared.train_manifest),
-        attempts=_attempts(run),
-        recipe_yaml=yaml.safe_dump(hidden(recipe.model_dump(mode="json", exclude_defaults=True)), sort_keys=False),
-        fingerprints=fingerprints,
-        versions={"raysft": raysft.__version__, **{name: importlib.metadata.version(name) for name in PACKAGES}},
-        time=time,
-        findings=findings,
-        places=places,
-    )
-    location = storage.join(run, "report.html")
-    storage.write_bytes(location, render_report(facts).encode())
-    return location
+@dataclass(frozen=True)
+class RunReport:
+    """report.html of one run: written again as often as there is news."""
+
+    run: str
+    recipe: Recipe
+    arithmetic: Sequence[str]
+    """ResolvedRun.describe() and Schedule.describe()."""
+    certificate: Sequence[str]
+    """What the training data became."""
+    fingerprints: Mapping[str, str]
+
+    def write(self, status: Status, why: str = "") -> str:
+        """Write the page; returns its location. why: it ended."""
+        metrics, time, now = read_metrics(self.run), time_facts(self.run), datetime.now(UTC)
+        findings, places = _diagnosed(self.run, self.recipe, metrics)
+        facts = ReportFacts(
+            run=self.recipe.name,
+            status=status,
+            ended_at=("as of " if status == "running" else "") + now.strftime("%Y-%m-%d %H:%M UTC"),
+            wall_s=sum(time.seconds.values()),
+            arithmetic=self.arithmetic,
+            metrics=metrics,
+            before=read_evaluation(self.run, "before", self.fingerprints),
+            after=read_evaluation(self.run, "after", self.fingerprints),
+            certificate=self.certificate,
+            attempts=_attempts(self.run, status, metrics),
+            recipe_yaml=_yaml(self.recipe.model_dump(mode="json", exclude_defaults=True)),
+            recipe_whole=_yaml(self.recipe.model_dump(mode="json")),
+            fingerprints=self.fingerprints,
+            versions={"raysft": raysft.__version__, **{n: importlib.metadata.version(n) for n in PACKAGES}},
+            time=time,
+            findings=findings,
+            places=places,
+            why=why,
+        )
+        location = storage.join(self.run, "report.html")
+        storage.write_bytes(location, render_report(facts).encode())
+        return location
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Inside, whatever ends the run stands in its page."""
+        self.keep()
+        try:
+            yield
+        except BaseException as error:
+            self.keep(error)
+            raise
+
+    def keep(self, ended_by: BaseException | None = None) -> None:
+        """Write the page of a run that goes on, or was ended by an error. That it cannot be written ends nothing."""
+        asked = isinstance(ended_by, InterruptedRunError | KeyboardInterrupt | SystemExit)
+        status: Status = "running" if ended_by is None else "stopped" if asked else "failed"
+        why = str(ended_by) if isinstance(ended_by, RaysftError) else redacted(repr(ended_by))
+        try:
+            self.write(status, "" if ended_by is None else why)
+        except (OSError, RaysftError) as error:
+            logger.warning("the run's report.html is not up to date: %s", error)
+
+
+def _yaml(fields: dict[str, Any]) -> str:
+    return yaml.safe_dump(hidden(fields), sort_keys=False, allow_unicode=True)
 
 
 def diagnosis(run: str, recipe: Recipe) -> tuple[list[Finding], dict[int, list[str]]]:
     """What the run's own records say is wrong with it, and where the samples of the steps that it names come from."""
-    findings = diagnose(read_metrics(run), recipe)
+    return _diagnosed(run, recipe, read_metrics(run))
+
+
+def _diagnosed(
+    run: str, recipe: Recipe, metrics: Sequence[Mapping[str, Any]]
+) -> tuple[list[Finding], dict[int, list[str]]]:
+    findings = diagnose(metrics, recipe)
     steps = dict.fromkeys(step for finding in findings for step in finding.steps)
     ledger = read_ledger(run) if steps else {}
     return findings, {step: _places(recipe, ledger[step]) for step in steps if step in ledger}
@@ -128,14 +171,15 @@ def _incident_row(cost: Cost) -> IncidentRow:
     )
 
 
-def _attempts(run: str) -> list[AttemptFacts]:
-    """Every attempt of the lineage, with the reason it ended."""
+def _attempts(run: str, status: Status, metrics: Sequence[Mapping[str, Any]]) -> list[AttemptFacts]:
+    """Every attempt of the lineage, with the reason it ended; the newest ends as the run does."""
     failures = {failure.attempt: failure.what for failure in reversed(read_failures(run))}
     facts = []
     ranges = lineage_ranges(run)
     for number, after, _ in ranges:
-        steps = [line["step"] for line in attempt_metrics(run, number)]
         is_last = number == ranges[-1][0]
-        ended = "finished" if is_last else failures.get(number, "lost (process or node died)")
+        lines = metrics if is_last else attempt_metrics(run, number)  # its own, also those that were done again
+        steps = [line["step"] for line in lines]
+        ended = status if is_last else failures.get(number, "lost (process or node died)")
         facts.append(AttemptFacts(number, after, max(steps, default=after), ended))
     return facts

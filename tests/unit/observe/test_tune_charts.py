@@ -62,7 +62,7 @@ def test_parallel_coordinates_by_word_number_and_order_of_magnitude() -> None:
     ]
     axes = ("method.kind", "optimizer.learning_rate", "seed", "method.rank")
     svg = parallel(rows, axes, [2])
-    pale, (best,) = paths(svg, "raw"), paths(svg, "smooth")
+    pale, (best,) = paths(svg, "graded"), paths(svg, "smooth")
     top, bottom = 40.0, HEIGHT - 20.0
     assert [y for _, y in pale[0]] == pytest.approx([bottom - 0.25 * (bottom - top), bottom, bottom], abs=0.1)
     assert [y for _, y in best] == pytest.approx([bottom - 0.75 * (bottom - top), top, top], abs=0.1)
@@ -70,6 +70,20 @@ def test_parallel_coordinates_by_word_number_and_order_of_magnitude() -> None:
     assert [y for _, y in pale[1]][1:] == pytest.approx([middle] * 3, abs=0.1)
     assert (len(pale[0]), len(pale[1])) == (3, 4), "a trial without a field leaves its axis out"
     assert all(70 <= x <= WIDTH - 70 for path in (*pale, best) for x, _ in path)
+
+
+def test_lines_are_the_stronger_the_better_their_value_ranks() -> None:
+    rows = [(n, {"seed": n, "loss": value}) for n, value in enumerate((3.0, 1.0, 2.0, 0.5))]
+    for less, order in ((True, [0, 2, 1]), (False, [3, 1, 2])):
+        svg = parallel(rows, ("seed", "loss"), [3 if less else 0], less_is_better=less)
+        inks = {int(n): float(ink) for ink, n in re.findall(r'opacity="([0-9.]+)"><title>trial (\d+)', svg)}
+        assert sorted(inks, key=inks.__getitem__) == order
+
+
+def test_failed_trials_stand_at_the_worst_value() -> None:
+    svg = history([(0, 3.0), (2, 1.0)], [(1, 2.0)], "loss", less_is_better=True, failed=[3])
+    heights = re.findall(r'<g class="(\w+)">.*?cy="([0-9.]+)"', svg)
+    assert [y for style, y in heights if style == "failed"] == [heights[1][1]], "as high as trial 0"
 
 
 def test_names_of_the_data_are_escaped() -> None:

@@ -14,7 +14,7 @@ from fakes import step_info
 
 from raysft import storage
 from raysft.objectives.reduce import Reduced
-from raysft.run.progress import PrepareProgress, TrainingProgress, parts_text
+from raysft.run.progress import SILENT_S, PrepareProgress, TrainingProgress, parts_text
 from raysft.runtime.gauges import GAUGES
 from raysft.train.commits.layout import CommitId, attempt_path
 from raysft.train.commits.lineage import read_attempts
@@ -178,3 +178,22 @@ def test_a_slow_run_is_not_silent_for_long(caplog: Any) -> None:
     """Steps of four minutes: a tenth of the run would be a line every seven hours."""
     told = shown(1000, None, [step_line(step, 240.0 * step) for step in range(1, 10)], caplog)
     assert [line.split("/")[0] for line in told] == ["step 1", "step 4", "step 7"]
+
+
+def test_after_an_evaluation_the_page_is_made_anew_but_not_all_the_time(tmp_path: Path) -> None:
+    calls: list[str] = []
+    progress = TrainingProgress(str(tmp_path), 40, measured=lambda: calls.append("made"))
+    records = begin(tmp_path, 1)
+    take(records, 1, 2)
+    progress._look()
+    now = time.monotonic()
+    progress._pass_on(now)
+    assert calls == []
+    records.evaluation(2, {"held_out": Reduced(0.5, {"nll": 0.5}, {}, {"nll": 4.0}, 4.0)})
+    records.flush()
+    progress._look()
+    progress._pass_on(now)
+    progress._pass_on(now + 1)
+    assert calls == ["made"]
+    progress._pass_on(now + SILENT_S + 60)
+    assert calls == ["made"] * 2, "a run that evaluates seldom"

@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from fakes import make_recipe, step_info
+from html_page import Page
+from run_dirs import DATA, make_run, recipe_of
 
 from raysft import storage
-from raysft.run.summary import MOST_PLACES, diagnosis
+from raysft.errors import InterruptedRunError, ModelError
+from raysft.run.rundir import claim
+from raysft.run.summary import MOST_PLACES, RunReport, diagnosis
 from raysft.train.commits.layout import attempt_path
 from raysft.train.history.records import Records, StartFacts
 from raysft.train.state import TrainState
@@ -48,3 +53,42 @@ def test_of_many_samples_the_first_are_named(tmp_path: Path) -> None:
     recipe = make_recipe(data={"train": str(tmp_path / "gone.jsonl")})
     _, places = diagnosis(str(tmp_path / "run"), recipe)
     assert places[BAD] == [*(f"sample {i}" for i in range(MOST_PLACES)), f"{20 - MOST_PLACES} more"]
+
+
+def told_report(storage_at: Path) -> tuple[RunReport, Path]:
+    run, recipe = make_run(storage_at, "one", 1), recipe_of(storage_at, "one", 1)
+    prints = claim(str(run), recipe, DATA)
+    return RunReport(str(run), recipe, ["8 rows a step"], ["refused 3"], prints), run / "report.html"
+
+
+def test_the_page_says_how_a_run_stands(tmp_path: Path) -> None:
+    report, page = told_report(tmp_path)
+    report.keep()
+    text = page.read_text()
+    assert 'http-equiv="refresh"' in text
+    assert "as of 20" in Page(text).text
+    for error, status, why in (
+        (InterruptedRunError("asked to stop; step 4 is committed"), "stopped", "step 4 is committed"),
+        (KeyboardInterrupt(), "stopped", "KeyboardInterrupt"),
+        (ModelError("s3://key:word@bucket is torn", got="x"), "failed", "s3://***@bucket is torn"),
+        (ValueError("at https://me:word@host/"), "failed", "https://***@host/"),
+    ):
+        with pytest.raises(type(error)), report.kept():
+            raise error
+        text = page.read_text()
+        assert f'<span class="status {status}">' in text
+        assert why in Page(text).text
+        assert "http-equiv" not in text
+    report.write("finished")
+    told = Page(page.read_text()).text
+    assert "weight_decay: 0.0" in told, "fields with their default stand there"
+    assert "8 finished" in told, "the last attempt"
+
+
+def test_a_page_that_cannot_be_written_ends_no_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    report, page = told_report(tmp_path)
+    page.unlink()
+    page.mkdir()
+    (page / "in the way").touch()
+    report.keep()
+    assert "report.html is not up to date" in caplog.text

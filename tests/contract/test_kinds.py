@@ -85,7 +85,9 @@ def test_every_objective_is_in_every_table_and_reads_what_its_traits_say() -> No
     for kind, section in KINDS["objective"].items():
         for given in (section(kind=kind), section(kind=kind, **dict.fromkeys(section.needs.values(), 0.5))):
             made = OBJECTIVES[kind](given)
-            assert made.columns == objective_traits.OBJECTIVES[kind].reference(given)
+            told = objective_traits.OBJECTIVES[kind]
+            assert made.columns == (*told.written(given), *told.reference(given))
+            assert set(made.step_means) <= set(made.metrics)
             names = {term.name for term in made.terms} | set(made.metrics)
             assert names | {"loss"} == set(measured_by(given))
 

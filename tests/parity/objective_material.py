@@ -19,12 +19,13 @@ from reference import fresh_model, tokens_and_targets
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from raysft.recipe.columns import REFERENCE_LOG_PROB, Field, reference_top_k
+from raysft.recipe.columns import REFERENCE_LOG_PROB, WANTED, Field, reference_top_k
 
 TOP_K = 4
 BETA, KL_WEIGHT = 0.5, 0.3
 SMOOTHING, SFT_WEIGHT, GAMMA = 0.2, 0.4, 0.7
 SHARE, TEMPERATURE = 0.7, 2.0
+WANTED_WEIGHT = 1.5
 LoraAdded = Callable[[nn.Module], nn.Module]
 
 
@@ -70,6 +71,39 @@ def make_pairs(directory: Path, tokenizer: PreTrainedTokenizerFast, count: int =
     table = _table(samples).append_column("atom", pa.array(np.arange(len(samples)) // 2))
     table = table.append_column(REFERENCE_LOG_PROB.name, pa.array(reference, pa.float32()))
     return Material(samples, reference, write_store(directory / "pairs", table, (REFERENCE_LOG_PROB,)))
+
+
+def make_judged(directory: Path, pairs: Material) -> Material:
+    """Of the samples of pairs: 2i is a judged answer, 2i + 1 another to its prompt; every fifth stands alone.
+
+    Sample ids are those of the answers; `reference` holds what the pairs' reference says.
+    """
+    kept = [index for index in range(len(pairs.samples)) if index % 2 == 0 or (index // 2) % 5]
+    wanted = [float(is_wanted(index // 2)) for index in kept]
+    reference = [pairs.reference[index] for index in kept]
+    table = _table(pairs.samples).take(kept).append_column("atom", pa.array([index // 2 for index in kept]))
+    table = table.append_column(WANTED.name, pa.array(wanted, pa.float32()))
+    table = table.append_column(REFERENCE_LOG_PROB.name, pa.array(reference, pa.float32()))
+    location = write_store(directory / "judged", table, (WANTED, REFERENCE_LOG_PROB))
+    return Material(pairs.samples, pairs.reference, location)
+
+
+def is_wanted(answer: int) -> bool:
+    """What its label says."""
+    return answer % 3 != 0
+
+
+def judged_loss(model: nn.Module, material: Material, members: Sequence[int]) -> Tensor:
+    """arXiv:2402.01306, equations 7 and 8, over the answers of a step; the drift is of all its mismatched ones."""
+    gains = {member: material.samples[member].answer(model) - material.reference[member] for member in members}
+    others = [gain.detach() for member, gain in gains.items() if member % 2]
+    drift = torch.stack(others).mean().clamp(min=0)
+    losses = []
+    for member, gain in gains.items():
+        if member % 2 == 0:
+            value = torch.sigmoid(BETA * (gain - drift if is_wanted(member // 2) else drift - gain))
+            losses.append((WANTED_WEIGHT if is_wanted(member // 2) else 1.0) * (1 - value))
+    return torch.stack(losses).mean()
 
 
 def make_guarded(

@@ -16,6 +16,7 @@ from objective_material import (
     SMOOTHING,
     TEMPERATURE,
     TOP_K,
+    WANTED_WEIGHT,
     Material,
     by_formula,
     contrastive_loss,
@@ -23,7 +24,10 @@ from objective_material import (
     dynamic_loss,
     entropy_loss,
     guarded_loss,
+    is_wanted,
+    judged_loss,
     make_guarded,
+    make_judged,
     make_pairs,
     odds_loss,
     preference_loss,
@@ -62,6 +66,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "cpo": {"objective__kind": "cpo", "objective__beta": BETA, "objective__label_smoothing": SMOOTHING},
     "simpo": {"objective__kind": "simpo", "objective__beta": 2.0, "objective__gamma": GAMMA},
     "orpo": {"objective__kind": "orpo", "objective__beta": BETA},
+    "kto": {"objective__kind": "kto", "objective__beta": BETA, "objective__wanted_weight": WANTED_WEIGHT},
 }
 LOSSES = {
     "dpo": preference_loss,
@@ -74,6 +79,7 @@ LOSSES = {
     "cpo": contrastive_loss,
     "simpo": simple_loss,
     "orpo": odds_loss,
+    "kto": judged_loss,
 }
 FAMILY = ("distill", "smooth", "asft", "eaft", "robust", "cpo", "simpo", "orpo")
 """Objectives that are the mechanism of one above with another formula: of their splits one is tried each time."""
@@ -91,7 +97,11 @@ def materials(bench: Bench) -> dict[str, Material]:
     taught = make_guarded(
         bench.directory, bench.tokenizer, make_samples(48), teacher_top_k(TOP_K), temperature=TEMPERATURE
     )
-    single = {**dict.fromkeys(("guarded", "smooth", "asft", "eaft"), guarded), "distill": taught}
+    single = {
+        **dict.fromkeys(("guarded", "smooth", "asft", "eaft"), guarded),
+        "distill": taught,
+        "kto": make_judged(bench.directory, pairs),
+    }
     return {name: single.get(name, pairs) for name in OBJECTIVES}
 
 
@@ -134,9 +144,8 @@ SPLITS: dict[str, dict[str, Any]] = {
 
 OFTEN = ("ZeRO 3, tiny chunks", "2 pipeline stages", "sequence parallel 2", "unpacked")
 EVERY_CELL = [(name, split) for name in OBJECTIVES for split in SPLITS]
-OFTEN_CELLS = [
-    (name, split) for name, split in EVERY_CELL if split in (("sequence parallel 2",) if name in FAMILY else OFTEN)
-]
+OFTEN_OF = {"kto": ("ZeRO 3, micro-batch 2", "2 pipeline stages"), **dict.fromkeys(FAMILY, ("sequence parallel 2",))}
+OFTEN_CELLS = [(name, split) for name, split in EVERY_CELL if split in OFTEN_OF.get(name, OFTEN)]
 
 
 @pytest.mark.parametrize(("name", "split"), cells(*EVERY_CELL, often=tuple(OFTEN_CELLS)))
@@ -163,6 +172,21 @@ def test_metrics_are_those_of_the_pairs(
     expected = {"accuracy": sum(m > 0 for m in margins) / len(margins), "margin": sum(margins) / len(margins)}
     assert alone["dpo"]["metrics"][0] == pytest.approx(expected, rel=1e-4)
     assert alone["dpo"]["held_out_first"]["metrics"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_drift_is_that_of_all_mismatched_answers_of_the_step(
+    materials: dict[str, Material], alone: dict[str, dict[str, Any]], bench: Bench
+) -> None:
+    """At the first step, by hand."""
+    material, model = materials["kto"], fresh_model(CONFIG, len(bench.tokenizer), seed=0)
+    members = alone["kto"]["samples"][0]
+    gains = {m: float(material.samples[m].answer(model)) - material.reference[m] for m in members}
+    wanted = [gain for m, gain in gains.items() if m % 2 == 0 and is_wanted(m // 2)]
+    others = [gain for m, gain in gains.items() if m % 2]
+    assert 0 < len(others) < len(members) / 2
+    found = alone["kto"]["metrics"][0]
+    assert found["drift"] == pytest.approx(sum(others) / len(others), rel=1e-4)
+    assert found["wanted_gain"] == pytest.approx(sum(wanted) / len(wanted), rel=1e-4)
 
 
 def test_units_are_pairs_targets_and_tokens(materials: dict[str, Material], alone: dict[str, dict[str, Any]]) -> None:

@@ -20,6 +20,7 @@ from raysft.data.store.packed_rows import Row
 from raysft.engine.protocol import HostBatch, StepCosts, StepResult
 from raysft.engine.slices import Slice, whole
 from raysft.objectives.reduce import Reduced, Sums
+from raysft.recipe.columns import TARGET
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.schema import Recipe
 from raysft.train.state import StepInfo, TrainState
@@ -201,6 +202,8 @@ def step_info(step: int, **changes: Any) -> StepInfo:
 
 class FakeStore:
     """A token store in memory: rows of random tokens in segments, the first half of each segment a prompt."""
+
+    fields = (TARGET,)
 
     def __init__(self, rows: Sequence[Sequence[int]], *, vocab_size: int = 260, seed: int = 0) -> None:
         """rows: the segment lengths of every row. Sample ids count up from 100 through the rows."""

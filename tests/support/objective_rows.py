@@ -18,9 +18,9 @@ CPU = torch.device("cpu")
 def row(lengths: list[int], fields: tuple[Field, ...], seed: int) -> Row:
     """Segments two to an atom; answers are the second halves."""
     draw, tokens = np.random.default_rng(seed), sum(lengths)
-    per: dict[str, dict[str, np.ndarray]] = {"token": {}, "segment": {}}
+    per: dict[str, dict[str, np.ndarray]] = {"token": {}, "segment": {}, "atom": {}}
     for field in fields:
-        count = tokens if field.per == "token" else len(lengths)
+        count = {"token": tokens, "segment": len(lengths), "atom": len(lengths) // 2}[field.per]
         shape = (count, field.width) if field.width > 1 else (count,)
         values = draw.integers(0, V, shape) if field.dtype == "<i4" else np.log(draw.uniform(0.05, 0.4, shape))
         per[field.per][field.name] = values.astype(field.dtype)
@@ -39,6 +39,7 @@ def row(lengths: list[int], fields: tuple[Field, ...], seed: int) -> Row:
             "atom": np.arange(len(lengths), dtype=np.int32) // 2,
             **per["segment"],
         },
+        {name: values > np.median(values) for name, values in per["atom"].items()},
     )
 
 

@@ -7,11 +7,12 @@ conversations, rules (rules/) change or refuse them, chat.py turns them into tok
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-Answers = Literal["one", "pair"]
-"""What a record becomes: one sample; or a preferred and a rejected answer, two samples that are never parted."""
+Answers = Literal["one", "pair", "judged"]
+"""What a record becomes: one sample; a preferred and a rejected answer, two samples that are never parted; or answers
+of which each is judged to be wanted or not."""
 
 
 _set = object.__setattr__
@@ -104,6 +105,8 @@ class Conversation:
     tools: tuple[dict[str, Any], ...] = ()
     candidates: tuple[Candidate, ...] = ()
     label: str | None = None
+    wanted: bool | None = None
+    """Does the record say that its answer is a good one? None: it says nothing of the kind."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Columns that describe the record (difficulty, category, language, a score), by name."""
     weight: float = 1.0
@@ -127,6 +130,26 @@ def plain_conversation(
     _set(made, "source", source)
     _set(made, "metadata", metadata)
     return made
+
+
+def judged(conversation: Conversation) -> tuple[Conversation, ...] | Refusal:
+    """The answers of a record, each with its judgement: its own; of compared ones the preferred and the rejected."""
+    if not conversation.candidates:
+        if conversation.wanted is None:
+            return Refusal(
+                "not_judged",
+                "nothing says whether the answer is wanted; expected `label: true` or `label: false` beside it, or "
+                "answers that are compared (chosen, rejected)",
+            )
+        return (conversation,)
+    found = preference(conversation)
+    if isinstance(found, Refusal):
+        return found
+    prompt = conversation.messages[: len(conversation.messages) - len(found[0].messages)]
+    return tuple(
+        replace(conversation, messages=(*prompt, *candidate.messages), candidates=(), wanted=wanted)
+        for candidate, wanted in zip(found, (True, False), strict=True)
+    )
 
 
 def preference(conversation: Conversation) -> tuple[Candidate, Candidate] | Refusal:

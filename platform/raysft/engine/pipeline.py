@@ -31,7 +31,7 @@ from raysft.engine.parameters import adamw, dropout_seed, hf_name, set_learning_
 from raysft.engine.passes import Passes, Work
 from raysft.engine.protocol import StepResult
 from raysft.engine.slices import Copies, Saved, Slice, slices, whole
-from raysft.engine.step import assemble, assembled_sums, divisors, in_order, vector, weights
+from raysft.engine.step import assemble, assembled_sums, divisors, in_order, step_means, vector, weights
 from raysft.engine.step_costs import StepWatch
 from raysft.engine.together import on_every_rank
 from raysft.errors import ModelError
@@ -101,7 +101,8 @@ class PipelineEngine:
             dropout_seed(self._seed, step, batch.index) + self._coordinate.stage * _STAGE_SEEDS
             for batch in micro_batches
         ]
-        self._passes.begin(Work([on_device(b, self._device) for b in micro_batches], scale, seeds))
+        means = step_means(self._objective, partial(self._measure, micro_batches, units))
+        self._passes.begin(Work([on_device(b, self._device, means) for b in micro_batches], scale, seeds))
         self._deepspeed.train()
         self._run(_TrainPasses(len(micro_batches), self._layout.stages, self._coordinate.stage))
         watch.backward_ended()
@@ -121,8 +122,15 @@ class PipelineEngine:
 
     def eval_step(self, micro_batches: Sequence[HostBatch], units: Mapping[str, float]) -> Sums:
         """See Engine."""
+        measure = partial(self._measure, micro_batches, units)
+        return measure(step_means(self._objective, measure))
+
+    def _measure(
+        self, micro_batches: Sequence[HostBatch], units: Mapping[str, float], means: Mapping[str, float]
+    ) -> Sums:
+        """Sums of all ranks, without gradients. means: see engine/step.py, step_means."""
         ones = torch.ones(len(self._terms), dtype=torch.float64, device=self._device)
-        self._passes.begin(Work([on_device(b, self._device) for b in micro_batches], ones))
+        self._passes.begin(Work([on_device(b, self._device, means) for b in micro_batches], ones))
         self._deepspeed.eval()
         with torch.no_grad():
             self._run(schedule.InferenceSchedule(len(micro_batches), self._layout.stages, self._coordinate.stage))

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -38,6 +38,8 @@ class TrialPass:
     """{term: what its sum is divided by before backward} (engine/step.py). Empty: no backward."""
     parameters: Sequence[nn.Parameter] = ()
     """The trial's parameters; their gradients are added up."""
+    means: Mapping[str, float] = field(default_factory=dict)
+    """Means of the trial's global step that the loss reads (engine/step.py, step_means)."""
     seed: int | None = None
     """Seed of the trial's dropout; None: evaluation."""
     loss: Loss | None = None
@@ -163,13 +165,13 @@ class Rendezvous:
         assert self._base is not None
         base = self._base[1]
         objective = passes[0].objective  # that of the search
-        given = [on_device(one.batch, self._device) for one in passes]
+        given = [on_device(one.batch, self._device, one.means) for one in passes]
         pieces = [
             TrialRows(one.trial, batch.input_ids, batch.position_ids, _generator(one.seed, self._device))
             for one, batch in zip(passes, given, strict=True)
         ]
         hidden = torch.cat([part.flatten(0, 1) for part in base.hidden(pieces)]).unsqueeze(0)
-        batch, extents = in_one_row(given, objective.columns)
+        batch, extents = in_one_row(given, objective.batch_columns)
         found = objective.loss(View(hidden, output_head(base.model), batch, trials=extents), batch)  # [trials]
         weight = {term.name: term.weight for term in objective.terms}
         losses = [

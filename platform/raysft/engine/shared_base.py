@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from raysft.engine.parameters import adamw, dropout_seed, hf_name, set_learning_
 from raysft.engine.protocol import StepResult
 from raysft.engine.rendezvous import Rendezvous, TrialPass
 from raysft.engine.slices import Copies, Saved, Slice, slices, whole
-from raysft.engine.step import assemble, assembled_sums, divisors, in_order, stacked, vector
+from raysft.engine.step import assemble, assembled_sums, divisors, in_order, stacked, step_means, vector
 from raysft.engine.step_costs import StepWatch
 from raysft.model.fast.shared_base import SharedBase
 from raysft.model.methods import low_rank_adapters
@@ -65,11 +66,13 @@ class FusedEngine:
         totals = torch.tensor(in_order(terms, units), dtype=torch.float64, device=self._device)
         shares, sums = divisors(totals).tolist(), torch.zeros_like(totals)
         metrics = totals.new_zeros(2 * len(self._objective.metrics))
+        means = step_means(self._objective, partial(self._measure, micro_batches, units))
         for batch in micro_batches:
             wanted = TrialPass(
                 trial=self._trial,
                 batch=batch,
                 objective=self._objective,
+                means=means,
                 shares={term.name: share for term, share in zip(terms, shares, strict=True)},
                 parameters=parameters,
                 seed=dropout_seed(self._recipe.seed, step, batch.index),
@@ -94,10 +97,17 @@ class FusedEngine:
 
     def eval_step(self, micro_batches: Sequence[HostBatch], units: Mapping[str, float]) -> Sums:
         """See Engine."""
+        measure = partial(self._measure, micro_batches, units)
+        return measure(step_means(self._objective, measure))
+
+    def _measure(
+        self, micro_batches: Sequence[HostBatch], units: Mapping[str, float], means: Mapping[str, float]
+    ) -> Sums:
+        """Sums of the trial, without gradients. means: see engine/step.py, step_means."""
         terms = self._objective.terms
         sums = np.zeros(len(terms) + 2 * len(self._objective.metrics))
         for batch in micro_batches:
-            wanted = TrialPass(self._trial, batch, self._objective, shares={})
+            wanted = TrialPass(self._trial, batch, self._objective, shares={}, means=means)
             found = stacked(self._rendezvous.evaluate(wanted), self._objective)
             sums += [*found.sums.tolist(), *found.metrics.tolist()]
         return assembled_sums([*in_order(terms, units), *sums.tolist()], self._objective)

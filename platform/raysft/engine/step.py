@@ -4,7 +4,7 @@ all engines: what differs between them is how passes run, never how their sums a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +37,18 @@ def metric_vector(loss: Loss, objective: Objective, like: Tensor) -> Tensor:
     if not numbers:
         return like.new_zeros(0, dtype=torch.float64)
     return torch.stack(numbers).detach().double()
+
+
+def step_means(objective: Objective, measure: Callable[[Mapping[str, float]], Sums]) -> dict[str, float]:
+    """{metric: its mean over the whole step} of those that the loss reads; 0 where nothing is counted.
+
+    measure: sums of all ranks by a pass without gradients, in which the means are those that it is given. Collective,
+    where there are such metrics.
+    """
+    if not objective.step_means:
+        return {}
+    found = measure(dict.fromkeys(objective.step_means, 0.0)).metrics
+    return {name: found[name][0] / found[name][1] if found[name][1] else 0.0 for name in objective.step_means}
 
 
 class Assembled(NamedTuple):

@@ -23,7 +23,17 @@ from raysft.engine.fill import fill, partition
 from raysft.engine.parameters import adamw, dropout_seed, hf_name, set_learning_rate, set_weights, use_no_compiler
 from raysft.engine.protocol import StepResult
 from raysft.engine.slices import Copies, Saved, Slice, slices, whole
-from raysft.engine.step import assemble, assembled_sums, divisors, in_order, stacked, vector, weights
+from raysft.engine.step import (
+    Stacked,
+    assemble,
+    assembled_sums,
+    divisors,
+    in_order,
+    stacked,
+    step_means,
+    vector,
+    weights,
+)
 from raysft.engine.step_costs import StepWatch
 from raysft.engine.tensor import WHOLE, Shards
 from raysft.engine.together import on_every_rank
@@ -85,6 +95,7 @@ class ZeroEngine:
         totals = self._all_reduced([value * for_replica for value in in_order(self._terms, units)])  # [terms] float64
         shares, weighed = divisors(totals), weights(self._terms, totals)
         set_learning_rate(self._adam, learning_rate)
+        means = step_means(self._objective, partial(self._measure, micro_batches, units))
         self._deepspeed.train()
         counts = self._coordinate.tensor == 0  # tensor-parallel ranks all know the sums
         sums, metrics = torch.zeros_like(totals), totals.new_zeros(2 * len(self._objective.metrics))
@@ -92,11 +103,9 @@ class ZeroEngine:
             self._deepspeed.set_gradient_accumulation_boundary(number == len(micro_batches) - 1)
             torch.manual_seed(dropout_seed(self._seed, step, batch.index) + self._coordinate.sequence * _PART_SEEDS)
             with watch.forward():
-                found = stacked(
-                    self._deepspeed(*on_device(batch, self._device).flat(self._objective.columns)), self._objective
-                )
-            means = found.sums / shares.to(found.sums.dtype) * weighed.to(found.sums.dtype)
-            self._deepspeed.backward(means.sum() * self._num_parts)
+                found = self._pass(batch, means)
+            shared = found.sums / shares.to(found.sums.dtype) * weighed.to(found.sums.dtype)
+            self._deepspeed.backward(shared.sum() * self._num_parts)
             sums += found.sums.detach() * counts
             metrics += found.metrics * counts
         if self._sums_at_the_end:
@@ -122,17 +131,27 @@ class ZeroEngine:
 
     def eval_step(self, micro_batches: Sequence[HostBatch], units: Mapping[str, float]) -> Sums:
         """See Engine."""
+        measure = partial(self._measure, micro_batches, units)
+        return measure(step_means(self._objective, measure))
+
+    def _measure(
+        self, micro_batches: Sequence[HostBatch], units: Mapping[str, float], means: Mapping[str, float]
+    ) -> Sums:
+        """Sums of all ranks, without gradients. means: see engine/step.py, step_means."""
         self._deepspeed.eval()
         sums = np.zeros(len(self._terms) + 2 * len(self._objective.metrics))
         with torch.no_grad():
             for batch in micro_batches:
-                found = stacked(
-                    self._deepspeed(*on_device(batch, self._device).flat(self._objective.columns)), self._objective
-                )
+                found = self._pass(batch, means)
                 sums += [*found.sums.tolist(), *found.metrics.tolist()]
         sums *= self._coordinate.tensor == 0
         own = [value * self._coordinate.counts_for_replica for value in in_order(self._terms, units)]
         return assembled_sums(self._sum([*own, *sums.tolist()]), self._objective)
+
+    def _pass(self, batch: HostBatch, means: Mapping[str, float]) -> Stacked:
+        """One forward pass."""
+        given = on_device(batch, self._device, means).flat(self._objective.batch_columns)
+        return stacked(self._deepspeed(*given), self._objective)
 
     def state(self) -> Iterator[Slice]:
         """See Engine."""

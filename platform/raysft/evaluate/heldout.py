@@ -1,6 +1,7 @@
 """Held-out loss of a model in memory, exact by token. Owns the sum and its divisor; not what a target is.
 
-Of a pair of answers the preferred one counts: the likelihood of a rejected answer is nothing to be good at.
+Of a pair of answers the preferred one counts, of judged ones those that are wanted: the likelihood of a rejected
+answer is nothing to be good at.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from raysft.metrics.estimate import ratio_interval
 from raysft.model.fast.loss import IGNORE, output_head, target_log_probs
 from raysft.model.methods import Forward, PlainForward
 from raysft.model.twin import keeps_samples_apart
+from raysft.recipe.columns import WANTED
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,9 @@ def row_losses(
     was_training = model.training
     model.train(False)
     found = []
+    judged = tuple(field for field in store.fields if field.name == WANTED.name)
     for index in rows:
-        whole = collate(store.read_rows([index]), index, packing=packing)
+        whole = collate(store.read_rows([index]), index, packing=packing, fields=judged)
         batch = preferred(whole)
         wanted = batch.labels != IGNORE
         weight = float(batch.weights[wanted].sum(dtype="float64"))
@@ -124,9 +127,12 @@ def _nothing_to_evaluate(num_rows: int) -> DataError:
 
 
 def preferred(batch: MicroBatch) -> MicroBatch:
-    """The batch with the targets of the first sample of each atom alone; itself where atoms are single samples."""
+    """The batch with the targets of the first sample of each atom alone, and of no answer that is not wanted; itself
+    where atoms are single samples that nobody judged."""
     is_other = np.zeros(len(batch.atom_of) + 1, np.bool_)  # the last one: padding
     is_other[1:-1] = batch.atom_of[1:] == batch.atom_of[:-1]
+    if WANTED.name in batch.fields:
+        is_other[:-1] |= batch.fields[WANTED.name][batch.atom_of] == 0
     if not is_other.any():
         return batch
     return replace(batch, labels=np.where(is_other[batch.segment_of], IGNORE, batch.labels))

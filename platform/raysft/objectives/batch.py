@@ -96,11 +96,14 @@ class DeviceBatch(NamedTuple):
         )
 
 
-def on_device(batch: HostBatch, device: torch.device) -> DeviceBatch:
-    """The arrays as tensors."""
+def on_device(batch: HostBatch, device: torch.device, step_means: Mapping[str, float] | None = None) -> DeviceBatch:
+    """The arrays as tensors. step_means: numbers of the global step, which become columns of atoms."""
     segment_of = torch.tensor(batch.segment_of, dtype=torch.int64, device=device)
     predicts = torch.zeros_like(segment_of, dtype=torch.bool)
     predicts[:, :-1] = (segment_of[:, 1:] == segment_of[:, :-1]) & (segment_of[:, :-1] >= 0)
+    atom_of = torch.tensor(batch.atom_of, dtype=torch.int64, device=device)
+    atoms = int(batch.atom_of.max()) + 1 if len(batch.atom_of) else 0
+    of_step = {name: torch.full((atoms,), mean, device=device) for name, mean in (step_means or {}).items()}
     return DeviceBatch(
         input_ids=torch.from_numpy(batch.input_ids).to(device),
         position_ids=torch.from_numpy(batch.position_ids).to(device),
@@ -108,8 +111,8 @@ def on_device(batch: HostBatch, device: torch.device) -> DeviceBatch:
         weights=torch.from_numpy(batch.weights).to(device),
         segment_of=segment_of,
         predicts=predicts,
-        atom_of=torch.tensor(batch.atom_of, dtype=torch.int64, device=device),
-        fields={name: torch.from_numpy(array).to(device) for name, array in batch.fields.items()},
+        atom_of=atom_of,
+        fields={name: torch.from_numpy(array).to(device) for name, array in batch.fields.items()} | of_step,
     )
 
 

@@ -12,7 +12,7 @@ from raysft.model.fast.loss_head import LossHead
 from raysft.model.fast.ulysses import SequenceGroup, hidden_part
 from raysft.model.methods import Forward, PlainForward, StepActs, base_model
 from raysft.model.outline import Unread
-from raysft.objectives import cpo, dft, distill, dpo, eaft, orpo, sft, simpo
+from raysft.objectives import cpo, dft, distill, dpo, eaft, kto, orpo, sft, simpo
 from raysft.objectives.batch import DeviceBatch
 from raysft.objectives.noise import EmbeddingNoise
 from raysft.objectives.objective import Loss, Objective
@@ -31,6 +31,7 @@ OBJECTIVES: Mapping[str, Callable[[ObjectiveSection], Objective]] = {
     "cpo": cpo.make,
     "simpo": simpo.make,
     "orpo": orpo.make,
+    "kto": kto.make,
 }
 """{objective.kind: what makes it of its section}."""
 
@@ -74,7 +75,7 @@ class ObjectiveModule(nn.Module):
     def forward(self, *tensors: Tensor) -> Loss:
         """Loss of one micro-batch. Tensors one by one: DeepSpeed looks at each, and into nothing else."""
         model, sequence = base_model(self.model), self.sequence
-        batch = DeviceBatch.of_flat(tensors, self.objective.columns)
+        batch = DeviceBatch.of_flat(tensors, self.objective.batch_columns)
         if self._noise is not None:
             self._noise.expect(batch.segment_of)
         if sequence is None:

@@ -34,6 +34,14 @@ class Objective:
     """What it reads of the data besides tokens and targets."""
     metrics: tuple[str, ...] = ()
     """Names of the means that it tells besides its terms."""
+    step_means: tuple[str, ...] = ()
+    """Those of its metrics whose mean over the whole global step the loss reads: a column of that name, the same
+    number for every atom. A pass of its own finds them first, without gradients; in that pass they are 0."""
+
+    @property
+    def batch_columns(self) -> tuple[Field, ...]:
+        """The columns of a batch on the device: those of the data, then the means of the step."""
+        return (*self.columns, *(Field(name, "atom", "<f4") for name in self.step_means))
 
     def units(self, rows: Sequence[RowFields]) -> dict[str, float]:
         """{term: units of these rows}. Runs on the host, before the forward."""

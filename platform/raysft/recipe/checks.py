@@ -236,18 +236,18 @@ def _check_stream(recipe: Recipe) -> None:
 def _check_answers(recipe: Recipe) -> None:
     """What pairs of answers, and columns of the untrained model, cannot go with."""
     data, kind = recipe.data, recipe.objective.kind
-    pairs = objective_of(recipe).answers == "pair"
+    compared = objective_of(recipe).answers != "one"
     for wrong, what, got, expected, fix in (
         (
-            pairs and data.over_long != "drop",
-            "cut answers cannot be compared: the two samples of a pair would have different prompts",
+            compared and data.over_long != "drop",
+            "cut answers cannot be compared, or judged: their prompts would be others",
             f"objective: {kind}, data.over_long = {data.over_long}",
             "data.over_long: drop",
-            "set data.over_long: drop, and data.max_tokens so that both answers with their prompts fit together",
+            "set data.over_long: drop, and data.max_tokens so that a pair of answers with their prompts fits",
         ),
         (
-            data.mode == "stream" and pairs,
-            "pairs of answers are not streamed",
+            data.mode == "stream" and compared,
+            "answers that are compared, or judged, are not streamed",
             f"data.mode: stream, objective: {kind}",
             "data.mode: prepared",
             "set data.mode: prepared",

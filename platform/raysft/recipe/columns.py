@@ -38,6 +38,9 @@ TARGET = Field("target", "token", "u1", predicts=True)
 REFERENCE_LOG_PROB = Field("reference_log_prob", "segment", "<f4")
 """The log-probability that the untrained model gives the trained tokens of a sample: their sum."""
 
+WANTED = Field("wanted", "atom", "<f4")
+"""1: the record says that its answer is a good one; 0: that it is not. Written with the tokens."""
+
 
 def teacher_top_k(k: int) -> tuple[Field, Field]:
     """(ids of the k tokens that the teachers hold likeliest where a token is predicted, their log p)."""

@@ -11,11 +11,11 @@ from raysft.recipe.sections.objective import DistillObjective, MarginObjective, 
 def check_objective(recipe: Recipe) -> None:
     """Raises RecipeError."""
     weight, section = recipe.data.mixture.weight_column, recipe.objective
-    if weight is not None and objective_of(recipe).answers == "pair":
+    if weight is not None and objective_of(recipe).answers != "one":
         raise RecipeError(
-            "a mean over pairs of answers has no weights of tokens",
+            "a mean over answers, or pairs of them, has no weights of tokens",
             got=f"data.mixture.weight_column: {weight}, objective.kind: {section.kind}",
-            expected="no weight_column, or an objective of single answers",
+            expected="no weight_column, or an objective of tokens",
             fix="remove data.mixture.weight_column; `epochs` or `weight` of a source say how often it comes",
         )
     if isinstance(section, TokenObjective):

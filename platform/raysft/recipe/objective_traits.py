@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from raysft.recipe.columns import REFERENCE_LOG_PROB, Field, reference_top_k, teacher_top_k
+from raysft.recipe.columns import REFERENCE_LOG_PROB, WANTED, Field, reference_top_k, teacher_top_k
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.objective import TokenObjective
 
@@ -20,8 +20,11 @@ class ObjectiveTraits:
 
     title: str
     """In reports and cards."""
-    answers: Literal["one", "pair"] = "one"
-    """What a record becomes: one sample; or a preferred and a rejected answer, an atom of two samples."""
+    answers: Literal["one", "pair", "judged"] = "one"
+    """What a record becomes: one sample; a preferred and a rejected answer, an atom of two samples; or an answer with
+    its judgement (of a pair two of them), an atom of it and of another record's answer to the same prompt."""
+    written: Callable[[Any], tuple[Field, ...]] = lambda objective: ()
+    """Columns of what the records themselves say, written with their tokens, one value an atom; empty: none."""
     reference: Callable[[Any], tuple[Field, ...]] = lambda objective: ()
     """Columns that the untrained model, or the teachers, write beside the tokens before training; empty: none."""
     teachers: Callable[[Any], tuple[str, ...]] = lambda objective: ()
@@ -57,6 +60,12 @@ OBJECTIVES: dict[str, ObjectiveTraits] = {
     "cpo": ObjectiveTraits(title="contrastive preference optimisation", answers="pair"),
     "simpo": ObjectiveTraits(title="simple preference optimisation", answers="pair"),
     "orpo": ObjectiveTraits(title="odds ratio preference optimisation", answers="pair"),
+    "kto": ObjectiveTraits(
+        title="Kahneman-Tversky optimisation",
+        answers="judged",
+        written=lambda objective: (WANTED,),
+        reference=lambda objective: (REFERENCE_LOG_PROB,),
+    ),
 }
 """{objective.kind: its traits}."""
 
@@ -69,6 +78,16 @@ def objective_of(recipe: Recipe) -> ObjectiveTraits:
 def teachers_of(recipe: Recipe) -> tuple[str, ...]:
     """The models that the recipe's objective learns from; empty: none."""
     return objective_of(recipe).teachers(recipe.objective)
+
+
+def written_columns(recipe: Recipe) -> tuple[Field, ...]:
+    """What the records say beside their tokens, for the recipe's objective."""
+    return objective_of(recipe).written(recipe.objective)
+
+
+def data_columns(recipe: Recipe) -> tuple[Field, ...]:
+    """All that batches carry beside tokens and targets, for the recipe's objective."""
+    return (*written_columns(recipe), *reference_columns(recipe))
 
 
 def reference_columns(recipe: Recipe) -> tuple[Field, ...]:

@@ -31,7 +31,7 @@ from raysft.objectives.reduce import Reduced, reduced
 from raysft.recipe.evaluation_sets import evaluation_sets
 from raysft.recipe.fingerprint import digest
 from raysft.recipe.load import parse_recipe
-from raysft.recipe.objective_traits import reference_columns
+from raysft.recipe.objective_traits import data_columns
 from raysft.recipe.resolve import ResolvedRun, with_micro_batch_rows
 from raysft.recipe.traits import virtual_tokens
 from raysft.train.assembly import build_module
@@ -151,7 +151,7 @@ def _probed_engine(
 
     def largest(rows: int) -> list[MicroBatch]:  # the second pass meets the first's gradients; a stage holds several
         passes = min(with_micro_batch_rows(run, rows).micro_steps, max(2, recipe.parallel.pipeline))
-        return [largest_micro_batch(rows, recipe.data.max_tokens, reference_columns(recipe), segments)] * passes
+        return [largest_micro_batch(rows, recipe.data.max_tokens, data_columns(recipe), segments)] * passes
 
     wanted = Largest(
         micro_batches=largest,
@@ -191,7 +191,7 @@ def _feed(context: WorkerContext, rows: Rows, micro_batch_rows: int) -> Feed:
         token_flops=job.token_flops,
         square_flops=job.square_flops,
     )
-    return Feed(rows, make_objective(recipe).units, share, reference_columns(recipe))
+    return Feed(rows, make_objective(recipe).units, share, data_columns(recipe))
 
 
 def _train_rows(context: WorkerContext, attempt: Attempt, state: TrainState) -> Rows:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from fakes import GEMMA2, LLAMA, FakeStore
+from objective_rows import row as made_row
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from raysft.data.feed.collate import collate
+from raysft.data.feed.collate import IGNORE, collate
 from raysft.data.store.packed_rows import Row
 from raysft.errors import ModelError
 from raysft.evaluate import reference
-from raysft.evaluate.heldout import held_out_loss
+from raysft.evaluate.heldout import held_out_loss, preferred
 from raysft.evaluate.reference import reference_values
 from raysft.model.fast.start_check import use_fast_paths
-from raysft.recipe.columns import REFERENCE_LOG_PROB, reference_top_k
+from raysft.recipe.columns import REFERENCE_LOG_PROB, WANTED, reference_top_k
 
 ROWS = [[9, 14, 5], [30], [3, 20], [12, 12, 1], [2, 40]]
 VOCABULARY = 260
@@ -127,3 +129,12 @@ def test_of_pairs_the_held_out_loss_is_that_of_the_preferred_answers(model_type:
     assert found.target_tokens == sum(targets[::2])
     assert found.of_pairs
     assert not held_out_loss(model, FakeStore(ROWS), max_rows=9).of_pairs  # type: ignore[arg-type]
+
+
+def test_of_judged_answers_the_wanted_ones_count() -> None:
+    fields = (WANTED,)
+    given = made_row([5, 3, 4, 6], (), 1)
+    batch = collate([replace(given, atom_fields={"wanted": np.array([0.0, 1.0])})], 0, packing=True, fields=fields)
+    found = preferred(batch)
+    owners = set(batch.segment_of[found.labels != IGNORE].tolist())
+    assert owners == {2}, "neither the unwanted answer nor those that answer something else"

@@ -33,6 +33,7 @@ OBJECTIVES: dict[str, Any] = {
     "cpo": {"kind": "cpo", "loss": "hinge"},
     "simpo": {"kind": "simpo"},
     "orpo": {"kind": "orpo"},
+    "kto": {"kind": "kto", "beta": 0.5},
 }
 
 
@@ -56,9 +57,10 @@ def hidden_of(batch: DeviceBatch) -> Tensor:
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_trials_in_one_pass_have_the_sums_they_have_alone(name: str) -> None:
     wanted = objective(name)
-    given = [on_device(batch, CPU) for batch in batches(wanted.columns)]
+    means = dict.fromkeys(wanted.step_means, 0.3)
+    given = [on_device(batch, CPU, means) for batch in batches(wanted.columns)]
     alone = [wanted.loss(View(hidden_of(batch), head(), batch), batch) for batch in given]
-    joined, extents = in_one_row(given, wanted.columns)
+    joined, extents = in_one_row(given, wanted.batch_columns)
     hidden = torch.cat([hidden_of(batch).flatten(0, 1) for batch in given]).unsqueeze(0).requires_grad_()
     found = wanted.loss(View(hidden, head(), joined, trials=extents), joined)
     for term in wanted.terms:
@@ -78,7 +80,7 @@ def test_trials_in_one_pass_have_the_sums_they_have_alone(name: str) -> None:
 def test_one_trial_is_not_touched_by_anothers_gradient() -> None:
     wanted = objective("dpo")
     given = [on_device(batch, CPU) for batch in batches(wanted.columns)]
-    joined, extents = in_one_row(given, wanted.columns)
+    joined, extents = in_one_row(given, wanted.batch_columns)
     hidden = torch.cat([hidden_of(batch).flatten(0, 1) for batch in given]).unsqueeze(0).requires_grad_()
     found = wanted.loss(View(hidden, head(), joined, trials=extents), joined)
     (gradient,) = torch.autograd.grad(found.sums["dpo"][0], hidden)

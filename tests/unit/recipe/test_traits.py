@@ -103,6 +103,7 @@ def test_dropout_draws_random_numbers() -> None:
         ({"kind": "sft", "kl_weight": 0.5, "kl_top_k": 4}, {"reference_ids": 4, "reference_log_probs": 4}, "one"),
         ("dpo", {"reference_log_prob": 1}, "pair"),
         ("orpo", {}, "pair"),
+        ("kto", {"reference_log_prob": 1}, "judged"),
     ],
 )
 def test_what_the_untrained_model_writes(objective: object, columns: dict[str, int], answers: str) -> None:

@@ -117,7 +117,7 @@ def read_record(record: Record, reading: Reading, *, id: int, source: str) -> tu
     for messages in endings:
         if refusal := check_turns(messages):
             return refusal
-        if not (tools or found.candidates or found.label is not None or account.notes):
+        if not (tools or found.candidates or found.label is not None or found.wanted is not None or account.notes):
             conversations.append(plain_conversation(id, tuple(messages), source, metadata))
             continue
         conversations.append(
@@ -128,6 +128,7 @@ def read_record(record: Record, reading: Reading, *, id: int, source: str) -> tu
                 tools=tools,
                 candidates=found.candidates,
                 label=found.label,
+                wanted=found.wanted,
                 metadata=metadata,
                 notes=tuple(account.notes),
             )

@@ -22,6 +22,8 @@ class RecordContent(NamedTuple):
     messages: list[Message]
     candidates: tuple[Candidate, ...] = ()
     label: str | None = None
+    wanted: bool | None = None
+    """Is the answer a good one? None: the record does not say."""
     answers: tuple[Message, ...] = ()
     """Where the record has several answers to `messages`, which then hold none."""
 

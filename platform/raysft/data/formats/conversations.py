@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from raysft.data.formats import Reading, check_columns, read_record
+from raysft.data.formats import Reading, check_columns, check_turns, read_record
 from raysft.data.read.sources import RawRecord, SourceFile
-from raysft.data.records import Conversation, Refusal
+from raysft.data.records import Answers, Conversation, Refusal, judged
 from raysft.recipe.sections.data import DataSection, SourceSection
 
 
-def reading_of(file: SourceFile, data: DataSection) -> Reading:
+def reading_of(file: SourceFile, data: DataSection, answers: Answers = "one") -> Reading:
     """How the records of a file are read."""
     mixture = data.mixture
     named = (mixture.weight_column, mixture.balance_by, mixture.curriculum)
@@ -24,6 +24,7 @@ def reading_of(file: SourceFile, data: DataSection) -> Reading:
         described=frozenset(filter(None, named)),
         on_unread=data.on_unread,
         several_answers=data.several_answers,
+        judged=answers == "judged",
     )
 
 
@@ -31,7 +32,21 @@ def read_raw(raw: RawRecord, file: SourceFile, reading: Reading) -> tuple[Conver
     """The record's conversations, or why there are none."""
     if isinstance(raw.value, Refusal):
         return raw.value
-    return read_record(raw.value, reading, id=raw.sample_id, source=file.source)
+    found = read_record(raw.value, reading, id=raw.sample_id, source=file.source)
+    return found if isinstance(found, Refusal) or not reading.judged else _all_judged(found)
+
+
+def _all_judged(conversations: Sequence[Conversation]) -> tuple[Conversation, ...] | Refusal:
+    found: list[Conversation] = []
+    for conversation in conversations:
+        answers = judged(conversation)
+        if isinstance(answers, Refusal):
+            return answers
+        for answer in answers:
+            if problem := check_turns(answer.messages):
+                return problem
+        found += answers
+    return tuple(found)
 
 
 def check_source_columns(data: DataSection, more: Sequence[SourceSection] = ()) -> None:

@@ -65,31 +65,40 @@ def _turns(account: KeyLedger) -> RecordContent:
     if column is None:
         _require(account, {"|".join(TURNS)}, "messages")
     column = column or "messages"
-    _check_wanted(account)
-    return RecordContent(_with_system(account, read_messages(account.get(column), column, account)))
+    wanted = _wanted(account)
+    messages = _with_system(account, read_messages(account.get(column), column, account))
+    return RecordContent(messages, wanted=wanted)
 
 
 def _completion(account: KeyLedger) -> RecordContent:
     """TRL's and OpenAI's prompt and completion, each a text or turns. Only the completion is trained."""
     _require(account, {"|".join(PROMPTS), "|".join(ANSWERS)}, "completion")
     prompt = [replace(m, train=False) if m.role == "assistant" else m for m in read_prompt(account, "completion")]
-    _check_wanted(account)
+    wanted = _wanted(account)
     column = account.first(ANSWERS) or ANSWERS[0]
     value = account.record.get(column)
     turns = decoded(value) if column == "completion" else value
     is_turns = isinstance(turns, dict) or (isinstance(turns, list) and turns and isinstance(turns[0], dict))
     if is_turns and column not in RESPONSES:
         account.used.add(column)
-        return RecordContent(prompt + read_answer(turns, column, account))
-    return answered(prompt, account, column)
+        return RecordContent(prompt + read_answer(turns, column, account), wanted=wanted)
+    return answered(prompt, account, column)._replace(wanted=wanted)
 
 
-def _check_wanted(account: KeyLedger) -> None:
-    """Unpaired preference (TRL, ms-swift): a label that is a bool says whether the answer is a good one."""
-    if "label" in account.record and isinstance(label := decoded(account.record["label"]), bool):
-        account.used.add("label")
-        if not label:
-            raise RefusedError("unwanted_answer", "`label: false` says that this answer is not wanted")
+def _wanted(account: KeyLedger) -> bool | None:
+    """Unpaired preference (TRL, ms-swift): a label that is a bool says whether the answer is a good one. Where
+    answers are judged, 1 and 0 say it, too. None: there is no such label."""
+    if "label" not in account.record:
+        return None
+    label, judged = decoded(account.record["label"]), account.reading.judged
+    if isinstance(label, str):  # as pandas writes it into a CSV
+        label = {"true": True, "false": False}.get(label.strip().lower(), label)
+    if not isinstance(label, bool) and not (judged and label in (0, 1)):
+        return None
+    account.used.add("label")
+    if not label and not judged:
+        raise RefusedError("unwanted_answer", "`label: false` says that this answer is not wanted")
+    return bool(label)
 
 
 def _preference(account: KeyLedger) -> RecordContent:

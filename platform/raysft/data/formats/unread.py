@@ -41,6 +41,8 @@ class Reading:
     """Columns that data.mixture reads from a record's metadata."""
     on_unread: Literal["warn", "refuse"] = "warn"
     several_answers: Literal["refuse", "first", "all"] = "refuse"
+    judged: bool = False
+    """Are answers read that the record says are not wanted?"""
 
 
 _LONG = 24

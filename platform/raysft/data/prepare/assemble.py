@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from raysft.data.store.mixture import Samples, no_such_column, sequence
 from raysft.data.store.shards import SIDES, Summary, merge_summaries, read_shard, rejects_path, take_samples
 from raysft.data.text.fitting import COUNTED
 from raysft.errors import DataError, PlatformError, redacted
+from raysft.recipe.columns import TARGET
 from raysft.recipe.schema import Recipe
 from raysft.storage import join, read_lines, write_stream
 
@@ -113,6 +114,7 @@ def make_manifest(
         "proof": {"unpacked_samples": num_samples, "masks": _digest([part["masks"] for part in parts])},
         "refusals": refusals,
         "prompts": num_prompts,
+        "fields": [asdict(field) for field in (TARGET, *side.stage.fields)],
         **sums,
         "parts": parts,
     }

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from raysft.data.formats.conversations import read_raw, reading_of
 from raysft.data.notes import NoteCounts, count_notes
+from raysft.data.prepare.sample_columns import SAMPLES, SEGMENTS
 from raysft.data.read.sources import RawRecord, ReadTask, read
 from raysft.data.records import Answers, Conversation, Note, Refusal
 from raysft.data.rules.keys import KeyMaker, key_maker
@@ -35,28 +36,8 @@ from raysft.data.text.pairs import encode_answers
 from raysft.data.text.rendering import render_last
 from raysft.data.text.template import template_note
 from raysft.recipe.cleaning import AUGMENTING
+from raysft.recipe.columns import Field
 from raysft.recipe.sections.data import DataSection
-
-SAMPLES = (
-    pa.field("sample_id", pa.int64()),
-    pa.field("held_out", pa.bool_()),
-    pa.field("input_ids", pa.list_(pa.int32())),
-    pa.field("target", pa.list_(pa.uint8())),  # 1: trained
-    pa.field("weight", pa.float32()),
-    pa.field("num_tokens", pa.int32()),
-    pa.field("num_targets", pa.int32()),
-    *(pa.field(name, pa.int32()) for name in COUNTED),
-    pa.field("truncated", pa.bool_()),
-    pa.field("plain_text", pa.bool_()),
-    pa.field("group", pa.string()),  # the value of mixture.balance_by
-    pa.field("value", pa.float64()),  # of mixture.curriculum
-    pa.field("prompt", pa.string()),  # held-out samples only
-    pa.field("answer", pa.string()),
-)
-"""Columns of every sample; after them come `segments` where samples are pairs, and the keys that whole-data rules
-need."""
-SEGMENTS = pa.field("segments", pa.list_(pa.int32()))
-"""Tokens of the samples of a pair, which lie behind each other in input_ids and target."""
 
 _BATCH = 256
 
@@ -73,6 +54,13 @@ class EncodeStage:
     rules_digest: str = ""
     """Digest of the rules and of the files that they read; a process that has others loaded reads them again."""
     answers: Answers = "one"
+    fields: tuple[Field, ...] = ()
+    """What the records say beside their text, a value an atom."""
+
+    @property
+    def has_atoms(self) -> bool:
+        """Is an example several samples that belong together?"""
+        return self.answers in ("pair", "judged")
 
 
 @dataclass(frozen=True)
@@ -139,7 +127,8 @@ def sample_schema(stage: EncodeStage) -> pa.Schema:
 
 
 def _schema(stage: EncodeStage, keys: KeyMaker) -> pa.Schema:
-    return pa.schema([*SAMPLES, *([SEGMENTS] if stage.answers == "pair" else []), *keys.schema])
+    own = [pa.field(field.name, pa.float32()) for field in stage.fields]
+    return pa.schema([*SAMPLES, *([SEGMENTS] if stage.has_atoms else []), *own, *keys.schema])
 
 
 def goes_to_held_out(conversation: Conversation, share: float) -> bool:
@@ -191,7 +180,7 @@ _MADE: dict[tuple[Any, ...], _Tools] = {}
 def _encode_batch(batch: Sequence[RawRecord], task: ReadTask, stage: EncodeStage, tools: _Tools) -> EncodedBatch:
     """Format, clean and encode some records of one task."""
     file, whole = task.file, stage.held_out == 1
-    reading = reading_of(file, stage.data)
+    reading = reading_of(file, stage.data, stage.answers)
     notes: tuple[NoteCounts, NoteCounts] = ({}, {})
     weighted = stage.data.mixture.weight_column
     conversations: list[Conversation] = []
@@ -286,8 +275,10 @@ def _table(
         "answer": pa.array(answers, pa.string()),
         **keys.columns(owners),
     }
-    if stage.answers == "pair":
+    if stage.has_atoms:
         columns["segments"] = pa.array([example.segments for example in examples], SEGMENTS.type)
+    for field in stage.fields:
+        columns[field.name] = pa.array([example.values[field.name] for example in examples], pa.float32())
     return pa.table(columns, schema=_schema(stage, keys))
 
 

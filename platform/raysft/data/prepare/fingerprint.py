@@ -34,7 +34,7 @@ from raysft.data.text.template import Template
 from raysft.data.text.tokenizer import recipe_tokenizer, tokenizer_hash
 from raysft.errors import DataError
 from raysft.recipe.cleaning import AUGMENTING, WHOLE_DATA, Leakage, Map
-from raysft.recipe.objective_traits import objective_of
+from raysft.recipe.objective_traits import objective_of, written_columns
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.data import MixtureSection, SourceSection
 from raysft.storage import absolute, join
@@ -195,6 +195,7 @@ def _side(
         recipe.seed,
         json.dumps([rules_hash(data.rules), keys_hash(data.rules)]),
         answers,
+        written_columns(recipe),
     )
     location = join(absolute(recipe.storage), "tokens", fingerprint)
     shards = "held-out" if held_out == 1 else "all"

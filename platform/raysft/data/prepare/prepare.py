@@ -32,7 +32,7 @@ from raysft.data.store.manifest import MANIFEST, REJECTS, find_damage, problem_o
 from raysft.data.store.parts import write_prompts
 from raysft.data.store.shards import Summary, resume, shard_path
 from raysft.data.store.versions import check_compatible, chosen_fingerprint, record_version, store_location
-from raysft.data.store.windows import COLUMNS, CURRICULUM_WINDOW, PAIR_COLUMNS, WINDOW
+from raysft.data.store.windows import CURRICULUM_WINDOW, WINDOW, Contents
 from raysft.errors import ClusterError, DataError, StorageError
 from raysft.lease import lease
 from raysft.recipe.evaluation_sets import set_sources
@@ -259,7 +259,7 @@ def _write_store(recipe: Recipe, side: Side, shards: _Shards, selection: Selecti
         location=side.location,
         shards=shards.locations,
         max_tokens=recipe.data.max_tokens,
-        columns=PAIR_COLUMNS if side.stage.answers == "pair" else COLUMNS,
+        contents=Contents(side.stage.has_atoms, side.stage.fields),
     )
     parts: dict[int, dict[str, Any]] = {}
     for index, part in on_ray(write, items):

@@ -18,7 +18,7 @@ from raysft.data.prepare.encode import EncodeStage, encode_task
 from raysft.data.prepare.write_shards import count_batch, write_shard
 from raysft.data.read.sources import ReadTask, SourceFile
 from raysft.data.store.shards import Summary, new_summary
-from raysft.data.store.windows import write_window
+from raysft.data.store.windows import Contents, write_window
 from raysft.data.text.fitting import COUNTED
 
 
@@ -39,11 +39,11 @@ def part_item(index: int, shards: NDArray[np.int64], rows: NDArray[np.int64]) ->
 
 
 def make_part(
-    item: Item, *, location: str, shards: Sequence[str], max_tokens: int, columns: Sequence[str]
+    item: Item, *, location: str, shards: Sequence[str], max_tokens: int, contents: Contents
 ) -> tuple[int, dict[str, Any]]:
-    """(index, the part's entry in the manifest). columns: see write_window."""
+    """(index, the part's entry in the manifest)."""
     samples = (np.frombuffer(item["shards"], np.int64), np.frombuffer(item["rows"], np.int64))
-    return item["index"], write_window(location, item["index"], shards, samples, max_tokens, columns)
+    return item["index"], write_window(location, item["index"], shards, samples, max_tokens, contents)
 
 
 def count_first(item: Item, *, tasks: Sequence[ReadTask], stage: EncodeStage) -> list[Any]:

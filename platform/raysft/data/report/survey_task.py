@@ -116,7 +116,7 @@ def _look(
     origins: list[tuple[Conversation, float]] = []
     for raw in batch:
         facts["records"] += 1
-        for conversation in _conversations(raw, file, plan.data, facts):
+        for conversation in _conversations(raw, file, plan, facts):
             components = quality_components(conversation)
             quality = quality_score(components)
             count_conversation(facts, conversation, components)
@@ -156,7 +156,7 @@ def _look(
     return kept
 
 
-def _conversations(raw: RawRecord, file: SourceFile, data: DataSection, facts: Facts) -> tuple[Conversation, ...]:
+def _conversations(raw: RawRecord, file: SourceFile, plan: SurveyPlan, facts: Facts) -> tuple[Conversation, ...]:
     """A record's conversations; its format, its notes or its refusal are counted."""
     if not isinstance(raw.value, Refusal):
         kind = file.format
@@ -164,7 +164,7 @@ def _conversations(raw: RawRecord, file: SourceFile, data: DataSection, facts: F
             detected = detect_format(rename(raw.value, file.columns))
             kind = "unknown" if isinstance(detected, Refusal) else detected
         count(facts["formats"], kind)
-    found = read_raw(raw, file, reading_of(file, data))
+    found = read_raw(raw, file, reading_of(file, plan.data, plan.answers))
     if isinstance(found, Refusal):
         count_refusal(facts, found.reason, raw.sample_id)
         return ()

@@ -15,9 +15,10 @@ from raysft.data.prepare.encode import goes_to_held_out
 from raysft.data.read.sources import RawRecord, describe_line, expand, file_and_position
 from raysft.data.records import Conversation, Note, Refusal
 from raysft.data.rules.record.cleaner import Cleaner
+from raysft.data.text.atoms import split_atom
 from raysft.data.text.chat import Example
 from raysft.data.text.fitting import STRADDLES, UNKNOWN
-from raysft.data.text.pairs import encode_answers, split_atom
+from raysft.data.text.pairs import encode_answers
 from raysft.data.text.stops import recipe_template
 from raysft.data.text.template import template_note
 from raysft.data.text.tokenizer import recipe_tokenizer
@@ -78,7 +79,7 @@ class Tracer:
         """One record through format, rules and tokenizer."""
         place = describe_line(raw.sample_id, self.files)
         file = self.files[file_and_position(raw.sample_id)[0]]
-        conversations = read_raw(raw, file, reading_of(file, self._data))
+        conversations = read_raw(raw, file, reading_of(file, self._data, self._answers))
         if isinstance(conversations, Refusal):
             return Traced(place, [], [conversations], Counter(), (), ())
         held_out = not self._data.eval and goes_to_held_out(conversations[0], self._data.eval_fraction)

@@ -70,7 +70,7 @@ class KeyMaker:
         if self.exact or self.prompt:
             turns = [_turns(talk) for talk in conversations]
             values["exact"] = [
-                stable_hash("\n".join([*own, *_reasoning(talk), *_turns_of(self._rejected(talk))]))
+                stable_hash("\n".join([*own, *_reasoning(talk), *self._other_side(talk)]))
                 for own, talk in zip(turns, conversations, strict=True)
             ]
             # A plain text is its own prompt; the first turn is the tools.
@@ -87,6 +87,10 @@ class KeyMaker:
         texts = [text for message in messages for text in (message.reasoning, message.content) if text]
         texts += [json.dumps(message.tool_calls) for message in messages if message.tool_calls]
         return "\n".join(texts)
+
+    def _other_side(self, talk: Conversation) -> list[str]:
+        """What tells apart records with the same answer: of a pair the rejected one, else the judgement."""
+        return [f"wanted: {talk.wanted}"] if self.answers == "judged" else _turns_of(self._rejected(talk))
 
     def _rejected(self, talk: Conversation) -> tuple[Message, ...]:
         """The rejected answer of a pair."""

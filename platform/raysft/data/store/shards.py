@@ -1,6 +1,6 @@
 """Shards: what a read task leaves on storage, so that a killed prepare goes on where it was.
 
-    <work>/shard-00012.arrow           samples (encode.SAMPLES and the keys), in the order of the records
+    <work>/shard-00012.arrow           samples (sample_columns.py), in the order of the records
     <work>/shard-00012.rejects.jsonl   refused records with their reasons; absent when there is none
     <work>/shard-00012.json            the summary: written last, no summary, no shard
     <work>/files.json                  what the input files were when the first shard was begun

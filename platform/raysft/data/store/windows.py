@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -39,8 +40,21 @@ CURRICULUM_WINDOW = 1_024
 
 COLUMNS = ("sample_id", "weight", "input_ids", "target")
 """What packing needs of a sample."""
-PAIR_COLUMNS = (*COLUMNS, "segments")
-"""What it needs of a pair."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What samples are, besides tokens."""
+
+    has_atoms: bool = False
+    """Each is several samples that belong together, with their lengths in a column `segments`."""
+    fields: tuple[Field, ...] = ()
+    """Further columns, a value an atom."""
+
+    @property
+    def columns(self) -> list[str]:
+        """What packing needs of them."""
+        return [*COLUMNS, *(["segments"] if self.has_atoms else []), *(field.name for field in self.fields)]
 
 
 def pack_window(samples: pa.Table, max_tokens: int, fields: Sequence[Field] = ()) -> pa.Table:
@@ -69,14 +83,16 @@ def pack_window(samples: pa.Table, max_tokens: int, fields: Sequence[Field] = ()
     return rows
 
 
-def apart(samples: pa.Table) -> pa.Table:
-    """A line for each of the `segments` of a sample, its number as `atom`. Without that column: the samples."""
+def apart(samples: pa.Table, fields: Sequence[Field] = ()) -> pa.Table:
+    """A line for each of the `segments` of a sample, its number as `atom`, with the `fields` of atoms. Without that
+    column: the samples."""
     if "segments" not in samples.column_names:
         return samples
     segments = samples.column("segments").combine_chunks()
     owners = pc.list_parent_indices(segments)
     ends = np.cumsum(segments.flatten().to_numpy(), dtype=np.int64)
-    columns = {name: samples.column(name).take(owners) for name in ("sample_id", "weight")}
+    of_atoms = ("sample_id", "weight", *(field.name for field in fields))
+    columns = {name: samples.column(name).take(owners) for name in of_atoms}
     columns |= {name: lists(pa.array(flat(samples.column(name))), ends) for name in TOKEN_FIELDS}
     return pa.table({**columns, "atom": owners})
 
@@ -98,13 +114,10 @@ def write_window(
     shards: Sequence[str],
     samples: tuple[NDArray[np.int64], NDArray[np.int64]],
     max_tokens: int,
-    columns: Sequence[str] = COLUMNS,
+    contents: Contents = Contents(),
 ) -> dict[str, Any]:
-    """Pack the samples (shard, row) of window `index` and write them as a part; returns its manifest entry.
-
-    columns: PAIR_COLUMNS where each is a pair.
-    """
-    table = take_samples(shards, *samples, columns)
+    """Pack the samples (shard, row) of window `index` and write them as a part; returns its manifest entry."""
+    table = take_samples(shards, *samples, contents.columns)
     masks = hashlib.sha256(flat(table.column("target")).tobytes()).hexdigest()
-    part = write_part(location, index, pack_window(apart(table), max_tokens))
+    part = write_part(location, index, pack_window(apart(table, contents.fields), max_tokens, contents.fields))
     return {**part, "samples": len(table), "masks": masks}

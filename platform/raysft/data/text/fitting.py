@@ -31,7 +31,8 @@ class Example(NamedTuple):
 
     `start`: index of the first token in the whole conversation. `truncated`: tokens were lost, by role in `removed`.
     `template`: name of the one that wrote it. `segments`: tokens of each of several samples that stand behind each
-    other here, an atom; empty: this is one sample.
+    other here, an atom; empty: this is one sample. `sides`: what each of them is, in a word. `values`: what the
+    record says beside its text, by the names of columns (recipe/columns.py).
     """
 
     sample_id: int
@@ -43,6 +44,8 @@ class Example(NamedTuple):
     removed: Mapping[str, int] = MappingProxyType({})
     template: str = ""
     segments: tuple[int, ...] = ()
+    sides: tuple[str, ...] = ()
+    values: Mapping[str, float] = MappingProxyType({})
 
     @property
     def straddles(self) -> int:

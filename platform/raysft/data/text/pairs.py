@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
 
 from raysft.data.formats import check_turns
 from raysft.data.records import Answers, Candidate, Conversation, Message, Refusal, preference
+from raysft.data.text.atoms import joined
 from raysft.data.text.backend import Tokenizing
 from raysft.data.text.chat import Example, OverLong, Stop, Template, encode
+from raysft.data.text.judged import encode_judged
 
 _SIDES = ("preferred", "rejected")
 _NO_LIMIT = 1 << 40
@@ -32,7 +35,8 @@ def encode_answers(
     over_long: OverLong,
     stop: Stop = "refuse",
 ) -> list[tuple[Example, ...] | Refusal]:
-    """chat.encode of one answer for each conversation; or of a pair: an Example with two `segments`.
+    """chat.encode of one answer for each conversation; or of a pair: an Example with two `segments`; or of an answer
+    that is judged (judged.py).
 
     A pair is one atom: it is refused whole, and both of its samples have to fit into max_tokens. over_long is `drop`
     then (recipe/checks.py).
@@ -47,11 +51,19 @@ def encode_answers(
             over_long=over_long,
             stop=stop,
         )
-    pairs = [both_sides(conversation) for conversation in conversations]
-    sides = [side for pair in pairs if not isinstance(pair, Refusal) for side in pair]
-    encoded = iter(
-        encode(sides, tokenizer, template, train_on=train_on, max_tokens=_NO_LIMIT, over_long="drop", stop=stop)
+    whole = partial(
+        encode,
+        tokenizer=tokenizer,
+        template=template,
+        train_on=train_on,
+        max_tokens=_NO_LIMIT,
+        over_long="drop",
+        stop=stop,
     )
+    if answers == "judged":
+        return encode_judged(conversations, whole, max_tokens)
+    pairs = [both_sides(conversation) for conversation in conversations]
+    encoded = iter(whole([side for pair in pairs if not isinstance(pair, Refusal) for side in pair]))
     return [
         pair if isinstance(pair, Refusal) else _atom([next(encoded), next(encoded)], max_tokens) for pair in pairs
     ]
@@ -79,21 +91,12 @@ def both_sides(conversation: Conversation) -> tuple[Conversation, Conversation] 
     return sides[0], sides[1]
 
 
-def split_atom(example: Example) -> list[tuple[str, Example]]:
-    """The samples of an example: `preferred` and `rejected` of a pair; else the example itself, without a name."""
-    if not example.segments:
-        return [("", example)]
-    ends = np.cumsum(example.segments).tolist()
-    parts = zip(_SIDES, ends, example.segments, strict=True)
-    return [(name, _part(example, slice(end - length, end))) for name, end, length in parts]
-
-
 def _prompt(conversation: Conversation) -> tuple[Message, ...] | None:
     """What all candidates answer, none of it trained; None: the conversation does not end in one of them."""
     messages = conversation.messages
     best_first = sorted(conversation.candidates, key=lambda candidate: -candidate.score)
     ends = [len(messages) - len(one.messages) for one in best_first if _ends_in(messages, one)]
-    return tuple(_untrained(message) for message in messages[: ends[0]]) if ends else None
+    return tuple(untrained(message) for message in messages[: ends[0]]) if ends else None
 
 
 def _ends_in(messages: Sequence[Message], candidate: Candidate) -> bool:
@@ -101,7 +104,8 @@ def _ends_in(messages: Sequence[Message], candidate: Candidate) -> bool:
     return 0 < length < len(messages) and tuple(messages[-length:]) == candidate.messages
 
 
-def _untrained(message: Message) -> Message:
+def untrained(message: Message) -> Message:
+    """The message as one that is no target."""
     return replace(message, train=False, parts=None) if message.role == "assistant" else message
 
 
@@ -118,20 +122,7 @@ def _atom(found: Sequence[tuple[Example, ...] | Refusal], max_tokens: int) -> tu
         return Refusal("over_long", f"a pair of {parts} tokens, at most {max_tokens} together fit a row")
     if np.array_equal(samples[0].input_ids, samples[1].input_ids):
         return Refusal("no_preference", "the template writes both answers alike; expected different ones")
-    first = samples[0]
-    whole = first._replace(
-        input_ids=np.concatenate([sample.input_ids for sample in samples]),
-        target=np.concatenate([sample.target for sample in samples]),
-        flags=np.concatenate([sample.flags for sample in samples]),
-        segments=lengths,
-    )
-    return (whole,)
-
-
-def _part(example: Example, own: slice) -> Example:
-    return example._replace(
-        input_ids=example.input_ids[own], target=example.target[own], flags=example.flags[own], segments=()
-    )
+    return (joined(samples, _SIDES),)
 
 
 def _of_side(name: str, refusal: Refusal) -> Refusal:

@@ -180,6 +180,36 @@ class OrpoObjective(PreferenceObjective):
     sft_weight: float = Field(1.0, ge=0, description=_SFT_WEIGHT)
 
 
+class KtoObjective(Section):
+    """Kahneman-Tversky optimisation (arXiv:2402.01306): single answers, each labelled as wanted or not."""
+
+    measures: ClassVar[dict[str, Mode]] = {
+        "kto": "min",
+        "accuracy": "max",
+        "margin": "max",
+        "wanted_gain": "max",
+        "unwanted_gain": "min",
+        "drift": "min",
+    }
+    """Its terms and metrics, as held-out rows are measured by them."""
+    needs: ClassVar[dict[str, str]] = {}
+    """{measure: the field without which it is not there}."""
+
+    kind: Literal["kto"] = Field(description="Names this kind.")
+    beta: float = Field(
+        0.1, gt=0, description="How strongly the model is held to the untrained one: the paper's beta."
+    )
+    wanted_weight: float = Field(
+        1.0, gt=0, description="Weight of answers that are wanted: the paper's lambda_D. See `unwanted_weight`."
+    )
+    unwanted_weight: float = Field(
+        1.0,
+        gt=0,
+        description="Weight of answers that are not wanted: lambda_U. The paper keeps weight x number of both kinds "
+        "within a factor of 4/3.",
+    )
+
+
 ObjectiveSection = (
     SftObjective
     | DftObjective
@@ -189,6 +219,7 @@ ObjectiveSection = (
     | CpoObjective
     | SimpoObjective
     | OrpoObjective
+    | KtoObjective
 )
 """A section of any kind."""
 

@@ -36,8 +36,18 @@ def test_only_the_completion_is_trained() -> None:
     ]
     assert refused({"prompt": "q", "completion": "a", "label": False}).reason == "unwanted_answer"
     assert refused({"messages": [U, A], "label": False}).reason == "unwanted_answer"
+    assert refused({"messages": [U, A], "label": "False"}).reason == "unwanted_answer"
     assert kept({"messages": [U, A], "label": "safe"}).notes[0].name == "label"
     assert said({"prompt": "q", "completion": "a", "label": True}) == QA
+
+
+@pytest.mark.parametrize("label", [False, True, 0, 1, "false", "True"])
+@pytest.mark.parametrize("record", [{"prompt": "q", "completion": "a"}, {"messages": [U, A]}])
+def test_answers_that_are_judged_are_read_whatever_their_label(record: dict[str, object], label: object) -> None:
+    (found,) = read_record({**record, "label": label}, Reading(judged=True), id=1, source="s")
+    assert found.wanted is (label in (True, 1, "True"))
+    assert [message.content for message in found.messages] == ["q", "a"]
+    assert not found.notes
 
 
 def test_several_answers_are_never_glued() -> None:

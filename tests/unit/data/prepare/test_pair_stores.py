@@ -146,6 +146,67 @@ def test_a_store_without_any_pair_says_what_is_expected(recipe, tmp_path) -> Non
         prepare(change(recipe, {"data.eval_fraction": 0.0}))
 
 
+def judged_records() -> list[dict[str, Any]]:
+    """Of each kind: TRL's prompt and completion, turns, and a pair, which is two answers."""
+    found: list[dict[str, Any]] = []
+    for i in range(10):
+        found.append({"prompt": f"question {i}", "completion": f"answer {i}", "label": i % 3 > 0})
+        turns = [{"role": "user", "content": f"ask {i}"}, {"role": "assistant", "content": f"say {i}"}]
+        turns += [{"role": "user", "content": "again"}, {"role": "assistant", "content": f"say {i} again"}]
+        found.append({"messages": turns, "label": i % 2 == 0})
+        found.append({"prompt": f"pair {i}", "chosen": f"good {i}", "rejected": f"bad {i}"})
+    return [
+        *found,
+        {"prompt": "q", "completion": "unlabelled"},
+        {"prompt": "q", "completion": "x " * 900, "label": 1},
+    ]
+
+
+def test_a_store_of_judged_answers_has_each_beside_one_of_another_prompt(recipe, tokenizers, tmp_path) -> None:
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in judged_records()))
+    wide = {"objective": {"kind": "kto"}, "data.eval_fraction": 0.0, "data.max_tokens": 600}
+    prepared = prepare(change(recipe, wide))
+    store, tokenizer, found, said = TokenStore.open(prepared.train), tokenizers["chatml"], {}, {}
+    for row in store.read_rows(range(store.num_rows)):
+        ends = np.cumsum(row.segment_fields["length"])[:-1]
+        ids, targets = (np.split(row.token_fields[name], ends) for name in ("input_ids", "target"))
+        atoms = row.segment_fields["atom"]
+        for atom, wanted in enumerate(row.atom_fields["wanted"].tolist()):
+            places = np.flatnonzero(atoms == atom).tolist()
+            texts = [trained_text(tokenizer, ids[i], targets[i]).removesuffix("<|im_end|>") for i in places]
+            whole = [tokenizer.decode(ids[i]) for i in places]
+            prompts = [text[: text.rindex(answer)] for text, answer in zip(whole, texts, strict=True)]
+            found[texts[0]] = wanted
+            said[prompts[0], texts[0]] = texts[1:]
+            assert len(set(prompts)) == 1, "both answer the same"
+    expected = {f"answer {i}": float(i % 3 > 0) for i in range(10)} | {
+        f"say {i} again": float(i % 2 == 0) for i in range(10)
+    }
+    expected |= {f"{kind} {i}": float(kind == "good") for i in range(10) for kind in ("good", "bad")}
+    assert found == expected
+    answers = {answer: prompt for prompt, answer in said}
+    for (prompt, answer), others in said.items():
+        if answer in ("good 9", "bad 9"):
+            assert not others, "the next one is too long"
+            continue
+        assert len(others) == 1
+        assert others[0] != answer
+        assert answers[others[0]] != prompt, "the other one answers something else"
+    assert prepared.train_manifest["counts"]["refused"] == {"not_judged": 1, "over_long": 1}
+    assert {field.name for field in store.fields} == {"target", "wanted"}
+    narrow = prepare(change(recipe, {**wide, "data.max_tokens": 128}))
+    store = TokenStore.open(narrow.train)
+    lengths = [row.segment_fields["length"] for row in store.read_rows(range(store.num_rows))]
+    alone = sum(len(row.atom_fields["wanted"]) for row in store.read_rows(range(store.num_rows)))
+    assert alone < sum(map(len, lengths)) < 2 * alone, "one beside which no other fits stands alone"
+
+
+def test_a_judged_answer_is_shown_with_its_judgement(recipe, tmp_path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"prompt": "p", "completion": "no good", "label": false}\n')
+    text = preview(change(recipe, {"objective": {"kind": "kto"}, "data.eval_fraction": 0.0}), 1).plain.plain
+    assert ", unwanted: " in text[: text.index("[[no good<|im_end|>]]")]
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
@@ -154,7 +215,7 @@ def test_a_store_without_any_pair_says_what_is_expected(recipe, tmp_path) -> Non
         ({"data.mixture": {"weight_column": "w"}}, "weight_column: w"),
         (
             {"data.mode": "stream", "data.order": "windowed", "train.max_steps": 5, "data.eval_fraction": 0.0},
-            "pairs of answers are not streamed",
+            "answers that are compared, or judged, are not streamed",
         ),
     ],
 )

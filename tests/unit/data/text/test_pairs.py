@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from raysft.data.records import Candidate, Conversation, Message, Refusal
-from raysft.data.text.pairs import encode_answers, split_atom
+from raysft.data.text.atoms import split_atom
+from raysft.data.text.pairs import encode_answers
 from raysft.data.text.tokenizer import template_for
 
 TALK = [

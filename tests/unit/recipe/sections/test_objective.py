@@ -54,9 +54,13 @@ def test_measures_of_held_out_rows_say_which_way_is_better() -> None:
         "cpo": "min",
         "simpo": "min",
         "orpo": "min",
+        "kto": "min",
         "preferred_nll": "min",
         "accuracy": "max",
         "margin": "max",
+        "wanted_gain": "max",
+        "unwanted_gain": "min",
+        "drift": "min",
     }
     for section in (SftObjective, DpoObjective):
         assert set(section.needs) <= set(section.measures)

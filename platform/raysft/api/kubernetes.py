@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from raysft.kube.rayjob import as_yaml, manifests
+from raysft.kube.rayjob import as_yaml, bill, manifests
 from raysft.kube.settings import read_settings
 from raysft.model.shape import read_shape
 from raysft.recipe.change import change
@@ -24,8 +24,13 @@ class Manifest:
         """For `kubectl apply -f -`."""
         return as_yaml(list(self.objects))
 
+    @property
+    def bill(self) -> list[str]:
+        """What each job reserves, and for how long at the most."""
+        return [bill(one) for one in self.objects if one["kind"] == "RayJob"]
+
     def only(self, verb: str) -> Manifest:
-        """The job of one verb, `prepare` or `train`, and the recipe that it reads."""
+        """The job of one verb (`prepare`, `train`, `tune`), and the recipe that it reads."""
         others = [one for one in self.objects if one["kind"] == "RayJob"]
         return Manifest(tuple(one for one in self.objects if one not in others or verb in one["spec"]["entrypoint"]))
 
@@ -33,8 +38,8 @@ class Manifest:
         return self.yaml
 
 
-def manifest(recipe: Recipe, on: str, model: str | None) -> Manifest:
+def manifest(recipe: Recipe, on: str, model: str | None, verb: Literal["train", "tune"]) -> Manifest:
     """See verbs.manifest."""
     settings = read_settings(on)
     sized = change(recipe, {"model.source": model}) if model else recipe
-    return Manifest(tuple(manifests(recipe, read_shape(with_vocabulary(sized)), settings)))
+    return Manifest(tuple(manifests(recipe, read_shape(with_vocabulary(sized)), settings, verb)))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from raysft.api.answers import GeneratedAnswers
@@ -62,8 +62,10 @@ def plan(recipe: Recipe, cluster: str | None = None) -> Plan:
     return plan(recipe, cluster)
 
 
-def manifest(recipe: Recipe, on: str, model: str | None = None) -> Manifest:
-    """A ConfigMap and RayJobs of KubeRay: first one that makes the token store on CPUs, then one that trains.
+def manifest(
+    recipe: Recipe, on: str, model: str | None = None, *, verb: Literal["train", "tune"] = "train"
+) -> Manifest:
+    """A ConfigMap and RayJobs of KubeRay: one that makes the token store on CPUs, then one that trains or searches.
 
     on: a YAML file that describes the Kubernetes cluster (image, nodes, storage, secrets). Sizes of pods are the
     planner's. model: a directory with the model's config.json, where `model.source` is seen in the cluster only.
@@ -72,7 +74,7 @@ def manifest(recipe: Recipe, on: str, model: str | None = None) -> Manifest:
     _settle(recipe)
     from raysft.api.kubernetes import manifest
 
-    return manifest(recipe, on, model)
+    return manifest(recipe, on, model, verb)
 
 
 def check(recipe: Recipe) -> Checked:

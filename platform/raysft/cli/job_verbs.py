@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from raysft.api import verbs as api
 from raysft.cli.verbs import call, say
@@ -42,14 +42,13 @@ def _to_kubernetes(recipe: Any, options: argparse.Namespace) -> int:
         raise _not_with("--env", "--on", "name Secrets in the cluster's file (`secrets:`); their keys are variables")
     if options.insecure_http:
         raise _not_with("--insecure-http", "--on", "leave it out: the kubeconfig says how its server is reached")
-    if options.verb == "tune":
-        raise _not_with(
-            "--verb tune", "--on", "use --verb prepare or train; a search runs on a Ray cluster (--address)"
-        )
-    found = api.manifest(recipe, options.on, options.model)
+    verb: Literal["train", "tune"] = "tune" if options.verb == "tune" else "train"
+    found = api.manifest(recipe, options.on, options.model, verb=verb)
     wanted = found.only("prepare") if options.verb == "prepare" else found
     if options.verb == "prepare" and len(wanted.objects) == 1:
         raise _not_with("--verb prepare", "prepare_cpus: 0", "set prepare_cpus in the cluster's file, or train")
+    for line in wanted.bill:
+        logger.info(line)
     if options.dry_run:
         sys.stdout.write(wanted.yaml)
         return 0

@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from raysft.api import verbs as api
 from raysft.errors import RecipeError
@@ -70,7 +70,8 @@ def plan(options: argparse.Namespace) -> None:
 
 
 def manifest(options: argparse.Namespace) -> None:
-    found = api.manifest(api.load(options.recipe, options.set), options.on, options.model)
+    verb: Literal["train", "tune"] = "tune" if options.job == "tune" else "train"
+    found = api.manifest(api.load(options.recipe, options.set), options.on, options.model, verb=verb)
     sys.stdout.write((found.only(options.job) if options.job else found).yaml)
 
 

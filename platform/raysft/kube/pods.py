@@ -23,13 +23,16 @@ GPU_PROCESS_BYTES = 4 * GIB
 CPU_PROCESS_BYTES = 3 * GIB // 2
 SHM_PER_WORKER_BYTES = GIB
 """Buffers of NCCL and gloo between the workers of a node."""
-DRAIN_S = 90
-"""From the notice of a spot node to its end a worker has this long to commit."""
+DRAIN_S, SPOT_DRAIN_S = 30, 90
+"""From the notice that a node is taken away to its end a worker has this long to commit."""
 STOP_GRACE_S = 600
 """From `raysft jobs stop` to the end of a job: the run commits. Ray's default is 3."""
+IDLE_S = 120
+"""A pod that nobody uses goes after this long, where pods come and go."""
 HEAD = {"cpu": "2", "memory": "8Gi"}
 RECIPE_PATH = "/etc/raysft/recipe.yaml"
 
+_UNPRIVILEGED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 _HEALTH = {  # a node that is gone is noticed after 5 x (1 + 1) s, not after a minute
     "RAY_health_check_initial_delay_ms": "10000",
     "RAY_health_check_period_ms": "1000",
@@ -56,7 +59,11 @@ def worker_pods(recipe: Recipe, shape: ModelShape, settings: KubernetesSettings)
     """Workers dealt to pods of one node each, and the memory that the fullest needs in its whole life."""
     total = recipe.cluster.workers
     pods = math.ceil(total / min(settings.workers_per_node, total))
-    each = math.ceil(total / pods)
+    return sized_pods(recipe, shape, pods, math.ceil(total / pods))
+
+
+def sized_pods(recipe: Recipe, shape: ModelShape, pods: int, each: int) -> WorkerPods:
+    """So many pods with so many workers of the recipe in each, and what one of them asks for."""
     shm = OBJECT_STORE_BYTES + each * SHM_PER_WORKER_BYTES
     if recipe.cluster.gpus_per_worker:
         host = host_memory(recipe, shape)
@@ -83,6 +90,12 @@ def head_group(settings: KubernetesSettings, recipe_config: str) -> dict[str, An
     pod["spec"]["volumes"] += volumes
     if settings.head_node_selector:
         pod["spec"]["nodeSelector"] = dict(settings.head_node_selector)
+    if settings.autoscale:
+        pod["spec"]["restartPolicy"] = "Never"  # else Ray's autoscaler meets an old pod as another node
+        pod["spec"].pop("serviceAccountName", None)  # the operator makes one, with the rights of the autoscaler
+    if settings.head_service_account:
+        pod["spec"]["serviceAccountName"] = settings.head_service_account
+    pod["spec"]["automountServiceAccountToken"] = bool(settings.autoscale or settings.head_service_account)
     return {
         "rayStartParams": {
             "num-cpus": "0",
@@ -94,15 +107,18 @@ def head_group(settings: KubernetesSettings, recipe_config: str) -> dict[str, An
 
 
 def worker_group(recipe: Recipe, sized: WorkerPods, settings: KubernetesSettings) -> dict[str, Any]:
-    """The pods that train: as many as the run has from its first to its last step."""
+    """The pods that train: as many as the run has from its first to its last step, or as it asks for."""
     gpus = sized.workers * recipe.cluster.gpus_per_worker
     resources = {"cpu": str(sized.cpus), "memory": f"{sized.memory_bytes // GIB}Gi"}
     parameters = {"num-cpus": str(sized.cpus), "object-store-memory": str(OBJECT_STORE_BYTES)}
     if gpus:
         resources[settings.gpu_resource] = str(gpus)
         parameters["num-gpus"] = str(gpus)
-    least = recipe.cluster.min_workers or recipe.cluster.workers
-    return _group("workers", sized.pods, math.ceil(least / sized.workers)) | {
+    least = math.ceil((recipe.cluster.min_workers or recipe.cluster.workers) / sized.workers)
+    group = _group("workers", sized.pods, min(least, sized.pods), now=sized.pods)
+    if settings.autoscale:
+        group = _group("workers", sized.pods, 0, now=0)
+    return group | {
         "rayStartParams": parameters,
         "template": _worker_pod(settings, resources, sized.shm_bytes, {"raysft.io/memory": sized.why}),
     }
@@ -114,26 +130,40 @@ def data_group(settings: KubernetesSettings) -> dict[str, Any]:
     memory = settings.prepare_cpus * 2 * GIB + RAY_BYTES + shm
     resources = {"cpu": str(settings.prepare_cpus), "memory": f"{memory // GIB}Gi"}
     parameters = {"num-cpus": str(settings.prepare_cpus), "object-store-memory": str(shm)}
-    return _group("data", 1, 1) | {
+    return _group("data", 1, 1, now=1) | {
         "rayStartParams": parameters,
         "template": _pod(settings, "ray-worker", resources, shm),
     }
 
 
-def _group(name: str, pods: int, least: int) -> dict[str, Any]:
-    return {"groupName": name, "replicas": pods, "minReplicas": least, "maxReplicas": pods}
+def autoscaler() -> dict[str, Any]:
+    """What a RayCluster says of its autoscaler, a container beside the head. A pod that idles goes after IDLE_S."""
+    resources = {"cpu": "500m", "memory": "1Gi"}
+    return {
+        "enableInTreeAutoscaling": True,
+        "autoscalerOptions": {
+            "version": "v2",
+            "idleTimeoutSeconds": IDLE_S,
+            "resources": {"requests": resources, "limits": dict(resources)},
+            "securityContext": dict(_UNPRIVILEGED),
+        },
+    }
+
+
+def _group(name: str, pods: int, least: int, *, now: int) -> dict[str, Any]:
+    return {"groupName": name, "replicas": now, "minReplicas": least, "maxReplicas": pods}
 
 
 def _worker_pod(
     settings: KubernetesSettings, resources: dict[str, str], shm_bytes: int, annotations: dict[str, str]
 ) -> dict[str, Any]:
-    environment = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": str(DRAIN_S)} if settings.spot else {}
+    drain_s = SPOT_DRAIN_S if settings.spot else DRAIN_S
+    environment = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": str(drain_s)}
     pod = _pod(settings, "ray-worker", resources, shm_bytes, environment=environment)
     pod["metadata"]["annotations"] = annotations | settings.annotations
     spec = pod["spec"]
     spec["restartPolicy"] = "Never"
-    if settings.spot:
-        spec["terminationGracePeriodSeconds"] = DRAIN_S + 30
+    spec["terminationGracePeriodSeconds"] = drain_s + 30  # a pod that is killed while it drains loses its steps
     if settings.node_selector:
         spec["nodeSelector"] = dict(settings.node_selector)
     if settings.tolerations:
@@ -169,7 +199,7 @@ def _pod(
                 "env": [{"name": name, "value": value} for name, value in (environment or {}).items()],
                 "envFrom": [{"secretRef": {"name": name}} for name in settings.secrets],
                 "resources": {"requests": dict(resources), "limits": dict(resources)},
-                "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+                "securityContext": dict(_UNPRIVILEGED),
                 "volumeMounts": mounts,
             }
         ],

@@ -1,7 +1,7 @@
 """A recipe -> RayJobs of KubeRay (1.7 or later), and the ConfigMap that carries the recipe. Pure.
 
-First a job on CPUs makes the token store, so that no GPU waits for tokens; then one trains. Both take up what they
-find: applying the same manifests under the same name again goes on with the run. Retries of workers are made inside
+First a job on CPUs makes the token store, so that no GPU waits for tokens; then one trains, or searches. Both take
+up what they find: applying the same manifests under the same name again goes on with the run. Retries of workers are made inside
 the cluster, by raysft; a new cluster is made only after a loss of the head, and only if `head_retries` says so.
 """
 
@@ -11,17 +11,21 @@ import hashlib
 import json
 import re
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from raysft.errors import RecipeError
-from raysft.kube.pods import RECIPE_PATH, data_group, head_group, worker_group, worker_pods
+from raysft.kube.pods import RECIPE_PATH, autoscaler, data_group, head_group, worker_group, worker_pods
 from raysft.kube.settings import KubernetesSettings
+from raysft.kube.trials import trial_pods
 from raysft.recipe.facts import ModelShape
 from raysft.recipe.paths import with_absolute_paths
 from raysft.recipe.schema import Recipe
 from raysft.recipe.travel import refuse_secrets, refuse_unseen
+from raysft.recipe.tune_checks import check_place, check_tune
+
+Verb = Literal["train", "tune"]
 
 RUN, STORAGE = "raysft.io/run-name", "raysft.io/storage"
 RECIPE_HASH, SPEC_HASH = "raysft.io/recipe-sha256", "raysft.io/spec-sha256"
@@ -30,25 +34,48 @@ MOST_NAME_CHARS = 47
 """Longest name of a RayJob: KubeRay appends to it, and names of pods end at 63."""
 
 
-def manifests(recipe: Recipe, shape: ModelShape, settings: KubernetesSettings) -> list[dict[str, Any]]:
+def manifests(
+    recipe: Recipe, shape: ModelShape, settings: KubernetesSettings, verb: Verb = "train"
+) -> list[dict[str, Any]]:
     """ConfigMap and RayJobs, in the order in which they are applied. shape: of the recipe's model.
 
-    Raises RecipeError for paths that the cluster cannot see and names that it does not take.
+    verb: what the last job does, a run or a search. Raises RecipeError for paths that the cluster cannot see, names
+    that it does not take, and a search without `tune:`; StorageError where a study cannot lie in its storage.
     """
     recipe = with_absolute_paths(recipe)
     check_locations(recipe, settings)
     name = object_name(recipe.name)
-    sized = worker_pods(recipe, shape, settings)
+    if verb == "tune":
+        tune = check_tune(recipe)
+        check_place(recipe, tune)
+        sized = trial_pods(recipe, tune, shape, settings)
+    else:
+        sized = worker_pods(recipe, shape, settings)
     text = yaml.safe_dump(recipe.model_dump(mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True)
     notes = {RUN: recipe.name, STORAGE: recipe.storage, RECIPE_HASH: _hash(text)}
     found = [_config(text, name, settings)]
     if settings.prepare_cpus:
         found.append(_job(name, "prepare", data_group(settings), settings))
-    found.append(_job(name, "train", worker_group(recipe, sized, settings), settings))
+    found.append(_job(name, verb, worker_group(recipe, sized, settings), settings))
     for one in found:
         spec = json.dumps(one.get("spec", {}), sort_keys=True)
         one["metadata"]["annotations"] = {**notes, SPEC_HASH: _hash(spec)}
     return found
+
+
+def bill(job: dict[str, Any]) -> str:
+    """A RayJob's reservation in one line: pods of its workers, their GPUs or CPUs, and hours at the most."""
+    (group,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    pods, fewest = group["maxReplicas"], group["minReplicas"]
+    parameters = group["rayStartParams"]
+    each = f"{parameters['num-gpus']} GPUs" if "num-gpus" in parameters else f"{parameters['num-cpus']} CPUs, no GPU"
+    hours = job["spec"]["activeDeadlineSeconds"] / 3600
+    much = (
+        f", at most {pods * int(parameters['num-gpus']) * hours:,.0f} GPU-hours" if "num-gpus" in parameters else ""
+    )
+    come = f"0 to {pods}, as they are asked for" if fewest == group["replicas"] == 0 else f"{pods}"
+    verb = job["spec"]["entrypoint"].split()[1]
+    return f"reserved     {verb}: pods {come}, each of {each}, ended after {hours:g} h{much}"
 
 
 def _hash(text: str) -> str:
@@ -122,6 +149,8 @@ def _job(name: str, verb: str, workers: dict[str, Any], settings: KubernetesSett
                 "authOptions": {"mode": "token"},
                 "headGroupSpec": head_group(settings, f"{name}-recipe"),
                 "workerGroupSpecs": [workers],
+                **(autoscaler() if settings.autoscale and verb != "prepare" else {}),
+                **({"historyServerOptions": dict(settings.history)} if settings.history else {}),
             },
         },
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from raysft.errors import RecipeError
+from raysft.errors import RecipeError, StorageError
 from raysft.recipe.evaluation_sets import measured_in_training, misjudges, no_judge
 from raysft.recipe.schema import Recipe
 from raysft.recipe.tune import COSTS, Choice, Distribution, Int, LogUniform, TuneSection, Uniform, mode_of
@@ -56,6 +56,17 @@ def check_tune(recipe: Recipe) -> TuneSection:
     _check_budget(tune)
     check_executor(recipe, tune)
     return tune
+
+
+def check_place(recipe: Recipe, tune: TuneSection) -> None:
+    """Raises StorageError where the trials' database would lie in object storage."""
+    if tune.study is None and "://" in recipe.storage:
+        raise StorageError(
+            "a study cannot lie in this storage",
+            got=f"storage = {recipe.storage!r} and no tune.study",
+            expected="a local directory, or a database",
+            fix="set tune.study: postgresql://USER@HOST/NAME",
+        )
 
 
 def tune_advice(tune: TuneSection) -> list[str]:

@@ -29,7 +29,7 @@ from raysft.recipe.resolve import resolve
 from raysft.recipe.schema import Recipe
 from raysft.recipe.secrets import hidden
 from raysft.recipe.tune import TuneSection
-from raysft.recipe.tune_checks import advice_at_a_time, check_tune, tune_advice
+from raysft.recipe.tune_checks import advice_at_a_time, check_place, check_tune, tune_advice
 from raysft.recipe.tune_executor import TRIALS_PER_HOST, is_fused, trials_at_a_time
 from raysft.run import reference
 from raysft.run.base_weights import base_fingerprint
@@ -142,13 +142,7 @@ def search_directory(recipe: Recipe) -> str:
 def open_study(recipe: Recipe, tune: TuneSection) -> Study:
     """The study of a recipe, made when it is not there. Raises ConflictError, StorageError."""
     directory = search_directory(recipe)
-    if tune.study is None and "://" in directory:
-        raise errors.StorageError(
-            "a study cannot lie in this storage",
-            got=f"storage = {recipe.storage!r} and no tune.study",
-            expected="a local directory, or a database",
-            fix="set tune.study: postgresql://USER@HOST/NAME",
-        )
+    check_place(recipe, tune)
     base = recipe.model_dump(mode="json")
     study = Study(tune.study or f"sqlite:///{directory}/study.db", recipe.name, tune, seed=recipe.seed, base=base)
     space = {f"space.{name}": distribution.model_dump(mode="json") for name, distribution in tune.space.items()}

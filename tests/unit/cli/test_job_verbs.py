@@ -129,6 +129,7 @@ def test_a_job_that_nobody_has(fake: FakeServer, capsys: pytest.CaptureFixture[s
 
 
 CLUSTER = "image: raysft:1\nnamespace: runs\nprepare_cpus: 4\n"
+SEARCH = "tune: {space: {seed: {distribution: int, low: 1, high: 4}}, metrics: train_loss, budget: {trials: 2}}\n"
 CONFIG = (
     "{model_type: llama, hidden_size: 32, intermediate_size: 64, num_hidden_layers: 1, num_attention_heads: 2,"
     " vocab_size: 300, max_position_embeddings: 256}"
@@ -151,7 +152,16 @@ def test_on_kubernetes_a_dry_run_is_the_manifest(
     assert dry.code == 0, dry.err
     assert dry.out == raysft(capsys, "manifest", *on).out
     assert dry.out.count("kind: RayJob") == 2
+    assert [line.split(",")[0] for line in dry.err.splitlines() if line.startswith("reserved")] == [
+        "reserved     prepare: pods 1",
+        "reserved     train: pods 1",
+    ]
     assert raysft(capsys, "submit", *on, "--dry-run", "--verb", "prepare").out.count("kind: RayJob") == 1
+    with on[0].open("a") as recipe:
+        recipe.write(SEARCH)
+    tune = raysft(capsys, "submit", *on, "--dry-run", "--verb", "tune", "--set", "tune.study=postgresql://db/s")
+    assert "entrypoint: raysft tune" in tune.out, tune.err
+    assert raysft(capsys, "manifest", *on, "--job", "tune", "--set", "tune.study=postgresql://db/s").code == 0
 
 
 def test_on_kubernetes_a_run_goes_to_its_end(
@@ -181,7 +191,7 @@ def test_on_kubernetes_a_run_goes_to_its_end(
     ("words", "told"),
     [
         (("--env", "HF_TOKEN"), "name Secrets"),
-        (("--verb", "tune"), "--verb tune means nothing with --on"),
+        (("--verb", "tune"), "does not say what to search"),
         (("--insecure-http",), "--insecure-http means nothing with --on"),
         (("--set", "storage=here"), "cannot see paths"),
     ],

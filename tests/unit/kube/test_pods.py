@@ -67,7 +67,9 @@ def test_requests_are_limits_and_shared_memory_is_counted() -> None:
 def test_spot_nodes_give_more_time_than_a_drain_takes() -> None:
     recipe, shape = from_files(8), read_shape(recipe_8b(1))
     spot = SETTINGS.model_copy(update={"spot": True, "head_node_selector": {"kind": "on-demand"}})
+    kept = worker_group(recipe, worker_pods(recipe, shape, SETTINGS), SETTINGS)["template"]["spec"]
     pod = worker_group(recipe, worker_pods(recipe, shape, spot), spot)["template"]["spec"]
+    assert (kept["terminationGracePeriodSeconds"], pod["terminationGracePeriodSeconds"]) == (60, 120)
     drain = {one["name"]: one["value"] for one in pod["containers"][0]["env"]}[
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
     ]

@@ -1,33 +1,22 @@
-"""A recipe as RayJobs: the operator's rules and raysft's own; KubeRay's schema where it is at hand."""
+"""A recipe as RayJobs: what goes along, how many pods, and what is refused."""
 
 from __future__ import annotations
 
-import copy
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from fakes import make_recipe
+from fakes import LLAMA
+from kube_material import SEARCH, in_the_cluster
+from kube_rules import broken_rules
 
-from raysft.errors import RecipeError
-from raysft.kube.rayjob import as_yaml, manifests, object_name
-from raysft.kube.settings import KubernetesSettings, read_settings
+from raysft.errors import RecipeError, StorageError
+from raysft.kube.rayjob import as_yaml, bill, manifests, object_name
+from raysft.kube.settings import KubernetesSettings
 from raysft.model.shape import read_shape
 from raysft.recipe.load import parse_recipe
-from raysft.recipe.schema import Recipe
 
-ROOT = Path(__file__).parents[3]
-CRDS = ROOT.parent / "shared" / "kuberay-crds"
 SETTINGS = KubernetesSettings(image="raysft:1", claim="raysft", secrets=("s3",), namespace="runs")
-
-
-def in_the_cluster(**fields: Any) -> Recipe:
-    recipe = make_recipe(**fields)
-    where = {"storage": "/storage/raysft", "name": "my-run"}
-    data = recipe.data.model_copy(update={"train": ("s3://bucket/train.jsonl",), "eval": ()})
-    model = recipe.model.model_copy(update={"tokenizer": "Qwen/Qwen3-0.6B"})
-    return recipe.model_copy(update={**where, "data": data, "model": model})
 
 
 def rendered(settings: KubernetesSettings = SETTINGS) -> list[dict[str, Any]]:
@@ -68,57 +57,9 @@ def test_no_gpu_waits_for_tokens() -> None:
     ]
 
 
-def broken_rules(job: dict[str, Any]) -> list[str]:
-    """Which rules a RayJob breaks: of KubeRay's validation (v1.7) and of ours."""
-    spec, found = job["spec"], []
-    cluster = spec["rayClusterSpec"]
-    pods = [cluster["headGroupSpec"]["template"], *(group["template"] for group in cluster["workerGroupSpecs"])]
-    if spec.get("ttlSecondsAfterFinished", 0) > 0 and not spec.get("shutdownAfterJobFinishes"):
-        found.append("a ttl needs shutdownAfterJobFinishes")
-    if spec.get("submissionMode") != "HTTPMode":
-        found.append("a log stream may decide over the job")
-    if not spec.get("activeDeadlineSeconds") or not spec.get("preRunningDeadlineSeconds"):
-        found.append("no deadline")
-    if cluster.get("authOptions", {}).get("mode") != "token" or not cluster.get("rayVersion"):
-        found.append("no token")
-    if cluster["headGroupSpec"]["rayStartParams"].get("num-cpus") != "0":
-        found.append("work on the head")
-    if len(job["metadata"]["name"]) > 47:
-        found.append("name")
-    for pod in pods:
-        (container,) = pod["spec"]["containers"]
-        if container["resources"]["requests"] != container["resources"]["limits"]:
-            found.append("requests are not limits")
-        if any("secret" in str(variable.get("value", "")).lower() for variable in container["env"]):
-            found.append("a secret by value")
-        if any("emptyDir" in volume and volume["name"] != "shm" for volume in pod["spec"]["volumes"]):
-            found.append("a directory that ends with the pod")
-        if container["securityContext"].get("allowPrivilegeEscalation", True) or pod["spec"].get(
-            "automountServiceAccountToken", True
-        ):
-            found.append("privileges")
-    return found
-
-
 def test_the_jobs_break_no_rule() -> None:
     for job in rendered()[1:]:
         assert broken_rules(job) == []
-
-
-def test_the_rules_can_be_broken() -> None:
-    for path, value, told in (
-        (("submissionMode",), "SidecarMode", "log stream"),
-        (("shutdownAfterJobFinishes",), False, "ttl"),
-        (("activeDeadlineSeconds",), 0, "deadline"),
-        (("rayClusterSpec", "authOptions", "mode"), "disabled", "token"),
-        (("rayClusterSpec", "headGroupSpec", "rayStartParams", "num-cpus"), "8", "head"),
-    ):
-        job = copy.deepcopy(rendered()[2])
-        node = job["spec"]
-        for key in path[:-1]:
-            node = node[key]
-        node[path[-1]] = value
-        assert any(told in rule for rule in broken_rules(job)), told
 
 
 @pytest.mark.parametrize(
@@ -163,51 +104,111 @@ def test_names(name: str, expected: str | None) -> None:
         assert object_name(name) == expected
 
 
-def test_manifests_of_the_repository_name_no_version_that_is_gone_and_no_secret() -> None:
-    files = sorted((ROOT / "k8s").rglob("*.yaml"))
-    assert len(files) > 8
-    for file in files:
-        for one in yaml.safe_load_all(file.read_text()):
-            assert "v1beta1" not in one.get("apiVersion", "") or "kustomize" in one["apiVersion"], file
-            assert one.get("kind") != "Secret", "secrets are made by whoever has them"
-    assert read_settings(ROOT / "k8s" / "cluster.yaml").namespace == "raysft"
+def test_pods_come_when_they_are_asked_for() -> None:
+    """From none to all, by KubeRay's autoscaler; its head may talk to the API server, by the operator's account."""
+    scaled = SETTINGS.model_copy(update={"autoscale": True, "service_account": "raysft"})
+    recipe = in_the_cluster(cluster={"workers": {"min": 4, "max": 16}, "gpus_per_worker": 1})
+    _, prepare, train = manifests(recipe, read_shape(recipe), scaled)
+    spec = train["spec"]["rayClusterSpec"]
+    (group,) = spec["workerGroupSpecs"]
+    assert (group["replicas"], group["minReplicas"], group["maxReplicas"]) == (0, 0, 2)
+    assert spec["enableInTreeAutoscaling"] is True
+    assert spec["autoscalerOptions"]["version"] == "v2"
+    head, worker = spec["headGroupSpec"]["template"]["spec"], group["template"]["spec"]
+    assert head["automountServiceAccountToken"] is True
+    assert "serviceAccountName" not in head
+    assert worker["automountServiceAccountToken"] is False
+    assert worker["serviceAccountName"] == "raysft"
+    assert "enableInTreeAutoscaling" not in prepare["spec"]["rayClusterSpec"], "one pod, and it is needed"
 
 
-@pytest.mark.parametrize("folder", ["base", "overlays/gpu", "overlays/kueue", "overlays/monitoring"])
-def test_folders_name_files_that_are_there(folder: str) -> None:
-    place = ROOT / "k8s" / folder
-    listed = yaml.safe_load((place / "kustomization.yaml").read_text())["resources"]
-    assert all((place / one).exists() for one in listed)
-    files = {file.name for file in place.glob("*.yaml")} - {"kustomization.yaml"}
-    assert files == {one for one in listed if one.endswith(".yaml")}
+def test_without_an_autoscaler_all_pods_are_there_from_the_first_to_the_last_step() -> None:
+    recipe = in_the_cluster(cluster={"workers": {"min": 4, "max": 16}, "gpus_per_worker": 1})
+    (group,) = manifests(recipe, read_shape(recipe), SETTINGS)[2]["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    assert (group["replicas"], group["minReplicas"], group["maxReplicas"]) == (2, 1, 2)
 
 
-@pytest.mark.shared
-@pytest.mark.skipif(not CRDS.exists(), reason="KubeRay's definitions are not at hand")
-def test_kuberays_schema_takes_the_jobs() -> None:
-    """Unknown fields are errors, as the API server's strict validation has it."""
-    import jsonschema
+@pytest.mark.parametrize(
+    ("workers", "trials", "per_node", "most", "pods", "each"),
+    [
+        (1, 12, 8, 4, 2, 6),  # whole trials in each pod
+        (1, 12, 1, 16, 12, 1),
+        (1, 100, 1, 16, 16, 1),  # search_pods
+        (4, 3, 8, 4, 2, 8),
+        (3, 100, 8, 4, 4, 6),  # two trials of three fit into a pod of eight
+        (16, 2, 8, 4, 4, 8),  # a trial over two nodes
+        (16, 9, 8, 1, 2, 8),  # one trial at least
+    ],
+)
+def test_a_search_has_pods_for_its_trials(
+    workers: int, trials: int, per_node: int, most: int, pods: int, each: int
+) -> None:
+    recipe = in_the_cluster(
+        cluster={"workers": workers, "gpus_per_worker": 1}, tune=SEARCH | {"budget": {"trials": trials}}
+    )
+    settings = SETTINGS.model_copy(update={"workers_per_node": per_node, "search_pods": most})
+    _, prepare, search = manifests(recipe, read_shape(recipe), settings, "tune")
+    assert prepare["spec"]["entrypoint"] == "raysft prepare /etc/raysft/recipe.yaml"
+    assert search["spec"]["entrypoint"] == "raysft tune /etc/raysft/recipe.yaml"
+    assert search["metadata"]["name"] == "my-run-tune"
+    (group,) = search["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    assert (group["replicas"], group["maxReplicas"]) == (pods, pods)
+    assert group["rayStartParams"]["num-gpus"] == str(each)
 
-    definition = yaml.safe_load((CRDS / "ray.io_rayjobs.yaml").read_text())
-    schema = next(v["schema"]["openAPIV3Schema"] for v in definition["spec"]["versions"] if v["name"] == "v1")
-    strict = _strict(schema)
-    for job in rendered(SETTINGS.model_copy(update={"spot": True, "tolerations": ({"operator": "Exists"},)}))[1:]:
-        jsonschema.validate(job, strict)
-        typo = copy.deepcopy(job)
-        typo["spec"]["entrypoynt"] = typo["spec"].pop("entrypoint")
-        with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate(typo, strict)
+
+def test_a_pod_has_room_for_the_greediest_trial() -> None:
+    """On CPUs the passes are in the pod: a search over the rows of a pass asks for that of its largest."""
+    rows = {"distribution": "choice", "values": [1, 64]}
+    space = {"train.micro_batch_rows": rows}
+
+    def memory(rows: int, **tune: object) -> int:
+        recipe = in_the_cluster(
+            model={"config": LLAMA | {"hidden_size": 1024, "num_hidden_layers": 12, "intermediate_size": 4096}},
+            data={"max_tokens": 128},
+            train={"rows_per_step": 64, "micro_batch_rows": rows},
+            **({"tune": {**SEARCH, "space": space, "budget": {"trials": 1}}} if tune else {}),
+        )
+        found = manifests(recipe, read_shape(recipe), SETTINGS, "tune" if tune else "train")[2]
+        (group,) = found["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+        limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+        return int(limits["memory"][:-2])
+
+    assert memory(1) < memory(64)
+    assert memory(1, tune=True) == memory(64)
 
 
-def _strict(schema: Any) -> Any:
-    """No further fields where fields are named; a number or a text where Kubernetes takes both."""
-    if isinstance(schema, list):
-        return [_strict(one) for one in schema]
-    if not isinstance(schema, dict):
-        return schema
-    if schema.get("x-kubernetes-int-or-string"):
-        return {"type": ["integer", "string"]}
-    found = {key: _strict(value) for key, value in schema.items()}
-    if isinstance(schema.get("properties"), dict) and schema.get("type") == "object":
-        found.setdefault("additionalProperties", False)
-    return found
+def test_a_search_that_cannot_keep_its_trials_is_not_sent() -> None:
+    recipe = in_the_cluster(tune=SEARCH).model_copy(update={"storage": "s3://bucket/runs"})
+    with pytest.raises(StorageError, match="a study cannot lie"):
+        manifests(recipe, read_shape(recipe), SETTINGS, "tune")
+    with pytest.raises(RecipeError, match="what to search"):
+        manifests(in_the_cluster(), read_shape(recipe), SETTINGS, "tune")
+
+
+def test_two_who_scale_are_refused() -> None:
+    with pytest.raises(ValueError, match="Kueue admits"):
+        KubernetesSettings(image="a:1", autoscale=True, labels={"kueue.x-k8s.io/queue-name": "q"})
+
+
+def test_the_head_may_delete_pods_where_it_is_told_so() -> None:
+    told = SETTINGS.model_copy(update={"head_service_account": "raysft-head", "service_account": "raysft"})
+    head, worker = pods(told)
+    assert (head["serviceAccountName"], head["automountServiceAccountToken"]) == ("raysft-head", True)
+    assert (worker["serviceAccountName"], worker["automountServiceAccountToken"]) == ("raysft", False)
+    assert [pod["automountServiceAccountToken"] for pod in pods(SETTINGS)] == [False, False]
+
+
+def pods(settings: KubernetesSettings) -> list[dict[str, Any]]:
+    """Specs of a head's and a worker's pod."""
+    spec = rendered(settings)[2]["spec"]["rayClusterSpec"]
+    return [spec["headGroupSpec"]["template"]["spec"], spec["workerGroupSpecs"][0]["template"]["spec"]]
+
+
+def test_what_is_reserved_is_told_in_gpu_hours() -> None:
+    recipe = in_the_cluster(cluster={"workers": 16, "gpus_per_worker": 1})
+    settings = SETTINGS.model_copy(update={"deadline_hours": 10.0})
+    _, prepare, train = manifests(recipe, read_shape(recipe), settings)
+    assert bill(prepare) == "reserved     prepare: pods 1, each of 8 CPUs, no GPU, ended after 10 h"
+    assert bill(train).endswith("train: pods 2, each of 8 GPUs, ended after 10 h, at most 160 GPU-hours")
+    scaled = manifests(recipe, read_shape(recipe), settings.model_copy(update={"autoscale": True}))[2]
+    assert "pods 0 to 2, as they are asked for" in bill(scaled)

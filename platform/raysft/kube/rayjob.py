@@ -1,8 +1,8 @@
 """A recipe -> RayJobs of KubeRay (1.7 or later), and the ConfigMap that carries the recipe. Pure.
 
 First a job on CPUs makes the token store, so that no GPU waits for tokens; then one trains, or searches. Both take
-up what they find: applying the same manifests under the same name again goes on with the run. Retries of workers are made inside
-the cluster, by raysft; a new cluster is made only after a loss of the head, and only if `head_retries` says so.
+up what they find: applying the same manifests under the same name again goes on with the run. Retries of workers are
+made inside the cluster, by raysft; a new cluster is made only after a loss of the head, if `head_retries` says so.
 """
 
 from __future__ import annotations

@@ -73,9 +73,7 @@ def parser() -> argparse.ArgumentParser:
     manifest.add_argument(
         "--on", required=True, metavar="FILE", help="what the cluster has: see docs/guide/kubernetes.md"
     )
-    manifest.add_argument(
-        "--job", choices=["prepare", "train", "tune"], help="one of the jobs; default: the first two"
-    )
+    manifest.add_argument("--job", choices=["prepare", "train", "tune"], help="one job; default: the first two")
     manifest.add_argument(
         "--model", metavar="DIR", help="config.json of a model that only the cluster sees, for sizes"
     )

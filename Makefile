@@ -5,7 +5,7 @@ READY := .venv/.installed
 export HF_HUB_OFFLINE ?= 1
 unexport PYTHONDONTWRITEBYTECODE  # else each of a hundred processes compiles torch and transformers again: 7 s of CPU
 
-.PHONY: unit curves faults clusters quick golden wheel reference gpu scaling chaos-store differential models bench-fused bench-tune bench-grid chaos bench-load bench-export bench-save bench-stall bench-recovery parity-full bench-train bench-parity bench-packing bench-gsm8k bench-data bench-memory bench-kills bench-loss demo test check lint types format install constraints clean
+.PHONY: test-admission unit curves faults clusters quick golden wheel reference gpu scaling chaos-store differential models bench-fused bench-tune bench-grid chaos bench-load bench-export bench-save bench-stall bench-recovery parity-full bench-train bench-parity bench-packing bench-gsm8k bench-data bench-memory bench-kills bench-loss demo test check lint types format install constraints clean
 
 demo: $(READY)            ## train a small model end to end: data, training, evaluation, export, answers
 	$(BIN)/python jobs/demo.py
@@ -102,6 +102,10 @@ chaos: $(READY)           ## the fault matrix and kills inside a save; a soak to
 
 scaling: $(READY)         ## runs and searches on a cluster that scales from nothing, and back: both of Ray's autoscalers
 	$(BIN)/python benchmarks/scaling.py $(ARGS)
+
+test-admission: $(READY)  ## manifests before an API server of CRDs, built from Debian's packages into build/admission (once: 3 to 35 minutes)
+	bash tests/admission/build.sh build/admission
+	BUILD=$(CURDIR)/build/admission $(BIN)/python -m pytest -m full tests/admission
 
 chaos-store: $(READY)     ## every file of a finished token store, damaged in every way, and prepared again
 	$(BIN)/python -m pytest -m full tests/unit/data/store/test_store_damage.py

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from raysft.api.verbs import (
         check,
+        compare,
         data_report,
         evaluate,
         generate,
@@ -48,6 +49,7 @@ __all__ = [
     "UserError",
     "change",
     "check",
+    "compare",
     "data_report",
     "evaluate",
     "generate",

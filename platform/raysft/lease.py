@@ -53,6 +53,22 @@ def lease(
                 storage.remove_tree(storage.join(location, name))
 
 
+def is_held(location: str) -> bool:
+    """Does somebody hold the lease now, as far as can be told by looking once?
+
+    A holder on this machine is known by its process; elsewhere by a sign of life that is younger than 4 x TTL_S, by
+    the storage's clock and this one's.
+    """
+    number = _newest(location)
+    holder = _holder(storage.join(location, _lease_name(number))) if number else None
+    if holder is None or _is_gone(holder):
+        return False
+    if _is_here(holder):
+        return True
+    written = [storage.modified_at(storage.join(location, name(number))) for name in (_beat_name, _lease_name)]
+    return time.time() - max(at or 0.0 for at in written) < 4 * TTL_S
+
+
 def _acquire(location: str, done: Callable[[], bool], waiting: Callable[[str], None]) -> int | None:
     newest, seen, since, told = -1, "", time.monotonic(), False
     while not done():

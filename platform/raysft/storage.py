@@ -60,6 +60,13 @@ def exists(location: str) -> bool:
     return bool(fs.get_file_info(path).type != pafs.FileType.NotFound)
 
 
+def modified_at(location: str) -> float | None:
+    """When a file was last written, in Unix time; None: there is none, or the store does not tell."""
+    filesystem_, path = filesystem(location)
+    changed = filesystem_.get_file_info(path).mtime
+    return changed.timestamp() if changed is not None else None
+
+
 def list_names(location: str) -> list[str]:
     """Sorted names directly under a directory; [] when it does not exist, or is none."""
     fs, path = filesystem(location)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from raysft.api.answers import GeneratedAnswers
     from raysft.api.checks import Checked
+    from raysft.api.comparisons import Comparison
     from raysft.api.data import DataReport, PreparedData, Preview
     from raysft.api.kubernetes import Manifest
     from raysft.api.models import Tokenizer
@@ -121,6 +122,18 @@ def evaluate(subject: Recipe | Run, model: str | None = None) -> Evaluation:
     from raysft.api.runs import evaluate
 
     return evaluate(recipe, model)
+
+
+def compare(runs: Sequence[str | os.PathLike[str] | Run], out: str | os.PathLike[str] | None = None) -> Comparison:
+    """Runs beside each other: where their recipes differ, their curves, what was measured and how sure the gaps are.
+
+    runs: two or more, each by its directory, its recipe's file or what `train` returned; changes are against the
+    first. They may be under way. out: a page to write. Raises UserError.
+    """
+    from raysft.api.comparisons import compare
+
+    named = [os.fspath(run) if isinstance(run, str | os.PathLike) else run.location for run in runs]
+    return compare(named, None if out is None else os.fspath(out))
 
 
 def generate(

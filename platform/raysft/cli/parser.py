@@ -28,6 +28,7 @@ EXAMPLES = {
     "  raysft doctor recipe.yaml --json",
     "preview": "  raysft preview recipe.yaml --num 3\n  raysft preview recipe.yaml --num 20 --packed",
     "data": "  raysft data report recipe.yaml\n  raysft data log recipe.yaml",
+    "compare": "  raysft compare storage/runs/one storage/runs/other --out comparison.html",
     "report": "  raysft report recipe.yaml\n  raysft report storage/runs/my-run",
     "data report": "  raysft data report recipe.yaml --out report.html\n"
     "  raysft data report recipe.yaml --attribute gender --attribute region",
@@ -101,6 +102,9 @@ def parser() -> argparse.ArgumentParser:
         "where a run's time went, and what its incidents cost; takes its directory too",
         verbs.report,
     )
+    compare = _verb(commands, "compare", "runs beside each other: recipes, curves, measures", verbs.compare)
+    compare.add_argument("runs", nargs="+", metavar="RUN", help="a run's directory, or its recipe")
+    compare.add_argument("--out", metavar="FILE.html", help="write a page, too")
     _recipe_verb(
         commands, "tune", "search the fields in `tune:`; `tune report RECIPE` shows it", verbs.tune, nargs="+"
     )

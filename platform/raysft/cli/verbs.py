@@ -161,6 +161,13 @@ def report(options: argparse.Namespace) -> None:
     say(call("run.steps:report")(options.recipe, options.set))
 
 
+def compare(options: argparse.Namespace) -> None:
+    found = api.compare(options.runs, options.out)
+    say(found.lines())
+    if found.page is not None:
+        logger.info("page         %s", found.page)
+
+
 def export(options: argparse.Namespace) -> None:
     recipe = _load(options)
     for location in call("run.steps:export")(recipe):

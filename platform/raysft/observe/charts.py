@@ -22,7 +22,8 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 14.0, 14.0, 40.0
 
 @dataclass(frozen=True)
 class Series:
-    """Points in order of x. `style` is a CSS class: raw, smooth, plain (lines), dots, pruned and failed (no line)."""
+    """Points in order of x. `style` is a CSS class: raw, smooth, plain (lines), dots, pruned and failed (no line),
+    `run c0` to `run c7` (lines of several runs)."""
 
     label: str
     points: Sequence[Point]
@@ -207,7 +208,7 @@ def _labels(x_label: str, y_label: str, x_axis: Axis, y_axis: Axis) -> list[str]
 
 def _values(series: Series, places: Sequence[Point]) -> str:
     """Unseen circles along a smooth or plain line, which tell its values to a pointer that rests there."""
-    if series.style not in ("smooth", "plain"):
+    if series.style not in ("smooth", "plain") and not series.style.startswith("run "):
         return ""
     stride = math.ceil(len(places) / MAX_LOOKS)
     found = list(zip(places, series.points, strict=True))[::stride]

@@ -64,6 +64,12 @@ def recipe_of(run: str) -> Recipe | None:
         return None
 
 
+def fingerprints_of(run: str) -> dict[str, str] | None:
+    """The fingerprints of a run by its own record; None: it is absent or damaged."""
+    record = _read_run(run)
+    return dict(record["fingerprints"]) if record else None
+
+
 def read_result(run: str) -> dict[str, Any] | None:
     """What a finished run left; None while it is not finished, or when the record is lost: it is finished anew."""
     location = RunPaths(run).result

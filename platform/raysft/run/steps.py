@@ -22,7 +22,8 @@ from raysft.run import remote_tasks, summary
 from raysft.run.evaluation_tasks import evaluate_by_tasks
 from raysft.run.evaluations import take_answers
 from raysft.run.export_tasks import export_by_tasks
-from raysft.run.rundir import check_same_recipe, claim, read_result, recipe_of, run_location
+from raysft.run.run_state import state_of
+from raysft.run.rundir import check_same_recipe, claim, recipe_of, run_location
 from raysft.runtime.join import cluster
 from raysft.train.history.records import read_metrics
 
@@ -99,8 +100,9 @@ def report(recipe_or_run: str, overrides: Sequence[str]) -> list[str]:
             expected="a recipe whose run has begun, or a run's directory",
             fix="raysft train first, or check the path",
         )
-    finished = read_result(run)
-    status = f"finished {finished['finished_at']}" if finished else "not finished: under way, or ended on the way"
+    state = state_of(run)
+    status = f"{state.status} {state.what}" if state.status == "finished" else state.status
+    status += f": {state.what}" if state.status in ("stopped", "failed") else ""
     recipe = recipe or recipe_of(run)
     told = finding_lines(*summary.diagnosis(run, recipe)) if recipe else []
     lines = [f"run {run} ({status})", loss_line(read_metrics(run)), *told]

@@ -25,7 +25,7 @@ def test_a_recipe_and_its_directory_tell_the_same(tmp_path: Path) -> None:
     told = report(str(recipe), [])
     assert [line for line in told if "diagnosis" not in line] == report(str(run), [])  # it has no run.json
     told = report(str(run), [])
-    assert "not finished" in told[0]
+    assert "(failed: it has ended before its first step" in told[0]
     assert told[1:3] == ["loss         no step is recorded", "goodput 0.0% of 4.0 s"]
     assert told[-1] == "no incident"
     result = {"steps": 4, "before": None, "after": None, "exports": [], "report": str(run / "report.html")}

@@ -1,0 +1,35 @@
+"""How a run stands, by what lies in its directory: for whoever looks on while it is written. Decides nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from raysft import storage
+from raysft.lease import is_held
+from raysft.run.rundir import read_result
+from raysft.train.history.account import read_account
+
+
+@dataclass(frozen=True)
+class RunState:
+    """One run's."""
+
+    status: Literal["finished", "running", "stopped", "failed"]
+    """running: a command drives it. stopped: it was asked to. failed: anything else has ended it on the way."""
+    what: str
+    """When it finished, or what has ended it."""
+
+
+def state_of(run: str) -> RunState:
+    """How a run stands now."""
+    finished = read_result(run)
+    if finished is not None:
+        return RunState("finished", str(finished["finished_at"]))
+    if is_held(storage.join(run, "driver")):
+        return RunState("running", "")
+    costs = read_account(run).costs
+    last = costs[-1].incident if costs else None
+    if last is None:
+        return RunState("failed", "it has ended before its first step, or its command was killed")
+    return RunState("stopped" if last.kind == "interrupted" else "failed", last.what)

@@ -8,43 +8,10 @@ from typing import Any
 
 from raysft import __version__
 from raysft.cli import job_verbs, verbs
+from raysft.cli.examples import EXAMPLES, texts
 
 Run = Callable[[argparse.Namespace], int | None]
 """What a verb does. Returns the exit code where it is another's; None: 0."""
-
-EXAMPLES = {
-    "train": "  raysft train jobs/recipes/gsm8k.yaml --set data.train=gsm8k_train.jsonl\n"
-    "  RAY_ADDRESS=10.0.0.5:6379 raysft train recipe.yaml --set cluster.workers=8",
-    "check": "  raysft check recipe.yaml --set cluster.workers=8",
-    "prepare": "  raysft prepare recipe.yaml --set data.max_tokens=2048",
-    "plan": "  raysft plan recipe.yaml --cluster 8xH100-80G\n"
-    "  raysft plan recipe.yaml --cluster 2x8xA100-80G --json\n"
-    "  raysft plan --matrix",
-    "manifest": "  raysft manifest recipe.yaml --on cluster.yaml | kubectl apply -f -",
-    "submit": "  raysft submit recipe.yaml --address http://localhost:8265 --env HF_TOKEN\n"
-    "  raysft submit recipe.yaml --on cluster.yaml --dry-run",
-    "jobs": "  raysft jobs list --address http://localhost:8265\n  raysft jobs attach my-run-1",
-    "doctor": "  RAY_ADDRESS=10.0.0.5:6379 raysft doctor --storage s3://bucket/runs\n"
-    "  raysft doctor recipe.yaml --json",
-    "preview": "  raysft preview recipe.yaml --num 3\n  raysft preview recipe.yaml --num 20 --packed",
-    "data": "  raysft data report recipe.yaml\n  raysft data log recipe.yaml",
-    "compare": "  raysft compare storage/runs/one storage/runs/other --out comparison.html",
-    "report": "  raysft report recipe.yaml\n  raysft report storage/runs/my-run",
-    "data report": "  raysft data report recipe.yaml --out report.html\n"
-    "  raysft data report recipe.yaml --attribute gender --attribute region",
-    "data log": "  raysft data log recipe.yaml",
-    "data diff": "  raysft data diff recipe.yaml 1 2",
-    "data rollback": "  raysft data rollback recipe.yaml 1",
-    "evaluate": "  raysft evaluate recipe.yaml\n  raysft evaluate recipe.yaml --model storage/runs/my-run/export",
-    "generate": "  raysft generate storage/runs/my-run --in questions.jsonl --out answers.jsonl",
-    "chat": "  raysft chat storage/runs/my-run --compare base",
-    "export": "  raysft export recipe.yaml",
-    "tune": "  raysft tune recipe.yaml --set tune.budget.trials=32\n  raysft tune report recipe.yaml",
-    "schema": "  raysft schema > recipe.schema.json",
-    "tokenizer": "  raysft tokenizer train gsm8k_train.jsonl --out tokenizer --vocab-size 16000 \\\n"
-    "      --column instruction=question --column output=answer",
-}
-
 
 FORMATS = (
     *("auto", "alpaca", "sharegpt", "messages", "unified"),
@@ -79,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
         "--model", metavar="DIR", help="config.json of a model that only the cluster sees, for sizes"
     )
     _submit(commands)
-    jobs = commands.add_parser("jobs", help="the jobs of a Ray cluster", **_texts("jobs"))
+    jobs = commands.add_parser("jobs", help="the jobs of a Ray cluster", **texts("jobs"))
     _job_actions(jobs.add_subparsers(dest="action", required=True, metavar="ACTION"))
     doctor = _recipe_verb(
         commands, "doctor", "what is wrong with the cluster; ends with 1 if anything is", verbs.doctor, nargs="?"
@@ -110,17 +77,17 @@ def parser() -> argparse.ArgumentParser:
     )
     schema = _verb(commands, "schema", "print the JSON schema of a recipe", verbs.schema)
     schema.set_defaults(debug=False)
-    tokenizer = commands.add_parser("tokenizer", help="make a tokenizer", **_texts("tokenizer"))
+    tokenizer = commands.add_parser("tokenizer", help="make a tokenizer", **texts("tokenizer"))
     actions = tokenizer.add_subparsers(dest="action", required=True, metavar="ACTION")
     _tokenizer_train(actions)
-    data = commands.add_parser("data", help="report on the data, and its versions", **_texts("data"))
+    data = commands.add_parser("data", help="report on the data, and its versions", **texts("data"))
     _data_actions(data.add_subparsers(dest="action", required=True, metavar="ACTION"))
     return whole
 
 
 def _verb(commands: Any, name: str, text: str, run: Run, of: str = "") -> argparse.ArgumentParser:
     """of: the verb before this one, as in `data report`."""
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text, **_texts(of + name))
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text, **texts(of + name))
     parser.add_argument("--debug", action="store_true", help="tracebacks and the workers' logs")
     parser.set_defaults(run=run)
     return parser
@@ -270,12 +237,3 @@ def _number(least: float, most: float) -> Callable[[str], float]:
         return number
 
     return read
-
-
-def _texts(name: str) -> dict[str, Any]:
-    if name not in EXAMPLES:
-        return {}
-    return {
-        "epilog": "example:\n" + EXAMPLES[name],
-        "formatter_class": argparse.RawDescriptionHelpFormatter,
-    }

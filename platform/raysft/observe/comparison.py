@@ -164,7 +164,9 @@ def _charts(runs: Sequence[ComparedRun]) -> list[tuple[str, str]]:
             calm = smooth(points) if "smoothed" in title else points
             series.append(Series(run.label, calm, f"run c{index % COLOURS}"))
         if any(one.points for one in series):
-            drawn = line_chart(series, x_label="step", y_label=y_label, width=1040, height=320, may_be_log=True)
+            drawn = line_chart(
+                series, x_label="step", y_label=y_label, width=1040, height=320, may_be_log=name == "loss"
+            )
             found.append((title, drawn))
     return found
 

@@ -63,15 +63,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--model", metavar="DIR", help="an exported model; default: the run's own export")
     _of_models(commands)
     _recipe_verb(commands, "export", "write the newest checkpoint of a run as a model", verbs.export)
-    _recipe_verb(
-        commands,
-        "report",
-        "where a run's time went, and what its incidents cost; takes its directory too",
-        verbs.report,
-    )
-    compare = _verb(commands, "compare", "runs beside each other: recipes, curves, measures", verbs.compare)
-    compare.add_argument("runs", nargs="+", metavar="RUN", help="a run's directory, or its recipe")
-    compare.add_argument("--out", metavar="FILE.html", help="write a page, too")
+    _of_runs(commands)
     _recipe_verb(
         commands, "tune", "search the fields in `tune:`; `tune report RECIPE` shows it", verbs.tune, nargs="+"
     )
@@ -152,6 +144,18 @@ def _of_models(commands: Any) -> None:
     generate.add_argument("--raw", action="store_true", help="`prompt` or `text` as it is, without a template")
     chat = _model_verb(commands, "chat", "talk with a model in the terminal", verbs.chat)
     chat.add_argument("--compare", metavar="MODEL", help="a second model; `base`: the run's untrained one")
+
+
+def _of_runs(commands: Any) -> None:
+    _recipe_verb(
+        commands,
+        "report",
+        "where a run's time went, and what its incidents cost; takes its directory too",
+        verbs.report,
+    )
+    compare = _verb(commands, "compare", "runs beside each other: recipes, curves, measures", verbs.compare)
+    compare.add_argument("runs", nargs="+", metavar="RUN", help="a run's directory, or its recipe")
+    compare.add_argument("--out", metavar="FILE.html", help="write a page, too")
 
 
 def _model_verb(commands: Any, name: str, text: str, run: Run) -> argparse.ArgumentParser:

@@ -53,12 +53,15 @@ class TrainingProgress:
         log_every_steps: int | None = None,
         gauges: Gauges | None = None,
         measured: Callable[[], None] = lambda: None,
+        placement: Callable[[int], str | None] = lambda attempt: None,
     ) -> None:
         """log_every_steps: between two lines without a terminal; None: a tenth of the run, and SILENT_S at most.
 
         measured: called after evaluations, and every SILENT_S without one, for LOOK_SHARE of the time at most.
+        placement: what is to be told of where the workers of an attempt are.
         """
         self._measured, self._is_news, self._measured_s, self._next_s = measured, False, time.monotonic(), 0.0
+        self._placement = placement
         self._gauges, self._commit, self._commit_at, self._looked_at = gauges, CommitId(0, 0), time.monotonic(), 0.0
         self._run, self._total_steps, self._log_every = run, total_steps, log_every_steps
         self._said_at, self._times = 0.0, deque[tuple[int, float]](maxlen=PACE_STEPS)
@@ -164,6 +167,8 @@ class TrainingProgress:
                 line["micro_batch_rows"],
                 line["probe_s"],
             )
+            if told := self._placement(self._attempt):
+                logger.warning("%s", told)
             return
         mfu = "" if line["mfu"] is None else f"  MFU {line['mfu']:.0%}"
         text = f"loss {line['loss']:.4f}{parts_text(line)}  {line['tokens_per_s']:,.0f} tokens/s{mfu}"

@@ -36,6 +36,7 @@ from raysft.run.evaluations import Evaluated, by_set
 from raysft.run.export_tasks import export_by_tasks
 from raysft.run.layout_choice import check_tasks, choose_layout
 from raysft.run.nodes import await_first_nodes
+from raysft.run.placement import placement_line
 from raysft.run.progress import PrepareProgress, TrainingProgress
 from raysft.run.rundir import (
     check_base,
@@ -255,7 +256,8 @@ def train_trial(
 def _train(plan: _Plan, profile_steps: int, driver: Driver) -> None:
     """From the newest commit to the last step. Raises what the attempts' outcome stands for."""
     every, gauges = plan.recipe.train.log_every_steps, RunGauges(plan.recipe.name)
-    told = TrainingProgress(plan.run, plan.schedule.total_steps, every, gauges, measured=plan.report.keep)
+    placement, steps = partial(placement_line, plan.run, plan.recipe), plan.schedule.total_steps
+    told = TrainingProgress(plan.run, steps, every, gauges, measured=plan.report.keep, placement=placement)
     with told, stopping(plan.run):
         outcome = _attempts(plan, profile_steps, driver)
     if outcome.status != "finished":

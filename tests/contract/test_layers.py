@@ -90,7 +90,14 @@ SEES = {
     "raysft.search": {
         *("run", "runtime", "train", "model", "data", "recipe", "lease", "sealed", "storage", "errors", "observe"),
     },
-    "raysft.submit": {"kube", "runtime.job_client", "observe.console", "recipe", "errors"},
+    "raysft.submit": {
+        "kube",
+        "runtime.job_client",
+        "runtime.kubernetes_client",
+        "observe.console",
+        "recipe",
+        "errors",
+    },
     "raysft.api": {
         *("search", "run", "train", "evaluate", "metrics", "observe", "planner", "kube", "data", "model", "recipe"),
         *("storage", "errors"),
@@ -130,7 +137,7 @@ DOORWAYS = {
         *("raysft.data.on_ray", "raysft.data.prepare.prepare", "raysft.data.feed.stream_server"),
         *("raysft.train.worker", "raysft.runtime", "raysft.run", "raysft.search"),
     },
-    "kubernetes": {"raysft.submit.kubernetes_client"},
+    "kubernetes": {"raysft.runtime.kubernetes_client"},
     "tiktoken": {"raysft.data.text.bytepair"},
     "jinja2": {"raysft.data", "raysft.observe"},
     "pickle": set(),

@@ -216,6 +216,7 @@ def test_a_rank_hangs_and_then_somebody_asks_the_run_to_stop(calm: Run) -> None:
     assert "the run was asked to stop; step" in said
     (hung,) = marks.incidents(run)
     assert hung["kind"] == "hung"
+    assert "rank 1 did not arrive at gloo:" in hung["what"], "it left no trace: it stands still"
     stacks = run / "stacks" / "attempt-0001-rank-00000.txt"
     assert limit_s - 1 < stacks.stat().st_mtime - injector.happened(run)[0] < limit_s + 10
     assert hung["at"] - stacks.stat().st_mtime < 4.5, "Ray Train alone waits 5 s for an answer of the stopped rank"

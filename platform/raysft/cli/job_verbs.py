@@ -52,7 +52,7 @@ def _to_kubernetes(recipe: Any, options: argparse.Namespace) -> int:
     if options.dry_run:
         sys.stdout.write(wanted.yaml)
         return 0
-    cluster = call("submit.kubernetes_client:Kubernetes")()
+    cluster = call("runtime.kubernetes_client:Kubernetes")()
     name = wanted.objects[-1]["metadata"]["name"]
     return _uninterrupted(
         lambda: int(call("submit.rayjobs:submit")(cluster, wanted.objects, detach=options.detach)),
@@ -107,7 +107,7 @@ def _kubernetes(options: argparse.Namespace) -> tuple[Any, str]:
     if options.insecure_http:
         raise _not_with("--insecure-http", "--on", "leave it out: the kubeconfig says how its server is reached")
     settings = call("kube.settings:read_settings")(options.on)
-    return call("submit.kubernetes_client:Kubernetes")(), settings.namespace
+    return call("runtime.kubernetes_client:Kubernetes")(), settings.namespace
 
 
 def _connected(options: argparse.Namespace) -> Any:

@@ -19,7 +19,7 @@ from raysft.recipe.change import change
 from raysft.recipe.resolve import fitting_workers, with_workers
 from raysft.recipe.schema import Recipe
 from raysft.run.failure import AttemptEnd, Kind, Limits, Retry, Stop, decide
-from raysft.run.nodes import Growth, await_workers
+from raysft.run.nodes import Growth, await_workers, replace_pod
 from raysft.run.ray_failures import classify
 from raysft.runtime.join import cluster_facts, free_reservations, num_draining
 from raysft.runtime.trainer import ForkedTrainer, trainer
@@ -30,7 +30,7 @@ from raysft.train.history import failures, incidents
 from raysft.train.history.paths import is_of_attempt
 from raysft.train.history.records import attempt_metrics
 from raysft.train.state import Outcome
-from raysft.train.watch import stop_requests
+from raysft.train.watch import stop_requests, watchdog
 from raysft.train.worker import train_worker
 from raysft.train.worker_input import AttemptInput
 
@@ -69,7 +69,7 @@ def run_attempts(run: str, recipe: Recipe, make_input: Callable[[Recipe], Attemp
         _await_storage(run)
         if isinstance(end, Outcome) and not _is_gone_on_with(run, end):
             return end
-        ended = _ended(run, end, max(0, _committed(run) - start))
+        ended = _ended(run, end, max(0, _committed(run) - start), workers)
         if ended.kind in ("worker", "controller") and len(cluster_facts().nodes) < num_nodes:
             ended = replace(ended, kind="node")  # Ray itself finds out later
         history.append(ended)
@@ -158,8 +158,8 @@ def _is_gone_on_with(run: str, end: Outcome) -> bool:
     return end.status in ("interrupted", "rollback") and end.reason != "stop"
 
 
-def _ended(run: str, end: Outcome | Exception, gained: int) -> AttemptEnd:
-    """What history keeps of an attempt."""
+def _ended(run: str, end: Outcome | Exception, gained: int, workers: int) -> AttemptEnd:
+    """What history keeps of an attempt with so many workers."""
     broken = _broken(run)
     if broken is not None and not (isinstance(end, Outcome) and end.status != "failed"):
         what = f"rank {broken.rank}, after step {broken.step}, on node {broken.node[:12]}: {broken.what}"
@@ -171,12 +171,10 @@ def _ended(run: str, end: Outcome | Exception, gained: int) -> AttemptEnd:
     number = newest_attempt(run)
     stacks = storage.list_names(storage.join(run, "stacks"))
     if kind in ("worker", "code") and any(is_of_attempt(name, number) for name in stacks):
-        return AttemptEnd(
-            "hung",
-            "no progress for cluster.hang_timeout_s, or no first step within cluster.setup_timeout_s: "
-            f"see {storage.join(run, 'stacks')}",
-            gained,
-        )
+        what = "no progress for cluster.hang_timeout_s, or no first step within cluster.setup_timeout_s"
+        late = watchdog.missing_ranks(run, number, workers)
+        told = f"{what}; {late}" if late else what
+        return AttemptEnd("hung", f"{told}: see {storage.join(run, 'stacks')}", gained)
     records = _newest_failures(run)
     lacked = next((record for record in records if record.out_of_memory), None)
     if lacked is not None and kind in ("code", "worker"):
@@ -212,6 +210,7 @@ def _record(run: str, sized: Recipe, ended: AttemptEnd, decision: Retry | Stop) 
         logger.warning("no step was committed: the next attempt starts in %.0f s", decision.after_s)
     if ended.node:
         logger.warning("node %s is left out from now on; `raysft doctor` looks at its GPUs", ended.node[:12])
+    deleted = replace_pod(ended.node) if ended.node else None
     if isinstance(decision, Retry) and decision.smaller_micro_batch:
         logger.warning("the next attempt has half the rows in a forward pass; the global step stays")
     facts = {
@@ -221,6 +220,7 @@ def _record(run: str, sized: Recipe, ended: AttemptEnd, decision: Retry | Stop) 
         "decision": type(decision).__name__.lower(),
         "after_s": decision.after_s if isinstance(decision, Retry) else None,
         **({"node": ended.node} if ended.node else {}),
+        **({"pod": deleted.pod, "machine": deleted.machine} if deleted else {}),
     }
     reached, at = _reached(run, attempt)
     since = None if at is None else max(0.0, time.time() - at)

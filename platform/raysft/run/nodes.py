@@ -20,6 +20,7 @@ from raysft.recipe.resolve import check_fits, fitting_workers, with_workers
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.cluster import ClusterSection
 from raysft.runtime import demand
+from raysft.runtime.broken_pod import Deleted, delete_pod_of
 from raysft.runtime.demand import Answer, Bundle, Demand, Group
 from raysft.runtime.join import cluster_facts
 
@@ -223,3 +224,19 @@ def _too_few_are_sound(recipe: Recipe, groups: Groups, answer: Answer) -> Cluste
         fix="see `raysft doctor`; reset or replace these nodes (one that is started again is used again), or lower "
         "cluster.min_workers; the same command goes on",
     )
+
+
+def replace_pod(node: str) -> Deleted | None:
+    """Delete the pod of a node with broken hardware, where this is Kubernetes; what keeps it is told, no error."""
+    try:
+        deleted = delete_pod_of(node)
+    except ClusterError as error:
+        logger.warning("its pod stays: %s", error)
+        return None
+    if deleted:
+        logger.warning(
+            "its pod %s is deleted; `kubectl cordon %s` keeps the next one off that machine",
+            deleted.pod,
+            deleted.machine,
+        )
+    return deleted

@@ -42,6 +42,8 @@ ALLOCATOR = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
 """On GPUs, unless something else is set: rows of many lengths leave gaps in blocks that cannot grow."""
 
 
+RECORDER = {"TORCH_FR_BUFFER_SIZE": "1000"}
+"""Collectives that torch's flight recorder keeps in each worker: train/watch/flight_recorder.py reads them."""
 OMP_SPIN_COUNT = "5000"
 """Turns that a thread spins at a barrier before it sleeps, where libgomp takes 300,000: spinning threads starve each
 other where CPUs are shared, sleeping ones cost 12% of a step where they are not (docs/benchmarks.md)."""
@@ -224,6 +226,7 @@ def worker_environment(section: ClusterSection) -> dict[str, str]:
         "GOMP_SPINCOUNT": OMP_SPIN_COUNT,
         "TOKENIZERS_PARALLELISM": "false",
         "DS_ACCELERATOR": "cuda" if section.gpus_per_worker else "cpu",
+        **RECORDER,
         **CONTROLLER,
         **(ALLOCATOR if section.gpus_per_worker else {}),
         **{name: os.environ[name] for name in FORWARDED_VARIABLES if name in os.environ},

@@ -12,8 +12,8 @@ from raysft.errors import ClusterError, InterruptedRunError, PlatformError
 from raysft.kube.rayjob import RUN
 from raysft.observe.console import printable
 from raysft.runtime.job_client import UnknownJobError
+from raysft.runtime.kubernetes_client import Kubernetes, KubernetesAwayError
 from raysft.submit.jobs import columns
-from raysft.submit.kubernetes_client import Kubernetes, KubernetesAwayError
 from raysft.submit.patience import Patience
 from raysft.submit.rayjob_state import State, check_owner, decide, state
 from raysft.submit.waiting import reasons

@@ -151,7 +151,7 @@ def _writer(context: WorkerContext, attempt: Attempt, beat: Callable[[], None]) 
 
 
 def _watchdog(context: WorkerContext, attempt: Attempt) -> Watchdog:
-    leave = partial(watchdog.leave, context.job.run, attempt.number, context.group.rank)
+    leave = partial(watchdog.leave, context.job.run, attempt.number, context.group.rank, context.group.size)
     return Watchdog(context.recipe.cluster.hang_timeout_s, leave)
 
 

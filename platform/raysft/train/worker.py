@@ -70,7 +70,7 @@ def train_worker(fields: dict[str, Any], parts: Parts | None = None) -> dict[str
     attempt, restored = begin_attempt(job.run, context.group)
     with closing(WorkerSpans(job.run, attempt.number, is_writer=context.group.rank == 0)) as spans:
         with _recording(context, attempt, lambda: restored.state.step if restored else 0):
-            leave = partial(watchdog.leave, job.run, attempt.number, context.group.rank)
+            leave = partial(watchdog.leave, job.run, attempt.number, context.group.rank, context.group.size)
             with closing(Watchdog(recipe.cluster.setup_timeout_s, leave)):
                 session = _try_set_up(context, attempt, restored, parts or ALONE)
         if isinstance(session, Outcome):

@@ -18,8 +18,8 @@ from raysft.kube import pods
 from raysft.kube.rayjob import RECIPE_HASH, RUN, SPEC_HASH, STORAGE
 from raysft.kube.settings import KubernetesSettings
 from raysft.runtime.job_client import STOP_GRACE_S
+from raysft.runtime.kubernetes_client import Kubernetes, KubernetesAwayError
 from raysft.submit import rayjobs
-from raysft.submit.kubernetes_client import Kubernetes, KubernetesAwayError
 from raysft.submit.rayjob_state import decide, state
 from raysft.submit.rayjobs import Pace, path_of, submit
 

@@ -9,6 +9,7 @@ ledger/attempt-0002/rank-00000.jsonl        samples of each step
 goodput/attempt-0002.jsonl                  where time went
 failures/attempt-0002-rank-00000.json       what a rank raised
 stacks/attempt-0002-rank-00000.txt          where a rank hung
+stacks/attempt-0002-rank-00000.json         its newest collectives then
 profile/attempt-0002-rank-00000.json        a trace
 """
 
@@ -102,6 +103,10 @@ class RunPaths:
     def stack(self, attempt: int, rank: int) -> str:
         """Where a rank hung."""
         return storage.join(self.room("stacks"), f"{attempt_name(attempt)}-rank-{rank:05d}.txt")
+
+    def flight(self, attempt: int, rank: int) -> str:
+        """Which collectives a rank entered last, when it hung."""
+        return storage.join(self.room("stacks"), f"{attempt_name(attempt)}-rank-{rank:05d}.json")
 
     def trace(self, attempt: int, rank: int = 0) -> str:
         """A profiler's trace."""

@@ -1,7 +1,8 @@
 """Ends a worker that makes no progress: a collective whose peer hangs waits for ever, and so does a dead disk.
 
-A thread watches the time since the last beat. After the limit it writes down where all threads stand
-(<run>/stacks/) and ends the process with its own exit code, so that the group is restarted.
+A thread watches the time since the last beat. After the limit it writes down where all threads stand and which
+collectives were entered last (<run>/stacks/), and ends the process with its own exit code, so that the group is
+restarted.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ from collections.abc import Callable
 
 from raysft import storage
 from raysft.train.history.paths import RunPaths
+from raysft.train.watch import flight_recorder
 
 HUNG_EXIT_CODE = 70
 """EX_SOFTWARE of sysexits.h: no library ends a worker with it."""
+OTHERS_S = 2.0
+"""How long a rank that hangs waits for what the others leave. Their last beats are not of the same moment."""
 
 
 class Watchdog:
@@ -61,9 +65,30 @@ def stacks(first: int) -> str:
         return f"{watched}\n{file.read()}"
 
 
-def leave(run: str, attempt: int, rank: int, text: str) -> None:
-    """Keep the stacks in the run and end this process at once: it may hold locks that no clean end would get."""
+def leave(run: str, attempt: int, rank: int, num_ranks: int, text: str) -> None:
+    """Keep the stacks and the newest collectives in the run, and end this process: it may hold locks for ever.
+
+    The end of one rank ends all; so it waits, not for long, until each of them has left its own.
+    """
     try:
-        storage.write_bytes(RunPaths(run).stack(attempt, rank), text.encode())
+        paths = RunPaths(run)
+        storage.write_bytes(paths.flight(attempt, rank), flight_recorder.dump())
+        storage.write_bytes(paths.stack(attempt, rank), text.encode())
+        until = time.monotonic() + OTHERS_S
+        while time.monotonic() < until and not _all_are_there(paths, attempt, num_ranks):
+            time.sleep(0.1)
     finally:
         os._exit(HUNG_EXIT_CODE)
+
+
+def missing_ranks(run: str, attempt: int, num_ranks: int) -> flight_recorder.Missing | None:
+    """The ranks that the others waited for when an attempt hung, where their newest collectives tell it."""
+    paths, there = RunPaths(run), set(storage.list_names(RunPaths(run).room("stacks")))
+    files = {rank: paths.flight(attempt, rank) for rank in range(num_ranks)}
+    traces = {rank: storage.read_bytes(file) for rank, file in files.items() if file.rpartition("/")[2] in there}
+    return flight_recorder.missing(traces, num_ranks)
+
+
+def _all_are_there(paths: RunPaths, attempt: int, num_ranks: int) -> bool:
+    there = set(storage.list_names(paths.room("stacks")))
+    return all(paths.stack(attempt, rank).rpartition("/")[2] in there for rank in range(num_ranks))

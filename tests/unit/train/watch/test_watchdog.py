@@ -28,7 +28,7 @@ def test_a_hung_worker_leaves_its_stacks_and_its_own_exit_code(tmp_path: Path) -
         "import sys, threading\n"
         "from raysft.train.watch import watchdog\n"
         "def stuck():\n    threading.Lock().acquire() and threading.Event().wait()\n"
-        "dog = watchdog.Watchdog(0.2, lambda text: watchdog.leave(sys.argv[1], 3, 1, text))\n"
+        "dog = watchdog.Watchdog(0.2, lambda text: watchdog.leave(sys.argv[1], 3, 1, 1, text))\n"
         "stuck()\n"
     )
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], timeout=60, check=False)

@@ -126,6 +126,7 @@ SEES = {
 DOORWAYS = {
     "deepspeed": {"raysft.engine"},
     "peft": {"raysft.model.methods"},
+    "bitsandbytes": {"raysft.model.methods.four_bit"},
     "liger_kernel": {"raysft.model.fast.liger"},
     "pandas": {"raysft.api"},
     "sacrebleu": {"raysft.metrics.bleu"},

@@ -37,7 +37,7 @@ from raysft.model.facts import read_facts
 from raysft.model.fast import attention, loss_head, onednn_linear, start_check, ulysses
 from raysft.model.fast.start_check import use_fast_paths
 from raysft.model.load import load_model
-from raysft.model.methods import apply_method, forward_of, set_start, step_acts
+from raysft.model.methods import apply_method, base_model, forward_of, hold_in_four_bits, set_start, step_acts
 from raysft.objectives.base import Term
 from raysft.objectives.module import ObjectiveModule, make_objective
 from raysft.objectives.objective import Objective
@@ -118,6 +118,7 @@ def build(
     if recipe.train.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     adapted = apply_method(model, recipe)
+    hold_in_four_bits(base_model(adapted), recipe)
     acts = step_acts(adapted, recipe, recipe.train.max_steps or 8)
     module = ObjectiveModule(adapted, objective, acts, forward_of(adapted, recipe), recipe.train.embedding_noise)
     begin(module, recipe, store)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,20 @@ from bench import LORA, TOLERANCE, Bench, cells, furthest
 from material import CONFIG, make_samples
 from peft import (
     AdaLoraConfig,
+    FourierFTConfig,
+    HRAConfig,
     IA3Config,
+    LoHaConfig,
     LoraConfig,
+    MissConfig,
+    OFTConfig,
     PeftConfig,
     PrefixTuningConfig,
     PromptEncoderConfig,
     PromptTuningConfig,
+    ShiraConfig,
+    VeraConfig,
+    WaveFTConfig,
     get_peft_model,
 )
 from peft.optimizers import create_loraplus_optimizer
@@ -30,6 +40,8 @@ UNTIL = 8
 NETWORK = {"method__projection": True, "method__hidden_size": 24}
 LSTM = {"method__encoder": "lstm", "method__dropout": 0.3}
 DECAY, LEARNING_RATE = 0.1, 3e-3
+
+TARGETS = {"method__target_modules": ["q_proj", "v_proj"]}
 
 ADAPTERS: dict[str, tuple[dict[str, Any], Callable[[], PeftConfig], float]] = {
     "lora": (LORA, lambda: LoraConfig(r=4, lora_alpha=8.0, target_modules=["q_proj", "v_proj"]), DECAY),
@@ -61,6 +73,11 @@ ADAPTERS: dict[str, tuple[dict[str, Any], Callable[[], PeftConfig], float]] = {
         ),
         DECAY,
     ),
+    "tuner": (
+        {"method__kind": "tuner", "method__tuner": "miss", "method__options": {"r": 4}, **TARGETS},
+        lambda: MissConfig(r=4, target_modules=["q_proj", "v_proj"]),
+        DECAY,
+    ),
     "prompt": (
         {"method__kind": "prompt", "method__virtual_tokens": 6},
         lambda: PromptTuningConfig(num_virtual_tokens=6, prompt_tuning_init="SAMPLE_VOCAB", task_type="CAUSAL_LM"),
@@ -78,6 +95,20 @@ ADAPTERS: dict[str, tuple[dict[str, Any], Callable[[], PeftConfig], float]] = {
     ),
 }
 """{kind: (fields of a recipe, peft's own config, weight decay of its parameters)}."""
+
+TUNERS: dict[str, tuple[dict[str, float], Callable[[], PeftConfig]]] = {
+    "fourierft": (
+        {"n_frequency": 50, "scaling": 20.0},
+        lambda: FourierFTConfig(n_frequency=50, scaling=20.0, init_weights=True, random_loc_seed=0),
+    ),
+    "hra": ({"r": 4}, lambda: HRAConfig(r=4)),
+    "loha": ({"r": 4, "alpha": 8}, lambda: LoHaConfig(r=4, alpha=8)),
+    "miss": ({"r": 4}, lambda: MissConfig(r=4)),
+    "oft": ({"oft_block_size": 4}, lambda: OFTConfig(r=0, oft_block_size=4)),
+    "shira": ({"r": 4}, lambda: ShiraConfig(r=4, random_seed=0)),
+    "vera": ({"r": 8}, lambda: VeraConfig(r=8, projection_prng_key=0)),
+    "waveft": ({"n_frequency": 50}, lambda: WaveFTConfig(n_frequency=50, random_loc_seed=0)),
+}
 
 BEGINNINGS = ("pissa", "olora", "eva")
 
@@ -262,6 +293,54 @@ def test_computed_beginnings_resume_bit_identically(
     second = bench.cell(2, until=4, run=str(tmp_path), **cell)[0]
     assert first["losses"] + second["losses"] == whole["losses"]
     assert second["weights"] == whole["weights"]
+
+
+@pytest.mark.parametrize(
+    ("tuner", "split"),
+    cells(
+        *((tuner, split) for tuner in TUNERS for split in ("ZeRO 0", "ZeRO 3, micro-batch 2")),
+        often=(("hra", "ZeRO 3, micro-batch 2"), ("vera", "ZeRO 3, micro-batch 2")),
+    ),
+)
+def test_further_adapters_equal_peft_alone_and_resume(bench: Bench, tmp_path: Path, tuner: str, split: str) -> None:
+    options, config = TUNERS[tuner]
+    model = fresh_model(CONFIG, len(bench.tokenizer), seed=0)
+    torch.manual_seed(0)
+    theirs = config()
+    theirs.target_modules = {"q_proj", "v_proj"}
+    losses, norms = bare_loop(bench, get_peft_model(model, theirs), DECAY, tuner)
+    workers, changes = SPLITS[split]
+    named = {"method__kind": "tuner", "method__tuner": tuner, "method__options": options, **TARGETS}
+    cell = {**named, **changes}
+    found = bench.cell(workers, until=UNTIL, **cell)[0]
+    assert furthest(found["losses"], losses) < TOLERANCE
+    assert furthest(found["norms"], norms) < TOLERANCE
+    first = bench.cell(workers, until=3, save=True, run=str(tmp_path), **cell)[0]
+    second = bench.cell(workers, until=UNTIL, run=str(tmp_path), **cell)[0]
+    assert first["losses"] + second["losses"] == found["losses"]
+    assert second["weights"] == found["weights"]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+@pytest.mark.parametrize("split", ["ZeRO 0", "ZeRO 1, micro-batch 4", "ZeRO 2"])
+def test_a_base_in_four_bits_equals_peft_on_its_numbers_and_resumes(bench: Bench, tmp_path: Path, split: str) -> None:
+    functional = importlib.import_module("bitsandbytes.functional")
+    model = fresh_model(CONFIG, len(bench.tokenizer), seed=0)
+    for layer in (m for m in model.model.modules() if isinstance(m, nn.Linear)):
+        packed, state = functional.quantize_4bit(layer.weight.data, compress_statistics=True, quant_type="nf4")
+        layer.weight.data = functional.dequantize_4bit(packed, state)
+    torch.manual_seed(0)
+    _, config, decay = ADAPTERS["lora"]
+    losses, norms = bare_loop(bench, get_peft_model(model, config()), decay, "lora")
+    workers, changes = SPLITS[split]
+    cell = {**LORA, "method__base_precision": "nf4", **changes}
+    found = bench.cell(workers, until=UNTIL, **cell)[0]
+    assert furthest(found["losses"], losses) < TOLERANCE
+    assert furthest(found["norms"], norms) < TOLERANCE
+    first = bench.cell(workers, until=3, save=True, run=str(tmp_path), **cell)[0]
+    second = bench.cell(workers, until=UNTIL, run=str(tmp_path), **cell)[0]
+    assert first["losses"] + second["losses"] == found["losses"]
+    assert second["weights"] == found["weights"]
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,10 @@ from raysft.errors import ModelError
 from raysft.model.fast.loss import IGNORE, OutputHead, choice_log_probs, hidden_states, output_head, target_log_probs
 from raysft.model.fast.start_check import use_fast_paths
 from raysft.model.load import load_model, rows_for
+from raysft.model.methods import round_as_held
 from raysft.recipe.columns import REFERENCE_LOG_PROB, Field
 from raysft.recipe.schema import Recipe
+from raysft.recipe.traits import method_of
 
 VERSION = 1
 """Raise it when the same rows and model would give other numbers."""
@@ -39,12 +41,14 @@ Values = dict[str, NDArray[Any]]
 
 def reference_inputs(recipe: Recipe, base: Mapping[str, Any] | str) -> dict[str, Any]:
     """What decides the numbers, besides rows and columns. base: what decides the weights."""
-    return {"version": VERSION, "base": base, "precision": recipe.train.precision}
+    rounded = {"base_precision": "nf4"} if method_of(recipe).is_four_bit(recipe.method) else {}
+    return {"version": VERSION, "base": base, "precision": recipe.train.precision, **rounded}
 
 
 def load_reference(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     """The untrained model as a worker would hold it, ready to be asked. Raises ModelError."""
     model = load_model(recipe, vocab_size=rows_for(tokenizer))
+    round_as_held(model, recipe)
     if recipe.cluster.gpus_per_worker:
         torch.nn.Module.to(model, torch.device("cuda"))
     data = recipe.data

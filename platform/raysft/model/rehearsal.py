@@ -25,6 +25,7 @@ from raysft.model.methods import (
     adapted_layers,
     apply_method,
     base_model,
+    check_four_bit,
     is_adapted,
     is_layer_adapted,
     keys_lost_by_reload,
@@ -41,6 +42,7 @@ _NOTHING = CardFacts(0, 0, 0, 0, {}, {}, {})
 def rehearse(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, stops: Sequence[int] = ()) -> list[str]:
     """Do without weights all that an export will do. Returns what will be trained, in lines. Raises ModelError."""
     transformers_logging.disable_progress_bar()
+    check_four_bit(recipe)
     refuse_packing(recipe)
     check_kind(recipe)
     module = apply_method(empty_model(recipe, vocab_size=rows_for(tokenizer)), recipe)

@@ -21,11 +21,13 @@ from raysft.model.load import cast_as_loaded, dtypes_as_loaded, load_model
 from raysft.model.methods import (
     adapter_tensors,
     apply_method,
+    as_held,
     base_model,
     kept_parameters,
     merge,
     merge_layer,
     plain_name,
+    round_as_held,
     save_adapter,
     unload,
 )
@@ -50,8 +52,9 @@ class Trained:
     def __init__(self, recipe: Recipe, weights: Weights, *, vocab_size: int) -> None:
         """Raises WholeOnlyError, ModelError; CheckpointError where weights do not fit the model."""
         found = outline(recipe, vocab_size=vocab_size, device=CPU, is_begun=True)
+        rounded = as_held(found.model, recipe)
         self.module = apply_method(found.model, recipe)
-        self._sources = _stored_sources(base_model(self.module), found)
+        self._sources = _stored_sources(base_model(self.module), found, rounded)
         trained = trained_parameters(self.module)
         check_names(trained, weights)
         for name, parameter in trained.items():
@@ -161,11 +164,13 @@ def load_untrained(recipe: Recipe, *, vocab_size: int, device: torch.device = CP
     dtype = DTYPES[recipe.train.precision]
     try:
         found = outline(recipe, vocab_size=vocab_size, device=CPU, is_begun=True)
-        sources = _stored_sources(found.model, found)
+        sources = _stored_sources(found.model, found, as_held(found.model, recipe))
         return _filled(found.model, lambda parameter: sources[parameter](), dtype, device)
     except WholeOnlyError as reason:
         tell_whole("evaluation", recipe, reason)
-        return _cast(load_model(recipe, vocab_size=vocab_size), dtype, device)
+        model = load_model(recipe, vocab_size=vocab_size)
+        round_as_held(model, recipe)
+        return _cast(model, dtype, device)
 
 
 def _filled(
@@ -195,7 +200,9 @@ def tell_whole(what: str, recipe: Recipe, reason: WholeOnlyError) -> None:
 def rebuild(recipe: Recipe, weights: Weights | Iterable[tuple[str, Tensor]], *, vocab_size: int) -> nn.Module:
     """The recipe's model, whole (fp32, CPU), with trained weights, adapters still apart. Raises CheckpointError."""
     weights = by_name(weights)
-    module = apply_method(load_model(recipe, vocab_size=vocab_size), recipe)
+    model = load_model(recipe, vocab_size=vocab_size)
+    round_as_held(model, recipe)
+    module = apply_method(model, recipe)
     trained = trained_parameters(module)
     check_names(trained, weights)
     for name, parameter in trained.items():
@@ -245,25 +252,32 @@ def fitting(weights: Weights, name: str, shape: torch.Size) -> Tensor:
     return tensor.float()
 
 
-def _stored_sources(model: PreTrainedModel, found: Outline) -> dict[nn.Parameter, Callable[[], Tensor]]:
-    """From where each parameter of an outlined model, with adapters or without, is read. Raises WholeOnlyError."""
+def _stored_sources(
+    model: PreTrainedModel, found: Outline, rounded: Callable[[nn.Parameter, Tensor], Tensor]
+) -> dict[nn.Parameter, Callable[[], Tensor]]:
+    """From where each parameter of an outlined model, with adapters or without, is read. Raises WholeOnlyError.
+
+    rounded: of as_held.
+    """
     named = {plain_name(name): parameter for name, parameter in model.named_parameters(remove_duplicate=False)}
     if lost := sorted(found.stored.keys() - named.keys()):
         raise WholeOnlyError(f"its method takes {lost[0]} out of the model")
     for name in found.stored:  # a head that was parted from the embedding is no placeholder any more
         named[name].data = placeholder(named[name].shape, CPU)
-    return {named[name]: _reading(stored) for name, stored in found.stored.items()}
+    return {named[name]: _reading(stored, named[name], rounded) for name, stored in found.stored.items()}
 
 
 def _asking(weights: Weights, name: str, shape: torch.Size) -> Callable[[], Tensor]:
     return lambda: fitting(weights, name, shape)
 
 
-def _reading(stored: Source) -> Callable[[], Tensor]:
+def _reading(
+    stored: Source, parameter: nn.Parameter, rounded: Callable[[nn.Parameter, Tensor], Tensor]
+) -> Callable[[], Tensor]:
     def read() -> Tensor:
         value = torch.empty(stored.shape)
         stored.read(value.view(-1))
-        return value
+        return rounded(parameter, value)
 
     return read
 

@@ -7,7 +7,7 @@ weights. Model states are in states.py, what autograd keeps in activations.py.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from raysft.planner.activations import FLOAT32, Attention, ForwardPass, Training, layer_bytes, outer_bytes
@@ -28,6 +28,10 @@ SUB_GROUP = 1_000_000_000
 
 MAX_LIVE_PARAMETERS = 1_000_000_000
 """DeepSpeed's stage3_max_live_parameters and stage3_max_reuse_distance: gathered weights kept at a time."""
+
+
+FOUR_BITS = (4 + 8 / 64 + 32 / (64 * 256)) / 8
+"""Bytes of a weight in 4 bits: scales of 64 weights in 8 bits, of 256 such in fp32 (arXiv:2305.14314, section 3)."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,9 @@ def _rank(recipe: Recipe, shape: ModelShape, stage: int, *, is_gpu: bool) -> Ran
     ranks = recipe.cluster.workers // (parallel.tensor * parallel.pipeline)  # replicas x sequence
     zero = 1 if recipe.train.precision == "bf16" and parallel.zero == 0 else parallel.zero
     states = model_states(parameters, trained, ranks, zero, bytes_basis(recipe))
+    if method_of(recipe).is_four_bit(recipe.method):  # data parallelism, ZeRO 0 to 2: all layers, nothing partitioned
+        packed = shape.num_layers * sum(one.num_parameters for one in shape.linears if one.copies == 1)
+        states = replace(states, parameters=states.parameters - round(packed * (_working(recipe) - FOUR_BITS)))
     if parallel.offload == "cpu" and is_gpu:
         states = states_on_device(states, zero, _working(recipe) * trained)
     activations = _activations(recipe, shape, stage, is_gpu=is_gpu)

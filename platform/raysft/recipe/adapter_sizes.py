@@ -30,7 +30,7 @@ def ends_in(name: str, targets: tuple[str, ...]) -> bool:
     return any(name == target or name.endswith(f".{target}") for target in targets)
 
 
-def _is_target(linear: Linear, targets: tuple[str, ...]) -> bool:
+def is_target(linear: Linear, targets: tuple[str, ...]) -> bool:
     """Do targets name the layer, or the layer in its place (`self_attn.o_proj`)? The shape knows no places: a target
     that names one decoder layer is counted in all of them."""
     return ends_in(linear.name, targets) or any(target.endswith(f".{linear.name}") for target in targets)
@@ -42,7 +42,7 @@ def lora_adapted(method: LowRankMethod | AdaloraMethod, shape: ModelShape) -> fr
     return frozenset(
         linear.name
         for linear in shape.linears
-        if linear.copies == 1 and (targets == ("all-linear",) or _is_target(linear, targets))
+        if linear.copies == 1 and (targets == ("all-linear",) or is_target(linear, targets))
     )
 
 
@@ -81,7 +81,10 @@ def lora_details(method: LowRankMethod) -> str:
     ratio = method.b_learning_rate_ratio
     rate = f"B {ratio:g} times as fast, " if ratio != 1 else ""
     begin = f"{method.init}, " if isinstance(method, LoraMethod) and method.init != "random" else ""
-    return f"{begin}rank {method.rank}, alpha {method.alpha:g}, {scale}{rate}on {', '.join(method.target_modules)}"
+    base = ", base in 4 bits" if isinstance(method, LoraMethod) and method.base_precision == "nf4" else ""
+    return (
+        f"{begin}rank {method.rank}, alpha {method.alpha:g}, {scale}{rate}on {', '.join(method.target_modules)}{base}"
+    )
 
 
 def dora_parameters(method: DoraMethod, shape: ModelShape, tensor: int) -> int:
@@ -106,7 +109,7 @@ def adalora_details(method: AdaloraMethod) -> str:
 def ia3_adapted(method: Ia3Method, shape: ModelShape) -> frozenset[str]:
     """Linear layers with scales."""
     return frozenset(
-        linear.name for linear in shape.linears if linear.copies == 1 and _is_target(linear, method.target_modules)
+        linear.name for linear in shape.linears if linear.copies == 1 and is_target(linear, method.target_modules)
     )
 
 
@@ -117,7 +120,7 @@ def ia3_parameters(method: Ia3Method, shape: ModelShape, tensor: int) -> int:
 
 
 def _scales_inputs(method: Ia3Method, linear: Linear) -> bool:
-    return _is_target(linear, method.feedforward_modules)
+    return is_target(linear, method.feedforward_modules)
 
 
 def ia3_kept(method: Ia3Method, linear: Linear) -> Kept:

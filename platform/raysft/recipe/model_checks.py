@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from raysft.errors import RecipeError
 from raysft.recipe.schema import Recipe
-from raysft.recipe.sections.method import AdaloraMethod, LoraMethod, PrefixMethod
+from raysft.recipe.sections.method import AdaloraMethod, LoraMethod, PrefixMethod, TunerMethod
+from raysft.recipe.traits import method_of
+from raysft.recipe.tuners import TUNERS
 
 
 def check_model(recipe: Recipe) -> None:
@@ -36,6 +38,16 @@ def check_method(recipe: Recipe) -> None:
             expected="one of them",
             fix="set train.gradient_checkpointing: false, or method.kind: prompt",
         )
+    if isinstance(method, TunerMethod) and (unknown := method.options.keys() - TUNERS[method.tuner].options.keys()):
+        known = TUNERS[method.tuner].options
+        raise RecipeError(
+            f"method.options has what {TUNERS[method.tuner].title} does not take",
+            got=", ".join(sorted(unknown)),
+            expected=", ".join(f"{name} (default {value:g})" for name, value in known.items()),
+            fix="mend the name, or remove it",
+        )
+    if method_of(recipe).is_four_bit(method):
+        _check_four_bit(recipe)
     if isinstance(method, LoraMethod) and method.init == "eva" and recipe.data.mode == "stream":
         raise RecipeError(
             "EVA looks at rows of the training data before the first step",
@@ -58,4 +70,29 @@ def check_method(recipe: Recipe) -> None:
             got=f"method.warmup_share = {method.warmup_share:g}, method.final_share = {method.final_share:g}",
             expected="shares of the run that leave steps between them",
             fix="set method.warmup_share: 0.1 and method.final_share: 0.3",
+        )
+
+
+def _check_four_bit(recipe: Recipe) -> None:
+    """What a base in 4 bits goes with. Raises RecipeError."""
+    parallel = recipe.parallel
+    obstacles = {
+        f"parallel.zero: {parallel.zero} (it would partition packed bytes as if they were weights)": parallel.zero
+        == 3,
+        f"parallel.tensor: {parallel.tensor}": parallel.tensor > 1,
+        f"parallel.pipeline: {parallel.pipeline}": parallel.pipeline > 1,
+        f"parallel.sequence: {parallel.sequence}": parallel.sequence > 1,
+        f"parallel.offload: {parallel.offload}": parallel.offload != "none",
+        "parallel.auto (it may choose one of these)": parallel.auto,
+        f"method.init ({method_of(recipe).computed_start(recipe.method)}, of weights in full)": bool(
+            method_of(recipe).computed_start(recipe.method)
+        ),
+    }
+    found = [words for words, stands in obstacles.items() if stands]
+    if found:
+        raise RecipeError(
+            "a base in 4 bits is trained with data parallelism and ZeRO 0 to 2",
+            got=f"method.base_precision: nf4, {', '.join(found)}",
+            expected="parallel.zero: 0, 1 or 2, and no other axis",
+            fix="set parallel.zero: 2 (what ZeRO 3 would save, 4 bits save already), or method.base_precision: full",
         )

@@ -27,6 +27,7 @@ from raysft.recipe.adapter_sizes import (
 )
 from raysft.recipe.facts import Linear, ModelShape
 from raysft.recipe.schema import Recipe
+from raysft.recipe.tuners import tuner_adapted, tuner_details, tuner_parameters
 from raysft.recipe.virtual_tokens import (
     p_tuning_details,
     p_tuning_parameters,
@@ -74,6 +75,8 @@ class MethodTraits:
     nothing."""
     computed_start: Callable[[Any], str] = lambda method: ""
     """What its adapters begin with, where a task computes it before training, in words; empty: nothing is."""
+    is_four_bit: Callable[[Any], bool] = lambda method: False
+    """Are the base's linear layers held in 4 bits while it is trained?"""
     virtual_tokens: Callable[[Any], int] = lambda method: 0
     """Tokens that it puts before every sample, besides those that data.max_tokens counts."""
 
@@ -117,6 +120,8 @@ METHODS: dict[str, MethodTraits] = {
         size=lambda method: f"rank {method.rank}",
         details=lora_details,
         computed_start=lambda method: STARTS.get(method.init, ""),
+        begins_with=lambda method: "weights that it rounds to 4 bits" if method.base_precision == "nf4" else "",
+        is_four_bit=lambda method: method.base_precision == "nf4",
     ),
     "dora": MethodTraits(
         title="DoRA",
@@ -153,6 +158,16 @@ METHODS: dict[str, MethodTraits] = {
         drops=lambda method: method.dropout > 0,
         size=lambda method: f"rank {method.rank} to {method.target_rank}",
         details=adalora_details,
+    ),
+    "tuner": MethodTraits(
+        title="a further adapter",
+        base="frozen",
+        exports=("adapter", "merged"),
+        allows=frozenset(),
+        adapted=tuner_adapted,
+        layer_parameters=tuner_parameters,
+        kept=lambda method, linear: Kept(reads_input=True, width=linear.outputs * linear.active),
+        details=tuner_details,
     ),
     "prompt": MethodTraits(
         title="prompt tuning",

@@ -33,6 +33,7 @@ def obstacles(recipe: Recipe, tune: TuneSection) -> list[str]:
         words
         for stands, words in (
             ("shared_base" not in method.allows, f"method.kind: {recipe.method.kind} ({alone})"),
+            (method.is_four_bit(recipe.method), "method.base_precision: nf4"),
             (start, f"method.init ({start}: each trial's own, computed by a task)"),
             (recipe.train.embedding_noise, "train.embedding_noise (a pass would draw for all trials at once)"),
             (moved, f"{', '.join(moved)} in tune.space (trials would need other base models or other data)"),

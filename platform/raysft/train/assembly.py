@@ -15,7 +15,14 @@ from raysft.model.adapter_check import check_forward
 from raysft.model.facts import UNUSABLE
 from raysft.model.fast.start_check import use_fast_paths, use_paths_of, use_precision
 from raysft.model.load import load_model, rows_for
-from raysft.model.methods import apply_method, forward_of, set_start, step_acts
+from raysft.model.methods import (
+    apply_method,
+    base_model,
+    forward_of,
+    hold_in_four_bits,
+    set_start,
+    step_acts,
+)
 from raysft.model.outline import Unread, WholeOnlyError, outline
 from raysft.model.twin import make_twin
 from raysft.objectives.module import ObjectiveModule, make_objective
@@ -36,6 +43,7 @@ def build_module(context: WorkerContext) -> ObjectiveModule:
     module = _by_shares(context) if recipe.model.source != "random" else None
     if module is None:
         adapted = apply_method(load_base(context), recipe)
+        hold_in_four_bits(base_model(adapted), recipe)
         check_forward(adapted, recipe, len(_tokenizer(context)))
         module = _with_objective(adapted, recipe, context.job.total_steps)
     if method_of(recipe).computed_start(recipe.method):

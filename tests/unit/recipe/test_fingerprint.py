@@ -74,6 +74,8 @@ def other_value(name: str, annotation: Any, old: Any) -> Any:
         return {"NCCL_DEBUG": "INFO"}
     if name == "data.columns":
         return {"instruction": "question"}
+    if name == "method.options":
+        return {"r": 4}
     if name == "data.rules":
         return [{"rule": "normalise"}]
     if name == "tune":

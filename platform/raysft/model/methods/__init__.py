@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from raysft.model.methods import adalora, freeze, full, ia3, lora, p_tuning, prefix, prompt
+from raysft.model.methods import adalora, freeze, full, ia3, lora, p_tuning, prefix, prompt, tuner
 from raysft.model.methods.acts import StepActs
 from raysft.model.methods.adapters import (
     adapted_layers,
@@ -25,6 +25,7 @@ from raysft.model.methods.adapters import (
     unload,
 )
 from raysft.model.methods.forward import Forward, PlainForward
+from raysft.model.methods.four_bit import as_held, check_four_bit, hold_in_four_bits, round_as_held
 from raysft.model.methods.lora import LowRank, low_rank_adapters
 from raysft.model.methods.lora_start import InputDirections, kept_parameters, set_start, start_tensors
 from raysft.model.methods.saving import adapter_tensors, keys_lost_by_reload, save_adapter
@@ -43,8 +44,11 @@ __all__ = [
     "adapted_layers",
     "adapter_tensors",
     "apply_method",
+    "as_held",
     "base_model",
+    "check_four_bit",
     "forward_of",
+    "hold_in_four_bits",
     "is_adapted",
     "is_layer_adapted",
     "kept_parameters",
@@ -53,6 +57,7 @@ __all__ = [
     "merge",
     "merge_layer",
     "plain_name",
+    "round_as_held",
     "save_adapter",
     "set_start",
     "start_tensors",
@@ -81,6 +86,7 @@ METHODS: dict[str, Method] = {
     "dora": Method(TRAITS["dora"], lora.attach),
     "ia3": Method(TRAITS["ia3"], ia3.attach),
     "adalora": Method(TRAITS["adalora"], adalora.attach, adalora.RankAllocation),
+    "tuner": Method(TRAITS["tuner"], tuner.attach),
     "prompt": Method(TRAITS["prompt"], prompt.attach, forward=VirtualTokens),
     "p_tuning": Method(TRAITS["p_tuning"], p_tuning.attach, forward=VirtualTokens),
     "prefix": Method(TRAITS["prefix"], prefix.attach, forward=prefix.Prefix),

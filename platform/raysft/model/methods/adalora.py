@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from raysft.errors import ModelError
 from raysft.model.methods.acts import Parameters
-from raysft.model.methods.adapters import base_model, no_layer, settled, untie
-from raysft.model.targets import expert_parameters, missing_targets, unfit_layers
+from raysft.model.methods.adapters import base_model, no_layer, refuse_experts, settled, untie
+from raysft.model.targets import missing_targets, unfit_layers
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.method import AdaloraMethod
 
@@ -34,7 +33,7 @@ def attach(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
     targets: str | list[str] = list(method.target_modules)
     if targets == ["all-linear"]:
         targets = "all-linear"
-        _refuse_experts(model)
+        refuse_experts(model, "AdaLoRA")
     unfit = unfit_layers(model, targets)
     if targets != "all-linear" and (missing := missing_targets(model, targets, unfit)):
         raise no_layer(model, method.target_modules, f"no layer is named {', '.join(missing)}")
@@ -64,16 +63,6 @@ def attach(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
         torch.set_rng_state(generator_state)
     untie(base_model(adapted))
     return adapted
-
-
-def _refuse_experts(model: PreTrainedModel) -> None:
-    if experts := expert_parameters(model):
-        raise ModelError(
-            "AdaLoRA has no adapters for experts that lie in one parameter",
-            got=f"method.target_modules: all-linear, and {experts[0]} ({model.config.model_type})",
-            expected="linear layers",
-            fix="name the attention's layers in method.target_modules, or set method.kind: lora",
-        )
 
 
 class RankAllocation:

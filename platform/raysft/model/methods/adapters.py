@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from raysft.errors import ModelError
-from raysft.model.targets import unfit_layers
+from raysft.model.targets import expert_parameters, unfit_layers
 
 
 def base_model(module: nn.Module) -> PreTrainedModel:
@@ -133,3 +133,14 @@ def no_layer(model: PreTrainedModel, targets: Sequence[str], told: str) -> Model
         expected=f"all-linear, or some of {', '.join(sorted({name.rsplit('.', 1)[-1] for name in linear - unfit}))}",
         fix="mend method.target_modules",
     )
+
+
+def refuse_experts(model: PreTrainedModel, title: str) -> None:
+    """Under all-linear, of a method that adapts layers only. title: the method's. Raises ModelError."""
+    if experts := expert_parameters(model):
+        raise ModelError(
+            f"{title} has no adapters for experts that lie in one parameter",
+            got=f"method.target_modules: all-linear, and {experts[0]} ({model.config.model_type})",
+            expected="linear layers",
+            fix="name the attention's layers in method.target_modules, or set method.kind: lora",
+        )

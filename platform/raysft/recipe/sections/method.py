@@ -57,6 +57,12 @@ class LoraMethod(LowRankMethod):
         "the weight on the rest of it. `eva`: A is the directions in which the layer's inputs vary most over rows of "
         "the training data, B zero (arXiv:2410.07170).",
     )
+    base_precision: Literal["full", "nf4"] = Field(
+        "full",
+        description="How the frozen base is held while adapters are trained: in train.precision; or its linear "
+        "layers in 4 bits, NormalFloat with double quantisation (QLoRA, arXiv:2305.14314): an eighth of fp32. "
+        "nf4 needs the extra `qlora`.",
+    )
     init_rows: int = Field(256, ge=1, description="Rows of the training data that `init: eva` looks at.")
 
 
@@ -144,6 +150,23 @@ class PrefixMethod(VirtualTokensMethod):
     )
 
 
+class TunerMethod(Section):
+    """A further adapter of peft, on a frozen model, merged afterwards."""
+
+    kind: Literal["tuner"] = Field(description="Names this kind.")
+    tuner: Literal["fourierft", "hra", "loha", "miss", "oft", "shira", "vera", "waveft"] = Field(
+        "loha",
+        description="FourierFT (arXiv:2405.03003), HRA (2405.17484), LoHa (2108.06098), MiSS (2409.15371), OFT "
+        "(2306.07280), SHiRA (2406.13175), VeRA (2310.11454) or WaveFT (2505.12532).",
+    )
+    options: dict[str, int | float] = Field(
+        {}, description="Its numbers by the names that peft has for them, such as `{r: 8}`; docs/guide/methods.md."
+    )
+    target_modules: OneOrMany = Field(
+        ("all-linear",), description="Names of the linear layers that get an adapter, or `all-linear`."
+    )
+
+
 MethodSection = (
     FullMethod
     | FreezeMethod
@@ -154,6 +177,7 @@ MethodSection = (
     | PromptMethod
     | PTuningMethod
     | PrefixMethod
+    | TunerMethod
 )
 """A section of any kind."""
 

@@ -5,21 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from fakes import FakeStore, make_recipe, make_tokenizer
+from fakes import make_recipe, make_tokenizer
 from families import GPT2, LLAMA
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from raysft.errors import ModelError, RecipeError
-from raysft.evaluate.adapter_start import input_directions
 from raysft.model.card import CardFacts
 from raysft.model.export import export_run
 from raysft.model.load import load_model
 from raysft.model.methods import apply_method, kept_parameters, set_start, start_tensors
+from raysft.recipe.model_checks import check_method
 from raysft.recipe.schema import Recipe
 from raysft.recipe.traits import method_of
 
@@ -90,36 +89,13 @@ def test_an_export_computes_what_was_trained_and_peft_loads_it_on_the_untouched_
     torch.testing.assert_close(logits(AutoModelForCausalLM.from_pretrained(merged)), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_directions_of_eva_are_those_of_all_inputs_and_the_model_computes_what_it_did(tmp_path: Path) -> None:
-    recipe = recipe_of(base_of(LLAMA, tmp_path), ["q_proj", "v_proj", "down_proj"], init="eva")
-    module = apply_method(load_model(recipe, vocab_size=264), recipe)
-    rows = FakeStore([[9, 14, 5], [30], [3, 20], [12, 12, 1], [2, 40]]).rows
-    found = input_directions(module, recipe, recipe.method, [rows[:2], rows[2:]])
-    given: dict[str, list[np.ndarray]] = {}
-    plain = AutoModelForCausalLM.from_pretrained(recipe.model.source, dtype=torch.float32)
-    for name in found:
-        plain.get_submodule(name).register_forward_pre_hook(
-            lambda _, x, name=name: given.setdefault(name, []).append(x[0][0].numpy())
-        )
-    with torch.no_grad():
-        for row in rows:
-            borders = np.cumsum(row.segment_fields["length"])[:-1]
-            for ids in np.split(row.token_fields["input_ids"].astype(np.int64), borders):
-                plain(input_ids=torch.tensor(ids)[None])
-    for name, directions in found.items():
-        wanted = np.linalg.svd(np.concatenate(given[name]).astype(np.float64))[2][:4]
-        np.testing.assert_allclose(np.abs(directions.numpy() @ wanted.T), np.eye(4), atol=1e-3)
-    set_start(module, start_tensors(module, recipe.method, found))
-    assert torch.equal(logits(module), logits(AutoModelForCausalLM.from_pretrained(recipe.model.source).float()))
-    with pytest.raises(ModelError, match="too few directions"):
-        input_directions(module, recipe, recipe.method.model_copy(update={"rank": 60}), [rows[1:2]])
-
-
 def test_what_it_does_not_go_with_is_refused(tmp_path: Path) -> None:
     recipe = recipe_of(base_of(LLAMA, tmp_path), ["embed_tokens"], init="pissa")
     with pytest.raises(ModelError, match="weights of linear layers"):
         apply_method(load_model(recipe, vocab_size=264), recipe)
     with pytest.raises(RecipeError, match="rows of the training data"):
-        make_recipe(method={"kind": "lora", "init": "eva"}, data={"mode": "stream"}, train={"max_steps": 3})
+        check_method(
+            make_recipe(method={"kind": "lora", "init": "eva"}, data={"mode": "stream"}, train={"max_steps": 3})
+        )
     tuned = make_recipe(method={"kind": "lora", "init": "olora"})
     assert method_of(tuned).computed_start(tuned.method)

@@ -1,0 +1,78 @@
+"""Further adapters of peft that merge, through one entry: those of the table recipe/tuners.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from raysft.errors import ModelError
+from raysft.model.methods.adapters import adapter_layers, base_model, no_layer, refuse_experts, settled, untie
+from raysft.model.targets import missing_targets, unfit_layers
+from raysft.recipe.schema import Recipe
+from raysft.recipe.sections.method import TunerMethod
+from raysft.recipe.tuners import TUNERS, tuner_options
+
+
+def attach(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
+    """The model with fresh adapters, which computes what it did. What is random in them follows recipe.seed.
+
+    Raises ModelError.
+    """
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftType, get_peft_model  # 4 s to import: only where it is used
+
+    method = recipe.method
+    assert isinstance(method, TunerMethod)
+    tuner = TUNERS[method.tuner]
+    targets: str | list[str] = list(method.target_modules)
+    if targets == ["all-linear"]:
+        targets = "all-linear"
+        refuse_experts(model, tuner.title)
+    unfit = unfit_layers(model, targets)
+    if targets != "all-linear" and (missing := missing_targets(model, targets, unfit)):
+        raise no_layer(model, method.target_modules, f"no layer is named {', '.join(missing)}")
+    named: dict[str, Any] = {
+        **tuner_options(method),
+        **tuner.fixed,
+        "task_type": "CAUSAL_LM",
+        "target_modules": targets,
+    }
+    if tuner.seed_option:
+        named[tuner.seed_option] = recipe.seed
+    if unfit:
+        named["exclude_modules"] = unfit
+    generator_state = torch.get_rng_state()
+    torch.manual_seed(recipe.seed)
+    try:
+        with settled():
+            adapted: nn.Module = get_peft_model(
+                model, PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(tuner.peft_type)](**named)
+            )
+        _check_sizes(adapted, method)
+    except (ValueError, RuntimeError, AssertionError, TypeError) as error:
+        raise ModelError(
+            f"peft puts no {tuner.title} with these numbers on these layers",
+            got=f"{' '.join(str(error).split())[:200]} ({model.config.model_type})",
+            expected="method.options that fit the sizes of the layers",
+            fix="change method.options or method.target_modules, or set method.kind: lora",
+        ) from error
+    finally:
+        torch.set_rng_state(generator_state)
+    untie(base_model(adapted))
+    return adapted
+
+
+def _check_sizes(adapted: nn.Module, method: TunerMethod) -> None:
+    """peft takes another number where one does not divide a layer. Raises ValueError where it has."""
+    options = tuner_options(method)
+    for name, layer in adapter_layers(base_model(adapted)):
+        base = layer.get_base_layer()
+        outputs, inputs = base.weight.T.shape if isinstance(base, Conv1D) else base.weight.shape
+        expected = TUNERS[method.tuner].weights(options, inputs, outputs)
+        found = sum(p.numel() for p in layer.parameters() if p.requires_grad)
+        if found != expected:
+            told = ", ".join(f"{option} {value:g}" for option, value in options.items())
+            raise ValueError(f"{name} [{outputs}, {inputs}] with {told} gets {found} weights instead of {expected}")

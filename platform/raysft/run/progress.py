@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 from rich.progress import TaskID, TimeRemainingColumn
 
@@ -20,6 +20,7 @@ from raysft.observe.goodput import duration_text
 from raysft.recipe.measures import HELD_OUT
 from raysft.run.bars import bars
 from raysft.run.storage_watch import StorageWatch
+from raysft.run.time_gauges import Gauges, TimeGauges
 from raysft.train.commits.layout import CommitId, read_commits
 from raysft.train.commits.lineage import newest_attempt, read_attempts
 from raysft.train.history.records import attempt_metrics, evaluated_sets
@@ -35,12 +36,6 @@ PACE_STEPS = 100
 """Newest steps whose pace tells how long the rest will take."""
 LOOK_SHARE = 50
 """Pause after a look at the records / time that it took: at most 2% of a CPU."""
-
-
-class Gauges(Protocol):
-    """Where numbers go by name (runtime/gauges.py)."""
-
-    def set(self, values: Mapping[str, float]) -> None: ...
 
 
 class TrainingProgress:
@@ -63,6 +58,7 @@ class TrainingProgress:
         self._measured, self._is_news, self._measured_s, self._next_s = measured, False, time.monotonic(), 0.0
         self._placement = placement
         self._gauges, self._commit, self._commit_at, self._looked_at = gauges, CommitId(0, 0), time.monotonic(), 0.0
+        self._times_told = TimeGauges(run, gauges) if gauges is not None else None
         self._run, self._total_steps, self._log_every = run, total_steps, log_every_steps
         self._said_at, self._times = 0.0, deque[tuple[int, float]](maxlen=PACE_STEPS)
         self._ended, self._storage = threading.Event(), StorageWatch(run)
@@ -90,6 +86,8 @@ class TrainingProgress:
         while not self._ended.wait(pause_s):
             self._storage.look(time.monotonic())
             self._measure_commits(time.monotonic())
+            if self._times_told is not None:
+                self._times_told.look(time.monotonic())
             started = time.perf_counter()
             self._look()  # reads all there is, so of a long run rarely
             pause_s = max(POLL_S, LOOK_SHARE * (time.perf_counter() - started))

@@ -1,7 +1,7 @@
 """A run's numbers as metrics of Ray, which Prometheus scrapes from the node of the driver as `ray_raysft_NAME`.
 
-Names and meanings stand in GAUGES; the alerts and the dashboard of k8s/overlays/monitoring read no others. Each has
-the label `run`.
+Names and meanings stand in GAUGES and TIMES; the alerts and the dashboard of k8s/overlays/monitoring read no others.
+Each has the label `run`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,13 @@ GAUGES = {
     "data_wait_share": "share of the newest step that the training waited for data, 0 to 1",
     "peak_bytes": "largest memory of a worker so far",
     "commit_age_seconds": "time since the newest checkpoint was seen, or since the driver began",
+    "checkpoint_stall_seconds": "time that the training waited for its newest save",
+    "goodput": "share of the run's time so far in optimizer steps that count, 0 to 1",
+    "failures": "incidents so far that ended an attempt and were not planned",
 }
 """{name: what it is}."""
+TIMES = "time_seconds"
+"""Name of the gauge that has a second label, `class`: seconds of the run so far in each class of goodput."""
 
 
 class RunGauges:
@@ -32,9 +37,15 @@ class RunGauges:
 
     def __init__(self, run: str) -> None:
         self._gauges = {name: Gauge(f"raysft_{name}", told, tag_keys=("run",)) for name, told in GAUGES.items()}
+        self._times = Gauge(f"raysft_{TIMES}", "seconds of the run so far, by class", tag_keys=("run", "class"))
         self._tags = {"run": run}
 
     def set(self, values: Mapping[str, float]) -> None:
         """{name of GAUGES: its value}. Raises KeyError for another name."""
         for name, value in values.items():
             self._gauges[name].set(value, self._tags)
+
+    def set_times(self, seconds: Mapping[str, float]) -> None:
+        """{class of goodput: seconds so far}."""
+        for name, value in seconds.items():
+            self._times.set(value, {**self._tags, "class": name})

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from raysft.runtime.gauges import GAUGES
+from raysft.runtime.gauges import GAUGES, TIMES
 
 FOLDER = Path(__file__).parents[3] / "k8s" / "overlays" / "monitoring"
 RULES: dict[str, Any] = yaml.safe_load((FOLDER / "rules.yaml").read_text())["spec"]
@@ -26,8 +26,8 @@ def names_in(text: str) -> set[str]:
 def test_alerts_and_panels_read_what_runs_tell() -> None:
     alerts = names_in(json.dumps(RULES))
     panels = names_in((FOLDER / "dashboard.json").read_text())
-    assert alerts <= set(GAUGES)
-    assert panels == set(GAUGES), "every number has a panel"
+    assert alerts <= {*GAUGES, TIMES}
+    assert panels == {*GAUGES, TIMES}, "every number has a panel"
 
 
 def test_a_panel_asks_for_the_runs_that_are_chosen() -> None:
@@ -37,8 +37,12 @@ def test_a_panel_asks_for_the_runs_that_are_chosen() -> None:
             assert target["expr"].count('{run=~"$run"}') == len(re.findall("ray_raysft_", target["expr"]))
 
 
-def series(name: str, values: str) -> dict[str, str]:
-    return {"series": f'ray_raysft_{name}{{run="r"}}', "values": values}
+def series(name: str, values: str, more: str = "") -> dict[str, str]:
+    return {"series": f'ray_raysft_{name}{{run="r"{more}}}', "values": values}
+
+
+COMPUTE, SAVES = ',class="compute"', ',class="checkpoint"'
+"""Labels of the seconds by class."""
 
 
 HEALTHY = [
@@ -49,6 +53,8 @@ HEALTHY = [
     series("tokens_per_second", "1000x720"),
     series("data_wait_share", "0.01x720"),
     series("loss", "2-0.001x720"),
+    series("time_seconds", "0+55x720", COMPUTE),
+    series("time_seconds", "0+2x720", SAVES),
 ]
 SICK = {
     "RaysftStalled": series("step", "0+10x300 3000x420"),
@@ -57,6 +63,8 @@ SICK = {
     "RaysftSlow": series("tokens_per_second", "1000x600 300x120"),
     "RaysftDataWait": series("data_wait_share", "0.01x600 0.5x120"),
     "RaysftLossRises": series("loss", "2-0.001x650 5x70"),
+    "RaysftLowGoodput": series("time_seconds", "0+55x600 33000+20x120", COMPUTE),
+    "RaysftCheckpointStalls": series("time_seconds", "0+2x600 1200+20x120", SAVES),
 }
 
 

@@ -20,6 +20,8 @@ from typing import Any
 ROWS, LENGTH, VOCABULARY = 4, 1024, 16_000
 THREADS = int(os.environ.get("BENCH_THREADS", "2"))
 """Of one loop in all. raysft-2 has two workers of half as many, at least one each."""
+PRECISION = os.environ.get("BENCH_PRECISION", "fp32")
+"""fp32 or bf16: raysft keeps fp32 masters of bf16 weights, the others autocast fp32 weights, as their users do."""
 SEED = 0
 CONFIG = {
     "model_type": "llama",
@@ -34,7 +36,7 @@ CONFIG = {
 ADAMW = {"lr": 1e-3, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
 TRAINER = {
     "use_cpu": True,
-    "bf16": False,
+    "bf16": PRECISION == "bf16",
     "gradient_checkpointing": False,
     "learning_rate": ADAMW["lr"],
     "adam_beta2": 0.95,
@@ -65,7 +67,7 @@ def recipe_fields(folder: Path, *, workers: int = 1, steps: int = 1) -> dict[str
             "template": "chatml",
             "max_tokens": LENGTH,
         },
-        "train": {"max_steps": steps, "rows_per_step": ROWS, "micro_batch_rows": 1, "precision": "fp32"},
+        "train": {"max_steps": steps, "rows_per_step": ROWS, "micro_batch_rows": 1, "precision": PRECISION},
         "optimizer": {"learning_rate": ADAMW["lr"], "weight_decay": 0.1, "schedule": "constant"},
         "parallel": {"zero": 0},
         "cluster": {"workers": workers, "cpus_per_worker": max(1, THREADS // workers)},
@@ -160,7 +162,8 @@ def bare(folder: Path, steps: int, log: Log) -> None:
         targets = sum(int((batch["labels"][1:] != -100).sum()) for batch in batches)
         for batch in batches:
             labels = batch.pop("labels")
-            logits = model(**batch, use_cache=False).logits[0, :-1]
+            with torch.autocast("cpu", torch.bfloat16, enabled=PRECISION == "bf16"):
+                logits = model(**batch, use_cache=False).logits[0, :-1]
             (torch.nn.functional.cross_entropy(logits, labels[1:], reduction="sum") / targets).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

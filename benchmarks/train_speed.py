@@ -6,12 +6,12 @@ bare      a PyTorch loop, packed rows, logits of every token       trl       TRL
 padded    transformers' Trainer, padded batches                    raysft-1  `raysft train`, 1 worker with 2 threads
 raysft-2  `raysft train`, 2 workers with 1 thread each             plain     the engine of raysft-1 without Ray
 
-All train the same fresh 19M-parameter Llama (16k vocabulary, tied) in fp32 (BENCH_PRECISION=bf16: in bf16) on the same samples, rows of 1,024, about
-4,096 tokens a step, AdamW. Each repeat runs them one after the other, each in a fresh process: a step to warm up,
-then STEPS steps on the clock. Printed: median and range over the repeats. On a shared machine only the ratios, taken
-within a repeat, mean anything; what records and hooks cost is also measured in raysft, as the share of time
-outside its steps. BENCH_THREADS=1 gives every loop one thread: on a busy machine two threads wait for each
-other. CPU-seconds are those of the process and all its descendants (Ray's own included).
+All train the same fresh 19M-parameter Llama (16k vocabulary, tied) in fp32 (BENCH_PRECISION=bf16: in bf16) on the
+same samples, rows of 1,024, about 4,096 tokens a step, AdamW. Each repeat runs them one after the other, each in a
+fresh process: a step to warm up, then STEPS steps on the clock. Printed: median and range over the repeats. On a
+shared machine only the ratios, taken within a repeat, mean anything; what records and hooks cost is also measured in
+raysft, as the share of time outside its steps. BENCH_THREADS=1 gives every loop one thread: on a busy machine two
+threads wait for each other. CPU-seconds are those of the process and all its descendants (Ray's own included).
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ EXAMPLES = {
     "  raysft doctor recipe.yaml --json",
     "preview": "  raysft preview recipe.yaml --num 3\n  raysft preview recipe.yaml --num 20 --packed",
     "data": "  raysft data report recipe.yaml\n  raysft data log recipe.yaml",
+    "ui": "  raysft ui storage\n  RAYSFT_UI_TOKEN=... raysft ui s3://bucket/runs --host 0.0.0.0",
     "compare": "  raysft compare storage/runs/one storage/runs/other --out comparison.html",
     "report": "  raysft report recipe.yaml\n  raysft report storage/runs/my-run",
     "data report": "  raysft data report recipe.yaml --out report.html\n"

@@ -156,6 +156,12 @@ def _of_runs(commands: Any) -> None:
     compare = _verb(commands, "compare", "runs beside each other: recipes, curves, measures", verbs.compare)
     compare.add_argument("runs", nargs="+", metavar="RUN", help="a run's directory, or its recipe")
     compare.add_argument("--out", metavar="FILE.html", help="write a page, too")
+    ui = _verb(commands, "ui", "a live page of the runs and sweeps in a storage path; read only", verbs.ui)
+    ui.add_argument("storage", help="`storage` of the recipes")
+    ui.add_argument(
+        "--host", default="127.0.0.1", metavar="ADDRESS", help="beyond this machine: needs RAYSFT_UI_TOKEN"
+    )
+    ui.add_argument("--port", type=_whole, default=8400, metavar="N", help="default 8400; 0: any that is free")
 
 
 def _model_verb(commands: Any, name: str, text: str, run: Run) -> argparse.ArgumentParser:

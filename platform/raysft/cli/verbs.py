@@ -168,6 +168,11 @@ def compare(options: argparse.Namespace) -> None:
         logger.info("page         %s", found.page)
 
 
+def ui(options: argparse.Namespace) -> None:
+    view = call("run.live:live_view")(options.storage)
+    call("cli.ui:serve")(view, options.host, options.port)
+
+
 def export(options: argparse.Namespace) -> None:
     recipe = _load(options)
     for location in call("run.steps:export")(recipe):

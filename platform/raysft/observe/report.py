@@ -72,6 +72,8 @@ class ReportFacts:
     """All fields, with their defaults."""
     why: str = ""
     """It was stopped, or failed."""
+    home: str = ""
+    """Address of a page over all runs; empty: the page stands alone."""
 
 
 REFRESH_S = 30

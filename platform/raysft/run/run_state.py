@@ -8,7 +8,7 @@ from typing import Literal
 from raysft import storage
 from raysft.lease import is_held
 from raysft.run.rundir import read_result
-from raysft.train.history.account import read_account
+from raysft.train.history.account import Account, read_account
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,14 @@ class RunState:
     """When it finished, or what has ended it."""
 
 
-def state_of(run: str) -> RunState:
-    """How a run stands now."""
+def state_of(run: str, account: Account | None = None) -> RunState:
+    """How a run stands now. account: its own, if it is at hand."""
     finished = read_result(run)
     if finished is not None:
         return RunState("finished", str(finished["finished_at"]))
     if is_held(storage.join(run, "driver")):
         return RunState("running", "")
-    costs = read_account(run).costs
+    costs = (account or read_account(run)).costs
     last = costs[-1].incident if costs else None
     if last is None:
         return RunState("failed", "it has ended before its first step, or its command was killed")

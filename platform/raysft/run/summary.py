@@ -71,8 +71,8 @@ class RunReport:
     """What the training data became."""
     fingerprints: Mapping[str, str]
 
-    def write(self, status: Status, why: str = "") -> str:
-        """Write the page; returns its location. why: it ended."""
+    def page(self, status: Status, why: str = "", home: str = "") -> str:
+        """The page as HTML text. why: it ended. home: an address that it leads back to."""
         metrics, time, now = read_metrics(self.run), time_facts(self.run), datetime.now(UTC)
         findings, places = _diagnosed(self.run, self.recipe, metrics)
         facts = ReportFacts(
@@ -94,9 +94,14 @@ class RunReport:
             findings=findings,
             places=places,
             why=why,
+            home=home,
         )
+        return render_report(facts)
+
+    def write(self, status: Status, why: str = "") -> str:
+        """Write the page; returns its location. why: it ended."""
         location = storage.join(self.run, "report.html")
-        storage.write_bytes(location, render_report(facts).encode())
+        storage.write_bytes(location, self.page(status, why).encode())
         return location
 
     @contextmanager

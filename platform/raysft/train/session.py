@@ -176,4 +176,5 @@ def _start_facts(context: WorkerContext, session: Session) -> StartFacts:
         probe_s=session.probed.probe_s,
         peak_flops=context.group.sum(flops),
         peak_basis=basis,
+        total_steps=context.job.total_steps,
     )

@@ -41,6 +41,8 @@ class StartFacts:
     """FLOP/s of all workers together at their best, for the MFU."""
     peak_basis: str
     """Where that figure comes from."""
+    total_steps: int = 0
+    """Steps of the whole run; 0: not told, by an earlier version."""
 
 
 _LINE: sealed.Shape = {"kind": str, "step": int}

@@ -25,9 +25,7 @@ from peft import (
     PrefixTuningConfig,
     PromptEncoderConfig,
     PromptTuningConfig,
-    ShiraConfig,
     VeraConfig,
-    WaveFTConfig,
     get_peft_model,
 )
 from peft.optimizers import create_loraplus_optimizer
@@ -105,9 +103,7 @@ TUNERS: dict[str, tuple[dict[str, float], Callable[[], PeftConfig]]] = {
     "loha": ({"r": 4, "alpha": 8}, lambda: LoHaConfig(r=4, alpha=8)),
     "miss": ({"r": 4}, lambda: MissConfig(r=4)),
     "oft": ({"oft_block_size": 4}, lambda: OFTConfig(r=0, oft_block_size=4)),
-    "shira": ({"r": 4}, lambda: ShiraConfig(r=4, random_seed=0)),
     "vera": ({"r": 8}, lambda: VeraConfig(r=8, projection_prng_key=0)),
-    "waveft": ({"n_frequency": 50}, lambda: WaveFTConfig(n_frequency=50, random_loc_seed=0)),
 }
 
 BEGINNINGS = ("pissa", "olora", "eva")

@@ -62,8 +62,8 @@ def input_directions(
 
     Raises ModelError where they have fewer than R tokens, or no numbers.
     """
-    model, watch = base_model(adapted), _Watch(method.rank)
-    names = list(low_rank_adapters(adapted))
+    ranks = {name: len(adapter.a) for name, adapter in low_rank_adapters(adapted).items()}
+    names, model, watch = list(ranks), base_model(adapted), _Watch(max(ranks.values()))
     hooks = [model.get_submodule(name).register_forward_pre_hook(watch.hook(name)) for name in names]
     for rows in batches:
         batch = collate(rows, 0, packing=recipe.data.packing)
@@ -75,7 +75,7 @@ def input_directions(
     for hook in hooks:
         hook.remove()
     try:
-        return {name: watch.of_layer[name].largest() for name in names}
+        return {name: watch.of_layer[name].largest(rank) for name, rank in ranks.items()}
     except (ValueError, KeyError, RuntimeError) as error:
         raise ModelError(
             "EVA finds too few directions in the inputs of a layer",

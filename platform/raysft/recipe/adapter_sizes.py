@@ -46,6 +46,11 @@ def lora_adapted(method: LowRankMethod | AdaloraMethod, shape: ModelShape) -> fr
     )
 
 
+def rank_of(method: LowRankMethod, linear: Linear) -> int:
+    """Rank of a layer's adapter."""
+    return next((rank for name, rank in method.ranks.items() if is_target(linear, (name,))), method.rank)
+
+
 def lora_parameters(method: LowRankMethod, shape: ModelShape, tensor: int) -> int:
     """rank x (inputs + outputs) of each adapted linear layer (arXiv:2106.09685).
 
@@ -54,11 +59,11 @@ def lora_parameters(method: LowRankMethod, shape: ModelShape, tensor: int) -> in
     total, adapted = 0, lora_adapted(method, shape)
     for linear in shape.linears:
         if linear.copies > 1 and method.target_modules == ("all-linear",):
-            total += linear.copies * method.rank * (linear.inputs + linear.outputs)
+            total += linear.copies * rank_of(method, linear) * (linear.inputs + linear.outputs)
         elif linear.name in adapted:
             inputs = linear.inputs // (tensor if linear.split == "row" else 1)
             outputs = linear.outputs // (tensor if linear.split == "column" else 1)
-            total += method.rank * (inputs + outputs)
+            total += rank_of(method, linear) * (inputs + outputs)
     return total
 
 
@@ -79,12 +84,12 @@ def lora_details(method: LowRankMethod) -> str:
     """All numbers of LoRA or DoRA in a few words."""
     scale = "rank-stabilised, " if method.rslora else ""
     ratio = method.b_learning_rate_ratio
+    others = "".join(f"{name} {rank}, " for name, rank in method.ranks.items())
     rate = f"B {ratio:g} times as fast, " if ratio != 1 else ""
     begin = f"{method.init}, " if isinstance(method, LoraMethod) and method.init != "random" else ""
     base = ", base in 4 bits" if isinstance(method, LoraMethod) and method.base_precision == "nf4" else ""
-    return (
-        f"{begin}rank {method.rank}, alpha {method.alpha:g}, {scale}{rate}on {', '.join(method.target_modules)}{base}"
-    )
+    numbers = f"{begin}rank {method.rank}, {others}alpha {method.alpha:g}, {scale}{rate}"
+    return f"{numbers}on {', '.join(method.target_modules)}{base}"
 
 
 def dora_parameters(method: DoraMethod, shape: ModelShape, tensor: int) -> int:
@@ -92,6 +97,11 @@ def dora_parameters(method: DoraMethod, shape: ModelShape, tensor: int) -> int:
     adapted = lora_adapted(method, shape)
     magnitudes = sum(linear.outputs for linear in shape.linears if linear.name in adapted)
     return lora_parameters(method, shape, tensor) + magnitudes
+
+
+def dora_kept(method: DoraMethod, linear: Linear) -> Kept:
+    """LoRA's, and the outputs of layer and adapter, which the magnitudes scale."""
+    return Kept(reads_input=True, width=(rank_of(method, linear) + 2 * linear.outputs) * linear.active)
 
 
 def adalora_parameters(method: AdaloraMethod, shape: ModelShape, tensor: int) -> int:

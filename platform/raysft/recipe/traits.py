@@ -24,6 +24,7 @@ from raysft.recipe.adapter_sizes import (
     lora_details,
     lora_parameters,
     low_rank_ratio,
+    rank_of,
 )
 from raysft.recipe.facts import Linear, ModelShape
 from raysft.recipe.schema import Recipe
@@ -114,7 +115,7 @@ METHODS: dict[str, MethodTraits] = {
         allows=frozenset(("pipeline", "tensor", "sequence", "shared_base")),
         adapted=lora_adapted,
         layer_parameters=lora_parameters,
-        kept=lambda method, linear: Kept(reads_input=True, width=method.rank * linear.active),
+        kept=lambda method, linear: Kept(reads_input=True, width=rank_of(method, linear) * linear.active),
         learning_rate_ratio=low_rank_ratio,
         drops=lambda method: method.dropout > 0,
         size=lambda method: f"rank {method.rank}",
@@ -130,7 +131,9 @@ METHODS: dict[str, MethodTraits] = {
         allows=frozenset(("pipeline", "sequence")),
         adapted=lora_adapted,
         layer_parameters=dora_parameters,
-        kept=lambda method, linear: Kept(reads_input=True, width=(method.rank + 2 * linear.outputs) * linear.active),
+        kept=lambda method, linear: Kept(
+            reads_input=True, width=(rank_of(method, linear) + 2 * linear.outputs) * linear.active
+        ),
         learning_rate_ratio=low_rank_ratio,
         drops=lambda method: method.dropout > 0,
         size=lambda method: f"rank {method.rank}",

@@ -80,15 +80,6 @@ TUNERS: dict[str, Tuner] = {
         "OFT",
         {"r": 0},
     ),
-    "shira": Tuner(
-        "SHiRA",
-        "arXiv:2406.13175",
-        {"r": 32},
-        lambda options, inputs, outputs: int(options["r"]) * (inputs + outputs),
-        "SHIRA",
-        {},
-        "random_seed",
-    ),
     "vera": Tuner(
         "VeRA",
         "arXiv:2310.11454",
@@ -97,15 +88,6 @@ TUNERS: dict[str, Tuner] = {
         "VERA",
         {"save_projection": True},
         "projection_prng_key",
-    ),
-    "waveft": Tuner(
-        "WaveFT",
-        "arXiv:2505.12532",
-        {"n_frequency": 2592, "scaling": 25.0},
-        lambda options, inputs, outputs: int(options["n_frequency"]),
-        "WAVEFT",
-        {},
-        "random_loc_seed",
     ),
 }
 """{method.tuner: what it is}."""

@@ -48,4 +48,4 @@ def test_directions_of_eva_are_those_of_all_inputs_and_the_model_computes_what_i
     with torch.no_grad():
         assert torch.equal(module.eval()(input_ids=IDS).logits, plain.eval()(input_ids=IDS).logits)
     with pytest.raises(ModelError, match="too few directions"):
-        input_directions(module, recipe, recipe.method.model_copy(update={"rank": 60}), [rows[1:2]])
+        input_directions(module, recipe, recipe.method, [FakeStore([[2]]).rows])

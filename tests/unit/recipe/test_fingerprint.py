@@ -74,6 +74,8 @@ def other_value(name: str, annotation: Any, old: Any) -> Any:
         return {"NCCL_DEBUG": "INFO"}
     if name == "data.columns":
         return {"instruction": "question"}
+    if name in ("method.ranks", "method.alphas"):
+        return {"q_proj": 4}
     if name == "method.options":
         return {"r": 4}
     if name == "data.rules":

@@ -46,6 +46,13 @@ def test_lora_has_rank_times_inputs_and_outputs(targets: list[str]) -> None:
     assert trained == LAYERS * adapter_weights(given), "as peft makes them"
 
 
+def test_some_layers_have_another_rank() -> None:
+    given = recipe(kind="lora", rank=3, target_modules=["q_proj", "down_proj"], ranks={"down_proj": 5})
+    assert adapter_weights(given) == 3 * (H + H) + 5 * (F + H)
+    model = apply_method(make_model(LLAMA), given)
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == LAYERS * adapter_weights(given)
+
+
 def test_ia3_scales_inputs_of_the_mlp_and_outputs_of_others() -> None:
     given = recipe(kind="ia3", target_modules=["k_proj", "v_proj", "down_proj"])
     assert adapter_weights(given) == KV + KV + F

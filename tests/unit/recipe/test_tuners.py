@@ -17,9 +17,7 @@ from raysft.recipe.tuners import TUNERS, tuner_details, tuner_options
         ("loha", {"r": 3}, 2 * (3 * 32 + 3 * 48)),
         ("miss", {"r": 3}, 3 * 48),
         ("oft", {"oft_block_size": 8}, 4 * 28),
-        ("shira", {"r": 3}, 3 * 80),
         ("vera", {"r": 3}, 3 + 48),
-        ("waveft", {"n_frequency": 10}, 10),
     ],
 )
 def test_weights_of_a_layer(tuner: str, options: dict[str, float], weights: int) -> None:

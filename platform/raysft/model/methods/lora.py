@@ -13,9 +13,10 @@ from transformers import PreTrainedModel
 
 from raysft.errors import ModelError
 from raysft.model.fast.low_rank import use_low_rank
-from raysft.model.methods.adapters import adapter_layers, base_model, no_layer, settled, untie
+from raysft.model.methods.adapters import adapted_layers, adapter_layers, base_model, no_layer, settled, untie
 from raysft.model.methods.lora_start import RESIDUAL, add_start
 from raysft.model.targets import expert_parameters, missing_targets, unfit_layers
+from raysft.recipe.adapter_sizes import ends_in
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.method import DoraMethod, LoraMethod, LowRankMethod
 
@@ -82,6 +83,8 @@ def attach(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
     config = LoraConfig(
         r=method.rank,
         lora_alpha=alpha,
+        rank_pattern=dict(method.ranks),
+        alpha_pattern=dict(method.alphas),
         lora_dropout=method.dropout,
         use_rslora=method.rslora,
         use_dora=isinstance(method, DoraMethod),
@@ -95,6 +98,7 @@ def attach(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
         _check_names(config, model, method, unfit)
         with settled():
             adapted: nn.Module = get_peft_model(model, config)
+        _check_patterns(adapted, method)
         if isinstance(method, LoraMethod) and method.init in RESIDUAL:
             add_start(adapted, method)
     except ValueError as error:
@@ -123,6 +127,19 @@ def _check_names(config: LoraConfig, model: PreTrainedModel, method: LowRankMeth
             config.target_parameters = expert_parameters(model) or None
     elif missing := missing_targets(model, sorted(known.target_modules or ()), unfit):
         raise no_layer(model, method.target_modules, f"no layer is named {', '.join(missing)}")
+
+
+def _check_patterns(adapted: nn.Module, method: LowRankMethod) -> None:
+    """A name of another rank or alpha must fit an adapted layer: peft passes over it. Raises ModelError."""
+    names = adapted_layers(adapted)
+    for field, pattern in (("ranks", method.ranks), ("alphas", method.alphas)):
+        if lost := [name for name in pattern if not any(ends_in(layer, (name,)) for layer in names)]:
+            raise ModelError(
+                f"method.{field} names what has no adapter",
+                got=", ".join(lost),
+                expected=f"some of {', '.join(sorted({name.rpartition('.')[2] for name in names}))}",
+                fix=f"mend method.{field}, or add the layer to method.target_modules",
+            )
 
 
 def _cannot_adapt(model: PreTrainedModel, method: LowRankMethod, told: str) -> ModelError:

@@ -72,16 +72,16 @@ def start_tensors(adapted: nn.Module, method: LoraMethod, inputs: Mapping[str, T
             continue
         base, scaling = layer.get_base_layer(), float(layer.scaling["default"])
         weight = base.weight.detach().float()
-        a, b = (m.cpu() for m in _begin(weight.T if isinstance(base, Conv1D) else weight, method, scaling))
+        matrix, rank = weight.T if isinstance(base, Conv1D) else weight, int(layer.r["default"])
+        a, b = (part.cpu() for part in _begin(matrix, method.init, rank, scaling))
         found[f"{path}.lora_A.default.weight"] = found[f"{path}.lora_A.{START}.weight"] = a
         found[f"{path}.lora_B.default.weight"], found[f"{path}.lora_B.{START}.weight"] = b, -b
     return found
 
 
-def _begin(weight: Tensor, method: LoraMethod, scaling: float) -> tuple[Tensor, Tensor]:
+def _begin(weight: Tensor, init: str, rank: int, scaling: float) -> tuple[Tensor, Tensor]:
     """A0 [R, D], B0 [O, R] of a weight [O, D]; scaling: what the adapter's product is multiplied by."""
-    rank = method.rank
-    if method.init == "olora":
+    if init == "olora":
         q, r = torch.linalg.qr(weight)
         return r[:rank].contiguous(), q[:, :rank].contiguous()
     left, values, right = torch.linalg.svd(weight, full_matrices=False)
@@ -98,7 +98,8 @@ class InputDirections:
     """
 
     def __init__(self, rank: int) -> None:
-        self._rank, self._kept = rank, max(4 * rank, 64)
+        """rank: the most that will be asked for."""
+        self._kept = max(4 * rank, 64)
         self._found: Tensor | None = None
 
     def add(self, inputs: Tensor) -> None:
@@ -108,12 +109,12 @@ class InputDirections:
         _, values, right = torch.linalg.svd(together, full_matrices=False)
         self._found = values[: self._kept, None] * right[: self._kept]
 
-    def largest(self) -> Tensor:
+    def largest(self, rank: int) -> Tensor:
         """[R, D], orthonormal, the largest first; fp32 on CPU. Raises ValueError where inputs were fewer than R."""
         found = self._found
-        if found is None or len(found) < self._rank:
-            raise ValueError(f"{0 if found is None else len(found)} inputs, rank {self._rank}")
-        directions = found[: self._rank]
+        if found is None or len(found) < rank:
+            raise ValueError(f"{0 if found is None else len(found)} inputs, rank {rank}")
+        directions = found[:rank]
         unit: Tensor = directions / directions.norm(dim=1, keepdim=True).clamp_min(1e-30)
         return unit.cpu()
 
@@ -141,7 +142,7 @@ def widened(module: nn.Module) -> tuple[Any, dict[str, Tensor]]:
 
 
 def _check_layers(adapted: nn.Module, method: LoraMethod) -> None:
-    """Raises ModelError for layers whose weight is no matrix [outputs, inputs]."""
+    """Raises ModelError for layers whose weight is no matrix [outputs, inputs], or one of a lower rank."""
     for name, layer in adapter_layers(base_model(adapted)):
         base = layer.get_base_layer()
         if not isinstance(base, nn.Linear | Conv1D) or not hasattr(layer, "lora_A") or "default" not in layer.lora_A:
@@ -150,4 +151,11 @@ def _check_layers(adapted: nn.Module, method: LoraMethod) -> None:
                 got=f"{name}, a {type(base).__name__}",
                 expected="adapters of linear layers",
                 fix="name layers of the attention in method.target_modules, or set method.init: random",
+            )
+        if (rank := int(layer.r["default"])) > (most := min(base.weight.shape)):
+            raise ModelError(
+                f"method.init: {method.init} has no more directions than a weight has",
+                got=f"rank {rank} for {name} {list(base.weight.shape)}",
+                expected=f"at most {most}",
+                fix="lower method.rank, give the layer its own in method.ranks, or set method.init: random",
             )

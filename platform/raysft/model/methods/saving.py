@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from raysft.model.methods.adapters import settled
-from raysft.model.methods.lora_start import is_residual, widened
+from raysft.model.methods.lora_start import START, is_residual, widened
 
 
 def adapter_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -22,6 +22,9 @@ def adapter_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
 def save_adapter(module: nn.Module, directory: str, weights: dict[str, torch.Tensor] | None = None) -> None:
     """The bare adapter as peft loads it: adapter_model.safetensors and adapter_config.json. weights: others."""
     loose: Any = module
+    if weights is not None and not weights:  # a rehearsal: peft looks for some of them
+        loose.peft_config["default"].save_pretrained(directory)
+        return
     config, own = loose.peft_config["default"], weights
     if is_residual(module):
         loose.peft_config["default"], together = widened(module)
@@ -42,4 +45,4 @@ def keys_lost_by_reload(trained: nn.Module, fresh: nn.Module) -> list[str]:
     with settled():
         found: Any = set_peft_model_state_dict(fresh, get_peft_model_state_dict(trained))
     prefix = str(fresh.base_model.prefix)
-    return [name for name in found.missing_keys if prefix in name]
+    return [name for name in found.missing_keys if prefix in name and f".{START}." not in name]

@@ -31,6 +31,12 @@ class LowRankMethod(Section):
 
     rank: int = Field(16, ge=1, description="LoRA rank r: the width between the two matrices of an adapter.")
     alpha: float = Field(32.0, gt=0, description="LoRA alpha; the adapter's output is scaled by alpha / rank.")
+    ranks: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        {}, description="Another rank for some layers, by name as in target_modules: `{down_proj: 32}`."
+    )
+    alphas: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        {}, description="Another alpha for some layers, likewise; a layer without one has `alpha`, whatever its rank."
+    )
     rslora: bool = Field(
         False, description="Scale by alpha / sqrt(rank) instead, so that high ranks learn as fast (arXiv:2312.03732)."
     )
@@ -154,10 +160,10 @@ class TunerMethod(Section):
     """A further adapter of peft, on a frozen model, merged afterwards."""
 
     kind: Literal["tuner"] = Field(description="Names this kind.")
-    tuner: Literal["fourierft", "hra", "loha", "miss", "oft", "shira", "vera", "waveft"] = Field(
+    tuner: Literal["fourierft", "hra", "loha", "miss", "oft", "vera"] = Field(
         "loha",
         description="FourierFT (arXiv:2405.03003), HRA (2405.17484), LoHa (2108.06098), MiSS (2409.15371), OFT "
-        "(2306.07280), SHiRA (2406.13175), VeRA (2310.11454) or WaveFT (2505.12532).",
+        "(2306.07280) or VeRA (2310.11454).",
     )
     options: dict[str, int | float] = Field(
         {}, description="Its numbers by the names that peft has for them, such as `{r: 8}`; docs/guide/methods.md."

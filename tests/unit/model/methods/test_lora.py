@@ -53,6 +53,14 @@ def test_fresh_adapters_follow_the_seed_and_merging_them_changes_nothing(directo
         assert torch.equal(parameter, stored[name].float()), name
 
 
+def test_another_rank_or_alpha_for_a_layer_that_has_no_adapter_is_refused(directory: Path) -> None:
+    for field, value in (("ranks", {"o_proj": 4}), ("alphas", {"v_porj": 4.0})):
+        recipe = local(directory, method={"kind": "lora", "target_modules": ["q_proj", "v_proj"], field: value})
+        with pytest.raises(ModelError, match="has no adapter") as caught:
+            apply_method(load_model(recipe, vocab_size=50), recipe)
+        assert caught.value.got == next(iter(value))
+
+
 @pytest.mark.parametrize(
     ("model_type", "targets", "missing"),
     [

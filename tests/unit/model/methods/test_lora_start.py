@@ -18,6 +18,7 @@ from raysft.model.card import CardFacts
 from raysft.model.export import export_run
 from raysft.model.load import load_model
 from raysft.model.methods import apply_method, kept_parameters, set_start, start_tensors
+from raysft.model.rehearsal import rehearse
 from raysft.recipe.model_checks import check_method
 from raysft.recipe.schema import Recipe
 from raysft.recipe.traits import method_of
@@ -62,7 +63,9 @@ def test_an_export_computes_what_was_trained_and_peft_loads_it_on_the_untouched_
     tmp_path: Path, family: str, init: str, rslora: bool
 ) -> None:
     fields, targets = FAMILIES[family]
-    recipe = recipe_of(base_of(fields, tmp_path), targets, init=init, rslora=rslora)
+    ranks = {"mlp.c_proj" if family == "gpt2" else "down_proj": 6}
+    recipe = recipe_of(base_of(fields, tmp_path), targets, init=init, rslora=rslora, ranks=ranks)
+    assert any(line.startswith("trained") for line in rehearse(recipe, make_tokenizer()))
     plain = AutoModelForCausalLM.from_pretrained(recipe.model.source, dtype=torch.float32)
     module = begun(recipe)
     torch.testing.assert_close(logits(module), logits(plain), atol=1e-5, rtol=1e-5)
@@ -70,7 +73,9 @@ def test_an_export_computes_what_was_trained_and_peft_loads_it_on_the_untouched_
     assert all(".default." in name for name in trained)
     model = AutoModelForCausalLM.from_pretrained(recipe.model.source, dtype=torch.float32)
     names: Any = "all-linear" if family == "llama" else targets
-    config = LoraConfig(r=4, lora_alpha=8, target_modules=names, use_rslora=rslora, init_lora_weights=init)
+    config = LoraConfig(
+        r=4, lora_alpha=8, target_modules=names, use_rslora=rslora, init_lora_weights=init, rank_pattern=ranks
+    )
     theirs = get_peft_model(model, config) if (family, init) != ("gpt2", "olora") else None  # not on Conv1D in 0.21.2
     torch.manual_seed(6)
     with torch.no_grad():
@@ -93,6 +98,10 @@ def test_what_it_does_not_go_with_is_refused(tmp_path: Path) -> None:
     recipe = recipe_of(base_of(LLAMA, tmp_path), ["embed_tokens"], init="pissa")
     with pytest.raises(ModelError, match="weights of linear layers"):
         apply_method(load_model(recipe, vocab_size=264), recipe)
+    recipe = recipe_of(tmp_path / "base", ["k_proj"], init="olora", rank=17)
+    with pytest.raises(ModelError, match="no more directions") as caught:
+        apply_method(load_model(recipe, vocab_size=264), recipe)
+    assert caught.value.expected == "at most 16"
     with pytest.raises(RecipeError, match="rows of the training data"):
         check_method(
             make_recipe(method={"kind": "lora", "init": "eva"}, data={"mode": "stream"}, train={"max_steps": 3})

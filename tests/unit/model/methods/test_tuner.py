@@ -17,6 +17,7 @@ from raysft.model.card import CardFacts
 from raysft.model.export import export_run
 from raysft.model.load import load_model
 from raysft.model.methods import apply_method
+from raysft.model.rehearsal import rehearse
 from raysft.model.shape import read_shape
 from raysft.recipe.model_checks import check_method
 from raysft.recipe.traits import method_of
@@ -27,7 +28,6 @@ IDS = torch.arange(20).reshape(2, 10)
 SMALL = {
     "fourierft": {"n_frequency": 40, "scaling": 20.0},
     "oft": {"oft_block_size": 4},
-    "waveft": {"n_frequency": 40},
 }
 
 
@@ -52,6 +52,7 @@ def test_an_export_computes_what_was_trained(base: Path, tmp_path: Path, tuner: 
         model={"source": str(base), "config": None, "tokenizer": None},
         method={"kind": "tuner", "tuner": tuner, "options": SMALL.get(tuner, {"r": 4})},
     )
+    assert any(line.startswith("trained") for line in rehearse(recipe, make_tokenizer()))
     plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     module = apply_method(load_model(recipe, vocab_size=264), recipe)
     torch.testing.assert_close(logits(module), logits(plain), atol=1e-4, rtol=1e-4)

@@ -5,7 +5,7 @@ READY := .venv/.installed
 export HF_HUB_OFFLINE ?= 1
 unexport PYTHONDONTWRITEBYTECODE  # else each of a hundred processes compiles torch and transformers again: 7 s of CPU
 
-.PHONY: test-admission unit curves faults clusters quick golden wheel reference gpu scaling chaos-store differential models bench-fused bench-tune bench-grid chaos bench-load bench-export bench-save bench-stall bench-recovery parity-full bench-train bench-parity bench-packing bench-gsm8k bench-data bench-memory bench-kills bench-loss demo test check lint types format install constraints clean
+.PHONY: test-admission k8s-demo unit curves faults clusters quick golden wheel reference gpu scaling chaos-store differential models bench-fused bench-tune bench-grid chaos bench-load bench-export bench-save bench-stall bench-recovery parity-full bench-train bench-parity bench-packing bench-gsm8k bench-data bench-memory bench-kills bench-loss demo test check lint types format install constraints clean
 
 demo: $(READY)            ## train a small model end to end: data, training, evaluation, export, answers
 	$(BIN)/python jobs/demo.py
@@ -106,6 +106,9 @@ scaling: $(READY)         ## runs and searches on a cluster that scales from not
 test-admission: $(READY)  ## manifests before an API server of CRDs, built from Debian's packages into build/admission (once: 3 to 35 minutes)
 	bash tests/admission/build.sh build/admission
 	BUILD=$(CURDIR)/build/admission $(BIN)/python -m pytest -m full tests/admission
+
+k8s-demo: $(READY)        ## a run on nodes of its own (namespaces, as root) loses two nodes, a link and the head, in minutes: a table
+	$(BIN)/python benchmarks/k8s_demo.py
 
 chaos-store: $(READY)     ## every file of a finished token store, damaged in every way, and prepared again
 	$(BIN)/python -m pytest -m full tests/unit/data/store/test_store_damage.py

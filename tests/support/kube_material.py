@@ -15,6 +15,8 @@ from raysft.recipe.schema import Recipe
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
 CRDS = ROOT.parent / "shared" / "kuberay-crds"
+OLDEST = "1.33"
+"""Kubernetes, of the compatibility line in docs/guide/kubernetes.md."""
 FOLDERS = [
     "base",
     *(f"overlays/{name}" for name in ("dev", "gpu", "history", "kueue", "monitoring", "search", "spot-elastic")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import shutil
 import subprocess
 from importlib.metadata import version
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from kube_material import CLUSTER_FILES, FOLDERS, K8S, objects_of
+from kube_material import CLUSTER_FILES, FOLDERS, K8S, OLDEST, objects_of
 from kube_rules import broken_rules, cluster_of
 from kustomize import build
 
@@ -178,3 +179,17 @@ def test_what_is_wrong_around_the_pods_is_refused(kind: str, path: tuple[Any, ..
     one = next(one for one in build(K8S / "base") if one["kind"] == kind and one.get("spec", {}).get("egress", 1))
     change(one, path, value)
     assert any(told in rule for rule in broken_rules(one)), broken_rules(one)
+
+
+def test_the_line_of_versions_is_what_the_files_are_for() -> None:
+    guide = (K8S.parent / "docs" / "guide" / "kubernetes.md").read_text()
+    line = next(line for line in guide.splitlines() if line.startswith("**Goes with:**"))
+    stated = dict(re.findall(r"(Ray|KubeRay|Kueue|Kubernetes)(?: >=)? ([0-9.]*[0-9])", line))
+    assert version("ray").startswith(stated["Ray"] + ".")
+    texts = [file.read_text() for file in K8S.rglob("*.yaml")]
+    images = {tag for text in texts for tag in re.findall(r"quay.io/kuberay/[a-z]+:v([0-9.]+)", text)}
+    assert images == {stated["KubeRay"]}
+    assert f"--version {stated['KubeRay']}" in guide
+    assert (stated["Kueue"], "(v1beta2)" in line) == ("0.19", True)
+    assert {one for text in texts for one in re.findall(r"kueue.x-k8s.io/(v\w+)", text)} == {"v1beta2"}
+    assert stated["Kubernetes"] == OLDEST

@@ -8,11 +8,9 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from kube_material import CLUSTER_FILES, CRDS, FOLDERS, K8S, objects_of
+from kube_material import CLUSTER_FILES, CRDS, FOLDERS, K8S, OLDEST, objects_of
 from kustomize import build
 
-OLDEST = "1.33"
-"""Kubernetes, of the compatibility line in docs/guide/kubernetes.md."""
 OTHERS = {"RayJob", "RayCluster", "PodMonitor", "PrometheusRule", "LocalQueue"}
 """Of custom resources: kubernetes-validate has no schema."""
 

@@ -15,7 +15,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 state=${RAYSFT_NODES:-build/nodes}
 mkdir -p "$state"; state=$(cd "$state" && pwd)
-net=10.78.0 bridge=br-raysft port=${RAYSFT_PORT:-6379}
+net=10.78.0 bridge=br-raysft port=${RAYSFT_PORT:-6379} store=200000000
 
 is_plain() { [ -e "$state/plain" ]; }
 head_address() { if is_plain; then echo 127.0.0.1; else echo "$net.1"; fi; }
@@ -48,13 +48,14 @@ link_up() {  # NAME
 start_head() {
     source "$state/secure/env"
     setsid ray start --head --block --port="$port" --node-ip-address="$(head_address)" --num-cpus=0 --dashboard-host=127.0.0.1 \
-        --include-dashboard="${RAYSFT_DASHBOARD:-true}" > "$state/head.log" 2>&1 &
+        --include-dashboard="${RAYSFT_DASHBOARD:-true}" --object-store-memory="$store" > "$state/head.log" 2>&1 &
     echo $! > "$state/head.pid"
 }
 
 start_node() {  # NAME
     source "$state/secure/env"
-    local join=(ray start --block --address="$(head_address):$port" --node-ip-address="$(address "$1")" --num-cpus="${NODE_CPUS:-1}")
+    local join=(ray start --block --address="$(head_address):$port" --node-ip-address="$(address "$1")" --num-cpus="${NODE_CPUS:-1}"
+        --object-store-memory="$store")
     if is_plain; then
         setsid "${join[@]}" > "$state/$1.log" 2>&1 &
     else
@@ -65,6 +66,18 @@ start_node() {  # NAME
             > "$state/$1.log" 2>&1 &
     fi
     echo $! > "$state/$1.pid"
+}
+
+await_started() {  # NAME...
+    local name i
+    for name in "$@"; do
+        for ((i = 0; i < 600; i++)); do
+            grep -q "Ray runtime started" "$state/$name.log" && continue 2
+            [ -d "/proc/$(pid "$name")" ] || break
+            sleep 0.2
+        done
+        echo "$name did not start:" >&2; tail -n 20 "$state/$name.log" >&2; exit 1
+    done
 }
 
 descendants() {  # PID
@@ -93,6 +106,7 @@ up() {  # N
     start_head
     for ((i = 0; i < 600; i++)); do (echo > "/dev/tcp/$(head_address)/$port") 2> /dev/null && break; sleep 0.2; done
     for name in "${names[@]}"; do start_node "$name"; done
+    await_started head "${names[@]}"
     { cat "$state/secure/env"; echo "export RAY_ADDRESS=$(head_address):$port"; } > "$state/env"
     echo "source $state/env"
 }
@@ -103,7 +117,10 @@ down() {
         [ -e "$file" ] || continue
         name=$(basename "$file" .pid)
         kill_all_of "$name"
-        [ "$name" = head ] || is_plain || { ip netns del "raysft-$name" 2> /dev/null || true; }
+        [ "$name" = head ] || is_plain || {
+            ip link del "v-$name" 2> /dev/null || true  # at once; with its namespace it would go some time later
+            ip netns del "raysft-$name" 2> /dev/null || true
+        }
     done
     is_plain || { ip link del "$bridge" 2> /dev/null || true; }
     rm -rf "$state"
@@ -112,7 +129,7 @@ down() {
 case "${1:-}" in
     up) up "$2" ;;
     head) start_head ;;
-    start) start_node "$2" ;;
+    start) start_node "$2"; await_started "$2" ;;
     stop) if is_plain; then kill -TERM "$(pid "$2")"; else kill -TERM $(cat /proc/"$(pid "$2")"/task/*/children); fi ;;
     kill) kill_all_of "$2" ;;
     kill-head) kill_all_of head ;;

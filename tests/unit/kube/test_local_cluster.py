@@ -21,6 +21,7 @@ child = subprocess.Popen(["sleep", "600"])
 with open(os.environ["TOLD"], "a") as file:
     said = [os.environ[name] for name in ("RAY_AUTH_MODE", "RAY_USE_TLS")]
     file.write(f"{os.getpid()} {child.pid} {said[0]} {said[1]} {sys.argv[1:]}\\n")
+print("Ray runtime started.", flush=True)
 time.sleep(600)
 """
 

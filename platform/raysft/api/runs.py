@@ -13,12 +13,13 @@ from raysft.metrics.base import Estimate
 from raysft.metrics.estimate import Change
 from raysft.observe.console import printable
 from raysft.observe.findings import Finding
+from raysft.recipe.forgetting import Forgotten
 from raysft.recipe.measures import HELD_OUT
 from raysft.recipe.schema import Recipe
 from raysft.run import steps
 from raysft.run.evaluations import evaluation_line
 from raysft.run.run import RunResult, run_training
-from raysft.run.summary import diagnosis
+from raysft.run.summary import diagnosis, forgetting
 from raysft.train.history.records import evaluated_sets, read_metrics
 
 if TYPE_CHECKING:
@@ -162,6 +163,10 @@ class Run:
         """What its own records say is wrong with it, with evidence and changes of the recipe that may help; empty:
         nothing was found."""
         return tuple(diagnosis(self.location, self.recipe)[0])
+
+    def forgetting(self) -> tuple[Forgotten, ...]:
+        """What the guarded sets of evaluate.sets have lost by training: `.lost` over 0: it was forgotten."""
+        return tuple(forgetting(self.location, self.recipe))
 
     def model(self) -> LoadedModel:
         """The exported model and its tokenizer, here, on the CPU. Raises ModelError when none was exported."""

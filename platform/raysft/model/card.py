@@ -16,6 +16,7 @@ import transformers
 import yaml
 
 import raysft
+from raysft.recipe.forgetting import forgotten, guards
 from raysft.recipe.measures import rows_of
 from raysft.recipe.objective_traits import objective_of
 from raysft.recipe.schema import Recipe
@@ -45,12 +46,13 @@ class CardFacts:
 def model_card(recipe: Recipe, facts: CardFacts, part: str) -> str:
     """The card of one part of an export, `merged` or `adapter`."""
     front = yaml.safe_dump(_front_matter(recipe, part), sort_keys=False).strip()
-    results = _results(facts)
+    results, lost = _results(facts), _forgetting(recipe, facts)
     sections = [
         f"---\n{front}\n---",
         f"# {recipe.name}",
         _summary(recipe, part),
         "## Results\n\n" + results if results else "",
+        "## Forgetting\n\n" + lost if lost else "",
         "## How to load\n\n" + _loading(recipe, part),
         "## Training\n\n" + _table(("", ""), _training(recipe, facts)),
     ]
@@ -94,6 +96,12 @@ def _results(facts: CardFacts) -> str:
     for row in rows_of(facts.before, facts.after):
         rows.append((f"{row.title} ({row.unit})" if row.unit else row.title, row.before, row.after))
     return _table(("held-out data", "before", "after"), rows) if rows else ""
+
+
+def _forgetting(recipe: Recipe, facts: CardFacts) -> str:
+    rows = forgotten(guards(recipe), facts.before, facts.after)
+    cells: list[tuple[str, ...]] = [(row.title, row.before, row.after, row.text) for row in rows]
+    return _table(("guarded set", "before", "after", "lost"), cells) if cells else ""
 
 
 def _loading(recipe: Recipe, part: str) -> str:

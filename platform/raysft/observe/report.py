@@ -17,6 +17,7 @@ from raysft.observe.diagnosis import RULES
 from raysft.observe.findings import Finding
 from raysft.observe.goodput import TITLES, TimeFacts, duration_text, svg_bar
 from raysft.observe.pages import page_template
+from raysft.recipe.forgetting import Forgotten
 from raysft.recipe.measures import MEASURES, Row, rows_of
 
 Fields = Mapping[str, Any]
@@ -68,6 +69,8 @@ class ReportFacts:
     """What is wrong with it, by its own records."""
     places: Mapping[int, Sequence[str]] = field(default_factory=dict)
     """{step: where its samples come from} of the steps that findings name."""
+    forgotten: Sequence[Forgotten] = ()
+    """What the guarded sets have lost; empty: none is guarded, or they were not measured twice."""
     recipe_whole: str = ""
     """All fields, with their defaults."""
     why: str = ""

@@ -15,6 +15,7 @@ from raysft.observe.curves import loss_line
 from raysft.observe.findings import finding_lines
 from raysft.observe.goodput import terminal_lines
 from raysft.recipe.evaluation_sets import check_packages, evaluation_sets
+from raysft.recipe.forgetting import forgetting_lines
 from raysft.recipe.load import load_recipe
 from raysft.recipe.paths import with_absolute_paths
 from raysft.recipe.schema import Recipe
@@ -104,6 +105,7 @@ def report(recipe_or_run: str, overrides: Sequence[str]) -> list[str]:
     status = f"{state.status} {state.what}" if state.status == "finished" else state.status
     status += f": {state.what}" if state.status in ("stopped", "failed") else ""
     recipe = recipe or recipe_of(run)
-    told = finding_lines(*summary.diagnosis(run, recipe)) if recipe else []
+    told = forgetting_lines(summary.forgetting(run, recipe)) if recipe else []
+    told += finding_lines(*summary.diagnosis(run, recipe)) if recipe else []
     lines = [f"run {run} ({status})", loss_line(read_metrics(run)), *told]
     return [*lines, *terminal_lines(summary.time_facts(run))]

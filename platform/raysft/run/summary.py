@@ -22,9 +22,11 @@ from raysft.observe.diagnosis import diagnose
 from raysft.observe.findings import Finding
 from raysft.observe.goodput import IncidentRow, TimeFacts
 from raysft.observe.report import AttemptFacts, ReportFacts, Status, render_report
+from raysft.recipe.forgetting import Forgotten, forgotten, guards
 from raysft.recipe.schema import Recipe
 from raysft.recipe.secrets import hidden
 from raysft.run.evaluations import read_evaluation
+from raysft.run.rundir import fingerprints_of
 from raysft.train.commits.lineage import lineage_ranges
 from raysft.train.history.account import Cost, read_account
 from raysft.train.history.failures import read_failures
@@ -74,6 +76,7 @@ class RunReport:
     def page(self, status: Status, why: str = "", home: str = "") -> str:
         """The page as HTML text. why: it ended. home: an address that it leads back to."""
         metrics, time, now = read_metrics(self.run), time_facts(self.run), datetime.now(UTC)
+        before, after = (read_evaluation(self.run, when, self.fingerprints) for when in ("before", "after"))
         findings, places = _diagnosed(self.run, self.recipe, metrics)
         facts = ReportFacts(
             run=self.recipe.name,
@@ -82,8 +85,9 @@ class RunReport:
             wall_s=sum(time.seconds.values()),
             arithmetic=self.arithmetic,
             metrics=metrics,
-            before=read_evaluation(self.run, "before", self.fingerprints),
-            after=read_evaluation(self.run, "after", self.fingerprints),
+            before=before,
+            after=after,
+            forgotten=forgotten(guards(self.recipe), before or {}, after or {}),
             certificate=self.certificate,
             attempts=_attempts(self.run, status, metrics),
             recipe_yaml=_yaml(self.recipe.model_dump(mode="json", exclude_defaults=True)),
@@ -123,6 +127,15 @@ class RunReport:
             self.write(status, "" if ended_by is None else why)
         except (OSError, RaysftError) as error:
             logger.warning("the run's report.html is not up to date: %s", error)
+
+
+def forgetting(run: str, recipe: Recipe) -> list[Forgotten]:
+    """What a run's guarded sets have lost by its training, by what is kept in it."""
+    prints = fingerprints_of(run)
+    if prints is None:
+        return []
+    before, after = (read_evaluation(run, when, prints) or {} for when in ("before", "after"))
+    return forgotten(guards(recipe), before, after)
 
 
 def _yaml(fields: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from html_page import Page
 from raysft.observe.findings import Finding
 from raysft.observe.goodput import SIGNS, IncidentRow, TimeFacts
 from raysft.observe.report import AttemptFacts, ReportFacts, render_report
+from raysft.recipe.forgetting import forgotten
 
 EVIL = "<script>alert('x')</script>&\""
 
@@ -200,3 +201,11 @@ def test_changes_and_how_they_were_measured_are_told() -> None:
     for text in ("+25.0% (+10.0% to +40.0%), p < 0.001", "dev: BLEU: nrefs:1|tok:zh", "paired randomisation"):
         assert text in page.text, text
     assert "paired randomisation" not in Page(render_report(make_facts())).text
+
+
+def test_what_is_forgotten_is_told_of_guarded_sets() -> None:
+    before, after = (evaluation(9, loss=value) for value in (2.0, 2.5))
+    rows = forgotten(["general"], {"general": before}, {"general": after})
+    page = Page(render_report(make_facts(forgotten=rows)))
+    assert "general: loss 2.0000 2.5000 +0.5000 -" in page.text
+    assert "Forgetting" not in Page(render_report(make_facts())).text

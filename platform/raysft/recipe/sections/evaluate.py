@@ -43,6 +43,11 @@ class EvaluationSet(Section):
         0, ge=0, description="Prompts answered greedily before and after, from the start of the set."
     )
     max_rows: int | None = Field(None, ge=1, description="Rows of one evaluation. Default: evaluate.max_rows.")
+    guard: bool = Field(
+        False,
+        description="The set guards something that the model can do already: reports and cards tell how much worse "
+        "it does it after training.",
+    )
 
 
 class EvaluateSection(Section):

@@ -1,0 +1,71 @@
+"""What a model can do less well after its training, on the sets that a recipe guards. Pure.
+
+Losing is what the field measures forgetting by: the value before training minus the value after it, towards worse
+(Lopez-Paz and Ranzato 2017, backward transfer, for a single task).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from raysft.recipe.measures import MEASURES, changed, shown, title_of
+from raysft.recipe.schema import Recipe
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """One measure of a guarded set."""
+
+    set: str
+    measure: str
+    title: str
+    before: str
+    after: str
+    lost: float
+    """How much worse it became: over 0 where something was forgotten, under 0 where the model improved."""
+    change: str
+    """After minus before with its interval and p, as tables write it; empty: not tested."""
+
+    @property
+    def text(self) -> str:
+        """`+0.1234`: lost; `-0.0100`: gained."""
+        return ("-" if self.lost < 0 else "+") + MEASURES[self.measure].shown(abs(self.lost))
+
+
+def guards(recipe: Recipe) -> tuple[str, ...]:
+    """The sets that tell what is forgotten."""
+    return tuple(name for name, one in recipe.evaluate.sets.items() if one.guard)
+
+
+def forgotten(guarded: Iterable[str], before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Forgotten]:
+    """Every measure with a better way of each guarded set that was measured twice. Perplexity is the loss again.
+
+    before, after: {set: its record}, as evaluate/evaluation.py makes them.
+    """
+    found = []
+    for name in guarded:
+        first, last = (one.get(name, {}) for one in (before, after))
+        for measure, traits in MEASURES.items():
+            was, now = (one.get("metrics", {}).get(measure) for one in (first, last))
+            if traits.better is None or measure == "perplexity" or was is None or now is None:
+                continue
+            gap = now["value"] - was["value"]
+            found.append(
+                Forgotten(
+                    set=name,
+                    measure=measure,
+                    title=title_of(name, measure, bool(last.get("of_pairs"))),
+                    before=shown(measure, was),
+                    after=shown(measure, now),
+                    lost=gap if traits.better == "min" else -gap,
+                    change=changed(measure, last.get("changes", {}).get(measure)),
+                )
+            )
+    return found
+
+
+def forgetting_lines(rows: Iterable[Forgotten]) -> list[str]:
+    """For a terminal: `forgetting   general: loss +0.1234 (2.1000 to 2.2234)`."""
+    return [f"forgetting   {row.title} {row.text} ({row.before} before, {row.after} after)" for row in rows]

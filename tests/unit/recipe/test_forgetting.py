@@ -1,0 +1,44 @@
+"""What guarded sets lose: towards worse, whichever way a measure is better."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fakes import make_recipe
+
+from raysft.recipe.forgetting import forgetting_lines, forgotten, guards
+
+
+def record(**values: float) -> dict[str, Any]:
+    return {"metrics": {name: {"value": value, "count": 9} for name, value in values.items()}, "num_prompts": 9}
+
+
+BEFORE = {"general": record(loss=2.0, perplexity=7.4, exact_match=0.75, length=10.0), "other": record(loss=1.0)}
+AFTER = {"general": record(loss=2.5, perplexity=12.2, exact_match=0.5, length=90.0), "other": record(loss=3.0)}
+
+
+def test_worse_is_lost_whichever_way_is_better() -> None:
+    rows = forgotten(["general"], BEFORE, AFTER)
+    assert {row.measure: row.lost for row in rows} == pytest.approx({"loss": 0.5, "exact_match": 0.25})
+    assert [row.text for row in rows] == ["+0.5000", "+25.0%"]
+    gained = forgotten(["general"], AFTER, BEFORE)
+    assert [row.text for row in gained] == ["-0.5000", "-25.0%"]
+    assert forgetting_lines(rows)[0] == "forgetting   general: loss +0.5000 (2.0000 before, 2.5000 after)"
+
+
+def test_what_was_not_measured_twice_is_not_told() -> None:
+    assert forgotten(["general"], {}, AFTER) == []
+    assert forgotten(["general"], BEFORE, {}) == []
+    assert forgotten(["missing"], BEFORE, AFTER) == []
+
+
+def test_the_test_of_a_change_is_told() -> None:
+    change = {"difference": -0.25, "low": -0.4, "high": -0.1, "p": 0.004, "count": 9}
+    after = {"general": {**AFTER["general"], "changes": {"exact_match": change}}}
+    assert forgotten(["general"], BEFORE, after)[1].change == "-25.0% (-40.0% to -10.0%), p = 0.004"
+
+
+def test_only_sets_that_say_so_are_guards() -> None:
+    sets = {"general": {"data": "a.jsonl", "guard": True}, "dev": {"data": "b.jsonl"}}
+    assert guards(make_recipe(evaluate={"sets": sets})) == ("general",)

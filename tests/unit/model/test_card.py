@@ -72,6 +72,10 @@ def test_results_are_those_that_were_measured() -> None:
     assert "| held-out perplexity | 7.3890 | 1.6487 |" in body
     assert "| exact match of greedy answers | - | 97.5% (87.1% to 99.6%) |" in body
     assert "| dev: loss (nats per target token) | - | 0.7500 |" in body
+    assert "## Forgetting" not in body
+    guarded = make_recipe(evaluate={"sets": {"dev": {"data": "dev.jsonl", "guard": True}}})
+    _, lost = card(guarded, before={"dev": {"metrics": {"loss": {"value": 0.5, "count": 7}}}}, after=ends)
+    assert "| dev: loss | 0.5000 | 0.7500 | +0.2500 |" in lost
     _, pairs = card(make_recipe(objective="dpo"), after={"held_out": {"metrics": after, "of_pairs": True}})
     assert "held-out loss of the preferred answers" in pairs
 

@@ -67,5 +67,6 @@ def forgotten(guarded: Iterable[str], before: Mapping[str, Any], after: Mapping[
 
 
 def forgetting_lines(rows: Iterable[Forgotten]) -> list[str]:
-    """For a terminal: `forgetting   general: loss +0.1234 (2.1000 to 2.2234)`."""
-    return [f"forgetting   {row.title} {row.text} ({row.before} before, {row.after} after)" for row in rows]
+    """For a terminal, without intervals: `forgetting   general: loss +0.1234 (2.1000 before, 2.2234 after)`."""
+    values = [(row, *(text.partition(" (")[0] for text in (row.before, row.after))) for row in rows]
+    return [f"forgetting   {row.title} {row.text} ({was} before, {now} after)" for row, was, now in values]

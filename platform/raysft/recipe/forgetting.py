@@ -68,5 +68,12 @@ def forgotten(guarded: Iterable[str], before: Mapping[str, Any], after: Mapping[
 
 def forgetting_lines(rows: Iterable[Forgotten]) -> list[str]:
     """For a terminal, without intervals: `forgetting   general: loss +0.1234 (2.1000 before, 2.2234 after)`."""
-    values = [(row, *(text.partition(" (")[0] for text in (row.before, row.after))) for row in rows]
-    return [f"forgetting   {row.title} {row.text} ({was} before, {now} after)" for row, was, now in values]
+    return [
+        f"forgetting   {row.title} {row.text} ({_value(row.before)} before, {_value(row.after)} after)"
+        for row in rows
+    ]
+
+
+def _value(text: str) -> str:
+    """A value without its interval."""
+    return text.partition(" (")[0]

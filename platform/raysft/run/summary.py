@@ -125,8 +125,8 @@ class RunReport:
         why = str(ended_by) if isinstance(ended_by, RaysftError) else redacted(repr(ended_by))
         try:
             self.write(status, "" if ended_by is None else why)
-        except (OSError, RaysftError) as error:
-            logger.warning("the run's report.html is not up to date: %s", error)
+        except Exception as error:  # whatever it is: a page is worth no run, and hides no other error
+            logger.warning("the run's report.html is not up to date: %s: %s", type(error).__name__, error)
 
 
 def forgetting(run: str, recipe: Recipe) -> list[Forgotten]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,8 @@ def test_a_page_that_cannot_be_written_ends_no_run(tmp_path: Path, caplog: pytes
     (page / "in the way").touch()
     report.keep()
     assert "report.html is not up to date" in caplog.text
+    strange = replace(report, certificate=3)  # type: ignore[arg-type]  # what no page expects
+    caplog.clear()
+    with pytest.raises(ModelError, match="the cause"), strange.kept():
+        raise ModelError("the cause")
+    assert "TypeError" in caplog.text

@@ -46,6 +46,13 @@ def check_method(recipe: Recipe) -> None:
             expected=", ".join(f"{name} (default {value:g})" for name, value in known.items()),
             fix="mend the name, or remove it",
         )
+    if isinstance(method, TunerMethod) and TUNERS[method.tuner].is_fp32_only and recipe.train.precision != "fp32":
+        raise RecipeError(
+            f"{TUNERS[method.tuner].title} is trained in fp32",
+            got=f"train.precision: {recipe.train.precision}",
+            expected="fp32: its frozen projections are held in it",
+            fix="set train.precision: fp32, or method.kind: lora",
+        )
     if method_of(recipe).is_four_bit(method):
         _check_four_bit(recipe)
     if isinstance(method, LoraMethod) and method.init == "eva" and recipe.data.mode == "stream":

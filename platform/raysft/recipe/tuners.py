@@ -29,6 +29,8 @@ class Tuner:
     peft_type: str
     fixed: Options
     """What peft is told besides."""
+    is_fp32_only: bool = False
+    """Do its projections stay in fp32, with which peft multiplies bf16 and fails?"""
     seed_option: str | None = None
     """What its config calls the seed of its random numbers that are not trained."""
 
@@ -46,7 +48,7 @@ TUNERS: dict[str, Tuner] = {
         lambda options, inputs, outputs: int(options["n_frequency"]),
         "FOURIERFT",
         {"init_weights": True},  # begins as nothing
-        "random_loc_seed",
+        seed_option="random_loc_seed",
     ),
     "hra": Tuner(
         "HRA",
@@ -87,7 +89,8 @@ TUNERS: dict[str, Tuner] = {
         lambda options, inputs, outputs: int(options["r"]) + outputs,
         "VERA",
         {"save_projection": True},
-        "projection_prng_key",
+        is_fp32_only=True,
+        seed_option="projection_prng_key",
     ),
 }
 """{method.tuner: what it is}."""

@@ -77,6 +77,8 @@ def test_numbers_and_names_that_do_not_fit_are_refused(base: Path) -> None:
     with pytest.raises(RecipeError, match="LoHa does not take") as caught:
         check_method(make_recipe(method={"kind": "tuner", "tuner": "loha", "options": {"rank": 4}}))
     assert "r (default 8)" in caught.value.expected
+    with pytest.raises(RecipeError, match="VeRA is trained in fp32"):
+        check_method(make_recipe(method={"kind": "tuner", "tuner": "vera"}, train={"precision": "bf16"}))
     source = {"source": str(base), "config": None, "tokenizer": None}
     for method, told in (
         ({"tuner": "loha", "target_modules": ["q_porj"]}, "q_porj"),

@@ -30,7 +30,7 @@ del os.environ["RAY_AUTH_TOKEN"]
 import marks  # noqa: E402
 
 NODES = ("n1", "n2", "n3")
-EVERY, EPOCHS, LIMIT_S = 10, 8, 240.0
+EVERY, EPOCHS, LIMIT_S = 20, 20, 240.0
 DRAIN_S = 15
 
 

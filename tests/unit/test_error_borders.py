@@ -110,13 +110,15 @@ def test_storage_that_stays_away_ends_a_run_as_what_it_is(tmp_path: Path) -> Non
     """Exit code 2, and the words of the storage; not that workers failed too often."""
     error = StorageError("cannot write s3://x", got="HTTP 500", expected="room", fix="see the bucket")
     write_failure(str(tmp_path), describe_failure(error, attempt=0, rank=1, step=4, certain=False))
-    ended = attempts._ended(str(tmp_path), WorkerGroupError("ranks", {1: RuntimeError("as Ray tells it")}), 0)
+    ended = attempts._ended(
+        str(tmp_path), WorkerGroupError("ranks", {1: RuntimeError("as Ray tells it")}), 0, workers=2
+    )
     outcome = attempts._given_up(str(tmp_path), ended, Stop("4 failures", "mend it"))
     assert (type(as_error("", outcome)), str(as_error("", outcome))) == (StorageError, str(error))
 
 
 def test_workers_that_keep_dying_are_the_platforms(tmp_path: Path) -> None:
-    ended = attempts._ended(str(tmp_path), WorkerGroupError("ranks", {1: RuntimeError("Read error")}), 0)
+    ended = attempts._ended(str(tmp_path), WorkerGroupError("ranks", {1: RuntimeError("Read error")}), 0, workers=2)
     outcome = attempts._given_up(str(tmp_path), ended, Stop("4 failures", "mend it"))
     error = as_error("", Outcome(**asdict(outcome)))
     assert (type(error), error.got, error.fix) == (errors.TrainingError, "4 failures", "mend it")

@@ -75,10 +75,10 @@ def test_a_save_that_failed_too_long_is_no_error_of_the_code(tmp_path: Path) -> 
     error = StorageError("cannot write s3://x", got="HTTP 500", expected="", fix="")
     record = describe_failure(error, attempt=0, rank=1, step=4, certain=False)
     write_failure(str(tmp_path), record)
-    ended = attempts._ended(str(tmp_path), ValueError("as Ray tells it"), 0)
+    ended = attempts._ended(str(tmp_path), ValueError("as Ray tells it"), 0, workers=2)
     assert ended.kind == "controller", "Ray's own words decide what ended it"
     told = WorkerGroupError("a rank", {1: RuntimeError("as Ray tells it")})
-    assert attempts._ended(str(tmp_path), told, 0).kind == "no_storage"
+    assert attempts._ended(str(tmp_path), told, 0, workers=2).kind == "no_storage"
 
 
 def test_an_error_that_raysft_names_explains_the_peers_that_were_lost(tmp_path: Path) -> None:
@@ -86,10 +86,10 @@ def test_an_error_that_raysft_names_explains_the_peers_that_were_lost(tmp_path: 
     lost = RuntimeError("Connection closed by peer [127.0.0.1]:4711")
     ends = WorkerGroupError("ranks", {0: lost})
     write_failure(str(tmp_path), describe_failure(lost, attempt=0, rank=0, step=4, certain=False))
-    assert attempts._ended(str(tmp_path), ends, 0).kind == "worker"
+    assert attempts._ended(str(tmp_path), ends, 0, workers=2).kind == "worker"
     error = DataError("the files have changed", got="x", expected="y", fix="z")
     write_failure(str(tmp_path), describe_failure(error, attempt=0, rank=1, step=4, certain=False))
-    ended = attempts._ended(str(tmp_path), ends, 0)
+    ended = attempts._ended(str(tmp_path), ends, 0, workers=2)
     assert (ended.kind, ended.what, ended.certain) == ("code", "the files have changed", True)
 
 
@@ -102,7 +102,7 @@ def test_an_allocation_that_fails_in_mid_run_is_a_lack_of_memory(tmp_path: Path,
     for rank, found in ((0, lost), (1, error)):
         write_failure(str(tmp_path), describe_failure(found, attempt=0, rank=rank, step=4, certain=False))
     for ends in (WorkerGroupError("ranks", {0: lost}), WorkerGroupError("ranks", {1: error})):
-        ended = attempts._ended(str(tmp_path), ends, 3)
+        ended = attempts._ended(str(tmp_path), ends, 3, workers=2)
         assert ended.kind == "memory"
         assert "rank 1, after step 4" in ended.what
     assert decide([ended], Limits(3, may_halve=True)) == Retry(smaller_micro_batch=True)
@@ -146,7 +146,7 @@ def test_broken_hardware_names_its_node_and_is_tried_elsewhere(tmp_path: Path, t
         record = describe_failure(error, attempt=0, rank=rank, step=4, certain=True, node=node)
         write_failure(str(tmp_path), record)
     for end in (WorkerGroupError("ranks", {0: lost}), Outcome(status="failed", step=0, reason="set-up")):
-        ended = attempts._ended(str(tmp_path), end, 0)
+        ended = attempts._ended(str(tmp_path), end, 0, workers=2)
         assert (ended.kind, ended.node, ended.certain) == ("hardware", "bb" * 28, False)
         assert "rank 1, after step 4, on node bbbbbbbbbbbb: RuntimeError" in ended.what
     assert attempts._is_gone_on_with(str(tmp_path), Outcome(status="failed", step=0, reason="set-up"))
@@ -160,7 +160,10 @@ def test_what_the_code_may_have_done_is_no_hardware(tmp_path: Path, text: str) -
     record = describe_failure(RuntimeError(text), attempt=0, rank=0, step=4, certain=False, node="aa")
     assert not record.hardware
     write_failure(str(tmp_path), record)
-    assert attempts._ended(str(tmp_path), WorkerGroupError("a rank", {0: RuntimeError(text)}), 0).kind == "code"
+    assert (
+        attempts._ended(str(tmp_path), WorkerGroupError("a rank", {0: RuntimeError(text)}), 0, workers=2).kind
+        == "code"
+    )
     assert not attempts._is_gone_on_with(str(tmp_path), Outcome(status="failed", step=0, reason="set-up"))
 
 
@@ -180,6 +183,6 @@ def test_nodes_stay_out_for_the_life_of_a_run(tmp_path: Path) -> None:
 def test_a_start_that_fails_after_a_broken_node_is_not_told_as_hardware_again(tmp_path: Path) -> None:
     error = RuntimeError(BROKEN[0])
     write_failure(str(tmp_path), describe_failure(error, attempt=0, rank=0, step=4, certain=False, node="bb"))
-    assert attempts._ended(str(tmp_path), ValueError("as Ray tells it"), 0).kind == "hardware"
+    assert attempts._ended(str(tmp_path), ValueError("as Ray tells it"), 0, workers=2).kind == "hardware"
     record(str(tmp_path), "hardware", "told", attempt=0, step=4, detected_after_s=None, facts={"node": "bb"})
-    assert attempts._ended(str(tmp_path), ValueError("as Ray tells it"), 0).kind == "controller"
+    assert attempts._ended(str(tmp_path), ValueError("as Ray tells it"), 0, workers=2).kind == "controller"

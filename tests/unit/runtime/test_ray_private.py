@@ -60,10 +60,13 @@ def test_a_name_that_is_gone_is_noticed() -> None:
         resolved("ray._private.worker._no_such_node")
 
 
+DASHBOARD = ("reporter", "job", "platform_events")
+
+
 @pytest.fixture(scope="module")
 def sources() -> str:
     """Ray's Python that reads variables, as one text."""
-    folders = ("_private", "_common", "train", "tune", "air", "dashboard/modules/reporter", "dashboard/modules/job")
+    folders = ("_private", "_common", "train", "tune", "air", *(f"dashboard/modules/{name}" for name in DASHBOARD))
     return "\n".join(path.read_text(encoding="utf-8") for f in folders for path in (RAY / f).rglob("*.py"))
 
 

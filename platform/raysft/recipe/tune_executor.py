@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from raysft.errors import RecipeError
-from raysft.recipe.objective_traits import head_of
 from raysft.recipe.schema import Recipe
 from raysft.recipe.traits import METHODS, method_of
 from raysft.recipe.tune import TuneSection
@@ -36,7 +35,6 @@ def obstacles(recipe: Recipe, tune: TuneSection) -> list[str]:
             ("shared_base" not in method.allows, f"method.kind: {recipe.method.kind} ({alone})"),
             (method.is_four_bit(recipe.method), "method.base_precision: nf4"),
             (start, f"method.init ({start}: each trial's own, computed by a task)"),
-            (head_of(recipe), f"objective: {recipe.objective.kind} (a head for each trial)"),
             (recipe.train.embedding_noise, "train.embedding_noise (a pass would draw for all trials at once)"),
             (moved, f"{', '.join(moved)} in tune.space (trials would need other base models or other data)"),
             (

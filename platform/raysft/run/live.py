@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from raysft import storage
 from raysft.errors import RaysftError, UserError
@@ -101,11 +101,11 @@ class LiveView:
             kept = self._kept.get(what)
             is_slow = kept is not None and kept.took_s > AT_ONCE_S
             if kept is not None and (time.monotonic() < kept.until or (is_slow and what in self._aside)):
-                return kept.value  # type: ignore[no-any-return]  # made by the same read()
+                return cast(T, kept.value)  # made by the same read()
             if kept is not None and is_slow:
                 self._aside.add(what)
                 threading.Thread(target=self._read, args=(what, read), daemon=True).start()
-                return kept.value  # type: ignore[no-any-return]
+                return cast(T, kept.value)
         return self._read(what, read)
 
     def _read(self, what: str, read: Callable[[], T]) -> T:

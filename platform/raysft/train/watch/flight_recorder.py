@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch._C._distributed_c10d import _dump_fr_trace_json  # type: ignore[attr-defined]  # its stub lacks it
+from torch._C import _distributed_c10d
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Missing:
 
 def dump() -> bytes:
     """What this process has recorded, as JSON; empty collectives where the recorder is off."""
-    return bytes(_dump_fr_trace_json(True, False))
+    recorder: Any = _distributed_c10d  # whose stub lacks the name
+    return bytes(recorder._dump_fr_trace_json(True, False))
 
 
 def missing(traces: Mapping[int, bytes], num_ranks: int) -> Missing | None:

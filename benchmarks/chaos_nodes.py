@@ -53,15 +53,15 @@ HEALTH = {
 HEAD, NODES = "10.77.0.1", {"w1": "10.77.0.11", "w2": "10.77.0.12"}
 
 
-def recipe(directory: Path, name: str, **changes: object) -> Recipe:
+def recipe(directory: Path, name: str, *, epochs: int = 6, every: int = EVERY, **changes: object) -> Recipe:
     return make_recipe(
         directory,
         count=900,
         name=name,
-        checkpoint__every_steps=EVERY,
+        checkpoint__every_steps=every,
         checkpoint__keep_last=3,
         method={"kind": "lora", "rank": 4, "dropout": 0.0},
-        train__epochs=6,
+        train__epochs=epochs,
         export__merged=False,
         **changes,
     )

@@ -63,16 +63,7 @@ def up() -> None:
 
 
 def train(directory: Path, name: str) -> subprocess.Popen[str]:
-    wanted = chaos_nodes.make_recipe(
-        directory,
-        count=900,
-        name=name,
-        checkpoint__every_steps=EVERY,
-        checkpoint__keep_last=3,
-        method={"kind": "lora", "rank": 4, "dropout": 0.0},
-        train__epochs=EPOCHS,
-        export__merged=False,
-    )
+    wanted = chaos_nodes.recipe(directory, name, epochs=EPOCHS, every=EVERY)
     return chaos_nodes.start(wanted, directory, **environment())
 
 

@@ -39,6 +39,30 @@ NETWORK = {"method__projection": True, "method__hidden_size": 24}
 LSTM = {"method__encoder": "lstm", "method__dropout": 0.3}
 DECAY, LEARNING_RATE = 0.1, 3e-3
 
+
+Curve = tuple[list[float], list[float]]
+"""(losses, gradient norms) of each step."""
+
+
+def follows(found: dict[str, Any], curve: Curve) -> None:
+    """Is a cell's curve that one?"""
+    losses, norms = curve
+    assert furthest(found["losses"], losses) < TOLERANCE
+    assert furthest(found["norms"], norms) < TOLERANCE
+
+
+def resumes(
+    bench: Bench, run: Path, whole: dict[str, Any], steps: tuple[int, int, int], cell: dict[str, Any]
+) -> None:
+    """Is a cell that commits at a step and goes on from there the whole one, to the bit? steps: (workers, that step,
+    the last)."""
+    workers, first, last = steps
+    before = bench.cell(workers, until=first, save=True, run=str(run), **cell)[0]
+    after = bench.cell(workers, until=last, run=str(run), **cell)[0]
+    assert before["losses"] + after["losses"] == whole["losses"]
+    assert after["weights"] == whole["weights"]
+
+
 TARGETS = {"method__target_modules": ["q_proj", "v_proj"]}
 
 ADAPTERS: dict[str, tuple[dict[str, Any], Callable[[], PeftConfig], float]] = {
@@ -127,7 +151,7 @@ def test_every_adapter_is_here() -> None:
 
 
 @pytest.fixture(scope="module")
-def alone(bench: Bench) -> dict[str, tuple[list[float], list[float]]]:
+def alone(bench: Bench) -> dict[str, Curve]:
     """(losses, norms) by peft alone, on the samples of each step."""
     return {kind: by_peft(bench, kind) for kind in ADAPTERS}
 
@@ -184,16 +208,12 @@ def orthogonality(adapted: nn.Module) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", ADAPTERS)
 @pytest.mark.parametrize("split", cells(*SPLITS, often=("ZeRO 0", "ZeRO 3, micro-batch 2", "pipeline")))
-def test_an_adapter_equals_peft_alone(
-    bench: Bench, alone: dict[str, tuple[list[float], list[float]]], kind: str, split: str
-) -> None:
+def test_an_adapter_equals_peft_alone(bench: Bench, alone: dict[str, Curve], kind: str, split: str) -> None:
     workers, changes = SPLITS[split]
     if split in ("pipeline", "tensor", "sequence") and split not in METHODS[kind].allows:
         pytest.skip("the matrix refuses it")
     found = bench.cell(workers, until=UNTIL, **ADAPTERS[kind][0], **changes)[0]
-    losses, norms = alone[kind]
-    assert furthest(found["losses"], losses) < TOLERANCE
-    assert furthest(found["norms"], norms) < TOLERANCE
+    follows(found, alone[kind])
 
 
 @pytest.mark.parametrize(
@@ -215,14 +235,11 @@ def test_adapters_resume_bit_identically(bench: Bench, tmp_path: Path, kind: str
     """Scores and ranks of AdaLoRA too: step 4 takes ranks by what was scored before the cut at step 3."""
     cell = {**ADAPTERS[kind][0], "train__micro_batch_rows": 2, **changes}
     whole = bench.cell(2, until=UNTIL, **cell)[0]
-    first = bench.cell(2, until=3, save=True, run=str(tmp_path), **cell)[0]
-    second = bench.cell(2, until=UNTIL, run=str(tmp_path), **cell)[0]
-    assert first["losses"] + second["losses"] == whole["losses"]
-    assert second["weights"] == whole["weights"]
+    resumes(bench, tmp_path, whole, (2, 3, UNTIL), cell)
 
 
 @pytest.fixture(scope="module")
-def begun_alone(bench: Bench) -> dict[str, tuple[list[float], list[float]]]:
+def begun_alone(bench: Bench) -> dict[str, Curve]:
     """(losses, norms) of LoRA that peft alone begins: it puts the rest of a weight into the layer."""
     found = {}
     for init in BEGINNINGS:
@@ -260,13 +277,11 @@ def largest_inputs(bench: Bench, model: Any) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("init", BEGINNINGS)
 @pytest.mark.parametrize("split", cells(*SPLITS, often=("ZeRO 3, micro-batch 2", "tensor")))
 def test_a_computed_beginning_equals_pefts(
-    bench: Bench, begun_alone: dict[str, tuple[list[float], list[float]]], init: str, split: str
+    bench: Bench, begun_alone: dict[str, Curve], init: str, split: str
 ) -> None:
     workers, changes = SPLITS[split]
     found = bench.cell(workers, until=UNTIL, **LORA, method__init=init, **changes)[0]
-    losses, norms = begun_alone[init]
-    assert furthest(found["losses"], losses) < TOLERANCE
-    assert furthest(found["norms"], norms) < TOLERANCE
+    follows(found, begun_alone[init])
 
 
 @pytest.mark.parametrize(
@@ -285,10 +300,7 @@ def test_computed_beginnings_resume_bit_identically(
     """What is taken away from the base comes from the commit: with another seed of it nothing would fit."""
     cell = {**LORA, "method__init": init, "train__micro_batch_rows": 2, **changes}
     whole = bench.cell(2, until=4, **cell)[0]
-    first = bench.cell(2, until=2, save=True, run=str(tmp_path), **cell)[0]
-    second = bench.cell(2, until=4, run=str(tmp_path), **cell)[0]
-    assert first["losses"] + second["losses"] == whole["losses"]
-    assert second["weights"] == whole["weights"]
+    resumes(bench, tmp_path, whole, (2, 2, 4), cell)
 
 
 @pytest.mark.parametrize(
@@ -309,12 +321,8 @@ def test_further_adapters_equal_peft_alone_and_resume(bench: Bench, tmp_path: Pa
     named = {"method__kind": "tuner", "method__tuner": tuner, "method__options": options, **TARGETS}
     cell = {**named, **changes}
     found = bench.cell(workers, until=UNTIL, **cell)[0]
-    assert furthest(found["losses"], losses) < TOLERANCE
-    assert furthest(found["norms"], norms) < TOLERANCE
-    first = bench.cell(workers, until=3, save=True, run=str(tmp_path), **cell)[0]
-    second = bench.cell(workers, until=UNTIL, run=str(tmp_path), **cell)[0]
-    assert first["losses"] + second["losses"] == found["losses"]
-    assert second["weights"] == found["weights"]
+    follows(found, (losses, norms))
+    resumes(bench, tmp_path, found, (workers, 3, UNTIL), cell)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
@@ -331,12 +339,8 @@ def test_a_base_in_four_bits_equals_peft_on_its_numbers_and_resumes(bench: Bench
     workers, changes = SPLITS[split]
     cell = {**LORA, "method__base_precision": "nf4", **changes}
     found = bench.cell(workers, until=UNTIL, **cell)[0]
-    assert furthest(found["losses"], losses) < TOLERANCE
-    assert furthest(found["norms"], norms) < TOLERANCE
-    first = bench.cell(workers, until=3, save=True, run=str(tmp_path), **cell)[0]
-    second = bench.cell(workers, until=UNTIL, run=str(tmp_path), **cell)[0]
-    assert first["losses"] + second["losses"] == found["losses"]
-    assert second["weights"] == found["weights"]
+    follows(found, (losses, norms))
+    resumes(bench, tmp_path, found, (workers, 3, UNTIL), cell)
 
 
 @pytest.mark.parametrize(
@@ -354,18 +358,14 @@ def test_lora_plus_equals_pefts_own_optimizer(bench: Bench, split: str) -> None:
     losses, norms = bare_loop(bench, adapted, decay, "lora", plus)
     workers, changes = SPLITS[split]
     found = bench.cell(workers, until=UNTIL, **fields, method__b_learning_rate_ratio=4.0, **changes)[0]
-    assert furthest(found["losses"], losses) < TOLERANCE
-    assert furthest(found["norms"], norms) < TOLERANCE
+    follows(found, (losses, norms))
 
 
 @pytest.mark.parametrize("zero", cells(1, 3, often=(3,)))
 def test_noise_on_embeddings_resumes_bit_identically(bench: Bench, tmp_path: Path, zero: int) -> None:
     cell = {"train__embedding_noise": 5.0, "parallel__zero": zero, "train__micro_batch_rows": 2}
     whole = bench.cell(2, until=4, **cell)[0]
-    first = bench.cell(2, until=2, save=True, run=str(tmp_path), **cell)[0]
-    second = bench.cell(2, until=4, run=str(tmp_path), **cell)[0]
-    assert first["losses"] + second["losses"] == whole["losses"]
-    assert second["weights"] == whole["weights"]
+    resumes(bench, tmp_path, whole, (2, 2, 4), cell)
     assert furthest(whole["losses"], bench.base["losses"][:4]) > 1e-4
 
 
@@ -383,12 +383,8 @@ def test_freezing_equals_a_bare_loop_and_resumes(bench: Bench, tmp_path: Path, s
     losses, norms = bare_loop(bench, model, DECAY, "freeze")
     workers, changes = SPLITS[split]
     found = bench.cell(workers, until=UNTIL, **FREEZE, **changes)[0]
-    assert furthest(found["losses"], losses) < TOLERANCE
-    assert furthest(found["norms"], norms) < TOLERANCE
-    first = bench.cell(workers, until=3, save=True, run=str(tmp_path), **FREEZE, **changes)[0]
-    second = bench.cell(workers, until=UNTIL, run=str(tmp_path), **FREEZE, **changes)[0]
-    assert first["losses"] + second["losses"] == found["losses"]
-    assert second["weights"] == found["weights"]
+    follows(found, (losses, norms))
+    resumes(bench, tmp_path, found, (workers, 3, UNTIL), FREEZE | changes)
 
 
 @pytest.mark.full
@@ -396,15 +392,12 @@ def test_sizes_that_the_ranks_do_not_divide_resume_too(bench: Bench, tmp_path: P
     """ZeRO 3 on three ranks: the last partition of a scale reaches past its end."""
     cell = {**ADAPTERS["ia3"][0], "parallel__zero": 3, "train__rows_per_step": 9}
     whole = bench.cell(3, until=4, **cell)[0]
-    first = bench.cell(3, until=2, save=True, run=str(tmp_path), **cell)[0]
-    second = bench.cell(3, until=4, run=str(tmp_path), **cell)[0]
-    assert first["losses"] + second["losses"] == whole["losses"]
-    assert second["weights"] == whole["weights"]
+    resumes(bench, tmp_path, whole, (3, 2, 4), cell)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
-def test_adalora_in_bf16(bench: Bench, alone: dict[str, tuple[list[float], list[float]]], zero: int) -> None:
+def test_adalora_in_bf16(bench: Bench, alone: dict[str, Curve], zero: int) -> None:
     """Follows fp32: every optimizer of DeepSpeed keeps gradients elsewhere, and the penalty must reach each."""
     cell = {**ADAPTERS["adalora"][0], "parallel__zero": zero, "train__precision": "bf16"}
     found = bench.cell(2, until=UNTIL, **cell)[0]

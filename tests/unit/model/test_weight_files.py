@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from exports import FACTS
 from fakes import LLAMA, make_recipe, make_tokenizer
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
@@ -16,19 +18,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from raysft import storage
 from raysft.errors import StorageError
 from raysft.model import export as module
-from raysft.model.card import CardFacts
 from raysft.model.export import export_run, export_share
 
-FACTS = CardFacts(
-    steps=7,
-    train_samples=40,
-    train_tokens=5000,
-    train_target_tokens=1234,
-    fingerprints={"data": "d" * 16, "mathematics": "m" * 16, "execution": "e" * 16},
-    before={},
-    after={},
-)
-LATER = CardFacts(**{**FACTS.__dict__, "steps": 8})
+LATER = replace(FACTS, steps=8)
 
 
 class Asked(dict[str, torch.Tensor]):

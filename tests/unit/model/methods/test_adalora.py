@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from exports import FACTS, IDS, logits
 from fakes import make_recipe, make_tokenizer
 from families import LLAMA
 from peft import PeftModel
@@ -17,7 +18,6 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from raysft.errors import ModelError, RecipeError
-from raysft.model.card import CardFacts
 from raysft.model.export import export_run
 from raysft.model.load import load_model
 from raysft.model.methods import apply_method, step_acts
@@ -28,9 +28,6 @@ from raysft.recipe.compatibility import cell_of, verdict
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.method import AdaloraMethod
 from raysft.recipe.traits import method_of
-
-FACTS = CardFacts(3, 10, 100, 50, {"data": "d", "mathematics": "m"}, {}, {})
-IDS = torch.arange(20).reshape(2, 10)
 
 
 class Plain:
@@ -75,12 +72,6 @@ def acts_of(module: nn.Module, recipe: Recipe, total_steps: int) -> RankAllocati
     acts = step_acts(module, recipe, total_steps)
     assert isinstance(acts, RankAllocation)
     return acts
-
-
-def logits(model: nn.Module) -> Tensor:
-    with torch.no_grad():
-        found: Tensor = model.eval()(input_ids=IDS).logits.float()
-    return found
 
 
 def test_it_begins_as_the_base_and_the_planner_knows_its_size(base: Path) -> None:

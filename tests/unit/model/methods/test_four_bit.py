@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from exports import FACTS, IDS, logits, write_base
 from fakes import make_recipe, make_tokenizer
 from families import LLAMA
 from peft import PeftModel
-from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from torch import nn
+from transformers import AutoModelForCausalLM
 
 from raysft.errors import ModelError, RecipeError
-from raysft.model.card import CardFacts
 from raysft.model.export import export_run
 from raysft.model.load import load_model
 from raysft.model.methods import apply_method, base_model, check_four_bit, hold_in_four_bits
@@ -27,8 +27,6 @@ from raysft.recipe.facts import ModelShape
 from raysft.recipe.model_checks import check_method
 from raysft.recipe.schema import Recipe
 
-IDS = torch.arange(20).reshape(2, 10)
-FACTS = CardFacts(3, 10, 100, 50, {"data": "d", "mathematics": "m"}, {}, {})
 needs_package = pytest.mark.skipif(
     importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes (the extra qlora) is not installed"
 )
@@ -44,16 +42,7 @@ def recipe_of(base: Path, **fields: Any) -> Recipe:
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
-    torch.manual_seed(3)
-    config = AutoConfig.for_model(**LLAMA, vocab_size=264, initializer_range=0.2, pad_token_id=0)
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "base")
-    return tmp_path / "base"
-
-
-def logits(model: nn.Module) -> Tensor:
-    with torch.no_grad():
-        found: Tensor = model.eval()(input_ids=IDS).logits.float()
-    return found
+    return write_base(tmp_path, LLAMA)
 
 
 @needs_package

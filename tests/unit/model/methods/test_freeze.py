@@ -7,18 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from exports import FACTS
 from fakes import make_recipe, make_tokenizer
 from families import GPT2, LLAMA, TIED
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from raysft.errors import ModelError
-from raysft.model.card import CardFacts
 from raysft.model.export import export_run
 from raysft.model.load import load_model
 from raysft.model.methods import apply_method
 from raysft.model.trained import trained_parameters
-
-FACTS = CardFacts(3, 10, 100, 50, {"data": "d", "mathematics": "m"}, {}, {})
 
 
 def trained_by(fields: dict[str, Any], **method: Any) -> set[str]:

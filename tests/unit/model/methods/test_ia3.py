@@ -7,15 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from exports import FACTS, logits
 from fakes import make_recipe, make_tokenizer
 from families import GPT2, LLAMA, TIED
 from peft import PeftModel
-from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from raysft.engine.parameters import undecayed
 from raysft.errors import ModelError
-from raysft.model.card import CardFacts
 from raysft.model.export import export_run
 from raysft.model.load import load_model
 from raysft.model.methods import apply_method
@@ -24,8 +23,6 @@ from raysft.recipe.compatibility import cell_of, verdict
 from raysft.recipe.schema import Recipe
 from raysft.recipe.traits import METHODS, method_of
 
-FACTS = CardFacts(3, 10, 100, 50, {"data": "d", "mathematics": "m"}, {}, {})
-IDS = torch.arange(20).reshape(2, 10)
 FAMILIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "llama": (LLAMA, {}),
     "qwen3, tied": (TIED, {}),
@@ -47,12 +44,6 @@ def recipe(request: pytest.FixtureRequest, tmp_path: Path) -> Recipe:
     config = AutoConfig.for_model(**fields, vocab_size=264, initializer_range=0.2, pad_token_id=0)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "base")
     return recipe_of(tmp_path / "base", **method)
-
-
-def logits(model: nn.Module) -> Tensor:
-    with torch.no_grad():
-        found: Tensor = model.eval()(input_ids=IDS).logits.float()
-    return found
 
 
 def test_scales_begin_at_one_do_not_decay_and_are_all_that_is_trained(recipe: Recipe) -> None:

@@ -7,16 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from exports import FACTS, logits
 from fakes import LLAMA, make_recipe, make_tokenizer
 from families import tiny_fields
 from models import local
 from peft import PeftModel
 from safetensors.torch import load_file
-from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from raysft.errors import ModelError
-from raysft.model.card import CardFacts
 from raysft.model.export import export_run
 from raysft.model.load import load_model
 from raysft.model.methods import adapted_layers, apply_method, is_adapted, merge
@@ -106,13 +105,6 @@ def test_names_of_places_and_of_experts_in_their_older_form(
 
 
 DORA = {"kind": "dora", "rank": 4, "rslora": True, "target_modules": ["q_proj", "down_proj"]}
-IDS = torch.arange(20).reshape(2, 10)
-
-
-def logits(model: nn.Module) -> torch.Tensor:
-    with torch.no_grad():
-        found: torch.Tensor = model.eval()(input_ids=IDS).logits.float()
-    return found
 
 
 def test_dora_begins_as_the_base_and_the_planner_knows_its_size(directory: Path) -> None:
@@ -138,8 +130,7 @@ def test_an_export_of_dora_computes_what_was_trained(tmp_path: Path) -> None:
                 parameter.add_(0.2 * torch.randn_like(parameter))
     expected = logits(module)
     weights = [(name, p.detach().clone()) for name, p in module.named_parameters() if p.requires_grad]
-    facts = CardFacts(3, 10, 100, 50, {"data": "d", "mathematics": "m"}, {}, {})
-    adapter, merged = export_run(recipe, iter(weights), make_tokenizer(), out=str(tmp_path / "e"), card=facts)
+    adapter, merged = export_run(recipe, iter(weights), make_tokenizer(), out=str(tmp_path / "e"), card=FACTS)
     plain = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
     assert not torch.allclose(logits(plain), expected, atol=1e-3)
     torch.testing.assert_close(logits(PeftModel.from_pretrained(plain, adapter)), expected, atol=1e-5, rtol=1e-4)

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from exports import FACTS, logits, write_base
 from fakes import make_recipe, make_tokenizer
 from families import GPT2, LLAMA
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from torch import nn
+from transformers import AutoModelForCausalLM
 
 from raysft.errors import ModelError, RecipeError
-from raysft.model.card import CardFacts
 from raysft.model.export import export_run
 from raysft.model.load import load_model
 from raysft.model.methods import apply_method, kept_parameters, set_start, start_tensors
@@ -23,8 +23,6 @@ from raysft.recipe.model_checks import check_method
 from raysft.recipe.schema import Recipe
 from raysft.recipe.traits import method_of
 
-FACTS = CardFacts(3, 10, 100, 50, {"data": "d", "mathematics": "m"}, {}, {})
-IDS = torch.arange(20).reshape(2, 10)
 FAMILIES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "llama": (LLAMA, ["all-linear"]),
     "gpt2": (GPT2, ["c_attn", "mlp.c_proj"]),
@@ -36,19 +34,6 @@ def recipe_of(base: Path, targets: list[str], **method: Any) -> Recipe:
         model={"source": str(base), "config": None, "tokenizer": None},
         method={"kind": "lora", "rank": 4, "alpha": 8.0, "target_modules": targets, **method},
     )
-
-
-def base_of(fields: dict[str, Any], directory: Path) -> Path:
-    torch.manual_seed(3)
-    config = AutoConfig.for_model(**fields, vocab_size=264, initializer_range=0.2, pad_token_id=0)
-    AutoModelForCausalLM.from_config(config).save_pretrained(directory / "base")
-    return directory / "base"
-
-
-def logits(model: nn.Module) -> Tensor:
-    with torch.no_grad():
-        found: Tensor = model.eval()(input_ids=IDS).logits.float()
-    return found
 
 
 def begun(recipe: Recipe) -> nn.Module:
@@ -64,7 +49,7 @@ def test_an_export_computes_what_was_trained_and_peft_loads_it_on_the_untouched_
 ) -> None:
     fields, targets = FAMILIES[family]
     ranks = {"mlp.c_proj" if family == "gpt2" else "down_proj": 6}
-    recipe = recipe_of(base_of(fields, tmp_path), targets, init=init, rslora=rslora, ranks=ranks)
+    recipe = recipe_of(write_base(tmp_path, fields), targets, init=init, rslora=rslora, ranks=ranks)
     assert any(line.startswith("trained") for line in rehearse(recipe, make_tokenizer()))
     plain = AutoModelForCausalLM.from_pretrained(recipe.model.source, dtype=torch.float32)
     module = begun(recipe)
@@ -95,7 +80,7 @@ def test_an_export_computes_what_was_trained_and_peft_loads_it_on_the_untouched_
 
 
 def test_what_it_does_not_go_with_is_refused(tmp_path: Path) -> None:
-    recipe = recipe_of(base_of(LLAMA, tmp_path), ["embed_tokens"], init="pissa")
+    recipe = recipe_of(write_base(tmp_path, LLAMA), ["embed_tokens"], init="pissa")
     with pytest.raises(ModelError, match="weights of linear layers"):
         apply_method(load_model(recipe, vocab_size=264), recipe)
     recipe = recipe_of(tmp_path / "base", ["k_proj"], init="olora", rank=17)

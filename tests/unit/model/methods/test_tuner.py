@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from exports import FACTS, logits, write_base
 from fakes import make_recipe, make_tokenizer
 from families import LLAMA
 from peft import PeftModel
-from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from raysft.errors import ModelError, RecipeError
-from raysft.model.card import CardFacts
 from raysft.model.export import export_run
 from raysft.model.load import load_model
 from raysft.model.methods import apply_method
@@ -23,8 +22,6 @@ from raysft.recipe.model_checks import check_method
 from raysft.recipe.traits import method_of
 from raysft.recipe.tuners import TUNERS
 
-FACTS = CardFacts(3, 10, 100, 50, {"data": "d", "mathematics": "m"}, {}, {})
-IDS = torch.arange(20).reshape(2, 10)
 SMALL = {
     "fourierft": {"n_frequency": 40, "scaling": 20.0},
     "oft": {"oft_block_size": 4},
@@ -33,17 +30,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(3)
-    config = AutoConfig.for_model(**LLAMA, vocab_size=264, initializer_range=0.2, pad_token_id=0)
-    directory = tmp_path_factory.mktemp("base")
-    AutoModelForCausalLM.from_config(config).save_pretrained(directory)
-    return directory
-
-
-def logits(model: nn.Module) -> Tensor:
-    with torch.no_grad():
-        found: Tensor = model.eval()(input_ids=IDS).logits.float()
-    return found
+    return write_base(tmp_path_factory.mktemp("tuner"), LLAMA)
 
 
 @pytest.mark.parametrize("tuner", TUNERS)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from exports import FACTS
 from fakes import GEMMA2, make_recipe, make_tokenizer
 from families import COHERE, GPT2, LLAMA, NEOX, TIED, tiny_fields
 from objective_rows import row
@@ -22,7 +23,6 @@ from raysft.evaluate.exported import load_exported
 from raysft.evaluate.generation import TransformersGenerator
 from raysft.evaluate.sampling import Sampling
 from raysft.model.adapter_check import check_forward
-from raysft.model.card import CardFacts
 from raysft.model.export import export_run
 from raysft.model.facts import read_facts
 from raysft.model.fast.loss import output_head
@@ -42,7 +42,6 @@ from raysft.recipe.resolve import resolve
 from raysft.recipe.schema import Recipe
 from raysft.recipe.traits import METHODS, method_of
 
-FACTS = CardFacts(3, 10, 100, 50, {"data": "d", "mathematics": "m"}, {}, {})
 METHOD: dict[str, dict[str, Any]] = {
     "prompt": {"kind": "prompt", "virtual_tokens": 4},
     "p_tuning": {"kind": "p_tuning", "virtual_tokens": 3, "hidden_size": 12},

@@ -1,7 +1,8 @@
 """What becomes of a sample that is longer than a row: refused, split into windows, or cut turn by turn. Pure.
 
-A cut takes only from the texts of turns: headers, ends of turns and special tokens stay whole. In this order, as far
-as need be: what follows the last trained token; from the first turn on, whole turns and the beginning of the next one
+A cut takes only from the texts of turns: headers, ends of turns and special tokens stay whole, up to the last trained
+token. In this order, as far as need be: what follows that token, from the end, wherever it then ends (nothing that is
+trained sees it); from the first turn on, whole turns and the beginning of the next one
 of the same role; texts of the prompt's other turns from their beginnings; the system text from its end; the end of
 the last answer. So the system turn stays if it can, and an answer is cut when nothing else is left.
 """

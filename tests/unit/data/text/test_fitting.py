@@ -6,7 +6,7 @@ import re
 from collections import Counter
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from raysft.data.records import Conversation, Message, Refusal
@@ -151,6 +151,7 @@ def test_split_trains_every_target_once(tokenizers, turns, limit, muted, plain):
 
 @settings(max_examples=25, deadline=None)
 @given(turns=turns, limit=st.integers(8, 60))
+@example(turns=["", "alpha", "", ""], limit=12)
 def test_truncate_loses_no_more_than_it_must(tokenizers, turns, limit):
     tokenizer = tokenizers["chatml"]
     conversation = talk(*turns[: len(turns) // 2 * 2])
@@ -163,6 +164,7 @@ def test_truncate_loses_no_more_than_it_must(tokenizers, turns, limit):
     assert len(part.input_ids) <= limit
     assert part.truncated is (len(whole.input_ids) > limit)
     assert np.any(part.target)
-    text = decoded(part, tokenizer)
+    end = int(np.flatnonzero(part.target)[-1]) + 1  # what follows ends anywhere: nothing that is trained sees it
+    text = decoded(part._replace(input_ids=part.input_ids[:end]), tokenizer)
     frames = re.sub(r"\A<\|im_start\|>user\n|<\|im_end\|>\n<\|im_start\|>(user|assistant)\n", "", text)
     assert "<|im_start|>" not in frames, "headers are whole"

@@ -2,9 +2,9 @@
 
 A cut takes only from the texts of turns: headers, ends of turns and special tokens stay whole, up to the last trained
 token. In this order, as far as need be: what follows that token, from the end, wherever it then ends (nothing that is
-trained sees it); from the first turn on, whole turns and the beginning of the next one
-of the same role; texts of the prompt's other turns from their beginnings; the system text from its end; the end of
-the last answer. So the system turn stays if it can, and an answer is cut when nothing else is left.
+trained sees it); from the first turn on, whole turns and the beginning of the next one of the same role; texts of the
+prompt's other turns from their beginnings; the system text from its end; the end of the last answer. So the system
+turn stays if it can, and an answer is cut when nothing else is left.
 """
 
 from __future__ import annotations

@@ -144,7 +144,7 @@ def run_training(recipe: Recipe, *, profile_steps: int = 0) -> RunResult:
 
 def _trained(
     plan: _Plan, profile_steps: int, driver: Driver
-) -> tuple[dict[str, Any] | None, dict[str, Any] | None, Any]:
+) -> tuple[dict[str, Any] | None, dict[str, Any] | None, list[str]]:
     """What was measured before and after training, and the exports."""
     of = Evaluated(plan.run, plan.recipe, plan.prepared, plan.fingerprints)
     training = partial(_train, plan, profile_steps, driver)

@@ -22,9 +22,8 @@ from raysft.train.watch import flight_recorder
 
 HUNG_EXIT_CODE = 70
 """EX_SOFTWARE of sysexits.h: no library ends a worker with it."""
-OTHERS_S = 10.0
-"""How long a rank that hangs waits for what the others leave. Their last beats are not of the same moment, and on a
-busy node it takes seconds to write down where threads stand."""
+OTHERS_S = 2.0
+"""How long a rank that hangs waits for what the others leave. Their last beats are not of the same moment."""
 
 
 class Watchdog:

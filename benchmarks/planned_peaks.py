@@ -3,16 +3,18 @@
     python benchmarks/planned_peaks.py [--layers 12] [--hidden 512] [--tokens 64] [--folder DIR] [--only NAME]
                                        [--kept]
 
-Ranks on gloo, no Ray, a Llama in bf16 files. Measured is the highest resident set of the fuller rank over that after
-the imports; predicted are the planner's parameters (load), its total without the copy of a save (step), and all of it
-(save: a step after the first commit). MiB. The C library is told to give freed blocks back; with --kept it keeps them
-for the next ones, as it does in a run: what that costs is no tensor, and the planner knows nothing of it.
+Ranks on gloo, no Ray, a Llama in bf16 files, each row in processes of its own. Measured is the highest resident set
+of the fuller rank over that after the imports; predicted are the planner's parameters (load), its total without the
+copy of a save (step), and all of it (save: a step after the first commit). MiB. The C library is told to give freed
+blocks back; with --kept it keeps them for the next ones, as it does in a run: what that costs is no tensor, and the
+planner knows nothing of it.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import importlib
 import os
 import sys
 import tempfile
@@ -33,31 +35,38 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
     ("ZeRO 2, full, bf16", {"parallel": {"zero": 2}, **BF16}),
 ]
 WHAT = ("load", "step", "save")
+IMPORTED = (
+    "deepspeed.pipe",
+    "deepspeed.runtime.bf16_optimizer",
+    "deepspeed.runtime.zero.stage3",
+    "deepspeed.runtime.zero.stage_1_and_2",
+    "peft",
+    "torch._inductor.compile_fx",  # torch's compiler, which DeepSpeed imports for bf16: 58 MiB
+)
+"""What is otherwise imported on the way; modules are no tensors."""
 GIVEN_BACK = {"MALLOC_MMAP_THRESHOLD_": str(2**18)}
 
 
-def one_rank(folder: str, only: str, tokens: int) -> None:
-    """All rows, one after another; rank 0 prints the most of any rank."""
-    import peft  # noqa: F401
+def one_rank(folder: str, number: int, tokens: int) -> None:
+    """One row; rank 0 prints the most of any rank."""
     import torch
-    import torch._inductor.compile_fx  # torch's compiler, which DeepSpeed imports for bf16: 58 MiB
     import torch.distributed as dist
 
+    for module in IMPORTED:
+        importlib.import_module(module)
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     torch.optim.AdamW([torch.zeros(1)])  # imports what torch puts off until then
-    for number, (name, fields) in enumerate(ROWS):
-        if only not in name:
-            continue
-        measured_here, planned = one_row(folder, number, fields, tokens)
-        most = torch.tensor([measured_here[what] for what in WHAT], dtype=torch.float64)
-        dist.all_reduce(most, op=dist.ReduceOp.MAX)
-        cells = "".join(
-            f"{found / 2**20:>10.0f}{planned[what] / 2**20:>8.0f}{found / planned[what]:>8.2f}"
-            for what, found in zip(WHAT, most.tolist(), strict=True)
-        )
-        if dist.get_rank() == 0:
-            print(f"{name:<22}{cells}", file=sys.stderr, flush=True)
+    name, fields = ROWS[number]
+    measured_here, planned = one_row(folder, number, fields, tokens)
+    most = torch.tensor([measured_here[what] for what in WHAT], dtype=torch.float64)
+    dist.all_reduce(most, op=dist.ReduceOp.MAX)
+    cells = "".join(
+        f"{found / 2**20:>10.0f}{planned[what] / 2**20:>8.0f}{found / planned[what]:>8.2f}"
+        for what, found in zip(WHAT, most.tolist(), strict=True)
+    )
+    if dist.get_rank() == 0:
+        print(f"{name:<22}{cells}", file=sys.stderr, flush=True)
 
 
 def one_row(
@@ -133,10 +142,10 @@ def main() -> None:
     parser.add_argument("--kept", action="store_true", help="the C library keeps freed blocks")
     parser.add_argument("--folder", help="where files are put; a temporary one without it")
     parser.add_argument("--only", default="", help="rows whose name has this in it")
-    parser.add_argument("--rank", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--row", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.rank:
-        one_rank(options.folder, options.only, options.tokens)
+    if options.row is not None:
+        one_rank(options.folder, options.row, options.tokens)
         print("{}", flush=True)
         os._exit(0)  # DeepSpeed's groups end when all ranks do
     if not options.kept:
@@ -146,8 +155,10 @@ def main() -> None:
         make_files(model, options.layers, options.hidden)
         print(f"{'':<22}" + "".join(f"{title:^26}" for title in WHAT), file=sys.stderr)
         print(f"{'':<22}" + f"{'measured':>10}{'plan':>8}{'ratio':>8}" * 3, file=sys.stderr, flush=True)
-        more = ["--only", options.only, "--tokens", str(options.tokens)]
-        start_ranks(2, [str(Path(__file__).resolve()), "--rank", "--folder", str(model), *more])
+        command = [str(Path(__file__).resolve()), "--folder", str(model), "--tokens", str(options.tokens)]
+        for number, (name, _) in enumerate(ROWS):
+            if options.only in name:
+                start_ranks(2, [*command, "--row", str(number)])
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from deepspeed.utils import (
     safe_get_full_fp32_param,
     safe_get_full_grad,
+    safe_get_full_optimizer_state,
     safe_get_local_fp32_param,
     safe_get_local_optimizer_state,
     safe_set_full_fp32_param,
@@ -106,6 +107,14 @@ class AdamState:
                     parameter.copy_(value)
             else:
                 parameter.copy_(value)
+
+    def moment(self, name: str, kind: str) -> Tensor:
+        """A whole moment, which may be the optimizer's own. kind: of MOMENTS."""
+        parameter = self._trained[name]
+        found: Tensor = (
+            self._adam.state[parameter][kind] if self.is_plain else safe_get_full_optimizer_state(parameter, kind)
+        )
+        return found
 
     def gradient(self, name: str) -> Tensor:
         """See Parameters."""

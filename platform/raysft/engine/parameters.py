@@ -10,8 +10,11 @@ import deepspeed
 import torch
 from torch import nn
 
+from raysft.engine.muon import MatrixAdamW
 from raysft.engine.slices import Cut, Saved
+from raysft.model.matrices import matrices
 from raysft.recipe.resolve import ResolvedRun
+from raysft.recipe.sections.optimizer import MuonOptimizer
 from raysft.recipe.traits import method_of
 
 _PER_CHANNEL = re.compile("bias|norm|(^|_)log$|(^|_)scale$")
@@ -37,18 +40,27 @@ def set_weights(trained: Mapping[str, nn.Parameter], restored: Saved, cuts: Mapp
 def adamw(module: nn.Module, trained: Mapping[str, nn.Parameter], run: ResolvedRun) -> torch.optim.AdamW:
     """Matrices decay; biases, norms and what else is a number for each channel do not. module: holds `trained`.
 
-    `lr_ratio` of a group: what set_learning_rate multiplies by.
+    `lr_ratio` of a group: what set_learning_rate multiplies by. `momentum` of a group: Muon's; it has matrices alone.
     """
     section, still, method = run.recipe.optimizer, undecayed(module), run.recipe.method
     ratio_of = method_of(run.recipe).learning_rate_ratio
-    members: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    is_muon = isinstance(section, MuonOptimizer)
+    moved = set(matrices(module).values()) if is_muon else set[nn.Parameter]()
+    members: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
     for name, parameter in trained.items():
-        members.setdefault((parameter in still, ratio_of(method, name)), []).append(parameter)
+        key = (parameter in moved, parameter in still, ratio_of(method, name))
+        members.setdefault(key, []).append(parameter)
     groups: list[dict[str, Any]] = [
-        {"params": found, "weight_decay": 0.0 if is_still else section.weight_decay, "lr_ratio": ratio}
-        for (is_still, ratio), found in sorted(members.items(), key=lambda item: item[0])
+        {
+            "params": found,
+            "weight_decay": 0.0 if is_still else section.weight_decay,
+            "lr_ratio": ratio,
+            **({"momentum": section.momentum} if is_matrix and isinstance(section, MuonOptimizer) else {}),
+        }
+        for (is_matrix, is_still, ratio), found in sorted(members.items(), key=lambda item: item[0])
     ]
-    return torch.optim.AdamW(
+    kind = MatrixAdamW if is_muon else torch.optim.AdamW
+    return kind(
         groups,
         lr=section.learning_rate,
         betas=(section.beta1, section.beta2),

@@ -42,6 +42,8 @@ class StepResult:
     costs: StepCosts
     asides: tuple[tuple[float, ...], ...] = ()
     """What each rank passed on, in the order of the ranks."""
+    orthogonalised: int = 0
+    """Matrices that Muon moved."""
 
     @property
     def loss(self) -> float:

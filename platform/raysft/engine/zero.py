@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from raysft.engine.adam import AdamState
 from raysft.engine.ds_config import REDUCE_BUCKET, deepspeed_config, effective_stage, keeps_bf16_apart
-from raysft.engine.fill import fill, partition
+from raysft.engine.fill import fill, partition, working_dtype
+from raysft.engine.muon import Orthogonaliser
 from raysft.engine.parameters import adamw, dropout_seed, hf_name, set_learning_rate, set_weights, use_no_compiler
 from raysft.engine.protocol import StepResult
 from raysft.engine.slices import Copies, Saved, Slice, slices, whole
@@ -67,6 +68,7 @@ class ZeroEngine:
         self._trained = {hf_name(name): p for name, p in module.named_parameters() if p.requires_grad}
         self._shapes = {name: tuple(p.shape) for name, p in self._trained.items()}  # before ZeRO 3 empties them
         optimizer = adamw(module, self._trained, run)
+        self._matrices = Orthogonaliser(optimizer, self._trained, working_dtype(run))
         use_no_compiler()
         _get_weights(module, self._trained, run, device, restored, shards)
         self._deepspeed, _, _, _ = deepspeed.initialize(
@@ -114,6 +116,7 @@ class ZeroEngine:
         if self._acts is not None:
             self._acts.before_update(step, self._state)
         grad_norm = self._update()
+        moved = self._matrices.finish(self._state) if math.isfinite(grad_norm) else 0
         if self._acts is not None and math.isfinite(grad_norm):
             self._acts.after_update(step, self._state)
         tokens = sum(batch.num_tokens for batch in micro_batches) * for_replica
@@ -127,6 +130,7 @@ class ZeroEngine:
             sample_ids=tuple(int(i) for batch in micro_batches for i in batch.sample_ids) if for_replica else (),
             costs=costs,
             asides=asides,
+            orthogonalised=moved,
         )
 
     def eval_step(self, micro_batches: Sequence[HostBatch], units: Mapping[str, float]) -> Sums:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from torch import nn
@@ -21,6 +21,7 @@ from raysft.model.card import CardFacts
 from raysft.model.decoder import unread
 from raysft.model.export import export_parts, write_parts
 from raysft.model.load import empty_model, rows_for
+from raysft.model.matrices import matrices
 from raysft.model.methods import (
     adapted_layers,
     apply_method,
@@ -34,6 +35,7 @@ from raysft.model.methods import (
 from raysft.model.outline import why_whole
 from raysft.model.twin import refuse_packing
 from raysft.recipe.schema import Recipe
+from raysft.recipe.sections.optimizer import MuonOptimizer
 from raysft.recipe.traits import method_of, virtual_tokens
 
 _NOTHING = CardFacts(0, 0, 0, 0, {}, {}, {})
@@ -46,7 +48,7 @@ def rehearse(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, stops: Sequence
     refuse_packing(recipe)
     check_kind(recipe)
     module = apply_method(empty_model(recipe, vocab_size=rows_for(tokenizer)), recipe)
-    lines = [*describe_trained(module, tokenizer), *_describe_method(recipe)]
+    lines = [*describe_trained(module, tokenizer), *_describe_optimizer(module, recipe), *_describe_method(recipe)]
     if reason := why_whole(recipe):
         lines.append(f"loading      every worker loads the whole model in fp32: {reason}")
     try:
@@ -76,6 +78,29 @@ def _describe_method(recipe: Recipe) -> list[str]:
     if recipe.export.merged and "merged" not in method.exports:
         lines.append(f"export       the adapter alone: {method.title} changes no weight that it could be merged into")
     return lines
+
+
+def _describe_optimizer(module: nn.Module, recipe: Recipe) -> list[str]:
+    """Which parameters Muon moves, and which it leaves to AdamW. Raises ModelError where it would move none."""
+    if not isinstance(recipe.optimizer, MuonOptimizer):
+        return []
+    moved = matrices(module)
+    if not moved:
+        raise ModelError(
+            "Muon finds no matrix to move",
+            got=f"optimizer.kind: muon, method.kind: {recipe.method.kind}",
+            expected="trained weights of linear layers, or of experts",
+            fix="set optimizer.kind: adamw",
+        )
+    left = {name for name, parameter in module.named_parameters() if parameter.requires_grad} - moved.keys()
+    told = {"muon": moved, "adamw": left}
+    return [f"{kind:12} {len(names)} parameters: {_ends(names)}" for kind, names in told.items() if names]
+
+
+def _ends(names: Iterable[str]) -> str:
+    """`q_proj.weight x 2, norm.weight`: the ends of names, and how often each is there."""
+    counts = Counter(".".join(name.replace(".default", "").split(".")[-2:]) for name in names)
+    return ", ".join(f"{end} x {count}" if count > 1 else end for end, count in sorted(counts.items()))
 
 
 def _check_adapter_loads(trained: nn.Module, fresh: nn.Module) -> None:

@@ -8,6 +8,7 @@ from raysft.recipe.evaluation_sets import check_sets, evaluation_sets, has_held_
 from raysft.recipe.model_checks import check_method, check_model
 from raysft.recipe.objective_checks import check_objective
 from raysft.recipe.objective_traits import objective_of, reference_columns
+from raysft.recipe.optimizer_checks import check_optimizer
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.data import DataSection
 from raysft.recipe.sections.parallel import ParallelSection
@@ -26,6 +27,7 @@ def check_recipe(recipe: Recipe) -> None:
         _check_communication,
         check_model,
         check_method,
+        check_optimizer,
         _check_data,
         _check_rules,
         _check_mixture,

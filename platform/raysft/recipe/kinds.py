@@ -32,12 +32,13 @@ def kinds_with(section: str, field: str) -> list[str]:
 
 
 def is_of_another_kind(dotted: str, leaves: Mapping[str, Any]) -> bool:
-    """Does the section's kind, as these leaves say it, lack this field? leaves: {dotted name: value}."""
+    """Does the section's kind, as these leaves say it, lack what another kind has? leaves: {dotted name: value}."""
     section, _, field = dotted.partition(".")
     kind = leaves.get(f"{section}.kind", default_kind(section)) if section in KINDS else None
     if section not in KINDS or kind not in KINDS[section] or not field:
         return False
-    return field.partition(".")[0] not in KINDS[section][kind].model_fields
+    name = field.partition(".")[0]
+    return name not in KINDS[section][kind].model_fields and bool(kinds_with(section, name))
 
 
 def without_other_kinds(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -62,6 +62,7 @@ PURE_NUMBERS = frozenset(
             "alpha",
             "beta1",
             "beta2",
+            "momentum",
             "b_learning_rate_ratio",
             "dropout",
             "embedding_noise",

@@ -16,7 +16,7 @@ from raysft.recipe.sections.export import ExportSection
 from raysft.recipe.sections.method import FullMethod, Method
 from raysft.recipe.sections.model import ModelSection
 from raysft.recipe.sections.objective import Objective, SftObjective
-from raysft.recipe.sections.optimizer import OptimizerSection
+from raysft.recipe.sections.optimizer import AdamwOptimizer, Optimizer
 from raysft.recipe.sections.parallel import ParallelSection
 from raysft.recipe.sections.train import TrainSection
 from raysft.recipe.tune import TuneSection
@@ -35,7 +35,7 @@ class Recipe(Section):
     model: ModelSection
     data: DataSection
     method: Method = Field(FullMethod(), description="Which parameters are trained: a section of one kind.")
-    optimizer: OptimizerSection = OptimizerSection()
+    optimizer: Optimizer = Field(AdamwOptimizer(), description="What moves the weights: a section of one kind.")
     train: TrainSection = TrainSection()
     parallel: ParallelSection = ParallelSection()
     cluster: ClusterSection = ClusterSection()

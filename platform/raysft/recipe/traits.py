@@ -38,7 +38,7 @@ from raysft.recipe.virtual_tokens import (
     prompt_parameters,
 )
 
-Ability = Literal["pipeline", "tensor", "sequence", "shared_base"]
+Ability = Literal["pipeline", "tensor", "sequence", "shared_base", "muon"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ class MethodTraits:
     exports: tuple[str, ...]
     """Parts that an export can have."""
     allows: frozenset[Ability]
-    """What goes with it besides data parallelism; shared_base: trials on one base, in one pass."""
+    """What goes with it besides data parallelism; shared_base: trials on one base, in one pass; muon: what it trains
+    are matrices whose direction Muon may make orthogonal."""
     adapted: Callable[[Any, ModelShape], frozenset[str]] = lambda method, shape: frozenset()
     """Linear layers of a decoder layer that carry an adapter, experts left out."""
     layer_parameters: Callable[[Any, ModelShape, int], int] = lambda method, shape, tensor: 0
@@ -98,13 +99,13 @@ METHODS: dict[str, MethodTraits] = {
         title="all parameters",
         base="trained",
         exports=("merged",),
-        allows=frozenset(("pipeline", "tensor", "sequence")),
+        allows=frozenset(("pipeline", "tensor", "sequence", "muon")),
     ),
     "freeze": MethodTraits(
         title="some of the parameters",
         base="trained",
         exports=("merged",),
-        allows=frozenset(("tensor", "sequence")),
+        allows=frozenset(("tensor", "sequence", "muon")),
         trained_share=freeze_share,
         details=freeze_details,
     ),
@@ -112,7 +113,7 @@ METHODS: dict[str, MethodTraits] = {
         title="LoRA",
         base="frozen",
         exports=("adapter", "merged"),
-        allows=frozenset(("pipeline", "tensor", "sequence", "shared_base")),
+        allows=frozenset(("pipeline", "tensor", "sequence", "shared_base", "muon")),
         adapted=lora_adapted,
         layer_parameters=lora_parameters,
         kept=lambda method, linear: Kept(reads_input=True, width=rank_of(method, linear) * linear.active),

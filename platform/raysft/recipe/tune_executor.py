@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from raysft.errors import RecipeError
 from raysft.recipe.schema import Recipe
+from raysft.recipe.sections.optimizer import MuonOptimizer
 from raysft.recipe.traits import METHODS, method_of
 from raysft.recipe.tune import TuneSection
 
@@ -35,6 +36,10 @@ def obstacles(recipe: Recipe, tune: TuneSection) -> list[str]:
             ("shared_base" not in method.allows, f"method.kind: {recipe.method.kind} ({alone})"),
             (method.is_four_bit(recipe.method), "method.base_precision: nf4"),
             (start, f"method.init ({start}: each trial's own, computed by a task)"),
+            (
+                isinstance(recipe.optimizer, MuonOptimizer) or "optimizer.kind" in tune.space,
+                "optimizer.kind: muon (its matrices would be those of all trials)",
+            ),
             (recipe.train.embedding_noise, "train.embedding_noise (a pass would draw for all trials at once)"),
             (moved, f"{', '.join(moved)} in tune.space (trials would need other base models or other data)"),
             (

@@ -94,6 +94,7 @@ def train(
             sample_ids=result.sample_ids,
             notice=told.notice,
             rank_s=told.rank_s,
+            orthogonalised=result.orthogonalised,
         )
         decision, reason = _strongest([hook(info) for hook in hooks])
         if decision is Decision.STOP:

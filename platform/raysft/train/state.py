@@ -65,6 +65,8 @@ class StepInfo:
     """The most urgent thing that a rank was told from outside (stop_requests.py)."""
     rank_s: tuple[float, ...] = ()
     """Each rank's wait for data and its forward passes (aside.py)."""
+    orthogonalised: int = 0
+    """Matrices that Muon moved."""
 
 
 class Decision(Enum):

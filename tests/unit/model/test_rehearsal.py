@@ -37,6 +37,18 @@ def test_it_tells_how_many_parameters_are_trained() -> None:
     assert lines[1:] == ["adapters     embed_tokens x 1"]
 
 
+def test_it_tells_what_muon_moves_and_what_it_leaves() -> None:
+    _, muon, adamw = rehearse(make_recipe(optimizer={"kind": "muon"}), make_tokenizer())
+    attention = "k_proj.weight x 2, o_proj.weight x 2, q_proj.weight x 2"
+    mlp = "down_proj.weight x 2, gate_proj.weight x 2"
+    assert muon == f"muon         14 parameters: {mlp}, {attention}, up_proj.weight x 2, v_proj.weight x 2"
+    norms = "input_layernorm.weight x 2, lm_head.weight, norm.weight, post_attention_layernorm.weight x 2"
+    assert adamw == f"adamw        7 parameters: embed_tokens.weight, {norms}"
+    still = make_recipe(optimizer={"kind": "muon"}, method={"kind": "freeze", "layers": 0, "parameters": ["*norm*"]})
+    with pytest.raises(ModelError, match="no matrix to move"):
+        rehearse(still, make_tokenizer())
+
+
 def test_a_tokenizer_that_cannot_be_saved_is_refused_before_training(tmp_path: Path) -> None:
     tokenizer = make_tokenizer()
     tokenizer.init_kwargs["extra"] = object()  # what JSON does not know

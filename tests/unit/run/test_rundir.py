@@ -18,7 +18,7 @@ from raysft.recipe.fingerprint import default_of, differences, digest, fingerpri
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.paths import with_absolute_paths
 from raysft.recipe.schema import Recipe
-from raysft.recipe.sections.optimizer import OptimizerSection
+from raysft.recipe.sections.train import TrainSection
 from raysft.run import rundir
 from raysft.run.rundir import check_same_recipe, claim, read_result
 
@@ -73,24 +73,24 @@ def test_what_an_earlier_version_passed_over_does_not_keep_a_run_from_going_on(t
 def test_a_new_field_with_a_default_changes_no_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
     """The schema of tomorrow: one more field, in a section that every run has."""
 
-    class Tomorrow(OptimizerSection):
+    class Tomorrow(TrainSection):
         cautious: bool = Field(False, description="New.")
 
     class NewRecipe(Recipe):
-        optimizer: Tomorrow = Tomorrow()
+        train: Tomorrow = Tomorrow()
 
-    content = recipe_content(optimizer={"learning_rate": 0.25})
+    content = recipe_content(train={"max_steps": 25})
     before = fingerprints(parse_recipe(content), DATA)
     old = split_fields(parse_recipe(content))[0]
     monkeypatch.setattr(fingerprint, "Recipe", NewRecipe)
     same, changed = (
-        NewRecipe.model_validate({**content, "optimizer": {"learning_rate": 0.25, "cautious": value}})
+        NewRecipe.model_validate({**content, "train": {**content["train"], "cautious": value}})
         for value in (False, True)
     )
     assert fingerprints(same, DATA) == before
     assert differences(old, split_fields(same)[0]) == []
     assert fingerprints(changed, DATA)["mathematics"] != before["mathematics"]
-    assert differences(old, split_fields(changed)[0]) == ["optimizer.cautious: False -> True"]
+    assert differences(old, split_fields(changed)[0]) == ["train.cautious: False -> True"]
 
 
 def test_the_default_of_every_field_is_found() -> None:

@@ -84,6 +84,8 @@ class Records:
         if self._is_writer:
             line = asdict(info)
             del line["sample_ids"], line["notice"], line["rank_s"]
+            if not info.orthogonalised:
+                del line["orthogonalised"]  # of AdamW
             state = line.pop("state")
             rates = _rates(info, self._peak_flops) | _slowest(info.rank_s)
             self._metrics.append({"kind": "step", "at": time.time(), **line, **rates, **_totals(state)})

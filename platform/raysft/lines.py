@@ -29,10 +29,13 @@ def with_sum(text: str) -> str:
     return f'{text[:-1]}, "{SUM}": {zlib.crc32(text.encode())}}}'
 
 
-def is_whole(text: str) -> bool:
+def is_whole(line: bytes) -> bool:
     """Has a line the checksum that stands in it? Lines without one were written before there were any."""
-    content, found, number = text.rpartition(f', "{SUM}": ')
-    return not found or f"{zlib.crc32((content + '}').encode())}}}" == number
+    content, found, number = line.rpartition(_BEFORE_SUM)
+    return not found or b"%d}" % zlib.crc32(b"}", zlib.crc32(content)) == number
+
+
+_BEFORE_SUM = f', "{SUM}": '.encode()
 
 
 class LineFile:

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import accumulate
+from operator import itemgetter
 
 Point = tuple[float, float]
 
 MAX_POINTS = 1000
-"""Longer series are drawn by every n-th point."""
+"""Longer series are drawn by the lowest and the highest point of each stretch: one odd step is seen."""
 MAX_LOOKS = 60
 """Points of a line whose values can be looked at."""
 LOG_FROM = 20.0
@@ -156,13 +157,18 @@ def tick_texts(ticks: Sequence[float]) -> list[str]:
 
 
 def smooth(points: Sequence[Point]) -> list[Point]:
-    """Mean over a window of 1/20 of the points around each, narrower towards the ends, so that nothing lags."""
+    """Mean over a window of 1/20 of the points around each, narrower towards the ends, so that nothing lags.
+
+    Around every n-th point, and the last, where there are more than are drawn.
+    """
     finite = [point for point in points if math.isfinite(point[1])]
+    last = len(finite) - 1
     sums = list(accumulate((y for _, y in finite), initial=0.0))
     reach, averaged = max(1, len(finite) // 40), []
-    for i, (x, _) in enumerate(finite):
-        half = min(reach, i, len(finite) - 1 - i)
-        averaged.append((x, (sums[i + half + 1] - sums[i - half]) / (2 * half + 1)))
+    stride = math.ceil(2 * len(finite) / MAX_POINTS) if len(finite) > MAX_POINTS else 1
+    for i in [*range(0, last, stride), last] if finite else ():
+        half = min(reach, i, last - i)
+        averaged.append((finite[i][0], (sums[i + half + 1] - sums[i - half]) / (2 * half + 1)))
     return averaged
 
 
@@ -178,9 +184,16 @@ def _scientific(value: float) -> tuple[float, int]:
 
 
 def _thin(points: Sequence[Point]) -> list[Point]:
-    stride = math.ceil(len(points) / MAX_POINTS) or 1
-    kept = list(points[::stride])
-    return kept if not kept or kept[-1] == points[-1] else [*kept, points[-1]]
+    if len(points) <= MAX_POINTS:
+        return list(points)
+    length = math.ceil(2 * len(points) / MAX_POINTS)
+    stretches = [points[start : start + length] for start in range(0, len(points), length)]
+    ends = ((min(near, key=_height), max(near, key=_height)) for near in stretches)
+    kept = [point for low, high in ends for point in (sorted((low, high)) if low != high else (low,))]
+    return kept if kept[-1] == points[-1] else [*kept, points[-1]]
+
+
+_height = itemgetter(1)
 
 
 def _grid(x_ticks: Sequence[float], x_axis: Axis, y_ticks: Sequence[float], y_axis: Axis) -> list[str]:

@@ -6,6 +6,7 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from statistics import median
 from typing import Any
@@ -27,22 +28,22 @@ class Curves:
     """Steps whose gradients were not finite: not in the lists."""
     held_out: Points
 
-    @property
+    @cached_property
     def window(self) -> int:
         """Steps over which a level is taken."""
         return max(5, len(self.losses) // 20)
 
-    @property
+    @cached_property
     def first(self) -> float:
         """Loss of the first steps."""
         return median(self.losses[: max(3, len(self.losses) // 50)])
 
-    @property
+    @cached_property
     def last(self) -> float:
         """Loss of the last steps."""
         return median(self.losses[-self.window :])
 
-    @property
+    @cached_property
     def noise(self) -> float:
         """Standard deviation of a step's loss, from the gaps between neighbours: 1.4826 MAD / sqrt(2)."""
         gaps = [abs(b - a) for a, b in pairwise(self.losses)]
@@ -57,8 +58,7 @@ class Curves:
 
 def _value(line: Fields, measure: str) -> float:
     """NaN where a line does not tell it."""
-    told = {**line.get("metrics", {}), **line.get("terms", {}), "loss": line["loss"]}
-    found = told.get(measure)
+    found = line["loss"] if measure == "loss" else {**line.get("metrics", {}), **line.get("terms", {})}.get(measure)
     return math.nan if found is None else float(found)
 
 
@@ -68,11 +68,12 @@ def curves_of(lines: Sequence[Fields], measure: str = "loss") -> Curves:
     measure: what stands for the loss: it, a term or a metric of the objective.
     """
     steps = [line for line in lines if line["kind"] == "step"]
-    good = [one for one in steps if not one["skipped"] and math.isfinite(_value(one, measure))]
+    found = [(one, _value(one, measure)) for one in steps if not one["skipped"]]
+    good = [one for one, value in found if math.isfinite(value)]
     evaluated = [line for line in lines if line["kind"] == "eval" and math.isfinite(_value(line, measure))]
     return Curves(
         numbers=[int(one["step"]) for one in good],
-        losses=[_value(one, measure) for one in good],
+        losses=[value for _, value in found if math.isfinite(value)],
         norms=[float(one.get("grad_norm", math.nan)) for one in good],
         rates=[float(one["learning_rate"]) for one in good],
         skipped=len(steps) - len(good),

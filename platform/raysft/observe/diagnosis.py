@@ -73,7 +73,7 @@ def _diverged(curves: Curves, recipe: Recipe) -> Iterator[Finding]:
 def _rate_high(curves: Curves, recipe: Recipe) -> Iterator[Finding]:
     """The loss went far above its beginning while the learning rate was high."""
     early = curves.losses[: max(AT_LEAST, len(curves.losses) // 3)]
-    threes = [(median(early[at : at + 3]), curves.numbers[at + 1]) for at in range(len(early) - 2)]
+    threes = [(sorted(early[at : at + 3])[1], curves.numbers[at + 1]) for at in range(len(early) - 2)]
     highest, step = max(threes)
     least = min(level for level, _ in threes)
     begin = max(curves.first, threes[0][0])  # a loss that falls fast is far lower after a few steps
@@ -212,8 +212,9 @@ def _spikes(curves: Curves, recipe: Recipe) -> Iterator[Finding]:
         return
     usual, large, found = median(known), sorted(known)[int(0.95 * len(known))], []
     for at in range(8, len(curves.norms)):
-        local = median(curves.norms[max(0, at - LOCAL) : at])
-        if curves.norms[at] > SPIKE * local and curves.norms[at] > 3 * large:
+        if curves.norms[at] > 3 * large and curves.norms[at] > SPIKE * (
+            local := median(curves.norms[max(0, at - LOCAL) : at])
+        ):
             found.append((curves.norms[at], local, curves.numbers[at]))
     if found:
         norm, local, step = max(found)
@@ -236,6 +237,8 @@ def _bad_batches(curves: Curves, recipe: Recipe) -> Iterator[Finding]:
     found = []
     for at in range(8, len(curves.losses)):
         near = curves.losses[max(0, at - LOCAL) : at]
+        if curves.losses[at] <= 1.5 * min(near):  # no more than half above their median either
+            continue
         middle = median(near)
         spread = 1.4826 * median(abs(loss - middle) for loss in near)
         excess = curves.losses[at] - middle

@@ -115,8 +115,9 @@ def render_report(facts: ReportFacts) -> str:
 
 def _points(metrics: Sequence[Fields], kind: str, field: str) -> list[Point]:
     """(step, value) of each line that has a number there."""
-    lines = (line for line in metrics if line["kind"] == kind)
-    return [(float(line["step"]), float(line[field])) for line in lines if line.get(field) is not None]
+    return [
+        (line["step"], value) for line in metrics if line["kind"] == kind and (value := line.get(field)) is not None
+    ]
 
 
 def _charts(metrics: Sequence[Fields]) -> dict[str, str]:

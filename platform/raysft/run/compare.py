@@ -18,10 +18,10 @@ from raysft.observe.comparison import ComparedRun
 from raysft.recipe.load import load_recipe
 from raysft.recipe.secrets import hidden
 from raysft.run.evaluations import Answers, read_answers, read_evaluation
+from raysft.run.garbage import no_collection
 from raysft.run.run_state import state_of
 from raysft.run.rundir import fingerprints_of, recipe_of, run_location
-from raysft.train.history.account import read_account
-from raysft.train.history.records import read_metrics
+from raysft.train.history.account import read_history
 
 
 def compared_runs(named: Sequence[str]) -> list[ComparedRun]:
@@ -65,16 +65,17 @@ def _prints(run: str) -> dict[str, str]:
     return prints
 
 
+@no_collection()
 def _facts(label: str, run: str, prints: dict[str, str], first: Answers) -> ComparedRun:
     """first: answers that this run's are tested against."""
-    recipe, after = recipe_of(run), read_evaluation(run, "after", prints) or {}
+    recipe, after, history = recipe_of(run), read_evaluation(run, "after", prints) or {}, read_history(run)
     answers = read_answers(run, "after", prints) if first else {}
     return ComparedRun(
         label=label,
-        status=state_of(run).status,
-        wall_s=read_account(run).wall_s,
+        status=state_of(run, history.account).status,
+        wall_s=history.account.wall_s,
         fields=dict(_leaves(hidden(recipe.model_dump(mode="json")), "")) if recipe else {},
-        metrics=read_metrics(run),
+        metrics=history.metrics,
         after=after,
         changes={
             name: _changes(record["metrics"], first[name], answers[name])

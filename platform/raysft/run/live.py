@@ -17,11 +17,11 @@ from typing import Any, TypeVar, cast
 from raysft import storage
 from raysft.errors import RaysftError, UserError
 from raysft.observe.live import RunRow, SweepRow, render_home, render_sweep
+from raysft.run.garbage import no_collection
 from raysft.run.run_state import state_of
 from raysft.run.rundir import fingerprints_of, recipe_of
 from raysft.run.summary import RunReport
-from raysft.train.history.account import read_account
-from raysft.train.history.records import read_metrics
+from raysft.train.history.account import read_history
 
 logger = logging.getLogger(__name__)
 
@@ -139,11 +139,12 @@ def live_view(location: str) -> LiveView:
     return LiveView(found)
 
 
+@no_collection()
 def _read_row(name: str, run: str) -> RunRow | None:
     if fingerprints_of(run) is None:
         return None
-    lines, account = read_metrics(run), read_account(run)
-    state = state_of(run, account)
+    history = read_history(run)
+    lines, account, state = history.metrics, history.account, state_of(run, history.account)
     steps = [line for line in lines if line["kind"] == "step"]
     newest = steps[-PACE_STEPS:]
     held_out = [line["loss"] for line in lines if line["kind"] == "eval" and line["loss"] is not None]
@@ -168,13 +169,15 @@ def _read_row(name: str, run: str) -> RunRow | None:
     )
 
 
+@no_collection()
 def _run_page(run: str) -> str | None:
     """Made from the run's records; None while they cannot be read."""
-    recipe, prints, state = recipe_of(run), fingerprints_of(run), state_of(run)
+    recipe, prints, history = recipe_of(run), fingerprints_of(run), read_history(run)
+    state = state_of(run, history.account)
     if recipe is None or prints is None:
         return None
     why = state.what if state.status in ("stopped", "failed") else ""
-    return RunReport(run, recipe, (), (), prints).page(state.status, why, home="/")
+    return RunReport(run, recipe, (), (), prints).page(state.status, why, home="/", history=history)
 
 
 def _is_trial(run: str, sweep: str) -> bool:

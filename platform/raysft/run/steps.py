@@ -26,7 +26,7 @@ from raysft.run.export_tasks import export_by_tasks
 from raysft.run.run_state import state_of
 from raysft.run.rundir import check_same_recipe, claim, recipe_of, run_location
 from raysft.runtime.join import cluster
-from raysft.train.history.records import read_metrics
+from raysft.train.history.account import read_history
 
 logger = logging.getLogger(__name__)
 
@@ -101,11 +101,12 @@ def report(recipe_or_run: str, overrides: Sequence[str]) -> list[str]:
             expected="a recipe whose run has begun, or a run's directory",
             fix="raysft train first, or check the path",
         )
-    state = state_of(run)
+    history = read_history(run)
+    state = state_of(run, history.account)
     status = f"{state.status} {state.what}" if state.status == "finished" else state.status
     status += f": {state.what}" if state.status in ("stopped", "failed") else ""
     recipe = recipe or recipe_of(run)
     told = forgetting_lines(summary.forgetting(run, recipe)) if recipe else []
-    told += finding_lines(*summary.diagnosis(run, recipe)) if recipe else []
-    lines = [f"run {run} ({status})", loss_line(read_metrics(run)), *told]
-    return [*lines, *terminal_lines(summary.time_facts(run))]
+    told += finding_lines(*summary.diagnosis(run, recipe, history.metrics)) if recipe else []
+    lines = [f"run {run} ({status})", loss_line(history.metrics), *told]
+    return [*lines, *terminal_lines(summary.time_facts(history.account))]

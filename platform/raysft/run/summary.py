@@ -26,12 +26,13 @@ from raysft.recipe.forgetting import Forgotten, forgotten, guards
 from raysft.recipe.schema import Recipe
 from raysft.recipe.secrets import hidden
 from raysft.run.evaluations import read_evaluation
+from raysft.run.garbage import no_collection
 from raysft.run.rundir import fingerprints_of
 from raysft.train.commits.lineage import lineage_ranges
-from raysft.train.history.account import Cost, read_account
+from raysft.train.history.account import Account, Cost, History, read_history
 from raysft.train.history.failures import read_failures
 from raysft.train.history.goodput import CLASSES
-from raysft.train.history.records import attempt_metrics, read_ledger, read_metrics
+from raysft.train.history.records import AttemptLines, read_ledger, read_metrics
 from raysft.train.state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -73,11 +74,13 @@ class RunReport:
     """What the training data became."""
     fingerprints: Mapping[str, str]
 
-    def page(self, status: Status, why: str = "", home: str = "") -> str:
-        """The page as HTML text. why: it ended. home: an address that it leads back to."""
-        metrics, time, now = read_metrics(self.run), time_facts(self.run), datetime.now(UTC)
+    @no_collection()
+    def page(self, status: Status, why: str = "", home: str = "", history: History | None = None) -> str:
+        """The page as HTML text. why: it ended. home: an address that it leads back to. history: if at hand."""
+        history = history or read_history(self.run)
+        metrics, time, now = history.metrics, time_facts(history.account), datetime.now(UTC)
         before, after = (read_evaluation(self.run, when, self.fingerprints) for when in ("before", "after"))
-        findings, places = _diagnosed(self.run, self.recipe, metrics)
+        findings, places = diagnosis(self.run, self.recipe, metrics)
         facts = ReportFacts(
             run=self.recipe.name,
             status=status,
@@ -89,7 +92,7 @@ class RunReport:
             after=after,
             forgotten=forgotten(guards(self.recipe), before or {}, after or {}),
             certificate=self.certificate,
-            attempts=_attempts(self.run, status, metrics),
+            attempts=_attempts(self.run, status, history.every),
             recipe_yaml=_yaml(self.recipe.model_dump(mode="json", exclude_defaults=True)),
             recipe_whole=_yaml(self.recipe.model_dump(mode="json")),
             fingerprints=self.fingerprints,
@@ -142,14 +145,14 @@ def _yaml(fields: dict[str, Any]) -> str:
     return yaml.safe_dump(hidden(fields), sort_keys=False, allow_unicode=True)
 
 
-def diagnosis(run: str, recipe: Recipe) -> tuple[list[Finding], dict[int, list[str]]]:
-    """What the run's own records say is wrong with it, and where the samples of the steps that it names come from."""
-    return _diagnosed(run, recipe, read_metrics(run))
-
-
-def _diagnosed(
-    run: str, recipe: Recipe, metrics: Sequence[Mapping[str, Any]]
+def diagnosis(
+    run: str, recipe: Recipe, metrics: Sequence[Mapping[str, Any]] | None = None
 ) -> tuple[list[Finding], dict[int, list[str]]]:
+    """What the run's own records say is wrong with it, and where the samples of the steps that it names come from.
+
+    metrics: read_metrics(), if at hand.
+    """
+    metrics = read_metrics(run) if metrics is None else metrics
     findings = diagnose(metrics, recipe)
     steps = dict.fromkeys(step for finding in findings for step in finding.steps)
     ledger = read_ledger(run) if steps else {}
@@ -169,9 +172,8 @@ def _places(recipe: Recipe, samples: Sequence[int]) -> list[str]:
     return [*places, f"{more} more"] if more else places
 
 
-def time_facts(run: str) -> TimeFacts:
+def time_facts(account: Account) -> TimeFacts:
     """Where a run's time went so far."""
-    account = read_account(run)
     return TimeFacts(account.seconds, CLASSES, [_incident_row(cost) for cost in account.costs])
 
 
@@ -189,15 +191,14 @@ def _incident_row(cost: Cost) -> IncidentRow:
     )
 
 
-def _attempts(run: str, status: Status, metrics: Sequence[Mapping[str, Any]]) -> list[AttemptFacts]:
+def _attempts(run: str, status: Status, every: AttemptLines) -> list[AttemptFacts]:
     """Every attempt of the lineage, with the reason it ended; the newest ends as the run does."""
     failures = {failure.attempt: failure.what for failure in reversed(read_failures(run))}
     facts = []
     ranges = lineage_ranges(run)
     for number, after, _ in ranges:
         is_last = number == ranges[-1][0]
-        lines = metrics if is_last else attempt_metrics(run, number)  # its own, also those that were done again
-        steps = [line["step"] for line in lines]
+        steps = [line["step"] for line in every.get(number, ())]  # also those that were done again
         ended = status if is_last else failures.get(number, "lost (process or node died)")
         facts.append(AttemptFacts(number, after, max(steps, default=after), ended))
     return facts

@@ -92,11 +92,29 @@ def test_smoothing_keeps_a_line_and_calms_noise() -> None:
 
 
 def test_long_series_are_thinned_and_keep_their_end() -> None:
-    points = [(float(i), 1.0) for i in range(12345)]
+    points = [(float(i), i / 12345) for i in range(12345)]
     svg = line_chart([Series("s", points, "plain")], x_label="x", y_label="y", width=500, height=200)
     (path,) = re.findall(r'<path class="plain" d="M([^"]+)"', svg)
     assert MAX_POINTS // 2 < len(path.split("L")) <= MAX_POINTS + 1
     assert float(path.split("L")[-1].split()[0]) == pytest.approx(500 - 14)
+
+
+@pytest.mark.parametrize("at", [0, 7, 50_001, 99_999])
+def test_one_odd_point_of_very_many_is_drawn(at: int) -> None:
+    points = [(float(i), 1.0 if i != at else 9.0) for i in range(100_000)]
+    svg = line_chart([Series("s", points, "raw")], x_label="x", y_label="y", width=500, height=200)
+    (path,) = re.findall(r'<path class="raw" d="M([^"]+)"', svg)
+    heights = [float(place.split()[1]) for place in path.split("L")]
+    assert heights.count(min(heights)) == 1
+    assert min(heights) < max(heights) - 50
+
+
+def test_a_very_long_curve_is_smoothed_at_some_of_its_points() -> None:
+    points = [(float(i), 3.0 - i / 50_000) for i in range(100_000)]
+    found = smooth(points)
+    assert len(found) <= MAX_POINTS + 1
+    assert (found[0][0], found[-1][0]) == (0.0, 99_999.0)
+    assert all(y == pytest.approx(3.0 - x / 50_000) for x, y in found)
 
 
 @pytest.mark.parametrize(

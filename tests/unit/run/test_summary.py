@@ -98,3 +98,12 @@ def test_a_page_that_cannot_be_written_ends_no_run(tmp_path: Path, caplog: pytes
     with pytest.raises(ModelError, match="the cause"), strange.kept():
         raise ModelError("the cause")
     assert "TypeError" in caplog.text
+
+
+def test_a_page_reads_each_record_of_steps_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, of_steps = [], storage.read_bytes
+    told, run = told_report(tmp_path)
+    monkeypatch.setattr(storage, "read_bytes", lambda location: read.append(location) or of_steps(location))
+    told.page("running")
+    files = [str(file) for room in ("metrics", "goodput") for file in (run / room).glob("attempt-*")]
+    assert {file: read.count(file) for file in files} == dict.fromkeys(files, 1)

@@ -6,14 +6,15 @@ and left no record is a worker or a driver that was killed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from raysft.train.commits.lineage import lineage_ranges
 from raysft.train.history.failures import read_failures
 from raysft.train.history.goodput import AttemptTime, DriverTime, Stretch, fold, total_ns
 from raysft.train.history.incidents import Incident, read_incidents
-from raysft.train.history.records import attempt_metrics
+from raysft.train.history.records import AttemptLines, all_metrics, of_lineage
 from raysft.train.history.spans import read_spans
 
 PASSING = ("skipped", "transient", "storage", "torn", "straggler")
@@ -52,12 +53,33 @@ class Account:
         return self.seconds["compute"] / self.wall_s if self.wall_s else 0.0
 
 
+@dataclass(frozen=True)
+class History:
+    """What a run has recorded, read once."""
+
+    every: AttemptLines
+    """{attempt: its metric lines}, those that were superseded too."""
+    metrics: Sequence[Mapping[str, Any]]
+    """Metric lines of the final lineage, in order of steps."""
+    account: Account
+
+
+def read_history(run: str) -> History:
+    """What a run has recorded, for whoever asks it several questions."""
+    every = all_metrics(run)
+    return History(every, of_lineage(every, lineage_ranges(run)), _account(run, every))
+
+
 def read_account(run: str) -> Account:
     """Where the time of a run went: one under way, ended, or never seen to end."""
+    return _account(run, all_metrics(run))
+
+
+def _account(run: str, every: AttemptLines) -> Account:
     drivers, attempts = read_spans(run)
     pieces = fold(drivers, attempts, lineage_ranges(run))
     recorded = read_incidents(run)
-    incidents = [*recorded, *unrecorded(drivers, attempts, recorded, _left_failures(run)), *_skipped(run, attempts)]
+    incidents = [*recorded, *unrecorded(drivers, attempts, recorded, _left_failures(run)), *_skipped(every)]
     costs = [cost(incident, pieces, drivers) for incident in sorted(incidents, key=lambda i: i.attempt)]
     seconds = {name: ns / 1e9 for name, ns in total_ns(pieces).items()}
     return Account(seconds, sum(piece.ns for piece in pieces) / 1e9, tuple(costs))
@@ -130,15 +152,15 @@ def _left_failures(run: str) -> dict[int, str]:
     return {failure.attempt: failure.what for failure in reversed(read_failures(run))}
 
 
-def _skipped(run: str, attempts: Sequence[AttemptTime]) -> list[Incident]:
+def _skipped(every: AttemptLines) -> list[Incident]:
     """Steps whose gradients were not finite, twice or once, from the metrics of each attempt."""
     found = []
-    for attempt in attempts:
-        for line in attempt_metrics(run, attempt.number):
+    for number, lines in every.items():
+        for line in lines:
             if line["kind"] == "step" and line["skipped"]:
                 what = "the gradients were not finite, twice: the update was left out"
-                found.append(Incident("skipped", what, attempt.number, at=line["at"], step=line["step"]))
+                found.append(Incident("skipped", what, number, at=line["at"], step=line["step"]))
             elif line["kind"] == "step" and line.get("replayed"):
                 what = "the gradients were not finite; the step was done again, and they were"
-                found.append(Incident("transient", what, attempt.number, at=line["at"], step=line["step"]))
+                found.append(Incident("transient", what, number, at=line["at"], step=line["step"]))
     return found

@@ -9,8 +9,9 @@ never less than nothing; a jump while one runs changes nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 CLASSES = {
     "compute": "optimizer steps that count",
@@ -30,8 +31,7 @@ PLANNED = ("stop", "resize")
 """Reasons to interrupt an attempt that are no failures."""
 
 
-@dataclass(frozen=True)
-class Span:
+class Span(NamedTuple):
     """What rank 0 did next: start, compute, evaluation or checkpoint."""
 
     kind: str
@@ -78,8 +78,7 @@ class DriverTime:
     """{attempt: when this driver saw it begin}."""
 
 
-@dataclass(frozen=True)
-class Stretch:
+class Stretch(NamedTuple):
     """The next stretch of the run's time."""
 
     name: str
@@ -127,7 +126,10 @@ def fold(
 
 def total_ns(pieces: Sequence[Stretch]) -> dict[str, int]:
     """{class: ns} of all classes."""
-    return {name: sum(piece.ns for piece in pieces if piece.name == name) for name in CLASSES}
+    found = dict.fromkeys(CLASSES, 0)
+    for piece in pieces:
+        found[piece.name] += piece.ns
+    return found
 
 
 def _own(drivers: Sequence[DriverTime], i: int, attempts: Sequence[AttemptTime]) -> list[AttemptTime]:
@@ -207,4 +209,4 @@ def _lost(piece: Stretch, until: Mapping[int, int | None]) -> Stretch:
     if piece.attempt is None or piece.step is None or piece.name in ("start", "recovery"):
         return piece
     limit = until.get(piece.attempt, -1)
-    return piece if limit is None or piece.step <= limit else replace(piece, name="lost")
+    return piece if limit is None or piece.step <= limit else piece._replace(name="lost")

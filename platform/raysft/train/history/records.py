@@ -23,7 +23,7 @@ from raysft.objectives.base import NLL
 from raysft.objectives.reduce import Reduced
 from raysft.recipe.measures import HELD_OUT
 from raysft.train.commits.layout import own_lines, run_mathematics
-from raysft.train.commits.lineage import lineage_ranges
+from raysft.train.commits.lineage import lineage_ranges, read_attempts
 from raysft.train.history.paths import RANK_LEDGER, RunPaths
 from raysft.train.state import StepInfo
 
@@ -133,15 +133,30 @@ def attempt_metrics(run: str, number: int) -> Iterator[dict[str, Any]]:
             sealed.passed_over(f"a line of {location}", problem)
 
 
-def read_metrics(run: str) -> list[dict[str, Any]]:
-    """Metric lines of the final lineage, in order of steps."""
+AttemptLines = Mapping[int, Sequence[dict[str, Any]]]
+"""{attempt: its metric lines}."""
+
+
+def all_metrics(run: str) -> AttemptLines:
+    """Metric lines of every attempt, those that were superseded too."""
+    return {attempt.number: list(attempt_metrics(run, attempt.number)) for attempt in read_attempts(run)}
+
+
+def of_lineage(every: AttemptLines, ranges: Sequence[tuple[int, int, int | None]]) -> list[dict[str, Any]]:
+    """Those metric lines that are of the final lineage, in order of steps. ranges: lineage_ranges()."""
     lines = []
-    for number, after, until in lineage_ranges(run):
-        for line in attempt_metrics(run, number):
+    for number, after, until in ranges:
+        for line in every.get(number, ()):
             is_first = line["kind"] == "start" or (line["kind"] == "eval" and line["step"] == 0)
             if (after < line["step"] or is_first) and (until is None or line["step"] <= until):
                 lines.append(line)
     return lines
+
+
+def read_metrics(run: str) -> list[dict[str, Any]]:
+    """Metric lines of the final lineage, in order of steps."""
+    ranges = lineage_ranges(run)
+    return of_lineage({number: list(attempt_metrics(run, number)) for number, _, _ in ranges}, ranges)
 
 
 def read_ledger(run: str) -> dict[int, list[int]]:

@@ -156,7 +156,7 @@ OUTSIDE = {
     "raysft.submit": {"yaml", "requests", "kubernetes", "urllib3"},
     "raysft.storage": {"pyarrow", "fsspec"},
     "raysft.lines": {"pyarrow"},
-    "raysft.sealed": set(),
+    "raysft.sealed": {"orjson"},
     "raysft.observe": {"jinja2", "markupsafe", "resvg_py"},
     "raysft.data.feed.step_plan": {"numpy"},
     "raysft.data.feed.collate": {"numpy"},

@@ -2,9 +2,9 @@
 # Several Ray nodes on this machine, to try what a cluster does: cluster/local/nodes.sh up 3
 #
 #   up N            a head and nodes n1..nN, one CPU each, with a token and TLS (secure.sh); prints what to source
-#   start|stop|kill NAME   a node again; SIGTERM: it drains, then ends; SIGKILL of all it has
+#   start|stop|kill NAME   a node again, once it has ended; SIGTERM: it drains, then ends; SIGKILL of all it has
 #   cut|heal NAME   its link down, and up again (namespaces only)
-#   kill-head       SIGKILL of the head alone
+#   head|kill-head  the head again, alone; SIGKILL of it
 #   pids NAME       of its processes, as this shell sees them
 #   down            all of it ends, and nothing is left
 #
@@ -22,9 +22,9 @@ head_address() { if is_plain; then echo 127.0.0.1; else echo "$net.1"; fi; }
 address() { if is_plain; then echo 127.0.0.1; else echo "$net.$((10 + ${1#n}))"; fi; }
 pid() { cat "$state/$1.pid" 2> /dev/null || true; }
 
-# A node that is gone is noticed after five seconds; Ray's own settings take a minute.
-export RAY_health_check_period_ms=1000 RAY_health_check_timeout_ms=1000 RAY_health_check_failure_threshold=3
-export RAY_health_check_initial_delay_ms=1000 RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=${DRAIN_S:-30} RAY_USAGE_STATS_ENABLED=0
+# As in pods (kube/pods.py): a node that is gone is noticed within ten seconds; Ray's own settings take a minute.
+export RAY_health_check_period_ms=1000 RAY_health_check_timeout_ms=1000 RAY_health_check_failure_threshold=4
+export RAY_health_check_initial_delay_ms=10000 RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=${DRAIN_S:-30} RAY_USAGE_STATS_ENABLED=0
 
 network_up() {
     ip link show "$bridge" > /dev/null 2>&1 && return
@@ -35,7 +35,12 @@ network_up() {
     ip link set "$bridge" up
 }
 
-link_up() {  # NAME
+link_forget_head() {  # what Ray keeps of the newest cluster of this machine: with it another head would not start at this address
+    local newest=/tmp/ray/ray_current_cluster
+    grep -qsF "$(head_address):$port" "$newest" && rm -f "$newest" || true
+}
+
+up() {  # NAME
     [ -e "/run/netns/raysft-$1" ] && return
     ip netns add "raysft-$1"
     ip link add "v-$1" type veth peer name eth0 netns "raysft-$1"
@@ -68,6 +73,12 @@ start_node() {  # NAME
     echo $! > "$state/$1.pid"
 }
 
+await_ended() {  # NAME
+    local i
+    for ((i = 0; i < 5 * (${DRAIN_S:-30} + 60); i++)); do is_running "$1" || return 0; sleep 0.2; done
+    echo "$1 has not ended: $0 kill $1" >&2; exit 1
+}
+
 await_started() {  # NAME...
     local name i
     for name in "$@"; do
@@ -80,16 +91,26 @@ await_started() {  # NAME...
     done
 }
 
+is_running() {  # NAME
+    local main; main=$(pid "$1")
+    [ -n "$main" ] && [ -d "/proc/$main" ] && [ "$(cut -d ' ' -f 3 "/proc/$main/stat" 2> /dev/null || echo Z)" != Z ]
+}
+
 descendants() {  # PID
     local child
     for child in $(cat /proc/"$1"/task/*/children 2> /dev/null); do echo "$child"; descendants "$child"; done
 }
 
 kill_all_of() {  # NAME
+    is_running "$1" || return 0
     local main; main=$(pid "$1")
-    [ -n "$main" ] && [ -d "/proc/$main" ] || return 0
     kill -KILL $(descendants "$main") "$main" 2> /dev/null || true
-    while [ -d "/proc/$main" ] && [ "$(cut -d ' ' -f 3 "/proc/$main/stat" 2> /dev/null || echo Z)" != Z ]; do sleep 0.05; done
+    while is_running "$1"; do sleep 0.05; done
+}
+
+forget_head() {  # what Ray keeps of the newest cluster of this machine: with it another head would not start at this address
+    local newest=/tmp/ray/ray_current_cluster
+    grep -qsF "$(head_address):$port" "$newest" && rm -f "$newest" || true
 }
 
 up() {  # N
@@ -107,7 +128,7 @@ up() {  # N
     for ((i = 0; i < 600; i++)); do (echo > "/dev/tcp/$(head_address)/$port") 2> /dev/null && break; sleep 0.2; done
     for name in "${names[@]}"; do start_node "$name"; done
     await_started head "${names[@]}"
-    { cat "$state/secure/env"; echo "export RAY_ADDRESS=$(head_address):$port"; } > "$state/env"
+    printf 'source %q\nexport RAY_ADDRESS=%s\n' "$state/secure/env" "$(head_address):$port" > "$state/env"
     echo "source $state/env"
 }
 
@@ -122,17 +143,18 @@ down() {
             ip netns del "raysft-$name" 2> /dev/null || true
         }
     done
+    forget_head
     is_plain || { ip link del "$bridge" 2> /dev/null || true; }
     rm -rf "$state"
 }
 
 case "${1:-}" in
     up) up "$2" ;;
-    head) start_head ;;
-    start) start_node "$2"; await_started "$2" ;;
+    head) await_ended head; start_head; await_started head ;;
+    start) await_ended "$2"; start_node "$2"; await_started "$2" ;;
     stop) if is_plain; then kill -TERM "$(pid "$2")"; else kill -TERM $(cat /proc/"$(pid "$2")"/task/*/children); fi ;;
     kill) kill_all_of "$2" ;;
-    kill-head) kill_all_of head ;;
+    kill-head) kill_all_of head; forget_head ;;
     cut) ip link set "v-$2" down ;;
     heal) ip link set "v-$2" up ;;
     pids) descendants "$(pid "$2")" ;;

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A token and TLS for a Ray cluster of own hosts: cluster/local/secure.sh DIRECTORY ADDRESS...
-# DIRECTORY then has token, ca.crt, node.crt, node.key (for all the addresses) and `env`, to be sourced wherever Ray is started or asked,
-# from a copy of DIRECTORY at the same path. What is there is kept: remove it to make all of it anew.
+# DIRECTORY then has token, ca.crt, node.crt, node.key (for all the addresses) and `env`, to be sourced (bash, zsh) wherever Ray is started or
+# asked, from a copy of DIRECTORY anywhere. ca.key stays here. What is there is kept: remove it to make all of it anew.
 set -euo pipefail
 [ $# -ge 2 ] || { echo "usage: $0 DIRECTORY ADDRESS..." >&2; exit 2; }
 umask 077
@@ -16,8 +16,9 @@ if [ ! -e node.crt ]; then
         -extfile <(echo "subjectAltName=$names") 2> /dev/null
     rm node.csr
 fi
-cat > env <<EOF
-export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$directory/token
-export RAY_USE_TLS=1 RAY_TLS_SERVER_CERT=$directory/node.crt RAY_TLS_SERVER_KEY=$directory/node.key RAY_TLS_CA_CERT=$directory/ca.crt
+cat > env <<'EOF'
+secure=$(cd "$(dirname "${BASH_SOURCE[0]:-$0}")" && pwd)
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$secure/token
+export RAY_USE_TLS=1 RAY_TLS_SERVER_CERT=$secure/node.crt RAY_TLS_SERVER_KEY=$secure/node.key RAY_TLS_CA_CERT=$secure/ca.crt
 EOF
 echo "source $directory/env"

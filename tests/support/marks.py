@@ -36,6 +36,18 @@ def parents(run: Path) -> list[int]:
     return [record["parent"]["step"] if record["parent"] else 0 for record in records]
 
 
+def lost_steps(run: Path) -> list[int]:
+    """Steps that each attempt but the last did, and the next one did again; [0] where there was one attempt."""
+    files = sorted((run / "metrics").glob("attempt-*.jsonl"))
+    reached = [max((line["step"] for line in _steps_of(file)), default=0) for file in files]
+    return [max(0, last - start) for last, start in zip(reached, parents(run)[1:], strict=False)] or [0]
+
+
+def _steps_of(file: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]
+    return [line for line in lines if line["kind"] == "step"]
+
+
 def assert_same_bits(first: Path, second: Path) -> None:
     """Final weights and moments."""
     a, b = (tensors_of(newest_checkpoint(str(run))) for run in (first, second))

@@ -47,14 +47,18 @@ def environment(token: str) -> dict[str, str]:
 
 
 @contextmanager
-def ray_head(**variables: str) -> Iterator[Head]:
-    """As long as the block lasts. variables: of the node's environment, over those that it has anyway."""
+def ray_head(metrics_port: int = 0, **variables: str) -> Iterator[Head]:
+    """As long as the block lasts. variables: of the node's environment, over those that it has anyway.
+
+    metrics_port: where Prometheus finds the node's metrics; 0: anywhere.
+    """
     token = secrets.token_hex(32)
     port, dashboard, agent = free_port(), free_port(), free_port()
     with tempfile.TemporaryDirectory(prefix="ray-head-", dir="/tmp", ignore_cleanup_errors=True) as scratch:
         command = [BIN / "ray", "start", "--head", "--block", "--num-cpus=2"]
         command += [f"--port={port}", f"--temp-dir={scratch}"]
         command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--include-dashboard=true"]
+        command += [f"--metrics-export-port={metrics_port}"] if metrics_port else []
         command += [f"--dashboard-agent-listen-port={agent}"]  # its fixed default clashes with other clusters here
         with open(Path(scratch) / "head.log", "w") as log:
             head = subprocess.Popen(

@@ -33,11 +33,11 @@ HEAD = {"cpu": "2", "memory": "8Gi"}
 RECIPE_PATH = "/etc/raysft/recipe.yaml"
 
 _UNPRIVILEGED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-_HEALTH = {  # a node that is gone is noticed after 5 x (1 + 1) s, not after a minute
+_HEALTH = {  # a node that is gone is noticed within 4 x (1 + 1) s, not after a minute
     "RAY_health_check_initial_delay_ms": "10000",
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "1000",
-    "RAY_health_check_failure_threshold": "5",
+    "RAY_health_check_failure_threshold": "4",
 }
 
 

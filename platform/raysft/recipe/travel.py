@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,9 +10,7 @@ from raysft.recipe.cleaning import Contamination, HarmfulWords, Synonyms
 from raysft.recipe.objective_traits import teachers_of
 from raysft.recipe.paths import with_absolute_paths
 from raysft.recipe.schema import Recipe
-
-_LOGIN = re.compile(r"://[^/?#\s]*@")
-_SECRET_OPTION = re.compile(r"[?&;][\w.%-]*(token|secret|passw|credential|key|sig)[\w.%-]*=[^&;#\s]", re.I)
+from raysft.recipe.secrets import holds_secret
 
 
 def locations(recipe: Recipe) -> Iterator[tuple[str, str]]:
@@ -66,7 +63,7 @@ def _refuse(strange: list[str], expected: str) -> None:
 
 
 def refuse_secrets(recipe: Recipe) -> None:
-    """Refuse a recipe whose addresses hold a login, a key or a signature: where it travels, others read it.
+    """Refuse a recipe whose addresses hold a password, a key or a signature: where it travels, others read it.
 
     Raises RecipeError that names the fields.
     """
@@ -74,16 +71,17 @@ def refuse_secrets(recipe: Recipe) -> None:
     if found:
         raise RecipeError(
             "the recipe holds a secret, and everybody who may see the cluster's jobs could read it",
-            got=f"a login, key or signature in the address of {', '.join(found)}",
-            expected="addresses without",
-            fix="give the cluster's nodes their credentials when they start, or pass a variable by name (--env)",
+            got=f"a password, key or signature in the address of {', '.join(found)}",
+            expected="addresses without; a name alone may stand there (postgresql://USER@HOST/NAME)",
+            fix="give the cluster's nodes their credentials when they start (AWS keys, HF_TOKEN, PGPASSFILE), or pass a "
+            "variable by name (--env)",
         )
 
 
 def _secrets(value: Any, place: str) -> Iterator[str]:
     """Dotted names of the texts that hold one."""
-    if isinstance(value, str) and "://" in value and (_LOGIN.search(value) or _SECRET_OPTION.search(value)):
-        yield place
+    if isinstance(value, str):
+        yield from [place] if holds_secret(value) else []
     elif isinstance(value, dict):
         for name, child in value.items():
             yield from _secrets(child, f"{place}.{name}" if place else str(name))

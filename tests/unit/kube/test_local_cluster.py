@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import socket
 import subprocess
 import time
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from kube_material import K8S, objects_of
 
 LOCAL = Path(__file__).parents[3] / "cluster" / "local"
 RAY = """#!/usr/bin/env python3
@@ -44,9 +46,19 @@ def test_a_token_and_certificates(tmp_path: Path) -> None:
     names = openssl("x509", "-in", place / "node.crt", "-noout", "-ext", "subjectAltName")
     for address in ("10.78.0.1", "10.78.0.11", "127.0.0.1"):
         assert f"IP Address:{address}" in names
-    for variable in ("RAY_AUTH_MODE=token", "RAY_USE_TLS=1", f"RAY_TLS_CA_CERT={place}/ca.crt"):
-        assert variable in first["env"].decode()
     assert secure() == first, "what is there is kept"
+    copy = Path(shutil.copytree(place, tmp_path / "a copy"))
+    told = sourced(copy / "env")
+    for variable in ("RAY_AUTH_MODE=token", "RAY_USE_TLS=1", f"RAY_TLS_CA_CERT={copy}/ca.crt"):
+        assert variable in told
+
+
+def sourced(file: Path) -> list[str]:
+    """NAME=VALUE of what a file exports to a shell elsewhere."""
+    shell = subprocess.run(
+        ["bash", "-c", f"source '{file}' && env"], check=True, capture_output=True, text=True, cwd="/"
+    )
+    return shell.stdout.splitlines()
 
 
 @pytest.fixture
@@ -101,6 +113,8 @@ def test_nodes_come_and_leave_nothing(nodes: tuple[dict[str, str], Path]) -> Non
     again = run(environment, "up", "1")
     assert (again.returncode, "up already" in again.stderr) == (1, True)
     state = Path(environment["RAYSFT_NODES"])
+    assert f"RAY_ADDRESS=127.0.0.1:{environment['RAYSFT_PORT']}" in sourced(state / "env")
+    assert "RAY_USE_TLS=1" in sourced(state / "env")
     first = (state / "n1.pid").read_text().strip()
     children = next(one[:2] for one in found if one[0] == first)
     run(environment, "kill", "n1")
@@ -111,6 +125,20 @@ def test_nodes_come_and_leave_nothing(nodes: tuple[dict[str, str], Path]) -> Non
     run(environment, "down")
     assert not any(is_there(pid) for pid in everything)
     assert not state.exists()
+
+
+def test_a_lost_node_is_noticed_within_ten_seconds_everywhere() -> None:
+    """In pods, in clusters that are there, and in nodes of this machine by the same settings."""
+    setting = re.compile(r"RAY_health_check_(\w+?)(?:=|, value: .?)(\d+)")
+    places = [*(K8S / "overlays").glob("*/cluster-of-*.yaml"), LOCAL / "nodes.sh", LOCAL.parent / "hosts.yaml"]
+    found = [dict(setting.findall(place.read_text())) for place in places]
+    head = objects_of("cluster.yaml", "train")[-1]["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+    variables = {one["name"]: one.get("value") for one in head["containers"][0]["env"]}
+    found.append({name.partition("check_")[2]: value for name, value in variables.items() if "health_check" in name})
+    assert len(found) > 4
+    assert all(one == found[0] for one in found), found
+    each_ms = int(found[0]["period_ms"]) + int(found[0]["timeout_ms"])
+    assert int(found[0]["failure_threshold"]) * each_ms < 10_000
 
 
 def test_what_it_can_do_is_told(nodes: tuple[dict[str, str], Path]) -> None:

@@ -11,6 +11,7 @@ import yaml
 from raysft.errors import ConflictError, RecipeError, UserError
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.schema import Recipe
+from raysft.recipe.secrets import holds_secret
 from raysft.runtime.job_client import Job
 from raysft.submit.parcel import RUN, STORAGE, check_recipe, job_request, named_variables, next_id
 
@@ -82,6 +83,8 @@ def test_what_every_node_sees_is_not_refused() -> None:
         ("s3://bucket/a.jsonl?region=eu-west-1", False),
         ("https://host/a.jsonl?version=3&download=true", False),
         ("https://host/a@b.jsonl", False),
+        ("https://hf_abc@host/a.jsonl", True),
+        ("https://host:8080/a@b.jsonl", False),
     ],
 )
 def test_secrets_in_addresses_do_not_travel(location: str, is_secret: bool) -> None:
@@ -94,6 +97,23 @@ def test_secrets_in_addresses_do_not_travel(location: str, is_secret: bool) -> N
     assert "data.train" in caught.value.got
     assert "abc" not in str(caught.value)
     assert "SECRET@" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("study", "is_secret"),
+    [
+        ("postgresql://me@host/db", False),
+        ("postgresql+psycopg://me@host:5432/db?sslmode=verify-full&sslkey=/etc/me.key", False),
+        ("postgresql://me:@host/db", False),
+        ("postgresql://me:abc@host/db", True),
+        ("postgresql://me:1234@host:5432/db", True),
+        ("postgresql://me:ab/c@host/db", True),
+        ("mysql://host/db?user=me&password=abc", True),
+        ("sqlite:////nfs/study.db", False),
+    ],
+)
+def test_a_name_alone_is_no_secret(study: str, is_secret: bool) -> None:
+    assert holds_secret(study) == is_secret
 
 
 def test_variables_are_those_that_are_listed() -> None:

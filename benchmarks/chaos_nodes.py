@@ -12,7 +12,6 @@ workers' files out. head: raylet and GCS of the head are killed; the same comman
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import secrets
@@ -23,7 +22,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 HERE = Path(__file__).resolve()
 sys.path.insert(0, str(HERE.parents[1] / "tests" / "support"))
@@ -104,26 +102,14 @@ def check(calm: Path, run: Path, *, same_bits: bool, may_lose: int = EVERY) -> s
         assert marks.largest_difference(calm, run) < 1e-4, "the loss curve is another"
         marks.assert_each_sample_once(run, steps=steps, epochs=6)
         marks.assert_nothing_left(run)
-        assert max(lost_steps(run)) <= may_lose, f"steps lost: {lost_steps(run)}"
+        assert max(marks.lost_steps(run)) <= may_lose, f"steps lost: {marks.lost_steps(run)}"
     except AssertionError as error:
         return " ".join(str(error).split())[:80] or "a mark is missing"
     return ""
 
 
-def lost_steps(run: Path) -> list[int]:
-    """Steps that each attempt but the last did, and the next one did again."""
-    files = sorted((run / "metrics").glob("attempt-*.jsonl"))
-    reached = [max((line["step"] for line in steps_of(file)), default=0) for file in files]
-    return [max(0, last - start) for last, start in zip(reached, marks.parents(run)[1:], strict=False)] or [0]
-
-
 def story(run: Path) -> str:
-    return f"attempts from {marks.parents(run)}, steps lost {lost_steps(run)}"
-
-
-def steps_of(file: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]
-    return [line for line in lines if line["kind"] == "step"]
+    return f"attempts from {marks.parents(run)}, steps lost {marks.lost_steps(run)}"
 
 
 def undisturbed(directory: Path, calm: Path) -> str:

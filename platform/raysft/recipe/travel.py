@@ -73,8 +73,8 @@ def refuse_secrets(recipe: Recipe) -> None:
             "the recipe holds a secret, and everybody who may see the cluster's jobs could read it",
             got=f"a password, key or signature in the address of {', '.join(found)}",
             expected="addresses without; a name alone may stand there (postgresql://USER@HOST/NAME)",
-            fix="give the cluster's nodes their credentials when they start (AWS keys, HF_TOKEN, PGPASSFILE), or pass a "
-            "variable by name (--env)",
+            fix="give the cluster's nodes their credentials when they start, or pass a variable by name "
+            "(--env PGPASSWORD)",
         )
 
 

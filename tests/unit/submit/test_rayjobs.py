@@ -279,13 +279,20 @@ def test_why_there_are_no_pods(api: FakeApi, caplog: pytest.LogCaptureFixture) -
 
 def test_a_server_that_is_away_ends_nothing(api: FakeApi, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="raysft")
-    api.statuses["my-run"] = [*([status("Running", "RUNNING")] * 50), DONE[-1]]
+    api.statuses["my-run"] = [status("Running", "RUNNING")] * 10_000
+
+    def until_told(words: str) -> None:
+        deadline = time.monotonic() + 20
+        while words not in caplog.text and time.monotonic() < deadline:
+            time.sleep(0.01)
 
     def leave() -> None:
-        time.sleep(0.2)
+        until_told("Running")
         api.is_away = True
-        time.sleep(0.5)
+        until_told("does not answer")
         api.is_away = False
+        until_told("answers again after")
+        api.statuses["my-run"] = [DONE[-1]]
 
     thread = threading.Thread(target=leave)
     thread.start()

@@ -35,12 +35,7 @@ network_up() {
     ip link set "$bridge" up
 }
 
-link_forget_head() {  # what Ray keeps of the newest cluster of this machine: with it another head would not start at this address
-    local newest=/tmp/ray/ray_current_cluster
-    grep -qsF "$(head_address):$port" "$newest" && rm -f "$newest" || true
-}
-
-up() {  # NAME
+link_up() {  # NAME
     [ -e "/run/netns/raysft-$1" ] && return
     ip netns add "raysft-$1"
     ip link add "v-$1" type veth peer name eth0 netns "raysft-$1"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from raysft.kube.rayjob import as_yaml, bill, manifests
+from raysft.kube.sent_by import check_image, sent_by
 from raysft.kube.settings import read_settings
 from raysft.model.shape import read_shape
 from raysft.recipe.change import change
@@ -43,3 +44,8 @@ def manifest(recipe: Recipe, on: str, model: str | None, verb: Literal["train", 
     settings = read_settings(on)
     sized = change(recipe, {"model.source": model}) if model else recipe
     return Manifest(tuple(manifests(recipe, read_shape(with_vocabulary(sized)), settings, verb)))
+
+
+def refuse_other_image(told: str) -> None:
+    """In a pod of a run: refuse to drive it with other versions than its sender's (`told`). Raises ClusterError."""
+    check_image(told, sent_by())

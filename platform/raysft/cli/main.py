@@ -53,6 +53,13 @@ def _told(error: Exception) -> int:
         _forget_output()
         sys.stderr.write(f"error: cannot write the output\n  got: {error}\n  fix: free the disk it goes to\n")
         return 2
+    if isinstance(error, ModuleNotFoundError) and not (error.name or "raysft").startswith("raysft"):
+        sys.stderr.write(
+            f"error: a package that raysft needs is not installed here\n  got: {printable(str(error))}\n"
+            "  expected: what pyproject.toml names, in the versions of constraints.txt\n"
+            "  fix: pip install raysft; on a cluster, an image made by cluster/Dockerfile\n"
+        )
+        return 2
     text = printable(f"{type(error).__name__}: {error}")
     sys.stderr.write(f"error: {text}\n  fix: run again with --debug and report it\n")
     return 3

@@ -32,7 +32,14 @@ def _load(options: argparse.Namespace) -> Any:
     return recipe
 
 
+def _check_image() -> None:
+    """In a pod of a run, before it begins. Raises ClusterError where the image is not as the sender's machine."""
+    if told := os.environ.get("RAYSFT_SENT_BY"):
+        call("api.kubernetes:refuse_other_image")(told)
+
+
 def train(options: argparse.Namespace) -> None:
+    _check_image()
     recipe = api.load(options.recipe, options.set)
     result = api.train(recipe, profile_steps=options.profile)
     if result.was_finished:
@@ -50,6 +57,7 @@ def check(options: argparse.Namespace) -> None:
 
 
 def prepare(options: argparse.Namespace) -> None:
+    _check_image()
     prepared = api.prepare(api.load(options.recipe, options.set))
     for store in prepared.stores:
         logger.info("store        %s", store.location or "none: data.mode is `stream`; of the first records:")
@@ -180,6 +188,7 @@ def export(options: argparse.Namespace) -> None:
 
 
 def tune(options: argparse.Namespace) -> None:
+    _check_image()
     *words, options.recipe = options.recipe
     if words not in ([], ["report"]):
         raise RecipeError(

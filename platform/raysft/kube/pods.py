@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from raysft.kube.sent_by import SENT_BY, sent_by
 from raysft.kube.settings import KubernetesSettings
 from raysft.planner.devices import GIB
 from raysft.planner.host import gib, host_memory
@@ -84,7 +85,7 @@ def head_group(settings: KubernetesSettings, recipe_config: str) -> dict[str, An
     """The head: the driver runs there, and nothing else. recipe_config: name of the ConfigMap with the recipe."""
     mounts = [{"name": "recipe", "mountPath": RECIPE_PATH.rpartition("/")[0], "readOnly": True}]
     volumes = [{"name": "recipe", "configMap": {"name": recipe_config}}]
-    environment = {**_HEALTH, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_GRACE_S)}
+    environment = {**_HEALTH, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_GRACE_S), SENT_BY: sent_by()}
     pod = _pod(settings, "ray-head", dict(HEAD), OBJECT_STORE_BYTES, environment=environment)
     pod["spec"]["containers"][0]["volumeMounts"] += mounts
     pod["spec"]["volumes"] += volumes

@@ -48,6 +48,13 @@ class State:
         code = int(found[1])
         return code if code >= 0 else 128 - code
 
+    @property
+    def advice(self) -> str:
+        """What an exit code of the shell means, that ran before raysft could; empty: it is the run's own."""
+        if not self.has_succeeded and self.exit_code in (126, 127):
+            return "the image has no `raysft` to run: name one made by cluster/Dockerfile in the cluster's file"
+        return ""
+
     def __str__(self) -> str:
         return " / ".join(filter(None, (self.deployment or "not taken up", self.job)))
 

@@ -125,7 +125,7 @@ def follow(cluster: Kubernetes, job: Object, pace: Pace | None = None) -> State:
                     _tell_where(there, namespace)
             if now.has_ended:
                 if not now.has_succeeded:
-                    logger.info("%s", printable("\n".join(filter(None, (now.reason, now.message)))))
+                    logger.info("%s", printable("\n".join(filter(None, (now.reason, now.message, now.advice)))))
                 return now
             if now.job != "RUNNING" and time.monotonic() - asked > pace.why_s:
                 asked = time.monotonic()

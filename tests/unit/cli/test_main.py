@@ -56,6 +56,18 @@ def test_output_that_finds_no_room_is_an_error() -> None:
     assert "Exception ignored" not in ended.stderr
 
 
+def test_an_image_without_a_package_is_told(tmp_path: Path) -> None:
+    (tmp_path / "pydantic.py").write_text(
+        "raise ModuleNotFoundError(\"No module named 'pydantic'\", name='pydantic')"
+    )
+    path = os.pathsep.join([str(tmp_path), str(ROOT / "platform")])
+    ended = subprocess_run("-m", "raysft.cli", "train", "recipe.yaml", PYTHONPATH=path)
+    assert ended.returncode == 2
+    assert "got: No module named 'pydantic'" in ended.stderr
+    assert "cluster/Dockerfile" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 def test_a_terminal_that_is_not_utf_8_gets_escapes(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text("name: a\nmodel: {source: a/b}\ndata: {train: x}\nschl\u00fcssel-\u6587: 1\n", encoding="utf-8")

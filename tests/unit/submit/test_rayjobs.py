@@ -177,6 +177,15 @@ def test_ends(now: dict[str, str], has_ended: bool, code: int) -> None:
     assert (found.has_ended, found.exit_code) == (has_ended, code)
 
 
+def test_an_image_without_raysft_is_told(api: FakeApi, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="raysft")
+    said = "Job entrypoint command failed with exit code 127, last available logs: sh: 1: raysft: not found"
+    api.statuses["my-run"] = [status("Failed", "FAILED", reason="AppFailed", message=said)]
+    assert submit(Kubernetes(), [objects()[0], objects()[2]], detach=False, pace=FAST) == 127
+    assert "raysft: not found" in caplog.text
+    assert "cluster/Dockerfile" in caplog.text
+
+
 def test_a_stop_gives_the_same_time_everywhere() -> None:
     head = pods.head_group(KubernetesSettings(image="raysft:1"), "recipe")["template"]["spec"]["containers"][0]
     variables = {one["name"]: one["value"] for one in head["env"]}

@@ -90,6 +90,7 @@ SEES = {
     "raysft.search": {
         *("run", "runtime", "train", "model", "data", "recipe", "lease", "sealed", "storage", "errors", "observe"),
     },
+    "raysft.human": {"metrics", "data", "recipe", "errors"},
     "raysft.submit": {
         "kube",
         "runtime.job_client",
@@ -106,6 +107,7 @@ SEES = {
         *(
             "api",
             "submit",
+            "human",
             "doctor",
             "search",
             "run",
@@ -139,6 +141,10 @@ DOORWAYS = {
         *("raysft.train.worker", "raysft.runtime", "raysft.run", "raysft.search"),
     },
     "kubernetes": {"raysft.runtime.kubernetes_client"},
+    "fastapi": {"raysft.human.server"},
+    "starlette": {"raysft.human.server"},
+    "uvicorn": {"raysft.human.command"},
+    "psycopg": {"raysft.human.store"},
     "tiktoken": {"raysft.data.text.bytepair"},
     "jinja2": {"raysft.data", "raysft.observe"},
     "pickle": set(),
@@ -153,6 +159,7 @@ OUTSIDE = {
     "raysft.recipe": {"pydantic", "yaml"},
     "raysft.planner": set(),
     "raysft.kube": {"pydantic", "yaml"},
+    "raysft.human": {"fastapi", "starlette", "pydantic", "psycopg"},
     "raysft.submit": {"yaml", "requests", "kubernetes", "urllib3"},
     "raysft.storage": {"pyarrow", "fsspec"},
     "raysft.lines": {"pyarrow"},

@@ -30,6 +30,9 @@ EXAMPLES = {
     "data diff": "  raysft data diff recipe.yaml 1 2",
     "data rollback": "  raysft data rollback recipe.yaml 1",
     "evaluate": "  raysft evaluate recipe.yaml\n  raysft evaluate recipe.yaml --model storage/runs/my-run/export",
+    "evaluate human": "  raysft evaluate human study.db --raters alice,bob \\\n"
+    "      --answers before=a.jsonl --answers after=b.jsonl\n"
+    "  raysft evaluate human study.db --results --csv ratings.csv --preferences preferences.jsonl",
     "generate": "  raysft generate storage/runs/my-run --in questions.jsonl --out answers.jsonl",
     "chat": "  raysft chat storage/runs/my-run --compare base",
     "export": "  raysft export recipe.yaml",

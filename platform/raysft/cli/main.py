@@ -16,6 +16,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from raysft.cli.evaluation_parser import joined
 from raysft.cli.parser import parser
 from raysft.errors import RaysftError
 from raysft.observe.console import StderrHandler, printable
@@ -24,7 +25,7 @@ from raysft.observe.console import StderrHandler, printable
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit code; never a traceback unless --debug."""
     _print_anything()
-    options = parser().parse_args(arguments)
+    options = parser().parse_args(joined(list(sys.argv[1:] if arguments is None else arguments)))
     _quiet(options.debug)
     try:
         code = options.run(options)

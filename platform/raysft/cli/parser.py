@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from raysft import __version__
-from raysft.cli import job_verbs, verbs
+from raysft.cli import evaluation_parser, job_verbs, verbs
 from raysft.cli.examples import EXAMPLES, texts
 
 Run = Callable[[argparse.Namespace], int | None]
@@ -61,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     preview.add_argument("--raw", action="store_true", help="show a line for each token, with its id")
     evaluate = _recipe_verb(commands, "evaluate", "held-out loss, perplexity and greedy answers", verbs.evaluate)
     evaluate.add_argument("--model", metavar="DIR", help="an exported model; default: the run's own export")
+    evaluation_parser.human(commands)
     _of_models(commands)
     _recipe_verb(commands, "export", "write the newest checkpoint of a run as a model", verbs.export)
     _of_runs(commands)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 
+from raysft.cli.evaluation_parser import joined
 from raysft.cli.examples import EXAMPLES, texts
 from raysft.cli.parser import parser
 
@@ -14,6 +15,6 @@ def test_every_example_can_be_parsed() -> None:
             words = shlex.split(line.partition(" | ")[0].partition(" > ")[0])
             start = words.index("raysft")
             assert words[start + 1] == name.split()[0]
-            parser().parse_args(words[start + 1 :])
+            parser().parse_args(joined(words[start + 1 :]))
         assert text in texts(name)["epilog"]
     assert texts("prepared") == {}

@@ -1,0 +1,70 @@
+"""The options of `raysft evaluate human`. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from raysft.cli import evaluation_verbs
+from raysft.cli.examples import texts
+
+TWO_WORDS = ("evaluate human",)
+"""Verbs of two words whose first is a verb, too."""
+
+
+def joined(arguments: list[str]) -> list[str]:
+    """`evaluate human ...` with its two words as one, as the parser knows it."""
+    both = " ".join(arguments[:2])
+    return [both, *arguments[2:]] if both in TWO_WORDS else arguments
+
+
+def human(commands: Any) -> None:
+    """`raysft evaluate human`."""
+    parser = commands.add_parser(
+        "evaluate human",
+        help="people rate answers, blind, on a page of their own; results, agreement, exports",
+        description="People rate answers on a page. Each rater has a link; what is rated is kept in STUDY.",
+        **texts("evaluate human"),
+    )
+    parser.set_defaults(run=evaluation_verbs.human)
+    parser.add_argument("--debug", action="store_true", help="tracebacks")
+    parser.add_argument("study", help="a file (SQLite), or postgresql://USER@HOST/DATABASE")
+    parser.add_argument(
+        "--answers",
+        action="append",
+        default=[],
+        type=_named,
+        metavar="NAME=FILE",
+        help="a system's answers, as `raysft generate` writes them; once for each system",
+    )
+    parser.add_argument("--raters", default="", metavar="NAME,NAME", help="who rates; later ones are added")
+    parser.add_argument(
+        "--mode", choices=["pairwise", "scale"], default="pairwise", help="which is better (default), or 1 to 5"
+    )
+    parser.add_argument(
+        "--criteria", default="", metavar="NAME,NAME", help="with --mode scale: what is rated (default: all five)"
+    )
+    parser.add_argument("--gold", metavar="FILE", help="items whose rating is known: training, and hidden checks")
+    parser.add_argument("--items", type=_whole, default=0, metavar="N", help="draw so many at random (default: all)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of sides, order and draws (default 0)")
+    parser.add_argument("--language", choices=["en", "zh"], default="en", help="the page begins in it (default en)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", metavar="ADDRESS", help="default 127.0.0.1: this machine alone"
+    )
+    parser.add_argument("--port", type=_whole, default=8500, metavar="N", help="default 8500; 0: any that is free")
+    parser.add_argument("--results", action="store_true", help="print the results, serve nothing")
+    parser.add_argument("--csv", metavar="FILE", help="write all ratings as a table, serve nothing")
+    parser.add_argument("--preferences", metavar="FILE", help="write pairs for `dpo`, serve nothing")
+
+
+def _named(text: str) -> tuple[str, str]:
+    name, _, file = text.partition("=")
+    if not name or not file:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected NAME=FILE")
+    return name, file
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from 0 on")
+    return int(text)

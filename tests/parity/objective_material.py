@@ -25,7 +25,7 @@ TOP_K = 4
 BETA, KL_WEIGHT = 0.5, 0.3
 SMOOTHING, SFT_WEIGHT, GAMMA = 0.2, 0.4, 0.7
 SHARE, TEMPERATURE = 0.7, 2.0
-WANTED_WEIGHT = 1.5
+WANTED_WEIGHT, CENTRE_WEIGHT = 1.5, 0.01
 LoraAdded = Callable[[nn.Module], nn.Module]
 
 
@@ -71,6 +71,25 @@ def make_pairs(directory: Path, tokenizer: PreTrainedTokenizerFast, count: int =
     table = _table(samples).append_column("atom", pa.array(np.arange(len(samples)) // 2))
     table = table.append_column(REFERENCE_LOG_PROB.name, pa.array(reference, pa.float32()))
     return Material(samples, reference, write_store(directory / "pairs", table, (REFERENCE_LOG_PROB,)))
+
+
+def reward_loss(model: nn.Module, material: Material, members: Sequence[int]) -> Tensor:
+    """arXiv:2203.02155, equation 1, and CENTRE_WEIGHT x the squared sum of scores, of last tokens."""
+    costs = []
+    for pair in sorted({member // 2 for member in members}):
+        scores = []
+        for sample in material.samples[2 * pair : 2 * pair + 2]:
+            states = model.model(input_ids=torch.tensor([sample.ids])).last_hidden_state
+            scores.append(model.score(states[0, -1])[0])
+        costs.append(-torch.log(torch.sigmoid(scores[0] - scores[1])) + CENTRE_WEIGHT * (scores[0] + scores[1]) ** 2)
+    return torch.stack(costs).mean()
+
+
+def with_score(model: nn.Module) -> nn.Module:
+    """With the head that a reward model begins with: normal, deviation 0.02, by the seed."""
+    model.score = nn.Linear(64, 1, bias=False)
+    model.score.weight.data = torch.randn(1, 64, generator=torch.Generator().manual_seed(0)) * 0.02
+    return model
 
 
 def make_judged(directory: Path, pairs: Material) -> Material:

@@ -18,7 +18,7 @@ import yaml
 import raysft
 from raysft.recipe.forgetting import forgotten, guards
 from raysft.recipe.measures import rows_of
-from raysft.recipe.objective_traits import objective_of
+from raysft.recipe.objective_traits import head_of, objective_of
 from raysft.recipe.schema import Recipe
 from raysft.recipe.traits import method_of
 
@@ -107,6 +107,8 @@ def _forgetting(recipe: Recipe, facts: CardFacts) -> str:
 def _loading(recipe: Recipe, part: str) -> str:
     load = 'model = AutoModelForCausalLM.from_pretrained(".")\ntokenizer = AutoTokenizer.from_pretrained(".")'
     imports = "from transformers import AutoModelForCausalLM, AutoTokenizer"
+    if head_of(recipe):
+        load, imports = (one.replace("ForCausalLM", "ForSequenceClassification") for one in (load, imports))
     if part == "adapter":
         base = recipe.model.source if _is_hub_id(recipe.model.source) else "BASE_MODEL_DIRECTORY"
         imports = "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM"

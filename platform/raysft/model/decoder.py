@@ -32,12 +32,21 @@ def decoder(model: PreTrainedModel) -> PreTrainedModel:
     return found
 
 
+TASK_HEAD = "score"
+"""Name of an objective's own head beside the LM head, as transformers' sequence classifiers call theirs."""
+
+
+def task_head(model: PreTrainedModel) -> nn.Module | None:
+    """The head that an objective has put on (heads.py); None: it has none of its own."""
+    return dict(model.named_children()).get(TASK_HEAD)
+
+
 def unread(model: PreTrainedModel) -> dict[str, nn.Module]:
     """{name: module} of what no text passes: vision and audio towers, projectors. Largest parts only."""
     used = {id(module) for module in decoder(model).modules()}
-    head = model.get_output_embeddings()
-    if isinstance(head, nn.Module):
-        used |= {id(module) for module in head.modules()}
+    for head in (model.get_output_embeddings(), task_head(model)):
+        if isinstance(head, nn.Module):
+            used |= {id(module) for module in head.modules()}
     return dict(_unused(model, used))
 
 

@@ -36,12 +36,14 @@ from raysft.model.export_manifest import (
 )
 from raysft.model.files import INDEX, copy_processors
 from raysft.model.generation import set_generation
+from raysft.model.heads import as_classifier
 from raysft.model.load import cast_as_loaded, dtypes_as_loaded, rows_for
 from raysft.model.methods import merge, save_adapter
 from raysft.model.outline import WholeOnlyError
 from raysft.model.save_plan import SavePlan, plan_save
 from raysft.model.trained import DTYPES, Merged, Trained, Weights, by_name, rebuild, tell_whole
 from raysft.model.weight_files import STAGING, Entries, WeightFiles
+from raysft.recipe.objective_traits import head_of
 from raysft.recipe.schema import Recipe
 from raysft.recipe.traits import method_of
 
@@ -111,7 +113,7 @@ def export_share(
     if "merged" not in export_parts(recipe) or is_of(out, files.identity):
         return {}
     try:
-        merged = Trained(recipe, weights, vocab_size=rows_for(tokenizer)).merged()
+        merged = _merged(Trained(recipe, weights, vocab_size=rows_for(tokenizer)), tokenizer)
         plan = _plan(recipe, merged)
     except WholeOnlyError:
         return {}
@@ -125,8 +127,9 @@ def _identity(recipe: Recipe, card: CardFacts) -> dict[str, Any]:
 
 
 def export_parts(recipe: Recipe) -> list[str]:
-    """`adapter` and `merged`, as far as the recipe wants them. A method that has one part always gives it."""
-    parts = method_of(recipe).exports
+    """`adapter` and `merged`, as far as the recipe wants them. A method that has one part always gives it; a head of
+    the objective's own goes with a whole model."""
+    parts = ("merged",) if head_of(recipe) else method_of(recipe).exports
     wanted = {"adapter": recipe.export.adapter, "merged": recipe.export.merged}
     return [part for part in parts if wanted[part] or len(parts) == 1]
 
@@ -147,7 +150,7 @@ def _write(
             trained.save_adapter(str(directory / "adapter"))
         known = {}
         if "merged" in export_parts(recipe):
-            merged = trained.merged()
+            merged = _merged(trained, tokenizer)
             plan = _plan(recipe, merged)
             _write_configs(recipe, merged.model, tokenizer, directory, stops, weights={})
             known = _write_weights(plan, merged, place)
@@ -158,6 +161,13 @@ def _write(
         return {}
     _write_cards(recipe, card, directory)
     return {f"merged/{name}": entry for name, entry in known.items()}
+
+
+def _merged(trained: Trained, tokenizer: PreTrainedTokenizerFast) -> Merged:
+    """The model without adapters, as what it is exported as."""
+    merged = trained.merged()
+    merged.model = as_classifier(merged.model, tokenizer.pad_token_id)
+    return merged
 
 
 def _plan(recipe: Recipe, merged: Merged) -> SavePlan:
@@ -195,7 +205,7 @@ def write_parts(
     if "adapter" in parts:
         save_adapter(module, str(directory / "adapter"), weights)
     if "merged" in parts:
-        model = merge(module)
+        model = as_classifier(merge(module), tokenizer.pad_token_id)
         cast_as_loaded(model, DTYPES[recipe.train.precision])
         _write_configs(recipe, model, tokenizer, directory, stops, weights=weights)
     _write_cards(recipe, card, directory)
@@ -211,7 +221,8 @@ def _write_configs(
     weights: dict[str, Tensor] | None,
 ) -> None:
     """What stands beside the weights of `merged/`, and these weights (None: those of the model)."""
-    set_generation(model, tokenizer, stops=stops, is_fresh=recipe.model.source == "random")
+    if model.can_generate():
+        set_generation(model, tokenizer, stops=stops, is_fresh=recipe.model.source == "random")
     model.save_pretrained(directory / "merged", state_dict=weights, max_shard_size=MAX_SHARD)
     tokenizer.save_pretrained(directory / "merged")
     copy_processors(recipe, directory / "merged")

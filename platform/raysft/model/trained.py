@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from raysft.errors import CheckpointError
+from raysft.model.decoder import task_head
 from raysft.model.load import cast_as_loaded, dtypes_as_loaded, load_model
 from raysft.model.methods import (
     adapter_tensors,
@@ -57,8 +58,10 @@ class Trained:
         self._sources = _stored_sources(base_model(self.module), found, rounded)
         trained = trained_parameters(self.module)
         check_names(trained, weights)
+        head = task_head(base_model(self.module))
+        own = set() if head is None else set(head.parameters())  # no base has it, and it is a tensor of the export
         for name, parameter in trained.items():
-            if parameter in self._sources:
+            if parameter in self._sources or parameter in own:
                 self._sources[parameter] = _asking(weights, name, parameter.shape)
             else:  # an adapter's
                 parameter.data = fitting(weights, name, parameter.shape)

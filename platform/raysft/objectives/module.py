@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
+from raysft.model.decoder import task_head
 from raysft.model.fast.loss import output_head
 from raysft.model.fast.loss_head import LossHead
 from raysft.model.fast.ulysses import SequenceGroup, hidden_part
 from raysft.model.methods import Forward, PlainForward, StepActs, base_model
 from raysft.model.outline import Unread
-from raysft.objectives import cpo, dft, distill, dpo, eaft, kto, orpo, sft, simpo
+from raysft.objectives import cpo, dft, distill, dpo, eaft, kto, orpo, reward, sft, simpo
 from raysft.objectives.batch import DeviceBatch
 from raysft.objectives.noise import EmbeddingNoise
 from raysft.objectives.objective import Loss, Objective
@@ -32,6 +33,7 @@ OBJECTIVES: Mapping[str, Callable[[ObjectiveSection], Objective]] = {
     "simpo": simpo.make,
     "orpo": orpo.make,
     "kto": kto.make,
+    "reward": reward.make,
 }
 """{objective.kind: what makes it of its section}."""
 
@@ -83,4 +85,5 @@ class ObjectiveModule(nn.Module):
         else:
             hidden = hidden_part(model, batch.input_ids, batch.position_ids, sequence)
             batch = batch.own(sequence, self.objective.columns)
-        return self.objective.loss(View(hidden, output_head(model), batch, sequence), batch)
+        view = View(hidden, output_head(model), batch, sequence, task_head(model))
+        return self.objective.loss(view, batch)

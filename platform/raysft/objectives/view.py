@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from raysft.model.fast.loss import (
     OutputHead,
@@ -43,6 +43,8 @@ class View:
     """Labels, columns and borders of the same positions."""
     sequence: SequenceGroup | None = None
     """The ranks that have the other parts of these rows."""
+    scorer: nn.Module | None = None
+    """The objective's own head, [N, D] -> [N, numbers]; None: it has none."""
     trials: Sequence[Extent] | None = None
     """What is whose, where trials share the pass; sums are then [P], else []."""
 
@@ -67,6 +69,20 @@ class View:
         """log p of given tokens at a temperature, [N, K] float32. ids [B, T, K]; wanted [B, T] bool."""
         head = replace(self.head, shape=replace(self.head.shape, temperature=temperature))
         return choice_log_probs(self.hidden, head, ids, wanted)
+
+    def scores(self) -> Tensor:
+        """What the objective's own head makes of the last token of each sample, [S, numbers] float32."""
+        assert self.scorer is not None
+        found: Tensor = self.scorer(self.pooled())
+        return found.float()
+
+    def pooled(self) -> Tensor:
+        """The hidden state of the last token of each sample, [S, D], whoever has it."""
+        is_last = (self.batch.segment_of >= 0) & ~self.batch.predicts
+        count = len(self.batch.atom_of)
+        states = self.hidden.new_zeros(count, self.hidden.shape[-1])
+        states = states.index_add(0, self.batch.segment_of[is_last], self.hidden[is_last])
+        return states if self.sequence is None else self.sequence.total(states)
 
     def per_segment(self, values: Tensor, wanted: Tensor) -> Tensor:
         """Sums of [N] values at the wanted positions over each segment, [S], whoever has its tokens."""

@@ -41,6 +41,9 @@ REFERENCE_LOG_PROB = Field("reference_log_prob", "segment", "<f4")
 WANTED = Field("wanted", "atom", "<f4")
 """1: the record says that its answer is a good one; 0: that it is not. Written with the tokens."""
 
+MARGIN = Field("score_margin", "atom", "<f4")
+"""By how much the data scores the preferred answer of a pair higher than the rejected one. Written with them."""
+
 
 def teacher_top_k(k: int) -> tuple[Field, Field]:
     """(ids of the k tokens that the teachers hold likeliest where a token is predicted, their log p)."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from raysft.errors import RecipeError
+from raysft.recipe.evaluation_sets import evaluation_sets
 from raysft.recipe.objective_traits import objective_of
 from raysft.recipe.schema import Recipe
+from raysft.recipe.sections.method import ProbeMethod
 from raysft.recipe.sections.objective import DistillObjective, MarginObjective, SftObjective, TokenObjective
+from raysft.recipe.traits import method_of
 
 
 def check_objective(recipe: Recipe) -> None:
@@ -18,12 +21,52 @@ def check_objective(recipe: Recipe) -> None:
             expected="no weight_column, or an objective of tokens",
             fix="remove data.mixture.weight_column; `epochs` or `weight` of a source say how often it comes",
         )
+    if objective_of(recipe).head(section):
+        _check_head(recipe)
+    elif isinstance(recipe.method, ProbeMethod):
+        raise RecipeError(
+            "a probe trains a head of the objective's own, and this one has none",
+            got=f"method.kind: probe, objective: {section.kind}",
+            expected="an objective with a head: reward",
+            fix="set objective: reward, or method.kind: freeze with names in method.parameters",
+        )
     if isinstance(section, TokenObjective):
         _check_guard(section)
     if isinstance(section, DistillObjective):
         _check_teachers(section)
     if isinstance(section, MarginObjective):
         _check_margin(section)
+
+
+def _check_head(recipe: Recipe) -> None:
+    """A head of its own gives numbers: no answers, and no LM head that an adapter alone would leave."""
+    kind, method = recipe.objective.kind, method_of(recipe)
+    asked = [name for name, plan in evaluation_sets(recipe).items() if plan.prompts]
+    for wrong, what, got, expected, fix in (
+        (
+            bool(asked),
+            "a model with a head of its own answers no prompts",
+            f"objective: {kind}, and prompts of {', '.join(asked)}",
+            "losses and metrics of rows alone",
+            "set evaluate.generate_prompts: 0, and take prompts and their metrics out of evaluate.sets",
+        ),
+        (
+            "merged" not in method.exports,
+            "a head of its own is exported with a whole model",
+            f"objective: {kind}, method.kind: {recipe.method.kind}, which is exported as an adapter alone",
+            "a method whose adapters are merged",
+            "set method.kind: lora",
+        ),
+        (
+            not recipe.export.merged,
+            "a head of its own is exported with a whole model",
+            f"objective: {kind}, export.merged: false",
+            "export.merged: true",
+            "remove export.merged",
+        ),
+    ):
+        if wrong:
+            raise RecipeError(what, got=got, expected=expected, fix=fix)
 
 
 def _check_guard(section: TokenObjective) -> None:

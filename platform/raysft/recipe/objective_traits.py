@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from raysft.recipe.columns import REFERENCE_LOG_PROB, WANTED, Field, reference_top_k, teacher_top_k
+from raysft.recipe.columns import MARGIN, REFERENCE_LOG_PROB, WANTED, Field, reference_top_k, teacher_top_k
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.objective import TokenObjective
 
@@ -32,6 +32,8 @@ class ObjectiveTraits:
     judged_by: str = "loss"
     """The measure of rows by which of two models one is better. The loss itself is none where a target that the model
     gives no chance costs as little as one that it is sure of."""
+    head: Callable[[Any], int] = lambda objective: 0
+    """Numbers that a head of its own gives of a whole sample; 0: it reads the LM head, and has none."""
     whole_rows: bool = False
     """Needs more than the loss of the last pipeline stage: pooled states, a second model."""
 
@@ -66,6 +68,13 @@ OBJECTIVES: dict[str, ObjectiveTraits] = {
         written=lambda objective: (WANTED,),
         reference=lambda objective: (REFERENCE_LOG_PROB,),
     ),
+    "reward": ObjectiveTraits(
+        title="reward model",
+        answers="pair",
+        written=lambda objective: (MARGIN,) if objective.margin_weight else (),
+        head=lambda objective: 1,
+        whole_rows=True,
+    ),
 }
 """{objective.kind: its traits}."""
 
@@ -73,6 +82,11 @@ OBJECTIVES: dict[str, ObjectiveTraits] = {
 def objective_of(recipe: Recipe) -> ObjectiveTraits:
     """The traits of a recipe's objective."""
     return OBJECTIVES[recipe.objective.kind]
+
+
+def head_of(recipe: Recipe) -> int:
+    """Numbers that the head of the recipe's objective gives of a whole sample; 0: it has none of its own."""
+    return objective_of(recipe).head(recipe.objective)
 
 
 def teachers_of(recipe: Recipe) -> tuple[str, ...]:

@@ -109,6 +109,13 @@ METHODS: dict[str, MethodTraits] = {
         trained_share=freeze_share,
         details=freeze_details,
     ),
+    "probe": MethodTraits(
+        title="a probe of the frozen model",
+        base="trained",
+        exports=("merged",),
+        allows=frozenset(("sequence",)),
+        trained_share=lambda method, num_layers: 0.0,
+    ),
     "lora": MethodTraits(
         title="LoRA",
         base="frozen",

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from raysft.recipe.evaluation_sets import measured_by_workers
+from raysft.recipe.objective_traits import head_of
 from raysft.run import remote_tasks
 from raysft.run.evaluations import Evaluated, evaluate_once
 from raysft.run.worker_losses import losses_after, losses_before, targets_of
@@ -21,9 +22,13 @@ def before_and_after(
     """train(), and the evaluations of the untrained and of the trained model. phase: told what begins.
 
     Workers measure while they train (measured_by_workers); what is lost of that, or what they cannot measure, a task
-    does. Raises DataError before training where there is nothing to measure on.
+    does. With a head of the objective's own there is nothing to measure before it is trained, and rows are measured
+    while it is. Raises DataError before training where there is nothing to measure on.
     """
     run, recipe = of.run, of.recipe
+    if head_of(recipe):
+        train()
+        return None, None
     before = partial(evaluate_once, of, "before", remote_tasks.evaluate_initial)
     after = partial(evaluate_once, of, "after", remote_tasks.evaluate_trained, run)
     phase("evaluation")

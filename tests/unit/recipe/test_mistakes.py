@@ -109,7 +109,7 @@ def test_the_innermost_field_is_named_alone(field: str, value: object, what: str
         ({"kind": "lora", "ranc": 8}, ("unknown key method.ranc", "kind, rank, alpha", "did you mean method.rank?")),
         ({"kind": "full", "colour": 8}, ("unknown key method.colour", "one of kind")),
         ({"kind": "lora", "rank": 0}, ("method.rank is wrong", "1 or more")),
-        ({"kind": "lorra"}, ("full, freeze, lora", "did you mean lora?")),
+        ({"kind": "lorra"}, ("full, freeze, probe, lora", "did you mean lora?")),
         ("lora", ("method is wrong", "a section with fields")),
     ],
 )

@@ -19,6 +19,7 @@ from raysft.data.text.atoms import joined
 from raysft.data.text.backend import Tokenizing
 from raysft.data.text.chat import Example, OverLong, Stop, Template, encode
 from raysft.data.text.judged import encode_judged
+from raysft.recipe.columns import MARGIN
 
 _SIDES = ("preferred", "rejected")
 _NO_LIMIT = 1 << 40
@@ -65,7 +66,8 @@ def encode_answers(
     pairs = [both_sides(conversation) for conversation in conversations]
     encoded = iter(whole([side for pair in pairs if not isinstance(pair, Refusal) for side in pair]))
     return [
-        pair if isinstance(pair, Refusal) else _atom([next(encoded), next(encoded)], max_tokens) for pair in pairs
+        pair if isinstance(pair, Refusal) else _atom(conversation, [next(encoded), next(encoded)], max_tokens)
+        for conversation, pair in zip(conversations, pairs, strict=True)
     ]
 
 
@@ -109,7 +111,9 @@ def untrained(message: Message) -> Message:
     return replace(message, train=False, parts=None) if message.role == "assistant" else message
 
 
-def _atom(found: Sequence[tuple[Example, ...] | Refusal], max_tokens: int) -> tuple[Example, ...] | Refusal:
+def _atom(
+    conversation: Conversation, found: Sequence[tuple[Example, ...] | Refusal], max_tokens: int
+) -> tuple[Example, ...] | Refusal:
     """One example of both sides, or why there is none."""
     samples: list[Example] = []
     for name, side in zip(_SIDES, found, strict=True):
@@ -122,7 +126,8 @@ def _atom(found: Sequence[tuple[Example, ...] | Refusal], max_tokens: int) -> tu
         return Refusal("over_long", f"a pair of {parts} tokens, at most {max_tokens} together fit a row")
     if np.array_equal(samples[0].input_ids, samples[1].input_ids):
         return Refusal("no_preference", "the template writes both answers alike; expected different ones")
-    return (joined(samples, _SIDES),)
+    scores = [candidate.score for candidate in conversation.candidates]
+    return (joined(samples, _SIDES)._replace(values={MARGIN.name: max(scores) - min(scores)}),)
 
 
 def _of_side(name: str, refusal: Refusal) -> Refusal:

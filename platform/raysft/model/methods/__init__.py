@@ -12,7 +12,8 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from raysft.model.methods import adalora, freeze, full, ia3, lora, p_tuning, prefix, prompt, tuner
+from raysft.model.heads import add_head
+from raysft.model.methods import adalora, freeze, full, ia3, lora, p_tuning, prefix, probe, prompt, tuner
 from raysft.model.methods.acts import StepActs
 from raysft.model.methods.adapters import (
     adapted_layers,
@@ -82,6 +83,7 @@ class Method:
 METHODS: dict[str, Method] = {
     "full": Method(TRAITS["full"], full.attach),
     "freeze": Method(TRAITS["freeze"], freeze.attach),
+    "probe": Method(TRAITS["probe"], probe.attach),
     "lora": Method(TRAITS["lora"], lora.attach),
     "dora": Method(TRAITS["dora"], lora.attach),
     "ia3": Method(TRAITS["ia3"], ia3.attach),
@@ -95,8 +97,10 @@ METHODS: dict[str, Method] = {
 
 
 def apply_method(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
-    """The model ready for training: its trained parameters require grad, the others do not."""
-    return METHODS[recipe.method.kind].attach(model, recipe)
+    """The model ready for training, with its objective's own head: trained parameters require grad, no others do."""
+    module = METHODS[recipe.method.kind].attach(model, recipe)
+    add_head(base_model(module), recipe)
+    return module
 
 
 def step_acts(module: nn.Module, recipe: Recipe, total_steps: int) -> StepActs | None:

@@ -26,6 +26,12 @@ class FreezeMethod(Section):
     )
 
 
+class ProbeMethod(Section):
+    """Nothing of the model is trained, but the head of an objective that has one of its own (`reward`)."""
+
+    kind: Literal["probe"] = Field(description="Names this kind.")
+
+
 class LowRankMethod(Section):
     """What LoRA and DoRA have in common."""
 
@@ -176,6 +182,7 @@ class TunerMethod(Section):
 MethodSection = (
     FullMethod
     | FreezeMethod
+    | ProbeMethod
     | LoraMethod
     | DoraMethod
     | Ia3Method

@@ -55,6 +55,8 @@ def test_measures_of_held_out_rows_say_which_way_is_better() -> None:
         "simpo": "min",
         "orpo": "min",
         "kto": "min",
+        "reward": "min",
+        "centre": "min",
         "preferred_nll": "min",
         "accuracy": "max",
         "margin": "max",

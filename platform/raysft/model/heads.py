@@ -1,0 +1,78 @@
+"""An objective's own head: numbers made of a whole sample. How it is put on a model, and what the model then is.
+
+While it trains, it stands beside the LM head, by which the model is loaded and checked as any other, and which is
+left as it is. What is exported is transformers' sequence classifier of the same type, without an LM head.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, PreTrainedModel
+
+from raysft.errors import ModelError
+from raysft.model.decoder import TASK_HEAD, task_head
+from raysft.recipe.objective_traits import head_of
+from raysft.recipe.schema import Recipe
+
+_STANDARD_DEVIATION = 0.02
+
+
+def add_head(model: PreTrainedModel, recipe: Recipe) -> None:
+    """Put the head of the recipe's objective on a model, if it has one: fresh weights by the recipe's seed, trained.
+
+    model: after its method was applied, without what that put around it.
+    """
+    outputs = head_of(recipe)
+    if not outputs:
+        return
+    embedding = model.get_input_embeddings().weight
+    assert isinstance(embedding, torch.Tensor)
+    width = model.config.get_text_config().hidden_size
+    generator = torch.Generator().manual_seed(recipe.seed)
+    weight = torch.randn(outputs, width, generator=generator) * _STANDARD_DEVIATION
+    head = nn.Linear(width, outputs, bias=False, device="meta")
+    head.weight = nn.Parameter(weight.to(embedding.device))
+    lm_head = model.get_output_embeddings()
+    if isinstance(lm_head, nn.Module) and not any(p is embedding for p in lm_head.parameters()):
+        lm_head.requires_grad_(False)  # nothing reads it: only weight decay would reach it
+    model.add_module(TASK_HEAD, head)
+
+
+def as_classifier(model: PreTrainedModel, pad_token_id: int | None) -> PreTrainedModel:
+    """transformers' sequence classifier with the parameters of a model and its head; the model itself without one.
+
+    Raises ModelError for a type that has none.
+    """
+    head = task_head(model)
+    if head is None:
+        return model
+    found = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(model.config), None)
+    config = copy.deepcopy(model.config)
+    config.num_labels, config.pad_token_id = len(next(head.parameters())), pad_token_id
+    if not isinstance(found, type) or not issubclass(found, PreTrainedModel):
+        raise _no_classifier(model, "transformers has none")
+    with torch.device("meta"):
+        made = found(config)
+    if made.base_model_prefix != model.base_model_prefix or task_head(made) is None:
+        raise _no_classifier(model, f"a {found.__name__} with {', '.join(n for n, _ in made.named_children())}")
+    setattr(made, made.base_model_prefix, model.base_model)
+    setattr(made, TASK_HEAD, head)
+    if "_weight_conversions" in vars(model):
+        vars(made)["_weight_conversions"] = vars(model)["_weight_conversions"]
+    ours = {id(parameter) for parameter in model.parameters()}
+    if strange := [name for name, parameter in made.named_parameters() if id(parameter) not in ours]:
+        raise _no_classifier(model, f"a {found.__name__} with {strange[0]}, which was not trained")
+    made.config.use_cache = True
+    return made
+
+
+def _no_classifier(model: PreTrainedModel, got: str) -> ModelError:
+    return ModelError(
+        f"a {model.config.model_type} with a head of its own cannot be exported",
+        got=got,
+        expected="a sequence classifier of this type, whose head is called score",
+        fix="choose another base: Llama, Mistral, Qwen and Gemma have one",
+    )

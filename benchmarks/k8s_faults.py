@@ -1,5 +1,6 @@
 """`raysft` whose workers obey switches, for k8s_demo.py: files in the folder $SWITCHES, which all nodes see.
 
+slow            every step takes STEP_S longer, as that of a larger model: the run is not over before its last fault
 broken-HOST     every step on this node raises what CUDA says of an uncorrectable ECC error
 held-HOST       a commit record of this node waits until the file is gone; `waiting-HOST` says that one does
 """
@@ -20,16 +21,20 @@ from raysft.train.commits import writer
 from raysft.train.history.records import Records
 from raysft.train.worker import train_worker
 
+STEP_S = 0.2
+
 
 def spoilt_worker(folder: str, wire: dict[str, Any]) -> dict[str, Any]:
     """Train, and look at the switches in each step and before each commit record."""
     switches, host = Path(folder), socket.gethostname()
-    step, commit = Records.step, writer.commit_record
+    record, commit = Records.step, writer.commit_record
 
     def spoilt_step(*words: Any, **named: Any) -> Any:
         if (switches / f"broken-{host}").exists():
             raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
-        return step(*words, **named)
+        if (switches / "slow").exists():
+            time.sleep(STEP_S)
+        return record(*words, **named)
 
     def held_commit(*words: Any, **named: Any) -> Any:
         while (switches / f"held-{host}").exists():

@@ -11,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import marks
@@ -26,7 +27,7 @@ LOCAL = HERE.parents[1] / "cluster" / "local"
 FAULTS = HERE.with_name("k8s_faults.py")
 NODES = ("n1", "n2", "n3")
 DASHBOARD = "http://127.0.0.1:8265"
-EVERY, EPOCHS, LIMIT_S = 10, 16, 240.0
+EVERY, EPOCHS, LIMIT_S = 5, 10, 240.0
 DRAIN_S, CUT_S = 15, 60.0
 NOTICED_S = 10.0
 """A node that is gone counts as dead within this time."""
@@ -95,6 +96,11 @@ class Demo:
             thread = threading.Thread(target=nodes, args=("start", name))
             thread.start()
             self.coming.append(thread)
+
+    def take(self, how: str, node: str) -> None:
+        """Stop or kill a node; another one of its name comes once it has ended."""
+        nodes(how, node)
+        self.revive(node)
 
     def revived(self) -> None:
         """Return when all nodes are there."""
@@ -179,7 +185,8 @@ def left_alone(folder: Path) -> subprocess.Popen[bytes]:
         "calm",
     ]
     with (folder / "calm.log").open("w") as said:
-        return subprocess.Popen([*apart, *command("calm", folder)], stdout=said, stderr=said)
+        none = os.environ | {"SWITCHES": str(folder)}
+        return subprocess.Popen([*apart, *command("calm", folder)], stdout=said, stderr=said, env=none)
 
 
 def host_of(run: Path, attempt: int, rank: int) -> str:
@@ -216,13 +223,14 @@ def play(folder: Path) -> int:
     calm = left_alone(folder)
     nodes("up", str(len(NODES)))
     demo.say(f"a head and {len(NODES)} nodes are up, with TLS and a token")
+    switch("slow").touch()
     demo.submit("shaken-1")
     demo.say("the run is submitted")
     demo.wait(lambda: attempts(run) == 1, "the first attempt")
     demo.say("its first attempt has begun")
 
-    demo.revive(demo.suffer("node told to go (SIGTERM)", 1, lambda node: nodes("stop", node)))
-    demo.revive(demo.suffer("node killed (SIGKILL)", 1, lambda node: nodes("kill", node)))
+    demo.suffer("node told to go (SIGTERM)", 1, partial(demo.take, "stop"))
+    demo.suffer("node killed (SIGKILL)", 1, partial(demo.take, "kill"))
     demo.revived()
     node, cut = demo.suffer(f"node cut off for {CUT_S:.0f} s", 0, cut_in_save), time.monotonic()
     fenced = attempts(run) - 1
@@ -234,6 +242,7 @@ def play(folder: Path) -> int:
     demo.revive(node)
     demo.revived()
     demo.suffer("node with a broken GPU (ECC)", 0, lambda node: switch(f"broken-{node}").touch())
+    switch("slow").unlink()
     demo.wait(lambda: (run / "result.json").exists(), "the end")
     wrong = [*what_differs(demo.run("calm"), run, calm.wait(LIMIT_S)), *what_was_promised(demo.rows)]
     nodes("down")

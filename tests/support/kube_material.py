@@ -42,7 +42,7 @@ SEARCH = {
 }
 
 
-def elastic_or_search(verb: Literal["train", "tune"]) -> Recipe:
+def elastic_or_search(verb: Literal["train", "tune", "doctor"]) -> Recipe:
     """An elastic run of GPUs, or a search of twelve trials of one GPU."""
     if verb == "tune":
         return in_the_cluster(cluster={"workers": 1, "gpus_per_worker": 1}, tune=SEARCH)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from raysft.kube.rayjob import as_yaml, bill, manifests
+from raysft.kube.rayjob import Verb, as_yaml, bill, manifests
 from raysft.kube.sent_by import check_image, sent_by
 from raysft.kube.settings import read_settings
 from raysft.model.shape import read_shape
@@ -31,7 +31,7 @@ class Manifest:
         return [bill(one) for one in self.objects if one["kind"] == "RayJob"]
 
     def only(self, verb: str) -> Manifest:
-        """The job of one verb (`prepare`, `train`, `tune`), and the recipe that it reads."""
+        """The job of one verb (`prepare`, `train`, `tune`, `doctor`), and the recipe that it reads."""
         others = [one for one in self.objects if one["kind"] == "RayJob"]
         return Manifest(tuple(one for one in self.objects if one not in others or verb in one["spec"]["entrypoint"]))
 
@@ -39,7 +39,7 @@ class Manifest:
         return self.yaml
 
 
-def manifest(recipe: Recipe, on: str, model: str | None, verb: Literal["train", "tune"]) -> Manifest:
+def manifest(recipe: Recipe, on: str, model: str | None, verb: Verb) -> Manifest:
     """See verbs.manifest."""
     settings = read_settings(on)
     sized = change(recipe, {"model.source": model}) if model else recipe

@@ -64,7 +64,7 @@ def plan(recipe: Recipe, cluster: str | None = None) -> Plan:
 
 
 def manifest(
-    recipe: Recipe, on: str, model: str | None = None, *, verb: Literal["train", "tune"] = "train"
+    recipe: Recipe, on: str, model: str | None = None, *, verb: Literal["train", "tune", "doctor"] = "train"
 ) -> Manifest:
     """A ConfigMap and RayJobs of KubeRay: one that makes the token store on CPUs, then one that trains or searches.
 

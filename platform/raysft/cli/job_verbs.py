@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 from raysft.api import verbs as api
 from raysft.cli.verbs import call, say
@@ -42,7 +42,7 @@ def _to_kubernetes(recipe: Any, options: argparse.Namespace) -> int:
         raise _not_with("--env", "--on", "name Secrets in the cluster's file (`secrets:`); their keys are variables")
     if options.insecure_http:
         raise _not_with("--insecure-http", "--on", "leave it out: the kubeconfig says how its server is reached")
-    verb: Literal["train", "tune"] = "tune" if options.verb == "tune" else "train"
+    verb: Any = options.verb if options.verb != "prepare" else "train"
     found = api.manifest(recipe, options.on, options.model, verb=verb)
     wanted = found.only("prepare") if options.verb == "prepare" else found
     if options.verb == "prepare" and len(wanted.objects) == 1:

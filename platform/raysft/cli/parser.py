@@ -41,7 +41,9 @@ def parser() -> argparse.ArgumentParser:
     manifest.add_argument(
         "--on", required=True, metavar="FILE", help="what the cluster has: see docs/guide/kubernetes.md"
     )
-    manifest.add_argument("--job", choices=["prepare", "train", "tune"], help="one job; default: the first two")
+    manifest.add_argument(
+        "--job", choices=["prepare", "train", "tune", "doctor"], help="one job; default: the first two"
+    )
     manifest.add_argument(
         "--model", metavar="DIR", help="config.json of a model that only the cluster sees, for sizes"
     )
@@ -100,7 +102,8 @@ def _recipe_verb(
 def _submit(commands: Any) -> None:
     submit = _recipe_verb(commands, "submit", "send a run to a cluster and follow it; resumes it", job_verbs.submit)
     _server(submit, on="a Kubernetes cluster, as `raysft manifest` takes it")
-    submit.add_argument("--verb", choices=["train", "prepare", "tune"], default="train", help="default: train")
+    verbs_there = ["train", "prepare", "tune", "doctor"]
+    submit.add_argument("--verb", choices=verbs_there, default="train", help="what the job does; default: train")
     submit.add_argument(
         "--env", action="append", default=[], metavar="NAME", help="pass this variable on; may be repeated"
     )

@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from raysft.api import verbs as api
 from raysft.errors import RecipeError
@@ -78,7 +78,7 @@ def plan(options: argparse.Namespace) -> None:
 
 
 def manifest(options: argparse.Namespace) -> None:
-    verb: Literal["train", "tune"] = "tune" if options.job == "tune" else "train"
+    verb: Any = options.job if options.job in ("tune", "doctor") else "train"
     found = api.manifest(api.load(options.recipe, options.set), options.on, options.model, verb=verb)
     sys.stdout.write((found.only(options.job) if options.job else found).yaml)
 

@@ -25,7 +25,8 @@ from raysft.recipe.schema import Recipe
 from raysft.recipe.travel import refuse_secrets, refuse_unseen
 from raysft.recipe.tune_checks import check_place, check_tune
 
-Verb = Literal["train", "tune"]
+Verb = Literal["train", "tune", "doctor"]
+"""What the last job does; `doctor` looks at the pods that a run would have, and has no job before it."""
 
 RUN, STORAGE = "raysft.io/run-name", "raysft.io/storage"
 RECIPE_HASH, SPEC_HASH = "raysft.io/recipe-sha256", "raysft.io/spec-sha256"
@@ -39,10 +40,12 @@ def manifests(
 ) -> list[dict[str, Any]]:
     """ConfigMap and RayJobs, in the order in which they are applied. shape: of the recipe's model.
 
-    verb: what the last job does, a run or a search. Raises RecipeError for paths that the cluster cannot see, names
-    that it does not take, and a search without `tune:`; StorageError where a study cannot lie in its storage.
+    Raises RecipeError for paths that the cluster cannot see, names that it does not take, and a search without
+    `tune:`; StorageError where a study cannot lie in its storage.
     """
     recipe = with_absolute_paths(recipe)
+    if verb == "doctor":  # all pods at once: it looks at those that are there, and asks for none
+        settings = settings.model_copy(update={"autoscale": False, "prepare_cpus": 0})
     check_locations(recipe, settings)
     name = object_name(recipe.name)
     if verb == "tune":

@@ -18,7 +18,7 @@ from raysft.recipe.tune_checks import check_tune
 from raysft.runtime.job_client import Job, JobRequest
 from raysft.submit.user_code import copy_modules, own_modules
 
-Verb = Literal["train", "prepare", "tune"]
+Verb = Literal["train", "prepare", "tune", "doctor"]
 RECIPE_FILE = "recipe.yaml"
 RUN, VERB, STORAGE, VERSION = "raysft.run", "raysft.verb", "raysft.storage", "raysft.version"
 """Names in a job's metadata."""

@@ -157,6 +157,10 @@ def test_on_kubernetes_a_dry_run_is_the_manifest(
         "reserved     train: pods 1",
     ]
     assert raysft(capsys, "submit", *on, "--dry-run", "--verb", "prepare").out.count("kind: RayJob") == 1
+    doctor = raysft(capsys, "submit", *on, "--dry-run", "--verb", "doctor")
+    assert doctor.out.count("kind: RayJob") == 1
+    assert "entrypoint: raysft doctor /etc/raysft/recipe.yaml" in doctor.out
+    assert raysft(capsys, "manifest", *on, "--job", "doctor").out == doctor.out
     with on[0].open("a") as recipe:
         recipe.write(SEARCH)
     tune = raysft(capsys, "submit", *on, "--dry-run", "--verb", "tune", "--set", "tune.study=postgresql://db/s")

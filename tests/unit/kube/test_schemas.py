@@ -15,7 +15,7 @@ OTHERS = {"RayJob", "RayCluster", "PodMonitor", "PrometheusRule", "LocalQueue"}
 """Of custom resources: kubernetes-validate has no schema."""
 
 EVERYTHING = [one for folder in FOLDERS for one in build(K8S / folder)]
-JOBS = [one for file in CLUSTER_FILES for verb in ("train", "tune") for one in objects_of(file, verb)]
+JOBS = [one for file in CLUSTER_FILES for verb in ("train", "tune", "doctor") for one in objects_of(file, verb)]
 
 
 def test_kubernetes_own_kinds_pass() -> None:

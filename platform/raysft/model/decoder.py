@@ -41,6 +41,16 @@ def task_head(model: PreTrainedModel) -> nn.Module | None:
     return dict(model.named_children()).get(TASK_HEAD)
 
 
+def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
+    """The layers that hidden states pass one after another, first to last; none where they are not in one list.
+
+    Raises ModelError.
+    """
+    lists = [module for module in decoder(model).modules() if isinstance(module, nn.ModuleList)]
+    count = model.config.get_text_config().num_hidden_layers
+    return next((list(found) for found in lists if len(found) == count), [])
+
+
 def unread(model: PreTrainedModel) -> dict[str, nn.Module]:
     """{name: module} of what no text passes: vision and audio towers, projectors. Largest parts only."""
     used = {id(module) for module in decoder(model).modules()}

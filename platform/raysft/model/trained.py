@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from raysft.errors import CheckpointError
 from raysft.model.decoder import task_head
-from raysft.model.load import cast_as_loaded, dtypes_as_loaded, load_model
+from raysft.model.load import dtypes_as_loaded, load_model
 from raysft.model.methods import (
     adapter_tensors,
     apply_method,
@@ -33,6 +33,7 @@ from raysft.model.methods import (
     unload,
 )
 from raysft.model.outline import Outline, WholeOnlyError, is_placeholder, outline, placeholder
+from raysft.model.spread import Room, spread, unlimited
 from raysft.model.stacked import Source
 from raysft.recipe.schema import Recipe
 
@@ -45,6 +46,8 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 """{train.precision: of exported and evaluated weights}."""
 
 CPU = torch.device("cpu")
+WHOLE = unlimited(CPU)
+"""All of it in host memory."""
 
 
 class Trained:
@@ -132,18 +135,18 @@ class Merged:
             buffer.data = buffer.data.to(dtypes[name])
 
 
-def load_trained(recipe: Recipe, weights: Weights, *, vocab_size: int, device: torch.device = CPU) -> PreTrainedModel:
+def load_trained(recipe: Recipe, weights: Weights, *, vocab_size: int, room: Room = WHOLE) -> PreTrainedModel:
     """A run's model, merged, in the precision of its training. Raises ModelError, CheckpointError."""
     dtype = DTYPES[recipe.train.precision]
     try:
         merged = Trained(recipe, weights, vocab_size=vocab_size).merged()
-        return _filled(merged.model, merged.read, dtype, device)
+        return _filled(merged.model, merged.read, dtype, room)
     except WholeOnlyError as reason:
         tell_whole("evaluation", recipe, reason)
-        return _cast(merge(rebuild(recipe, weights, vocab_size=vocab_size)), dtype, device)
+        return _cast(merge(rebuild(recipe, weights, vocab_size=vocab_size)), dtype, room)
 
 
-def load_adapted(recipe: Recipe, weights: Weights, *, vocab_size: int, device: torch.device = CPU) -> nn.Module:
+def load_adapted(recipe: Recipe, weights: Weights, *, vocab_size: int, room: Room = WHOLE) -> nn.Module:
     """A run's model with its adapter beside it, which cannot be merged: to be used through methods.forward_of.
 
     In the precision of its training. Raises ModelError, CheckpointError.
@@ -152,46 +155,40 @@ def load_adapted(recipe: Recipe, weights: Weights, *, vocab_size: int, device: t
     try:
         trained = Trained(recipe, weights, vocab_size=vocab_size)
         module = trained.module
-        _filled(base_model(module), trained.read, dtype, device)
+        _filled(base_model(module), trained.read, dtype, room)
     except WholeOnlyError as reason:
         tell_whole("evaluation", recipe, reason)
         module = rebuild(recipe, weights, vocab_size=vocab_size)
-        _cast(base_model(module), dtype, device)
+        _cast(base_model(module), dtype, room)
     for parameter in trained_parameters(module).values():
-        parameter.data = parameter.data.to(device, dtype)
+        parameter.data = parameter.data.to(room.main, dtype)
     return module.train(False)
 
 
-def load_untrained(recipe: Recipe, *, vocab_size: int, device: torch.device = CPU) -> PreTrainedModel:
+def load_untrained(recipe: Recipe, *, vocab_size: int, room: Room = WHOLE) -> PreTrainedModel:
     """A recipe's model before training, in the precision of its training. Raises ModelError."""
     dtype = DTYPES[recipe.train.precision]
     try:
         found = outline(recipe, vocab_size=vocab_size, device=CPU, is_begun=True)
         sources = _stored_sources(found.model, found, as_held(found.model, recipe))
-        return _filled(found.model, lambda parameter: sources[parameter](), dtype, device)
+        return _filled(found.model, lambda parameter: sources[parameter](), dtype, room)
     except WholeOnlyError as reason:
         tell_whole("evaluation", recipe, reason)
         model = load_model(recipe, vocab_size=vocab_size)
         round_as_held(model, recipe)
-        return _cast(model, dtype, device)
+        return _cast(model, dtype, room)
 
 
 def _filled(
-    model: PreTrainedModel, read: Callable[[nn.Parameter], Tensor], dtype: torch.dtype, device: torch.device
+    model: PreTrainedModel, read: Callable[[nn.Parameter], Tensor], dtype: torch.dtype, room: Room
 ) -> PreTrainedModel:
     """A model of placeholders with all its weights, cast one by one as they are read."""
-    dtypes = dtypes_as_loaded(model, dtype)
-    for name, parameter in model.named_parameters():
-        parameter.data = read(parameter).to(device, dtypes[name])
-    for name, buffer in model.named_buffers():
-        buffer.data = buffer.data.to(device, dtypes[name])
-    return model
+    return spread(model, read, dtypes_as_loaded(model, dtype), room)
 
 
-def _cast(model: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
-    cast_as_loaded(model, dtype)
-    nn.Module.to(model, device)
-    return model
+def _cast(model: PreTrainedModel, dtype: torch.dtype, room: Room) -> PreTrainedModel:
+    """A whole model, parameter by parameter."""
+    return spread(model, lambda parameter: parameter.data, dtypes_as_loaded(model, dtype), room)
 
 
 def tell_whole(what: str, recipe: Recipe, reason: WholeOnlyError) -> None:

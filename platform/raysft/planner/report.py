@@ -56,7 +56,7 @@ def _heading(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> list[str]:
         f"counted   {_basis(recipe)}",
         f"load      {_load(recipe, shape, cluster)}",
         *save_lines(recipe, shape, cluster),
-        *task_lines(recipe, shape, cluster.device),
+        *task_lines(recipe, shape, cluster),
         f"assumed   kernels reach {COMPUTE_EFFICIENCY:.0%} of the peak, collectives {LINK_EFFICIENCY:.0%} of a link: "
         "the order is worth more than the seconds",
     ]

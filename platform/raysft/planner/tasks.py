@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from raysft.errors import ClusterError
 from raysft.planner.activations import FLOAT32
-from raysft.planner.devices import GIB, Device
+from raysft.planner.devices import GIB, Cluster
 from raysft.planner.memory import adapted_names, adapter_parameters, chunk_targets
 from raysft.recipe.change import change
 from raysft.recipe.evaluation_sets import ANSWERS, evaluation_sets, evaluation_tasks, measured_by_workers
@@ -85,19 +85,27 @@ def export_tasks(recipe: Recipe, shape: ModelShape) -> int:
     return max(1, min(recipe.cluster.workers, math.ceil(_working(recipe) * shape.num_parameters / EXPORT_FILE_BYTES)))
 
 
-def task_lines(recipe: Recipe, shape: ModelShape, device: Device) -> list[str]:
-    """What both need, for `raysft plan`. The task of an evaluation has the devices of one worker."""
+def evaluation_gpus(recipe: Recipe, shape: ModelShape, where: Cluster | None) -> int:
+    """GPUs of one node that a task of an evaluation has: as few as hold the model and its answers, if a node has
+    them. What they do not hold waits in host memory (model/spread.py).
+
+    where: None, of GPUs that are not known: as many as a worker has. 0 on CPUs.
+    """
+    if not recipe.cluster.gpus_per_worker or where is None or not where.device.is_gpu:
+        return recipe.cluster.gpus_per_worker
+    found = evaluation_memory(recipe, shape, is_gpu=True)
+    room = where.device.memory_bytes - found.row - GIB
+    wanted = math.ceil((found.weights + found.answers) / room) if room > 0 else where.devices_per_node
+    return max(1, min(wanted, where.devices_per_node))
+
+
+def task_lines(recipe: Recipe, shape: ModelShape, where: Cluster) -> list[str]:
+    """What both need, for `raysft plan`."""
     lines = []
     if evaluation_sets(recipe) and measured_by_workers(recipe):
         lines.append("evaluate  losses before and after by the training workers, each with its part of the model")
     elif evaluation_sets(recipe):
-        found = evaluation_memory(recipe, shape, is_gpu=device.is_gpu)
-        too_large = ", more than it has: the run is refused" if _needs(found, device) > device.memory_bytes else ""
-        parts = f"weights {found.weights / GIB:.1f}, a row {found.row / GIB:.1f}"
-        answers = f", {ANSWERS} answers at most {found.answers / GIB:.1f}" if found.answers else ""
-        tasks = evaluation_tasks(recipe)
-        how = "one task of" if tasks == 1 else f"{tasks} tasks, each of"
-        lines.append(f"evaluate  {how} one worker's size: {parts}{answers} GiB{too_large}")
+        lines.append(_evaluation_line(recipe, shape, where))
     how = "a tensor at a time"
     if _is_whole(recipe):
         how = "fresh weights are made whole; files are read by tensors"
@@ -106,26 +114,45 @@ def task_lines(recipe: Recipe, shape: ModelShape, device: Device) -> list[str]:
     return [*lines, f"export    {who} {export_memory(recipe, shape) / GIB:.1f} GiB of host memory: {how}"]
 
 
-def check_tasks(recipe: Recipe, shape: ModelShape, device: Device | None, host_bytes: float) -> None:
+def _evaluation_line(recipe: Recipe, shape: ModelShape, where: Cluster) -> str:
+    found = evaluation_memory(recipe, shape, is_gpu=where.device.is_gpu)
+    gpus = evaluation_gpus(recipe, shape, where)
+    tasks = evaluation_tasks(recipe, max(1, gpus))
+    parts = f"weights {found.weights / GIB:.1f}, a row {found.row / GIB:.1f}"
+    if found.answers:
+        parts += f", {ANSWERS} answers at most {found.answers / GIB:.1f}"
+    how = "one task of" if tasks == 1 else f"{tasks} tasks, each of"
+    size = "one worker's size" if gpus <= 1 else f"{gpus} GPUs of a node"
+    outside = found.weights + found.row - max(1, gpus) * where.device.memory_bytes
+    more = ""
+    if _least(found, shape) > where.device.memory_bytes:
+        more = ", more than it has: the run is refused"
+    elif outside > 0:
+        more = f"; {outside / GIB:.1f} of it wait in {'host memory' if gpus else 'files'}: slow"
+    return f"evaluate  {how} {size}: {parts} GiB{more}"
+
+
+def check_tasks(recipe: Recipe, shape: ModelShape, where: Cluster | None, host_bytes: float) -> None:
     """Refuse a run whose evaluation or export cannot fit, before it trains. Raises ClusterError.
 
-    device: the GPU of the evaluation; None: it runs on CPUs, or on a GPU that is not known. host_bytes: what Ray has
+    where: the GPUs of the evaluation; None: it runs on CPUs, or on GPUs that are not known. host_bytes: what Ray has
     on the largest node; 0: not known.
     """
     host = host_bytes / RAY_SHARE
     if evaluation_sets(recipe) and not measured_by_workers(recipe):
         found = evaluation_memory(recipe, shape, is_gpu=bool(recipe.cluster.gpus_per_worker))
-        if device is not None and _needs(found, device) > device.memory_bytes:
-            raise _no_evaluation(recipe, _needs(found, device), device.memory_bytes)
-        if not recipe.cluster.gpus_per_worker and host and found.load > host:
-            raise _no_evaluation(recipe, found.load, host)
+        there = where.device.memory_bytes if where else 0.0 if recipe.cluster.gpus_per_worker else host
+        if there and _least(found, shape) > there:
+            raise _no_evaluation(recipe, _least(found, shape), there)
     if host and export_memory(recipe, shape) > host:
         raise _too_large("the export", export_memory(recipe, shape), host, "use nodes with more memory")
 
 
-def _needs(found: EvaluationMemory, device: Device) -> int:
-    """Bytes on the device for certain, however short the prompts are."""
-    return found.weights + found.row if device.is_gpu else found.load
+def _least(found: EvaluationMemory, shape: ModelShape) -> int:
+    """Bytes where it computes for certain, however short prompts are: what is outside of the layers, one of them, a
+    row. The others may come from elsewhere when their turn is."""
+    layers = found.weights * shape.num_layers * shape.layer_parameters // shape.num_parameters
+    return found.weights - layers + layers // shape.num_layers + found.row
 
 
 def _no_evaluation(recipe: Recipe, needed: float, there: float) -> ClusterError:

@@ -79,13 +79,13 @@ def measured_in_training(recipe: Recipe, varied: Container[str] = ()) -> dict[st
     }
 
 
-def evaluation_tasks(recipe: Recipe) -> int:
-    """How many tasks, with the resources of a worker each, share what is measured before or after training.
+def evaluation_tasks(recipe: Recipe, workers: int = 1) -> int:
+    """How many tasks, with the resources of so many workers each, share what is measured before or after training.
 
-    One, or one for each ANSWERS prompts where there are as many workers: each has to load the model.
+    One, or one for each ANSWERS prompts where the run has the workers: each has to load the model.
     """
     prompts = sum(plan.prompts for plan in evaluation_sets(recipe).values())
-    return max(1, min(recipe.cluster.workers, math.ceil(prompts / ANSWERS)))
+    return max(1, min(recipe.cluster.workers // workers, math.ceil(prompts / ANSWERS)))
 
 
 def measured_by_workers(recipe: Recipe) -> bool:

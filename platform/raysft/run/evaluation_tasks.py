@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,8 @@ from raysft.evaluate.evaluation import evaluation_of
 from raysft.recipe.evaluation_sets import check_packages, evaluation_sets, evaluation_tasks
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.cluster import ClusterSection
-from raysft.runtime.join import run_task, worker_runtime
+from raysft.run.layout_choice import evaluation_gpus
+from raysft.runtime.join import cluster_facts, run_task, worker_runtime
 
 Task = Callable[..., dict[str, Any]]
 """(fields of a recipe, stores, share, *more) -> what evaluate_share() found of that share (remote_tasks.py)."""
@@ -29,13 +31,14 @@ def evaluate_by_tasks(recipe: Recipe, task: Task, stores: Mapping[str, str], *mo
     """
     plans = {name: evaluation_sets(recipe)[name] for name in stores}
     check_packages(plans.values())
-    fields, parts = recipe.model_dump(mode="json"), evaluation_tasks(recipe)
+    gpus = evaluation_gpus(recipe, cluster_facts()) if recipe.cluster.gpus_per_worker else 0
+    fields, parts = recipe.model_dump(mode="json"), evaluation_tasks(recipe, max(1, gpus))
     if parts == 1:
-        return evaluation_of([run_task(recipe.cluster, task, fields, dict(stores), (0, 1), *more)], plans)
+        found_by_one = run_task(recipe.cluster, task, fields, dict(stores), (0, 1), *more, gpus=gpus)
+        return evaluation_of([found_by_one], plans)
     work = partial(_share, task=task, fields=fields, stores=dict(stores), parts=parts, more=more)
-    found: dict[int, dict[str, Any]] = dict(
-        on_ray(work, [{"part": part} for part in range(parts)], worker_sized(recipe))
-    )
+    sized = replace(worker_sized(recipe), gpus=gpus, at_once=recipe.cluster.workers // max(1, gpus))
+    found: dict[int, dict[str, Any]] = dict(on_ray(work, [{"part": part} for part in range(parts)], sized))
     return evaluation_of([found[part] for part in range(parts)], plans)
 
 

@@ -155,7 +155,16 @@ def check_tasks(recipe: Recipe, nodes: ClusterFacts) -> None:
     where = cluster_of(nodes.nodes, recipe.cluster.gpus_per_worker)
     host = max((node.memory_bytes for node in nodes.nodes), default=0)
     if shape.is_known:
-        tasks.check_tasks(sized, shape, where.device if where else None, host)
+        tasks.check_tasks(sized, shape, where, host)
+
+
+def evaluation_gpus(recipe: Recipe, nodes: ClusterFacts) -> int:
+    """GPUs of a task that evaluates the model: see planner/tasks.py."""
+    where = cluster_of(nodes.nodes, recipe.cluster.gpus_per_worker)
+    if where is None:
+        return recipe.cluster.gpus_per_worker
+    sized = with_backend(with_vocabulary(recipe))
+    return tasks.evaluation_gpus(sized, read_shape(sized), where)
 
 
 def with_vocabulary(recipe: Recipe) -> Recipe:

@@ -17,6 +17,7 @@ from raysft.evaluate.generation import TransformersGenerator
 from raysft.evaluate.ready import ReadyModel, ready, ready_export
 from raysft.model.load import rows_for
 from raysft.model.methods import base_model, forward_of
+from raysft.model.spread import unlimited
 from raysft.model.trained import load_adapted, load_trained, load_untrained
 from raysft.recipe.schema import Recipe
 from raysft.recipe.traits import method_of
@@ -44,7 +45,7 @@ def open_model(location: str, *, batch_size: int = BATCH_SIZE) -> ReadyModel:
     if "merged" in method_of(recipe).exports:
         model = load_trained(recipe, weights, vocab_size=size)
     else:
-        module = load_adapted(recipe, weights, vocab_size=size, device=_device())
+        module = load_adapted(recipe, weights, vocab_size=size, room=unlimited(_device()))
         model, forward = base_model(module), forward_of(module, recipe)
     stops = stop_token_ids(recipe, tokenizer) or None
     generator = TransformersGenerator(model, tokenizer, stops, batch_size=batch_size, forward=forward)

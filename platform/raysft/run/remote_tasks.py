@@ -6,7 +6,10 @@ shares together.
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,13 +26,15 @@ from raysft.evaluate.generation import TransformersGenerator
 from raysft.evaluate.sampling import Sampling
 from raysft.model.card import CardFacts
 from raysft.model.export import export_run, export_share
-from raysft.model.load import rows_for
+from raysft.model.load import dtypes_as_loaded, rows_for
 from raysft.model.methods import Forward, base_model, forward_of
+from raysft.model.spread import Room, spread
 from raysft.model.trained import load_adapted, load_trained, load_untrained
 from raysft.recipe.evaluation_sets import evaluation_sets
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.schema import Recipe
 from raysft.recipe.traits import method_of
+from raysft.run.room import room_of
 from raysft.train.commits.layout import Checkpoint, read_commits
 from raysft.train.commits.lineage import lineage, read_attempts
 from raysft.train.history.paths import RunPaths
@@ -46,8 +51,9 @@ def evaluate_initial(fields: dict[str, Any], stores: dict[str, str], share: Numb
     """The model before training."""
     recipe = parse_recipe(fields)
     tokenizer = recipe_tokenizer(recipe)
-    model = load_untrained(recipe, vocab_size=rows_for(tokenizer), device=_device(recipe))
-    return _evaluate(recipe, model, tokenizer, stores, share)
+    with _room(recipe, tokenizer, share) as room:
+        model = load_untrained(recipe, vocab_size=rows_for(tokenizer), room=room)
+        return _evaluate(recipe, model, tokenizer, stores, share)
 
 
 def evaluate_trained(fields: dict[str, Any], stores: dict[str, str], share: Numbers, run: str) -> dict[str, Any]:
@@ -55,21 +61,22 @@ def evaluate_trained(fields: dict[str, Any], stores: dict[str, str], share: Numb
     recipe = parse_recipe(fields)
     tokenizer = recipe_tokenizer(recipe)
     weights, size = newest_checkpoint(run).weights(), rows_for(tokenizer)
-    if "merged" in method_of(recipe).exports:
-        model = load_trained(recipe, weights, vocab_size=size, device=_device(recipe))
-        return _evaluate(recipe, model, tokenizer, stores, share)
-    module = load_adapted(recipe, weights, vocab_size=size, device=_device(recipe))
-    return _evaluate(recipe, base_model(module), tokenizer, stores, share, forward_of(module, recipe))
+    with _room(recipe, tokenizer, share) as room:
+        if "merged" in method_of(recipe).exports:
+            model = load_trained(recipe, weights, vocab_size=size, room=room)
+            return _evaluate(recipe, model, tokenizer, stores, share)
+        module = load_adapted(recipe, weights, vocab_size=size, room=room)
+        return _evaluate(recipe, base_model(module), tokenizer, stores, share, forward_of(module, recipe))
 
 
 def evaluate_exported(fields: dict[str, Any], stores: dict[str, str], share: Numbers, export: str) -> dict[str, Any]:
     """An exported model, loaded as anybody would."""
     recipe = parse_recipe(fields)
     model, tokenizer = load_exported(export)
-    if recipe.train.precision == "fp32":
-        model.float()
-    torch.nn.Module.to(model, _device(recipe))
-    return _evaluate(recipe, model, tokenizer, stores, share)
+    dtype = torch.float32 if recipe.train.precision == "fp32" else model.dtype
+    with _room(recipe, tokenizer, share) as room:
+        spread(model, lambda parameter: parameter.data, dtypes_as_loaded(model, dtype), room)
+        return _evaluate(recipe, model, tokenizer, stores, share)
 
 
 def export(
@@ -137,8 +144,11 @@ def _problem(checkpoint: Checkpoint) -> str | None:
         return next(filter(None, threads.map(lambda part: checkpoint.verify(part, count), range(count))), None)
 
 
-def _device(recipe: Recipe) -> torch.device:
-    return torch.device("cuda" if recipe.cluster.gpus_per_worker else "cpu")
+@contextmanager
+def _room(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, share: Numbers) -> Iterator[Room]:
+    """Where the model may lie while it is evaluated."""
+    with tempfile.TemporaryDirectory(prefix="raysft-layers-") as folder:
+        yield room_of(recipe, vocab_size=rows_for(tokenizer), tasks=share[1], folder=folder)
 
 
 def _evaluate(

@@ -248,11 +248,14 @@ def worker_runtime(section: ClusterSection, **variables: str) -> dict[str, Any]:
     return {"env_vars": worker_environment(section) | patience | variables, **made_by}
 
 
-def run_task(section: ClusterSection, function: Callable[..., Result], *arguments: object) -> Result:
-    """Run a function once on the cluster with one worker's resources. Raises what it raised."""
+def run_task(
+    section: ClusterSection, function: Callable[..., Result], *arguments: object, gpus: int | None = None
+) -> Result:
+    """Run a function once on the cluster with one worker's resources. gpus: another number of them. Raises what it
+    raised."""
     task = ray.remote(function).options(
         num_cpus=section.cpus_per_worker,
-        num_gpus=section.gpus_per_worker,
+        num_gpus=section.gpus_per_worker if gpus is None else gpus,
         max_retries=2,
         runtime_env=worker_runtime(section),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,8 +10,16 @@ from fakes import LLAMA_8B, recipe_8b
 
 from raysft.errors import ClusterError
 from raysft.model.shape import read_shape
-from raysft.planner.devices import GIB, find_device
-from raysft.planner.tasks import RAY_SHARE, check_tasks, evaluation_memory, export_memory, export_tasks, task_lines
+from raysft.planner.devices import GIB, Cluster, find_device
+from raysft.planner.tasks import (
+    RAY_SHARE,
+    check_tasks,
+    evaluation_gpus,
+    evaluation_memory,
+    export_memory,
+    export_tasks,
+    task_lines,
+)
 from raysft.recipe.change import change
 from raysft.recipe.facts import ClusterFacts, NodeFacts
 from raysft.recipe.schema import Recipe
@@ -80,33 +89,61 @@ def test_an_evaluation_holds_the_model_once_in_its_precision() -> None:
     assert few.answers == found.answers // 8
 
 
+def on(name: str, per_node: int = 8) -> Cluster:
+    """A node of these."""
+    return Cluster(find_device(name), per_node, per_node)
+
+
 def test_both_are_printed() -> None:
     recipe, shape = from_files(recipe_8b(data=HELD_OUT, evaluate={"generate_prompts": 100, "max_new_tokens": 256}))
-    lines = task_lines(recipe, shape, find_device("H100-80G"))
+    recipe = change(recipe, {"cluster.gpus_per_worker": 1})
+    lines = task_lines(recipe, shape, on("H100-80G"))
     assert lines[0].startswith("evaluate  4 tasks, each of one worker's size: weights 15.0, a row")
     assert "answers at most 17.0 GiB" in lines[0]
     assert lines[1] == "export    8 tasks, each of 3.9 GiB of host memory: a tensor at a time"  # of 9 files
-    assert "more than it has: the run is refused" in task_lines(recipe, shape, find_device("T4-16G"))[0]
-    assert len(task_lines(recipe_8b(), shape, find_device("H100-80G"))) == 1  # nothing is held out
-    losses, _ = task_lines(recipe_8b(data=HELD_OUT), shape, find_device("T4-16G"))
+    assert len(task_lines(recipe_8b(), shape, on("H100-80G"))) == 1  # nothing is held out
+    losses, _ = task_lines(recipe_8b(data=HELD_OUT), shape, on("T4-16G"))
     assert losses.startswith("evaluate  losses before and after by the training workers")
-    assert all(len(line) <= 120 for line in [*lines, *task_lines(recipe_8b(), shape, find_device("H100-80G"))])
+    assert all(len(line) <= 120 for line in [*lines, *task_lines(recipe_8b(), shape, on("H100-80G"))])
     assert any(
         line.startswith("export    one task") for line in layout_choice.plan(recipe_8b(8), "8xH100-80G").lines()
     )
 
 
 @pytest.mark.parametrize(
+    ("device", "per_node", "gpus", "words"),
+    [
+        ("H100-80G", 8, 1, "4 tasks, each of one worker's size"),  # 32 GiB of weights and answers
+        ("L4-24G", 8, 2, "4 tasks, each of 2 GPUs of a node"),
+        ("T4-16G", 8, 3, "2 tasks, each of 3 GPUs of a node"),
+        ("T4-16G", 1, 1, "of it wait in host memory: slow"),
+    ],
+)
+def test_a_model_that_no_gpu_holds_has_several_of_a_node(device: str, per_node: int, gpus: int, words: str) -> None:
+    recipe, shape = from_files(recipe_8b(data=HELD_OUT, evaluate={"generate_prompts": 100, "max_new_tokens": 256}))
+    recipe = change(recipe, {"cluster.gpus_per_worker": 1})
+    found = evaluation_memory(recipe, shape, is_gpu=True)
+    where = on(device, per_node)
+    assert evaluation_gpus(recipe, shape, where) == gpus
+    assert per_node == 1 or gpus * (where.device.memory_bytes - found.row) > found.weights + found.answers
+    assert words in task_lines(recipe, shape, where)[0]
+    check_tasks(recipe, shape, where, 0)
+    assert evaluation_gpus(recipe, shape, None) == 1, "of a kind that is not known"
+    assert evaluation_gpus(change(recipe, {"cluster.gpus_per_worker": 0}), shape, where) == 0
+
+
+@pytest.mark.parametrize(
     ("sections", "device", "host_gib", "words"),
     [
-        (ANSWERED, "T4-16G", 0, "evaluation before and after training"),
-        (COMPARED, "T4-16G", 0, "evaluation before and after training"),
+        (ANSWERED, "TINY", 0, "evaluation before and after training"),
+        (COMPARED, "TINY", 0, "evaluation before and after training"),
+        (ANSWERED, "T4-16G", 0, None),  # layers wait in host memory
         (ANSWERED, "H100-80G", 0, None),
         ({"data": HELD_OUT}, "T4-16G", 0, None),  # losses alone: by the training workers
         ({}, "T4-16G", 0, None),
         ({}, None, 20, "export"),
         ({}, None, 40, None),
-        (ANSWERED, None, 10, "evaluation before and after training"),
+        (ANSWERED, None, 2, "evaluation before and after training"),
         (ANSWERED, None, 0, None),
     ],
 )
@@ -116,7 +153,12 @@ def test_what_cannot_fit_is_refused_and_the_way_on_told(
     recipe = recipe_8b(**sections)
     recipe = change(recipe, {"cluster.gpus_per_worker": int(device is not None)})
     shape = read_shape(recipe)
-    arguments = (recipe, shape, find_device(device) if device else None, host_gib * GIB * RAY_SHARE)
+    where = on("T4-16G") if device else None
+    if device == "TINY":  # less than embedding, head and a layer take
+        where = Cluster(replace(find_device("T4-16G"), memory_bytes=2 * GIB), 8, 8)
+    elif device:
+        where = on(device)
+    arguments = (recipe, shape, where, host_gib * GIB * RAY_SHARE)
     if words is None:
         check_tasks(*arguments)
         return
@@ -131,11 +173,14 @@ def test_what_cannot_fit_is_refused_and_the_way_on_told(
 
 def test_a_run_asks_before_it_trains() -> None:
     recipe = recipe_8b(**ANSWERED, cluster={"gpus_per_worker": 1})
-    small = ClusterFacts((NodeFacts(cpus=64, gpus=8, memory_bytes=512 * GIB, accelerator="L4"),))
-    large = ClusterFacts((NodeFacts(cpus=64, gpus=8, memory_bytes=512 * GIB, accelerator="H100"),))
+    small, large = (
+        ClusterFacts((NodeFacts(cpus=64, gpus=8, memory_bytes=512 * GIB, accelerator=kind),))
+        for kind in ("T4", "H100")
+    )
     unknown = ClusterFacts((NodeFacts(cpus=64, gpus=8, memory_bytes=512 * GIB),))
-    fp32 = change(recipe, {"train.precision": "fp32"})
-    layout_choice.check_tasks(recipe, large)
-    layout_choice.check_tasks(fp32, unknown)
+    for nodes, gpus in ((small, 2), (large, 1), (unknown, 1)):
+        layout_choice.check_tasks(recipe, nodes)
+        assert layout_choice.evaluation_gpus(recipe, nodes) == gpus
+    long = change(recipe, {"data.max_tokens": 131_072, "model.attention": "eager"})
     with pytest.raises(ClusterError, match="evaluation"):
-        layout_choice.check_tasks(fp32, small)
+        layout_choice.check_tasks(long, small)

@@ -8,6 +8,7 @@ import pytest
 from fakes import make_recipe
 
 from raysft.errors import DataError
+from raysft.recipe.change import change
 from raysft.recipe.evaluation_sets import evaluation_tasks
 from raysft.run import evaluation_tasks as module
 from raysft.run.evaluation_tasks import evaluate_by_tasks
@@ -47,7 +48,32 @@ def test_shares_come_in_any_order_and_are_put_together_in_theirs(monkeypatch: py
     assert [one["prompt"] for one in found["answers"]] == ["q0", "q1", "q2"]
 
 
+@pytest.mark.parametrize(("prompts", "tasks"), [(4, 1), (200, 2)])
+def test_a_model_that_no_gpu_holds_has_several(monkeypatch: pytest.MonkeyPatch, prompts: int, tasks: int) -> None:
+    """Five workers of a GPU each, two GPUs a task: two at a time."""
+    asked: list[tuple[int, int]] = []
+    found = {"held_out": {"rows": [[1.0, 2.0, 3, False]], "answers": []}}
+
+    def by_one(*_: object, gpus: int) -> Any:
+        asked.append((1, gpus))
+        return found
+
+    def by_several(function: Any, items: Any, resources: Any) -> Any:
+        asked.append((resources.at_once, resources.gpus))
+        return [(item["part"], found) for item in items]
+
+    monkeypatch.setattr(module, "evaluation_gpus", lambda *_: 2)
+    monkeypatch.setattr(module, "cluster_facts", lambda: None)
+    monkeypatch.setattr(module, "run_task", by_one)
+    monkeypatch.setattr(module, "on_ray", by_several)
+    wanted = change(recipe(5, prompts), {"cluster.gpus_per_worker": 1})
+    evaluate_by_tasks(wanted, lambda: {}, {"held_out": "store"})
+    assert asked == [(tasks, 2)]
+
+
 def test_rows_without_a_target_are_refused_when_all_shares_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "run_task", lambda *_: {"held_out": {"rows": [[0.0, 0.0, 0, False]], "answers": []}})
+    monkeypatch.setattr(
+        module, "run_task", lambda *_, **__: {"held_out": {"rows": [[0.0, 0.0, 0, False]], "answers": []}}
+    )
     with pytest.raises(DataError, match="nothing to evaluate on"):
         evaluate_by_tasks(recipe(2, 0), lambda: {}, {"held_out": "store"})

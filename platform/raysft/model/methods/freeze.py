@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from raysft.errors import ModelError
-from raysft.model.decoder import decoder, unread
+from raysft.model.decoder import decoder_layers, unread
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.method import FreezeMethod
 
@@ -44,9 +44,7 @@ def _layers(model: PreTrainedModel, wanted: int) -> list[nn.Module]:
     """So many last decoder layers; below 0, first ones."""
     if not wanted:
         return []
-    lists = [module for module in decoder(model).modules() if isinstance(module, nn.ModuleList)]
-    count = model.config.get_text_config().num_hidden_layers
-    layers = next((list(found) for found in lists if len(found) == count), [])
+    layers = decoder_layers(model)
     if abs(wanted) > len(layers):
         raise ModelError(
             "method.layers asks for more decoder layers than the model has",

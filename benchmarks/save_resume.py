@@ -9,6 +9,9 @@ MB       bytes of a rank's file
 written    bytes of a rank's file over the state's bytes / ranks
 held       bytes that a walk over `Engine.state()` allocates, over the bytes of a rank's file
 stall      seconds in Writer.save(), of the second save (memory is there), and over `waited`
+stall cpu  seconds of CPU of that thread in it
+copy       seconds that all ranks take together to copy as many bytes, each its own, into memory that is there: what
+           cores and memory of the machine allow at best; over it: stall / copy
 waited     seconds until that save is committed: what a synchronous save would stand still for
 read       bytes read of the checkpoint's files while a new process resumes, over what the rank needs of them: its
            ranges of weights and moments, and up to ZeRO 2 the other weights too
@@ -91,12 +94,25 @@ def one_rank(folder: str, fields: dict[str, Any], run: str) -> dict[str, float]:
     writer = Writer(run, attempt, group, retention=Retention(1), facts={})
     for step in (1, 2):
         group.barrier()
-        started = time.perf_counter()
+        started, used = time.perf_counter(), time.thread_time()
         writer.save(engine.state, TrainState(step=step))
-        found["stall"] = time.perf_counter() - started
+        found["stall"], found["cpu"] = time.perf_counter() - started, time.thread_time() - used
         writer.finish()
         found["waited"] = time.perf_counter() - started
+    found["copy"] = min(copied_s(list(engine.state()), group) for _ in range(3))
     return found
+
+
+def copied_s(pieces: list[Any], group: Any) -> float:
+    """Seconds of a copy of these, while all ranks copy theirs."""
+    import torch
+
+    kept = [torch.empty_like(piece.values).fill_(0) for piece in pieces]
+    group.barrier()
+    started = time.perf_counter()
+    for to, piece in zip(kept, pieces, strict=True):
+        to.copy_(piece.values)
+    return time.perf_counter() - started
 
 
 def own_bytes(engine: Any, name: str, parameter: Any) -> int:
@@ -127,7 +143,20 @@ def main() -> None:
         sys.stdout.flush()
         os._exit(0)  # DeepSpeed's groups end when all ranks do
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        titles = ("ranks", "B param.", "MB", "written", "held", "stall s", "waited s", "ratio", "read")
+        titles = (
+            "ranks",
+            "B param.",
+            "MB",
+            "written",
+            "held",
+            "stall s",
+            "stall cpu",
+            "copy s",
+            "/ copy",
+            "waited s",
+            "ratio",
+            "read",
+        )
         print(f"{'':<22}" + "".join(f"{title:>10}" for title in titles))
         for number, (name, size, _) in enumerate(ROWS):
             if options.only not in name:
@@ -152,6 +181,9 @@ def main() -> None:
                 f"{written * size / state:.2f}",
                 f"{held:.3f}",
                 f"{most['stall']:.3f}",
+                f"{max(r['cpu'] for r in saves):.3f}",
+                f"{max(r['copy'] for r in saves):.3f}",
+                f"{most['stall'] / max(r['copy'] for r in saves):.2f}",
                 f"{waited:.2f}",
             )
             ratios = (f"{most['stall'] / waited:.3f}", f"{read:.2f}")

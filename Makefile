@@ -5,7 +5,7 @@ READY := .venv/.installed
 export HF_HUB_OFFLINE ?= 1
 unexport PYTHONDONTWRITEBYTECODE  # else each of a hundred processes compiles torch and transformers again: 7 s of CPU
 
-.PHONY: test-admission k8s-demo unit curves faults clusters quick golden wheel reference gpu scaling chaos-store differential models bench-fused bench-tune bench-grid chaos bench-load bench-export bench-save bench-stall bench-recovery parity-full bench-train bench-parity bench-packing bench-gsm8k bench-data bench-memory bench-kills bench-loss demo test check lint types format install constraints clean
+.PHONY: test-admission k8s-demo unit curves faults clusters quick golden wheel reference gpu scaling chaos-store differential models bench-fused bench-tune bench-grid chaos bench-load bench-export bench-evaluate bench-save bench-stall bench-recovery parity-full bench-train bench-parity bench-packing bench-gsm8k bench-data bench-memory bench-kills bench-loss demo test check lint types format install constraints clean
 
 demo: $(READY)            ## train a small model end to end: data, training, evaluation, export, answers
 	$(BIN)/python jobs/demo.py
@@ -121,6 +121,9 @@ bench-save: $(READY)      ## time, memory and bytes of a save and of a resume, r
 
 bench-export: $(READY)    ## memory of an export and of a model that is evaluated, over the whole model
 	$(BIN)/python benchmarks/export_memory.py $(ARGS)
+
+bench-evaluate: $(READY)  ## answers and losses of a model larger than the memory of its process
+	$(BIN)/python benchmarks/evaluate_large.py $(ARGS)
 
 bench-stall: $(READY)     ## how long steps wait for a checkpoint behind them, over one that is waited for
 	$(BIN)/python benchmarks/checkpoint_stall.py

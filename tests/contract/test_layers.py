@@ -91,6 +91,7 @@ SEES = {
         *("run", "runtime", "train", "model", "data", "recipe", "lease", "sealed", "storage", "errors", "observe"),
     },
     "raysft.human": {"metrics", "data", "recipe", "errors"},
+    "raysft.judge": {"human", "errors"},
     "raysft.submit": {
         "kube",
         "runtime.job_client",
@@ -108,6 +109,7 @@ SEES = {
             "api",
             "submit",
             "human",
+            "judge",
             "doctor",
             "search",
             "run",
@@ -159,6 +161,7 @@ OUTSIDE = {
     "raysft.recipe": {"pydantic", "yaml"},
     "raysft.planner": set(),
     "raysft.kube": {"pydantic", "yaml"},
+    "raysft.judge": {"requests"},
     "raysft.human": {"fastapi", "starlette", "pydantic", "psycopg"},
     "raysft.submit": {"yaml", "requests", "kubernetes", "urllib3"},
     "raysft.storage": {"pyarrow", "fsspec"},

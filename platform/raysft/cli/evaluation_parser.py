@@ -1,4 +1,4 @@
-"""The options of `raysft evaluate human`. Imports nothing heavy."""
+"""The options of `raysft evaluate human` and `raysft evaluate judge`. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from raysft.cli import evaluation_verbs
 from raysft.cli.examples import texts
 
-TWO_WORDS = ("evaluate human",)
+TWO_WORDS = ("evaluate human", "evaluate judge")
 """Verbs of two words whose first is a verb, too."""
 
 
@@ -29,24 +29,8 @@ def human(commands: Any) -> None:
     parser.set_defaults(run=evaluation_verbs.human)
     parser.add_argument("--debug", action="store_true", help="tracebacks")
     parser.add_argument("study", help="a file (SQLite), or postgresql://USER@HOST/DATABASE")
-    parser.add_argument(
-        "--answers",
-        action="append",
-        default=[],
-        type=_named,
-        metavar="NAME=FILE",
-        help="a system's answers, as `raysft generate` writes them; once for each system",
-    )
+    _items(parser)
     parser.add_argument("--raters", default="", metavar="NAME,NAME", help="who rates; later ones are added")
-    parser.add_argument(
-        "--mode", choices=["pairwise", "scale"], default="pairwise", help="which is better (default), or 1 to 5"
-    )
-    parser.add_argument(
-        "--criteria", default="", metavar="NAME,NAME", help="with --mode scale: what is rated (default: all five)"
-    )
-    parser.add_argument("--gold", metavar="FILE", help="items whose rating is known: training, and hidden checks")
-    parser.add_argument("--items", type=_whole, default=0, metavar="N", help="draw so many at random (default: all)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of sides, order and draws (default 0)")
     parser.add_argument("--language", choices=["en", "zh"], default="en", help="the page begins in it (default en)")
     parser.add_argument(
         "--host", default="127.0.0.1", metavar="ADDRESS", help="default 127.0.0.1: this machine alone"
@@ -55,6 +39,48 @@ def human(commands: Any) -> None:
     parser.add_argument("--results", action="store_true", help="print the results, serve nothing")
     parser.add_argument("--csv", metavar="FILE", help="write all ratings as a table, serve nothing")
     parser.add_argument("--preferences", metavar="FILE", help="write pairs for `dpo`, serve nothing")
+
+
+def judge(commands: Any) -> None:
+    """`raysft evaluate judge`."""
+    parser = commands.add_parser(
+        "evaluate judge",
+        help="a language model rates answers: pairs in both orders, or 1 to 5; cached, its cost counted",
+        description="A model behind an OpenAI-compatible address rates answers. Its key: RAYSFT_JUDGE_KEY.",
+        **texts("evaluate judge"),
+    )
+    parser.set_defaults(run=evaluation_verbs.judge)
+    parser.add_argument("--debug", action="store_true", help="tracebacks")
+    parser.add_argument("out", metavar="FILE", help="its replies, a JSON line each; the same command goes on")
+    parser.add_argument("--url", required=True, help="the server's address, up to /v1")
+    parser.add_argument("--model", required=True, metavar="NAME", help="the judge, as the server calls it")
+    _items(parser)
+    parser.add_argument("--parallel", type=_whole, default=4, metavar="N", help="requests at a time (default 4)")
+    parser.add_argument("--per-minute", type=_whole, default=0, metavar="N", help="most requests (default: no limit)")
+    parser.add_argument(
+        "--price", type=float, nargs=2, default=(0.0, 0.0), metavar=("IN", "OUT"), help="of a million tokens"
+    )
+
+
+def _items(parser: argparse.ArgumentParser) -> None:
+    """What is rated, by people or a model."""
+    parser.add_argument(
+        "--answers",
+        action="append",
+        default=[],
+        type=_named,
+        metavar="NAME=FILE",
+        help="a system's answers, as `raysft generate` writes them; once for each system",
+    )
+    parser.add_argument(
+        "--mode", choices=["pairwise", "scale"], default="pairwise", help="which is better (default), or 1 to 5"
+    )
+    parser.add_argument(
+        "--criteria", default="", metavar="NAME,NAME", help="with --mode scale: what is rated (default: all five)"
+    )
+    parser.add_argument("--gold", metavar="FILE", help="items whose rating is known: see the guide")
+    parser.add_argument("--items", type=_whole, default=0, metavar="N", help="draw so many at random (default: all)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of sides, order and draws (default 0)")
 
 
 def _named(text: str) -> tuple[str, str]:

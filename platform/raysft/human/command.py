@@ -68,18 +68,24 @@ def open_study(location: str, asked: Asked) -> Store:
         found = store.study()
         store.create(found, _checked(asked.raters))
         return store
-    if asked.mode == "pairwise" and len(asked.answers) < 2:
-        raise UserError(
-            "pairs are of two systems",
-            got=f"answers of {', '.join(asked.answers)}",
-            expected="--answers twice or more",
-            fix="name another system's answers, or rate by --mode scale",
-        )
+    check_systems(asked)
     study = make_study(
         asked.mode, asked.answers, gold=asked.gold, criteria=asked.criteria, seed=asked.seed, most=asked.most
     )
     store.create(study, _checked(asked.raters))
     return store
+
+
+def check_systems(asked: Asked) -> None:
+    """Raises UserError where there are too few systems to rate."""
+    least = 2 if asked.mode == "pairwise" else 1
+    if len(asked.answers) < least:
+        raise UserError(
+            "pairs are of two systems" if asked.answers else "nobody's answers are named",
+            got=f"answers of {', '.join(asked.answers) or 'nobody'}",
+            expected="--answers twice or more" if least == 2 else "--answers once or more",
+            fix="name another system's answers, or rate by --mode scale",
+        )
 
 
 def _checked(raters: Sequence[str]) -> Sequence[str]:

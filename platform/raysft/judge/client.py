@@ -1,0 +1,112 @@
+"""A chat model behind an OpenAI-compatible address. Owns the rate, retries, and how long anything may take."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import requests
+
+from raysft.errors import UserError
+from raysft.judge.prompts import Messages
+
+TRIES = 6
+"""Requests for one reply, where a server is busy, breaks off or is silent."""
+FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
+REQUEST_S = 120.0
+LONGEST_REPLY = 4 * 2**20
+"""Bytes."""
+_BUSY = (408, 409, 425, 429, 500, 502, 503, 504, 529)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a model said, and what it counted."""
+
+    text: str
+    tokens_in: int
+    tokens_out: int
+
+
+@dataclass
+class Endpoint:
+    """One model. Safe to use from several threads."""
+
+    url: str
+    """Up to `/v1`; `/chat/completions` is added."""
+    model: str
+    key: str = field(repr=False, default="")
+    per_minute: float = 0
+    """Requests in a minute; 0: as many as it answers."""
+    sleep: Callable[[float], None] = time.sleep
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _next: float = 0.0
+
+    def ask(self, messages: Messages, max_tokens: int) -> Reply:
+        """The reply to messages, greedily. Raises UserError after TRIES, or where trying again is of no use."""
+        wait, problem = FIRST_WAIT_S, ""
+        for left in reversed(range(TRIES)):
+            self._take_turn()
+            pause = wait
+            try:
+                answer = self._post(messages, max_tokens)
+            except requests.RequestException as error:
+                problem = f"{type(error).__name__} of {self._address}"
+            else:
+                if answer.status_code == 200 and (reply := _reply(answer)) is not None:
+                    return reply
+                problem = f"{answer.status_code} {answer.reason}: {answer.text[:200]}"
+                if answer.status_code not in (*_BUSY, 200):
+                    break
+                pause = max(wait, _retry_after(answer))
+            if left:
+                self.sleep(min(pause, LONGEST_WAIT_S))
+                wait *= 2
+        raise UserError(
+            f"the judge {self.model} gives no reply",
+            got=problem.replace(self.key, "***") if self.key else problem,
+            expected=f"a reply of {self._address} within {TRIES} tries",
+            fix="check address, model and key (RAYSFT_JUDGE_KEY), lower --per-minute; the same command goes on",
+        )
+
+    @property
+    def _address(self) -> str:
+        return self.url.rstrip("/") + "/chat/completions"
+
+    def _post(self, messages: Messages, max_tokens: int) -> requests.Response:
+        body: dict[str, Any] = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": max_tokens}
+        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        return requests.post(self._address, json=body, headers=headers, timeout=REQUEST_S, allow_redirects=False)
+
+    def _take_turn(self) -> None:
+        """Waits so that no more requests begin in a minute than may."""
+        if not self.per_minute:
+            return
+        with self._lock:
+            at = max(self._next, time.monotonic())
+            self._next = at + 60 / self.per_minute
+        self.sleep(max(0.0, at - time.monotonic()))
+
+
+def _reply(answer: requests.Response) -> Reply | None:
+    """None: it is none."""
+    try:
+        found: Any = answer.json() if len(answer.content) <= LONGEST_REPLY else None
+        text = found["choices"][0]["message"]["content"]
+        usage = found.get("usage") or {}
+        counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        return None
+    tokens = [count if isinstance(count, int) else 0 for count in counts]
+    return Reply(text, tokens[0], tokens[1]) if isinstance(text, str) else None
+
+
+def _retry_after(answer: requests.Response) -> float:
+    """Seconds that a server asks to wait; 0: it says nothing of the kind."""
+    try:
+        return max(0.0, float(answer.headers.get("Retry-After", "0")))
+    except ValueError:
+        return 0.0

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from raysft.human.command import Asked, open_study
-from raysft.human.store import Store
+from raysft.human.store import Rating, Store
+from raysft.human.study import Study
 
 
 def write_lines(file: Path, records: list[dict[str, Any]]) -> str:
@@ -40,3 +41,16 @@ def pair_study(folder: Path, items: int = 6, raters: tuple[str, ...] = ("alice",
     }
     gold = write_lines(folder / "gold.jsonl", GOLD_PAIRS)
     return open_study(str(folder / "study.db"), Asked(answers, raters, **{"gold": gold, "seed": 7, **asked}))
+
+
+VERDICTS = {
+    "alice": ["first", "first", "second", "tie", "both_bad", "first"],
+    "bob": ["first", "second", "second", "tie", "both_bad", "first"],
+}
+"""Of items 4 to 9, which nobody knows."""
+
+
+def ratings_of(study: Study) -> list[Rating]:
+    found = [Rating(name, 4 + i, value, 2.0 + i, 1e9) for name, of in VERDICTS.items() for i, value in enumerate(of)]
+    gold = {"alice": ["first"] * 4, "bob": ["second", "first", "tie", "first"]}
+    return found + [Rating(name, i, value, 1.0, 1e9) for name, of in gold.items() for i, value in enumerate(of)]

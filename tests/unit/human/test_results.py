@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from pathlib import Path
 
 import pytest
-from rated import GOLD_PAIRS, answers_file, pair_study
+from rated import VERDICTS, answers_file, pair_study, ratings_of
 
-from raysft.data.formats import read_record
-from raysft.data.formats.unread import Reading
-from raysft.human.export import to_csv, to_preferences
+from raysft.human.export import to_preferences
 from raysft.human.results import Agreement, Results, result_lines, results_of
 from raysft.human.store import Rating
 from raysft.human.study import Study, make_study
 
-VERDICTS = {
-    "alice": ["first", "first", "second", "tie", "both_bad", "first"],
-    "bob": ["first", "second", "second", "tie", "both_bad", "first"],
-}
-"""Of items 4 to 9, which nobody knows."""
-
-
-def rated(study: Study) -> list[Rating]:
-    found = [Rating(name, 4 + i, value, 2.0 + i, 1e9) for name, of in VERDICTS.items() for i, value in enumerate(of)]
-    gold = {"alice": ["first"] * 4, "bob": ["second", "first", "tie", "first"]}
-    return found + [Rating(name, i, value, 1.0, 1e9) for name, of in gold.items() for i, value in enumerate(of)]
-
 
 def results(tmp_path: Path) -> tuple[Study, Results]:
     study = pair_study(tmp_path).study()
-    return study, results_of(study, ["alice", "bob"], rated(study))
+    return study, results_of(study, ["alice", "bob"], ratings_of(study))
 
 
 def test_a_study_of_pairs_by_hand(tmp_path: Path) -> None:
@@ -79,30 +63,3 @@ def test_scores_are_compared_in_their_order(tmp_path: Path) -> None:
     assert (found.alphas["accuracy"] or 0) > 0.8
     kept = [json.loads(line) for line in to_preferences(study, ratings).splitlines()]
     assert [(one["chosen"], one["rejected"]) for one in kept] == [("a 0", "b 0"), ("a 1", "b 1"), ("a 2", "b 2")]
-
-
-def test_the_table_has_every_rating_and_no_formula(tmp_path: Path) -> None:
-    evil = [f'=HYPERLINK("http://x","{i}")' for i in range(6)]
-    one = answers_file(tmp_path / "a.jsonl", evil, question="=1+{}")
-    other = answers_file(tmp_path / "b.jsonl", ["plain\nof two lines, and a comma"] * 6, question="=1+{}")
-    study = make_study("pairwise", {"before": one, "after": other})
-    ratings = [Rating("alice", i, v, 2.0, 1e9) for i, v in enumerate(VERDICTS["alice"])]
-    rows = list(csv.DictReader(io.StringIO(to_csv(study, ratings))))
-    assert [row["verdict"] for row in rows] == VERDICTS["alice"]
-    assert [row["winner"] for row in rows] == ["before", "before", "after", "", "", "before"]
-    assert rows[0]["prompt"] == "'=1+0"
-    assert json.loads(rows[0]["answers"]) == [evil[0], "plain\nof two lines, and a comma"]
-    assert rows[0]["left"] == ("second" if study.is_flipped("alice", 0) else "first")
-
-
-def test_preferences_are_those_of_most_raters_and_train(tmp_path: Path) -> None:
-    study = pair_study(tmp_path).study()
-    kept = [json.loads(line) for line in to_preferences(study, rated(study)).splitlines()]
-    assert [(one["chosen"], one["rejected"], one["agreement"]) for one in kept] == [
-        ("before says 0", "after says 1", 1.0),
-        ("after says 3", "before says 2", 1.0),
-        ("before says 5", "after says 6", 1.0),
-    ], "where raters differ, or see none better, nothing is said; gold items are not trained on"
-    assert not any(one["prompt"] in {gold["prompt"] for gold in GOLD_PAIRS} for one in kept)
-    (read,) = read_record(kept[0], Reading("preference"), id=0, source="")
-    assert [message.role for message in read.messages] == ["user", "assistant"]  # type: ignore[union-attr]

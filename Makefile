@@ -5,7 +5,7 @@ READY := .venv/.installed
 export HF_HUB_OFFLINE ?= 1
 unexport PYTHONDONTWRITEBYTECODE  # else each of a hundred processes compiles torch and transformers again: 7 s of CPU
 
-.PHONY: test-admission k8s-demo unit curves faults clusters quick golden wheel reference gpu scaling chaos-store differential models bench-fused bench-tune bench-grid chaos bench-load bench-export bench-evaluate bench-save bench-stall bench-recovery parity-full bench-train bench-parity bench-packing bench-gsm8k bench-data bench-memory bench-kills bench-loss demo test check lint types format install constraints clean
+.PHONY: compare-trl bench-methods test-admission k8s-demo unit curves faults clusters quick golden wheel reference gpu scaling chaos-store differential models bench-fused bench-tune bench-grid chaos bench-load bench-export bench-evaluate bench-save bench-stall bench-recovery parity-full bench-train bench-parity bench-packing bench-gsm8k bench-data bench-memory bench-kills bench-loss demo test check lint types format install constraints clean
 
 demo: $(READY)            ## train a small model end to end: data, training, evaluation, export, answers
 	$(BIN)/python jobs/demo.py
@@ -82,6 +82,11 @@ bench-train: $(READY)     ## training speed against TRL, transformers and a bare
 	$(BIN)/pip install --quiet --no-deps --upgrade --target build/peers trl==1.16.0 datasets==5.2.0 dill==0.4.1 \
 		multiprocess==0.70.19 xxhash accelerate
 	$(BIN)/python benchmarks/train_speed.py $(DATA) --peers build/peers
+
+compare-trl: $(READY)     ## losses and gradients of TRL and of raysft on the batches of TRL's trainers
+	$(BIN)/pip install --quiet --no-deps --upgrade --target build/peers trl==1.16.0 datasets==5.2.0 dill==0.4.1 \
+		multiprocess==0.70.19 xxhash accelerate
+	$(BIN)/python benchmarks/trl_losses.py --peers build/peers
 
 bench-memory: $(READY)    ## memory of prepare and of a stream for ten times the data: make bench-memory DATA=...
 	$(BIN)/python benchmarks/data_memory.py $(DATA) --mode prepared

@@ -16,6 +16,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from raysft.cli.broken_imports import broken_import
 from raysft.cli.evaluation_parser import joined
 from raysft.cli.parser import parser
 from raysft.errors import RaysftError
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # process boundary: everything becomes a message and an exit code
         if options.debug:
             traceback.print_exc()
-        return _told(error)
+        return _told(broken_import(error) or error)
     return code or 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from raysft.errors import RecipeError
 from raysft.recipe.cleaning import WHOLE_DATA
 from raysft.recipe.evaluation_sets import check_sets, evaluation_sets, has_held_out
-from raysft.recipe.model_checks import check_method, check_model
+from raysft.recipe.model_checks import check_method, check_model, check_schedule
 from raysft.recipe.objective_checks import check_objective
 from raysft.recipe.objective_traits import objective_of, reference_columns
 from raysft.recipe.optimizer_checks import check_optimizer
@@ -56,6 +56,7 @@ def _check_steps(recipe: Recipe) -> None:
     """What the number of steps decides, where the recipe says it."""
     if recipe.train.max_steps is not None:
         check_warmup(recipe, recipe.train.max_steps)
+        check_schedule(recipe, recipe.train.max_steps)
 
 
 def _check_auto(recipe: Recipe) -> None:

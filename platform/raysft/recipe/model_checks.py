@@ -80,6 +80,24 @@ def check_method(recipe: Recipe) -> None:
         )
 
 
+def check_schedule(recipe: Recipe, total_steps: int) -> None:
+    """Does a run of so many steps hold what its method does in steps? Raises RecipeError."""
+    method = recipe.method
+    if not isinstance(method, AdaloraMethod):
+        return
+    between = int((1 - method.warmup_share - method.final_share) * total_steps)
+    if between < method.every_steps:
+        raise RecipeError(
+            "AdaLoRA's schedule is longer than the run",
+            got=f"ranks taken every {method.every_steps} steps (method.every_steps), {between} of the run's "
+            f"{total_steps} steps between method.warmup_share and method.final_share",
+            expected="steps for two allocations at least",
+            fix=f"set method.every_steps: {max(1, between // 4)}, or train longer"
+            if between
+            else "train longer, or set method.kind: lora",
+        )
+
+
 def _check_four_bit(recipe: Recipe) -> None:
     """What a base in 4 bits goes with. Raises RecipeError."""
     parallel = recipe.parallel

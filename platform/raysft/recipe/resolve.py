@@ -18,6 +18,7 @@ from raysft.recipe.compatibility import cell_of, verdict
 from raysft.recipe.facts import ClusterFacts, DataFacts, ModelFacts, NodeFacts
 from raysft.recipe.layout import Layout
 from raysft.recipe.layout_checks import check_layout
+from raysft.recipe.model_checks import check_schedule
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.optimizer import OptimizerSection
 from raysft.recipe.traits import method_of, virtual_tokens
@@ -144,6 +145,7 @@ def schedule(run: ResolvedRun, data: DataFacts) -> Schedule:
     steps_per_epoch = None if data.num_rows is None else math.ceil(data.num_rows / train.rows_per_step)
     total_steps = train.max_steps or train.epochs * (steps_per_epoch or 0)
     check_warmup(run.recipe, total_steps)
+    check_schedule(run.recipe, total_steps)
     return Schedule(total_steps=total_steps, steps_per_epoch=steps_per_epoch, optimizer=optimizer)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from raysft.model.methods.acts import Parameters
-from raysft.model.methods.adapters import base_model, no_layer, refuse_experts, settled, untie
+from raysft.model.methods.adapters import base_model, check_ranks, no_layer, refuse_experts, settled, untie
 from raysft.model.targets import missing_targets, unfit_layers
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.method import AdaloraMethod
@@ -61,6 +61,7 @@ def attach(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
         raise no_layer(model, method.target_modules, " ".join(str(error).split())[:200]) from error
     finally:
         torch.set_rng_state(generator_state)
+    check_ranks(adapted, is_named=targets != "all-linear")
     untie(base_model(adapted))
     return adapted
 

@@ -135,6 +135,30 @@ def no_layer(model: PreTrainedModel, targets: Sequence[str], told: str) -> Model
     )
 
 
+def check_ranks(adapted: nn.Module, *, is_named: bool) -> None:
+    """A product of two matrices has no more ranks than the smaller side of the weight. Raises ModelError.
+
+    Among layers that were not named one may be narrower, such as the gate of a shared expert.
+    """
+    layers = adapter_layers(base_model(adapted))
+    over = {
+        name: (layer.r["default"], layer.out_features, layer.in_features)
+        for name, layer in layers
+        if layer.r["default"] > min(layer.out_features, layer.in_features)
+    }
+    if len(over) == len(layers) or (over and is_named):
+        pick = min if is_named else max
+        name, (rank, outputs, inputs) = pick(over.items(), key=lambda item: min(item[1][1:]))
+        most = min(outputs, inputs)
+        others = f" and {len(over) - 1} more layers" if len(over) > 1 else ""
+        raise ModelError(
+            "an adapter has more ranks than its layer",
+            got=f"rank {rank}, {name} [{outputs}, {inputs}]{others}",
+            expected=f"at most {most} there: more are trained for nothing",
+            fix=f"set method.rank: {most} or less, or leave {name.rpartition('.')[2]} out of method.target_modules",
+        )
+
+
 def refuse_experts(model: PreTrainedModel, title: str) -> None:
     """Under all-linear, of a method that adapts layers only. title: the method's. Raises ModelError."""
     if experts := expert_parameters(model):

@@ -13,7 +13,15 @@ from transformers import PreTrainedModel
 
 from raysft.errors import ModelError
 from raysft.model.fast.low_rank import use_low_rank
-from raysft.model.methods.adapters import adapted_layers, adapter_layers, base_model, no_layer, settled, untie
+from raysft.model.methods.adapters import (
+    adapted_layers,
+    adapter_layers,
+    base_model,
+    check_ranks,
+    no_layer,
+    settled,
+    untie,
+)
 from raysft.model.methods.lora_start import RESIDUAL, add_start
 from raysft.model.targets import expert_parameters, missing_targets, unfit_layers
 from raysft.recipe.adapter_sizes import ends_in
@@ -101,6 +109,7 @@ def attach(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
         _check_patterns(adapted, method)
         if isinstance(method, LoraMethod) and method.init in RESIDUAL:
             add_start(adapted, method)
+        check_ranks(adapted, is_named=targets != "all-linear")
     except ValueError as error:
         raise _cannot_adapt(model, method, " ".join(str(error).split())[:200]) from error
     finally:

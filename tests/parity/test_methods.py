@@ -388,6 +388,33 @@ def test_freezing_equals_a_bare_loop_and_resumes(bench: Bench, tmp_path: Path, s
 
 
 @pytest.mark.full
+@pytest.mark.parametrize("split", ["ZeRO 0", "ZeRO 1, micro-batch 4", "ZeRO 2", "ZeRO 3, micro-batch 2", "sequence"])
+def test_layers_join_one_by_one(bench: Bench, tmp_path: Path, split: str) -> None:
+    """Every two steps; what has not joined keeps its weights to the bit."""
+    count = CONFIG["num_hidden_layers"]
+    model = fresh_model(CONFIG, len(bench.tokenizer), seed=0)
+    steps = {f"model.layers.{i}.": 2 * (count - 1 - i) for i in range(count)}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith(tuple(steps)))
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    joined = {name: next(step for start, step in steps.items() if name.startswith(start)) for name in trained}
+    for name, parameter in trained.items():
+        parameter.register_hook(lambda gradient, name=name: gradient * (len(done) >= joined[name]))
+    done: list[int] = []
+    optimizer = torch.optim.AdamW(trained.values(), lr=LEARNING_RATE, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0)
+    optimizer.register_step_post_hook(lambda *_: done.append(1))
+    losses, norms = bare_loop(bench, model, 0.0, "freeze", optimizer)
+    workers, changes = SPLITS[split]
+    cell = {"method__kind": "freeze", "method__layers": count, "method__unfreeze_every_steps": 2}
+    cell |= {"optimizer__weight_decay": 0.0, **changes}
+    found = bench.cell(workers, until=UNTIL, **cell)[0]
+    follows(found, (losses, norms))
+    at_once = {name: value for name, value in cell.items() if name != "method__unfreeze_every_steps"}
+    assert furthest(bench.cell(workers, until=UNTIL, **at_once)[0]["norms"], norms) > 1e-3
+    resumes(bench, tmp_path, found, (workers, 3, UNTIL), cell)
+
+
+@pytest.mark.full
 def test_sizes_that_the_ranks_do_not_divide_resume_too(bench: Bench, tmp_path: Path) -> None:
     """ZeRO 3 on three ranks: the last partition of a scale reaches past its end."""
     cell = {**ADAPTERS["ia3"][0], "parallel__zero": 3, "train__rows_per_step": 9}

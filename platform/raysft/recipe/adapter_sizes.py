@@ -148,4 +148,6 @@ def freeze_details(method: FreezeMethod) -> str:
     """What is trained, in a few words."""
     which = "last" if method.layers > 0 else "first"
     layers = [f"the {which} {abs(method.layers)} layers"] if method.layers else []
-    return ", ".join([*layers, *method.parameters])
+    every = method.unfreeze_every_steps
+    gradually = [f"a further layer every {every} steps"] if every else []
+    return ", ".join([*layers, *gradually, *method.parameters])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from raysft.errors import RecipeError
 from raysft.recipe.schema import Recipe
-from raysft.recipe.sections.method import AdaloraMethod, LoraMethod, PrefixMethod, TunerMethod
+from raysft.recipe.sections.method import AdaloraMethod, FreezeMethod, LoraMethod, PrefixMethod, TunerMethod
 from raysft.recipe.traits import method_of
 from raysft.recipe.tuners import TUNERS
 
@@ -38,6 +38,8 @@ def check_method(recipe: Recipe) -> None:
             expected="one of them",
             fix="set train.gradient_checkpointing: false, or method.kind: prompt",
         )
+    if isinstance(method, FreezeMethod) and method.unfreeze_every_steps:
+        _check_unfreezing(recipe, method)
     if isinstance(method, TunerMethod) and (unknown := method.options.keys() - TUNERS[method.tuner].options.keys()):
         known = TUNERS[method.tuner].options
         raise RecipeError(
@@ -80,9 +82,37 @@ def check_method(recipe: Recipe) -> None:
         )
 
 
+def _check_unfreezing(recipe: Recipe, method: FreezeMethod) -> None:
+    """What gradual unfreezing goes with. Raises RecipeError."""
+    decay, tensor = recipe.optimizer.weight_decay, recipe.parallel.tensor
+    obstacles = {
+        f"method.layers: {method.layers} (nothing is left to join)": abs(method.layers) < 2,
+        f"optimizer.weight_decay: {decay:g} (it would move layers that are frozen yet)": decay > 0,
+        f"parallel.tensor: {tensor} (a rank holds shards of layers)": tensor > 1,
+    }
+    if found := [words for words, stands in obstacles.items() if stands]:
+        raise RecipeError(
+            "layers cannot join one by one here",
+            got=f"method.unfreeze_every_steps: {method.unfreeze_every_steps}, {', '.join(found)}",
+            expected="two layers or more, no weight decay, no tensor parallelism",
+            fix="remove method.unfreeze_every_steps, or change that",
+        )
+
+
 def check_schedule(recipe: Recipe, total_steps: int) -> None:
     """Does a run of so many steps hold what its method does in steps? Raises RecipeError."""
     method = recipe.method
+    if isinstance(method, FreezeMethod) and method.unfreeze_every_steps:
+        last = (abs(method.layers) - 1) * method.unfreeze_every_steps
+        if last >= total_steps:
+            raise RecipeError(
+                "the last layer would join after the run",
+                got=f"method.layers: {method.layers}, one more every {method.unfreeze_every_steps} steps: the last "
+                f"from step {last + 1} on, of {total_steps}",
+                expected="layers that are all trained",
+                fix=f"set method.unfreeze_every_steps: {max(1, total_steps // (abs(method.layers) + 1))}, or fewer "
+                "method.layers",
+            )
     if not isinstance(method, AdaloraMethod):
         return
     between = int((1 - method.warmup_share - method.final_share) * total_steps)

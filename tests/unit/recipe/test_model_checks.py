@@ -27,6 +27,17 @@ def test_a_schedule_of_ranks_that_is_longer_than_the_run(steps: int, every: int,
     assert "schedule is longer" in told
 
 
+def test_layers_that_join_one_by_one() -> None:
+    method = {"kind": "freeze", "layers": 3, "unfreeze_every_steps": 4}
+    assert "optimizer.weight_decay: 0.1" in refuse(method=method, optimizer={"weight_decay": 0.1})
+    assert "nothing is left to join" in refuse(method={**method, "layers": -1})
+    assert "parallel.tensor: 2" in refuse(method=method, parallel={"tensor": 2}, cluster={"workers": 2})
+    told = refuse(method=method, train={"max_steps": 8})
+    assert "the last from step 9 on, of 8" in told
+    assert "unfreeze_every_steps: 2" in told
+    check_recipe(make_recipe(method=method, train={"max_steps": 9}))
+
+
 @pytest.mark.parametrize(
     "parallel",
     [

@@ -74,7 +74,7 @@ class Method:
     traits: MethodTraits
     attach: Callable[[PreTrainedModel, Recipe], nn.Module]
     """Puts it on a model: what is trained requires grad afterwards, nothing else does."""
-    acts: Callable[[nn.Module, Any, int], StepActs] | None = None
+    acts: Callable[[nn.Module, Any, int], StepActs | None] | None = None
     """(module of attach, the recipe's section, steps of the run) -> what it does in each step; None: nothing."""
     forward: Callable[[nn.Module], Forward] | None = None
     """Module of attach -> what runs instead of the model alone; None: its adapters lie in the model's layers."""
@@ -82,7 +82,7 @@ class Method:
 
 METHODS: dict[str, Method] = {
     "full": Method(TRAITS["full"], full.attach),
-    "freeze": Method(TRAITS["freeze"], freeze.attach),
+    "freeze": Method(TRAITS["freeze"], freeze.attach, freeze.unfreezing),
     "probe": Method(TRAITS["probe"], probe.attach),
     "lora": Method(TRAITS["lora"], lora.attach),
     "dora": Method(TRAITS["dora"], lora.attach),

@@ -1,15 +1,22 @@
-"""Some decoder layers and named parameters are trained, the rest of the model is left as it is."""
+"""Some decoder layers and named parameters are trained, the rest of the model is left as it is.
+
+Gradual unfreezing (Howard & Ruder 2018, arXiv:1801.06146): a layer that has not joined yet has no gradient. The
+optimizer holds all of them from the first step; a mean of zeros moves nothing, and weight decay is refused.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from raysft.errors import ModelError
 from raysft.model.decoder import decoder_layers, unread
+from raysft.model.methods.acts import Parameters
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.method import FreezeMethod
 
@@ -38,6 +45,47 @@ def attach(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
             fix="set method.layers: 2, or method.parameters: lm_head.*",
         )
     return model
+
+
+class Unfreezing:
+    """The StepActs of gradual unfreezing."""
+
+    def __init__(self, module: nn.Module, method: FreezeMethod, total_steps: int) -> None:
+        """module: as attach gave it."""
+        assert isinstance(module, PreTrainedModel)
+        assert method.unfreeze_every_steps is not None
+        self._every = method.unfreeze_every_steps
+        waiting = {
+            parameter: name
+            for name, parameter in module.named_parameters()
+            if not any(fnmatchcase(name, pattern) for pattern in method.parameters)
+        }
+        self._layers = [
+            {waiting[parameter]: tuple(parameter.shape) for parameter in layer.parameters() if parameter in waiting}
+            for layer in reversed(_layers(module, method.layers))
+        ]
+        """{name: shape} of what joins with each layer, in their order."""
+
+    def before_update(self, step: int, parameters: Parameters) -> None:
+        """Zeros for what has not joined."""
+        for layer in self._layers[1 + step // self._every :]:
+            for name, shape in layer.items():
+                parameters.set_gradient(name, torch.zeros(shape))
+
+    def after_update(self, step: int, parameters: Parameters) -> None:
+        """Nothing."""
+
+    def state(self) -> Iterator[tuple[str, Tensor]]:
+        """Nothing: the step says all."""
+        yield from ()
+
+    def restore(self, saved: Callable[[str], Tensor]) -> None:
+        """Nothing."""
+
+
+def unfreezing(module: nn.Module, method: FreezeMethod, total_steps: int) -> Unfreezing | None:
+    """What freezing does in a step: nothing, where all layers are trained from the first one."""
+    return Unfreezing(module, method, total_steps) if method.unfreeze_every_steps else None
 
 
 def _layers(model: PreTrainedModel, wanted: int) -> list[nn.Module]:

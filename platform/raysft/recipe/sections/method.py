@@ -24,6 +24,12 @@ class FreezeMethod(Section):
     parameters: OneOrMany = Field(
         (), description="Names of further parameters that are trained, `*` for anything: `lm_head.*`, `*norm*`."
     )
+    unfreeze_every_steps: int | None = Field(
+        None,
+        ge=1,
+        description="Gradual unfreezing (arXiv:1801.06146): of `layers` the one nearest the output is trained from "
+        "the first step, the one below it from so many steps on, and so on. Default: all from the first step.",
+    )
 
 
 class ProbeMethod(Section):

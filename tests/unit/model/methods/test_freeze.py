@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from raysft.errors import ModelError
 from raysft.model.export import export_run
 from raysft.model.load import load_model
-from raysft.model.methods import apply_method
+from raysft.model.methods import apply_method, step_acts
 from raysft.model.trained import trained_parameters
 
 
@@ -71,3 +71,33 @@ def test_an_export_is_the_base_with_what_was_trained(tmp_path: Path) -> None:
     found = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32)
     for name, parameter in found.named_parameters():
         torch.testing.assert_close(parameter, weights.get(name, base.get_parameter(name)))
+
+
+class Held:
+    """Parameters that are told their gradients."""
+
+    def __init__(self) -> None:
+        self.zeros: set[str] = set()
+
+    def set_gradient(self, name: str, value: torch.Tensor) -> None:
+        assert not value.any()
+        self.zeros.add(name)
+
+
+@pytest.mark.parametrize(("layers", "first"), [(2, "model.layers.1."), (-2, "model.layers.1.")])
+def test_the_layer_nearest_the_output_is_trained_first(layers: int, first: str) -> None:
+    method = {"kind": "freeze", "layers": layers, "parameters": ["*norm*"], "unfreeze_every_steps": 3}
+    recipe = make_recipe(model={"source": "random", "config": LLAMA}, method=method)
+    module = apply_method(load_model(recipe, vocab_size=264), recipe)
+    acts = step_acts(module, recipe, 8)
+    assert acts is not None
+    for step in range(8):
+        held: Any = Held()
+        acts.before_update(step, held)
+        waiting = {name for name in held.zeros if not name.startswith("model.layers.0.")}
+        assert waiting == set(), f"{first} is trained from the first step"
+        assert bool(held.zeros) == (step < 3)
+        assert not any("norm" in name for name in held.zeros), "these were named"
+    assert list(acts.state()) == []
+    plain = make_recipe(model={"source": "random", "config": LLAMA}, method={"kind": "freeze"})
+    assert step_acts(module, plain, 8) is None

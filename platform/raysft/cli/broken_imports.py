@@ -9,13 +9,12 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator
 
+from raysft.doctor.facts import OPTIONAL
 from raysft.errors import ModelError
 
 
 def broken_import(error: BaseException) -> ModelError | None:
     """What can be done about an error that an optional package raised when it was imported; None: it is another."""
-    from raysft.doctor.node_probe import OPTIONAL  # what a verb has imported already, or nothing heavy
-
     for one in _chain(error):
         file = _raised_in(one)
         for name in OPTIONAL:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+OPTIONAL = ("torchvision", "torchao", "torchaudio", "flash_attn", "liger_kernel", "bitsandbytes", "xformers")
+"""transformers and peft import these by themselves where they are there. One made for another torch breaks them."""
 VERSIONS = ("python", "raysft", "ray", "torch", "transformers", "deepspeed", "peft", "safetensors", "pyarrow")
 """What must be the same on all nodes: a worker unpacks what another version has packed."""
 

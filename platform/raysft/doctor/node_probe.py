@@ -16,12 +16,10 @@ from importlib import metadata
 from typing import Any
 
 from raysft import __version__, storage
-from raysft.doctor.facts import VERSIONS, Disk, StorageTrial
+from raysft.doctor.facts import OPTIONAL, VERSIONS, Disk, StorageTrial
 from raysft.doctor.gpu_probe import gpu_health
 from raysft.errors import StorageError
 
-OPTIONAL = ("torchvision", "torchao", "torchaudio", "flash_attn", "liger_kernel", "bitsandbytes", "xformers")
-"""transformers and peft import these by themselves where they are there. One made for another torch breaks them."""
 IMPORT_TIMEOUT_S = 120
 TRIAL_BYTES = 8 << 20
 MARKER = "doctor-marker"

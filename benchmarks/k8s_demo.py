@@ -18,6 +18,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve()
@@ -32,14 +33,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=ROOT / "build", prefix="k8s-demo-") as folder:
         # A network, mounts and processes of its own: whatever is left ends with it.
         apart = ["unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c"]
-        script = 'mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns && mount -t tmpfs tmpfs /tmp; "$@"; exit $?'
-        argv = [*apart, script, "demo", sys.executable, str(HERE.with_name("k8s_story.py")), folder]
+        own = "mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns && mount -t tmpfs tmpfs /tmp"
+        script = own + ' && { "$0" up 3 & "$@"; exit $?; }'
+        nodes = str(ROOT / "cluster" / "local" / "nodes.sh")
+        argv = [*apart, script, nodes, sys.executable, str(HERE.with_name("k8s_story.py")), folder]
         (Path(folder) / "switches").mkdir()
         places = {"RAYSFT_NODES": f"{folder}/nodes", "SWITCHES": f"{folder}/switches"}
         modules = os.pathsep.join([str(ROOT / "platform"), str(ROOT / "tests" / "support")])
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         same = {"PYTHONPATH": modules, "PATH": path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-        environment = os.environ | same | places | {"DRAIN_S": str(DRAIN_S)}
+        environment = os.environ | same | places | {"DRAIN_S": str(DRAIN_S), "BEGAN": str(time.monotonic())}
         sys.exit(subprocess.run(argv, env=environment).returncode)
 
 

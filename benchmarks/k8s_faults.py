@@ -21,7 +21,7 @@ from raysft.train.commits import writer
 from raysft.train.history.records import Records
 from raysft.train.worker import train_worker
 
-STEP_S = 0.2
+STEP_S = 0.4
 
 
 def spoilt_worker(folder: str, wire: dict[str, Any]) -> dict[str, Any]:

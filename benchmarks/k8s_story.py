@@ -27,7 +27,7 @@ LOCAL = HERE.parents[1] / "cluster" / "local"
 FAULTS = HERE.with_name("k8s_faults.py")
 NODES = ("n1", "n2", "n3")
 DASHBOARD = "http://127.0.0.1:8265"
-EVERY, EPOCHS, LIMIT_S = 5, 10, 240.0
+EVERY, EPOCHS, LIMIT_S = 3, 6, 240.0
 DRAIN_S, CUT_S = 15, 60.0
 NOTICED_S = 10.0
 """A node that is gone counts as dead within this time."""
@@ -52,7 +52,8 @@ class Demo:
     """The run that is shaken, its nodes, and what is kept of each fault."""
 
     folder: Path
-    began: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=lambda: float(os.environ["BEGAN"]))
+    """time.monotonic() of k8s_demo.py."""
     rows: list[Row] = field(default_factory=list)
     job: str = ""
     coming: list[threading.Thread] = field(default_factory=list)
@@ -65,6 +66,12 @@ class Demo:
     def say(self, text: str) -> None:
         """With the seconds since the beginning."""
         print(f"{time.monotonic() - self.began:5.0f} s  {text}", flush=True)
+
+    def until_up(self) -> None:
+        """Return when the nodes are there that k8s_demo.py has begun to start."""
+        while not (Path(os.environ["RAYSFT_NODES"]) / "env").exists():
+            assert time.monotonic() - self.began < LIMIT_S, "the nodes have not come"
+            time.sleep(0.1)
 
     def submit(self, name: str) -> None:
         """The recipe as a job with a driver of its own, on the head."""
@@ -221,7 +228,7 @@ def play(folder: Path) -> int:
     """All of it; the exit code."""
     demo, run = Demo(folder), folder / "storage" / "runs" / "shaken"
     calm = left_alone(folder)
-    nodes("up", str(len(NODES)))
+    demo.until_up()
     demo.say(f"a head and {len(NODES)} nodes are up, with TLS and a token")
     switch("slow").touch()
     demo.submit("shaken-1")
@@ -239,12 +246,12 @@ def play(folder: Path) -> int:
     refused = late_commit(run, fenced, node)
     demo.say(f"the cut-off rank commits step {refused} of attempt {fenced}, which is refused; its link is back")
     nodes("heal", node)
-    demo.revive(node)
-    demo.revived()
+    demo.revive(node)  # as a new pod; the next attempt waits for it
     demo.suffer("node with a broken GPU (ECC)", 0, lambda node: switch(f"broken-{node}").touch())
     switch("slow").unlink()
     demo.wait(lambda: (run / "result.json").exists(), "the end")
     wrong = [*what_differs(demo.run("calm"), run, calm.wait(LIMIT_S)), *what_was_promised(demo.rows)]
+    demo.revived()
     nodes("down")
     table(demo)
     print(f"final weights: {'; '.join(wrong) or 'the bits of the run left alone, every sample once an epoch'}")

@@ -53,7 +53,7 @@ def test_every_custom_resource_is_admitted(server: Server) -> None:
     found = [one for folder in FOLDERS for one in build(K8S / folder)]
     found += [one for file in CLUSTER_FILES for verb in ("train", "tune", "doctor") for one in objects_of(file, verb)]
     mine = [one for one in found if one["kind"] in KINDS]
-    assert len(mine) == 2 + 4 * len(CLUSTER_FILES)
+    assert len(mine) == 2 + 5 * len(CLUSTER_FILES)
     answers = {(one["kind"], one["metadata"]["name"]): server.admit(one) for one in mine}
     assert {status for status, _ in answers.values()} == {201}, answers
 

@@ -70,7 +70,7 @@ def test_kuberays_kinds_pass(kuberay: dict[str, Any]) -> None:
     import jsonschema
 
     mine = [one for one in EVERYTHING + JOBS if one["kind"] in kuberay]
-    assert len(mine) == 2 + 4 * len(CLUSTER_FILES)
+    assert len(mine) == 2 + 5 * len(CLUSTER_FILES)
     for one in mine:
         jsonschema.validate(with_defaults(one, kuberay[one["kind"]]), strict(kuberay[one["kind"]]))
 

@@ -34,7 +34,7 @@ def main() -> None:
         # A network, mounts and processes of its own: whatever is left ends with it.
         apart = ["unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c"]
         own = "mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns && mount -t tmpfs tmpfs /tmp"
-        script = own + ' && { "$0" up 3 & "$@"; exit $?; }'
+        script = own + ' && { "$0" up 3 > /dev/null & "$@"; exit $?; }'
         nodes = str(ROOT / "cluster" / "local" / "nodes.sh")
         argv = [*apart, script, nodes, sys.executable, str(HERE.with_name("k8s_story.py")), folder]
         (Path(folder) / "switches").mkdir()

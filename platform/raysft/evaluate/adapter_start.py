@@ -23,6 +23,7 @@ from raysft.errors import ModelError
 from raysft.evaluate.reference import load_reference
 from raysft.model.fast.loss import hidden_states
 from raysft.model.methods import InputDirections, apply_method, base_model, low_rank_adapters, start_tensors
+from raysft.model.spread import unlimited
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.method import LoraMethod
 
@@ -35,7 +36,8 @@ def adapter_start(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, store: Tok
     """
     method = recipe.method
     assert isinstance(method, LoraMethod)
-    adapted = apply_method(load_reference(recipe, tokenizer), recipe)
+    device = torch.device("cuda" if recipe.cluster.gpus_per_worker else "cpu")
+    adapted = apply_method(load_reference(recipe, tokenizer, unlimited(device)), recipe)
     inputs = {}
     if method.init == "eva":
         assert store is not None  # a stream is refused (recipe/model_checks.py)

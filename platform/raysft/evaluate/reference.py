@@ -10,6 +10,7 @@ Shapes: B rows, T tokens a row, D hidden size, V vocabulary, N positions that pr
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,12 @@ from raysft.data.feed.collate import MicroBatch, collate
 from raysft.data.store.packed_rows import Row
 from raysft.errors import ModelError
 from raysft.model.fast.loss import IGNORE, OutputHead, choice_log_probs, hidden_states, output_head, target_log_probs
-from raysft.model.fast.start_check import use_fast_paths
-from raysft.model.load import load_model, rows_for
+from raysft.model.fast.start_check import use_fast_paths, use_paths_of
+from raysft.model.load import dtypes_as_held, load_model, rows_for
 from raysft.model.methods import round_as_held
+from raysft.model.spread import Room
+from raysft.model.trained import load_untrained
+from raysft.model.twin import make_twin
 from raysft.recipe.columns import REFERENCE_LOG_PROB, Field
 from raysft.recipe.schema import Recipe
 from raysft.recipe.traits import method_of
@@ -45,12 +49,39 @@ def reference_inputs(recipe: Recipe, base: Mapping[str, Any] | str) -> dict[str,
     return {"version": VERSION, "base": base, "precision": recipe.train.precision, **rounded}
 
 
-def load_reference(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    """The untrained model as a worker would hold it, ready to be asked. Raises ModelError."""
+def load_reference(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, room: Room) -> PreTrainedModel:
+    """The untrained model as a worker would hold it, ready to be asked. Raises ModelError.
+
+    Its tensors are read one by one and lie where there is room; what a worker would load whole is whole on the first
+    device.
+    """
+    twin = None if recipe.model.source == "random" else _checked_twin(recipe, room.main)
+    if twin is None:
+        return _load_whole(recipe, tokenizer, room.main)
+    begin = partial(use_paths_of, twin=twin)
+    size = rows_for(tokenizer)
+    model = load_untrained(recipe, vocab_size=size, room=room, begin=begin, dtypes=dtypes_as_held)
+    model.train(False)
+    return model
+
+
+def _checked_twin(recipe: Recipe, device: torch.device) -> PreTrainedModel | None:
+    """A small model of its kind with the fast paths that are right for it; None: the real one must be asked."""
+    twin = make_twin(recipe)
+    if twin is None:
+        return None
+    torch.nn.Module.to(twin, device)
+    try:
+        use_fast_paths(twin, twin.config.vocab_size, packing=recipe.data.packing, max_tokens=recipe.data.max_tokens)
+    except ModelError:
+        return None
+    return twin
+
+
+def _load_whole(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, device: torch.device) -> PreTrainedModel:
     model = load_model(recipe, vocab_size=rows_for(tokenizer))
     round_as_held(model, recipe)
-    if recipe.cluster.gpus_per_worker:
-        torch.nn.Module.to(model, torch.device("cuda"))
+    torch.nn.Module.to(model, device)
     data = recipe.data
     use_fast_paths(model, len(tokenizer), packing=data.packing, max_tokens=data.max_tokens)
     if recipe.train.precision == "bf16":

@@ -10,7 +10,7 @@ Shapes: B rows, T tokens a row, D hidden size, V tokens of the tokenizer, C posi
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +26,7 @@ from raysft.errors import ModelError
 from raysft.evaluate.reference import Values, check_numbers, load_reference, predicting
 from raysft.model.fast.loss import OutputHead, hidden_states, logits_of, output_head
 from raysft.model.load import rows_for
+from raysft.model.spread import Room
 from raysft.recipe.change import change
 from raysft.recipe.columns import Field
 from raysft.recipe.objective_traits import teachers_of
@@ -92,11 +93,14 @@ def check_tokenizers(recipe: Recipe) -> None:
             )
 
 
-def load_teachers(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Teachers:
-    """The teachers of a recipe as a worker holds a model in evaluation. Raises ModelError."""
+def load_teachers(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, room: Callable[[Recipe], Room]) -> Teachers:
+    """The teachers of a recipe as a worker holds a model in evaluation, each where there is room when it comes.
+
+    Raises ModelError.
+    """
     section = recipe.objective
     assert isinstance(section, DistillObjective)
-    models = [load_reference(one, tokenizer) for one in teacher_recipes(recipe)]
+    models = [load_reference(one, tokenizer, room(one)) for one in teacher_recipes(recipe)]
     return Teachers(models, _weights(section), section.temperature, rows_for(tokenizer))
 
 

@@ -86,6 +86,12 @@ def dtypes_as_loaded(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, to
     return found
 
 
+def dtypes_as_held(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """{parameter or buffer: what a worker that trains makes of it}: every number in the precision of the training."""
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    return {name: dtype if tensor.is_floating_point() else tensor.dtype for name, tensor in tensors}
+
+
 def base_generation_config(recipe: Recipe) -> GenerationConfig | None:
     """The base's own, as from_pretrained would give it to the model; None: it has none. Raises ModelError."""
     fields = read_object(model_location(recipe), "generation_config.json", recipe.model.revision)

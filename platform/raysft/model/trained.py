@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -137,13 +138,12 @@ class Merged:
 
 def load_trained(recipe: Recipe, weights: Weights, *, vocab_size: int, room: Room = WHOLE) -> PreTrainedModel:
     """A run's model, merged, in the precision of its training. Raises ModelError, CheckpointError."""
-    dtype = DTYPES[recipe.train.precision]
     try:
         merged = Trained(recipe, weights, vocab_size=vocab_size).merged()
-        return _filled(merged.model, merged.read, dtype, room)
+        return _laid(merged.model, recipe, room, merged.read)
     except WholeOnlyError as reason:
         tell_whole("evaluation", recipe, reason)
-        return _cast(merge(rebuild(recipe, weights, vocab_size=vocab_size)), dtype, room)
+        return _laid(merge(rebuild(recipe, weights, vocab_size=vocab_size)), recipe, room)
 
 
 def load_adapted(recipe: Recipe, weights: Weights, *, vocab_size: int, room: Room = WHOLE) -> nn.Module:
@@ -151,44 +151,50 @@ def load_adapted(recipe: Recipe, weights: Weights, *, vocab_size: int, room: Roo
 
     In the precision of its training. Raises ModelError, CheckpointError.
     """
-    dtype = DTYPES[recipe.train.precision]
     try:
         trained = Trained(recipe, weights, vocab_size=vocab_size)
         module = trained.module
-        _filled(base_model(module), trained.read, dtype, room)
+        _laid(base_model(module), recipe, room, trained.read)
     except WholeOnlyError as reason:
         tell_whole("evaluation", recipe, reason)
         module = rebuild(recipe, weights, vocab_size=vocab_size)
-        _cast(base_model(module), dtype, room)
+        _laid(base_model(module), recipe, room)
     for parameter in trained_parameters(module).values():
-        parameter.data = parameter.data.to(room.main, dtype)
+        parameter.data = parameter.data.to(room.main, DTYPES[recipe.train.precision])
     return module.train(False)
 
 
-def load_untrained(recipe: Recipe, *, vocab_size: int, room: Room = WHOLE) -> PreTrainedModel:
-    """A recipe's model before training, in the precision of its training. Raises ModelError."""
+def load_untrained(
+    recipe: Recipe,
+    *,
+    vocab_size: int,
+    room: Room = WHOLE,
+    begin: Callable[[PreTrainedModel], None] = lambda model: None,
+    dtypes: Callable[[PreTrainedModel, torch.dtype], dict[str, torch.dtype]] = dtypes_as_loaded,
+) -> PreTrainedModel:
+    """A recipe's model before training, in the precision of its training. Raises ModelError.
+
+    begin: what is changed of its modules before it has weights. dtypes: what each parameter and buffer is cast to.
+    """
     dtype = DTYPES[recipe.train.precision]
     try:
-        found = outline(recipe, vocab_size=vocab_size, device=CPU, is_begun=True)
+        found = outline(recipe, vocab_size=vocab_size, device=room.main, is_begun=True)
         sources = _stored_sources(found.model, found, as_held(found.model, recipe))
-        return _filled(found.model, lambda parameter: sources[parameter](), dtype, room)
+        begin(found.model)
+        return spread(found.model, lambda parameter: sources[parameter](), dtypes(found.model, dtype), room)
     except WholeOnlyError as reason:
         tell_whole("evaluation", recipe, reason)
         model = load_model(recipe, vocab_size=vocab_size)
         round_as_held(model, recipe)
-        return _cast(model, dtype, room)
+        begin(model)
+        return spread(model, attrgetter("data"), dtypes(model, dtype), room)
 
 
-def _filled(
-    model: PreTrainedModel, read: Callable[[nn.Parameter], Tensor], dtype: torch.dtype, room: Room
+def _laid(
+    model: PreTrainedModel, recipe: Recipe, room: Room, read: Callable[[nn.Parameter], Tensor] = attrgetter("data")
 ) -> PreTrainedModel:
-    """A model of placeholders with all its weights, cast one by one as they are read."""
-    return spread(model, read, dtypes_as_loaded(model, dtype), room)
-
-
-def _cast(model: PreTrainedModel, dtype: torch.dtype, room: Room) -> PreTrainedModel:
-    """A whole model, parameter by parameter."""
-    return spread(model, lambda parameter: parameter.data, dtypes_as_loaded(model, dtype), room)
+    """A model with all its weights, cast one by one as they are read; without read, those that it has."""
+    return spread(model, read, dtypes_as_loaded(model, DTYPES[recipe.train.precision]), room)
 
 
 def tell_whole(what: str, recipe: Recipe, reason: WholeOnlyError) -> None:

@@ -37,7 +37,7 @@ def evaluate_by_tasks(recipe: Recipe, task: Task, stores: Mapping[str, str], *mo
         found_by_one = run_task(recipe.cluster, task, fields, dict(stores), (0, 1), *more, gpus=gpus)
         return evaluation_of([found_by_one], plans)
     work = partial(_share, task=task, fields=fields, stores=dict(stores), parts=parts, more=more)
-    sized = replace(worker_sized(recipe), gpus=gpus, at_once=recipe.cluster.workers // max(1, gpus))
+    sized = replace(worker_sized(recipe), gpus=gpus, at_once=max(1, recipe.cluster.workers // max(1, gpus)))
     found: dict[int, dict[str, Any]] = dict(on_ray(work, [{"part": part} for part in range(parts)], sized))
     return evaluation_of([found[part] for part in range(parts)], plans)
 

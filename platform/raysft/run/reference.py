@@ -8,15 +8,16 @@ evaluate/teachers.py, the files data/store/columns.py.
 from __future__ import annotations
 
 import logging
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import torch
 
-from raysft.data.on_ray import Item, on_ray
+from raysft.data.on_ray import Item, TaskResources, on_ray
 from raysft.data.prepare.prepared import Prepared
 from raysft.data.store.columns import (
     columns_location,
@@ -38,13 +39,17 @@ from raysft.evaluate.teachers import (
     teacher_values,
 )
 from raysft.lease import lease
+from raysft.model.load import rows_for
 from raysft.recipe.evaluation_sets import evaluation_sets
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.objective_traits import reference_columns, teachers_of
 from raysft.recipe.schema import Recipe
 from raysft.run.base_weights import base_fingerprint
 from raysft.run.evaluation_tasks import leaving_no_model, worker_sized
+from raysft.run.layout_choice import evaluation_gpus
 from raysft.run.progress import PrepareProgress
+from raysft.run.room import room_of
+from raysft.runtime.join import cluster_facts
 from raysft.storage import check_writable, join, remove_tree
 
 logger = logging.getLogger(__name__)
@@ -113,13 +118,25 @@ def _of_store(recipe: Recipe, store: str, manifest: Mapping[str, Any], progress:
                 logger.info("going on with %d of %d finished parts of reference columns", len(done), total)
             make = partial(make_reference_part, fields=recipe.model_dump(mode="json"), store=store, location=location)
             items = [{"index": index} for index in range(total) if index not in done]
-            for index, entry in on_ray(make, items, worker_sized(recipe)):
+            for index, entry in on_ray(make, items, _sized(recipe)):
                 done[index] = entry
                 progress("reference", len(done), total)
             publish_columns(location, manifest, fields, inputs, done)
     if ours:  # the lease in it is no longer held
         remove_tree(join(location, "lease"))
     return location
+
+
+def _sized(recipe: Recipe) -> TaskResources:
+    """Tasks with as many GPUs of a node as hold the models that are asked."""
+    sized = worker_sized(recipe)
+    if not sized.gpus:
+        return sized
+    nodes = cluster_facts()
+    models = teacher_recipes(recipe) if teachers_of(recipe) else [recipe]
+    most = max((int(node.gpus) for node in nodes.nodes), default=1)
+    gpus = max(1, min(most, sum(evaluation_gpus(one, nodes) for one in models)))
+    return replace(sized, gpus=gpus, at_once=max(1, recipe.cluster.workers // gpus))
 
 
 def make_reference_part(
@@ -136,13 +153,21 @@ def _write_part(recipe: Recipe, index: int, store: str, location: str) -> dict[s
     tokenizer, packing = recipe_tokenizer(recipe), recipe.data.packing
     opened, columns = TokenStore.open(store), reference_columns(recipe)
     batches = _batches(opened, index, recipe.train.micro_batch_rows)
-    values = (
-        teacher_values(load_teachers(recipe, tokenizer), batches, columns, packing=packing)
-        if teachers_of(recipe)
-        else reference_values(load_reference(recipe, tokenizer), batches, columns, packing=packing)
-    )
-    tables = (columns_of(rows, columns, found) for rows, found in values)
-    return write_columns_part(location, index, tables, rows_per_group(opened.manifest, columns))
+    with tempfile.TemporaryDirectory(prefix="raysft-layers-") as folder:
+        room = partial(
+            room_of,
+            vocab_size=rows_for(tokenizer),
+            tasks=recipe.cluster.workers,
+            folder=folder,
+            rows=recipe.train.micro_batch_rows,
+        )
+        values = (
+            teacher_values(load_teachers(recipe, tokenizer, room), batches, columns, packing=packing)
+            if teachers_of(recipe)
+            else reference_values(load_reference(recipe, tokenizer, room(recipe)), batches, columns, packing=packing)
+        )
+        tables = (columns_of(rows, columns, found) for rows, found in values)
+        return write_columns_part(location, index, tables, rows_per_group(opened.manifest, columns))
 
 
 def _batches(store: TokenStore, part: int, size: int) -> Iterator[list[Row]]:

@@ -21,11 +21,11 @@ SLACK = 0.05, GIB / 2
 """Share of each device and of host memory for what no plan counts, and the most that this is in bytes."""
 
 
-def room_of(recipe: Recipe, *, vocab_size: int, tasks: int, folder: str) -> Room:
-    """Where the model of an evaluation may lie, in the process of its task.
+def room_of(recipe: Recipe, *, vocab_size: int, tasks: int, folder: str, rows: int = 1) -> Room:
+    """Where a model may lie that is asked, in the process of its task.
 
     vocab_size: of rows_for(the tokenizer). tasks: that may work at once on this node. folder: for layers that fit
-    nowhere else. Raises ModelError.
+    nowhere else. rows: of a forward pass. Raises ModelError.
     """
     if recipe.model.config is not None:
         recipe = change(recipe, {"model.config.vocab_size": recipe.model.config.get("vocab_size", vocab_size)})
@@ -33,9 +33,9 @@ def room_of(recipe: Recipe, *, vocab_size: int, tasks: int, folder: str) -> Room
     needed = evaluation_memory(recipe, read_shape(recipe), is_gpu=is_gpu)
     host = _usable(host_memory() / tasks)
     if not is_gpu:
-        return Room({CPU: host - max(needed.passing, needed.row, needed.answers)}, folder=folder)
+        return Room({CPU: host - max(needed.passing, rows * needed.row, needed.answers)}, folder=folder)
     devices = [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
-    passes = max(needed.row, needed.answers // len(devices))
+    passes = max(rows * needed.row, needed.answers // len(devices))
     free = {one: _usable(torch.cuda.mem_get_info(one)[0]) - passes for one in devices}
     return Room(free, max(0.0, host - needed.passing), folder)
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from fakes import GEMMA2, LLAMA, FakeStore
+from fakes import GEMMA2, LLAMA, FakeStore, make_tokenizer
+from family_rows import make_base
+from models import local
 from objective_rows import row as made_row
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -18,8 +21,9 @@ from raysft.data.store.packed_rows import Row
 from raysft.errors import ModelError
 from raysft.evaluate import reference
 from raysft.evaluate.heldout import held_out_loss, preferred
-from raysft.evaluate.reference import reference_values
+from raysft.evaluate.reference import load_reference, reference_values
 from raysft.model.fast.start_check import use_fast_paths
+from raysft.model.spread import CPU, Room, unlimited
 from raysft.recipe.columns import REFERENCE_LOG_PROB, WANTED, reference_top_k
 
 ROWS = [[9, 14, 5], [30], [3, 20], [12, 12, 1], [2, 40]]
@@ -138,3 +142,25 @@ def test_of_judged_answers_the_wanted_ones_count() -> None:
     found = preferred(batch)
     owners = set(batch.segment_of[found.labels != IGNORE].tolist())
     assert owners == {2}, "neither the unwanted answer nor those that answer something else"
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gemma2", "qwen3"])
+def test_a_model_in_files_says_what_it_says_whole(tmp_path: Path, model_type: str) -> None:
+    """In fp32 what transformers says of each sample alone; in bf16 the bits of a model that a worker loads whole."""
+    make_base(model_type, tmp_path / "base")
+    (tmp_path / "files").mkdir()
+    tokenizer, rows, fields = make_tokenizer(), FakeStore(ROWS).rows, (REFERENCE_LOG_PROB, *reference_top_k(K))
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "base", attn_implementation="eager").float().eval()
+    layers = sum(p.numel() for name, p in theirs.named_parameters() if ".layers." in name)
+    for precision, size in (("fp32", 4), ("bf16", 2)):
+        recipe = local(tmp_path / "base", train={"precision": precision})
+        tight = Room({CPU: size * (theirs.num_parameters() - 0.3 * layers)}, folder=str(tmp_path / "files"))
+        models = [load_reference(recipe, tokenizer, room) for room in (tight, unlimited(CPU))]
+        assert [any(p.is_meta for p in model.parameters()) for model in models] == [True, False]
+        models.append(reference._load_whole(recipe, tokenizer, CPU))
+        found = [asked(model, rows, fields) for model in models]
+        for name, values in found[0].items():
+            for other in found[1:]:
+                assert np.array_equal(values, other[name]), (precision, name)
+        if precision == "fp32":
+            assert found[0]["reference_log_prob"] == pytest.approx(expected(theirs, rows)[0], rel=1e-5, abs=1e-5)

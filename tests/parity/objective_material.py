@@ -17,7 +17,7 @@ import torch
 from material import CONFIG, write_store
 from reference import fresh_model, tokens_and_targets
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from raysft.recipe.columns import REFERENCE_LOG_PROB, WANTED, Field, reference_top_k
 
@@ -26,6 +26,17 @@ BETA, KL_WEIGHT = 0.5, 0.3
 SMOOTHING, SFT_WEIGHT, GAMMA = 0.2, 0.4, 0.7
 SHARE, TEMPERATURE = 0.7, 2.0
 WANTED_WEIGHT, CENTRE_WEIGHT = 1.5, 0.01
+LABELS, CLASS_WEIGHTS, FOCAL_GAMMA = ("a", "b", "c"), {"b": 2.5}, 1.5
+ENCODER = {
+    "model_type": "bert",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "initializer_range": 0.1,
+}
 LoraAdded = Callable[[nn.Module], nn.Module]
 
 
@@ -85,10 +96,48 @@ def reward_loss(model: nn.Module, material: Material, members: Sequence[int]) ->
     return torch.stack(costs).mean()
 
 
-def with_score(model: nn.Module) -> nn.Module:
-    """With the head that a reward model begins with: normal, deviation 0.02, by the seed."""
-    model.score = nn.Linear(64, 1, bias=False)
-    model.score.weight.data = torch.randn(1, 64, generator=torch.Generator().manual_seed(0)) * 0.02
+def make_classified(directory: Path, pairs: Material) -> Material:
+    """The samples of pairs, each with a label."""
+    table = _table(pairs.samples).append_column(
+        "label", pa.array(map(label_of, range(len(pairs.samples))), pa.float32())
+    )
+    field = Field("label", "atom", "<f4")
+    return Material(pairs.samples, [], write_store(directory / "classified", table, (field,)))
+
+
+def label_of(member: int) -> int:
+    """Of a sample."""
+    return member % 7 % len(LABELS)
+
+
+def classify_loss(model: nn.Module, material: Material, members: Sequence[int]) -> Tensor:
+    """Focal cross-entropy (arXiv:1708.02002, equation 5) of last tokens, weighted by classes, a mean over samples."""
+    costs = []
+    for member in members:
+        states = model.model(input_ids=torch.tensor([material.samples[member].ids])).last_hidden_state
+        p = torch.softmax(model.score(states[0, -1]), -1)[label_of(member)]
+        costs.append(-CLASS_WEIGHTS.get(LABELS[label_of(member)], 1.0) * (1 - p) ** FOCAL_GAMMA * torch.log(p))
+    return torch.stack(costs).mean()
+
+
+def encoder_loss(model: nn.Module, material: Material, members: Sequence[int]) -> Tensor:
+    """Cross-entropy of what transformers' classifier makes of each text alone."""
+    logits = torch.cat([model(input_ids=torch.tensor([material.samples[m].ids])).logits for m in members])
+    return nn.functional.cross_entropy(logits, torch.tensor([label_of(member) for member in members]))
+
+
+def fresh_encoder(vocab_size: int) -> nn.Module:
+    """A small BERT with a head for LABELS."""
+    fields = {name: value for name, value in ENCODER.items() if name != "model_type"}
+    torch.manual_seed(0)
+    config = AutoConfig.for_model("bert", **fields, vocab_size=vocab_size, num_labels=len(LABELS))
+    return AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+
+
+def with_score(model: nn.Module, outputs: int) -> nn.Module:
+    """With the head that an objective of its own begins with: normal, deviation 0.02, by the seed."""
+    model.score = nn.Linear(64, outputs, bias=False)
+    model.score.weight.data = torch.randn(outputs, 64, generator=torch.Generator().manual_seed(0)) * 0.02
     return model
 
 

@@ -10,8 +10,12 @@ from material import CONFIG, make_samples
 from objective_material import (
     BETA,
     CENTRE_WEIGHT,
+    CLASS_WEIGHTS,
+    ENCODER,
+    FOCAL_GAMMA,
     GAMMA,
     KL_WEIGHT,
+    LABELS,
     SFT_WEIGHT,
     SHARE,
     SMOOTHING,
@@ -20,13 +24,17 @@ from objective_material import (
     WANTED_WEIGHT,
     Material,
     by_formula,
+    classify_loss,
     contrastive_loss,
     distill_loss,
     dynamic_loss,
+    encoder_loss,
     entropy_loss,
+    fresh_encoder,
     guarded_loss,
     is_wanted,
     judged_loss,
+    make_classified,
     make_guarded,
     make_judged,
     make_pairs,
@@ -70,6 +78,18 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "simpo": {"objective__kind": "simpo", "objective__beta": 2.0, "objective__gamma": GAMMA},
     "orpo": {"objective__kind": "orpo", "objective__beta": BETA},
     "reward": {"objective__kind": "reward", "objective__centre_weight": CENTRE_WEIGHT},
+    "classify": {
+        "objective__kind": "classify",
+        "objective__labels": LABELS,
+        "objective__class_weights": CLASS_WEIGHTS,
+        "objective__focal_gamma": FOCAL_GAMMA,
+    },
+    "encoder": {
+        "objective__kind": "classify",
+        "objective__labels": LABELS,
+        "model__config": ENCODER,
+        "data__packing": False,
+    },
     "kto": {"objective__kind": "kto", "objective__beta": BETA, "objective__wanted_weight": WANTED_WEIGHT},
 }
 LOSSES = {
@@ -85,6 +105,8 @@ LOSSES = {
     "orpo": odds_loss,
     "kto": judged_loss,
     "reward": reward_loss,
+    "classify": classify_loss,
+    "encoder": encoder_loss,
 }
 FAMILY = ("distill", "smooth", "asft", "eaft", "robust", "cpo", "simpo", "orpo")
 """Objectives that are the mechanism of one above with another formula: of their splits one is tried each time."""
@@ -106,6 +128,7 @@ def materials(bench: Bench) -> dict[str, Material]:
         **dict.fromkeys(("guarded", "smooth", "asft", "eaft"), guarded),
         "distill": taught,
         "kto": make_judged(bench.directory, pairs),
+        **dict.fromkeys(("classify", "encoder"), make_classified(bench.directory, pairs)),
     }
     return {name: single.get(name, pairs) for name in OBJECTIVES}
 
@@ -127,8 +150,9 @@ def test_the_curve_is_that_of_the_formula(
 ) -> None:
     steps = [sorted(set(members)) for members in alone[name]["samples"]]
     assert all(len(members) > 2 for members in steps)
-    model = fresh_model(CONFIG, len(bench.tokenizer), seed=0)
-    model = with_score(model) if name in WITH_HEAD else model
+    rows = len(bench.tokenizer)
+    model = fresh_encoder(rows) if name == "encoder" else fresh_model(CONFIG, rows, seed=0)
+    model = with_score(model, WITH_HEAD[name]) if name in WITH_HEAD else model
     model = model.double()  # fp32 would add roundings of its own
     losses, norms = by_formula(LOSSES[name], materials[name], model, steps)
     assert furthest(alone[name]["losses"], losses) < TOLERANCE
@@ -150,12 +174,18 @@ SPLITS: dict[str, dict[str, Any]] = {
 
 
 OFTEN = ("ZeRO 3, tiny chunks", "2 pipeline stages", "sequence parallel 2", "unpacked")
-WITH_HEAD = ("reward",)
+WITH_HEAD = {"reward": 1, "classify": len(LABELS)}
+"""{objective with a head of its own: its numbers}."""
+NOT_CUT = {"encoder": ("pipeline", "parallel", "unpacked"), **dict.fromkeys(WITH_HEAD, ("pipeline",))}
+"""Words of the splits that an objective has not."""
 EVERY_CELL = [
-    (name, split) for name in OBJECTIVES for split in SPLITS if name not in WITH_HEAD or "pipeline" not in split
+    (name, split)
+    for name in OBJECTIVES
+    for split in SPLITS
+    if not any(word in split for word in NOT_CUT.get(name, ()))
 ]
 OFTEN_OF = {
-    "reward": ("ZeRO 3, micro-batch 2",),
+    **dict.fromkeys((*WITH_HEAD, "encoder"), ("ZeRO 3, micro-batch 2",)),
     "kto": ("ZeRO 3, micro-batch 2", "2 pipeline stages"),
     **dict.fromkeys(FAMILY, ("sequence parallel 2",)),
 }
@@ -223,9 +253,10 @@ def test_a_sum_before_the_division_is_noticed(
 @pytest.mark.full
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_adapters(bench: Bench, materials: dict[str, Material], name: str) -> None:
-    first = train(bench, materials, name, 1, **LORA)
+    lora = LORA | {"method__target_modules": ["query", "value"]} if name == "encoder" else LORA
+    first = train(bench, materials, name, 1, **lora)
     for split in ("ZeRO 3, micro-batch 2", "2 pipeline stages", "sequence parallel 2", "tensor parallel 2"):
         if (name, split) not in EVERY_CELL:
             continue
-        found = train(bench, materials, name, 2, **LORA, **SPLITS[split])
+        found = train(bench, materials, name, 2, **lora, **SPLITS[split])
         assert furthest(found["losses"], first["losses"]) < TOLERANCE

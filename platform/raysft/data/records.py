@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-Answers = Literal["one", "pair", "judged"]
-"""What a record becomes: one sample; a preferred and a rejected answer, two samples that are never parted; or answers
-of which each is judged to be wanted or not."""
+Answers = Literal["one", "pair", "judged", "labelled"]
+"""What a record becomes: one sample; a preferred and a rejected answer, two samples that are never parted; answers of
+which each is judged to be wanted or not; or a text with its labels."""
 
 
 _set = object.__setattr__
@@ -105,6 +105,7 @@ class Conversation:
     tools: tuple[dict[str, Any], ...] = ()
     candidates: tuple[Candidate, ...] = ()
     label: str | None = None
+    """Its label; where records may have several, each in a line, empty for none of them."""
     wanted: bool | None = None
     """Does the record say that its answer is a good one? None: it says nothing of the kind."""
     metadata: Mapping[str, Any] = field(default_factory=dict)

@@ -86,6 +86,10 @@ def _load(directory: str, location: str) -> tuple[PreTrainedModel, PreTrainedTok
     transformers_logging.disable_progress_bar()
     refuse_other_weights(directory)
     tokenizer = load_tokenizer(directory)
+    made = _read_json(f"{directory}/config.json").get("architectures") or [""]
+    if str(made[0]).endswith("ForSequenceClassification"):
+        got = f"a {made[0]}: it gives numbers of a text, and answers nothing"
+        raise _unusable(location, got, "load it with transformers' AutoModelForSequenceClassification")
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(directory, use_safetensors=True, output_loading_info=True)
     except (OSError, SafetensorError, *UNUSABLE) as error:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, PretrainedConfig
 
 from raysft.errors import ModelError
+from raysft.model.encoder import is_encoder
 from raysft.model.facts import load_config
 from raysft.recipe.change import change
 from raysft.recipe.schema import Recipe
@@ -19,7 +20,8 @@ def attention_backend(recipe: Recipe, config: PretrainedConfig) -> str:
     (model/fast/attention.py), or eager for model types that have no sdpa (soft caps, sinks: gemma2, gpt_oss).
     """
     wanted = recipe.model.attention
-    known: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)  # None: remote code, asked when it is loaded
+    mapping: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING if is_encoder(config) else MODEL_FOR_CAUSAL_LM_MAPPING
+    known: Any = mapping.get(type(config), None)  # None: remote code, asked when it is loaded
     if known is None:
         return "sdpa" if wanted == "auto" else wanted
     has = {

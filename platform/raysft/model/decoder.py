@@ -9,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from raysft.errors import ModelError
+from raysft.model.encoder import head_of_encoder
 
 
 def decoder(model: PreTrainedModel) -> PreTrainedModel:
@@ -37,8 +38,9 @@ TASK_HEAD = "score"
 
 
 def task_head(model: PreTrainedModel) -> nn.Module | None:
-    """The head that an objective has put on (heads.py); None: it has none of its own."""
-    return dict(model.named_children()).get(TASK_HEAD)
+    """The head that an objective has put on (heads.py), or that an encoder's classifier has; None: neither."""
+    own = head_of_encoder(model)
+    return dict(model.named_children()).get(TASK_HEAD) if own is None else own
 
 
 def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:

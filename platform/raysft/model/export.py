@@ -113,7 +113,7 @@ def export_share(
     if "merged" not in export_parts(recipe) or is_of(out, files.identity):
         return {}
     try:
-        merged = _merged(Trained(recipe, weights, vocab_size=rows_for(tokenizer)), tokenizer)
+        merged = _merged(recipe, Trained(recipe, weights, vocab_size=rows_for(tokenizer)), tokenizer)
         plan = _plan(recipe, merged)
     except WholeOnlyError:
         return {}
@@ -150,7 +150,7 @@ def _write(
             trained.save_adapter(str(directory / "adapter"))
         known = {}
         if "merged" in export_parts(recipe):
-            merged = _merged(trained, tokenizer)
+            merged = _merged(recipe, trained, tokenizer)
             plan = _plan(recipe, merged)
             _write_configs(recipe, merged.model, tokenizer, directory, stops, weights={})
             known = _write_weights(plan, merged, place)
@@ -163,10 +163,10 @@ def _write(
     return {f"merged/{name}": entry for name, entry in known.items()}
 
 
-def _merged(trained: Trained, tokenizer: PreTrainedTokenizerFast) -> Merged:
+def _merged(recipe: Recipe, trained: Trained, tokenizer: PreTrainedTokenizerFast) -> Merged:
     """The model without adapters, as what it is exported as."""
     merged = trained.merged()
-    merged.model = as_classifier(merged.model, tokenizer.pad_token_id)
+    merged.model = as_classifier(merged.model, recipe, tokenizer.pad_token_id)
     return merged
 
 
@@ -205,7 +205,7 @@ def write_parts(
     if "adapter" in parts:
         save_adapter(module, str(directory / "adapter"), weights)
     if "merged" in parts:
-        model = as_classifier(merge(module), tokenizer.pad_token_id)
+        model = as_classifier(merge(module), recipe, tokenizer.pad_token_id)
         cast_as_loaded(model, DTYPES[recipe.train.precision])
         _write_configs(recipe, model, tokenizer, directory, stops, weights=weights)
     _write_cards(recipe, card, directory)

@@ -14,6 +14,7 @@ from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, PreTrainedMo
 
 from raysft.errors import ModelError
 from raysft.model.decoder import TASK_HEAD, task_head
+from raysft.model.encoder import describe_head, head_of_encoder
 from raysft.recipe.objective_traits import head_of
 from raysft.recipe.schema import Recipe
 
@@ -23,10 +24,13 @@ _STANDARD_DEVIATION = 0.02
 def add_head(model: PreTrainedModel, recipe: Recipe) -> None:
     """Put the head of the recipe's objective on a model, if it has one: fresh weights by the recipe's seed, trained.
 
-    model: after its method was applied, without what that put around it.
+    model: after its method was applied, without what that put around it. An encoder's classifier has its head.
     """
     outputs = head_of(recipe)
     if not outputs:
+        return
+    if (own := head_of_encoder(model)) is not None:
+        own.requires_grad_(True)
         return
     embedding = model.get_input_embeddings().weight
     assert isinstance(embedding, torch.Tensor)
@@ -41,17 +45,18 @@ def add_head(model: PreTrainedModel, recipe: Recipe) -> None:
     model.add_module(TASK_HEAD, head)
 
 
-def as_classifier(model: PreTrainedModel, pad_token_id: int | None) -> PreTrainedModel:
+def as_classifier(model: PreTrainedModel, recipe: Recipe, pad_token_id: int | None) -> PreTrainedModel:
     """transformers' sequence classifier with the parameters of a model and its head; the model itself without one.
 
     Raises ModelError for a type that has none.
     """
     head = task_head(model)
-    if head is None:
+    if head is None or head_of_encoder(model) is not None:
         return model
     found = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(model.config), None)
     config = copy.deepcopy(model.config)
-    config.num_labels, config.pad_token_id = len(next(head.parameters())), pad_token_id
+    describe_head(config, recipe)
+    config.pad_token_id = pad_token_id
     if not isinstance(found, type) or not issubclass(found, PreTrainedModel):
         raise _no_classifier(model, "transformers has none")
     with torch.device("meta"):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
@@ -18,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from raysft.errors import ModelError
 from raysft.model.backend import attention_backend
+from raysft.model.encoder import describe_head, head_of_encoder, is_new, trains_encoder
 from raysft.model.facts import UNUSABLE, check_vocabulary, load_config
 from raysft.model.files import model_location, read_object, refuse_other_weights
 from raysft.recipe.schema import Recipe
@@ -31,7 +35,8 @@ def load_model(recipe: Recipe, *, vocab_size: int) -> PreTrainedModel:
     """
     transformers_logging.disable_progress_bar()
     config = load_config(recipe)
-    model = _fresh(recipe, config, vocab_size) if recipe.model.source == "random" else _from_files(recipe)
+    with _seeded(recipe):
+        model = _fresh(recipe, config, vocab_size) if recipe.model.source == "random" else _from_files(recipe)
     embedding = model.get_input_embeddings().weight
     assert isinstance(embedding, torch.Tensor)
     check_vocabulary(recipe, embedding.shape[0], vocab_size)
@@ -73,7 +78,7 @@ def dtypes_as_loaded(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, to
     what its code makes in fp32 whatever the default is.
     """
     with torch.device("meta"):
-        empty: Any = AutoModelForCausalLM.from_config(model.config, dtype=dtype)
+        empty: Any = _auto(is_encoder=head_of_encoder(model) is not None).from_config(model.config, dtype=dtype)
     made = {name: tensor.dtype for name, tensor in (*empty.named_parameters(), *empty.named_buffers())}
     strict = model._keep_in_fp32_modules_strict if dtype in (torch.float16, torch.bfloat16) else None
     pattern = build_glob_alternation([*sorted(strict)])[0] if strict else None
@@ -103,10 +108,16 @@ def base_generation_config(recipe: Recipe) -> GenerationConfig | None:
 
 def _fresh(recipe: Recipe, config: PretrainedConfig, vocab_size: int) -> PreTrainedModel:
     _set_vocabulary(recipe, config, vocab_size)
+    return _from_config(recipe, config)
+
+
+@contextmanager
+def _seeded(recipe: Recipe) -> Iterator[None]:
+    """What is new, all weights or the head of an encoder, follows recipe.seed."""
     generator_state = torch.get_rng_state()
     torch.manual_seed(recipe.seed)
     try:
-        return _from_config(recipe, config)
+        yield
     finally:
         torch.set_rng_state(generator_state)
 
@@ -134,8 +145,10 @@ def _set_vocabulary(recipe: Recipe, config: PretrainedConfig, vocab_size: int) -
 
 
 def _from_config(recipe: Recipe, config: PretrainedConfig) -> PreTrainedModel:
+    if trains_encoder(recipe, config):
+        describe_head(config, recipe)
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+        model: PreTrainedModel = _auto(is_encoder=trains_encoder(recipe, config)).from_config(
             config,
             dtype=torch.float32,
             attn_implementation=attention_backend(recipe, config),
@@ -149,12 +162,17 @@ def _from_config(recipe: Recipe, config: PretrainedConfig) -> PreTrainedModel:
 def _from_files(recipe: Recipe) -> PreTrainedModel:
     section = recipe.model
     refuse_other_weights(model_location(recipe), section.revision)
+    config = load_config(recipe)
+    is_encoder = trains_encoder(recipe, config)
+    if is_encoder:
+        describe_head(config, recipe)
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = _auto(is_encoder=is_encoder).from_pretrained(
             model_location(recipe),
+            config=config,
             revision=section.revision,
             trust_remote_code=section.trust_remote_code,
-            attn_implementation=attention_backend(recipe, load_config(recipe)),
+            attn_implementation=attention_backend(recipe, config),
             dtype=torch.float32,
             use_safetensors=True,
             output_loading_info=True,
@@ -162,10 +180,15 @@ def _from_files(recipe: Recipe) -> PreTrainedModel:
     except (OSError, SafetensorError, *UNUSABLE) as error:
         raise _cannot_load(recipe, error) from error
     model: PreTrainedModel = loaded[0]
-    missing = sorted(loaded[1]["missing_keys"])
+    missing = sorted(name for name in loaded[1]["missing_keys"] if not (is_encoder and is_new(model, name)))
     if missing:  # transformers fills them with random numbers
         raise _cannot_load(recipe, f"{len(missing)} weights are missing: {', '.join(missing[:3])}")
     return model
+
+
+def _auto(*, is_encoder: bool) -> Any:
+    """The class that chooses a class."""
+    return AutoModelForSequenceClassification if is_encoder else AutoModelForCausalLM
 
 
 def _cannot_load(recipe: Recipe, error: Exception | str) -> ModelError:

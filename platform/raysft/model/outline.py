@@ -21,6 +21,7 @@ from transformers.core_model_loading import WeightConverter, WeightTransform
 from transformers.utils import logging as transformers_logging
 
 from raysft.model.backend import attention_backend
+from raysft.model.encoder import trains_encoder
 from raysft.model.facts import UNUSABLE, check_vocabulary, load_config
 from raysft.model.files import model_location, refuse_other_weights, weight_files
 from raysft.model.load import base_generation_config
@@ -169,6 +170,8 @@ def _model_class(recipe: Recipe, config: PretrainedConfig) -> tuple[Any, Pretrai
     """The class that AutoModelForCausalLM takes for a config, and the config that it takes. Raises WholeOnlyError."""
     found: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     fields = vars(config)
+    if trains_encoder(recipe, config):
+        raise WholeOnlyError("an encoder is read with its new head")
     if found is None or isinstance(found, tuple) or recipe.model.trust_remote_code:
         raise WholeOnlyError("its class is not one of transformers' own")
     for name in ("quantization_config", "fusion_config"):

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from raysft.model.decoder import unread
+from raysft.model.encoder import head_of_encoder
 from raysft.model.fast.loss_head import LossHead
 from raysft.recipe.adapter_sizes import ends_in
 
@@ -18,17 +19,20 @@ def unfit_layers(model: PreTrainedModel, targets: str | list[str]) -> list[str]:
 
     Those that no text passes (a vision tower); linear ones that answer no tensor (the router of PhiMoE: a tuple);
     and those whose weights are read past the layer, and so past any adapter around it: in a Mamba mixer behind
-    in_proj (its kernels do), and in routers (LongCat's).
+    in_proj (its kernels do), and in routers (LongCat's). Nor the new head of an encoder, which is trained whole.
     """
     towers = tuple(f"{name}." for name in unread(model))
     mixers = tuple(f"{name}." for name, m in model.named_modules() if {"A_log", "D"} <= m._parameters.keys())
+    own = head_of_encoder(model)
+    new = set() if own is None else set(own.modules())
     routers = tuple(f"{name}." for name, m in model.named_modules() if "router" in type(m).__name__.lower())
     unfit = []
     for name, module in model.named_modules():
         leaf = name.rsplit(".", 1)[-1]
         is_target = isinstance(module, nn.Linear) if isinstance(targets, str) else ends_in(name, tuple(targets))
         is_bypassed = f"{name}.".startswith(routers) or (name.startswith(mixers) and not leaf.startswith("in_proj"))
-        if is_target and (f"{name}.".startswith(towers) or is_bypassed or not _answers_a_tensor(module)):
+        is_left = is_bypassed or module in new or f"{name}.".startswith(towers)
+        if is_target and (is_left or not _answers_a_tensor(module)):
             unfit.append(name)
     return unfit
 

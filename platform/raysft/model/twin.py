@@ -19,6 +19,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, Pret
 
 from raysft.errors import ModelError
 from raysft.model.backend import attention_backend
+from raysft.model.encoder import check_encoder, is_encoder
 from raysft.model.facts import UNUSABLE, load_config
 from raysft.model.fast.attention import SEGMENTS
 from raysft.model.fast.start_check import TOLERANCE, check_isolation
@@ -50,6 +51,7 @@ def refuse_packing(recipe: Recipe) -> None:
     A state over the row (Mamba, DeepSeek-V4's compressed keys) does so by its class; of others a small one is asked.
     """
     config = load_config(recipe)
+    check_encoder(recipe, config)
     model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     if not recipe.data.packing or model_class is None or isinstance(model_class, tuple):
         return
@@ -93,6 +95,8 @@ def make_twin(recipe: Recipe, ways: int = 1, *, own_heads: bool = False) -> PreT
     what kernel runs.
     """
     config = load_config(recipe)
+    if is_encoder(config):
+        return None
     try:
         with _seeded():
             twin: PreTrainedModel = AutoModelForCausalLM.from_config(

@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping
 from torch import Tensor, nn
 
 from raysft.model.decoder import task_head
+from raysft.model.encoder import head_of_encoder, text_scores
 from raysft.model.fast.loss import output_head
 from raysft.model.fast.loss_head import LossHead
 from raysft.model.fast.ulysses import SequenceGroup, hidden_part
 from raysft.model.methods import Forward, PlainForward, StepActs, base_model
 from raysft.model.outline import Unread
-from raysft.objectives import cpo, dft, distill, dpo, eaft, kto, orpo, reward, sft, simpo
+from raysft.objectives import classify, cpo, dft, distill, dpo, eaft, kto, orpo, reward, sft, simpo
 from raysft.objectives.batch import DeviceBatch
 from raysft.objectives.noise import EmbeddingNoise
 from raysft.objectives.objective import Loss, Objective
@@ -34,6 +35,7 @@ OBJECTIVES: Mapping[str, Callable[[ObjectiveSection], Objective]] = {
     "orpo": orpo.make,
     "kto": kto.make,
     "reward": reward.make,
+    "classify": classify.make,
 }
 """{objective.kind: what makes it of its section}."""
 
@@ -58,7 +60,7 @@ class ObjectiveModule(nn.Module):
         noise: alpha of noise.py; 0: none."""
         super().__init__()
         head = output_head(base_model(model)).module
-        if not isinstance(head, LossHead):
+        if not isinstance(head, LossHead) and head_of_encoder(base_model(model)) is None:
             logger.warning("the loss of an LM head of type %s is computed twice (slower)", type(head).__name__)
         self.model = model
         self.objective = objective
@@ -80,6 +82,9 @@ class ObjectiveModule(nn.Module):
         batch = DeviceBatch.of_flat(tensors, self.objective.batch_columns)
         if self._noise is not None:
             self._noise.expect(batch.segment_of)
+        if head_of_encoder(model) is not None:
+            scores = text_scores(model, batch.input_ids, batch.segment_of)
+            return self.objective.loss(View(scores, output_head(model), batch, given=scores), batch)
         if sequence is None:
             hidden = self.rows.hidden_states(batch.input_ids, batch.position_ids)
         else:

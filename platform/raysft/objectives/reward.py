@@ -15,7 +15,8 @@ from raysft.objectives.batch import DeviceBatch
 from raysft.objectives.objective import Loss, Objective
 from raysft.objectives.view import View
 from raysft.recipe.columns import MARGIN
-from raysft.recipe.sections.objective import ObjectiveSection, RewardObjective
+from raysft.recipe.sections.head_objectives import RewardObjective
+from raysft.recipe.sections.objective import ObjectiveSection
 
 CENTRE = "centre"
 """The term that is the squared sum of a pair's scores."""

@@ -45,6 +45,8 @@ class View:
     """The ranks that have the other parts of these rows."""
     scorer: nn.Module | None = None
     """The objective's own head, [N, D] -> [N, numbers]; None: it has none."""
+    given: Tensor | None = None
+    """What an encoder's own head made of the samples, [S, numbers]; None: `scorer` is to do so."""
     trials: Sequence[Extent] | None = None
     """What is whose, where trials share the pass; sums are then [P], else []."""
 
@@ -71,7 +73,9 @@ class View:
         return choice_log_probs(self.hidden, head, ids, wanted)
 
     def scores(self) -> Tensor:
-        """What the objective's own head makes of the last token of each sample, [S, numbers] float32."""
+        """What the objective's own head makes of each sample, of its last token, [S, numbers] float32."""
+        if self.given is not None:
+            return self.given.float()
         assert self.scorer is not None
         found: Tensor = self.scorer(self.pooled())
         return found.float()

@@ -239,7 +239,8 @@ def _check_stream(recipe: Recipe) -> None:
 def _check_answers(recipe: Recipe) -> None:
     """What pairs of answers, and columns of the untrained model, cannot go with."""
     data, kind = recipe.data, recipe.objective.kind
-    compared = objective_of(recipe).answers != "one"
+    answers = objective_of(recipe).answers
+    compared, labelled = answers in ("pair", "judged"), answers == "labelled"
     for wrong, what, got, expected, fix in (
         (
             compared and data.over_long != "drop",
@@ -249,8 +250,15 @@ def _check_answers(recipe: Recipe) -> None:
             "set data.over_long: drop, and data.max_tokens so that a pair of answers with their prompts fits",
         ),
         (
-            data.mode == "stream" and compared,
-            "answers that are compared, or judged, are not streamed",
+            labelled and data.over_long == "split",
+            "a text with a label is one sample",
+            f"objective: {kind}, data.over_long = split",
+            "data.over_long: drop, or truncate, which keeps the beginning",
+            "set data.over_long: truncate",
+        ),
+        (
+            data.mode == "stream" and (compared or labelled),
+            "answers that are compared, or judged, and texts with labels are not streamed",
             f"data.mode: stream, objective: {kind}",
             "data.mode: prepared",
             "set data.mode: prepared",

@@ -45,6 +45,24 @@ MARGIN = Field("score_margin", "atom", "<f4")
 """By how much the data scores the preferred answer of a pair higher than the rejected one. Written with them."""
 
 
+@dataclass(frozen=True)
+class Classes:
+    """What samples may be."""
+
+    labels: tuple[str, ...] = ()
+    """Empty: nothing is told of them."""
+    several: bool = False
+    """A sample may have several of these labels, or none."""
+
+    @property
+    def field(self) -> Field:
+        """A sample's label as its number; where it may have several, 1 or 0 for each label."""
+        return Field("label", "atom", "<f4", width=len(self.labels) if self.several else 1)
+
+
+NO_CLASSES = Classes()
+
+
 def teacher_top_k(k: int) -> tuple[Field, Field]:
     """(ids of the k tokens that the teachers hold likeliest where a token is predicted, their log p)."""
     return (

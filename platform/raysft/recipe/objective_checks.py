@@ -6,6 +6,7 @@ from raysft.errors import RecipeError
 from raysft.recipe.evaluation_sets import evaluation_sets
 from raysft.recipe.objective_traits import objective_of
 from raysft.recipe.schema import Recipe
+from raysft.recipe.sections.head_objectives import ClassifyObjective
 from raysft.recipe.sections.method import ProbeMethod
 from raysft.recipe.sections.objective import DistillObjective, MarginObjective, SftObjective, TokenObjective
 from raysft.recipe.traits import method_of
@@ -21,14 +22,16 @@ def check_objective(recipe: Recipe) -> None:
             expected="no weight_column, or an objective of tokens",
             fix="remove data.mixture.weight_column; `epochs` or `weight` of a source say how often it comes",
         )
+    if isinstance(section, ClassifyObjective):
+        _check_labels(section)
     if objective_of(recipe).head(section):
         _check_head(recipe)
     elif isinstance(recipe.method, ProbeMethod):
         raise RecipeError(
             "a probe trains a head of the objective's own, and this one has none",
             got=f"method.kind: probe, objective: {section.kind}",
-            expected="an objective with a head: reward",
-            fix="set objective: reward, or method.kind: freeze with names in method.parameters",
+            expected="an objective with a head: reward, classify",
+            fix="set objective.kind: reward or classify, or method.kind: freeze with names in method.parameters",
         )
     if isinstance(section, TokenObjective):
         _check_guard(section)
@@ -63,6 +66,37 @@ def _check_head(recipe: Recipe) -> None:
             f"objective: {kind}, export.merged: false",
             "export.merged: true",
             "remove export.merged",
+        ),
+    ):
+        if wrong:
+            raise RecipeError(what, got=got, expected=expected, fix=fix)
+
+
+def _check_labels(section: ClassifyObjective) -> None:
+    labels, twice = section.labels, sorted({label for label in section.labels if section.labels.count(label) > 1})
+    strange = [label for label in section.class_weights if label not in labels]
+    negative = [label for label, weight in section.class_weights.items() if not 0 < weight < float("inf")]
+    for wrong, what, got, expected, fix in (
+        (
+            len(labels) < 2 - section.multi_label,
+            "there is nothing to tell apart",
+            f"objective.labels: {', '.join(labels) or 'none'}",
+            "two labels or more; with multi_label one is enough",
+            "name all labels of the data in objective.labels",
+        ),
+        (
+            bool(twice) or any(not label.strip() or "\n" in label for label in labels),
+            "labels have one name each",
+            f"objective.labels: {list(labels)}",
+            "different names, each in one line",
+            "mend objective.labels",
+        ),
+        (
+            bool(strange or negative),
+            "objective.class_weights cannot be used",
+            f"{(strange or negative)[:1]}",
+            f"numbers above 0 for some of {', '.join(labels)}",
+            "mend objective.class_weights",
         ),
     ):
         if wrong:

@@ -9,7 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from raysft.recipe.columns import MARGIN, REFERENCE_LOG_PROB, WANTED, Field, reference_top_k, teacher_top_k
+from raysft.recipe.columns import (
+    MARGIN,
+    REFERENCE_LOG_PROB,
+    WANTED,
+    Classes,
+    Field,
+    reference_top_k,
+    teacher_top_k,
+)
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.objective import TokenObjective
 
@@ -20,9 +28,10 @@ class ObjectiveTraits:
 
     title: str
     """In reports and cards."""
-    answers: Literal["one", "pair", "judged"] = "one"
-    """What a record becomes: one sample; a preferred and a rejected answer, an atom of two samples; or an answer with
-    its judgement (of a pair two of them), an atom of it and of another record's answer to the same prompt."""
+    answers: Literal["one", "pair", "judged", "labelled"] = "one"
+    """What a record becomes: one sample; a preferred and a rejected answer, an atom of two samples; an answer with
+    its judgement (of a pair two of them), an atom of it and of another record's answer to the same prompt; or a text
+    with its labels."""
     written: Callable[[Any], tuple[Field, ...]] = lambda objective: ()
     """Columns of what the records themselves say, written with their tokens, one value an atom; empty: none."""
     reference: Callable[[Any], tuple[Field, ...]] = lambda objective: ()
@@ -34,6 +43,8 @@ class ObjectiveTraits:
     gives no chance costs as little as one that it is sure of."""
     head: Callable[[Any], int] = lambda objective: 0
     """Numbers that a head of its own gives of a whole sample; 0: it reads the LM head, and has none."""
+    classes: Callable[[Any], Classes] = lambda objective: Classes()
+    """What the numbers of this head stand for, which records have as labels."""
     whole_rows: bool = False
     """Needs more than the loss of the last pipeline stage: pooled states, a second model."""
 
@@ -75,6 +86,14 @@ OBJECTIVES: dict[str, ObjectiveTraits] = {
         head=lambda objective: 1,
         whole_rows=True,
     ),
+    "classify": ObjectiveTraits(
+        title="classification",
+        answers="labelled",
+        written=lambda objective: (objective.classes.field,),
+        head=lambda objective: len(objective.labels),
+        classes=lambda objective: objective.classes,
+        whole_rows=True,
+    ),
 }
 """{objective.kind: its traits}."""
 
@@ -87,6 +106,11 @@ def objective_of(recipe: Recipe) -> ObjectiveTraits:
 def head_of(recipe: Recipe) -> int:
     """Numbers that the head of the recipe's objective gives of a whole sample; 0: it has none of its own."""
     return objective_of(recipe).head(recipe.objective)
+
+
+def classes_of(recipe: Recipe) -> Classes:
+    """What the samples of the recipe's objective may be; without labels: it knows of none."""
+    return objective_of(recipe).classes(recipe.objective)
 
 
 def teachers_of(recipe: Recipe) -> tuple[str, ...]:

@@ -69,6 +69,8 @@ PURE_NUMBERS = frozenset(
             "eps",
             "entropy_top_k",
             "gamma",
+            "focal_gamma",
+            "class_weights",
             "high",
             "power",
             "share",

@@ -7,8 +7,9 @@ from functools import partial
 from typing import Any
 
 from raysft.recipe.evaluation_sets import measured_by_workers
-from raysft.recipe.objective_traits import head_of
+from raysft.recipe.objective_traits import classes_of, head_of
 from raysft.run import remote_tasks
+from raysft.run.classified import evaluate_classifier
 from raysft.run.evaluations import Evaluated, evaluate_once
 from raysft.run.worker_losses import losses_after, losses_before, targets_of
 
@@ -23,12 +24,16 @@ def before_and_after(
 
     Workers measure while they train (measured_by_workers); what is lost of that, or what they cannot measure, a task
     does. With a head of the objective's own there is nothing to measure before it is trained, and rows are measured
-    while it is. Raises DataError before training where there is nothing to measure on.
+    while it is; of classes a task measures the trained model.
+    Raises DataError before training where there is nothing to measure on.
     """
     run, recipe = of.run, of.recipe
     if head_of(recipe):
         train()
-        return None, None
+        if not classes_of(recipe).labels:
+            return None, None
+        phase("evaluation")
+        return None, evaluate_classifier(of)
     before = partial(evaluate_once, of, "before", remote_tasks.evaluate_initial)
     after = partial(evaluate_once, of, "after", remote_tasks.evaluate_trained, run)
     phase("evaluation")

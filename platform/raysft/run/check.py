@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from raysft import storage
 from raysft.data.read.sources import expand
-from raysft.data.text.tokenizer import recipe_tokenizer, template_for, tokenizer_source
+from raysft.data.text.stops import recipe_template
+from raysft.data.text.tokenizer import recipe_tokenizer, tokenizer_source
 from raysft.model.facts import read_facts
 from raysft.recipe.evaluation_sets import set_sources
 from raysft.recipe.facts import DataFacts
@@ -42,7 +43,7 @@ def check(recipe: Recipe) -> CheckedRecipe:
     facts = read_facts(recipe)
     resolved = resolve(recipe, facts, None)
     tokenizer = recipe_tokenizer(recipe)
-    template_for(recipe.data.template, tokenizer)
+    recipe_template(recipe, tokenizer)
     lines = [
         f"model        {recipe.model.source}: {facts.model_type}, {facts.num_layers} layers x {facts.hidden_size}",
         f"tokenizer    {tokenizer_source(recipe)}: {len(tokenizer):,} tokens, template {recipe.data.template}",

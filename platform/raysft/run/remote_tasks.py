@@ -17,21 +17,24 @@ from transformers import PreTrainedTokenizerFast
 
 from raysft import storage
 from raysft.data.store.parts import TokenStore
-from raysft.data.text.stops import stop_token_ids
-from raysft.data.text.tokenizer import recipe_tokenizer, template_for
+from raysft.data.text.stops import recipe_template, stop_token_ids
+from raysft.data.text.tokenizer import recipe_tokenizer
 from raysft.errors import CheckpointError, UserError
+from raysft.evaluate.classified import classification_record, classify
 from raysft.evaluate.evaluation import Share, evaluate_share
 from raysft.evaluate.exported import load_exported
 from raysft.evaluate.generation import TransformersGenerator
 from raysft.evaluate.sampling import Sampling
 from raysft.model.card import CardFacts
 from raysft.model.export import export_run, export_share
+from raysft.model.heads import as_classifier
 from raysft.model.load import dtypes_as_loaded, rows_for
 from raysft.model.methods import Forward, base_model, forward_of
 from raysft.model.spread import Room, spread
 from raysft.model.trained import load_adapted, load_trained, load_untrained
 from raysft.recipe.evaluation_sets import evaluation_sets
 from raysft.recipe.load import parse_recipe
+from raysft.recipe.objective_traits import classes_of
 from raysft.recipe.schema import Recipe
 from raysft.recipe.traits import method_of
 from raysft.run.room import room_of
@@ -69,6 +72,22 @@ def evaluate_trained(fields: dict[str, Any], stores: dict[str, str], share: Numb
         return _evaluate(recipe, base_model(module), tokenizer, stores, share, forward_of(module, recipe))
 
 
+def evaluate_classifier(fields: dict[str, Any], stores: dict[str, str], run: str) -> dict[str, Any]:
+    """{set: record} of the newest checkpoint of a run as the classifier that it is exported as."""
+    recipe = parse_recipe(fields)
+    tokenizer, classes, plans = recipe_tokenizer(recipe), classes_of(recipe), evaluation_sets(recipe)
+    torch.set_num_threads(recipe.cluster.cpus_per_worker)
+    weights, device = newest_checkpoint(run).weights(), _device(recipe)
+    trained = load_trained(recipe, weights, vocab_size=rows_for(tokenizer), device=device)
+    model = as_classifier(trained, recipe, tokenizer.pad_token_id)
+    return {
+        name: classification_record(
+            classify(model, TokenStore.open(store), classes, max_rows=plans[name].max_rows), classes
+        )
+        for name, store in stores.items()
+    }
+
+
 def evaluate_exported(fields: dict[str, Any], stores: dict[str, str], share: Numbers, export: str) -> dict[str, Any]:
     """An exported model, loaded as anybody would."""
     recipe = parse_recipe(fields)
@@ -103,7 +122,9 @@ def export_files(fields: dict[str, Any], run: str, card: dict[str, Any], share: 
 def export_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
     """The recipe's tokenizer with the template that is trained, beside its own named ones. Raises ModelError."""
     tokenizer = recipe_tokenizer(recipe)
-    text, own = template_for(recipe.data.template, tokenizer).text, tokenizer.chat_template
+    text, own = recipe_template(recipe, tokenizer).text, tokenizer.chat_template
+    if not text:  # none is needed
+        return tokenizer
     tokenizer.chat_template = {**own, "default": text} if isinstance(own, dict) else text
     return tokenizer
 

@@ -102,7 +102,8 @@ def test_a_type_without_a_classifier_is_refused_before_the_run(tmp_path: Path) -
     config = AutoConfig.for_model(**fields, vocab_size=264)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    assert as_classifier(model, None) is model, "without a head it stays what it is"
-    add_head(model, make_recipe(objective={"kind": "reward"}))
+    recipe = make_recipe(objective={"kind": "reward"})
+    assert as_classifier(model, recipe, None) is model, "without a head it stays what it is"
+    add_head(model, recipe)
     with pytest.raises(ModelError, match="cannot be exported"):
-        as_classifier(model, None)
+        as_classifier(model, recipe, None)

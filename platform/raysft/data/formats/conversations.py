@@ -25,6 +25,7 @@ def reading_of(file: SourceFile, data: DataSection, answers: Answers = "one") ->
         on_unread=data.on_unread,
         several_answers=data.several_answers,
         judged=answers == "judged",
+        labelled=answers == "labelled",
     )
 
 

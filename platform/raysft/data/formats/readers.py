@@ -179,9 +179,20 @@ def _labelled(account: KeyLedger) -> RecordContent:
     texts = [read_text(account.get(first), first)]
     if account.record.get(second) is not None:
         texts.append(read_text(account.get(second), second))
+    if account.reading.labelled:
+        return RecordContent([Message("text", "\n".join(texts))], label=_labels(account))
     label = _label(account)
     messages = [Message("user", "\n".join(texts)), Message("assistant", label)]
     return RecordContent(_with_system(account, messages), label=label)
+
+
+def _labels(account: KeyLedger) -> str:
+    """Each of its labels in a line."""
+    labels = decoded(account.record["label"])
+    if not isinstance(labels, list):
+        return _label(account)
+    account.used.add("label")
+    return "\n".join(dict.fromkeys(_label_text(label) for label in labels))
 
 
 def _label(account: KeyLedger) -> str:
@@ -191,6 +202,10 @@ def _label(account: KeyLedger) -> str:
         if isinstance(label, str):  # not the number that has this name
             account.used.discard("label")
         return str(account.get("label_text"))
+    return _label_text(label)
+
+
+def _label_text(label: Any) -> str:
     if isinstance(label, str):
         return label
     if isinstance(label, float) and label.is_integer():  # a whole number in a column that has gaps

@@ -43,6 +43,8 @@ class Reading:
     several_answers: Literal["refuse", "first", "all"] = "refuse"
     judged: bool = False
     """Are answers read that the record says are not wanted?"""
+    labelled: bool = False
+    """Is the label what is learnt of a text, no answer to be written?"""
 
 
 _LONG = 24

@@ -18,15 +18,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from raysft.data.prepare.class_counts import count_classes, refuse_empty
 from raysft.data.prepare.fingerprint import Side
 from raysft.data.read.sources import ReadTask, SourceFile, describe_line, describe_sample, source_names
 from raysft.data.rules.whole_data import Selection
 from raysft.data.store.manifest import REJECTS
 from raysft.data.store.mixture import Samples, no_such_column, sequence
+from raysft.data.store.packed_rows import sample_values
 from raysft.data.store.shards import SIDES, Summary, merge_summaries, read_shard, rejects_path, take_samples
 from raysft.data.text.fitting import COUNTED
 from raysft.errors import DataError, PlatformError, redacted
-from raysft.recipe.columns import TARGET
+from raysft.recipe.columns import TARGET, Classes
 from raysft.recipe.schema import Recipe
 from raysft.storage import join, read_lines, write_stream
 
@@ -80,11 +82,23 @@ def choose(
         order = sequence(samples, recipe.data.sources, recipe.data.mixture, recipe.seed)
     used = {name: values[order] for name, values in columns.items() if name != "value"}
     counts = _counts(summary, side, {name: source[order] == i for i, name in enumerate(names)}, used)
+    if side.stage.classes.labels:
+        counts["labels"] = _labels(side.stage.classes, locations, shards[order], rows[order])
+        if side.name == "train":
+            refuse_empty(counts["labels"])
     counts["selected"] = dict(selection.counts) if side.name == "train" else {}
     counts["dropped"] = _dropped(selection) if side.name == "train" else {}
     counts["occurrences"] = len(order)
     counts["examples"] = len(np.unique(order))
     return ChosenSamples(shards[order], rows[order], counts)
+
+
+def _labels(
+    classes: Classes, locations: Sequence[str], shards: NDArray[np.int64], rows: NDArray[np.int64]
+) -> dict[str, int]:
+    """{label: its samples} of an epoch."""
+    column = take_samples(locations, shards, rows, [classes.field.name])
+    return count_classes(sample_values(column, classes.field), classes)
 
 
 def make_manifest(

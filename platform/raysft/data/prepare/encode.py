@@ -36,7 +36,7 @@ from raysft.data.text.pairs import encode_answers
 from raysft.data.text.rendering import render_last
 from raysft.data.text.template import template_note
 from raysft.recipe.cleaning import AUGMENTING
-from raysft.recipe.columns import Field
+from raysft.recipe.columns import NO_CLASSES, Classes, Field
 from raysft.recipe.sections.data import DataSection
 
 _BATCH = 256
@@ -56,6 +56,8 @@ class EncodeStage:
     answers: Answers = "one"
     fields: tuple[Field, ...] = ()
     """What the records say beside their text, a value an atom."""
+    classes: Classes = NO_CLASSES
+    """What labels they may have."""
 
     @property
     def has_atoms(self) -> bool:
@@ -127,8 +129,12 @@ def sample_schema(stage: EncodeStage) -> pa.Schema:
 
 
 def _schema(stage: EncodeStage, keys: KeyMaker) -> pa.Schema:
-    own = [pa.field(field.name, pa.float32()) for field in stage.fields]
+    own = [pa.field(field.name, _type(field)) for field in stage.fields]
     return pa.schema([*SAMPLES, *([SEGMENTS] if stage.has_atoms else []), *own, *keys.schema])
+
+
+def _type(field: Field) -> pa.DataType:
+    return pa.float32() if field.width == 1 else pa.list_(pa.float32())
 
 
 def goes_to_held_out(conversation: Conversation, share: float) -> bool:
@@ -221,6 +227,7 @@ def _encode_batch(batch: Sequence[RawRecord], task: ReadTask, stage: EncodeStage
         max_tokens=stage.data.max_tokens,
         over_long=stage.data.over_long,
         stop=stage.data.stop,
+        classes=stage.classes,
     )
     kept: list[tuple[int, Example]] = []
     for index, result in enumerate(results):
@@ -278,7 +285,7 @@ def _table(
     if stage.has_atoms:
         columns["segments"] = pa.array([example.segments for example in examples], SEGMENTS.type)
     for field in stage.fields:
-        columns[field.name] = pa.array([example.values[field.name] for example in examples], pa.float32())
+        columns[field.name] = pa.array([example.values[field.name] for example in examples], _type(field))
     return pa.table(columns, schema=_schema(stage, keys))
 
 

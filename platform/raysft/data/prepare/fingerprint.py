@@ -14,7 +14,7 @@ import logging
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -34,7 +34,7 @@ from raysft.data.text.template import Template
 from raysft.data.text.tokenizer import recipe_tokenizer, tokenizer_hash
 from raysft.errors import DataError
 from raysft.recipe.cleaning import AUGMENTING, WHOLE_DATA, Leakage, Map
-from raysft.recipe.objective_traits import objective_of, written_columns
+from raysft.recipe.objective_traits import classes_of, objective_of, written_columns
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.data import MixtureSection, SourceSection
 from raysft.storage import absolute, join
@@ -186,6 +186,8 @@ def _side(
         whole["seed"] = recipe.seed if _is_random(recipe) else None
     if (answers := objective_of(recipe).answers) != "one":
         whole["answers"] = answers
+    if written := [field.name for field in written_columns(recipe)]:
+        whole["written"] = [written, asdict(classes_of(recipe))]
     fingerprint = hashlib.sha256(json.dumps(whole, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
     stage = EncodeStage(
         tokenizer,
@@ -196,6 +198,7 @@ def _side(
         json.dumps([rules_hash(data.rules), keys_hash(data.rules)]),
         answers,
         written_columns(recipe),
+        classes_of(recipe),
     )
     location = join(absolute(recipe.storage), "tokens", fingerprint)
     shards = "held-out" if held_out == 1 else "all"

@@ -48,6 +48,7 @@ from raysft.recipe.cleaning import (
     SpecialTokensRule,
     Symbols,
 )
+from raysft.recipe.columns import NO_CLASSES, Classes
 from raysft.recipe.sections.data import DataSection
 from raysft.storage import write_stream
 
@@ -78,6 +79,7 @@ class SurveyPlan:
     """Whole-data rules that keys are made for."""
     work: str
     answers: Answers = "one"
+    classes: Classes = NO_CLASSES
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,7 @@ def _look(
         max_tokens=_NO_LIMIT,
         over_long="drop",
         stop="accept",
+        classes=plan.classes,
     )
     kept: list[Conversation] = []
     for candidate, (origin, quality), result in zip(candidates, origins, results, strict=True):

@@ -23,7 +23,7 @@ from raysft.data.text.stops import recipe_template
 from raysft.data.text.template import template_note
 from raysft.data.text.tokenizer import recipe_tokenizer
 from raysft.recipe.cleaning import AUGMENTING
-from raysft.recipe.objective_traits import objective_of
+from raysft.recipe.objective_traits import classes_of, objective_of
 from raysft.recipe.schema import Recipe
 
 
@@ -64,7 +64,7 @@ class Tracer:
         data = recipe.data
         check_source_columns(data)
         self._data = data
-        self._answers = objective_of(recipe).answers
+        self._answers, self._classes = objective_of(recipe).answers, classes_of(recipe)
         self._tokenizer = recipe_tokenizer(recipe)
         self._template = recipe_template(recipe, self._tokenizer)
         self.files = expand(data.sources, format=data.format, columns=data.columns, purpose="train")
@@ -113,6 +113,7 @@ class Tracer:
             max_tokens=self._data.max_tokens,
             over_long=self._data.over_long,
             stop=self._data.stop,
+            classes=self._classes,
         )
         if isinstance(result, Refusal):
             return result

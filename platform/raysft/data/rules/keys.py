@@ -89,8 +89,9 @@ class KeyMaker:
         return "\n".join(texts)
 
     def _other_side(self, talk: Conversation) -> list[str]:
-        """What tells apart records with the same answer: of a pair the rejected one, else the judgement."""
-        return [f"wanted: {talk.wanted}"] if self.answers == "judged" else _turns_of(self._rejected(talk))
+        """What tells apart records with one answer: of a pair the rejected one, else the judgement, the label."""
+        own = {"judged": f"wanted: {talk.wanted}", "labelled": f"label: {talk.label}"}
+        return [own[self.answers]] if self.answers in own else _turns_of(self._rejected(talk))
 
     def _rejected(self, talk: Conversation) -> tuple[Message, ...]:
         """The rejected answer of a pair."""

@@ -46,7 +46,7 @@ class Example(NamedTuple):
     template: str = ""
     segments: tuple[int, ...] = ()
     sides: tuple[str, ...] = ()
-    values: Mapping[str, float] = MappingProxyType({})
+    values: Mapping[str, float | list[float]] = MappingProxyType({})
 
     @property
     def straddles(self) -> int:

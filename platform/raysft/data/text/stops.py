@@ -16,6 +16,7 @@ from transformers.utils.hub import cached_file
 from raysft.data.text.regions import usual
 from raysft.data.text.template import Template
 from raysft.data.text.tokenizer import template_for
+from raysft.recipe.objective_traits import objective_of
 from raysft.recipe.schema import Recipe
 from raysft.storage import absolute, join
 
@@ -24,14 +25,16 @@ _FILES = ("generation_config.json", "config.json")
 
 def recipe_template(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Template:
     """The chat template of a recipe, with what the model it starts from stops at."""
-    return template_for(recipe.data.template, tokenizer, stops=_texts(tokenizer, model_stop_ids(recipe)))
+    stops = _texts(tokenizer, model_stop_ids(recipe))
+    is_needed = objective_of(recipe).answers != "labelled"
+    return template_for(recipe.data.template, tokenizer, stops=stops, is_needed=is_needed)
 
 
 def stop_token_ids(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> list[int]:
     """Ids that end generation after training, for an export's `generation_config`: what the model it starts from
     stops at, the tokenizer's end of text, and the token that the template ends an assistant's turn with."""
     template = recipe_template(recipe, tokenizer)
-    own = (one for one in (template, template.with_tools) if one is not None)
+    own = (one for one in (template, template.with_tools) if one is not None and one.text)
     texts = dict.fromkeys(text for one in own for text in usual(one).ends)
     ids = (tokenizer.convert_tokens_to_ids(text) for text in texts)
     return sorted({index for index in ids if isinstance(index, int)})

@@ -150,9 +150,11 @@ def chat_template(tokenizer: PreTrainedTokenizerFast) -> str | dict[str, str] | 
     return None if template is None else str(template)
 
 
-def template_for(name: str, tokenizer: PreTrainedTokenizerFast, *, stops: Sequence[str] = ()) -> Template:
+def template_for(
+    name: str, tokenizer: PreTrainedTokenizerFast, *, stops: Sequence[str] = (), is_needed: bool = True
+) -> Template:
     """`data.template` resolved, with this tokenizer's special tokens. stops: what generation stops at besides the
-    tokenizer's end of text."""
+    tokenizer's end of text. is_needed: False gives one without text where the tokenizer has none of its own."""
     named = tuple(sorted((k, str(v)) for k, v in tokenizer.special_tokens_map.items() if isinstance(v, str)))
     added = tokenizer.backend_tokenizer.get_added_tokens_decoder().values()
     if name in BUILT_IN and (end := _SPECIAL_TOKENS[name][0]) not in tokenizer.get_vocab():
@@ -165,7 +167,10 @@ def template_for(name: str, tokenizer: PreTrainedTokenizerFast, *, stops: Sequen
         added=tuple(sorted({*texts, *(token.content for token in added)})),
         stops=tuple(dict.fromkeys(filter(None, (end_of_text, *stops)))),
     )
-    return resolve_template(name, chat_template(tokenizer), special)
+    own = chat_template(tokenizer)
+    if not is_needed and name == "tokenizer" and not own:
+        return Template("none", "", special)
+    return resolve_template(name, own, special)
 
 
 def parse_columns(assignments: Sequence[str]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from raysft.model.decoder import decoder
+from raysft.model.encoder import head_of_encoder
 from raysft.model.fast.attention import segment_arguments
 from raysft.model.fast.log_probs import Choices, Likeliest, LogitShape
 from raysft.model.fast.loss_head import LossHead, Targets, logit_shape
@@ -35,8 +36,8 @@ class OutputHead:
 
 
 def output_head(model: PreTrainedModel) -> OutputHead:
-    """The head of a model, adapters and all."""
-    module = model.get_output_embeddings()
+    """The head of a model, adapters and all; of an encoder, which has none, what nobody reads."""
+    module = nn.Identity() if head_of_encoder(model) is not None else model.get_output_embeddings()
     assert isinstance(module, nn.Module)
     return OutputHead(module, logit_shape(model.config))
 

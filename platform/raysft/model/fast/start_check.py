@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from raysft.errors import ModelError
+from raysft.model.encoder import head_of_encoder
 from raysft.model.fast.attention import SEGMENTS, use_segment_attention
 from raysft.model.fast.liger import use_liger
 from raysft.model.fast.loss import IGNORE, hidden_states, output_head, target_log_probs, weighted_nll
@@ -41,8 +42,11 @@ def use_fast_paths(
 
     check_isolation must agree; the rotation is compared by itself. max_tokens: of the longest row.
 
+    An encoder's classifier is left as it is: its own forward trains it.
     Raises ModelError when the model does not even pass with transformers' own attention.
     """
+    if head_of_encoder(model) is not None:
+        return
     use_liger(model)
     use_products(model)
     use_rotation(model)

@@ -16,7 +16,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from raysft.model.methods.acts import Parameters
-from raysft.model.methods.adapters import base_model, check_ranks, no_layer, refuse_experts, settled, untie
+from raysft.model.methods.adapters import (
+    base_model,
+    check_ranks,
+    no_layer,
+    refuse_experts,
+    settled,
+    task_type,
+    untie,
+)
 from raysft.model.targets import missing_targets, unfit_layers
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.method import AdaloraMethod
@@ -45,7 +53,7 @@ def attach(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
         lora_dropout=method.dropout,
         target_modules=targets,
         exclude_modules=unfit or None,
-        task_type="CAUSAL_LM",
+        task_type=task_type(model),
         deltaT=method.every_steps,
         beta1=method.importance_beta,
         beta2=method.uncertainty_beta,

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from raysft.errors import ModelError
+from raysft.model.encoder import head_of_encoder
 from raysft.model.targets import expert_parameters, unfit_layers
 
 
@@ -84,6 +85,11 @@ def is_layer_adapted(layer: object) -> bool:
 def plain_name(name: str) -> str:
     """The name of a module or parameter before adapters were put around it."""
     return ".".join(part for part in name.split(".") if part != "base_layer")
+
+
+def task_type(model: PreTrainedModel) -> str | None:
+    """What peft takes a model for; None: for one that it knows nothing of, as an encoder."""
+    return "CAUSAL_LM" if head_of_encoder(model) is None else None
 
 
 def untie(model: PreTrainedModel) -> None:

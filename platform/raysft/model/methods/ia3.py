@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from raysft.errors import ModelError
-from raysft.model.methods.adapters import base_model, no_layer, settled, untie
+from raysft.model.methods.adapters import base_model, no_layer, settled, task_type, untie
 from raysft.model.targets import expert_parameters, missing_targets, unfit_layers
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.method import Ia3Method
@@ -27,7 +27,7 @@ def attach(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
         target_modules=targets,
         feedforward_modules=list(method.feedforward_modules),
         exclude_modules=unfit or None,
-        task_type="CAUSAL_LM",
+        task_type=task_type(model),
     )
     try:
         with settled():

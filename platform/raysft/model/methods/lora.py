@@ -20,6 +20,7 @@ from raysft.model.methods.adapters import (
     check_ranks,
     no_layer,
     settled,
+    task_type,
     untie,
 )
 from raysft.model.methods.lora_start import RESIDUAL, add_start
@@ -98,7 +99,7 @@ def attach(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
         use_dora=isinstance(method, DoraMethod),
         target_modules=targets,
         exclude_modules=unfit or None,
-        task_type="CAUSAL_LM",
+        task_type=task_type(model),
     )
     generator_state = torch.get_rng_state()
     torch.manual_seed(recipe.seed)

@@ -10,7 +10,15 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from raysft.errors import ModelError
-from raysft.model.methods.adapters import adapter_layers, base_model, no_layer, refuse_experts, settled, untie
+from raysft.model.methods.adapters import (
+    adapter_layers,
+    base_model,
+    no_layer,
+    refuse_experts,
+    settled,
+    task_type,
+    untie,
+)
 from raysft.model.targets import missing_targets, unfit_layers
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.method import TunerMethod
@@ -37,7 +45,7 @@ def attach(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
     named: dict[str, Any] = {
         **tuner_options(method),
         **tuner.fixed,
-        "task_type": "CAUSAL_LM",
+        "task_type": task_type(model),
         "target_modules": targets,
     }
     if tuner.seed_option:

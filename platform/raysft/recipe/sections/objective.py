@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field
 
 from raysft.metrics.base import Mode
 from raysft.recipe.cleaning import OneOrMany, Section, Weights
+from raysft.recipe.sections.head_objectives import ClassifyObjective, RewardObjective
 
 
 class TokenObjective(Section):
@@ -210,28 +211,6 @@ class KtoObjective(Section):
     )
 
 
-class RewardObjective(Section):
-    """A reward model: a score for a whole answer, higher for the preferred one of a pair (Bradley and Terry 1952)."""
-
-    measures: ClassVar[dict[str, Mode]] = {"reward": "min", "centre": "min", "accuracy": "max", "margin": "max"}
-    """Its terms and metrics, as held-out rows are measured by them."""
-    needs: ClassVar[dict[str, str]] = {"centre": "centre_weight"}
-    """{measure: the field without which it is not there}."""
-
-    kind: Literal["reward"] = Field(description="Names this kind.")
-    centre_weight: float = Field(
-        0.0,
-        ge=0,
-        description="Weight of a pair's squared sum of scores, which keeps them around 0 (arXiv:2312.09244): 0.01.",
-    )
-    margin_weight: float = Field(
-        0.0,
-        ge=0,
-        description="The difference of a pair's scores in the data (format `ranking`) times this is the margin "
-        "that the model's scores are to keep (arXiv:2307.09288).",
-    )
-
-
 ObjectiveSection = (
     SftObjective
     | DftObjective
@@ -243,6 +222,7 @@ ObjectiveSection = (
     | OrpoObjective
     | KtoObjective
     | RewardObjective
+    | ClassifyObjective
 )
 """A section of any kind."""
 

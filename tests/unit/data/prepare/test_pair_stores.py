@@ -215,7 +215,7 @@ def test_a_judged_answer_is_shown_with_its_judgement(recipe, tmp_path) -> None:
         ({"data.mixture": {"weight_column": "w"}}, "weight_column: w"),
         (
             {"data.mode": "stream", "data.order": "windowed", "train.max_steps": 5, "data.eval_fraction": 0.0},
-            "answers that are compared, or judged, are not streamed",
+            "answers that are compared, or judged, and texts with labels are not streamed",
         ),
     ],
 )

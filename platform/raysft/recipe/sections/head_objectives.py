@@ -1,0 +1,68 @@
+"""`objective:` with a new head of its own, which gives numbers of a whole sample instead of tokens."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from raysft.metrics.base import Mode
+from raysft.recipe.cleaning import OneOrMany, Section
+from raysft.recipe.columns import Classes
+
+
+class RewardObjective(Section):
+    """A reward model: a score for a whole answer, higher for the preferred one of a pair (Bradley and Terry 1952)."""
+
+    measures: ClassVar[dict[str, Mode]] = {"reward": "min", "centre": "min", "accuracy": "max", "margin": "max"}
+    """Its terms and metrics, as held-out rows are measured by them."""
+    needs: ClassVar[dict[str, str]] = {"centre": "centre_weight"}
+    """{measure: the field without which it is not there}."""
+
+    kind: Literal["reward"] = Field(description="Names this kind.")
+    centre_weight: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of a pair's squared sum of scores, which keeps them around 0 (arXiv:2312.09244): 0.01.",
+    )
+    margin_weight: float = Field(
+        0.0,
+        ge=0,
+        description="The difference of a pair's scores in the data (format `ranking`) times this is the margin "
+        "that the model's scores are to keep (arXiv:2307.09288).",
+    )
+
+
+class ClassifyObjective(Section):
+    """Classification of texts: one label of each (softmax), or any number of them (`multi_label`, sigmoids)."""
+
+    measures: ClassVar[dict[str, Mode]] = {"classify": "min", "accuracy": "max"}
+    """Its terms and metrics, as held-out rows are measured by them."""
+    needs: ClassVar[dict[str, str]] = {}
+    """{measure: the field without which it is not there}."""
+
+    kind: Literal["classify"] = Field(description="Names this kind.")
+    labels: OneOrMany = Field(
+        (),
+        description="All labels, as the data's `label` (or `label_text`) has them: the outputs of the model, in this "
+        "order. A record with another label is refused.",
+    )
+    multi_label: bool = Field(
+        False, description="A record has any number of the labels, as a list; else exactly one of them."
+    )
+    class_weights: dict[str, float] = Field(
+        default_factory=dict,
+        description="{label: what its samples count in the loss}, 1 where it is not named. Under multi_label of the "
+        "samples that have it.",
+    )
+    focal_gamma: float = Field(
+        0.0,
+        ge=0,
+        description="Focal loss (arXiv:1708.02002): what is right with probability p counts (1 - p) ** focal_gamma. "
+        "2 where few samples are hard; 0 is cross-entropy.",
+    )
+
+    @property
+    def classes(self) -> Classes:
+        """What samples may be."""
+        return Classes(self.labels, self.multi_label)

@@ -1,0 +1,85 @@
+"""Texts with labels as samples: their tokens, their labels, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from raysft.data.formats import read_record
+from raysft.data.formats.unread import Reading
+from raysft.data.records import Conversation, Message, Refusal
+from raysft.data.text.pairs import encode_answers
+from raysft.data.text.tokenizer import template_for
+from raysft.recipe.columns import Classes
+
+ONE, SEVERAL = Classes(("spam", "ham")), Classes(("spam", "ham", "odd"), several=True)
+READING = Reading(labelled=True)
+
+
+def encoded(tokenizers: Any, record: dict[str, Any], classes: Classes = ONE, **how: Any) -> Any:
+    found = read_record(record, READING, id=1, source="")
+    if isinstance(found, Refusal):
+        return found.reason
+    tokenizer = tokenizers["chatml"]
+    settings = {"train_on": "all", "max_tokens": 100, "over_long": "drop", **how}
+    (one,) = encode_answers(
+        found,
+        tokenizer,
+        template_for("tokenizer", tokenizer, is_needed=False),
+        "labelled",
+        classes=classes,
+        **settings,
+    )
+    if isinstance(one, Refusal):
+        return one.reason
+    return tokenizer.decode(one[0].input_ids), one[0].values["label"]
+
+
+def test_a_text_and_the_number_of_its_label(tokenizers: Any) -> None:
+    text, value = encoded(tokenizers, {"text": "cheap pills", "label": "spam"})
+    assert text.startswith("cheap pills")
+    assert value == 0
+    assert encoded(tokenizers, {"text": "hello", "label": 3, "label_text": "ham"})[1] == 1
+    both = encoded(tokenizers, {"sentence1": "one", "sentence2": "two", "label": "ham"})
+    assert both[0].startswith("one\ntwo")
+
+
+def test_several_labels_or_none(tokenizers: Any) -> None:
+    for label, expected in ((["odd", "spam"], [1, 0, 1]), ([], [0, 0, 0]), ("ham", [0, 1, 0])):
+        assert encoded(tokenizers, {"text": "a", "label": label}, SEVERAL)[1] == expected
+    assert encoded(tokenizers, {"text": "a", "label": ["spam", "ham"]}) == "several_labels"
+    assert encoded(tokenizers, {"text": "a", "label": ["spam"]})[1] == 0
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ({"text": "a", "label": "eggs"}, "unknown_label"),
+        ({"text": "a", "label": None}, "wrong_type"),
+        ({"text": "a"}, "no_label"),
+        ({"instruction": "a", "output": "b"}, "no_label"),
+        ({"text": "a", "label": {"x": 1}}, "wrong_type"),
+        ({"text": "", "label": "spam"}, "empty_answer"),
+        ({"text": "a", "system": "be brief", "label": "spam"}, "unread:system"),
+    ],
+)
+def test_what_is_refused(tokenizers: Any, record: dict[str, Any], reason: str) -> None:
+    assert encoded(tokenizers, record) == reason
+
+
+def test_a_long_text_keeps_its_beginning_and_its_end_of_text(tokenizers: Any) -> None:
+    record = {"text": "abc " * 40, "label": "ham"}
+    assert encoded(tokenizers, record, max_tokens=10) == "over_long"
+    whole, _ = encoded(tokenizers, record, max_tokens=1000)
+    cut, _ = encoded(tokenizers, record, max_tokens=10, over_long="truncate")
+    end = tokenizers["chatml"].eos_token
+    assert whole.endswith(end)
+    assert cut.endswith(end)
+    assert whole.startswith(cut.removesuffix(end))
+
+
+def test_other_objectives_read_a_label_as_an_answer() -> None:
+    (talk,) = read_record({"text": "a", "label": "spam"}, Reading(), id=1, source="")  # type: ignore[misc]
+    assert isinstance(talk, Conversation)
+    assert talk.messages == (Message("user", "a"), Message("assistant", "spam"))

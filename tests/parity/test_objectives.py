@@ -12,6 +12,7 @@ from objective_material import (
     CENTRE_WEIGHT,
     CLASS_WEIGHTS,
     ENCODER,
+    EPSILON,
     FOCAL_GAMMA,
     GAMMA,
     KL_WEIGHT,
@@ -23,6 +24,7 @@ from objective_material import (
     TOP_K,
     WANTED_WEIGHT,
     Material,
+    adversarial,
     by_formula,
     classify_loss,
     contrastive_loss,
@@ -38,6 +40,7 @@ from objective_material import (
     make_guarded,
     make_judged,
     make_pairs,
+    nll_loss,
     odds_loss,
     preference_loss,
     reward_loss,
@@ -90,6 +93,14 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
         "model__config": ENCODER,
         "data__packing": False,
     },
+    "moved": {"train__adversarial_epsilon": EPSILON},
+    "moved encoder": {
+        "objective__kind": "classify",
+        "objective__labels": LABELS,
+        "model__config": ENCODER,
+        "data__packing": False,
+        "train__adversarial_epsilon": EPSILON,
+    },
     "kto": {"objective__kind": "kto", "objective__beta": BETA, "objective__wanted_weight": WANTED_WEIGHT},
 }
 LOSSES = {
@@ -107,6 +118,8 @@ LOSSES = {
     "reward": reward_loss,
     "classify": classify_loss,
     "encoder": encoder_loss,
+    "moved": adversarial(nll_loss),
+    "moved encoder": adversarial(encoder_loss),
 }
 FAMILY = ("distill", "smooth", "asft", "eaft", "robust", "cpo", "simpo", "orpo")
 """Objectives that are the mechanism of one above with another formula: of their splits one is tried each time."""
@@ -125,10 +138,10 @@ def materials(bench: Bench) -> dict[str, Material]:
         bench.directory, bench.tokenizer, make_samples(48), teacher_top_k(TOP_K), temperature=TEMPERATURE
     )
     single = {
-        **dict.fromkeys(("guarded", "smooth", "asft", "eaft"), guarded),
+        **dict.fromkeys(("guarded", "smooth", "asft", "eaft", "moved"), guarded),
         "distill": taught,
         "kto": make_judged(bench.directory, pairs),
-        **dict.fromkeys(("classify", "encoder"), make_classified(bench.directory, pairs)),
+        **dict.fromkeys(("classify", "encoder", "moved encoder"), make_classified(bench.directory, pairs)),
     }
     return {name: single.get(name, pairs) for name in OBJECTIVES}
 
@@ -151,7 +164,7 @@ def test_the_curve_is_that_of_the_formula(
     steps = [sorted(set(members)) for members in alone[name]["samples"]]
     assert all(len(members) > 2 for members in steps)
     rows = len(bench.tokenizer)
-    model = fresh_encoder(rows) if name == "encoder" else fresh_model(CONFIG, rows, seed=0)
+    model = fresh_encoder(rows) if "encoder" in name else fresh_model(CONFIG, rows, seed=0)
     model = with_score(model, WITH_HEAD[name]) if name in WITH_HEAD else model
     model = model.double()  # fp32 would add roundings of its own
     losses, norms = by_formula(LOSSES[name], materials[name], model, steps)
@@ -176,7 +189,12 @@ SPLITS: dict[str, dict[str, Any]] = {
 OFTEN = ("ZeRO 3, tiny chunks", "2 pipeline stages", "sequence parallel 2", "unpacked")
 WITH_HEAD = {"reward": 1, "classify": len(LABELS)}
 """{objective with a head of its own: its numbers}."""
-NOT_CUT = {"encoder": ("pipeline", "parallel", "unpacked"), **dict.fromkeys(WITH_HEAD, ("pipeline",))}
+NOT_CUT = {
+    "encoder": ("pipeline", "parallel", "unpacked"),
+    "moved": ("pipeline", "parallel", "ZeRO 3"),
+    "moved encoder": ("pipeline", "parallel", "unpacked", "ZeRO 3"),
+    **dict.fromkeys(WITH_HEAD, ("pipeline",)),
+}
 """Words of the splits that an objective has not."""
 EVERY_CELL = [
     (name, split)
@@ -186,6 +204,8 @@ EVERY_CELL = [
 ]
 OFTEN_OF = {
     **dict.fromkeys((*WITH_HEAD, "encoder"), ("ZeRO 3, micro-batch 2",)),
+    "moved": ("ZeRO 2, micro-batch 2",),
+    "moved encoder": (),
     "kto": ("ZeRO 3, micro-batch 2", "2 pipeline stages"),
     **dict.fromkeys(FAMILY, ("sequence parallel 2",)),
 }
@@ -253,7 +273,7 @@ def test_a_sum_before_the_division_is_noticed(
 @pytest.mark.full
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_adapters(bench: Bench, materials: dict[str, Material], name: str) -> None:
-    lora = LORA | {"method__target_modules": ["query", "value"]} if name == "encoder" else LORA
+    lora = LORA | {"method__target_modules": ["query", "value"]} if "encoder" in name else LORA
     first = train(bench, materials, name, 1, **lora)
     for split in ("ZeRO 3, micro-batch 2", "2 pipeline stages", "sequence parallel 2", "tensor parallel 2"):
         if (name, split) not in EVERY_CELL:

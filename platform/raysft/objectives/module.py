@@ -15,6 +15,7 @@ from raysft.model.fast.ulysses import SequenceGroup, hidden_part
 from raysft.model.methods import Forward, PlainForward, StepActs, base_model
 from raysft.model.outline import Unread
 from raysft.objectives import classify, cpo, dft, distill, dpo, eaft, kto, orpo, reward, sft, simpo
+from raysft.objectives.adversary import Adversary
 from raysft.objectives.batch import DeviceBatch
 from raysft.objectives.noise import EmbeddingNoise
 from raysft.objectives.objective import Loss, Objective
@@ -55,9 +56,10 @@ class ObjectiveModule(nn.Module):
         acts: StepActs | None = None,
         forward: Forward | None = None,
         noise: float = 0.0,
+        epsilon: float = 0.0,
     ) -> None:
         """acts: what the method does in each step; the engine calls it. forward: of the method; None: the model's.
-        noise: alpha of noise.py; 0: none."""
+        noise: alpha of noise.py; epsilon: of adversary.py; 0: none."""
         super().__init__()
         head = output_head(base_model(model)).module
         if not isinstance(head, LossHead) and head_of_encoder(base_model(model)) is None:
@@ -69,6 +71,7 @@ class ObjectiveModule(nn.Module):
         """What turns rows into hidden states, unless ranks share them."""
         embedding = base_model(model).get_input_embeddings()
         self._noise = EmbeddingNoise(embedding, noise) if noise else None
+        self._adversary = Adversary(embedding, epsilon) if epsilon else None
         self.sequence: SequenceGroup | None = None
         """Ranks that share the rows; then the sums are of this rank's part of them."""
         self.unread: Unread | None = None
@@ -78,8 +81,13 @@ class ObjectiveModule(nn.Module):
 
     def forward(self, *tensors: Tensor) -> Loss:
         """Loss of one micro-batch. Tensors one by one: DeepSpeed looks at each, and into nothing else."""
-        model, sequence = base_model(self.model), self.sequence
         batch = DeviceBatch.of_flat(tensors, self.objective.batch_columns)
+        if self._adversary is None:
+            return self._loss(batch)
+        return self._adversary.learn(lambda: self._loss(batch), self.objective.terms, batch.segment_of)
+
+    def _loss(self, batch: DeviceBatch) -> Loss:
+        model, sequence = base_model(self.model), self.sequence
         if self._noise is not None:
             self._noise.expect(batch.segment_of)
         if head_of_encoder(model) is not None:

@@ -198,6 +198,15 @@ def _check_mixture(recipe: Recipe) -> None:
 
 
 def _check_noise(recipe: Recipe) -> None:
+    train = recipe.train
+    if train.adversarial_epsilon and (train.embedding_noise or virtual_tokens(recipe)):
+        raise RecipeError(
+            "adversarial training moves the embeddings of samples alone",
+            got=f"train.adversarial_epsilon: {train.adversarial_epsilon:g}, train.embedding_noise: "
+            f"{train.embedding_noise:g}, method.kind: {recipe.method.kind}",
+            expected="no noise on them, and a method without virtual tokens",
+            fix="set train.adversarial_epsilon: 0, or train.embedding_noise: 0",
+        )
     if recipe.train.embedding_noise and virtual_tokens(recipe):
         raise RecipeError(
             "noise on embeddings does not go with virtual tokens, which are no sample's",

@@ -80,12 +80,24 @@ def layout_problems(recipe: Recipe, model: ModelFacts) -> Iterator[LayoutProblem
 
 
 def _noise_problems(recipe: Recipe) -> Iterator[LayoutProblem]:
-    """What train.embedding_noise does not go with."""
+    """What train.embedding_noise and train.adversarial_epsilon do not go with."""
     parallel = recipe.parallel
     wrong = {
         f"parallel.pipeline = {parallel.pipeline}": parallel.pipeline > 1,
         f"parallel.sequence = {parallel.sequence}": parallel.sequence > 1,
     }
+    if recipe.train.adversarial_epsilon:
+        for axis, holds in (
+            *wrong.items(),
+            (f"parallel.tensor = {parallel.tensor}", parallel.tensor > 1),
+            (f"parallel.zero = {parallel.zero}", parallel.zero == 3),
+        ):
+            if holds:
+                yield LayoutProblem(
+                    "the embeddings of adversarial training are moved where all of a model lies on each worker",
+                    f"train.adversarial_epsilon = {recipe.train.adversarial_epsilon:g}, {axis}",
+                    "data parallelism with ZeRO 0 to 2, or train.adversarial_epsilon: 0",
+                )
     for what in (what for what, holds in wrong.items() if holds and recipe.train.embedding_noise):
         yield LayoutProblem(
             "noise on embeddings is drawn where whole rows of tokens are embedded",

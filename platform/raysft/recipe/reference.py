@@ -66,6 +66,7 @@ PURE_NUMBERS = frozenset(
             "b_learning_rate_ratio",
             "dropout",
             "embedding_noise",
+            "adversarial_epsilon",
             "eps",
             "entropy_top_k",
             "gamma",

@@ -104,7 +104,10 @@ def outlined_module(
 
 def _with_objective(model: torch.nn.Module, recipe: Recipe, total_steps: int) -> ObjectiveModule:
     acts, forward = step_acts(model, recipe, total_steps), forward_of(model, recipe)
-    return ObjectiveModule(model, make_objective(recipe), acts, forward, recipe.train.embedding_noise)
+    train = recipe.train
+    return ObjectiveModule(
+        model, make_objective(recipe), acts, forward, train.embedding_noise, train.adversarial_epsilon
+    )
 
 
 def _use_precision(recipe: Recipe, model: PreTrainedModel) -> None:

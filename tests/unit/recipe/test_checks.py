@@ -32,6 +32,8 @@ def test_a_column_is_read_or_left_out() -> None:
 
 def test_noise_on_embeddings_is_of_samples_alone() -> None:
     assert "virtual tokens" in refuse(method={"kind": "prefix"}, train={"embedding_noise": 5.0})
+    assert "moves the embeddings" in refuse(train={"embedding_noise": 5.0, "adversarial_epsilon": 1.0})
+    assert "moves the embeddings" in refuse(method={"kind": "prefix"}, train={"adversarial_epsilon": 1.0})
     check_recipe(make_recipe(method={"kind": "lora"}, train={"embedding_noise": 5.0}))
 
 

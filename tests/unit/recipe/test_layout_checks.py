@@ -65,6 +65,16 @@ def test_noise_on_embeddings_is_refused_where_rows_are_cut(axis: str) -> None:
     assert f"set parallel.{axis} to 1 " in error.fix
 
 
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [({"pipeline": 2}, "pipeline = 2"), ({"tensor": 2}, "tensor = 2"), ({"zero": 3}, "zero = 3")],
+)
+def test_adversarial_training_wants_whole_models(changes: dict[str, int], named: str) -> None:
+    given = recipe_with(**{"zero": 1, "workers": 8, **changes})
+    error = refuse(change(given, {"train.adversarial_epsilon": 1.0}))
+    assert f"parallel.{named}" in error.got
+
+
 @pytest.mark.parametrize("axis", ["pipeline", "tensor"])
 def test_a_model_that_cannot_be_cut_is_refused(axis: str) -> None:
     error = refuse(recipe_with(zero=1, **{axis: 2}), replace(LLAMA_8B, model_type="phi3"))

@@ -39,4 +39,10 @@ class TrainSection(Section):
         ge=0,
         description="Noise on the embeddings while training: the alpha of NEFTune (arXiv:2310.05914), 5 there.",
     )
+    adversarial_epsilon: float = Field(
+        0.0,
+        ge=0,
+        description="Adversarial training (FGM, arXiv:1605.07725): learn from each sample also with its embeddings "
+        "moved by this length to where its loss rises fastest. 1 is usual; 0 is off. Three passes instead of one.",
+    )
     gradient_checkpointing: bool = Field(False, description="Recompute activations: less memory, +30% time.")

@@ -41,7 +41,7 @@ def classify(model: PreTrainedModel, store: TokenStore, classes: Classes, *, max
 
 
 def classification_record(found: Found, classes: Classes) -> dict[str, Any]:
-    """The record of a set, as JSON: `metrics` {name: Estimate}, and `classes`: labels with their counts, precision,
+    """The record of a set, as JSON: `metrics` {name: Estimate} by the names of metrics of answers, and `classes`: labels with their counts, precision,
     recall and F1, and where each text has one label the confusion matrix [data's label][model's]. Pure."""
     known, told = found
     both = (known & told).sum(0)
@@ -59,7 +59,7 @@ def classification_record(found: Found, classes: Classes) -> dict[str, Any]:
     matrix = None if classes.several else (known.T.astype(np.int64) @ told.astype(np.int64)).tolist()
     return {
         "metrics": {name: asdict(one) for name, one in metrics.items()},
-        "num_prompts": 0,
+        "num_prompts": len(known),
         "samples": [],
         "classes": {"rows": rows, "confusion": matrix},
     }

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from raysft.metrics import METRICS
-from raysft.metrics.base import Mode, percent
+from raysft.metrics.base import Mode
 
 HELD_OUT = "held_out"
 """The set of `data.eval` or `data.eval_fraction`, which needs no name in a recipe."""
@@ -50,8 +50,6 @@ class Measure:
 MEASURES: dict[str, Measure] = {
     "loss": Measure("loss", "min", "rows", "nats per target token"),
     "perplexity": Measure("perplexity", "min", "rows"),
-    "label_accuracy": Measure("share of texts whose labels are right", "max", "rows", shown=percent),
-    "macro_f1": Measure("F1, mean over the labels", "max", "rows", shown=percent),
     **{
         name: Measure(metric.title, metric.better, "answers", shown=metric.shown, packages=metric.packages)
         for name, metric in METRICS.items()

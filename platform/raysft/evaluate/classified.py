@@ -41,8 +41,9 @@ def classify(model: PreTrainedModel, store: TokenStore, classes: Classes, *, max
 
 
 def classification_record(found: Found, classes: Classes) -> dict[str, Any]:
-    """The record of a set, as JSON: `metrics` {name: Estimate} by the names of metrics of answers, and `classes`: labels with their counts, precision,
-    recall and F1, and where each text has one label the confusion matrix [data's label][model's]. Pure."""
+    """The record of a set, as JSON: `metrics` {name: Estimate}, by the names of metrics of answers, and `classes`:
+    labels with their counts, precision, recall and F1, and where each text has one label the confusion matrix [data's
+    label][model's]. Pure."""
     known, told = found
     both = (known & told).sum(0)
     precision, recall = _share(both, told.sum(0)), _share(both, known.sum(0))

@@ -77,15 +77,14 @@ def evaluate_classifier(fields: dict[str, Any], stores: dict[str, str], run: str
     recipe = parse_recipe(fields)
     tokenizer, classes, plans = recipe_tokenizer(recipe), classes_of(recipe), evaluation_sets(recipe)
     torch.set_num_threads(recipe.cluster.cpus_per_worker)
-    weights, device = newest_checkpoint(run).weights(), _device(recipe)
-    trained = load_trained(recipe, weights, vocab_size=rows_for(tokenizer), device=device)
-    model = as_classifier(trained, recipe, tokenizer.pad_token_id)
-    return {
-        name: classification_record(
-            classify(model, TokenStore.open(store), classes, max_rows=plans[name].max_rows), classes
-        )
-        for name, store in stores.items()
-    }
+    with _room(recipe, tokenizer, (0, 1)) as room:
+        weights = newest_checkpoint(run).weights()
+        trained = load_trained(recipe, weights, vocab_size=rows_for(tokenizer), room=room)
+        model, found = as_classifier(trained, recipe, tokenizer.pad_token_id), {}
+        for name, store in stores.items():
+            labels = classify(model, TokenStore.open(store), classes, max_rows=plans[name].max_rows)
+            found[name] = classification_record(labels, classes)
+    return found
 
 
 def evaluate_exported(fields: dict[str, Any], stores: dict[str, str], share: Numbers, export: str) -> dict[str, Any]:

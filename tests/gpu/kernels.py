@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from raysft.model.fast import attention as ours
 from raysft.model.fast import loss_head as heads
 from raysft.model.fast.liger import use_liger
 from raysft.model.fast.start_check import MORE_ROUNDING, check_isolation, more_rounding
+from raysft.model.load import dtypes_as_held
+from raysft.model.spread import Room, spread
 
 if TYPE_CHECKING:
     from gpu.run import Options
@@ -172,6 +175,30 @@ def random_model(kind: str, sizes: Mapping[str, float], device: str, scale: floa
             if name.endswith("down_proj.weight"):
                 weight.mul_(scale)
     return model.to(device)
+
+
+def spread_out(options: Options) -> Iterator[dict[str, Any]]:
+    """A model of which half of the layers wait in host memory (without a GPU: in files) against itself whole."""
+    device = torch.device(options.device, 0) if options.device == "cuda" else torch.device("cpu")
+    sizes = {"num_hidden_layers": 8, "hidden_size": 64, "intermediate_size": 160, "vocab_size": 512}
+    ids = torch.arange(3, 40, device=device)[None]
+    found: dict[str, Any] = {}
+    for kind in ("llama", "qwen3", "gemma2"):
+        config = {**sizes, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
+        whole, parted = (random_model(kind, config, "cpu", 1.0).bfloat16().eval() for _ in range(2))
+        whole.to(device)
+        layers = sum(2 * p.numel() for name, p in parted.named_parameters() if ".layers." in name)
+        room = 2 * parted.num_parameters() - 0.45 * layers
+        with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+            where = Room({device: room}, host=layers if options.device == "cuda" else 0.0, folder=folder)
+            spread(parted, lambda parameter: parameter.data, dtypes_as_held(parted, torch.bfloat16), where)
+            waiting = sum(p.is_meta for p in parted.parameters())
+            same = torch.equal(parted(input_ids=ids).logits, whole(input_ids=ids).logits)
+            answers = [
+                one.generate(input_ids=ids, max_new_tokens=8, do_sample=False).tolist() for one in (parted, whole)
+            ]
+        found[kind] = {"waiting": waiting, "same": same, "same answers": answers[0] == answers[1]}
+    yield {"models": found, "ok": all(all(one.values()) for one in found.values())}
 
 
 def head(options: Options) -> Iterator[dict[str, Any]]:

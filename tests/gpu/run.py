@@ -34,6 +34,7 @@ LIMITS_S = {
     "parity": 150,
     "isolation": 60,
     "head": 60,
+    "spread_out": 60,
     "memory": 150,
     "speed": 180,
     "saves": 120,
@@ -57,7 +58,7 @@ class Options:
 def run_step(name: str, options: Options) -> Iterator[dict[str, Any]]:
     """The figures of one step, in this process, as they are found. `ok` False: something is wrong."""
     where = {"facts": "machine", "fork_server": "machine", "whole": "whole"}
-    where |= dict.fromkeys(("attention", "isolation", "head"), "kernels")
+    where |= dict.fromkeys(("attention", "isolation", "head", "spread_out"), "kernels")
     module = importlib.import_module(f"gpu.{where.get(name, 'engines')}")  # no more: the fork server counts threads
     yield from getattr(module, name)(options)
 

@@ -127,8 +127,9 @@ class Demo:
         """Strike the node of a rank in an attempt that has committed; return its name once the next one has."""
         run, attempt = self.run(), attempts(self.run())
         self.wait(lambda: commits_of(run, attempt) > 0, f"a commit of attempt {attempt}")
-        node, struck = host_of(run, attempt, rank), time.time()
-        strike(node)
+        node = host_of(run, attempt, rank)
+        strike(node)  # a commit may be waited for before
+        struck = time.time()
         self.wait(lambda: commits_of(run, attempt + 1) > 0, f"a commit after {fault} ({node})")
         back_s, incident = time.time() - struck, marks.incidents(run)[-1]
         noticed_s, lost = incident["at"] - struck, marks.lost_steps(run)[attempt - 1]

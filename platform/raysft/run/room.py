@@ -5,6 +5,7 @@ Owns how that is measured; where a model's layers go is model/spread.py's, what 
 
 from __future__ import annotations
 
+import os
 import resource
 from pathlib import Path
 
@@ -24,20 +25,26 @@ SLACK = 0.05, GIB / 2
 def room_of(recipe: Recipe, *, vocab_size: int, tasks: int, folder: str, rows: int = 1) -> Room:
     """Where a model may lie that is asked, in the process of its task.
 
-    vocab_size: of rows_for(the tokenizer). tasks: that may work at once on this node. folder: for layers that fit
+    vocab_size: of rows_for(the tokenizer). tasks: that work at once, on all nodes. folder: for layers that fit
     nowhere else. rows: of a forward pass. Raises ModelError.
     """
     if recipe.model.config is not None:
         recipe = change(recipe, {"model.config.vocab_size": recipe.model.config.get("vocab_size", vocab_size)})
     is_gpu = bool(recipe.cluster.gpus_per_worker)
     needed = evaluation_memory(recipe, read_shape(recipe), is_gpu=is_gpu)
-    host = _usable(host_memory() / tasks)
+    on_node = max(1, min(tasks, (os.cpu_count() or 1) // recipe.cluster.cpus_per_worker))
+    host = _usable(host_memory() / on_node)
     if not is_gpu:
-        return Room({CPU: host - max(needed.passing, rows * needed.row, needed.answers)}, folder=folder)
+        return Room({CPU: _without(host, max(needed.passing, rows * needed.row, needed.answers))}, folder=folder)
     devices = [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
     passes = max(rows * needed.row, needed.answers // len(devices))
-    free = {one: _usable(torch.cuda.mem_get_info(one)[0]) - passes for one in devices}
+    free = {one: _without(_usable(torch.cuda.mem_get_info(one)[0]), passes) for one in devices}
     return Room(free, max(0.0, host - needed.passing), folder)
+
+
+def _without(free: float, passes: float) -> float:
+    """What is left for weights: at least half, for rows and answers may be far shorter than they can be."""
+    return max(free - passes, free / 2)
 
 
 def _usable(free: float) -> float:

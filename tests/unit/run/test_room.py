@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from fakes import recipe_8b
 from raysft.model.shape import read_shape
 from raysft.planner.devices import GIB
 from raysft.planner.tasks import evaluation_memory
+from raysft.recipe.change import change
 from raysft.run import room
 from raysft.run.room import _container, host_memory, room_of
 
@@ -56,6 +58,7 @@ def test_passes_of_rows_and_answers_have_their_own(monkeypatch: pytest.MonkeyPat
     recipe = recipe_8b(data={"eval_fraction": 0.1}, evaluate={"generate_prompts": 32})
     shape = read_shape(recipe)
     monkeypatch.setattr(room, "host_memory", lambda: 200.0 * GIB)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)  # of workers with one each
     on_cpu, of_cpu = (
         room_of(recipe, vocab_size=5, tasks=2, folder="f"),
         evaluation_memory(recipe, shape, is_gpu=False),
@@ -70,4 +73,8 @@ def test_passes_of_rows_and_answers_have_their_own(monkeypatch: pytest.MonkeyPat
     assert [*on_gpu.devices.values()] == [79.5 * GIB - passes, 78.5 * GIB - passes]
     assert on_gpu.host == 99.5 * GIB - of_gpu.passing
     monkeypatch.setattr(room, "host_memory", lambda: 40.0 * GIB)
-    assert room_of(gpus, vocab_size=5, tasks=40, folder="f").host == max(0, 0.95 * GIB - of_gpu.passing)
+    assert room_of(gpus, vocab_size=5, tasks=40, folder="f").host == max(0, 0.95 * 5 * GIB - of_gpu.passing)
+    eager = change(
+        gpus, {"model.attention": "eager", "data.max_tokens": 131_072}
+    )  # scores of 2 TB, were rows so long
+    assert [*room_of(eager, vocab_size=5, tasks=2, folder="f").devices.values()] == [79.5 * GIB / 2, 78.5 * GIB / 2]

@@ -42,7 +42,7 @@ def main() -> int:
         started = time.monotonic()
         run = raysft.train(recipe_of(options, name, str(data), labels))
         measures = run.evaluation or {}
-        told = [f"{measures[f'held_out/{one}'].value:.1%}" for one in ("label_accuracy", "macro_f1")]
+        told = [f"{measures[f'held_out/{one}']:.1%}" for one in ("label_accuracy", "macro_f1")]
         print(f"{name:7} {told[0]:>10} {told[1]:>10} {time.monotonic() - started:6.0f}", flush=True)
     return 0
 

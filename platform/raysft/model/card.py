@@ -62,7 +62,7 @@ def model_card(recipe: Recipe, facts: CardFacts, part: str) -> str:
 def _front_matter(recipe: Recipe, part: str) -> dict[str, Any]:
     front: dict[str, Any] = {
         "library_name": "peft" if part == "adapter" else "transformers",
-        "pipeline_tag": "text-generation",
+        "pipeline_tag": "text-classification" if head_of(recipe) else "text-generation",
         "tags": ["raysft", recipe.objective.kind, recipe.method.kind],
     }
     if _is_hub_id(recipe.model.source):

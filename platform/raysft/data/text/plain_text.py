@@ -21,7 +21,8 @@ def between_ends(
     if before and text.startswith(named.get("bos_token") or "\0"):
         before = ()
     if after:  # the post-processor ends the text itself
-        return text, (before, after if ended != text else ())
+        is_ended = ended == text and special.end_of_text  # without an end of text nothing was written behind it
+        return text, (before, () if is_ended else after)
     return ended, (before, ())
 
 

@@ -111,6 +111,8 @@ def load_tokenizer(
             expected="a fast tokenizer: target masks need character offsets",
             fix="convert it to a tokenizer.json (tokenizers library), or use the fast version",
         )
+    tokenizer.backend_tokenizer.no_truncation()  # sentence encoders' files cut and pad every text to one length
+    tokenizer.backend_tokenizer.no_padding()
     check_bounds(tokenizer.backend_tokenizer, source)
     return tokenizer
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
 
 from raysft.data.formats import read_record
 from raysft.data.formats.unread import Reading
 from raysft.data.records import Conversation, Message, Refusal
 from raysft.data.text.pairs import encode_answers
-from raysft.data.text.tokenizer import template_for
+from raysft.data.text.tokenizer import load_tokenizer, template_for
 from raysft.recipe.columns import Classes
 
 ONE, SEVERAL = Classes(("spam", "ham")), Classes(("spam", "ham", "odd"), several=True)
@@ -83,3 +86,26 @@ def test_other_objectives_read_a_label_as_an_answer() -> None:
     (talk,) = read_record({"text": "a", "label": "spam"}, Reading(), id=1, source="")  # type: ignore[misc]
     assert isinstance(talk, Conversation)
     assert talk.messages == (Message("user", "a"), Message("assistant", "spam"))
+
+
+def test_an_encoders_tokenizer_puts_its_own_tokens_around_each_text(tmp_path: Path) -> None:
+    """Files of sentence encoders have no end of text, and cut and pad every text to one length."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "cheap", "pills"]
+    backend = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    ends = [("[CLS]", 2), ("[SEP]", 3)]
+    backend.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    backend.enable_truncation(16)
+    backend.enable_padding(length=16)
+    specials = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=backend, **specials).save_pretrained(tmp_path)
+    tokenizer = load_tokenizer(str(tmp_path))
+    for text, over_long, expected in (
+        ("cheap pills", "drop", [2, 4, 5, 3]),
+        ("pills " * 30, "truncate", [2, *[5] * 18, 3]),
+    ):
+        talk = Conversation(1, (Message("text", text),), label="ham")
+        template = template_for("tokenizer", tokenizer, is_needed=False)
+        settings = {"train_on": "all", "max_tokens": 20, "over_long": over_long, "classes": ONE}
+        ((one,),) = encode_answers([talk], tokenizer, template, "labelled", **settings)  # type: ignore[misc, arg-type]
+        assert one.input_ids.tolist() == expected

@@ -150,8 +150,9 @@ DOORWAYS = {
     "tiktoken": {"raysft.data.text.bytepair"},
     "jinja2": {"raysft.data", "raysft.observe"},
     "pickle": set(),
-    "mlflow": set(),
-    "wandb": set(),
+    "mlflow": {"raysft.observe.trackers.mlflow"},
+    "tensorboardX": {"raysft.observe.trackers.tensorboard"},
+    "wandb": {"raysft.observe.trackers.wandb"},
 }
 
 # What a layer may import besides the standard library and raysft.
@@ -167,7 +168,7 @@ OUTSIDE = {
     "raysft.storage": {"pyarrow", "fsspec"},
     "raysft.lines": {"pyarrow"},
     "raysft.sealed": {"orjson"},
-    "raysft.observe": {"jinja2", "markupsafe", "resvg_py"},
+    "raysft.observe": {"jinja2", "markupsafe", "resvg_py", "mlflow", "tensorboardX", "wandb"},
     "raysft.data.feed.step_plan": {"numpy"},
     "raysft.data.feed.collate": {"numpy"},
     "raysft.data.feed.replica_balance": {"numpy"},

@@ -41,6 +41,7 @@ EXECUTION_FIELDS = (
     "train.gradient_checkpointing",
     "train.spike_factor",
     "train.log_every_steps",
+    "train.trackers",
     "parallel",
     "cluster",
     "checkpoint",

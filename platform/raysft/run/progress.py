@@ -49,14 +49,16 @@ class TrainingProgress:
         gauges: Gauges | None = None,
         measured: Callable[[], None] = lambda: None,
         placement: Callable[[int], str | None] = lambda attempt: None,
+        *,
+        tracked: Callable[[Mapping[str, Any]], None] = lambda line: None,
     ) -> None:
         """log_every_steps: between two lines without a terminal; None: a tenth of the run, and SILENT_S at most.
 
         measured: called after evaluations, and every SILENT_S without one, for LOOK_SHARE of the time at most.
-        placement: what is to be told of where the workers of an attempt are.
+        placement: what is to be told of where the workers of an attempt are. tracked: told each new line.
         """
         self._measured, self._is_news, self._measured_s, self._next_s = measured, False, time.monotonic(), 0.0
-        self._placement = placement
+        self._placement, self._tracked = placement, tracked
         self._gauges, self._commit, self._commit_at, self._looked_at = gauges, CommitId(0, 0), time.monotonic(), 0.0
         self._times_told = TimeGauges(run, gauges) if gauges is not None else None
         self._run, self._total_steps, self._log_every = run, total_steps, log_every_steps
@@ -110,6 +112,7 @@ class TrainingProgress:
             return
         for line in lines[self._num_seen :]:
             self._show(line)
+            self._tracked(line)
         self._num_seen = len(lines)
 
     def _pass_on(self, now: float) -> None:

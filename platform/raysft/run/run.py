@@ -49,6 +49,7 @@ from raysft.run.rundir import (
     write_result,
 )
 from raysft.run.signals import stopping
+from raysft.run.tracking import Tracking, check_trackers, tracking
 from raysft.runtime.gauges import RunGauges
 from raysft.runtime.join import cluster, cluster_facts
 from raysft.train.commits.checkpoint import remove_orphans
@@ -127,8 +128,8 @@ def run_training(recipe: Recipe, *, profile_steps: int = 0) -> RunResult:
         nodes = cluster_facts()
         check_tasks(recipe, nodes)
         plan = _plan(recipe, run, nodes, driver, trained)
-        with plan.report.kept():
-            before, after, exports = _trained(plan, profile_steps, driver)
+        with plan.report.kept(), tracking(run, recipe, plan.fingerprints) as tracked:
+            before, after, exports = _trained(plan, profile_steps, driver, tracked)
         driver.phase("start")  # and its end
     report = plan.report.write("finished")
     remove_orphans(run)
@@ -143,12 +144,13 @@ def run_training(recipe: Recipe, *, profile_steps: int = 0) -> RunResult:
 
 
 def _trained(
-    plan: _Plan, profile_steps: int, driver: Driver
+    plan: _Plan, profile_steps: int, driver: Driver, tracked: Tracking
 ) -> tuple[dict[str, Any] | None, dict[str, Any] | None, list[str]]:
     """What was measured before and after training, and the exports."""
     of = Evaluated(plan.run, plan.recipe, plan.prepared, plan.fingerprints)
-    training = partial(_train, plan, profile_steps, driver)
+    training = partial(_train, plan, profile_steps, driver, tracked)
     before, after = before_and_after(of, training, plan.schedule.total_steps, driver.phase)
+    tracked.evaluated(before, after, plan.schedule.total_steps)
     driver.phase("export")
     newest = remote_tasks.newest_checkpoint(plan.run, is_verified=False)  # by the task
     card = summary.card_facts(newest.state, plan.prepared, plan.fingerprints, before, after)
@@ -171,6 +173,7 @@ def check_before_ray(recipe: Recipe) -> list[str]:
     """
     facts = read_facts(recipe)
     resolve(recipe, facts, None)
+    check_trackers(recipe)
     check_weights(recipe)
     check_packages(evaluation_sets(recipe).values())
     tokenizer = remote_tasks.export_tokenizer(recipe)
@@ -253,11 +256,11 @@ def train_trial(
     return outcome.status
 
 
-def _train(plan: _Plan, profile_steps: int, driver: Driver) -> None:
+def _train(plan: _Plan, profile_steps: int, driver: Driver, tracked: Tracking) -> None:
     """From the newest commit to the last step. Raises what the attempts' outcome stands for."""
     every, gauges = plan.recipe.train.log_every_steps, RunGauges(plan.recipe.name)
     placement, steps = partial(placement_line, plan.run, plan.recipe), plan.schedule.total_steps
-    told = TrainingProgress(plan.run, steps, every, gauges, measured=plan.report.keep, placement=placement)
+    told = TrainingProgress(plan.run, steps, every, gauges, plan.report.keep, placement, tracked=tracked)
     with told, stopping(plan.run):
         outcome = _attempts(plan, profile_steps, driver)
     if outcome.status != "finished":

@@ -25,6 +25,7 @@ EXECUTION = {
     "train.gradient_checkpointing",
     "train.spike_factor",
     "train.log_every_steps",
+    "train.trackers",
 }
 EXECUTION_SECTIONS = {"parallel", "cluster", "checkpoint", "evaluate", "export", "tune"}
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, Strict
 
 from raysft.recipe.cleaning import Section
 
@@ -30,6 +30,11 @@ class TrainSection(Section):
         ge=1,
         description="Steps between two lines that tell the loss where there is no terminal. Default: a tenth of the "
         "run, and ten minutes at most.",
+    )
+    trackers: Annotated[tuple[Literal["tensorboard", "mlflow", "wandb"], ...], Strict(False)] = Field(
+        (),
+        description="Where else curves of `raysft train` go: tensorboard and wandb (offline) write into the run's "
+        "directory, mlflow to MLFLOW_TRACKING_URI or a database in `storage`. The run's own records are always kept.",
     )
     reduce_precision: Literal["fp32", "bf16"] | None = Field(
         None, description="Number format in which gradients are summed over workers. Default: `precision`."

@@ -1,4 +1,4 @@
-"""The options of `raysft evaluate human` and `raysft evaluate judge`. Imports nothing heavy."""
+"""The options of `raysft evaluate human`, `judge` and `fairness`. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from raysft.cli import evaluation_verbs
 from raysft.cli.examples import texts
 
-TWO_WORDS = ("evaluate human", "evaluate judge")
+TWO_WORDS = ("evaluate human", "evaluate judge", "evaluate fairness")
 """Verbs of two words whose first is a verb, too."""
 
 
@@ -60,6 +60,27 @@ def judge(commands: Any) -> None:
     parser.add_argument(
         "--price", type=float, nargs=2, default=(0.0, 0.0), metavar=("IN", "OUT"), help="of a million tokens"
     )
+
+
+def fairness(commands: Any) -> None:
+    """`raysft evaluate fairness`."""
+    parser = commands.add_parser(
+        "evaluate fairness",
+        help="gaps of metrics and labels between groups; answers when terms are exchanged",
+        description="Compares answers by the groups of a column, and by questions with terms exchanged.",
+        **texts("evaluate fairness"),
+    )
+    parser.set_defaults(run=evaluation_verbs.fairness)
+    parser.add_argument("--debug", action="store_true", help="tracebacks")
+    parser.add_argument("file", help="answers, as `raysft generate` writes them; with --swap: questions")
+    parser.add_argument("--by", action="append", default=[], metavar="COLUMN", help="groups; may be repeated")
+    parser.add_argument(
+        "--metrics", default="exact_match,refusals", metavar="NAME,NAME", help="default: exact_match,refusals"
+    )
+    parser.add_argument("--reference", default="", metavar="COLUMN", help="what was to be said (default: found)")
+    parser.add_argument("--swapped", metavar="FILE", help="answers to the same questions with terms exchanged")
+    parser.add_argument("--swap", metavar="TERMS", help="write the questions with these pairs of terms exchanged")
+    parser.add_argument("--out", metavar="FILE", help="with --swap: where to")
 
 
 def _items(parser: argparse.ArgumentParser) -> None:

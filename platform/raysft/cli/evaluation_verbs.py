@@ -1,4 +1,4 @@
-"""What `raysft evaluate human` and `raysft evaluate judge` do: one function of their rooms, and lines."""
+"""What `raysft evaluate human`, `judge` and `fairness` do: one function of their rooms, and lines."""
 
 from __future__ import annotations
 
@@ -25,6 +25,32 @@ def judge(options: argparse.Namespace) -> None:
     of = call("judge.command:endpoint")(options.url, options.model, options.per_minute)
     judged = call("judge.command:judge")
     say(judged(asked, of, options.out, parallel=max(1, options.parallel), prices=tuple(options.price)))
+
+
+def fairness(options: argparse.Namespace) -> None:
+    """Write exchanged questions, or compare answers."""
+    room = "evaluate.fairness"
+    if bool(options.swap) != bool(options.out) or not (options.swap or options.by or options.swapped):
+        raise UserError(
+            "what is to be compared?",
+            got="--swap without --out, or the reverse"
+            if options.swap or options.out
+            else "neither --by nor --swapped",
+            expected="--by COLUMN, --swapped FILE, or --swap TERMS with --out FILE",
+            fix="raysft evaluate fairness --help",
+        )
+    if options.swap:
+        terms = call(f"{room}:read_terms")(options.swap)
+        count, changed = call(f"{room}:write_swapped")(options.file, terms, options.out)
+        say([f"questions    {count} in {options.out}, {changed} of them with terms exchanged"])
+        return
+    metrics = call(f"{room}:metrics_named")(tuple(filter(None, options.metrics.split(","))))
+    answers = call(f"{room}:read_grouped")(options.file, options.reference)
+    for column in options.by:
+        say(call(f"{room}:group_lines")(answers, column, metrics))
+    if options.swapped:
+        swapped = call(f"{room}:read_grouped")(options.swapped, options.reference)
+        say(call(f"{room}:swap_lines")(answers, swapped, metrics))
 
 
 def _asked(options: argparse.Namespace, raters: str) -> Any:

@@ -65,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--model", metavar="DIR", help="an exported model; default: the run's own export")
     evaluation_parser.human(commands)
     evaluation_parser.judge(commands)
+    evaluation_parser.fairness(commands)
     _of_models(commands)
     _recipe_verb(commands, "export", "write the newest checkpoint of a run as a model", verbs.export)
     _of_runs(commands)

@@ -1,0 +1,253 @@
+"""Does a model serve groups of people alike: gaps of metrics between groups, and answers when groups are exchanged.
+
+Answers are files of `raysft generate`; a group is the value of a column of the question's record.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raysft.data.formats.values import Record
+from raysft.data.read.kinds import kind_of
+from raysft.data.read.readers import read_range
+from raysft.data.records import Refusal
+from raysft.errors import DataError, StorageError, UserError
+from raysft.metrics import METRICS
+from raysft.metrics.base import Answer, Metric, Numbers, ratio
+from raysft.metrics.estimate import compare, estimate
+
+LEAST = 5
+"""Answers of a group below which it is not compared."""
+SHUFFLES = 1000
+MOST_LABELS = 12
+"""Different answers up to which they are labels whose rates are compared."""
+REFERENCES = ("reference", "output", "answer", "completion", "response", "label")
+"""Columns that hold what was to be said, the first that is there."""
+
+
+@dataclass(frozen=True)
+class GroupedAnswer:
+    """An answer with the record of its question."""
+
+    answer: Answer
+    record: Mapping[str, Any]
+
+
+def read_grouped(location: str, reference: str = "") -> list[GroupedAnswer]:
+    """Every line of a file of answers. reference: the column of what was to be said. Raises DataError."""
+    found = []
+    for number, line in _lines(location):
+        record, text = line.get("record"), line.get("generated")
+        if not isinstance(record, dict) or not isinstance(text, str | None):
+            raise _no_line(location, number, "no `record` and `generated`", "a line as `raysft generate` writes it")
+        columns = (reference,) if reference else REFERENCES
+        wanted = next((record[name] for name in columns if record.get(name) is not None), "")
+        prompt = json.dumps(record, ensure_ascii=False, sort_keys=True)
+        found.append(GroupedAnswer(Answer(prompt, text or "", str(wanted)), record))
+    if not found:
+        raise DataError(
+            f"{location} holds no answer", got="no record", expected="one at least", fix="name another file"
+        )
+    return found
+
+
+def metrics_named(names: Sequence[str]) -> list[Metric]:
+    """Raises UserError: one is unknown, or its package is not installed."""
+    for name in names:
+        missing = [one for one in METRICS[name].packages if find_spec(one) is None] if name in METRICS else []
+        if name not in METRICS or missing:
+            raise UserError(
+                f"the metric {name} cannot be computed",
+                got=f"no module {missing[0]}" if missing else name,
+                expected="the extra `metrics`" if missing else f"one of {', '.join(METRICS)}",
+                fix="pip install 'raysft[metrics]'" if missing else "correct --metrics",
+            )
+    return [METRICS[name] for name in names]
+
+
+def group_lines(answers: Sequence[GroupedAnswer], column: str, metrics: Sequence[Metric], seed: int = 0) -> list[str]:
+    """Each metric by group, the largest gap, and how often groups drawn by chance have it. Raises UserError."""
+    groups: dict[str, list[Answer]] = defaultdict(list)
+    for one in answers:
+        if one.record.get(column) is not None:
+            groups[str(one.record[column])].append(one.answer)
+    large = {name: found for name, found in sorted(groups.items()) if len(found) >= LEAST}
+    if len(large) < 2:
+        seen = ", ".join(f"{name} ({len(found)})" for name, found in sorted(groups.items())[:6])
+        raise UserError(
+            f"there are no groups to compare by {column}",
+            got=seen or f"no record with a column {column}",
+            expected=f"two groups of {LEAST} answers or more",
+            fix="name another column by --by, or answer more questions",
+        )
+    lines = [f"by {column}: {', '.join(f'{name} ({len(found)})' for name, found in large.items())}"]
+    small = len(groups) - len(large)
+    lines += [f"  {small} groups of fewer than {LEAST} answers are left out"] if small else []
+    for metric in metrics:
+        lines.append(f"  {metric.title}")
+        for name, found in large.items():
+            value = estimate(metric, found)
+            interval = (
+                f" ({metric.shown(value.low)} to {metric.shown(value.high or 0)})" if value.low is not None else ""
+            )
+            lines.append(f"    {name:20} {metric.shown(value.value)}{interval}")
+        rows = metric.statistics([one for found in large.values() for one in found])
+        gap, p = gap_of(_parted(rows, [len(found) for found in large.values()]), metric.value, seed)
+        lines.append(f"    {'gap':20} {metric.shown(gap)}, p {p:.3f}")
+    return [*lines, *_label_lines(large, seed)]
+
+
+def gap_of(groups: Sequence[Sequence[Numbers]], value: Callable[[Numbers], float], seed: int) -> tuple[float, float]:
+    """(largest minus least value over groups, share of random groupings of the same sizes with such a gap).
+
+    groups: numbers of each answer that add up, by group (metrics/base.py).
+    """
+    rows = np.array([row for group in groups for row in group], dtype=np.float64)  # [answers, numbers]
+    starts = np.cumsum([0, *map(len, groups[:-1])])
+
+    def gap(order: NDArray[np.int64]) -> float:
+        values = [value(sums.tolist()) for sums in np.add.reduceat(rows[order], starts)]
+        return max(values) - min(values)
+
+    draw, found = np.random.default_rng(seed), gap(np.arange(len(rows)))
+    as_far = sum(gap(draw.permutation(len(rows))) >= found - 1e-12 for _ in range(SHUFFLES))
+    return found, (1 + as_far) / (1 + SHUFFLES)
+
+
+def _label_lines(groups: Mapping[str, Sequence[Answer]], seed: int) -> list[str]:
+    """How often each label is given to each group, where answers are labels."""
+    counts = Counter(one.text.strip() for found in groups.values() for one in found)
+    if not 2 <= len(counts) <= MOST_LABELS:
+        return []
+    lines = []
+    for label in sorted(counts):
+        rates = [f"{name} {_rate(found, label):.1%}" for name, found in groups.items()]
+        said = [[(float(one.text.strip() == label), 1.0) for one in found] for found in groups.values()]
+        gap, p = gap_of(said, ratio, seed)
+        lines.append(f"  answered {label!r}: {', '.join(rates)}; gap {gap:.1%}, p {p:.3f}")
+    return lines
+
+
+def _parted(rows: Sequence[Numbers], sizes: Sequence[int]) -> list[Sequence[Numbers]]:
+    ends = list(accumulate(sizes))
+    return [rows[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+
+
+def _rate(answers: Sequence[Answer], label: str) -> float:
+    return sum(one.text.strip() == label for one in answers) / len(answers)
+
+
+def swap_lines(
+    first: Sequence[GroupedAnswer], swapped: Sequence[GroupedAnswer], metrics: Sequence[Metric]
+) -> list[str]:
+    """Answers to questions and to the same with terms exchanged: how many change, and each metric's paired test.
+
+    Raises UserError where the questions are not as many.
+    """
+    if len(first) != len(swapped):
+        raise UserError(
+            "answers to exchanged questions are compared in pairs",
+            got=f"{len(first):,} and {len(swapped):,} answers",
+            expected="as many of both, in the same order",
+            fix="raysft generate for both files of questions, whole",
+        )
+    pairs = [
+        (one.answer, Answer(one.answer.prompt, other.answer.text, one.answer.reference))
+        for one, other in zip(first, swapped, strict=True)
+        if one.answer.prompt != other.answer.prompt
+    ]
+    if not pairs:
+        raise UserError(
+            "no question has changed",
+            got="the same questions in both files",
+            expected="terms exchanged",
+            fix="--swap",
+        )
+    changed = sum(one.text.strip() != other.text.strip() for one, other in pairs)
+    lines = [f"exchanged: {len(pairs)} of {len(first)} questions hold a term; {changed} answers change"]
+    for metric in metrics:
+        found = compare(metric, *map(list, zip(*pairs, strict=True)))
+        if found is not None:
+            shown = f"{found.difference:+.4f} ({found.low:+.4f} to {found.high:+.4f}), p {found.p:.3f}"
+            lines.append(f"  {metric.title}: {shown}")
+    return lines
+
+
+def read_terms(location: str) -> list[tuple[str, str]]:
+    """Pairs of terms from a file whose records have two columns. Raises DataError."""
+    found = []
+    for number, record in _lines(location):
+        texts = [str(value).strip() for value in record.values() if isinstance(value, str) and value.strip()]
+        if len(texts) != 2 or texts[0] == texts[1]:
+            raise _no_line(location, number, str(record)[:80], "two different terms")
+        found.append((texts[0], texts[1]))
+    twice = [term for term, count in Counter(term for pair in found for term in pair).items() if count > 1]
+    if not found or twice:
+        raise DataError(
+            f"the terms of {location} cannot be exchanged",
+            got=f"{twice[0]!r} twice" if twice else "no record",
+            expected="each term once",
+            fix="keep one pair of each",
+        )
+    return found
+
+
+def exchanged(text: str, terms: Sequence[tuple[str, str]]) -> str:
+    """The text with each term replaced by its other, both ways at once; `He` becomes `She`. Letters of scripts with
+    blanks between words are words of their own: `he` is not found in `the`."""
+    other = {one.lower(): two for one, two in terms} | {two.lower(): one for one, two in terms}
+    parts = sorted(other, key=len, reverse=True)
+    pattern = "|".join(rf"\b{re.escape(part)}\b" if part.isascii() else re.escape(part) for part in parts)
+
+    def put(match: re.Match[str]) -> str:
+        found, said = match.group(), other[match.group().lower()]
+        if found.isupper() and len(found) > 1:
+            return said.upper()
+        return said[:1].upper() + said[1:] if found[:1].isupper() else said
+
+    return re.sub(pattern, put, text, flags=re.IGNORECASE)
+
+
+def write_swapped(questions: str, terms: Sequence[tuple[str, str]], out: str) -> tuple[int, int]:
+    """Questions with terms exchanged in all their texts, in the same order: (all, changed). Raises DataError."""
+    records = [record for _, record in _lines(questions)]
+    made = [_swapped(record, terms) for record in records]
+    part = Path(f"{out}.part")
+    try:
+        part.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in made), encoding="utf-8")
+        part.replace(out)
+    except OSError as error:
+        raise StorageError(f"cannot write {out}", got=str(error), expected="a file", fix="name another") from error
+    return len(made), sum(one != other for one, other in zip(records, made, strict=True))
+
+
+def _swapped(value: Any, terms: Sequence[tuple[str, str]]) -> Any:
+    if isinstance(value, dict):
+        return {key: child if key == "role" else _swapped(child, terms) for key, child in value.items()}
+    if isinstance(value, list | tuple):
+        return [_swapped(child, terms) for child in value]
+    return exchanged(value, terms) if isinstance(value, str) else value
+
+
+def _lines(location: str) -> Iterator[tuple[int, Record]]:
+    for number, (_, record) in enumerate(read_range(location, kind_of(location))):
+        if isinstance(record, Refusal):
+            raise _no_line(location, number, f"{record.reason}: {record.detail}", "a record")
+        yield number, record
+
+
+def _no_line(location: str, number: int, got: str, expected: str) -> DataError:
+    return DataError(
+        f"record {number + 1} of {location} cannot be used", got=got, expected=expected, fix="correct it"
+    )

@@ -22,7 +22,7 @@ from typing import Any
 import raysft
 
 METHODS: dict[str, tuple[dict[str, Any], float]] = {
-    "full": ({"kind": "full"}, 1e-4),
+    "full": ({"kind": "full"}, 2e-4),
     "lora": ({"kind": "lora", "rank": 16, "alpha": 32, "target_modules": "all-linear"}, 1e-3),
     "ia3": ({"kind": "ia3"}, 1e-2),
     "probe": ({"kind": "probe"}, 1e-2),
@@ -103,7 +103,7 @@ def recipe_of(options: argparse.Namespace, method: str, data: str, labels: list[
         "objective": {"kind": "classify", "labels": labels},
         "method": section,
         "data": {"train": data, "eval_fraction": options.held_out, "max_tokens": 256, "packing": False},
-        "train": {"epochs": options.epochs, "rows_per_step": 4, "micro_batch_rows": 2, "precision": "fp32"},
+        "train": {"epochs": options.epochs, "rows_per_step": 2, "micro_batch_rows": 1, "precision": "fp32"},
         "optimizer": {"learning_rate": rate, "warmup_steps": 10, "min_lr_ratio": 0.1},
         "cluster": {"workers": 2},
     }

@@ -138,12 +138,13 @@ def problem_of(record: Any, shape: Shape) -> str | None:
     """What is wrong with a record; None: nothing."""
     if not isinstance(record, dict):
         return "it is no record"
-    for name, kind in shape.items():
-        if name not in record:
-            return f"it has no field {name!r}"
-        found = type(record[name])  # of JSON: no other class is one of these, and True is no number
-        if found is not kind and (isinstance(kind, type) or found not in kind):
-            return f"its field {name!r} is {record[name]!r:.60}"
+    try:
+        for name, kind in shape.items():
+            found = type(record[name])  # of JSON: no other class is one of these, and True is no number
+            if found is not kind and (isinstance(kind, type) or found not in kind):
+                return f"its field {name!r} is {record[name]!r:.60}"
+    except KeyError:
+        return f"it has no field {name!r}"
     return None
 
 

@@ -195,7 +195,7 @@ def _cost_remark(steps: Sequence[Fields]) -> str:
     if any("forward_backward_s" not in line for line in steps):
         return "median step"
     waits, passes, updates = (
-        median(float(line[name]) / float(line["step_s"]) for line in steps)
+        median([line[name] / line["step_s"] for line in steps])
         for name in ("data_wait_s", "forward_backward_s", "update_s")
     )
     return f"median step: {passes:.0%} passes, {updates:.0%} update, {waits:.1%} waiting for data"

@@ -205,8 +205,8 @@ def own_record(run: str, location: str, shape: sealed.Shape) -> dict[str, Any] |
 def own_lines(run: str, location: str, shapes: Mapping[str, sealed.Shape]) -> list[dict[str, Any]]:
     """sealed.read_lines(), without a file of which a line says that it is of another run."""
     lines = list(sealed.read_lines(location, shapes))
-    said = {line["mathematics"]: line for line in lines if isinstance(line.get("mathematics"), str)}
-    if any(is_strange(run, line) for line in said.values()):
+    said = {told for line in lines if isinstance(told := line.get("mathematics"), str)}
+    if any(is_strange(run, {"mathematics": told}) for told in said):
         sealed.passed_over(location, "it is of another run")
         return []
     return lines

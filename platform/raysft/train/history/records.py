@@ -126,7 +126,8 @@ def attempt_metrics(run: str, number: int) -> Iterator[dict[str, Any]]:
     """Metric lines of one attempt, as they were written: `start`, `step` and `eval`."""
     location = RunPaths(run).metrics(number)
     for line in own_lines(run, location, {"kind": _LINE}):
-        problem = sealed.problem_of(line, _METRICS[line["kind"]]) if line["kind"] in _METRICS else "of another kind"
+        shape = _METRICS.get(line["kind"])
+        problem = "of another kind" if shape is None else sealed.problem_of(line, shape)
         if problem is None:
             yield line
         else:

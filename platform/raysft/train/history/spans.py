@@ -153,9 +153,12 @@ _LINES: dict[str, sealed.Shape] = {
 
 def _attempt(run: str, number: int) -> AttemptTime:
     lines = own_lines(run, RunPaths(run).goodput(number), _LINES)
-    spans = [Span(line["kind"], line["ns"], line["step"], line.get("wait_ns", 0)) for line in lines if "kind" in line]
+    known = [
+        Span(line["kind"], line["ns"], line["step"], line.get("wait_ns", 0))
+        for line in lines
+        if line.get("kind") in CLASSES
+    ]
     last = lines[-1] if lines else {}
-    known = [span for span in spans if span.kind in CLASSES]
     return AttemptTime(number, known, last.get("status", ""), last.get("reason", ""))
 
 

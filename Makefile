@@ -88,8 +88,10 @@ compare-trl: $(READY)     ## losses and gradients of TRL and of raysft on the ba
 		multiprocess==0.70.19 xxhash accelerate
 	$(BIN)/python benchmarks/trl_losses.py --peers build/peers
 
-bench-methods: $(READY)   ## methods and objectives on one small base: make bench-methods TEXT="wiki.txt c4.jsonl" QUESTIONS=gsm8k.jsonl ALPACA=... PAIRS=...
-	$(BIN)/python benchmarks/methods.py --text $(TEXT) --questions $(QUESTIONS) --alpaca $(ALPACA) --pairs $(PAIRS)
+bench-methods: $(READY)   ## methods, objectives, a teacher on one small base; QUESTIONS are pre-trained on, UNSEEN are not
+	$(BIN)/python jobs/pretrain.py --out build/base --text $(TEXT) --questions $(QUESTIONS)
+	$(BIN)/python benchmarks/methods.py --base build/base --alpaca $(ALPACA) --pairs $(PAIRS)
+	$(BIN)/python benchmarks/distillation.py build/base/runs/base/export/merged build/base/tokenizer $(UNSEEN)
 
 bench-memory: $(READY)    ## memory of prepare and of a stream for ten times the data: make bench-memory DATA=...
 	$(BIN)/python benchmarks/data_memory.py $(DATA) --mode prepared

@@ -1,18 +1,18 @@
 """`make bench-methods`: what each method and each objective is worth on the same small base and the same data.
 
-    python benchmarks/methods.py --base build/base --alpaca alpaca.json --pairs pairs.json --questions gsm8k.jsonl
-        [--folder build/bench-methods] [--only methods,preferences,distillation,critique] [--rates 2] [--limit-s 270]
+    python benchmarks/methods.py --base build/base --alpaca alpaca.json --pairs pairs.json
+        [--folder build/bench-methods] [--only methods,preferences,critique] [--rates 2] [--limit-s 270]
 
---base: what jobs/pretrain.py left: its run and its tokenizer. Every cell is a run of `raysft.train`, one after the
-other on one local Ray, with the seed and the data of all others; where several learning rates are tried the table
-has the one with the lowest held-out loss, whatever the method.
+--base: what jobs/pretrain.py left: its run and its tokenizer. One thread; where several learning rates are tried the
+table has the one with the lowest held-out loss, whatever the method.
 
-methods        full, adapters, virtual tokens on --alpaca: held-out loss, trained parameters, time, memory, bytes
+methods        full, adapters, virtual tokens on --alpaca: held-out loss, trained parameters, time, memory, bytes;
+               each in a process of its own (methods_alone.py)
 preferences    dpo, orpo, kto, simpo on --pairs, from the fully tuned model: held-out accuracy and margin
-distillation   a small fresh student of few --questions with and without the base as its teacher
 critique       critique tuning against sft on sums whose solutions have planted errors, at equal tokens
 
-What is done is not done again: the same command goes on. --limit-s: start no further cell after so many seconds.
+The last two are runs of `raysft.train` on one local Ray. What a teacher is worth: distillation.py. What is done is
+not done again: the same command goes on. --limit-s: start no further cell after so many seconds.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ import random
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-os.environ.update(HF_HUB_OFFLINE="1", RAY_USAGE_STATS_ENABLED="0")
+os.environ.update(HF_HUB_OFFLINE="1", RAY_USAGE_STATS_ENABLED="0", DS_ACCELERATOR="cpu", OMP_NUM_THREADS="1")
 
 import ray
 import torch
@@ -43,7 +43,7 @@ from raysft.recipe.load import parse_recipe
 Fields = dict[str, Any]
 LOW_RANK = {"rank": 8, "alpha": 16.0}
 ADAPTED = {"target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]}
-STEPS = 30
+STEPS = 20
 
 METHODS: dict[str, tuple[Fields, tuple[float, ...]]] = {
     "full": ({"kind": "full"}, (1e-3, 3e-4)),
@@ -93,8 +93,8 @@ class Cells:
         self._trained = Trained()
         logging.getLogger("raysft").addHandler(self._trained)
 
-    def run(self, cell: str, fields: Fields, more: Callable[[Any], Fields] = lambda run: {}) -> dict[str, Any]:
-        """The numbers of a cell; it is trained where that was not done."""
+    def run(self, cell: str, fields: Fields, alone: Callable[[Fields, Path], Fields] | None = None) -> dict[str, Any]:
+        """The numbers of a cell; it is trained where that was not done. alone: by what, if not by `raysft.train`."""
         if cell in self.done:
             return self.done[cell]
         if time.monotonic() - self._began > self._limit_s:
@@ -102,11 +102,21 @@ class Cells:
             print("the time is over; the same command goes on")
             sys.exit(75)
         name = re.sub(r"[^a-z0-9.]+", "-", cell.lower())
+        named = {**fields, "name": name, "storage": str(self.folder / "storage")}
+        found = alone(named, self.folder / "alone" / name) if alone else self._by_train(named)
+        line = {"cell": cell, **found}
+        with self._file.open("a") as stream:
+            stream.write(json.dumps(line) + "\n")
+        self.done[cell] = line
+        told = ", ".join(f"{name} {value:.4f}" for name, value in line["after"].items())
+        print(f"{cell}: {told} ({line['run_s']:.0f} s)", flush=True)
+        return line
+
+    def _by_train(self, fields: Fields) -> dict[str, Any]:
         began = time.monotonic()
-        run = raysft.train(parse_recipe({**fields, "name": name, "storage": str(self.folder / "storage")}))
+        run = raysft.train(parse_recipe(fields))
         steps = run.metrics().steps
-        line: dict[str, Any] = {
-            "cell": cell,
+        return {
             "before": {name: one.value for name, one in run.before.measures.items()} if run.before else {},
             "after": {name: one.value for name, one in run.evaluation.measures.items()} if run.evaluation else {},
             "tokens_per_s": median(step.tokens_per_s for step in steps[1:]),
@@ -116,14 +126,7 @@ class Cells:
             "trained": self._trained.count,
             "parameters": self._trained.total,
             "exports": list(run.exports),
-            **more(run),
         }
-        with self._file.open("a") as stream:
-            stream.write(json.dumps(line) + "\n")
-        self.done[cell] = line
-        told = ", ".join(f"{name} {value:.4f}" for name, value in line["after"].items())
-        print(f"{cell}: {told} ({line['run_s']:.0f} s)", flush=True)
-        return line
 
 
 def fields_of(base: str, tokenizer: Path, train: Path, held_out: Path, **sections: Fields) -> Fields:
@@ -138,11 +141,11 @@ def fields_of(base: str, tokenizer: Path, train: Path, held_out: Path, **section
             "max_tokens": 512,
             "over_long": "truncate",
         },
-        "train": {"max_steps": STEPS, "rows_per_step": 4, "micro_batch_rows": 4, "precision": "fp32"},
+        "train": {"max_steps": STEPS, "rows_per_step": 2, "micro_batch_rows": 2, "precision": "fp32"},
         "optimizer": {"learning_rate": 1e-3, "warmup_steps": 3},
-        "cluster": {"workers": 1, "cpus_per_worker": 2},
+        "cluster": {"workers": 1, "cpus_per_worker": 1},
         "checkpoint": {"every_steps": 1000, "keep_last": 1},
-        "evaluate": {"max_rows": 32},
+        "evaluate": {"max_rows": 16},
     }
     for name, section in sections.items():
         found[name] = {**found.get(name, {}), **section}
@@ -165,11 +168,11 @@ def size(folder: Path, pattern: str = "*.safetensors") -> int:
     return sum(file.stat().st_size for file in folder.rglob(pattern)) if folder.exists() else 0
 
 
-def merge_error(base: str) -> Callable[[Any], Fields]:
+def merge_error(base: str) -> Callable[[Sequence[str]], Fields]:
     """Largest difference of logits between the merged export, and its adapter in plain peft on the untouched base."""
 
-    def measure(run: Any) -> Fields:
-        parts = {Path(part).name: Path(part) for part in run.exports}
+    def measure(exports: Sequence[str]) -> Fields:
+        parts = {Path(part).name: Path(part) for part in exports}
         found: Fields = {f"{name}_bytes": size(part) for name, part in parts.items()}
         if {"adapter", "merged"} - parts.keys():
             return found
@@ -185,12 +188,31 @@ def merge_error(base: str) -> Callable[[Any], Fields]:
 
 def methods(cells: Cells, base: str, tokenizer: Path, alpaca: Path, tried: int) -> None:
     """tried: learning rates of each method."""
+    from methods_alone import run_alone
+
     train, held_out = split(alpaca, cells.folder, 100)
+    known = cells.folder / "stores.json"
+    if not known.exists():
+        prepared = raysft.prepare(
+            parse_recipe(
+                {
+                    **fields_of(base, tokenizer, train, held_out),
+                    "name": "any",
+                    "storage": str(cells.folder / "storage"),
+                }
+            )
+        )
+        known.write_text(json.dumps({"train": prepared.train.location, "held_out": prepared.held_out.location}))
+    stores = json.loads(known.read_text())
     for place in range(tried):
         for name, (method, rates) in METHODS.items():
             optimizer = {"learning_rate": rates[place]}
             fields = fields_of(base, tokenizer, train, held_out, method=method, optimizer=optimizer)
-            cells.run(f"methods / {name} / {rates[place]:g}", fields, merge_error(base))
+            cells.run(
+                f"methods / {name} / {rates[place]:g}",
+                fields,
+                lambda fields, run: run_alone(fields, run, stores, base),
+            )
     methods_table(cells)
 
 
@@ -234,9 +256,9 @@ def preferences(cells: Cells, tokenizer: Path, pairs: Path) -> None:
         changes: dict[str, Fields] = {
             "objective": objective,
             "data": {"max_tokens": 2048},
-            "train": {"max_steps": 30, "rows_per_step": 2, "micro_batch_rows": 1},
+            "train": {"max_steps": 16, "rows_per_step": 2, "micro_batch_rows": 1},
             "optimizer": {"learning_rate": rate},
-            "evaluate": {"max_rows": 64},
+            "evaluate": {"max_rows": 24},
         }
         found = cells.run(
             f"preferences / {name}", fields_of(tuned["exports"][-1], tokenizer, train, held_out, **changes)
@@ -248,43 +270,7 @@ def preferences(cells: Cells, tokenizer: Path, pairs: Path) -> None:
 MEASURES = ("accuracy", "margin", "loss")
 
 
-STUDENT = {
-    "model_type": "llama",
-    "hidden_size": 96,
-    "intermediate_size": 256,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 3,
-    "num_key_value_heads": 3,
-    "max_position_embeddings": 512,
-    "tie_word_embeddings": True,
-}
 QUESTIONS = {"instruction": "question", "output": "answer"}
-
-
-def distillation(cells: Cells, base: str, tokenizer: Path, unseen: Path) -> None:
-    """unseen: questions that the base, which is the teacher, was not trained on."""
-    train, held_out = split(unseen, cells.folder, 120)
-    with_teacher = {"kind": "distill", "teachers": [base]}
-    rows: dict[str, Fields] = {
-        "no teacher": {"kind": "sft"},
-        **{f"top {k}": {**with_teacher, "teacher_top_k": k} for k in (64, 16, 256)},
-        "top 64, share 1": {**with_teacher, "share": 1.0},
-        "top 64, temperature 2": {**with_teacher, "temperature": 2.0},
-    }
-    print("\n| student of few samples | held-out nll | gain |\n|---|---|---|")
-    without = 0.0
-    for name, objective in rows.items():
-        changes: dict[str, Fields] = {
-            "model": {"source": "random", "config": STUDENT},
-            "data": {"columns": QUESTIONS},
-            "objective": objective,
-            "train": {"max_steps": 100, "rows_per_step": 4},
-            "optimizer": {"learning_rate": 3e-3, "warmup_steps": 10, "weight_decay": 0.1},
-        }
-        found = cells.run(f"distillation / {name}", fields_of("random", tokenizer, train, held_out, **changes))
-        nll = found["after"].get("held_out/nll", held_out_loss(found))
-        without = without or nll
-        print(f"| {name} | {nll:.4f} | {without - nll:+.4f} |")
 
 
 def sums(draw: random.Random, count: int) -> Iterator[tuple[str, list[int], list[int]]]:
@@ -369,10 +355,10 @@ def critique(cells: Cells, base: str, tokenizer: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("build/bench-methods"))
-    parser.add_argument("--only", default="methods,preferences,distillation,critique")
+    parser.add_argument("--only", default="methods,preferences,critique")
     parser.add_argument("--rates", type=int, default=2, help="learning rates of each method that are tried")
     parser.add_argument("--limit-s", type=float, default=float("inf"))
-    for name in ("--base", "--alpaca", "--pairs", "--questions"):
+    for name in ("--base", "--alpaca", "--pairs"):
         parser.add_argument(name, type=Path, required=True)
     options = parser.parse_args()
     folder, home = options.folder.absolute(), options.base.absolute()
@@ -381,14 +367,13 @@ def main() -> None:
     logging.getLogger("raysft").propagate = False
     base, tokenizer = str(home / "runs" / "base" / "export" / "merged"), home / "tokenizer"
     cells = Cells(folder, options.limit_s)
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     wanted = options.only.split(",")
     if "methods" in wanted:
         methods(cells, base, tokenizer, options.alpaca, options.rates)
+    if set(wanted) - {"methods"}:
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     if "preferences" in wanted:
         preferences(cells, tokenizer, options.pairs)
-    if "distillation" in wanted:
-        distillation(cells, base, tokenizer, options.questions)
     if "critique" in wanted:
         critique(cells, base, tokenizer)
     ray.shutdown()

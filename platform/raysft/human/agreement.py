@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import permutations
 
@@ -29,10 +29,10 @@ def alpha(
     units: what was said of each item, by as many raters as there were. values: all that can be said, in their order.
     """
     place = {value: number for number, value in enumerate(values)}
-    together: Counter[tuple[int, int]] = Counter()
+    together: defaultdict[tuple[int, int], float] = defaultdict(float)
     for unit in units:
         for one, other in permutations([place[value] for value in unit], 2):
-            together[one, other] += 1 / (len(unit) - 1)  # type: ignore[assignment]
+            together[one, other] += 1 / (len(unit) - 1)
     counts = [sum(n for (one, _), n in together.items() if one == number) for number in range(len(values))]
     total = sum(counts)
     pairs = [(one, other) for one in range(len(values)) for other in range(len(values))]

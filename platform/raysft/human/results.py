@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from operator import itemgetter
 from statistics import median
 from typing import Any
 
@@ -88,7 +89,7 @@ def results_of(study: Study, raters: Iterable[str], ratings: Sequence[Rating]) -
     measures: dict[str, tuple[Callable[[Any], Hashable], Sequence[Hashable]]] = (
         {"verdict": (lambda value: value, VERDICTS)}
         if study.mode == "pairwise"
-        else {name: ((lambda value, name=name: value[name]), SCORES) for name in study.criteria}  # type: ignore[misc]
+        else {name: (itemgetter(name), SCORES) for name in study.criteria}
     )
     is_scale = study.mode == "scale"
     alphas, kappas = {}, {}

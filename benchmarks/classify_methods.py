@@ -23,7 +23,7 @@ import raysft
 
 METHODS: dict[str, tuple[dict[str, Any], float]] = {
     "full": ({"kind": "full"}, 2e-4),
-    "lora": ({"kind": "lora", "rank": 16, "alpha": 32, "target_modules": "all-linear"}, 1e-3),
+    "lora": ({"kind": "lora", "rank": 16, "alpha": 32, "target_modules": "all-linear"}, 3e-3),
     "ia3": ({"kind": "ia3"}, 1e-2),
     "probe": ({"kind": "probe"}, 1e-2),
 }

@@ -43,7 +43,8 @@ def normalise(text: str, form: Literal["NFC", "NFKC"] = "NFC") -> str:
     text = _CONTROLS.sub("", text)
     if not text.isascii():
         text = unicodedata.normalize(form, _SURROGATES.sub("\ufffd", text))
-        text = unicodedata.normalize(form, _INVISIBLE.sub(lambda found: found[1] or "", text))
+        while (seen := unicodedata.normalize(form, _INVISIBLE.sub(lambda found: found[1] or "", text))) != text:
+            text = seen  # marks that came together have changed places: what stands before a joiner is another
     text = "\n".join([line.rstrip() for line in text.split("\n")])
     return _BLANK_LINES.sub("\n\n\n", text).strip("\n")
 

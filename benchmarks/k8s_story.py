@@ -8,11 +8,13 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import marks
 import yaml
@@ -76,18 +78,34 @@ class Demo:
             time.sleep(0.1)
 
     def submit(self, name: str) -> None:
-        """The recipe as a job with a driver of its own, on the head."""
+        """The recipe as a job with a driver of its own, on the head, which may still be starting."""
+        deadline = time.monotonic() + LIMIT_S
+        while not self.asked("version"):
+            assert time.monotonic() < deadline, "the head's dashboard does not answer"
+            time.sleep(0.1)
         words = ["ray", "job", "submit", f"--address={DASHBOARD}", "--no-wait", f"--submission-id={name}", "--"]
         subprocess.run([*words, *command("shaken", self.folder)], check=True, env=client(), stdout=subprocess.DEVNULL)
         self.job = name
 
     def status(self) -> str:
         """What the job server says of the job."""
-        request = urllib.request.Request(f"{DASHBOARD}/api/jobs/{self.job}")
+        return str(self.asked(f"jobs/{self.job}")["status"])
+
+    def asked(self, what: str) -> dict[str, Any]:
+        """What the job server answers; empty: nothing listens there."""
+        request = urllib.request.Request(f"{DASHBOARD}/api/{what}")
         token = Path(client()["RAY_AUTH_TOKEN_PATH"]).read_text().strip()
         request.add_header("Authorization", f"Bearer {token}")
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return str(json.load(answer)["status"])
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                found: dict[str, Any] = json.load(answer)
+        except ConnectionError:
+            return {}
+        except urllib.error.URLError as error:
+            if isinstance(error.reason, ConnectionError):
+                return {}
+            raise
+        return found
 
     def wait(self, is_so: Callable[[], bool], what: str) -> None:
         """Until it is so. Raises AssertionError when the job ends before, or after LIMIT_S."""

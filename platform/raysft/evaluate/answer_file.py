@@ -7,22 +7,19 @@ refused.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
+from raysft.appended import append, held
 from raysft.data.formats.prompts import read_question
 from raysft.data.formats.values import Record
 from raysft.data.read.kinds import kind_of
 from raysft.data.read.readers import read_range
 from raysft.data.records import Refusal
-from raysft.errors import ConflictError, DataError, ModelError, StorageError
+from raysft.errors import ConflictError, DataError, ModelError
 from raysft.evaluate.generation import positions_left
 from raysft.evaluate.ready import ReadyModel
 from raysft.evaluate.sampling import Sampling
@@ -109,7 +106,7 @@ def answer_file(
     writes it; StorageError, ModelError.
     """
     too_long = 0
-    with _held(out) as stream:
+    with held(out) as stream:
         reused = _lines_there(stream, questions, out)
         told(reused)
         size = model.generator.batch_size * CHUNK_BATCHES
@@ -119,7 +116,7 @@ def answer_file(
             answers = _answers(model, list(fitting.values()), how)
             lines = [_line(one, answers.get(one.number)) for one in chunk]
             too_long += len(chunk) - len(fitting)
-            _append(stream, "".join(lines).encode("utf-8", "backslashreplace"), out)
+            append(stream, "".join(lines).encode("utf-8", "backslashreplace"), out)
             told(start + len(chunk))
     return AnswerFile(out, len(questions), reused, too_long)
 
@@ -153,34 +150,6 @@ def _line(question: Question, answer: str | None) -> str:
     return json.dumps(line | {"record": question.record, "key": question.key}, ensure_ascii=False, default=str) + "\n"
 
 
-@contextmanager
-def _held(out: str) -> Iterator[BinaryIO]:
-    """The file, open to be read and appended to, and nobody else's until it is closed."""
-    if "://" in out:
-        raise StorageError(
-            "answers are written line by line",
-            got=out,
-            expected="a path of this machine",
-            fix="copy the file afterwards",
-        )
-    try:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        stream = open(out, "a+b")  # noqa: SIM115
-    except OSError as error:
-        raise _cannot_write(out, error) from error
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConflictError(
-                f"another command writes {out}",
-                got=str(error),
-                expected="one at a time",
-                fix="wait for it, or name another file",
-            ) from error
-        yield stream
-
-
 def _lines_there(stream: BinaryIO, questions: Sequence[Question], out: str) -> int:
     """Whole lines of this job; what is torn behind them is cut off. Raises ConflictError."""
     stream.seek(0)
@@ -207,18 +176,3 @@ def _key(line: bytes) -> str | None:
     except ValueError:
         return None
     return str(found.get("key")) if isinstance(found, dict) and line.endswith(b"\n") else None
-
-
-def _append(stream: BinaryIO, data: bytes, out: str) -> None:
-    try:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    except OSError as error:
-        raise _cannot_write(out, error) from error
-
-
-def _cannot_write(out: str, error: OSError) -> StorageError:
-    return StorageError(
-        f"cannot write {out}", got=str(error), expected="a file that can be written", fix="name another, or make room"
-    )

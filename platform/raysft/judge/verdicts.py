@@ -6,19 +6,16 @@ reminder), `reply`, `tokens_in` and `tokens_out`.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
-from raysft.errors import ConflictError, StorageError, UserError
+from raysft.appended import append, held
+from raysft.errors import ConflictError, UserError
 from raysft.human.study import Item, Study
 from raysft.judge.client import Endpoint
 from raysft.judge.prompts import AGAIN, Messages, messages_of, read_reply
@@ -61,7 +58,7 @@ def judged(
     Raises UserError where the judge gives no reply: what it has replied is kept. StorageError, ConflictError.
     """
     asked = requests_of(study, endpoint.model)
-    with _opened(out) as stream:
+    with held(out) as stream:
         lines = _there(stream)
         missing = list({one.key: one for one in asked if one.key not in lines}.values())
         ended = threading.Event()
@@ -78,7 +75,7 @@ def judged(
         with ThreadPoolExecutor(parallel) as pool:
             waiting = [pool.submit(ask, one) for one in missing]
             try:
-                failed = _keep(waiting, lambda line: _append(stream, line, out), lines)
+                failed = _keep(waiting, lambda line: append(stream, _text(line), out), lines)
             except BaseException:
                 ended.set()
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -143,36 +140,8 @@ def _there(stream: BinaryIO) -> dict[str, Line]:
     return found
 
 
-@contextmanager
-def _opened(out: str) -> Iterator[BinaryIO]:
-    try:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        stream: BinaryIO = open(out, "a+b")  # noqa: SIM115
-    except OSError as error:
-        raise _cannot_write(out, error) from error
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConflictError(
-                f"another command writes {out}", got=str(error), expected="one at a time", fix="wait for it"
-            ) from error
-        yield stream
-
-
-def _append(stream: BinaryIO, line: Line, out: str) -> None:
-    try:
-        stream.write(json.dumps(line, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    except OSError as error:
-        raise _cannot_write(out, error) from error
-
-
-def _cannot_write(out: str, error: OSError) -> StorageError:
-    return StorageError(
-        f"cannot write {out}", got=str(error), expected="a file that can be written", fix="name another, or make room"
-    )
+def _text(line: Line) -> bytes:
+    return json.dumps(line, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
 
 
 def totals(lines: Sequence[Line]) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from functools import cache
 from raysft.planner.activations import FLOAT32, Attention, ForwardPass, Training, layer_bytes, outer_bytes
 from raysft.planner.states import STATE_BYTES, Basis, States, basis, model_states, states_on_device
 from raysft.recipe.facts import ModelShape
+from raysft.recipe.flops import graphs_at_once
 from raysft.recipe.schema import Recipe
 from raysft.recipe.stage_balance import balance
 from raysft.recipe.traits import method_of, virtual_tokens
@@ -204,7 +205,7 @@ def _activations(recipe: Recipe, shape: ModelShape, stage: int, *, is_gpu: bool)
     """Bytes for all micro-batches in flight: min(stages - stage, micro-steps) in 1F1B (Narayanan et al. 2021)."""
     run = forward_pass(recipe, is_gpu=is_gpu)
     in_flight = min(recipe.parallel.pipeline - stage, micro_steps(recipe))
-    kept = in_flight * saved_activations(recipe, shape, stage, is_gpu=is_gpu)
+    kept = graphs_at_once(recipe) * in_flight * saved_activations(recipe, shape, stage, is_gpu=is_gpu)
     if recipe.train.gradient_checkpointing:  # and one layer at a time is whole again
         kept += layer_bytes(shape, _training(recipe, shape), run)
     inner = max(linear.inputs * linear.active for linear in shape.linears if linear.split == "row")

@@ -12,6 +12,7 @@ from raysft.planner.comm import Traffic, bubble, traffic
 from raysft.planner.devices import Cluster
 from raysft.planner.memory import micro_steps, stage_layers, stage_parameters
 from raysft.recipe.facts import ModelShape
+from raysft.recipe.flops import attention_passes, flops_per_weight
 from raysft.recipe.schema import Recipe
 from raysft.recipe.traits import method_of
 
@@ -105,7 +106,7 @@ def flops_per_token(recipe: Recipe, shape: ModelShape) -> float:
     met = sum(linear.inputs * linear.outputs * linear.active for linear in shape.linears) * shape.num_layers
     met += shape.hidden_size * shape.vocab_size
     attention = 6 * shape.num_layers * shape.num_heads * shape.head_size * recipe.data.max_tokens
-    return method_of(recipe).flops_per_weight(recipe.method, shape.num_layers) * met + attention
+    return flops_per_weight(recipe, shape.num_layers) * met + attention_passes(recipe) * attention
 
 
 def _exposed(recipe: Recipe, sent: Traffic, cluster: Cluster, compute_s: float) -> float:

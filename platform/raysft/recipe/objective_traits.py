@@ -45,6 +45,8 @@ class ObjectiveTraits:
     """Numbers that a head of its own gives of a whole sample; 0: it reads the LM head, and has none."""
     classes: Callable[[Any], Classes] = lambda objective: Classes()
     """What the numbers of this head stand for, which records have as labels."""
+    measures_first: bool = False
+    """Reads means of the whole step: a forward pass over it, without gradients, comes before it is trained on."""
     whole_rows: bool = False
     """Needs more than the loss of the last pipeline stage: pooled states, a second model."""
 
@@ -75,6 +77,7 @@ OBJECTIVES: dict[str, ObjectiveTraits] = {
     "orpo": ObjectiveTraits(title="odds ratio preference optimisation", answers="pair"),
     "kto": ObjectiveTraits(
         title="Kahneman-Tversky optimisation",
+        measures_first=True,
         answers="judged",
         written=lambda objective: (WANTED,),
         reference=lambda objective: (REFERENCE_LOG_PROB,),

@@ -16,12 +16,13 @@ from raysft.recipe.change import change
 from raysft.recipe.checks import check_recipe, check_warmup
 from raysft.recipe.compatibility import cell_of, verdict
 from raysft.recipe.facts import ClusterFacts, DataFacts, ModelFacts, NodeFacts
+from raysft.recipe.flops import attention_passes, flops_per_weight
 from raysft.recipe.layout import Layout
 from raysft.recipe.layout_checks import check_layout
 from raysft.recipe.model_checks import check_schedule
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.optimizer import OptimizerSection
-from raysft.recipe.traits import method_of, virtual_tokens
+from raysft.recipe.traits import virtual_tokens
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def resolve(recipe: Recipe, model: ModelFacts, cluster: ClusterFacts | None) -> 
         num_replicas=num_replicas,
         sync="micro_batch" if parallel.zero >= 2 or parallel.pipeline > 1 else "step",
         token_flops=_token_flops(recipe, model),
-        square_flops=_square_flops(model),
+        square_flops=attention_passes(recipe) * _square_flops(model),
     )
 
 
@@ -131,7 +132,7 @@ def with_micro_batch_rows(run: ResolvedRun, rows: int) -> ResolvedRun:
 
 def _token_flops(recipe: Recipe, model: ModelFacts) -> float:
     """Forward and backward of one token, without attention."""
-    return method_of(recipe).flops_per_weight(recipe.method, model.num_layers) * model.num_parameters
+    return flops_per_weight(recipe, model.num_layers) * model.num_parameters
 
 
 def _square_flops(model: ModelFacts) -> float:

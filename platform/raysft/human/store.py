@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from raysft.errors import ConflictError, StorageError, UserError
+from raysft.errors import ConflictError, StorageError, UserError, redacted
 from raysft.human.study import Study
 
 try:
@@ -66,6 +66,13 @@ class Store:
     def __init__(self, location: str) -> None:
         self._location = location
         self._is_server = location.startswith(("postgresql://", "postgres://"))
+        if "://" in location and not self._is_server:
+            raise UserError(
+                "a study lies in a file of this machine, or in PostgreSQL",
+                got=redacted(location),
+                expected="a path, or postgresql://USER@HOST/DATABASE",
+                fix="name one of these; `--csv` and `--preferences` write what can be copied elsewhere",
+            )
         if self._is_server and psycopg is None:
             raise UserError(
                 "a study in PostgreSQL is reached with a package that is not installed",
@@ -77,9 +84,7 @@ class Store:
     def create(self, study: Study, raters: Sequence[str]) -> None:
         """Write a study, or find it; raters who are new are added. Raises ConflictError: another study is there."""
         if not self._is_server:
-            Path(self._location).parent.mkdir(parents=True, exist_ok=True)
-            with suppress(FileExistsError):  # whoever reads it can rate in any rater's name
-                os.close(os.open(self._location, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            self._make_file()
         content = json.dumps(study.to_json(), ensure_ascii=False, sort_keys=True)
         with self._transaction() as run:
             for table in _TABLES:
@@ -98,6 +103,20 @@ class Store:
                 )
             for name in raters:
                 run("INSERT INTO raters VALUES (?, '') ON CONFLICT (name) DO NOTHING", (name,))
+
+    def _make_file(self) -> None:
+        """An empty one, which others may not read: whoever does can rate in any rater's name."""
+        try:
+            Path(self._location).parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError):
+                os.close(os.open(self._location, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        except OSError as error:
+            raise StorageError(
+                f"cannot make the study {self.name}",
+                got=str(error),
+                expected="a file that can be written",
+                fix="name another",
+            ) from error
 
     @property
     def name(self) -> str:

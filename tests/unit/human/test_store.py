@@ -125,6 +125,22 @@ def test_the_file_is_its_owners_alone(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "study.db").stat().st_mode) == 0o600
 
 
+@pytest.mark.parametrize(
+    ("place", "kind", "words"),
+    [
+        ("s3://bucket/study", UserError, "a file of this machine"),
+        ("mysql://me:secret@host/study", UserError, "a file of this machine"),
+        ("/dev/null/study.db", StorageError, "cannot make the study"),
+        ("/proc/none/study.db", StorageError, "cannot make the study"),
+    ],
+)
+def test_a_place_where_none_can_lie_is_told(tmp_path: Path, place: str, kind: type[Exception], words: str) -> None:
+    with pytest.raises(kind, match=words) as caught:
+        Store(place).create(pair_study(tmp_path).study(), ["al"])
+    assert "secret" not in str(caught.value)
+    assert not Path("s3:").exists()
+
+
 def test_what_is_no_study_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no study"):
         Store(str(tmp_path / "nothing.db")).study()

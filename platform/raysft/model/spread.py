@@ -7,6 +7,7 @@ outside of the layers (embedding, norms, head) is on the first device, where oth
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from transformers import PreTrainedModel
 from raysft.errors import ModelError
 from raysft.model.decoder import decoder_layers
 from raysft.model.outline import placeholder
+
+logger = logging.getLogger(__name__)
 
 Place = torch.device | str
 """A device, HOST or FILES."""
@@ -74,6 +77,7 @@ def spread(
         place = _place_of(name, places, room)
         buffer.data = buffer.data.to(room.main if place in (HOST, FILES) else place, dtypes[name])
     if len({*places.values()}) > 1:
+        _tell(places)
         if index:
             save_offload_index(index, room.folder)
         dispatch_model(
@@ -85,6 +89,13 @@ def spread(
             preload_module_classes=sorted({type(layer).__name__ for layer in decoder_layers(model)}),
         )
     return model
+
+
+def _tell(places: Mapping[str, Place]) -> None:
+    """Layers that come from elsewhere for each pass make it slow."""
+    for place, words in ((HOST, "host memory"), (FILES, "files")):
+        if waiting := sum(one == place for one in places.values()):
+            logger.warning("%d of the model's layers wait in %s: each pass brings them (slow)", waiting, words)
 
 
 def _places(model: PreTrainedModel, dtypes: Mapping[str, torch.dtype], room: Room) -> dict[str, Place]:

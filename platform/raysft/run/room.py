@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from raysft.errors import ModelError
 from raysft.model.shape import read_shape
 from raysft.model.spread import CPU, Room
 from raysft.planner.devices import GIB
@@ -37,6 +38,13 @@ def room_of(recipe: Recipe, *, vocab_size: int, tasks: int, folder: str, rows: i
     if not is_gpu:
         return Room({CPU: _without(host, max(needed.passing, rows * needed.row, needed.answers))}, folder=folder)
     devices = [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
+    if not devices:
+        raise ModelError(
+            "the task that asks a model sees no GPU",
+            got="torch counts 0 CUDA devices where Ray has reserved one",
+            expected="the GPU of cluster.gpus_per_worker",
+            fix="see `raysft doctor`: the node's driver, or a torch that was built without CUDA",
+        )
     passes = max(rows * needed.row, needed.answers // len(devices))
     free = {one: _without(_usable(torch.cuda.mem_get_info(one)[0]), passes) for one in devices}
     return Room(free, max(0.0, host - needed.passing), folder)

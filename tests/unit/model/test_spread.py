@@ -37,7 +37,9 @@ def room_for(model: PreTrainedModel, layers: int, folder: Path) -> Room:
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
-def test_layers_in_files_compute_what_they_compute_in_memory(tmp_path: Path, model_type: str) -> None:
+def test_layers_in_files_compute_what_they_compute_in_memory(
+    tmp_path: Path, model_type: str, caplog: pytest.LogCaptureFixture
+) -> None:
     make_base(model_type, tmp_path / "base")
     whole: PreTrainedModel = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32).eval()
     recipe = local(tmp_path / "base")
@@ -46,6 +48,7 @@ def test_layers_in_files_compute_what_they_compute_in_memory(tmp_path: Path, mod
     model = load_untrained(recipe, vocab_size=VOCABULARY, room=room).eval()
     assert sum(p.numel() * 4 for p in model.parameters() if p.device == CPU) < bytes_of(whole)
     assert list((tmp_path / "files").glob("*.dat"))
+    assert "layers wait in files" in caplog.text
     ids = torch.arange(3, 23)[None]
     with torch.no_grad():
         assert torch.equal(model(input_ids=ids).logits, whole(input_ids=ids).logits)

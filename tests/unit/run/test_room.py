@@ -12,6 +12,7 @@ import pytest
 import torch
 from fakes import recipe_8b
 
+from raysft.errors import ModelError
 from raysft.model.shape import read_shape
 from raysft.planner.devices import GIB
 from raysft.planner.tasks import evaluation_memory
@@ -78,3 +79,6 @@ def test_passes_of_rows_and_answers_have_their_own(monkeypatch: pytest.MonkeyPat
         gpus, {"model.attention": "eager", "data.max_tokens": 131_072}
     )  # scores of 2 TB, were rows so long
     assert [*room_of(eager, vocab_size=5, tasks=2, folder="f").devices.values()] == [79.5 * GIB / 2, 78.5 * GIB / 2]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ModelError, match="sees no GPU"):
+        room_of(gpus, vocab_size=5, tasks=2, folder="f")

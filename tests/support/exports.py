@@ -7,8 +7,14 @@ from typing import Any
 
 import torch
 from fakes import LLAMA, make_tokenizer
-from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from raysft.model.card import CardFacts
 
@@ -23,6 +29,23 @@ def write_base(directory: Path, fields: dict[str, Any]) -> Path:
     config = AutoConfig.for_model(**fields, vocab_size=264, initializer_range=0.2, pad_token_id=0)
     AutoModelForCausalLM.from_config(config).save_pretrained(directory / "base")
     return directory / "base"
+
+
+def moved(module: nn.Module) -> dict[str, Tensor]:
+    """{name: weight} of what is trained, which chance has moved, always alike."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    return {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
+
+
+def classifier_at(directory: str) -> Any:
+    """A sequence classifier as transformers loads it, with all of its weights and no others."""
+    loaded, told = AutoModelForSequenceClassification.from_pretrained(directory, output_loading_info=True)
+    assert not any(told[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    return loaded
 
 
 def logits(model: Any) -> Tensor:

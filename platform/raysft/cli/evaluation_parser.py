@@ -55,6 +55,9 @@ def judge(commands: Any) -> None:
     parser.add_argument("--url", required=True, help="the server's address, up to /v1")
     parser.add_argument("--model", required=True, metavar="NAME", help="the judge, as the server calls it")
     _items(parser)
+    parser.add_argument(
+        "--insecure-http", action="store_true", help="send the key over plain http to another machine"
+    )
     parser.add_argument("--parallel", type=_whole, default=4, metavar="N", help="requests at a time (default 4)")
     parser.add_argument("--per-minute", type=_whole, default=0, metavar="N", help="most requests (default: no limit)")
     parser.add_argument(

@@ -22,7 +22,9 @@ def judge(options: argparse.Namespace) -> None:
     """Have answers judged; tell what that says and costs."""
     asked = _asked(options, "")
     call("human.command:check_systems")(asked)
-    of = call("judge.command:endpoint")(options.url, options.model, options.per_minute)
+    of = call("judge.command:endpoint")(
+        options.url, options.model, options.per_minute, insecure_http=options.insecure_http
+    )
     judged = call("judge.command:judge")
     say(judged(asked, of, options.out, parallel=max(1, options.parallel), prices=tuple(options.price)))
 
@@ -30,6 +32,13 @@ def judge(options: argparse.Namespace) -> None:
 def fairness(options: argparse.Namespace) -> None:
     """Write exchanged questions, or compare answers."""
     room = "evaluate.fairness"
+    if options.swap and (options.by or options.swapped or options.reference):
+        raise UserError(
+            "exchanging terms makes questions, and compares nothing yet",
+            got="--swap with --by, --swapped or --reference",
+            expected="--swap TERMS --out FILE alone",
+            fix="write the questions, answer them (raysft generate), then compare both files of answers",
+        )
     if bool(options.swap) != bool(options.out) or not (options.swap or options.by or options.swapped):
         raise UserError(
             "what is to be compared?",

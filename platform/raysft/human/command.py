@@ -66,6 +66,7 @@ def open_study(location: str, asked: Asked) -> Store:
     store = Store(location)
     if not asked.answers:
         found = store.study()
+        _check_nothing_more(asked)
         store.create(found, _checked(asked.raters))
         return store
     check_systems(asked)
@@ -74,6 +75,19 @@ def open_study(location: str, asked: Asked) -> Store:
     )
     store.create(study, _checked(asked.raters))
     return store
+
+
+def _check_nothing_more(asked: Asked) -> None:
+    """What is rated was decided when the study was made. Raises UserError."""
+    usual = Asked({}, ())
+    fields = {"mode": "--mode", "gold": "--gold", "criteria": "--criteria", "seed": "--seed", "most": "--items"}
+    if said := [option for name, option in fields.items() if getattr(asked, name) != getattr(usual, name)]:
+        raise UserError(
+            "what is rated is decided when a study is made",
+            got=f"{', '.join(said)} without --answers",
+            expected="the study as it is; --raters may add people",
+            fix="leave it out, or make a new study in another file: --answers NAME=FILE ...",
+        )
 
 
 def check_systems(asked: Asked) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import requests
 
+from raysft.addresses import proxies
 from raysft.errors import UserError
 from raysft.judge.prompts import Messages
 
@@ -79,7 +80,8 @@ class Endpoint:
     def _post(self, messages: Messages, max_tokens: int) -> requests.Response:
         body: dict[str, Any] = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": max_tokens}
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
-        return requests.post(self._address, json=body, headers=headers, timeout=REQUEST_S, allow_redirects=False)
+        way: Any = {"headers": headers, "timeout": REQUEST_S, "proxies": proxies(self.url), "allow_redirects": False}
+        return requests.post(self._address, json=body, **way)
 
     def _take_turn(self) -> None:
         """Waits so that no more requests begin in a minute than may."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+from raysft.addresses import is_private_way
 from raysft.errors import UserError
 from raysft.human.command import Asked
 from raysft.human.results import result_lines, results_of
@@ -21,8 +22,8 @@ KEY = "RAYSFT_JUDGE_KEY"
 """Variable that the endpoint's key is read from: arguments are seen by every user of a machine."""
 
 
-def endpoint(url: str, model: str, per_minute: float) -> Endpoint:
-    """Raises UserError where the address is none."""
+def endpoint(url: str, model: str, per_minute: float, *, insecure_http: bool = False) -> Endpoint:
+    """Raises UserError where the address is none, or the key would be read on its way there."""
     if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
         raise UserError(
             "the judge has no address",
@@ -30,7 +31,15 @@ def endpoint(url: str, model: str, per_minute: float) -> Endpoint:
             expected="the address of an OpenAI-compatible server, up to /v1",
             fix="--url http://127.0.0.1:8000/v1",
         )
-    return Endpoint(url, model, os.environ.get(KEY, ""), per_minute)
+    key = os.environ.get(KEY, "")
+    if key and not insecure_http and not is_private_way(url):
+        raise UserError(
+            f"the key would travel to {urlsplit(url).hostname} for everybody on the way to read",
+            got=f"plain http to another machine, and {KEY}",
+            expected="https, or an address of this machine",
+            fix="use https or a tunnel that ends here; or --insecure-http where the network is trusted",
+        )
+    return Endpoint(url, model, key, per_minute)
 
 
 def judge(

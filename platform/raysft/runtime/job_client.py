@@ -6,19 +6,18 @@ where RAY_AUTH_MODE says so. Nothing here knows what a run is.
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
+from raysft.addresses import proxies
 from raysft.errors import ClusterError, ConflictError
 
 CONNECT_S = 10.0
@@ -189,20 +188,6 @@ class _Client(JobSubmissionClient):
                 fix="see the dashboard's log on the head node; then the same command again",
             )
         return response
-
-
-def is_this_machine(address: str) -> bool:
-    """Whether what is sent to an address stays here."""
-    host = urlsplit(address).hostname or ""
-    try:
-        return host == "localhost" or host.endswith(".localhost") or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def proxies(address: str) -> dict[str, str] | None:
-    """As `requests` takes them: to this machine none, whatever HTTP_PROXY says; to others the environment's."""
-    return {"http": "", "https": ""} if is_this_machine(address) else None
 
 
 def away(address: str, error: Exception) -> AwayError:

@@ -11,8 +11,9 @@ from urllib.parse import SplitResult, urlsplit
 
 import requests
 
+from raysft.addresses import is_private_way, proxies
 from raysft.errors import ClusterError, UserError
-from raysft.runtime.job_client import ANSWER_S, CONNECT_S, JobServer, away, is_this_machine, proxies, token_refused
+from raysft.runtime.job_client import ANSWER_S, CONNECT_S, JobServer, away, token_refused
 
 ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
 
@@ -68,11 +69,6 @@ def checked_address(address: str) -> str:
     if port == 6379:
         raise _no_address(address, "the dashboard's port (8265): 6379 is Ray's own")
     return SplitResult(parts.scheme, parts.netloc, parts.path.rstrip("/"), "", "").geturl()
-
-
-def is_private_way(address: str) -> bool:
-    """Whether nobody between here and there can read what is sent."""
-    return urlsplit(address).scheme == "https" or is_this_machine(address)
 
 
 def find_token(environment: Mapping[str, str], home: Path) -> str | None:

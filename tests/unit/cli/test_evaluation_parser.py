@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from raysft.cli.evaluation_parser import joined
+from raysft.cli.main import main
 from raysft.cli.parser import parser
 
 
@@ -30,3 +31,9 @@ def test_what_is_no_option_is_refused(wrong: list[str], capsys: pytest.CaptureFi
         parser().parse_args(["evaluate human", *wrong])
     assert ended.value.code == 2
     assert "usage: raysft evaluate human" in capsys.readouterr().err
+
+
+def test_what_would_be_passed_over_beside_an_exchange_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["evaluate", "fairness", "q.jsonl", "--swap", "t.jsonl", "--out", "o.jsonl", "--by", "group"]
+    assert main(arguments) == 2
+    assert "--swap with --by" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rated import answers_file, pair_study, ratings_of
@@ -18,6 +19,24 @@ def test_a_study_is_found_without_its_answers_and_takes_more_raters(tmp_path: Pa
     found = open_study(str(tmp_path / "study.db"), Asked({}, ["carol"]))
     assert found.study() == made.study()
     assert set(found.tokens()) == {"alice", "bob", "carol"}
+
+
+@pytest.mark.parametrize(
+    ("more", "option"),
+    [
+        ({"mode": "scale"}, "--mode"),
+        ({"gold": "g.jsonl"}, "--gold"),
+        ({"seed": 3}, "--seed"),
+        ({"most": 2}, "--items"),
+    ],
+)
+def test_what_a_study_cannot_take_any_more_is_not_passed_over(
+    tmp_path: Path, more: dict[str, Any], option: str
+) -> None:
+    pair_study(tmp_path)
+    with pytest.raises(UserError, match="decided when a study is made") as told:
+        open_study(str(tmp_path / "study.db"), Asked({}, ["bob"], **more))
+    assert option in told.value.got
 
 
 def test_pairs_need_two_systems(tmp_path: Path) -> None:

@@ -55,6 +55,26 @@ def test_no_server_at_all(tmp_path: Path) -> None:
             endpoint(wrong, "m", 0)
 
 
+def test_a_key_does_not_travel_in_the_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAYSFT_JUDGE_KEY", "sk-very-secret")
+    with pytest.raises(UserError, match="everybody on the way") as told:
+        endpoint("http://judge.example.com/v1", "m", 0)
+    assert "sk-very-secret" not in str(told.value)
+    for private in ("https://judge.example.com/v1", "http://127.0.0.1:8000/v1"):
+        assert endpoint(private, "m", 0).key == "sk-very-secret"
+    assert endpoint("http://judge.example.com/v1", "m", 0, insecure_http=True).key == "sk-very-secret"
+    monkeypatch.delenv("RAYSFT_JUDGE_KEY")
+    assert not endpoint("http://judge.example.com/v1", "m", 0).key
+
+
+def test_a_proxy_does_not_stand_before_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with judge_server(fair) as server:
+        judge(asked_of(tmp_path, most=1), quick(server.url), str(tmp_path / "o"), parallel=1, prices=(0, 0))
+        assert len(server.asked) == 2
+
+
 def test_no_more_requests_in_a_minute_than_may(tmp_path: Path) -> None:
     waits: list[float] = []
     with judge_server(fair) as server:

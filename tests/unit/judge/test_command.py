@@ -46,7 +46,14 @@ def test_a_judge_that_prefers_places_gives_ties(tmp_path: Path) -> None:
 def test_scores_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = asked_of(tmp_path).answers
     with judge_server(lambda m, n: '{"scores": {"accuracy": 4}}' if "how" not in m[0] else "") as server:
-        given: dict[str, Any] = {"mode": "scale", "criteria": "accuracy", "gold": None, "seed": 0, "items": 0}
+        given: dict[str, Any] = {
+            "mode": "scale",
+            "criteria": "accuracy",
+            "gold": None,
+            "seed": 0,
+            "items": 0,
+            "insecure_http": False,
+        }
         given |= {"answers": list(files.items()), "out": str(tmp_path / "o"), "url": server.url, "model": "m"}
         verb(argparse.Namespace(**given, per_minute=0, parallel=2, price=(0.0, 0.0)))
     assert "mean score   after, accuracy: 4.00" in capsys.readouterr().out

@@ -13,7 +13,7 @@ from job_server import FakeServer
 from raysft.errors import ClusterError, UserError
 from raysft.runtime import job_client
 from raysft.submit import reach
-from raysft.submit.reach import check_version, checked_address, connect, find_token, is_private_way, named_address
+from raysft.submit.reach import check_version, checked_address, connect, find_token, named_address
 
 TOKEN = "a" * 64
 
@@ -82,23 +82,6 @@ def test_a_token_does_not_travel_in_the_clear(fake: FakeServer, monkeypatch: pyt
     assert "--insecure-http" in caught.value.fix
     assert all(given is None for _, _, given in fake.asked)
     assert connect(fake.address, insecure_http=True).jobs() == []
-
-
-@pytest.mark.parametrize(
-    ("address", "private"),
-    [
-        ("https://10.0.0.5:8265", True),
-        ("http://localhost:8265", True),
-        ("http://127.8.0.1:8265", True),
-        ("http://[::1]:8265", True),
-        ("http://10.0.0.5:8265", False),
-        ("http://head:8265", False),
-        ("http://127.0.0.1.example.com", False),
-        ("http://localhost.example.com", False),
-    ],
-)
-def test_private_ways(address: str, private: bool) -> None:
-    assert is_private_way(address) == private
 
 
 @pytest.mark.parametrize(

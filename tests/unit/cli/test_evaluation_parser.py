@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from raysft.cli.evaluation_parser import joined
-from raysft.cli.main import main
+from raysft.cli.evaluation_verbs import fairness
 from raysft.cli.parser import parser
+from raysft.errors import UserError
 
 
 def test_two_words_are_one_verb_and_a_recipe_stays_a_recipe() -> None:
@@ -33,7 +34,8 @@ def test_what_is_no_option_is_refused(wrong: list[str], capsys: pytest.CaptureFi
     assert "usage: raysft evaluate human" in capsys.readouterr().err
 
 
-def test_what_would_be_passed_over_beside_an_exchange_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_would_be_passed_over_beside_an_exchange_is_refused() -> None:
     arguments = ["evaluate", "fairness", "q.jsonl", "--swap", "t.jsonl", "--out", "o.jsonl", "--by", "group"]
-    assert main(arguments) == 2
-    assert "--swap with --by" in capsys.readouterr().err
+    with pytest.raises(UserError) as told:
+        fairness(parser().parse_args(joined(arguments)))
+    assert "--swap with --by" in told.value.got

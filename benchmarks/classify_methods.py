@@ -26,6 +26,7 @@ METHODS: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {
     "full": ({"kind": "full"}, (1e-4, 2e-4, 4e-4)),
     "lora": ({"kind": "lora", "rank": 16, "alpha": 32, "target_modules": "all-linear"}, (1e-3, 3e-3, 6e-3)),
     "ia3": ({"kind": "ia3"}, (1e-2, 2e-2, 4e-2)),
+    "bottleneck": ({"kind": "bottleneck", "placement": "houlsby"}, (1e-3, 3e-3, 6e-3)),
     "probe": ({"kind": "probe"}, (1e-2, 3e-2, 1e-1)),
 }
 """{method: (its section, learning rates)}."""
@@ -38,7 +39,7 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     data = options.data or write_passages(options)
     labels = sorted({json.loads(line)["label"] for line in Path(data).read_text().splitlines()})
-    print(f"{'method':7} {'rate':>7} {'accuracy':>10} {'macro-F1':>10} {'s':>6}")
+    print(f"{'method':10} {'rate':>7} {'accuracy':>10} {'macro-F1':>10} {'s':>6}")
     for name in options.methods.split(","):
         for rate in options.rates or METHODS[name][1]:
             started = time.monotonic()
@@ -46,7 +47,7 @@ def main() -> int:
             measures = run.evaluation or {}
             told = [f"{measures[f'held_out/{one}']:.1%}" for one in ("label_accuracy", "macro_f1")]
             seconds = time.monotonic() - started
-            print(f"{name:7} {rate:7g} {told[0]:>10} {told[1]:>10} {seconds:6.0f}", flush=True)
+            print(f"{name:10} {rate:7g} {told[0]:>10} {told[1]:>10} {seconds:6.0f}", flush=True)
     return 0
 
 

@@ -52,6 +52,7 @@ METHODS: dict[str, tuple[Fields, tuple[float, ...]]] = {
     "dora": ({"kind": "dora", **LOW_RANK}, (1e-2, 3e-3)),
     "ia3": ({"kind": "ia3"}, (3e-2, 1e-2)),
     "adalora": ({"kind": "adalora", "rank": 12, "target_rank": 8, "alpha": 24.0}, (3e-2, 1e-2)),
+    "bottleneck": ({"kind": "bottleneck", "placement": "houlsby"}, (1e-2, 3e-3)),
     "prompt": ({"kind": "prompt"}, (1e-1, 3e-2)),
     "prefix": ({"kind": "prefix"}, (1e-1, 3e-2)),
     "p_tuning": ({"kind": "p_tuning"}, (1e-2, 3e-3)),

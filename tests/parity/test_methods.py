@@ -1,4 +1,5 @@
-"""Every kind of adapter equals peft alone in a bare loop, over every split that its traits allow."""
+"""Every kind of adapter equals peft alone in a bare loop, over every split that its traits allow; bottlenecks, which
+peft has not, equal hooks written out here."""
 
 from __future__ import annotations
 
@@ -65,7 +66,31 @@ def resumes(
 
 TARGETS = {"method__target_modules": ["q_proj", "v_proj"]}
 
-ADAPTERS: dict[str, tuple[dict[str, Any], Callable[[], PeftConfig], float]] = {
+
+class Behind(nn.Module):
+    """Houlsby's adapter: y + W2 gelu(W1 y + b1) + b2 behind a layer of a plain model, W2 and b2 zero at first."""
+
+    def __init__(self, layer: nn.Linear, size: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.first, self.second = nn.Linear(layer.out_features, size), nn.Linear(size, layer.out_features)
+        self.second.weight.data.zero_()
+        self.second.bias.data.zero_()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.layer(x)
+        return y + self.second(nn.functional.gelu(self.first(y)))
+
+
+def with_bottlenecks(model: Any) -> Any:
+    model.requires_grad_(False)
+    for layer in model.model.layers:
+        layer.self_attn.o_proj = Behind(layer.self_attn.o_proj, 4)
+        layer.mlp.down_proj = Behind(layer.mlp.down_proj, 4)
+    return model
+
+
+ADAPTERS: dict[str, tuple[dict[str, Any], Callable[[], PeftConfig] | None, float]] = {
     "lora": (LORA, lambda: LoraConfig(r=4, lora_alpha=8.0, target_modules=["q_proj", "v_proj"]), DECAY),
     "dora": (
         {**LORA, "method__kind": "dora", "method__rslora": True},
@@ -115,8 +140,14 @@ ADAPTERS: dict[str, tuple[dict[str, Any], Callable[[], PeftConfig], float]] = {
         lambda: PrefixTuningConfig(num_virtual_tokens=5, task_type="CAUSAL_LM"),
         DECAY,
     ),
+    "bottleneck": (
+        {"method__kind": "bottleneck", "method__placement": "houlsby", "method__bottleneck_size": 4}
+        | {"method__activation": "gelu"},
+        None,
+        DECAY,
+    ),
 }
-"""{kind: (fields of a recipe, peft's own config, weight decay of its parameters)}."""
+"""{kind: (fields of a recipe, peft's own config if it has one, weight decay of its parameters)}."""
 
 TUNERS: dict[str, tuple[dict[str, float], Callable[[], PeftConfig]]] = {
     "fourierft": (
@@ -160,7 +191,7 @@ def by_peft(bench: Bench, kind: str) -> tuple[list[float], list[float]]:
     _, config, decay = ADAPTERS[kind]
     model = fresh_model(CONFIG, len(bench.tokenizer), seed=0)
     torch.manual_seed(0)
-    return bare_loop(bench, get_peft_model(model, config()), decay, kind)
+    return bare_loop(bench, get_peft_model(model, config()) if config else with_bottlenecks(model), decay, kind)
 
 
 def bare_loop(
@@ -225,6 +256,10 @@ def test_an_adapter_equals_peft_alone(bench: Bench, alone: dict[str, Curve], kin
         pytest.param("prefix", {"parallel__zero": 2, "train__precision": "bf16", **NETWORK}, marks=pytest.mark.full),
         ("p_tuning", {"parallel__zero": 2, "train__precision": "bf16", **LSTM}),
         ("adalora", {"parallel__zero": 3}),
+        ("bottleneck", {"parallel__zero": 3, "train__gradient_checkpointing": True}),
+        pytest.param("bottleneck", {"parallel__zero": 1, "train__precision": "bf16"}, marks=pytest.mark.full),
+        pytest.param("bottleneck", {"parallel__pipeline": 2, "parallel__zero": 1}, marks=pytest.mark.full),
+        pytest.param("bottleneck", {"parallel__tensor": 2, "parallel__zero": 1}, marks=pytest.mark.full),
         pytest.param("adalora", {"parallel__zero": 1, "train__precision": "bf16"}, marks=pytest.mark.full),
         pytest.param("adalora", {"parallel__zero": 2, "train__precision": "bf16"}, marks=pytest.mark.full),
         pytest.param("adalora", {"parallel__zero": 2, "parallel__offload": "cpu"}, marks=pytest.mark.full),

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from raysft import storage
@@ -17,13 +18,15 @@ from raysft.data.text.tokenizer import load_tokenizer
 from raysft.errors import ModelError
 from raysft.model.facts import UNUSABLE
 from raysft.model.files import refuse_other_weights
+from raysft.model.methods import ADAPTER_CONFIG, ADAPTER_WEIGHTS, put_bottlenecks
 
 
 def load_exported(location: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """The model of an export, in its own dtype on CPU, and its tokenizer. Raises ModelError.
 
-    location: an export directory, its `merged/`, or any transformers directory with safetensors; a path or
-    a URI (which is copied to a temporary directory first).
+    location: an export directory, its `merged/`, its `adapter/` of bottlenecks (they are put on the base that it
+    names), or any transformers directory with safetensors; a path or a URI (which is copied to a temporary directory
+    first).
     """
     directory = model_directory(storage.absolute(location))
     if "://" not in directory:
@@ -58,6 +61,11 @@ def model_directory(location: str) -> str:
     elif not names:
         got = "no directory, or an empty one" if storage.exists(location) else "no such directory"
         raise _unusable(location, got, "check the path; `raysft export` makes one")
+    elif ADAPTER_CONFIG in names:
+        directory = location
+    elif "adapter" in names and ADAPTER_CONFIG in storage.list_names(storage.join(location, "adapter")):
+        directory = storage.join(location, "adapter")
+        names = storage.list_names(directory)
     elif "adapter" in names or "adapter_config.json" in names:
         adapter = storage.join(location, "adapter") if "adapter" in names else location
         if "num_virtual_tokens" in _read_json(storage.join(adapter, "adapter_config.json")):
@@ -86,19 +94,47 @@ def _load(directory: str, location: str) -> tuple[PreTrainedModel, PreTrainedTok
     transformers_logging.disable_progress_bar()
     refuse_other_weights(directory)
     tokenizer = load_tokenizer(directory)
+    adapter = _read_json(f"{directory}/{ADAPTER_CONFIG}")
+    if adapter:
+        return _with_bottlenecks(directory, location, adapter), tokenizer
+    return _whole_model(directory, location), tokenizer
+
+
+def _with_bottlenecks(directory: str, location: str, adapter: Mapping[str, Any]) -> PreTrainedModel:
+    """The base of an adapter, with it. Raises ModelError."""
+    base, revision = adapter.get("base_model"), adapter.get("revision")
+    if adapter.get("head"):
+        got = "an adapter with a head of its own: it gives numbers of a text, and answers nothing"
+        raise _unusable(location, got, "load it as its README.md says")
+    if not base:
+        got = "an adapter on fresh weights, which are in no file"
+        raise _unusable(location, got, "name the run's directory, which knows how they were made")
+    refuse_other_weights(base, revision)
+    try:
+        model = _whole_model(base, location, revision)
+        put_bottlenecks(model, adapter, load_file(f"{directory}/{ADAPTER_WEIGHTS}"))
+        model.generation_config = GenerationConfig.from_pretrained(directory)
+    except (OSError, SafetensorError) as error:
+        raise _unusable(location, " ".join(str(error).split())[:300], "export it again") from error
+    return model
+
+
+def _whole_model(directory: str, location: str, revision: str | None = None) -> PreTrainedModel:
     made = _read_json(f"{directory}/config.json").get("architectures") or [""]
     if str(made[0]).endswith("ForSequenceClassification"):
         got = f"a {made[0]}: it gives numbers of a text, and answers nothing"
         raise _unusable(location, got, "load it with transformers' AutoModelForSequenceClassification")
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(directory, use_safetensors=True, output_loading_info=True)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            directory, revision=revision, use_safetensors=True, output_loading_info=True
+        )
     except (OSError, SafetensorError, *UNUSABLE) as error:
         raise _unusable(location, " ".join(str(error).split())[:300], "export it again") from error
     model: PreTrainedModel = loaded[0]
     missing = ", ".join(sorted(loaded[1]["missing_keys"])[:3])
     if missing:  # transformers fills them with random numbers
         raise _unusable(location, f"weights are missing: {missing}", "export it again")
-    return model, tokenizer
+    return model
 
 
 def _unusable(location: str, got: str, fix: str) -> ModelError:

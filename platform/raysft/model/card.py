@@ -61,7 +61,7 @@ def model_card(recipe: Recipe, facts: CardFacts, part: str) -> str:
 
 def _front_matter(recipe: Recipe, part: str) -> dict[str, Any]:
     front: dict[str, Any] = {
-        "library_name": "peft" if part == "adapter" else "transformers",
+        "library_name": method_of(recipe).library if part == "adapter" else "transformers",
         "pipeline_tag": "text-classification" if head_of(recipe) else "text-generation",
         "tags": ["raysft", recipe.objective.kind, recipe.method.kind],
     }
@@ -109,14 +109,43 @@ def _loading(recipe: Recipe, part: str) -> str:
     imports = "from transformers import AutoModelForCausalLM, AutoTokenizer"
     if head_of(recipe):
         load, imports = (one.replace("ForCausalLM", "ForSequenceClassification") for one in (load, imports))
+    base = recipe.model.source if _is_hub_id(recipe.model.source) else "BASE_MODEL_DIRECTORY"
+    if part == "adapter" and method_of(recipe).library == "raysft":
+        return f"```python\n{_own_loader(recipe, base)}\n```"
     if part == "adapter":
-        base = recipe.model.source if _is_hub_id(recipe.model.source) else "BASE_MODEL_DIRECTORY"
         imports = "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM"
         load = (
             f'base = AutoModelForCausalLM.from_pretrained("{base}", dtype="float32")\n'
             'model = PeftModel.from_pretrained(base, ".")'
         )
     return f"```python\n{imports}\n\n{load}\n```"
+
+
+def _own_loader(recipe: Recipe, base: str) -> str:
+    """What loads an adapter that peft does not know, with transformers alone."""
+    kind, further = "AutoModelForCausalLM", ""
+    if head_of(recipe):
+        kind, further = "AutoModelForSequenceClassification", ', **config["head"]'
+    return f"""import json
+
+from safetensors.torch import load_file
+from torch.nn import functional
+from transformers import {kind}
+
+with open("bottleneck_config.json") as file:
+    config = json.load(file)
+weights, activation = load_file("bottleneck.safetensors"), getattr(functional, config["activation"])
+model = {kind}.from_pretrained("{base}", dtype="float32"{further})
+model.load_state_dict({{name: weights[name] for name in model.state_dict().keys() & weights.keys()}}, strict=False)
+
+
+def adapter(path):
+    down, up = ((weights[f"{{path}}.{{name}}.weight"], weights[f"{{path}}.{{name}}.bias"]) for name in ("down", "up"))
+    return lambda layer, inputs, y: y + functional.linear(activation(functional.linear(y, *down)), *up)
+
+
+for path in config["layers"]:
+    model.get_submodule(path).register_forward_hook(adapter(path))"""
 
 
 def _training(recipe: Recipe, facts: CardFacts) -> list[tuple[str, ...]]:

@@ -98,7 +98,7 @@ def check_encoder(recipe: Recipe, config: PretrainedConfig) -> None:
             "raysft puts nothing before or into the embeddings of an encoder",
             f"a {config.model_type} model, method.kind: {recipe.method.kind}, "
             f"train.embedding_noise: {recipe.train.embedding_noise}",
-            "method.kind: full, probe, lora or ia3, and no noise",
+            "method.kind: full, probe, lora, ia3 or bottleneck, and no noise",
             "set method.kind: lora",
         ),
     ):

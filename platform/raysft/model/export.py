@@ -1,7 +1,7 @@
 """Trained weights -> what others load: `merged/` for transformers, `adapter/` for peft, a card in each.
 
     <out>/merged/       safetensors, config, generation config, tokenizer with its chat template, README.md
-    <out>/adapter/      LoRA only: the bare adapter, README.md
+    <out>/adapter/      the bare adapter, README.md; where it is raysft's own, what it answers with, too
     <out>/export.json   written last: every file with its size and sha256. No manifest, no export.
 
 Owns names, dtypes and the order of writing. Knows no checkpoint: weights come by HF parameter name. They are written
@@ -38,7 +38,7 @@ from raysft.model.files import INDEX, copy_processors
 from raysft.model.generation import set_generation
 from raysft.model.heads import as_classifier
 from raysft.model.load import cast_as_loaded, dtypes_as_loaded, rows_for
-from raysft.model.methods import merge, save_adapter
+from raysft.model.methods import base_model, merge, save_adapter
 from raysft.model.outline import WholeOnlyError
 from raysft.model.save_plan import SavePlan, plan_save
 from raysft.model.trained import DTYPES, Merged, Trained, Weights, by_name, rebuild, tell_whole
@@ -128,8 +128,10 @@ def _identity(recipe: Recipe, card: CardFacts) -> dict[str, Any]:
 
 def export_parts(recipe: Recipe) -> list[str]:
     """`adapter` and `merged`, as far as the recipe wants them. A method that has one part always gives it; a head of
-    the objective's own goes with a whole model."""
-    parts = ("merged",) if head_of(recipe) else method_of(recipe).exports
+    the objective's own goes with a whole model, if there can be one."""
+    parts = method_of(recipe).exports
+    if head_of(recipe) and "merged" in parts:
+        parts = ("merged",)
     wanted = {"adapter": recipe.export.adapter, "merged": recipe.export.merged}
     return [part for part in parts if wanted[part] or len(parts) == 1]
 
@@ -147,7 +149,8 @@ def _write(
     try:
         trained = Trained(recipe, weights, vocab_size=rows_for(tokenizer))
         if "adapter" in export_parts(recipe):
-            trained.save_adapter(str(directory / "adapter"))
+            trained.save_adapter(str(directory / "adapter"), tokenizer.pad_token_id)
+            _write_for_answers(recipe, base_model(trained.module), tokenizer, directory, stops)
         known = {}
         if "merged" in export_parts(recipe):
             merged = _merged(recipe, trained, tokenizer)
@@ -203,7 +206,8 @@ def write_parts(
     weights: dict[str, Tensor] | None = None if with_weights else {}
     parts = export_parts(recipe)
     if "adapter" in parts:
-        save_adapter(module, str(directory / "adapter"), weights)
+        save_adapter(module, str(directory / "adapter"), recipe, tokenizer.pad_token_id, with_weights=with_weights)
+        _write_for_answers(recipe, base_model(module), tokenizer, directory, stops)
     if "merged" in parts:
         model = as_classifier(merge(module), recipe, tokenizer.pad_token_id)
         cast_as_loaded(model, DTYPES[recipe.train.precision])
@@ -226,6 +230,17 @@ def _write_configs(
     model.save_pretrained(directory / "merged", state_dict=weights, max_shard_size=MAX_SHARD)
     tokenizer.save_pretrained(directory / "merged")
     copy_processors(recipe, directory / "merged")
+
+
+def _write_for_answers(
+    recipe: Recipe, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, directory: Path, stops: Sequence[int]
+) -> None:
+    """Beside an adapter that only raysft loads: what it answers with. model: the base, the adapter in it."""
+    if method_of(recipe).library != "peft":
+        tokenizer.save_pretrained(directory / "adapter")
+        if model.can_generate():
+            set_generation(model, tokenizer, stops=stops, is_fresh=recipe.model.source == "random")
+            model.generation_config.save_pretrained(directory / "adapter")
 
 
 def _write_cards(recipe: Recipe, card: CardFacts, directory: Path) -> None:

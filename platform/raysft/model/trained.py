@@ -33,7 +33,7 @@ from raysft.model.methods import (
     save_adapter,
     unload,
 )
-from raysft.model.outline import Outline, WholeOnlyError, is_placeholder, outline, placeholder
+from raysft.model.outline import Outline, WholeOnlyError, outline, placeholder
 from raysft.model.spread import Room, spread, unlimited
 from raysft.model.stacked import Source
 from raysft.recipe.schema import Recipe
@@ -58,7 +58,7 @@ class Trained:
         """Raises WholeOnlyError, ModelError; CheckpointError where weights do not fit the model."""
         found = outline(recipe, vocab_size=vocab_size, device=CPU, is_begun=True)
         rounded = as_held(found.model, recipe)
-        self.module = apply_method(found.model, recipe)
+        self.module, self._recipe = apply_method(found.model, recipe), recipe
         self._sources = _stored_sources(base_model(self.module), found, rounded)
         trained = trained_parameters(self.module)
         check_names(trained, weights)
@@ -79,11 +79,11 @@ class Trained:
         source = self._sources.get(parameter)
         return source() if source else parameter.data
 
-    def save_adapter(self, directory: str) -> None:
+    def save_adapter(self, directory: str, pad_token_id: int | None) -> None:
         """The bare adapter. Before `merged`."""
-        saved = {tensor.data_ptr() for tensor in adapter_tensors(self.module).values() if is_placeholder(tensor)}
+        saved = {tensor.data_ptr() for tensor in adapter_tensors(self.module).values()}
         with self._there(p for p in self._sources if p.data_ptr() in saved):
-            save_adapter(self.module, directory)
+            save_adapter(self.module, directory, self._recipe, pad_token_id)
 
     def merged(self) -> Merged:
         """The model without adapters. The last thing to be asked for."""

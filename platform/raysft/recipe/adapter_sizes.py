@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from raysft.recipe.facts import Linear, ModelShape
 from raysft.recipe.sections.method import (
     AdaloraMethod,
+    BottleneckMethod,
     DoraMethod,
     FreezeMethod,
     Ia3Method,
@@ -151,3 +152,44 @@ def freeze_details(method: FreezeMethod) -> str:
     every = method.unfreeze_every_steps
     gradually = [f"a further layer every {every} steps"] if every else []
     return ", ".join([*layers, *gradually, *method.parameters])
+
+
+REDUCTION_FACTOR = 16
+"""method.reduction_factor where a recipe says neither that nor bottleneck_size."""
+
+
+def bottleneck_size(method: BottleneckMethod, width: int) -> int:
+    """Hidden size of an adapter of a layer that gives so many numbers: at least 1."""
+    return method.bottleneck_size or max(1, width // (method.reduction_factor or REDUCTION_FACTOR))
+
+
+def bottleneck_adapted(method: BottleneckMethod, shape: ModelShape) -> frozenset[str]:
+    """Linear layers with an adapter behind them: the one out of the MLP, and under Houlsby out of attention."""
+    out = [linear.name for linear in shape.linears if linear.split == "row"]
+    return frozenset(out if method.placement == "houlsby" else out[-1:])
+
+
+def bottleneck_parameters(method: BottleneckMethod, shape: ModelShape, tensor: int) -> int:
+    """Two linear layers with biases, whole on every rank, for each adapter (arXiv:1902.00751, 2 m d + d + m)."""
+    width = shape.hidden_size
+    size = bottleneck_size(method, width)
+    return len(bottleneck_adapted(method, shape)) * (2 * size * width + size + width)
+
+
+def bottleneck_kept(method: BottleneckMethod, linear: Linear) -> Kept:
+    """Inputs of both of its layers; and of the activation, where that keeps its input (relu keeps what it gives)."""
+    size = bottleneck_size(method, linear.outputs)
+    return Kept(reads_input=False, width=linear.outputs + (1 if method.activation == "relu" else 2) * size)
+
+
+def bottleneck_width(method: BottleneckMethod) -> str:
+    """How wide adapters are, in a few words."""
+    if method.bottleneck_size:
+        return f"{method.bottleneck_size} wide"
+    return f"1/{method.reduction_factor or REDUCTION_FACTOR} of the model's width"
+
+
+def bottleneck_details(method: BottleneckMethod) -> str:
+    """All of its numbers in a few words."""
+    place = "attention and MLP" if method.placement == "houlsby" else "the MLP"
+    return f"behind {place} ({method.placement}), {bottleneck_width(method)}, {method.activation}"

@@ -61,6 +61,9 @@ class Family:
     """Where a pipeline cuts it; None: it does not."""
     shards: bool = False
     """May tensor parallelism cut it? All its linear layers are nn.Linear and cut at borders of heads."""
+    sublayers: tuple[str, str] | None = ("self_attn.o_proj", "mlp.down_proj")
+    """The linear layers out of attention and out of the MLP, within a layer of the model: what they give is added to
+    the residual, where bottleneck adapters stand. None: no single ones (experts), or not known."""
     is_known: bool = True
     """False: the names above are not this type's own, only its gate is known."""
 
@@ -69,18 +72,38 @@ _LLAMA = Family(stage=StageNames(), shards=True)
 _QKV = frozenset({"q_proj", "k_proj", "v_proj"})
 _NEOX = ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
 _GPT2 = ("c_attn", "attn.c_proj", "c_fc", "mlp.c_proj")
-_WITHOUT_GATE = Family(gated=False, mlp=("up_proj", "down_proj"), is_known=False)
+_WITHOUT_GATE = Family(gated=False, mlp=("up_proj", "down_proj"), sublayers=None, is_known=False)
+_SUBLAYERS = {
+    "bloom": ("self_attention.dense", "mlp.dense_4h_to_h"),
+    "codegen": ("attn.out_proj", "mlp.fc_out"),
+    "falcon": ("self_attention.dense", "mlp.dense_4h_to_h"),
+    "gpt_bigcode": ("attn.c_proj", "mlp.c_proj"),
+    "gpt_neo": ("attn.attention.out_proj", "mlp.c_proj"),
+    "gptj": ("attn.out_proj", "mlp.fc_out"),
+    "mpt": ("attn.out_proj", "ffn.down_proj"),
+    "phi": ("self_attn.dense", "mlp.fc2"),
+    "starcoder2": ("self_attn.o_proj", "mlp.c_proj"),
+    "xglm": ("self_attn.out_proj", "fc2"),
+    **dict.fromkeys(
+        ("bert", "camembert", "deberta", "deberta-v2", "electra", "roberta", "xlm-roberta"),
+        ("attention.output.dense", "output.dense"),
+    ),
+    "distilbert": ("attention.out_lin", "ffn.lin2"),
+    "modernbert": ("attn.Wo", "mlp.Wo"),
+    "mpnet": ("attention.attn.o", "output.dense"),
+}
+"""Types of which not much more is known, encoders among them."""
 
-OTHER = Family(is_known=False)
+OTHER = Family(sublayers=None, is_known=False)
 """A type that is not in the table."""
 
 FAMILIES: dict[str, Family] = {
     "llama": _LLAMA,
     "mistral": _LLAMA,
-    "mixtral": Family(),
+    "mixtral": Family(sublayers=None),
     "qwen2": replace(_LLAMA, biases=_QKV),
     "qwen3": replace(_LLAMA, qk_norm=True),
-    "qwen3_moe": Family(qk_norm=True),
+    "qwen3_moe": Family(qk_norm=True, sublayers=None),
     "gemma": replace(_LLAMA, norm="rms_fp32", tied=True),
     "gemma2": replace(_LLAMA, norm="rms_fp32", layer_norms=4, tied=True),
     "gemma3_text": replace(_LLAMA, norm="rms_fp32", layer_norms=4, qk_norm=True, tied=True),
@@ -94,6 +117,7 @@ FAMILIES: dict[str, Family] = {
         biases=frozenset(_GPT2),
         learned_positions=0,
         tied=True,
+        sublayers=("attn.c_proj", "mlp.c_proj"),
         stage=StageNames(layers="h", embedding="wte", positions="wpe", embedding_dropout="drop", norm="ln_f"),
     ),
     "gpt_neox": Family(
@@ -105,6 +129,7 @@ FAMILIES: dict[str, Family] = {
         biases=frozenset(_NEOX),
         parallel_residual=True,
         keeps_fused_output=True,
+        sublayers=("attention.dense", "mlp.dense_4h_to_h"),
         stage=StageNames(embedding="embed_in", embedding_dropout="emb_dropout", norm="final_layer_norm"),
         shards=True,
     ),
@@ -116,6 +141,7 @@ FAMILIES: dict[str, Family] = {
         biases=frozenset({*_QKV, "out_proj", "fc1", "fc2"}),
         learned_positions=2,
         tied=True,
+        sublayers=("self_attn.out_proj", "fc2"),
         stage=StageNames(
             body="decoder",
             positions="embed_positions",
@@ -125,14 +151,14 @@ FAMILIES: dict[str, Family] = {
         ),
         shards=True,
     ),
-    **dict.fromkeys(
-        (*("bloom", "codegen", "falcon", "gpt_bigcode", "gpt_neo", "gptj", "mpt", "phi", "starcoder2", "xglm"),),
-        _WITHOUT_GATE,
-    ),
+    **{name: replace(_WITHOUT_GATE, sublayers=names) for name, names in _SUBLAYERS.items()},
 }
 
 CUT_INTO_STAGES = frozenset(name for name, family in FAMILIES.items() if family.stage is not None)
 """Model types that a pipeline takes."""
+
+WITH_SUBLAYERS = frozenset(name for name, family in FAMILIES.items() if family.sublayers is not None)
+"""Model types that bottleneck adapters can be put into."""
 
 CUT_INTO_SHARDS = frozenset(name for name, family in FAMILIES.items() if family.shards)
 """Model types that tensor parallelism takes."""

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from raysft.errors import RecipeError
 from raysft.recipe.schema import Recipe
-from raysft.recipe.sections.method import AdaloraMethod, FreezeMethod, LoraMethod, PrefixMethod, TunerMethod
+from raysft.recipe.sections.method import (
+    AdaloraMethod,
+    BottleneckMethod,
+    FreezeMethod,
+    LoraMethod,
+    PrefixMethod,
+    TunerMethod,
+)
 from raysft.recipe.traits import method_of
 from raysft.recipe.tuners import TUNERS
 
@@ -37,6 +44,14 @@ def check_method(recipe: Recipe) -> None:
             got="train.gradient_checkpointing: true, with which transformers gives layers no cache; a prefix is one",
             expected="one of them",
             fix="set train.gradient_checkpointing: false, or method.kind: prompt",
+        )
+    if isinstance(method, BottleneckMethod) and method.reduction_factor and method.bottleneck_size:
+        size = method.bottleneck_size
+        raise RecipeError(
+            "the size of an adapter is said twice",
+            got=f"method.reduction_factor: {method.reduction_factor}, method.bottleneck_size: {size}",
+            expected="one of them",
+            fix="remove one",
         )
     if isinstance(method, FreezeMethod) and method.unfreeze_every_steps:
         _check_unfreezing(recipe, method)

@@ -54,14 +54,14 @@ def _check_head(recipe: Recipe) -> None:
             "set evaluate.generate_prompts: 0, and take prompts and their metrics out of evaluate.sets",
         ),
         (
-            "merged" not in method.exports,
+            "merged" not in method.exports and method.library == "peft",
             "a head of its own is exported with a whole model",
             f"objective: {kind}, method.kind: {recipe.method.kind}, which is exported as an adapter alone",
-            "a method whose adapters are merged",
+            "a method whose adapters are merged, or bottleneck adapters, in whose files it has a place",
             "set method.kind: lora",
         ),
         (
-            not recipe.export.merged,
+            "merged" in method.exports and not recipe.export.merged,
             "a head of its own is exported with a whole model",
             f"objective: {kind}, export.merged: false",
             "export.merged: true",

@@ -6,7 +6,7 @@ A new kind is one entry here and what acts in model/methods/.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from raysft.recipe.adapter_sizes import (
@@ -14,6 +14,11 @@ from raysft.recipe.adapter_sizes import (
     Kept,
     adalora_details,
     adalora_parameters,
+    bottleneck_adapted,
+    bottleneck_details,
+    bottleneck_kept,
+    bottleneck_parameters,
+    bottleneck_width,
     dora_parameters,
     freeze_details,
     freeze_share,
@@ -51,6 +56,8 @@ class MethodTraits:
     """Are the model's own weights trained?"""
     exports: tuple[str, ...]
     """Parts that an export can have."""
+    library: Literal["peft", "raysft"] = field(default="peft", kw_only=True)
+    """Whose files its exported adapter is."""
     allows: frozenset[Ability]
     """What goes with it besides data parallelism; shared_base: trials on one base, in one pass; muon: what it trains
     are matrices whose direction Muon may make orthogonal."""
@@ -211,6 +218,18 @@ METHODS: dict[str, MethodTraits] = {
         size=lambda method: f"{method.virtual_tokens} virtual tokens",
         details=prefix_details,
         virtual_tokens=lambda method: method.virtual_tokens,
+    ),
+    "bottleneck": MethodTraits(
+        title="bottleneck adapters",
+        base="frozen",
+        exports=("adapter",),
+        library="raysft",
+        allows=frozenset(("pipeline", "tensor", "sequence")),
+        adapted=bottleneck_adapted,
+        layer_parameters=bottleneck_parameters,
+        kept=bottleneck_kept,
+        size=bottleneck_width,
+        details=bottleneck_details,
     ),
 }
 """{method.kind: its traits}."""

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from raysft.model.heads import add_head
-from raysft.model.methods import adalora, freeze, full, ia3, lora, p_tuning, prefix, probe, prompt, tuner
+from raysft.model.methods import adalora, bottleneck, freeze, full, ia3, lora, p_tuning, prefix, probe, prompt, tuner
 from raysft.model.methods.acts import StepActs
 from raysft.model.methods.adapters import (
     adapted_layers,
@@ -25,6 +25,9 @@ from raysft.model.methods.adapters import (
     plain_name,
     unload,
 )
+from raysft.model.methods.bottleneck import CONFIG as ADAPTER_CONFIG
+from raysft.model.methods.bottleneck import WEIGHTS as ADAPTER_WEIGHTS
+from raysft.model.methods.bottleneck import put_bottlenecks
 from raysft.model.methods.forward import Forward, PlainForward
 from raysft.model.methods.four_bit import as_held, check_four_bit, hold_in_four_bits, round_as_held
 from raysft.model.methods.lora import LowRank, low_rank_adapters
@@ -36,6 +39,8 @@ from raysft.recipe.traits import METHODS as TRAITS
 from raysft.recipe.traits import MethodTraits
 
 __all__ = [
+    "ADAPTER_CONFIG",
+    "ADAPTER_WEIGHTS",
     "METHODS",
     "Forward",
     "InputDirections",
@@ -58,6 +63,7 @@ __all__ = [
     "merge",
     "merge_layer",
     "plain_name",
+    "put_bottlenecks",
     "round_as_held",
     "save_adapter",
     "set_start",
@@ -92,6 +98,7 @@ METHODS: dict[str, Method] = {
     "prompt": Method(TRAITS["prompt"], prompt.attach, forward=VirtualTokens),
     "p_tuning": Method(TRAITS["p_tuning"], p_tuning.attach, forward=VirtualTokens),
     "prefix": Method(TRAITS["prefix"], prefix.attach, forward=prefix.Prefix),
+    "bottleneck": Method(TRAITS["bottleneck"], bottleneck.attach),
 }
 """{method.kind: what acts for it}."""
 

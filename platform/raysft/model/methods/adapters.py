@@ -1,4 +1,4 @@
-"""What all adapters of peft have in common: found, merged, parted from weights that are shared."""
+"""What adapters have in common: found, merged, parted from shared weights. All but bottlenecks are peft's."""
 
 from __future__ import annotations
 
@@ -12,26 +12,32 @@ from transformers import PreTrainedModel
 
 from raysft.errors import ModelError
 from raysft.model.encoder import head_of_encoder
+from raysft.model.methods.bottleneck import bottlenecks
 from raysft.model.targets import expert_parameters, unfit_layers
 
 
 def base_model(module: nn.Module) -> PreTrainedModel:
     """The transformers model inside, adapters still in its layers."""
-    inner = module.get_base_model() if is_adapted(module) else module  # type: ignore[operator]
+    inner = module.get_base_model() if is_pefts(module) else module  # type: ignore[operator]
     assert isinstance(inner, PreTrainedModel)
     return inner
 
 
 def is_adapted(module: nn.Module) -> bool:
-    """Does it carry peft adapters?"""
+    """Does it carry adapters?"""
+    return is_pefts(module) or bool(bottlenecks(module))
+
+
+def is_pefts(module: nn.Module) -> bool:
+    """Has peft put it around the model?"""
     from peft import PeftModel
 
     return isinstance(module, PeftModel)
 
 
 def merge(module: nn.Module) -> PreTrainedModel:
-    """A plain transformers model: adapters are added into the weights they adapt (fp32)."""
-    if not is_adapted(module):
+    """A plain transformers model: adapters are added into the weights they adapt (fp32). Bottlenecks stay in it."""
+    if not is_pefts(module):
         return base_model(module)
     merged = module.merge_and_unload()  # type: ignore[operator]
     assert isinstance(merged, PreTrainedModel)
@@ -43,7 +49,7 @@ def unload(module: nn.Module) -> tuple[PreTrainedModel, dict[nn.Module, list[Any
     layers: dict[nn.Module, list[Any]] = {}
     for _, layer in adapter_layers(base_model(module)):
         layers.setdefault(layer.get_base_layer(), []).append(layer)
-    return module.unload() if is_adapted(module) else base_model(module), layers  # type: ignore[operator]
+    return module.unload() if is_pefts(module) else base_model(module), layers  # type: ignore[operator]
 
 
 def merge_layer(adapters: Sequence[Any]) -> None:
@@ -69,10 +75,11 @@ def adapted_layers(module: nn.Module) -> list[str]:
     """Names, in the model without adapters, of the layers and parameters (of experts) that have one."""
     from peft.tuners.lora.layer import ParamWrapper
 
-    return [
+    named = [
         plain_name(name) + (f".{layer.parameter_name}" if isinstance(layer, ParamWrapper) else "")
         for name, layer in adapter_layers(base_model(module))
     ]
+    return [*named, *bottlenecks(module)]
 
 
 def is_layer_adapted(layer: object) -> bool:

@@ -185,6 +185,26 @@ class TunerMethod(Section):
     )
 
 
+class BottleneckMethod(Section):
+    """Bottleneck adapters (arXiv:1902.00751): small networks behind the sublayers of a frozen model. Never merged."""
+
+    kind: Literal["bottleneck"] = Field(description="Names this kind.")
+    placement: Literal["houlsby", "pfeiffer"] = Field(
+        "pfeiffer",
+        description="Where an adapter stands in each layer, before what it gives is added to the residual: `houlsby` "
+        "behind attention and behind the MLP (arXiv:1902.00751), `pfeiffer` behind the MLP alone (arXiv:2005.00247).",
+    )
+    reduction_factor: int | None = Field(
+        None, ge=1, description="The model's hidden size over that of an adapter. Default: 16."
+    )
+    bottleneck_size: int | None = Field(
+        None, ge=1, description="The hidden size of an adapter, in place of `reduction_factor`."
+    )
+    activation: Literal["relu", "gelu", "silu"] = Field(
+        "relu", description="Between the two linear layers of an adapter."
+    )
+
+
 MethodSection = (
     FullMethod
     | FreezeMethod
@@ -197,6 +217,7 @@ MethodSection = (
     | PTuningMethod
     | PrefixMethod
     | TunerMethod
+    | BottleneckMethod
 )
 """A section of any kind."""
 

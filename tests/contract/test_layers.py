@@ -94,6 +94,7 @@ SEES = {
     },
     "raysft.human": {"metrics", "data", "recipe", "errors"},
     "raysft.judge": {"human", "addresses", "appended", "errors"},
+    "raysft.sandbox": {"errors"},
     "raysft.submit": {
         "kube",
         "addresses",
@@ -166,6 +167,7 @@ OUTSIDE = {
     "raysft.planner": set(),
     "raysft.kube": {"pydantic", "yaml"},
     "raysft.judge": {"requests"},
+    "raysft.sandbox": set(),
     "raysft.human": {"fastapi", "starlette", "pydantic", "psycopg"},
     "raysft.submit": {"yaml", "requests", "kubernetes", "urllib3"},
     "raysft.storage": {"pyarrow", "fsspec"},
@@ -190,6 +192,10 @@ OUTSIDE = {
 
 # Imported inside functions of these modules: what the module says about it stands there.
 IMPORTS_IN_FUNCTIONS_ALLOWED = {"raysft.cli", "raysft.api.verbs"}
+
+
+RUNS_CODE = {"raysft.sandbox.answer_side", "raysft.sandbox.tests_side"}
+"""Modules that exec() what they are given: in processes that have raised the barriers of the sandbox."""
 
 
 @dataclass(frozen=True)
@@ -424,7 +430,8 @@ def test_no_print_no_getattr_default_no_unpickling(name: str) -> None:
         if called == "getattr":
             assert len(node.args) == 2, f"{name}:{node.lineno}: getattr with a default"
         assert called != "print", f"{name}:{node.lineno}"
-        assert called not in ("torch.load", "torch.save", "eval", "exec"), f"{name}:{node.lineno}: {called}"
+        assert called not in ("torch.load", "torch.save", "eval"), f"{name}:{node.lineno}: {called}"
+        assert called != "exec" or name in RUNS_CODE, f"{name}:{node.lineno}: {called}"
 
 
 def test_every_field_of_a_recipe_is_described_and_sections_are_small() -> None:

@@ -22,6 +22,10 @@ ELSEWHERE = {
     "engine/tensor.py": "tests/parity/test_tensor.py",
     "model/methods/__init__.py": "tests/parity/test_methods.py",
     "train/shared_trials.py": "tests/parity/test_fused.py",
+    # What raises barriers around its process.
+    **dict.fromkeys(
+        ("sandbox/answer_side.py", "sandbox/barriers.py", "sandbox/inside.py"), "tests/unit/sandbox/test_jail.py"
+    ),
     # What starts Ray.
     "runtime/trainer.py": "tests/unit/runtime/test_ray_private.py",
     # Tables and the shape of values, which their users are tested with.

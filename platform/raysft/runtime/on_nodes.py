@@ -11,6 +11,7 @@ from typing import Any
 
 import ray
 from ray._raylet import RAY_NODE_ID_KEY
+from ray.exceptions import GetTimeoutError
 
 from raysft.data.on_ray import raised_in_task
 
@@ -53,7 +54,10 @@ def collect(begun: Mapping[str, Any], timeout_s: float) -> tuple[dict[str, Any],
             cause = raised_in_task(error)
             lines = str(cause).strip().splitlines() or [""]
             failures[name] = f"{type(cause).__name__}: {lines[-1][:300]}"
-            ray.cancel(reference, force=True)
+            if isinstance(
+                error, GetTimeoutError
+            ):  # not one that has ended: Ray 2.60 aborts when it is just being taken off
+                ray.cancel(reference, force=True)
     return results, failures
 
 

@@ -104,7 +104,7 @@ def test_two_raters_at_once(tmp_path: Path) -> None:
             second = browser.window(tabs["alice"].context)  # type: ignore[attr-defined]
             second.open(links["alice"])
             second.wait("document.body.innerText.includes('All done')")
-            tabs["alice"].press("b")
+            tabs["alice"].press("ArrowLeft")
             tabs["alice"].wait("document.querySelector('.chosen')")
             tabs["alice"].press("2")
             tabs["alice"].wait("document.body.innerText.includes('another window')")

@@ -11,7 +11,7 @@ const WORDS = {
     here: "Go on here", failed: "It could not be saved. Your choice is kept; try again.", retry: "Try again",
     trainingHint: "Practice: after each one you are told what is right.", keys: "Keys: ",
     relevance: "Relevance", accuracy: "Accuracy", fluency: "Fluency", helpfulness: "Helpfulness", safety: "Safety",
-    keysPair: "1 A is better, 2 equally good, 3 B is better, 4 both bad, B goes back", keysScale: "1 to 5, ↑ ↓ to move, Enter saves, B back",
+    keysPair: "1 A is better, 2 equally good, 3 B is better, 4 both bad, ← goes back", keysScale: "1 to 5, ↑ ↓ to move, Enter saves, ← back",
   },
   zh: {
     training: "练习", rating: "评分", prompt: "问题", answer: "回答", left: "A 更好", right: "B 更好",
@@ -22,7 +22,7 @@ const WORDS = {
     here: "在这里继续", failed: "未能保存，您的选择仍在，请重试。", retry: "重试",
     trainingHint: "练习：每题之后会告诉您参考答案。", keys: "快捷键：",
     relevance: "相关性", accuracy: "准确性", fluency: "流畅性", helpfulness: "有用性", safety: "安全性",
-    keysPair: "1 A 更好，2 一样好，3 B 更好，4 都不好，B 键返回", keysScale: "1 到 5 打分，↑ ↓ 移动，回车保存，B 上一题",
+    keysPair: "1 A 更好，2 一样好，3 B 更好，4 都不好，← 返回", keysScale: "1 到 5 打分，↑ ↓ 移动，回车保存，← 上一题",
   },
 };
 const SIDES = ["left", "tie", "right", "both_bad"];
@@ -126,7 +126,7 @@ function showItem(main) {
 
 function showChoices(footer) {
   const last = element("div", "row");
-  if (task.previous !== null) last.append(button(word("back"), "B", () => load(task.previous)));
+  if (task.previous !== null) last.append(button(word("back"), "←", () => load(task.previous)));
   if (feedback) {
     last.append(button(word("next"), "Enter", () => load(), "main"));
   } else if (task.mode === "pairwise") {
@@ -186,7 +186,7 @@ function show() {
   byId("phase").textContent = task.item ? word(task.item.is_training ? "training" : "rating") : "";
   if (!task.item) {
     main.append(element("h1", "", word("finished")), element("p", "", word("finishedText")));
-    if (task.previous !== null) main.append(button(word("back"), "B", () => load(task.previous)));
+    if (task.previous !== null) main.append(button(word("back"), "←", () => load(task.previous)));
     return;
   }
   showItem(main);
@@ -196,7 +196,7 @@ function show() {
 document.addEventListener("keydown", (event) => {
   if (!task || busy || trouble || event.ctrlKey || event.metaKey || event.altKey) return;
   const key = event.key.toLowerCase(), number = Number(key);
-  if (key === "b" && task.previous !== null) load(task.previous);
+  if (key === "arrowleft" && task.previous !== null) load(task.previous);
   else if (feedback) { if (key === "enter") { event.preventDefault(); load(); } }
   else if (!task.item) return;
   else if (task.mode === "pairwise") { if (number >= 1 && number <= 4) save(SIDES[number - 1]); }

@@ -31,7 +31,7 @@ SEES = {
     },  # for the type checker; at run time only lazily
     "raysft.errors": set(),
     "raysft.storage": {"errors"},
-    "raysft.metrics": set(),
+    "raysft.metrics": {"errors"},
     "raysft.recipe": {"metrics", "errors"},
     "raysft.appended": {"errors"},
     "raysft.addresses": set(),

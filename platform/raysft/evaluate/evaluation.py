@@ -15,6 +15,7 @@ from raysft.data.store.parts import TokenStore
 from raysft.evaluate.generation import Generator
 from raysft.evaluate.heldout import HeldOut, RowLoss, loss_of_rows, perplexity_of, row_losses
 from raysft.evaluate.sampling import Sampling
+from raysft.evaluate.scorers import Scorer, scored
 from raysft.metrics import METRICS
 from raysft.metrics.base import Answer, Estimate
 from raysft.metrics.estimate import estimate
@@ -37,6 +38,7 @@ class Share:
 
 
 WHOLE = Share()
+NO_SCORERS: Mapping[str, Scorer] = {}
 
 
 def evaluate_model(
@@ -45,15 +47,17 @@ def evaluate_model(
     how: Sampling,
     sets: Mapping[str, tuple[TokenStore, SetPlan]],
     forward: Forward | None = None,
+    *,
+    scorers: Mapping[str, Scorer] = NO_SCORERS,
 ) -> dict[str, Any]:
     """{set: record}, as JSON (evaluation_of). generator: of the answers. model: of the losses; forward: what turns
-    rows into hidden states, where it does not do so alone.
+    rows into hidden states, where it does not do so alone. scorers: by the metrics that need one.
 
     Raises DataError, ModelError, StorageError, RecipeError.
     """
     plans = {name: plan for name, (_, plan) in sets.items()}
     check_packages(plans.values())
-    return evaluation_of([evaluate_share(model, generator, how, sets, forward)], plans)
+    return evaluation_of([evaluate_share(model, generator, how, sets, forward, scorers=scorers)], plans)
 
 
 def evaluate_share(
@@ -63,8 +67,11 @@ def evaluate_share(
     sets: Mapping[str, tuple[TokenStore, SetPlan]],
     forward: Forward | None = None,
     share: Share = WHOLE,
+    *,
+    scorers: Mapping[str, Scorer] = NO_SCORERS,
 ) -> dict[str, Any]:
-    """{set: {`rows`: a RowLoss each, `answers`: [prompt, answer, reference] each}} of a share, as JSON.
+    """{set: {`rows`: a RowLoss each, `answers`: an Answer each}} of a share, as JSON. scorers: by the metrics that
+    need one.
 
     Arguments and errors as evaluate_model's.
     """
@@ -75,9 +82,12 @@ def evaluate_share(
         numbers = share.of(len(prompts))
         asked = [prompts[number] for number in numbers]
         texts = generator.generate([one["prompt"] for one in asked], how, first=numbers.start) if asked else []
+        answers = [Answer(one["prompt"], text, one["answer"]) for one, text in zip(asked, texts, strict=True)]
+        wanted = {metric: scorer for metric, scorer in scorers.items() if metric in plan.metrics}
+        told = scored(answers, wanted, [one["answer"] for one in prompts])
         found[name] = {
             "rows": row_losses(model, store, rows, forward) if rows else [],
-            "answers": [[one["prompt"], text, one["answer"]] for one, text in zip(asked, texts, strict=True)],
+            "answers": [answer.as_json() for answer in told],
         }
     return found
 
@@ -85,14 +95,14 @@ def evaluate_share(
 def evaluation_of(shares: Sequence[Mapping[str, Any]], plans: Mapping[str, SetPlan]) -> dict[str, Any]:
     """{set: record}, as JSON, of what evaluate_share() found of all shares, in their order. Pure.
 
-    A record has `metrics` {name: Estimate}, `num_prompts`, `answers` (all prompts with `prompt`, `answer` (the
-    model's) and `reference`), `samples` (the first of them) and `of_pairs`: the loss is that of the preferred
-    answers. Raises DataError where a loss is asked for and no row has a target.
+    A record has `metrics` {name: Estimate}, `num_prompts`, `answers` (all of them, as Answer.as_json()), `samples`
+    (the first of them: `prompt`, `answer` (the model's) and `reference`) and `of_pairs`: the loss is that of the
+    preferred answers. Raises DataError where a loss is asked for and no row has a target.
     """
     records = {}
     for name, plan in plans.items():
         rows = [RowLoss(*row) for share in shares for row in share[name]["rows"]]
-        answers = [Answer(*texts) for share in shares for texts in share[name]["answers"]]
+        answers = [Answer.of(fields) for share in shares for fields in share[name]["answers"]]
         records[name] = record_of(loss_of_rows(rows) if "loss" in plan.metrics else None, answers, plan)
     return records
 
@@ -106,11 +116,11 @@ def record_of(losses: HeldOut | None, answers: Sequence[Answer], plan: SetPlan) 
         metrics |= {"loss": loss, "perplexity": Estimate(perplexity_of(loss.value), loss.count, low, high)}
     if answers:
         metrics |= {name: estimate(METRICS[name], answers) for name in plan.metrics if name in METRICS}
-    told = [{"prompt": one.prompt, "answer": one.text, "reference": one.reference} for one in answers]
+    first = answers[:KEPT_SAMPLES]
     return {
         "metrics": {name: asdict(found) for name, found in metrics.items()},
         "num_prompts": len(answers),
-        "answers": told,
-        "samples": told[:KEPT_SAMPLES],
+        "answers": [one.as_json() for one in answers],
+        "samples": [{"prompt": one.prompt, "answer": one.text, "reference": one.reference} for one in first],
         "of_pairs": losses is not None and losses.of_pairs,
     }

@@ -7,6 +7,7 @@ of them.
 from __future__ import annotations
 
 from raysft.metrics.base import Metric
+from raysft.metrics.bertscore import BERTSCORE
 from raysft.metrics.bleu import BLEU
 from raysft.metrics.chrf import CHRF
 from raysft.metrics.diversity import DISTINCT_1, DISTINCT_2, LENGTH, REPETITION
@@ -19,7 +20,7 @@ from raysft.metrics.rouge import ROUGE_1, ROUGE_2, ROUGE_L, ROUGE_S
 
 ALL = (
     *(EXACT_MATCH, NORMALIZED_MATCH, TOKEN_F1, FINAL_ANSWER, LABEL_ACCURACY, MACRO_F1),
-    *(BLEU, CHRF, ROUGE_1, ROUGE_2, ROUGE_L, ROUGE_S, METEOR),
+    *(BLEU, CHRF, ROUGE_1, ROUGE_2, ROUGE_L, ROUGE_S, METEOR, BERTSCORE),
     *(DISTINCT_1, DISTINCT_2, REPETITION, LENGTH, REFUSALS),
 )
 """In the order of tables."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from raysft.metrics.base import Answer, Estimate, Metric
+from raysft.metrics.base import Answer, Estimate, Metric, scorers_of
 
 Z95 = 1.959963984540054
 """Half the width of a 95% interval, in standard deviations of a normal distribution."""
@@ -68,9 +68,13 @@ def ratio_interval(parts: Sequence[tuple[float, float]]) -> tuple[float, float] 
 def compare(metric: Metric, first: Sequence[Answer], second: Sequence[Answer]) -> Change | None:
     """Two models' answers to the same prompts, in the same order.
 
-    None: the metric has no interval, there are fewer than two pairs, or the prompts or references are not the same.
+    None: the metric has no interval, there are fewer than two pairs, the prompts or references are not the same, or
+    they are not scored, all of them by one scorer, where the metric needs scores.
     """
     same = [(a.prompt, a.reference) for a in first] == [(b.prompt, b.reference) for b in second]
+    if metric.needs_scores:
+        by = scorers_of(metric.name, [*first, *second])
+        same = same and len(by) == 1 and "" not in by
     if metric.interval == "none" or len(first) < 2 or not same:
         return None
     one, other = _rows(metric, first), _rows(metric, second)

@@ -30,6 +30,7 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
                 name: one.model_copy(update={"data": tuple(map(_absolute, one.data))})
                 for name, one in recipe.evaluate.sets.items()
             },
+            "evaluate.bertscore.model": (encoder := recipe.evaluate.bertscore.model) and _absolute(encoder),
             "data.template": data.template if Path(data.template).is_dir() else _absolute_if_there(data.template),
             "data.rules": tuple(map(_absolute_rule, data.rules)),
             **taught,

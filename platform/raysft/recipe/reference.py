@@ -80,6 +80,7 @@ PURE_NUMBERS = frozenset(
             "teacher_top_k",
             "teacher_weights",
             "label_smoothing",
+            "layer",
             "learning_rate",
             "low",
             "max_grad_norm",

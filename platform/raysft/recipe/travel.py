@@ -25,6 +25,8 @@ def locations(recipe: Recipe) -> Iterator[tuple[str, str]]:
     yield from (("data.eval", one) for one in data.eval)
     for name, one in recipe.evaluate.sets.items():
         yield from ((f"evaluate.sets.{name}.data", location) for location in one.data)
+    if recipe.evaluate.bertscore.model:
+        yield "evaluate.bertscore.model", recipe.evaluate.bertscore.model
     yield "data.template", data.template
     yield from (("objective.teachers", teacher) for teacher in teachers_of(recipe))
     for rule in data.rules:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,6 +21,8 @@ from raysft.recipe.sections.cluster import ClusterSection
 from raysft.run.layout_choice import evaluation_gpus
 from raysft.runtime.join import cluster_facts, run_task, worker_runtime
 
+logger = logging.getLogger(__name__)
+
 Task = Callable[..., dict[str, Any]]
 """(fields of a recipe, stores, share, *more) -> what evaluate_share() found of that share (remote_tasks.py)."""
 
@@ -35,11 +38,20 @@ def evaluate_by_tasks(recipe: Recipe, task: Task, stores: Mapping[str, str], *mo
     fields, parts = recipe.model_dump(mode="json"), evaluation_tasks(recipe, max(1, gpus))
     if parts == 1:
         found_by_one = run_task(recipe.cluster, task, fields, dict(stores), (0, 1), *more, gpus=gpus)
-        return evaluation_of([found_by_one], plans)
+        return _told(evaluation_of([found_by_one], plans))
     work = partial(_share, task=task, fields=fields, stores=dict(stores), parts=parts, more=more)
     sized = replace(worker_sized(recipe), gpus=gpus, at_once=max(1, recipe.cluster.workers // max(1, gpus)))
     found: dict[int, dict[str, Any]] = dict(on_ray(work, [{"part": part} for part in range(parts)], sized))
-    return evaluation_of([found[part] for part in range(parts)], plans)
+    return _told(evaluation_of([found[part] for part in range(parts)], plans))
+
+
+def _told(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """The same, once it is said which of its numbers are to be doubted."""
+    for name, record in evaluation.items():
+        for metric, estimate in record["metrics"].items():
+            if "doubt" in estimate["details"]:
+                logger.warning("%s/%s: %s", name, metric, estimate["details"]["doubt"])
+    return evaluation
 
 
 def _share(

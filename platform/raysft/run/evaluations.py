@@ -13,6 +13,7 @@ from typing import Any
 
 from raysft import sealed, storage
 from raysft.data.prepare.prepared import Prepared
+from raysft.evaluate.scorers import scorer_settings
 from raysft.metrics import METRICS
 from raysft.metrics.base import Answer
 from raysft.metrics.estimate import compare
@@ -55,6 +56,9 @@ def evaluate_once(
         if evaluation is None:
             logger.info("evaluating %s training", when)
             evaluation = evaluate_by_tasks(of.recipe, task, stores, *more)
+            settings = scorer_settings(of.recipe)
+            for record in evaluation.values():
+                record["scorers"] = {name: one for name, one in settings.items() if name in record["metrics"]}
         answers = take_answers(evaluation)
         if when == "after":
             add_changes(evaluation, read_answers(of.run, "before", of.fingerprints), answers)
@@ -65,10 +69,15 @@ def evaluate_once(
 
 
 def _holds(evaluation: Mapping[str, Any], recipe: Recipe) -> bool:
-    """Are all sets and metrics of the recipe in it?"""
-    plans = evaluation_sets(recipe)
+    """Are all sets and metrics of the recipe in it, scored as it says?"""
+    plans, settings = evaluation_sets(recipe), scorer_settings(recipe)
     return all(
-        name in evaluation and {*plan.metrics} <= {*evaluation[name]["metrics"]} for name, plan in plans.items()
+        name in evaluation
+        and {*plan.metrics} <= {*evaluation[name]["metrics"]}
+        and all(
+            evaluation[name].get("scorers", {}).get(one) == settings[one] for one in plan.metrics if one in settings
+        )
+        for name, plan in plans.items()
     )
 
 
@@ -114,10 +123,7 @@ Answers = Mapping[str, list[Answer]]
 
 def take_answers(evaluation: Mapping[str, dict[str, Any]]) -> dict[str, list[Answer]]:
     """All answers of a new evaluation, taken out of its record, which keeps the first ones as samples."""
-    return {
-        name: [Answer(one["prompt"], one["answer"], one["reference"]) for one in record.pop("answers", ())]
-        for name, record in evaluation.items()
-    }
+    return {name: [Answer.of(fields) for fields in record.pop("answers", ())] for name, record in evaluation.items()}
 
 
 def add_changes(evaluation: Mapping[str, dict[str, Any]], before: Answers, after: Answers) -> None:
@@ -133,7 +139,7 @@ def add_changes(evaluation: Mapping[str, dict[str, Any]], before: Answers, after
 
 def write_answers(run: str, when: str, answers: Answers, fingerprints: Mapping[str, str]) -> None:
     """Keep all answers in the run: evaluation/before-answers.json, after-answers.json."""
-    told = {name: [[one.prompt, one.text, one.reference] for one in found] for name, found in answers.items()}
+    told = {name: [one.as_json() for one in found] for name, found in answers.items()}
     sealed.write(_answers_location(run, when), {"answers": told, "mathematics": fingerprints["mathematics"]})
 
 
@@ -142,7 +148,7 @@ def read_answers(run: str, when: str, fingerprints: Mapping[str, str]) -> Answer
     record = sealed.read(_answers_location(run, when), {"answers": dict, "mathematics": str})
     if record is None or record["mathematics"] != fingerprints["mathematics"]:
         return {}
-    return {name: [Answer(*texts) for texts in found] for name, found in record["answers"].items()}
+    return {name: [Answer.of(fields) for fields in found] for name, found in record["answers"].items()}
 
 
 def _answers_location(run: str, when: str) -> str:

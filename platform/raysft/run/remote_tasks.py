@@ -25,6 +25,7 @@ from raysft.evaluate.evaluation import Share, evaluate_share
 from raysft.evaluate.exported import load_exported
 from raysft.evaluate.generation import TransformersGenerator
 from raysft.evaluate.sampling import Sampling
+from raysft.evaluate.scorers import make_scorers
 from raysft.model.card import CardFacts
 from raysft.model.export import export_run, export_share
 from raysft.model.heads import as_classifier
@@ -183,4 +184,5 @@ def _evaluate(
     generator = TransformersGenerator(model, tokenizer, stop_token_ids(recipe, tokenizer) or None, forward=forward)
     how, plans = Sampling(recipe.evaluate.max_new_tokens), evaluation_sets(recipe)
     sets = {name: (TokenStore.open(stores[name]), plans[name]) for name in stores}
-    return evaluate_share(model, generator, how, sets, forward, Share(*share))
+    scorers = make_scorers(recipe.evaluate, (metric for name in stores for metric in plans[name].metrics))
+    return evaluate_share(model, generator, how, sets, forward, Share(*share), scorers=scorers)

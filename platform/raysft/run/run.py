@@ -19,12 +19,13 @@ from raysft.data.prepare.prepared import Prepared
 from raysft.data.report.preview import certificate
 from raysft.data.text.stops import stop_token_ids
 from raysft.data.text.tokenizer import tokenizer_source
+from raysft.evaluate.scorers import check_metrics
 from raysft.lease import lease
 from raysft.model.facts import check_vocabulary, read_facts
 from raysft.model.files import check_weights
 from raysft.model.load import rows_for
 from raysft.model.rehearsal import rehearse
-from raysft.recipe.evaluation_sets import check_packages, evaluation_sets, ignored
+from raysft.recipe.evaluation_sets import ignored
 from raysft.recipe.facts import ClusterFacts, DataFacts, ModelFacts
 from raysft.recipe.paths import with_absolute_paths
 from raysft.recipe.resolve import ResolvedRun, Schedule, fitting_workers, resolve, schedule, with_workers
@@ -136,8 +137,7 @@ def run_training(recipe: Recipe, *, profile_steps: int = 0) -> RunResult:
     for leftover in ("ray", "requests", "driver"):
         storage.remove_tree(storage.join(run, leftover))
     told = {"before": before and {"sets": before}, "after": after and {"sets": after}}
-    result: dict[str, Any] = {"steps": plan.schedule.total_steps, **told}
-    result |= {"exports": exports, "report": report}
+    result: dict[str, Any] = {"steps": plan.schedule.total_steps, **told, "exports": exports, "report": report}
     result["finished_at"] = datetime.now(UTC).isoformat(timespec="seconds")
     write_result(run, result, plan.fingerprints)
     return _result(run, result)
@@ -175,7 +175,7 @@ def check_before_ray(recipe: Recipe) -> list[str]:
     resolve(recipe, facts, None)
     check_trackers(recipe)
     check_weights(recipe)
-    check_packages(evaluation_sets(recipe).values())
+    check_metrics(recipe)
     tokenizer = remote_tasks.export_tokenizer(recipe)
     check_vocabulary(recipe, facts.vocab_size, rows_for(tokenizer))
     trained = rehearse(recipe, tokenizer, stop_token_ids(recipe, tokenizer)) + ignored(recipe)

@@ -10,11 +10,12 @@ from typing import Any
 from raysft import storage
 from raysft.data.prepare.prepare import prepare as prepare_store
 from raysft.errors import ModelError, UserError
+from raysft.evaluate.scorers import check_metrics
 from raysft.model.export_manifest import damaged_files
 from raysft.observe.curves import loss_line
 from raysft.observe.findings import finding_lines
 from raysft.observe.goodput import terminal_lines
-from raysft.recipe.evaluation_sets import check_packages, evaluation_sets
+from raysft.recipe.evaluation_sets import evaluation_sets
 from raysft.recipe.forgetting import forgetting_lines
 from raysft.recipe.load import load_recipe
 from raysft.recipe.paths import with_absolute_paths
@@ -51,7 +52,7 @@ def evaluate(recipe: Recipe, model: str | None) -> dict[str, Any]:
             expected="one of them",
             fix="set data.eval to files, or data.eval_fraction as it was in training",
         )
-    check_packages(evaluation_sets(recipe).values())
+    check_metrics(recipe)
     _check_export(export)
     with cluster():
         prepared = prepare_store(absolute)

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
+from answered import HOW, Parrot, write_store
 from fakes import LLAMA, FakeStore, make_tokenizer
 from families import tiny_fields
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from raysft.data.store.manifest import write_manifest
-from raysft.data.store.packed_rows import Row, pack_rows
-from raysft.data.store.parts import TokenStore, write_part, write_prompts
+from raysft.data.store.packed_rows import Row
+from raysft.data.store.parts import TokenStore
 from raysft.errors import DataError, ModelError
 from raysft.evaluate.evaluation import Share, evaluate_model, evaluate_share, evaluation_of
 from raysft.evaluate.exported import load_exported
 from raysft.evaluate.heldout import Targets, count_targets, held_out_loss, perplexity_of
-from raysft.evaluate.sampling import Sampling
 from raysft.model import twin
 from raysft.model.fast.start_check import check_isolation
 from raysft.model.twin import keeps_samples_apart
@@ -111,38 +108,6 @@ def test_rows_without_a_target_are_an_error() -> None:
         held_out_loss(make_model(), store, max_rows=5)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="nothing to evaluate"):
         count_targets(store, max_rows=5)  # type: ignore[arg-type]
-
-
-def write_store(location: Path, store: FakeStore, prompts: list[dict[str, Any]]) -> None:
-    """The same rows as a store on disk; every segment is one line."""
-    lines: dict[str, list[Any]] = {"sample_id": [], "input_ids": [], "target": []}
-    atoms, next_line = [], 0
-    for row in store.rows:
-        borders = np.cumsum(row.segment_fields["length"])[:-1]
-        lines["sample_id"] += row.segment_fields["sample_id"].tolist()
-        for field, kind in (("input_ids", np.int32), ("target", np.uint8)):
-            lines[field] += [piece.astype(kind) for piece in np.split(row.token_fields[field], borders)]
-        atoms.append(np.arange(next_line, next_line + len(borders) + 1))
-        next_line += len(borders) + 1
-    table = pa.table({**lines, "weight": [1.0] * next_line})
-    part = write_part(str(location), 0, pack_rows(table, atoms))
-    sha256 = write_prompts(str(location), prompts)
-    write_manifest(str(location), {"parts": [part], "max_tokens": 64, "prompts_sha256": sha256})
-
-
-class Parrot:
-    """Answers every prompt with its own text."""
-
-    def load(self, location: str) -> None:
-        raise AssertionError("nothing is loaded here")
-
-    def generate(self, prompts: Sequence[str], how: Sampling, *, first: int = 0) -> list[str]:
-        assert how == HOW
-        assert prompts[0] == f"q{first}"
-        return list(prompts)
-
-
-HOW = Sampling(5)
 
 
 def test_each_set_has_its_own_rows_prompts_and_metrics(tmp_path: Path) -> None:

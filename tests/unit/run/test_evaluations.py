@@ -12,7 +12,7 @@ from fakes import make_recipe
 
 from raysft import sealed
 from raysft.data.prepare.prepared import Prepared, Store
-from raysft.metrics.base import Answer
+from raysft.metrics.base import Answer, Score
 from raysft.run import evaluations
 from raysft.run.evaluations import (
     Evaluated,
@@ -93,7 +93,7 @@ def test_answers_are_kept_and_compared_with_those_before(tmp_path: Path, monkeyp
     said = {"before": "wrong", "after": "right"}
 
     def run(recipe: Any, task: Any, stores: dict[str, str]) -> dict[str, Any]:
-        told = [{"prompt": f"q{i}", "answer": said[when], "reference": "right"} for i in range(20)]
+        told = [[f"q{i}", said[when], "right"] for i in range(20)]
         return {"held_out": {**ROWS, "metrics": {**ROWS["metrics"], **MATCH}, "answers": told}}  # type: ignore[dict-item]
 
     monkeypatch.setattr(evaluations, "evaluate_by_tasks", run)
@@ -110,3 +110,36 @@ def test_answers_are_kept_and_compared_with_those_before(tmp_path: Path, monkeyp
     assert change["p"] < 0.001
     assert "changes" not in found["before"]["held_out"]
     assert read_answers(str(tmp_path), "before", {"mathematics": "another"}) == {}
+
+
+def test_answers_keep_their_scores_and_are_scored_anew_by_another_encoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def run(recipe: Any, task: Any, stores: dict[str, str]) -> dict[str, Any]:
+        made.append(recipe.evaluate.bertscore.model)
+        scores = [{"bertscore": [made[-1], [0.1 * i, 0.2, 0.3 + i / 100, 1, 0, 0, 2]]} for i in range(9)]
+        told = [[f"q{i}", "said", "right", one] for i, one in enumerate(scores)]
+        metrics = {"bertscore": {"value": 0.3, "count": 9}}
+        return {"dev": {"metrics": metrics, "num_prompts": 9, "samples": [], "answers": told}}
+
+    monkeypatch.setattr(evaluations, "evaluate_by_tasks", run)
+
+    def once(when: str, model: str, **fields: Any) -> dict[str, Any]:
+        sets = {"dev": {"data": "d.jsonl", "metrics": "bertscore", "prompts": 9}}
+        recipe = make_recipe(evaluate={"sets": sets, "bertscore": {"model": model, **fields}})
+        prepared = Prepared(None, None, {}, None, {"dev": Store("dev", {})})
+        found = evaluate_once(Evaluated(str(tmp_path), recipe, prepared, PRINTS), when, SimpleNamespace)
+        assert found is not None
+        return found
+
+    once("before", "a")
+    once("before", "a")
+    assert made == ["a"]
+    answer = read_answers(str(tmp_path), "before", PRINTS)["dev"][2]
+    assert answer.scores["bertscore"] == Score("a", (0.2, 0.2, 0.32, 1, 0, 0, 2))
+    assert "bertscore" in once("after", "a")["dev"]["changes"]
+    assert once("after", "b")["dev"]["changes"] == {}  # by another encoder than before
+    once("after", "b", idf=True)
+    assert made == ["a", "a", "b", "b"]

@@ -37,7 +37,7 @@ class EvaluationSet(Section):
         ("loss",),
         min_length=1,
         description="What is measured: `loss` (with perplexity; in training, too), or of answers by a metric's name; "
-        "`bleu` and `meteor` need the extra `metrics`.",
+        "`bleu` and `meteor` need the extra `metrics`, `bertscore` an encoder (evaluate.bertscore).",
     )
     prompts: int = Field(
         0, ge=0, description="Prompts answered greedily before and after, from the start of the set."
@@ -47,6 +47,24 @@ class EvaluationSet(Section):
         False,
         description="The set guards something that the model can do already: reports and cards tell how much worse "
         "it does it after training.",
+    )
+
+
+class BertscoreSection(Section):
+    """What the metric `bertscore` reads answers and references with."""
+
+    model: str | None = Field(
+        None,
+        description="Directory of the encoder (BERT's kind, safetensors), on every node. Default: all-MiniLM-L6-v2 "
+        "of the extra `bertscore`, which knows English.",
+    )
+    layer: int | None = Field(
+        None,
+        ge=1,
+        description="The encoder's layer whose output is compared, counted from below. Default: three quarters up.",
+    )
+    idf: bool = Field(
+        False, description="Weigh tokens by how rare they are in the set's references (inverse document frequency)."
     )
 
 
@@ -65,3 +83,4 @@ class EvaluateSection(Section):
         default_factory=dict,
         description="Further sets by name: {gsm8k: {data: test.jsonl, metrics: [loss, exact_match], prompts: 200}}.",
     )
+    bertscore: BertscoreSection = BertscoreSection()

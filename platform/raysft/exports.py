@@ -1,4 +1,4 @@
-"""`run://NAME`: where a run's export lies. Knows of a run only its directory's layout."""
+"""`run://NAME`: where the parts of a run's export lie. Knows of a run only its directory's layout."""
 
 from __future__ import annotations
 
@@ -8,21 +8,30 @@ from raysft.errors import ModelError
 
 def merged_export(root: str, name: str) -> str:
     """A run's merged model. root: the recipe's `storage`. Raises ModelError, which names the runs that have one."""
+    return _part(root, name, "merged", "model")
+
+
+def adapter_export(root: str, name: str) -> str:
+    """A run's bare adapter, likewise."""
+    return _part(root, name, "adapter", "adapter")
+
+
+def _part(root: str, name: str, part: str, words: str) -> str:
     runs = storage.join(storage.absolute(root), "runs")
-    location = storage.join(runs, name, "export", "merged")
-    if _has_export(runs, name):
+    location = storage.join(runs, name, "export", part)
+    if _has_export(runs, name, part):
         return location
-    others = [other for other in storage.list_names(runs) if _has_export(runs, other)]
+    others = [other for other in storage.list_names(runs) if _has_export(runs, other, part)]
     raise ModelError(
-        f"the run {name!r} has no exported model",
+        f"the run {name!r} has no exported {words}",
         got=f"nothing at {location}",
-        expected=f"a finished run with export.merged: {', '.join(others[:10])}"
+        expected=f"a finished run with export.{part}: {', '.join(others[:10])}"
         if others
         else "a run that has finished",
         fix="check the name and `storage`; train it first, or run `raysft export`",
     )
 
 
-def _has_export(runs: str, name: str) -> bool:
+def _has_export(runs: str, name: str, part: str) -> bool:
     export = storage.join(runs, name, "export")
-    return storage.exists(storage.join(export, "merged")) and storage.exists(storage.join(export, "export.json"))
+    return storage.exists(storage.join(export, part)) and storage.exists(storage.join(export, "export.json"))

@@ -1,4 +1,4 @@
-"""What the adapters of a run begin with, computed from the base's weights, or from rows of the data. No Ray.
+"""What the adapters of a run begin with: computed from the base's weights, or from rows of the data; or read. No Ray.
 
 Owns which rows and which inputs; the mathematics is model/methods/lora_start.py. Computed once for a run, before its
 training, so that every rank and every resumed attempt begins with the same numbers.
@@ -22,7 +22,8 @@ from raysft.data.store.parts import TokenStore
 from raysft.errors import ModelError
 from raysft.evaluate.reference import load_reference
 from raysft.model.fast.loss import hidden_states
-from raysft.model.methods import InputDirections, apply_method, base_model, low_rank_adapters, start_tensors
+from raysft.model.load import empty_model, rows_for
+from raysft.model.methods import METHODS, InputDirections, apply_method, base_model, low_rank_adapters, start_tensors
 from raysft.model.spread import unlimited
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.method import LoraMethod
@@ -34,7 +35,9 @@ def adapter_start(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, store: Tok
     Under train.precision: bf16 they are numbers that bf16 has: the passes round what they compute with, and what is
     trained must begin as what is taken away again. store: the training rows; EVA alone asks for them.
     """
-    method = recipe.method
+    method, begin = recipe.method, METHODS[recipe.method.kind].begin
+    if begin is not None:
+        return begin(apply_method(empty_model(recipe, vocab_size=rows_for(tokenizer)), recipe), recipe)
     assert isinstance(method, LoraMethod)
     device = torch.device("cuda" if recipe.cluster.gpus_per_worker else "cpu")
     adapted = apply_method(load_reference(recipe, tokenizer, unlimited(device)), recipe)

@@ -23,6 +23,7 @@ from raysft.model.export import export_parts, write_parts
 from raysft.model.load import empty_model, rows_for
 from raysft.model.matrices import matrices
 from raysft.model.methods import (
+    METHODS,
     adapted_layers,
     apply_method,
     base_model,
@@ -48,6 +49,8 @@ def rehearse(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, stops: Sequence
     refuse_packing(recipe)
     check_kind(recipe)
     module = apply_method(empty_model(recipe, vocab_size=rows_for(tokenizer)), recipe)
+    if (begin := METHODS[recipe.method.kind].begin) is not None:
+        begin(module, recipe)
     lines = [*describe_trained(module, tokenizer), *_describe_optimizer(module, recipe), *_describe_method(recipe)]
     if reason := why_whole(recipe):
         lines.append(f"loading      every worker loads the whole model in fp32: {reason}")

@@ -9,6 +9,7 @@ from raysft.recipe.cleaning import Contamination, HarmfulWords, Rule, Synonyms
 from raysft.recipe.objective_traits import teachers_of
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.data import SourceSection
+from raysft.recipe.traits import method_of
 
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:
@@ -34,6 +35,10 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
             "data.template": data.template if Path(data.template).is_dir() else _absolute_if_there(data.template),
             "data.rules": tuple(map(_absolute_rule, data.rules)),
             **taught,
+            **{
+                f"method.{name}": _absolute_if_there(location)
+                for name, location in method_of(recipe).places(recipe.method).items()
+            },
         },
     )
 

@@ -84,6 +84,8 @@ class MethodTraits:
     nothing."""
     computed_start: Callable[[Any], str] = lambda method: ""
     """What its adapters begin with, where a task computes it before training, in words; empty: nothing is."""
+    places: Callable[[Any], dict[str, str]] = lambda method: {}
+    """{field: what it names} of its fields that may hold a path."""
     is_four_bit: Callable[[Any], bool] = lambda method: False
     """Are the base's linear layers held in 4 bits while it is trained?"""
     virtual_tokens: Callable[[Any], int] = lambda method: 0
@@ -230,6 +232,8 @@ METHODS: dict[str, MethodTraits] = {
         kept=bottleneck_kept,
         size=bottleneck_width,
         details=bottleneck_details,
+        computed_start=lambda method: f"those of {method.begin_from}" if method.begin_from else "",
+        places=lambda method: {"begin_from": method.begin_from} if method.begin_from else {},
     ),
 }
 """{method.kind: its traits}."""

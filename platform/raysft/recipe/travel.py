@@ -11,6 +11,7 @@ from raysft.recipe.objective_traits import teachers_of
 from raysft.recipe.paths import with_absolute_paths
 from raysft.recipe.schema import Recipe
 from raysft.recipe.secrets import holds_secret
+from raysft.recipe.traits import method_of
 
 
 def locations(recipe: Recipe) -> Iterator[tuple[str, str]]:
@@ -29,6 +30,7 @@ def locations(recipe: Recipe) -> Iterator[tuple[str, str]]:
         yield "evaluate.bertscore.model", recipe.evaluate.bertscore.model
     yield "data.template", data.template
     yield from (("objective.teachers", teacher) for teacher in teachers_of(recipe))
+    yield from ((f"method.{name}", place) for name, place in method_of(recipe).places(recipe.method).items())
     for rule in data.rules:
         files = (
             rule.lists.values() if isinstance(rule, HarmfulWords)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from raysft.model.heads import add_head
@@ -84,6 +84,8 @@ class Method:
     """(module of attach, the recipe's section, steps of the run) -> what it does in each step; None: nothing."""
     forward: Callable[[nn.Module], Forward] | None = None
     """Module of attach -> what runs instead of the model alone; None: its adapters lie in the model's layers."""
+    begin: Callable[[nn.Module, Recipe], dict[str, Tensor]] | None = None
+    """Module of attach -> {HF name: what it begins with} where that lies in files; None: it does in none."""
 
 
 METHODS: dict[str, Method] = {
@@ -98,7 +100,7 @@ METHODS: dict[str, Method] = {
     "prompt": Method(TRAITS["prompt"], prompt.attach, forward=VirtualTokens),
     "p_tuning": Method(TRAITS["p_tuning"], p_tuning.attach, forward=VirtualTokens),
     "prefix": Method(TRAITS["prefix"], prefix.attach, forward=prefix.Prefix),
-    "bottleneck": Method(TRAITS["bottleneck"], bottleneck.attach),
+    "bottleneck": Method(TRAITS["bottleneck"], bottleneck.attach, begin=bottleneck.begin),
 }
 """{method.kind: what acts for it}."""
 

@@ -17,12 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from raysft import storage
 from raysft.errors import ModelError
+from raysft.exports import adapter_export
 from raysft.model.decoder import decoder_layers, task_head
 from raysft.model.encoder import describe_head, head_of_encoder
 from raysft.recipe.adapter_sizes import bottleneck_size
@@ -74,6 +77,51 @@ def attach(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
     finally:
         torch.set_rng_state(generator_state)
     return model
+
+
+def begin(module: nn.Module, recipe: Recipe) -> dict[str, Tensor]:
+    """{HF name: what it begins with}: the weights of an adapter that was exported before. Raises ModelError.
+
+    module: of attach, with or without weights.
+    """
+    method = recipe.method
+    assert isinstance(method, BottleneckMethod)
+    if method.begin_from is None:
+        return {}
+    location = _adapter_at(method.begin_from, recipe.storage)
+    try:
+        config = json.loads(storage.read_bytes(storage.join(location, CONFIG)))
+        tensors = load(storage.read_bytes(storage.join(location, WEIGHTS)))
+        activation = config["activation"]
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise _cannot_begin(method.begin_from, " ".join(str(error).split())[:200]) from error
+    own = {name: tuple(p.shape) for name, p in module.named_parameters() if p.requires_grad}
+    theirs = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if activation != method.activation:
+        raise _cannot_begin(method.begin_from, f"activation {activation}, method.activation: {method.activation}")
+    if strange := [f"{n} {list(shape)}" for n, shape in sorted(theirs.items()) if own.get(n) != shape]:
+        raise _cannot_begin(method.begin_from, f"{strange[0]}, which this model has not")
+    if lost := sorted(name for path in bottlenecks(module) for name in own.keys() - theirs if name.startswith(path)):
+        raise _cannot_begin(method.begin_from, f"no {lost[0]}")
+    return tensors
+
+
+def _adapter_at(location: str, root: str) -> str:
+    """The directory with CONFIG. root: the recipe's `storage`. Raises ModelError."""
+    if location.startswith("run://"):
+        return adapter_export(root, location.removeprefix("run://"))
+    location = storage.absolute(location)
+    inside = storage.join(location, "adapter")
+    return inside if storage.exists(storage.join(inside, CONFIG)) else location
+
+
+def _cannot_begin(location: str, got: str) -> ModelError:
+    return ModelError(
+        f"method.begin_from: {location} is no adapter that this run can go on with",
+        got=got,
+        expected=f"{CONFIG} and {WEIGHTS} of an adapter of this model, with its placement, size and activation",
+        fix="name an exported bottleneck adapter, and say its numbers in method (they are in that file)",
+    )
 
 
 def bottlenecks(model: nn.Module) -> dict[str, Bottleneck]:

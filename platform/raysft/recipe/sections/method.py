@@ -203,6 +203,11 @@ class BottleneckMethod(Section):
     activation: Literal["relu", "gelu", "silu"] = Field(
         "relu", description="Between the two linear layers of an adapter."
     )
+    begin_from: str | None = Field(
+        None,
+        description="An exported bottleneck adapter to go on with, of the same numbers: `run://NAME`, an export or "
+        "the `adapter` in it. Default: a fresh one, with which the model is the base.",
+    )
 
 
 MethodSection = (

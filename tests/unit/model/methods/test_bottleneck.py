@@ -18,10 +18,11 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 
 from raysft.engine.parameters import undecayed
 from raysft.errors import ModelError, RecipeError
+from raysft.evaluate.adapter_start import adapter_start
 from raysft.evaluate.exported import load_exported
 from raysft.model.export import export_run
 from raysft.model.load import load_model
-from raysft.model.methods import apply_method, merge
+from raysft.model.methods import apply_method, merge, set_start
 from raysft.model.rehearsal import rehearse
 from raysft.model.shape import read_shape
 from raysft.model.trained import load_adapted, load_trained
@@ -29,6 +30,7 @@ from raysft.recipe.checks import check_recipe
 from raysft.recipe.families import WITH_SUBLAYERS
 from raysft.recipe.schema import Recipe
 from raysft.recipe.traits import method_of
+from raysft.recipe.travel import locations
 
 FAMILIES: dict[str, tuple[dict[str, Any], tuple[str, str], type[nn.Module] | None]] = {
     "llama": (LLAMA, ("model.layers.{}.self_attn.o_proj", "model.layers.{}.mlp.down_proj"), None),
@@ -240,3 +242,52 @@ def test_what_is_drawn_follows_the_seed_alone(tmp_path: Path) -> None:
 
     assert torch.equal(drawn(1), drawn(1))
     assert not torch.equal(drawn(1), drawn(2))
+
+
+@pytest.mark.parametrize("place", ["export", "export/adapter", "run://one"])
+def test_a_run_goes_on_with_an_exported_adapter(tmp_path: Path, place: str) -> None:
+    base, out = write_base(tmp_path, LLAMA), tmp_path / "runs" / "one" / "export"
+    first = recipe_of(base, storage=str(tmp_path))
+    module = apply_method(load_model(first, vocab_size=264), first)
+    weights = moved(module)
+    export_run(first, dict(weights), make_tokenizer(), out=str(out), card=FACTS)
+    named = place if "://" in place else str(tmp_path / "runs" / "one" / place)
+    recipe = recipe_of(base, storage=str(tmp_path), seed=9, method={"begin_from": named})
+    rehearse(recipe, make_tokenizer())
+    found = adapter_start(recipe, make_tokenizer(), None)
+    again = apply_method(load_model(recipe, vocab_size=264), recipe)
+    set_start(again, found)
+    torch.testing.assert_close(logits(again), logits(module), atol=0, rtol=0)
+    assert [where for where in locations(recipe) if where[0] == "method.begin_from"] == [("method.begin_from", named)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "got"),
+    [
+        ({"placement": "pfeiffer"}, "which this model has not"),
+        ({"bottleneck_size": 5}, "which this model has not"),
+        ({"activation": "gelu"}, "activation relu, method.activation: gelu"),
+        ({"begin_from": "/nowhere"}, "nowhere"),
+        ({"begin_from": "run://other"}, "nothing at"),
+    ],
+)
+def test_an_adapter_that_it_cannot_go_on_with_is_refused_before_the_run(
+    tmp_path: Path, changes: dict[str, Any], got: str
+) -> None:
+    base = write_base(tmp_path, LLAMA)
+    first = recipe_of(base)
+    module = apply_method(load_model(first, vocab_size=264), first)
+    export_run(first, moved(module), make_tokenizer(), out=str(tmp_path / "e"), card=FACTS)
+    recipe = recipe_of(base, storage=str(tmp_path), method={"begin_from": str(tmp_path / "e"), **changes})
+    with pytest.raises(ModelError) as caught:
+        rehearse(recipe, make_tokenizer())
+    assert got in caught.value.got
+
+
+def test_an_adapter_of_fewer_layers_is_not_gone_on_with(tmp_path: Path) -> None:
+    base = write_base(tmp_path, LLAMA)
+    first = recipe_of(base, method={"placement": "pfeiffer"})
+    module = apply_method(load_model(first, vocab_size=264), first)
+    export_run(first, moved(module), make_tokenizer(), out=str(tmp_path / "e"), card=FACTS)
+    with pytest.raises(ModelError, match=r"no model.layers.0.self_attn.o_proj"):
+        rehearse(recipe_of(base, method={"begin_from": str(tmp_path / "e")}), make_tokenizer())

@@ -142,6 +142,8 @@ class Run:
     """Traces, where profile_steps asked for them."""
     was_finished: bool
     """It had finished before; nothing was changed."""
+    ended: str
+    """Why it ended before its last step; empty: it did not."""
 
     @property
     def export(self) -> str | None:
@@ -230,6 +232,7 @@ def _run(recipe: Recipe, result: RunResult) -> Run:
         report=result.report,
         profiles=result.profiles,
         was_finished=result.was_finished,
+        ended=result.ended,
     )
 
 

@@ -44,6 +44,8 @@ def train(options: argparse.Namespace) -> None:
     result = api.train(recipe, profile_steps=options.profile)
     if result.was_finished:
         logger.info("the run %s is finished already (%d steps); nothing was changed", recipe.name, result.steps)
+        if result.ended:
+            logger.info("ended early  %s", result.ended)
     logger.info("run          %s", result.location)
     for export in result.exports:
         logger.info("export       %s", export)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from raysft.errors import RecipeError
 from raysft.recipe.cleaning import WHOLE_DATA
 from raysft.recipe.evaluation_sets import check_sets, evaluation_sets, has_held_out
+from raysft.recipe.forgetting import check_forgetting
 from raysft.recipe.model_checks import check_method, check_model, check_schedule
 from raysft.recipe.objective_checks import check_objective
 from raysft.recipe.objective_traits import objective_of, reference_columns
@@ -37,6 +38,7 @@ def check_recipe(recipe: Recipe) -> None:
         _check_answers,
         _check_steps,
         check_sets,
+        check_forgetting,
     ):
         check(recipe)
 

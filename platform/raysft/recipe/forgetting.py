@@ -10,8 +10,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from raysft.errors import RecipeError
+from raysft.recipe.evaluation_sets import measured_in_training
 from raysft.recipe.measures import MEASURES, changed, shown, title_of
 from raysft.recipe.schema import Recipe
+
+LIKELIHOOD = "nll"
+"""The measure of rows that is the loss of texts, whatever the objective adds to it."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,36 @@ class Forgotten:
 def guards(recipe: Recipe) -> tuple[str, ...]:
     """The sets that tell what is forgotten."""
     return tuple(name for name, one in recipe.evaluate.sets.items() if one.guard)
+
+
+def guarded_losses(recipe: Recipe) -> tuple[str, ...]:
+    """SET/MEASURE, in nats per target token, of each guarded set whose loss is measured in training."""
+    measured = measured_in_training(recipe)
+    return tuple(full for name in guards(recipe) if (full := f"{name}/{LIKELIHOOD}") in measured)
+
+
+def check_forgetting(recipe: Recipe) -> None:
+    """Can the run be ended by what it forgets, where it is to be? Raises RecipeError."""
+    section = recipe.evaluate
+    if section.stop_at_forgetting_nats is None:
+        return
+    wrong = {
+        "no guarded set with a loss": not any("loss" in section.sets[name].metrics for name in guards(recipe)),
+        "evaluate.every_steps: null": section.every_steps is None,
+        f"objective.kind: {recipe.objective.kind}, which measures no likelihood of targets": not guarded_losses(
+            recipe
+        ),
+    }
+    got = next((what for what, is_wrong in wrong.items() if is_wrong), None)
+    if got is not None:
+        raise RecipeError(
+            "the run cannot be ended by what it forgets: that is not measured while it trains",
+            got=f"evaluate.stop_at_forgetting_nats: {section.stop_at_forgetting_nats:g}, {got}",
+            expected="evaluate.every_steps, a set with guard: true and loss among its metrics, and an objective that "
+            "measures nll",
+            fix="set evaluate.every_steps: 100 and evaluate.sets.NAME.guard: true, or remove "
+            "evaluate.stop_at_forgetting_nats",
+        )
 
 
 def forgotten(guarded: Iterable[str], before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Forgotten]:

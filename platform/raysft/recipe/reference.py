@@ -38,6 +38,7 @@ UNITS = {
     "keep_last": "commits",
     "kl_top_k": "tokens",
     "layers": "layers",
+    "nats": "nats per target token",
     "ngram": "words",
     "pipeline": "workers",
     "prompts": "prompts",

@@ -18,7 +18,7 @@ Evaluation = dict[str, Any] | None
 
 
 def before_and_after(
-    of: Evaluated, train: Callable[[], None], total_steps: int, phase: Callable[[str], None]
+    of: Evaluated, train: Callable[[], None], phase: Callable[[str], None]
 ) -> tuple[Evaluation, Evaluation]:
     """train(), and the evaluations of the untrained and of the trained model. phase: told what begins.
 
@@ -46,4 +46,4 @@ def before_and_after(
     train()
     phase("evaluation")
     untrained = before(measured=partial(losses_before, run, recipe, targets))
-    return untrained, after(measured=partial(losses_after, run, recipe, targets, total_steps))
+    return untrained, after(measured=partial(losses_after, run, recipe, targets))

@@ -76,6 +76,8 @@ class RunResult:
     report: str
     profiles: tuple[str, ...] = ()
     """Traces that --profile left."""
+    ended: str = ""
+    """Why it ended before its last step; empty: it did not."""
     was_finished: bool = False
     """It had finished before this command; nothing was changed."""
 
@@ -120,41 +122,37 @@ def run_training(recipe: Recipe, *, profile_steps: int = 0) -> RunResult:
         return replace(_result(run, finished), was_finished=True)
     trained = check_before_ray(recipe)
     storage.check_writable(run)
-    spent, held = (
-        time.monotonic_ns() - began,
-        lease(storage.join(run, "driver"), waiting=partial(_refuse_second, run)),
-    )
+    spent = time.monotonic_ns() - began
+    held = lease(storage.join(run, "driver"), waiting=partial(_refuse_second, run))
     with held, driving(run, spent) as driver, cluster():
         await_first_nodes(recipe)
         nodes = cluster_facts()
         check_tasks(recipe, nodes)
         plan = _plan(recipe, run, nodes, driver, trained)
         with plan.report.kept(), tracking(run, recipe, plan.fingerprints) as tracked:
-            before, after, exports = _trained(plan, profile_steps, driver, tracked)
+            result = _trained(plan, profile_steps, driver, tracked)
         driver.phase("start")  # and its end
-    report = plan.report.write("finished")
+    result["report"] = plan.report.write("finished", result["ended"])
     remove_orphans(run)
     for leftover in ("ray", "requests", "driver"):
         storage.remove_tree(storage.join(run, leftover))
-    told = {"before": before and {"sets": before}, "after": after and {"sets": after}}
-    result: dict[str, Any] = {"steps": plan.schedule.total_steps, **told, "exports": exports, "report": report}
     result["finished_at"] = datetime.now(UTC).isoformat(timespec="seconds")
     write_result(run, result, plan.fingerprints)
     return _result(run, result)
 
 
-def _trained(
-    plan: _Plan, profile_steps: int, driver: Driver, tracked: Tracking
-) -> tuple[dict[str, Any] | None, dict[str, Any] | None, list[str]]:
-    """What was measured before and after training, and the exports."""
+def _trained(plan: _Plan, profile_steps: int, driver: Driver, tracked: Tracking) -> dict[str, Any]:
+    """What a finished run's record says of its training, what was measured around it, and the exports."""
     of = Evaluated(plan.run, plan.recipe, plan.prepared, plan.fingerprints)
     training = partial(_train, plan, profile_steps, driver, tracked)
-    before, after = before_and_after(of, training, plan.schedule.total_steps, driver.phase)
-    tracked.evaluated(before, after, plan.schedule.total_steps)
+    before, after = before_and_after(of, training, driver.phase)
+    state = remote_tasks.newest_checkpoint(plan.run, is_verified=False).state  # verified by the task
+    tracked.evaluated(before, after, state.step)
     driver.phase("export")
-    newest = remote_tasks.newest_checkpoint(plan.run, is_verified=False)  # by the task
-    card = summary.card_facts(newest.state, plan.prepared, plan.fingerprints, before, after)
-    return before, after, export_by_tasks(plan.recipe, plan.run, card)
+    card = summary.card_facts(state, plan.prepared, plan.fingerprints, before, after)
+    told = {"before": before and {"sets": before}, "after": after and {"sets": after}}
+    exports = export_by_tasks(plan.recipe, plan.run, card)
+    return {"steps": state.step, "ended": state.ended, **told, "exports": exports}
 
 
 def _refuse_second(run: str, holder: str) -> None:
@@ -191,6 +189,7 @@ def _result(run: str, record: dict[str, Any]) -> RunResult:
     return RunResult(
         run=run,
         steps=record["steps"],
+        ended=record.get("ended", ""),
         before=by_set(record["before"]),
         after=by_set(record["after"]),
         exports=tuple(record["exports"]),
@@ -265,6 +264,8 @@ def _train(plan: _Plan, profile_steps: int, driver: Driver, tracked: Tracking) -
         outcome = _attempts(plan, profile_steps, driver)
     if outcome.status != "finished":
         raise as_error(plan.run, outcome)
+    if outcome.reason:
+        logger.warning("the run ends with step %d of %d: %s", outcome.step, steps, outcome.reason)
 
 
 def _attempts(plan: _Plan, profile_steps: int, driver: Driver, attempts: Attempts = run_attempts) -> Outcome:

@@ -19,13 +19,15 @@ class RunState:
     """running: a command drives it. stopped: it was asked to. failed: anything else has ended it on the way."""
     what: str
     """When it finished, or what has ended it."""
+    early: str = ""
+    """Why a finished run ended before its last step; empty: it did not."""
 
 
 def state_of(run: str, account: Account | None = None) -> RunState:
     """How a run stands now. account: its own, if it is at hand."""
     finished = read_result(run)
     if finished is not None:
-        return RunState("finished", str(finished["finished_at"]))
+        return RunState("finished", str(finished["finished_at"]), finished.get("ended", ""))
     if is_held(storage.join(run, "driver")):
         return RunState("running", "")
     costs = (account or read_account(run)).costs

@@ -109,5 +109,6 @@ def report(recipe_or_run: str, overrides: Sequence[str]) -> list[str]:
     recipe = recipe or recipe_of(run)
     told = forgetting_lines(summary.forgetting(run, recipe)) if recipe else []
     told += finding_lines(*summary.diagnosis(run, recipe, history.metrics)) if recipe else []
-    lines = [f"run {run} ({status})", loss_line(history.metrics), *told]
+    early = [f"ended early  {state.early}"] if state.early else []
+    lines = [f"run {run} ({status})", *early, loss_line(history.metrics), *told]
     return [*lines, *terminal_lines(summary.time_facts(history.account))]

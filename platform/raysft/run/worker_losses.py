@@ -42,11 +42,12 @@ def losses_before(run: str, recipe: Recipe, targets: Mapping[str, Targets]) -> d
     return _record(recipe, evaluated_sets(lines[-1]), targets) if lines else None
 
 
-def losses_after(run: str, recipe: Recipe, targets: Mapping[str, Targets], last: int) -> dict[str, Any] | None:
-    """Likewise of the model that the commit of step `last` holds."""
-    lines = [line for line in read_metrics(run) if line["kind"] == "eval" and line["step"] == last > 0]
+def losses_after(run: str, recipe: Recipe, targets: Mapping[str, Targets]) -> dict[str, Any] | None:
+    """Likewise of the model that the newest commit holds."""
     commits = lineage(read_attempts(run), read_commits(run))
-    if not lines or not commits or commits[0].step != last:
+    last = commits[0].step if commits else 0
+    lines = [line for line in read_metrics(run) if line["kind"] == "eval" and line["step"] == last > 0]
+    if not lines:
         return None
     committed: Any = None
     with suppress(OSError, ValueError, CheckpointError):  # whoever needs its weights says what is wrong

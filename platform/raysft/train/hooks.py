@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from statistics import median
 from typing import Protocol
 
@@ -60,6 +60,27 @@ def pause_at(step: int) -> Hook:
 
     def hook(info: StepInfo) -> tuple[Decision, str]:
         return (Decision.INTERRUPT, "stop") if info.state.step == step else GO_ON
+
+    return hook
+
+
+def finish_on_forgetting(
+    limit_nats: float, untrained: Mapping[str, float], measured: Mapping[int, Mapping[str, float]]
+) -> Hook:
+    """End the run with the first evaluation that finds a guarded set more than `limit_nats` above its loss before.
+
+    untrained: {SET/MEASURE: loss at step 0}, in nats per target token. measured: {step: what was measured}, filled by
+    a hook before this one. A loss that is not finite has forgotten everything.
+    """
+
+    def hook(info: StepInfo) -> tuple[Decision, str]:
+        found = measured.get(info.state.step, {})
+        lost = {name: found[name] - before for name, before in untrained.items() if name in found}
+        name = max(lost, key=lambda one: math.inf if math.isnan(lost[one]) else lost[one], default=None)
+        if name is None or lost[name] <= limit_nats:
+            return GO_ON
+        what = f"{name} rose by {lost[name]:.4f} nats, from {untrained[name]:.4f} to {found[name]:.4f}"
+        return Decision.FINISH, f"{what}: more than evaluate.stop_at_forgetting_nats {limit_nats:g}"
 
     return hook
 

@@ -44,9 +44,9 @@ def train(
 
     save(state) commits a checkpoint; it is called when a hook asks for one and after the last step. notice() is what
     this rank was told from outside. left_out: 0-based steps whose data is passed over. A step whose gradients are not
-    finite is done once more; if they are not then either, it is skipped.
+    finite is done once more; if they are not then either, it is skipped. A state that has ended takes no step.
     """
-    while state.step < total_steps:
+    while state.step < total_steps and not state.ended:
         started = time.perf_counter()
         batch = batches(state.step)
         fetched = time.perf_counter()
@@ -67,7 +67,8 @@ def train(
         result = take()
         if replayed := result.skipped:  # no weight has changed: what a passing fault did does not come again
             result = take()
-        state = TrainState(
+        state = replace(
+            state,
             step=state.step + 1,
             skipped_steps=state.skipped_steps + result.skipped,
             tokens=state.tokens + result.tokens,
@@ -97,15 +98,19 @@ def train(
             orthogonalised=result.orthogonalised,
         )
         decision, reason = _strongest([hook(info) for hook in hooks])
-        if decision is Decision.STOP:
-            return Outcome(status="stopped", step=state.step, reason=reason)
-        if decision is Decision.ROLLBACK:
-            return Outcome(status="rollback", step=state.step, reason=reason)
+        if decision in _UNCOMMITTED:
+            return Outcome(status=_UNCOMMITTED[decision], step=state.step, reason=reason)
+        if decision is Decision.FINISH and state.step < total_steps:
+            state = replace(state, ended=reason)
         if decision is not Decision.CONTINUE or state.step == total_steps:
             save(state)
         if decision is Decision.INTERRUPT and state.step < total_steps:
             return Outcome(status="interrupted", step=state.step, reason=reason)
-    return Outcome(status="finished", step=state.step)
+    return Outcome(status="finished", step=state.step, reason=state.ended)
+
+
+_UNCOMMITTED = {Decision.STOP: "stopped", Decision.ROLLBACK: "rollback"}
+"""{decision that leaves the step without a commit: how the attempt has ended}."""
 
 
 def _pass_over(state: TrainState, batch: StepBatch) -> TrainState:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -13,6 +13,7 @@ import torch
 from raysft.engine.protocol import Engine
 from raysft.objectives.reduce import Reduced
 from raysft.recipe.evaluation_sets import best_by
+from raysft.recipe.forgetting import guarded_losses
 from raysft.recipe.resolve import Schedule
 from raysft.train import hooks
 from raysft.train.commits.lineage import Attempt
@@ -34,6 +35,9 @@ from raysft.train.watch.watchdog import Watchdog
 from raysft.train.worker_input import WorkerContext
 
 logger = logging.getLogger(__name__)
+
+Measured = Mapping[int, Mapping[str, float]]
+"""{step: {SET/MEASURE: value}}, filled as the attempt evaluates."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +92,13 @@ def run_session(
         spans.until_now("start", session.state.step)
         if session.state.step == 0:
             evaluate(0)
+        state = _with_untrained(context, session.state, measured)
+        wanted += _rules(context, state, measured)
         outcome = train(
             session.engine,
             batches,
             wanted,
-            session.state,
+            state,
             total_steps=job.total_steps,
             learning_rate=schedule.learning_rate,
             save=save,
@@ -132,6 +138,23 @@ def _hooks(
     if context.group.rank == 0:
         wanted.append(StragglerWatch(partial(_tell_slow, context.job.run, attempt.number)))
     return wanted
+
+
+def _with_untrained(context: WorkerContext, state: TrainState, measured: Measured) -> TrainState:
+    """The state with the losses before training of guarded sets, where it is that of step 0."""
+    before = measured.get(0, {}) if state.step == 0 else {}
+    found = {name: before[name] for name in guarded_losses(context.recipe) if name in before}
+    return replace(state, untrained=found) if found else state
+
+
+def _rules(context: WorkerContext, state: TrainState, measured: Measured) -> list[hooks.Hook]:
+    """What ends the run early by what is measured; after the hook that measures."""
+    limit_nats = context.recipe.evaluate.stop_at_forgetting_nats
+    if limit_nats is None:
+        return []
+    if not state.untrained and context.group.rank == 0:
+        logger.warning("evaluate.stop_at_forgetting_nats does not hold: step 0 of this run did not measure it")
+    return [hooks.finish_on_forgetting(limit_nats, state.untrained, measured)]
 
 
 def _measures(found: Mapping[str, Reduced]) -> dict[str, float]:

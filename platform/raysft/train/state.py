@@ -22,6 +22,10 @@ class TrainState:
     """Target tokens trained on, weighted; 0.0 where no term of the loss is a mean over them."""
     cursor: Mapping[str, int] = field(default_factory=dict)
     """Where the data goes on. Empty: that follows from `step`."""
+    untrained: Mapping[str, float] = field(default_factory=dict)
+    """{SET/MEASURE: its value at step 0} of what a rule compares with later."""
+    ended: str = ""
+    """Why the run ends with this step, before its last one; empty: it goes on."""
 
     def to_json(self) -> dict[str, Any]:
         """As stored in a commit record."""
@@ -77,9 +81,11 @@ class Decision(Enum):
     """Commit the state, go on."""
     INTERRUPT = 2
     """Commit the state and end the attempt; the run goes on in another."""
-    ROLLBACK = 3
+    FINISH = 3
+    """Commit the state and end the run here, with the model that it is."""
+    ROLLBACK = 4
     """End the attempt; the next one goes on from the last commit and leaves out the data of this step."""
-    STOP = 4
+    STOP = 5
     """End the run here, without a model."""
 
 

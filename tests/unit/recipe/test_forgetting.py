@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from fakes import make_recipe
 
-from raysft.recipe.forgetting import forgetting_lines, forgotten, guards
+from raysft.errors import RecipeError
+from raysft.recipe.forgetting import check_forgetting, forgetting_lines, forgotten, guarded_losses, guards
 
 
 def record(**values: float) -> dict[str, Any]:
@@ -42,3 +43,30 @@ def test_the_test_of_a_change_is_told() -> None:
 def test_only_sets_that_say_so_are_guards() -> None:
     sets = {"general": {"data": "a.jsonl", "guard": True}, "dev": {"data": "b.jsonl"}}
     assert guards(make_recipe(evaluate={"sets": sets})) == ("general",)
+
+
+GUARDED = {"general": {"data": "a.jsonl", "guard": True}, "other": {"data": "b.jsonl"}}
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "objective", "wrong"),
+    [
+        ({"every_steps": 5, "sets": GUARDED}, {}, ""),
+        ({"sets": GUARDED}, {}, "every_steps: null"),
+        ({"every_steps": 5, "sets": {"other": GUARDED["other"]}}, {}, "no guarded set"),
+        ({"every_steps": 5, "sets": GUARDED}, {"kind": "reward"}, "no likelihood"),
+    ],
+)
+def test_a_run_that_cannot_be_ended_by_what_it_forgets_is_refused(
+    evaluate: dict[str, Any], objective: dict[str, Any], wrong: str
+) -> None:
+    recipe = make_recipe(
+        evaluate={**evaluate, "stop_at_forgetting_nats": 0.1}, **({"objective": objective} if objective else {})
+    )
+    if not wrong:
+        check_forgetting(recipe)
+        assert guarded_losses(recipe) == ("general/nll",)
+        return
+    with pytest.raises(RecipeError, match="ended by what it forgets") as raised:
+        check_forgetting(recipe)
+    assert wrong in str(raised.value)

@@ -75,26 +75,26 @@ def test_the_first_step_and_the_last_commit_tell_over_all_attempts(tmp_path: Pat
     run = str(tmp_path)
     attempt(tmp_path, lambda step: 3.0 - step / 8, pause_step=3)
     assert told(losses_before(run, RECIPE, TARGETS)) == of(3.0), "the term, not the loss that the guard is part of"
-    assert losses_after(run, RECIPE, TARGETS, STEPS) is None, "it has not come so far"
+    assert losses_after(run, RECIPE, TARGETS) is None, "it has not come so far"
     attempt(tmp_path, lambda step: 2.0 - step / 8)
     assert told(losses_before(run, RECIPE, TARGETS)) == of(3.0), "not measured again"
-    assert told(losses_after(run, RECIPE, TARGETS, STEPS)) == of(1.5)
+    assert told(losses_after(run, RECIPE, TARGETS)) == of(1.5)
     for wanted in ({**TARGETS, "more": Targets(3, 4.0)}, {**TARGETS, "dev": Targets(9, 6.0)}):  # asked for later
         assert losses_before(run, RECIPE, wanted) is None
-        assert losses_after(run, RECIPE, wanted, STEPS) is None
+        assert losses_after(run, RECIPE, wanted) is None
 
 
 def test_a_likelihood_that_is_a_metric_is_told_as_well(tmp_path: Path) -> None:
     attempt(tmp_path, lambda step: 3.0 - step / 8, is_metric=True)
     assert told(losses_before(str(tmp_path), RECIPE, TARGETS)) == of(3.0)
-    assert told(losses_after(str(tmp_path), RECIPE, TARGETS, STEPS)) == of(2.5)
+    assert told(losses_after(str(tmp_path), RECIPE, TARGETS)) == of(2.5)
 
 
 @pytest.mark.parametrize("worth", [math.nan, math.inf])
 def test_a_loss_that_is_no_number_is_nothing(tmp_path: Path, worth: float) -> None:
     attempt(tmp_path, lambda step: worth)
     assert losses_before(str(tmp_path), RECIPE, TARGETS) is None
-    assert losses_after(str(tmp_path), RECIPE, TARGETS, STEPS) is None
+    assert losses_after(str(tmp_path), RECIPE, TARGETS) is None
 
 
 def test_what_was_lost_is_nothing(tmp_path: Path) -> None:
@@ -104,15 +104,15 @@ def test_what_was_lost_is_nothing(tmp_path: Path) -> None:
     place = storage.join(commit_directory(run, newest), "commit.json")
     record = storage.read_json(place)
     storage.write_json(place, {**record, "facts": {}})
-    assert losses_after(run, RECIPE, TARGETS, STEPS) is None, "it does not have its checksum"
+    assert losses_after(run, RECIPE, TARGETS) is None, "it does not have its checksum"
     other = {**record["facts"], "measured": {**record["facts"]["measured"], "dev/nll": 2.5}}
     content = {name: value for name, value in record.items() if name != "sha256"}
     storage.write_json(place, sealed.sealed({**content, "facts": other}))
-    assert losses_after(run, RECIPE, TARGETS, STEPS) is None, "of other weights"
+    assert losses_after(run, RECIPE, TARGETS) is None, "of other weights"
     storage.write_json(place, record)
-    assert losses_after(run, RECIPE, TARGETS, STEPS) is not None
+    assert losses_after(run, RECIPE, TARGETS) is not None
     storage.remove_tree(RunPaths(run).room("metrics"))
-    assert losses_before(run, RECIPE, TARGETS) is losses_after(run, RECIPE, TARGETS, STEPS) is None
+    assert losses_before(run, RECIPE, TARGETS) is losses_after(run, RECIPE, TARGETS) is None
 
 
 def around(
@@ -134,7 +134,7 @@ def around(
     stores = {"dev": Store("d", {})} if recipe.evaluate.sets else {}
     prepared = Prepared(None, "e", {}, {}, stores)
     of_run = Evaluated(str(run), recipe, prepared, PRINTS)
-    return before_after.before_and_after(of_run, training, STEPS, lambda name: None), happened
+    return before_after.before_and_after(of_run, training, lambda name: None), happened
 
 
 def test_no_task_holds_a_model_that_its_workers_have_measured(

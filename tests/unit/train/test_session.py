@@ -43,7 +43,7 @@ class Losses(FakeEngine):
 def attempt(tmp_path: Path) -> Callable[..., tuple[Outcome, FakeEngine]]:
     """Runs one attempt of the run in tmp_path from where the last one was."""
 
-    def run(*, engine: FakeEngine | None = None, evaluated: list[int] | None = None, **job: Any) -> Any:
+    def run(*, engine: FakeEngine | None = None, measure: Any = None, **job: Any) -> Any:
         sections = {
             **{"checkpoint": {"every_steps": 2, "keep_last": 9}, "evaluate": {"every_steps": 3}},
             **job.pop("sections", {}),
@@ -60,6 +60,8 @@ def attempt(tmp_path: Path) -> Callable[..., tuple[Outcome, FakeEngine]]:
 
         def evaluate(beat: Callable[[], None]) -> dict[str, Reduced]:
             beat()
+            if measure:
+                return measure(beat, state.step + len(used.calls))
             return {"held_out": Reduced(0.25, {"nll": 0.25}, {}, {"nll": 4.0}, 4.0)}
 
         session = Session(used, lambda step: FakeBatch(), evaluate, state, Probed(1, 0.5))
@@ -120,3 +122,53 @@ def test_a_slow_rank_is_an_incident_with_its_numbers(tmp_path: Path) -> None:
     assert (incident.kind, incident.attempt, incident.step) == ("straggler", 1, 40)
     assert "rank 3" in incident.what
     assert "3.0 times the median" in incident.what
+
+
+GUARDED = {
+    "evaluate": {
+        "every_steps": 2,
+        "stop_at_forgetting_nats": 0.5,
+        "sets": {"general": {"data": "g.jsonl", "guard": True}, "other": {"data": "o.jsonl"}},
+    }
+}
+
+
+def forgetting(general: dict[int, float]) -> tuple[Any, list[int]]:
+    """evaluate() of a run that has just done so many steps as its engine was called, and when it was."""
+    at: list[int] = []
+
+    def evaluate(beat: Callable[[], None], done: int) -> dict[str, Reduced]:
+        at.append(done)
+        losses = {"general": general[done], "other": 9.0 * (done > 0), "held_out": 0.1}
+        return {name: Reduced(loss + 7, {"nll": loss}, {}, {"nll": 4.0}, 4.0) for name, loss in losses.items()}
+
+    return evaluate, at
+
+
+@pytest.mark.parametrize("pauses", [(), (1,), (2,), (3,), (4,), (1, 2, 3, 4)])
+def test_a_run_ends_where_a_guarded_set_is_forgotten(attempt: Any, tmp_path: Path, pauses: tuple[int, ...]) -> None:
+    """With step 4, however often it was interrupted; `other` is guarded by nobody."""
+    evaluate, _ = forgetting({0: 1.0, 2: 1.5, 4: 1.5625, 6: 1.0})
+    for step in pauses:
+        outcome, _ = attempt(pause_step=step, sections=GUARDED, measure=evaluate)
+        assert outcome.step == step
+    for _ in range(2):  # and stays ended, where the driver was killed before it knew
+        outcome, _ = attempt(sections=GUARDED, measure=evaluate)
+        assert (outcome.status, outcome.step) == ("finished", 4)
+        assert outcome.reason == (
+            "general/nll rose by 0.5625 nats, from 1.0000 to 1.5625: more than evaluate.stop_at_forgetting_nats 0.5"
+        )
+    newest = max(read_commits(str(tmp_path)), key=lambda commit: (commit.attempt, commit.step))
+    assert newest.step == 4
+    assert steps_of(tmp_path, "eval") == [0, 2, 4]
+
+
+@pytest.mark.parametrize("after", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_has_forgotten(attempt: Any, after: float) -> None:
+    outcome, _ = attempt(sections=GUARDED, measure=forgetting({0: 1.0, 2: after})[0])
+    assert (outcome.status, outcome.step) == ("finished", 2)
+
+
+def test_what_is_forgotten_at_the_end_ends_nothing_early(attempt: Any) -> None:
+    outcome, _ = attempt(sections=GUARDED, measure=forgetting({0: 1.0, 2: 1.0, 4: 1.0, 6: 9.0})[0])
+    assert (outcome.status, outcome.step, outcome.reason) == ("finished", STEPS, "")

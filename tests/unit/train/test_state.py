@@ -37,5 +37,5 @@ def test_what_happened_cannot_be_changed() -> None:
 def test_decisions_from_the_weakest_to_the_strongest() -> None:
     """Going on, keeping, ending to go on, leaving data out, ending for good."""
     order = sorted(Decision, key=lambda decision: decision.value)
-    assert [one.name for one in order] == ["CONTINUE", "CHECKPOINT", "INTERRUPT", "ROLLBACK", "STOP"]
-    assert len({one.value for one in order}) == 5
+    assert [one.name for one in order] == ["CONTINUE", "CHECKPOINT", "INTERRUPT", "FINISH", "ROLLBACK", "STOP"]
+    assert len({one.value for one in order}) == 6

@@ -78,6 +78,12 @@ class EvaluateSection(Section):
     generate_prompts: int = Field(
         0, ge=0, description="Held-out prompts answered greedily before and after; scored by exact match."
     )
+    stop_at_forgetting_nats: float | None = Field(
+        None,
+        gt=0,
+        description="End the run, finished and exported, at the first evaluation that finds the loss of a guarded "
+        "set more than so many nats per target token above its value before training. 0.1 is much.",
+    )
     max_new_tokens: int = Field(128, ge=1, description="Longest generated answer, in tokens.")
     sets: dict[str, EvaluationSet] = Field(
         default_factory=dict,

@@ -38,6 +38,8 @@ _STATE: sealed.Shape = {
     "target_tokens": sealed.NUMBER,
     "cursor": dict,
 }
+_LATER: sealed.Shape = {"untrained": dict, "ended": str}
+"""What states have since there is a rule that ends a run early."""
 
 
 @dataclass(frozen=True)
@@ -217,11 +219,12 @@ def _misfit(record: Mapping[str, Any], commit: CommitId) -> str | None:
     state, files, facts = (record.get(name) for name in ("state", "files", "facts"))
     if not isinstance(state, dict) or not isinstance(files, list) or not isinstance(facts, dict):
         return "it is no commit record"
-    problem = sealed.problem_of(state, _STATE) or next(filter(None, (_file_problem(entry) for entry in files)), None)
+    shape = {**_STATE, **(_LATER if state.keys() & _LATER.keys() else {})}
+    problem = sealed.problem_of(state, shape) or next(filter(None, (_file_problem(entry) for entry in files)), None)
     if problem:
         return problem
-    if state.keys() != _STATE.keys():
-        return f"its state has other fields ({', '.join(sorted(state.keys() ^ _STATE.keys()))})"
+    if state.keys() != shape.keys():
+        return f"its state has other fields ({', '.join(sorted(state.keys() ^ shape.keys()))})"
     if state["step"] != commit.step:
         return f"it is of step {state['step']}, not {commit.step}"
     return None

@@ -65,7 +65,7 @@ SEES = {
     "raysft.train.state": {"train"},
     "raysft.train.assembly": {"train", "objectives", "model", "data", "recipe", "storage", "errors"},
     "raysft.train.worker": {"train", "engine", "objectives", "model", "data", "recipe", "storage", "errors"},
-    "raysft.evaluate": {"metrics", "recipe", "model", "data", "appended", "storage", "errors"},
+    "raysft.evaluate": {"metrics", "sandbox", "recipe", "model", "data", "appended", "storage", "errors"},
     "raysft.observe": {"recipe", "model", "data", "storage", "errors"},
     "raysft.planner": {"recipe", "errors"},
     "raysft.kube": {"planner", "recipe", "errors"},

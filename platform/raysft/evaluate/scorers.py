@@ -11,10 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from raysft.evaluate.bertscore import BertScorer, check_encoder_at
+from raysft.evaluate.code_tests import CodeTests
 from raysft.metrics.base import Answer, Score
 from raysft.recipe.evaluation_sets import check_packages, evaluation_sets
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.evaluate import EvaluateSection
+from raysft.sandbox.probe import check_sandbox
 
 
 class Scorer(Protocol):
@@ -38,6 +40,7 @@ SCORERS: dict[str, ScorerKind] = {
     "bertscore": ScorerKind(
         lambda section: BertScorer.load(section.bertscore), lambda section: check_encoder_at(section.bertscore)
     ),
+    "passes_tests": ScorerKind(lambda section: CodeTests.of(section.passes_tests), lambda section: check_sandbox()),
 }
 """{metric: its scorer}."""
 

@@ -13,12 +13,17 @@ from raysft.metrics.base import Mode
 from raysft.recipe.measures import HELD_OUT, MEASURES, OF_ANSWERS
 from raysft.recipe.objective_traits import objective_of
 from raysft.recipe.schema import Recipe
-from raysft.recipe.sections.data import SourceSection
+from raysft.recipe.sections.data import DataSection, SourceSection
+from raysft.recipe.sections.evaluate import EvaluationSet
 from raysft.recipe.sections.objective import ObjectiveSection
 from raysft.recipe.traits import virtual_tokens
 
 ANSWERS = 32
 """Prompts that a task answers at a time."""
+
+TESTED = "passes_tests"
+WITHOUT_REFERENCE = ("distinct_1", "distinct_2", "repetition", "length", "refusals")
+"""Metrics that look at answers alone."""
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
@@ -137,6 +142,7 @@ def check_packages(plans: Iterable[SetPlan]) -> None:
 
 def check_sets(recipe: Recipe) -> None:
     """Raises RecipeError."""
+    _check_trained(recipe.data)
     for name, one in recipe.evaluate.sets.items():
         where = f"evaluate.sets.{name}"
         if not _NAME.fullmatch(name):
@@ -177,7 +183,42 @@ def check_sets(recipe: Recipe) -> None:
                 expected="different metrics",
                 fix="remove the second one",
             )
+        _check_tested(where, one)
     _check_best(recipe)
+
+
+def _check_trained(data: DataSection) -> None:
+    """Tests are no answers to train on: their format is one of sets alone."""
+    formats = {"data.format": data.format} | {
+        f"data.train[{at}].format": s.format for at, s in enumerate(data.sources)
+    }
+    for where, format in formats.items():
+        if format == "tested":
+            raise RecipeError(
+                "tests would be trained on as answers",
+                got=f"{where}: tested",
+                expected="this format in evaluate.sets alone",
+                fix="set evaluate.sets.NAME.format: tested, and the format of the solutions here",
+            )
+
+
+def _check_tested(where: str, one: EvaluationSet) -> None:
+    """The reference of a set that is scored by tests is its tests, which nothing else can be compared with."""
+    others = [name for name in one.metrics if name not in (TESTED, *WITHOUT_REFERENCE)]
+    if TESTED in one.metrics and others:
+        raise RecipeError(
+            f"the references of a set with {TESTED} are tests, which answers are not like",
+            got=f"{where}.metrics: {', '.join(one.metrics)}",
+            expected=f"{TESTED}, and of the others {', '.join(WITHOUT_REFERENCE)}",
+            fix=f"leave out {', '.join(others)}, or name them in a set of the same problems with solutions",
+        )
+    if TESTED in one.metrics and not one.data:
+        raise RecipeError(
+            f"{TESTED} needs a set of its own, whose references are tests",
+            got=f"{where}.metrics: {', '.join(one.metrics)}; its references are the answers that are trained on",
+            expected="a set with data",
+            fix="set evaluate.sets.NAME: {data: FILE, format: tested, metrics: passes_tests, prompts: 100}",
+        )
 
 
 def _check_held_out(recipe: Recipe) -> None:

@@ -29,6 +29,7 @@ UNITS = {
     "copies": "records",
     "cpus_per_worker": "CPUs",
     "epochs": "passes",
+    "gib": "GiB",
     "gpus_per_worker": "GPUs",
     "hashes": "hashes",
     "hidden_size": "dimensions",

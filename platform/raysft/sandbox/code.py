@@ -10,9 +10,6 @@ _FENCE = re.compile(
 _LANGUAGES = frozenset(("", "python", "python3", "py"))
 _DEFINES = re.compile(r"^(?:async[ \t]+def|def|class)[ \t]", re.MULTILINE)
 
-SETUP_END = "# end of setup"
-"""A line of tests: what stands above it is no test, and runs in front of the answer, too."""
-
 
 def code_of(text: str) -> str:
     """The last fenced block of Python (or of no language) that defines a function or a class, else the last such
@@ -20,12 +17,3 @@ def code_of(text: str) -> str:
     blocks = [body for _, language, body in _FENCE.findall(text) if language.lower() in _LANGUAGES]
     defining = [body for body in blocks if _DEFINES.search(body)]
     return str((defining or blocks or [text])[-1])
-
-
-def parts_of(reference: str) -> tuple[str, str]:
-    """(setup, tests) of a reference that is tests."""
-    lines = reference.splitlines(keepends=True)
-    for number, line in enumerate(lines):
-        if line.strip() == SETUP_END:
-            return "".join(lines[:number]), "".join(lines[number + 1 :])
-    return "", reference

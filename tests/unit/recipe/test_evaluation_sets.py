@@ -157,3 +157,30 @@ def test_a_loss_that_tells_no_better_model_is_no_judge(objective: str, measure: 
     assert "checkpoint.keep_best_by: held_out/nll" in caught.value.fix
     check_recipe(of({"dev": DEV}, checkpoint={"keep_best_by": "dev/nll"}, objective=objective))
     check_recipe(of({"dev": DEV}, checkpoint={"keep_best_by": "dev/loss"}, objective="sft"))
+
+
+CODE = {"data": "code.jsonl", "format": "tested", "metrics": ["passes_tests", "length"], "prompts": 9}
+
+
+@pytest.mark.parametrize(
+    ("sets", "data", "refused"),
+    [
+        ({"code": CODE}, HELD, ""),
+        ({"code": {**CODE, "format": "completion"}}, HELD, ""),
+        (
+            {"code": {**CODE, "metrics": ["passes_tests", "loss", "bleu"]}},
+            HELD,
+            "are tests, which answers are not like",
+        ),
+        ({"held_out": {"metrics": ["passes_tests"], "prompts": 9}}, HELD, "needs a set of its own"),
+        ({"code": CODE}, {**HELD, "format": "tested"}, "tests would be trained on as answers"),
+        ({}, {"train": [{"path": "t.jsonl", "format": "tested"}]}, "tests would be trained on as answers"),
+    ],
+)
+def test_tests_are_references_of_code_alone(sets: dict[str, Any], data: Any, refused: str) -> None:
+    recipe = of(sets, data)
+    if not refused:
+        check_recipe(recipe)
+        return
+    with pytest.raises(RecipeError, match=refused):
+        check_recipe(recipe)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from raysft.sandbox.code import code_of, parts_of
+from raysft.sandbox.code import code_of
 
 
 @pytest.mark.parametrize(
@@ -25,8 +25,3 @@ from raysft.sandbox.code import code_of, parts_of
 )
 def test_code_of_an_answer(text: str, code: str) -> None:
     assert code_of(text) == code
-
-
-def test_what_stands_above_the_tests() -> None:
-    assert parts_of("import math\n# end of setup\nassert f()\n") == ("import math\n", "assert f()\n")
-    assert parts_of("assert f()\n") == ("", "assert f()\n")

@@ -10,6 +10,10 @@ PROMPTS = ("prompt", *TURNS, "question", "query", "instruction")
 RESPONSES = ("responses", "candidates", "answers", "completions")
 ANSWERS = ("completion", "response", *RESPONSES)
 JUDGED = ("noisy_answer", "response", "answer")
+PROBLEMS = ("prompt", "instruction", "question", "text")
+TESTS = ("test", "tests", "test_list")
+SOLUTIONS = ("canonical_solution", "code", "challenge_test_list")
+"""Columns of problems with tests that nobody reads: neither the model nor the tests may see them."""
 
 FIELDS = {
     "alpaca": ("instruction", "input", "output", "system", "history", "tools", *REASONING),
@@ -21,6 +25,7 @@ FIELDS = {
     "ranking": (*PROMPTS, "input", "system", "tools", "functions", *RESPONSES, "scores", "ranks"),
     "critique": ("question", "instruction", "input", "system", *JUDGED, "critique"),
     "labelled": ("text", "text2", "sentence1", "sentence2", "label", "label_text", "system"),
+    "tested": (*PROBLEMS, *TESTS, "entry_point", "test_imports", "test_setup_code", "system", *SOLUTIONS),
     "text": ("text", "content"),
 }
 """The columns that each format may read; the other scalar columns describe the record."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from raysft.data.formats.answers import RecordContent, answered, read_answer
 from raysft.data.formats.fields import ANSWERS, JUDGED, PROMPTS, RESPONSES, TURNS
+from raysft.data.formats.tested import read_tested
 from raysft.data.formats.turns import read_messages
 from raysft.data.formats.unread import KeyLedger
 from raysft.data.formats.values import (
@@ -291,5 +292,6 @@ READERS: dict[str, Callable[[KeyLedger], RecordContent]] = {
     "ranking": _ranking,
     "critique": _critique,
     "labelled": _labelled,
+    "tested": read_tested,
     "text": _text,
 }

@@ -20,6 +20,7 @@ Format = Literal[
     "ranking",
     "text",
     "completion",
+    "tested",
 ]
 
 

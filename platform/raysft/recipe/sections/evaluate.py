@@ -37,7 +37,8 @@ class EvaluationSet(Section):
         ("loss",),
         min_length=1,
         description="What is measured: `loss` (with perplexity; in training, too), or of answers by a metric's name; "
-        "`bleu` and `meteor` need the extra `metrics`, `bertscore` an encoder (evaluate.bertscore).",
+        "`bleu` and `meteor` need the extra `metrics`, `bertscore` an encoder (evaluate.bertscore); `passes_tests` "
+        "runs answers as code, in a sandbox.",
     )
     prompts: int = Field(
         0, ge=0, description="Prompts answered greedily before and after, from the start of the set."
@@ -68,6 +69,15 @@ class BertscoreSection(Section):
     )
 
 
+class PassesTestsSection(Section):
+    """What the metric `passes_tests` lets the code of an answer use."""
+
+    cpu_s: int = Field(
+        10, ge=1, le=600, description="Time of a processor; three times as much may pass on the clock."
+    )
+    memory_gib: float = Field(1.0, ge=0.125, description="Address space of its process.")
+
+
 class EvaluateSection(Section):
     """What is measured on held-out data."""
 
@@ -90,3 +100,4 @@ class EvaluateSection(Section):
         description="Further sets by name: {gsm8k: {data: test.jsonl, metrics: [loss, exact_match], prompts: 200}}.",
     )
     bertscore: BertscoreSection = BertscoreSection()
+    passes_tests: PassesTestsSection = PassesTestsSection()

@@ -42,6 +42,7 @@ from raysft.objectives.base import Term
 from raysft.objectives.module import ObjectiveModule, make_objective
 from raysft.objectives.objective import Objective
 from raysft.objectives.reduce import Reduced, Sums, added, reduced
+from raysft.objectives.view import View
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.resolve import ResolvedRun, resolve
 from raysft.recipe.schema import Recipe
@@ -182,6 +183,20 @@ def switch_borders(cell: dict[str, Any]) -> None:
     choose.refuse_leaks = (lambda *found: None) if mutant == "leak_unseen" else start_check.refuse_leaks
 
 
+VECTORS = View.vectors
+
+
+def tell_vectors(cell: dict[str, Any], told: list[str]) -> None:
+    """A cell may ask for digests of the vectors of each pass in training."""
+
+    def vectors(view: View, pooling: Any) -> torch.Tensor:
+        found = VECTORS(view, pooling)
+        told.append(digest([found.detach()]))
+        return found
+
+    View.vectors = vectors if cell.get("vectors") else VECTORS  # type: ignore[method-assign]
+
+
 COLUMN_BACKWARD = layers.ColumnParallel.backward
 
 
@@ -256,11 +271,13 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
     }
     schedule_lr = recipe.optimizer.learning_rate
     skipped = 0
+    result["vectors"] = []
     if cell.get("reduced"):
         evaluated = [engine.eval_step(batch.micro_batches, batch.units) for batch in map(feed.step, range(2))]
         result["held_out_first"], result["held_out_both"] = (
             dataclasses.asdict(step.reduced(sums, objective.terms)) for sums in (evaluated[:1], evaluated)
         )
+    tell_vectors(cell, result["vectors"])
     for step_index in range(first, cell.get("until", 20)):
         batch = feed.step(step_index)
         if cell.get("mutant") == "mean_of_means":
@@ -285,6 +302,7 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
     trained = engine._shapes if isinstance(engine, PipelineEngine) else engine._trained
     state = gathered(engine.state(), trained)
     result |= {"weights": digest(state.values()), "skipped": skipped, "read": sum(READ)}
+    tell_vectors({}, [])
     batch = feed.step(0)
     result["held_out"] = engine.eval_step(batch.micro_batches, batch.units).terms[objective.terms[0].name]
     if isinstance(engine, PipelineEngine):

@@ -18,7 +18,7 @@ import torch
 from material import CONFIG, write_store
 from reference import fresh_model, tokens_and_targets
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from raysft.recipe.columns import REFERENCE_LOG_PROB, WANTED, Field, reference_top_k
 
@@ -29,6 +29,7 @@ SHARE, TEMPERATURE = 0.7, 2.0
 WANTED_WEIGHT, CENTRE_WEIGHT = 1.5, 0.01
 LABELS, CLASS_WEIGHTS, FOCAL_GAMMA = ("a", "b", "c"), {"b": 2.5}, 1.5
 EPSILON = 0.5
+HEAT = 0.2
 ENCODER = {
     "model_type": "bert",
     "hidden_size": 64,
@@ -129,12 +130,12 @@ def encoder_loss(model: nn.Module, material: Material, members: Sequence[int]) -
     return nn.functional.cross_entropy(logits, torch.tensor([label_of(member) for member in members]))
 
 
-def fresh_encoder(vocab_size: int) -> nn.Module:
-    """A small BERT with a head for LABELS."""
+def fresh_encoder(vocab_size: int, *, bare: bool = False) -> nn.Module:
+    """A small BERT with a head for LABELS, or without."""
     fields = {name: value for name, value in ENCODER.items() if name != "model_type"}
     torch.manual_seed(0)
     config = AutoConfig.for_model("bert", **fields, vocab_size=vocab_size, num_labels=len(LABELS))
-    return AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    return (AutoModel if bare else AutoModelForSequenceClassification).from_config(config, dtype=torch.float32)
 
 
 def nll_loss(model: nn.Module, material: Material, members: Sequence[int]) -> Tensor:
@@ -170,6 +171,56 @@ def with_score(model: nn.Module, outputs: int) -> nn.Module:
     model.score = nn.Linear(64, outputs, bias=False)
     model.score.weight.data = torch.randn(outputs, 64, generator=torch.Generator().manual_seed(0)) * 0.02
     return model
+
+
+def make_matched(directory: Path, tokenizer: PreTrainedTokenizerFast, count: int = 60) -> Material:
+    """Atoms of a query, the text that matches it, and up to two that do not; some share a query, or a text.
+
+    `reference` holds the atom of each sample.
+    """
+    draw = random.Random(5)
+    texts: list[tuple[str, ...]] = []
+    for index in range(count):
+        own = ["".join(draw.choice("abcde ") for _ in range(draw.randint(2, 14))) for _ in range(2 + index % 3)]
+        if index % 4 == 1:
+            own[1] = texts[-1][1]
+        if index % 4 == 3:
+            own[0] = texts[-1][0]
+        texts.append(tuple(own))
+    samples = []
+    for own in texts:
+        for text in own:
+            ids = tokenizer(text, add_special_tokens=False).input_ids
+            samples.append(Sample([*ids, tokenizer.eos_token_id], [False, *[True] * len(ids)]))
+    atoms = [number for number, own in enumerate(texts) for _ in own]
+    table = _table(samples).append_column("atom", pa.array(atoms))
+    return Material(samples, atoms, write_store(directory / "matched", table, ()))
+
+
+def embedding_loss(model: nn.Module, material: Material, members: Sequence[int]) -> Tensor:
+    """arXiv:1807.03748, equation 4, over all texts of a step but copies of the right one, texts that are the query's
+    own, and those that match an equal query."""
+    whole = model if model.base_model is model else model.model
+    by_atom: dict[int, list[int]] = {}
+    for member in sorted(set(members)):
+        by_atom.setdefault(material.reference[member], []).append(member)
+    vectors = {}
+    for member in members:
+        states = whole(input_ids=torch.tensor([material.samples[member].ids])).last_hidden_state[0]
+        vectors[member] = nn.functional.normalize(states.mean(0) if whole is model else states[-1], dim=0)
+    text = {member: tuple(material.samples[member].ids) for member in members}
+    costs = []
+    for query, right, *_ in by_atom.values():
+        others = [
+            member
+            for asked, matching, *wrong in by_atom.values()
+            for member in (matching, *wrong)
+            if text[member] not in (text[right], text[query])
+            and not (member == matching and text[asked] == text[query])
+        ]
+        similar = torch.stack([vectors[query] @ vectors[member] for member in (right, *others)])
+        costs.append(-torch.log_softmax(similar / HEAT, 0)[0])
+    return torch.stack(costs).mean()
 
 
 def make_judged(directory: Path, pairs: Material) -> Material:

@@ -15,6 +15,7 @@ from objective_material import (
     EPSILON,
     FOCAL_GAMMA,
     GAMMA,
+    HEAT,
     KL_WEIGHT,
     LABELS,
     SFT_WEIGHT,
@@ -30,6 +31,7 @@ from objective_material import (
     contrastive_loss,
     distill_loss,
     dynamic_loss,
+    embedding_loss,
     encoder_loss,
     entropy_loss,
     fresh_encoder,
@@ -39,6 +41,7 @@ from objective_material import (
     make_classified,
     make_guarded,
     make_judged,
+    make_matched,
     make_pairs,
     nll_loss,
     odds_loss,
@@ -102,6 +105,13 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
         "train__adversarial_epsilon": EPSILON,
     },
     "kto": {"objective__kind": "kto", "objective__beta": BETA, "objective__wanted_weight": WANTED_WEIGHT},
+    "matched": {"objective__kind": "contrastive", "objective__temperature": HEAT},
+    "matched encoder": {
+        "objective__kind": "contrastive",
+        "objective__temperature": HEAT,
+        "model__config": ENCODER,
+        "data__packing": False,
+    },
 }
 LOSSES = {
     "dpo": preference_loss,
@@ -120,6 +130,8 @@ LOSSES = {
     "encoder": encoder_loss,
     "moved": adversarial(nll_loss),
     "moved encoder": adversarial(encoder_loss),
+    "matched": embedding_loss,
+    "matched encoder": embedding_loss,
 }
 FAMILY = ("distill", "smooth", "asft", "eaft", "robust", "cpo", "simpo", "orpo")
 """Objectives that are the mechanism of one above with another formula: of their splits one is tried each time."""
@@ -141,6 +153,7 @@ def materials(bench: Bench) -> dict[str, Material]:
         **dict.fromkeys(("guarded", "smooth", "asft", "eaft", "moved"), guarded),
         "distill": taught,
         "kto": make_judged(bench.directory, pairs),
+        **dict.fromkeys(("matched", "matched encoder"), make_matched(bench.directory, bench.tokenizer)),
         **dict.fromkeys(("classify", "encoder", "moved encoder"), make_classified(bench.directory, pairs)),
     }
     return {name: single.get(name, pairs) for name in OBJECTIVES}
@@ -164,7 +177,7 @@ def test_the_curve_is_that_of_the_formula(
     steps = [sorted(set(members)) for members in alone[name]["samples"]]
     assert all(len(members) > 2 for members in steps)
     rows = len(bench.tokenizer)
-    model = fresh_encoder(rows) if "encoder" in name else fresh_model(CONFIG, rows, seed=0)
+    model = fresh_encoder(rows, bare="matched" in name) if "encoder" in name else fresh_model(CONFIG, rows, seed=0)
     model = with_score(model, WITH_HEAD[name]) if name in WITH_HEAD else model
     model = model.double()  # fp32 would add roundings of its own
     losses, norms = by_formula(LOSSES[name], materials[name], model, steps)
@@ -193,6 +206,8 @@ NOT_CUT = {
     "encoder": ("pipeline", "parallel", "unpacked"),
     "moved": ("pipeline", "parallel", "ZeRO 3"),
     "moved encoder": ("pipeline", "parallel", "unpacked", "ZeRO 3"),
+    "matched": ("pipeline",),
+    "matched encoder": ("pipeline", "parallel", "unpacked"),
     **dict.fromkeys(WITH_HEAD, ("pipeline",)),
 }
 """Words of the splits that an objective has not."""
@@ -206,6 +221,8 @@ OFTEN_OF = {
     **dict.fromkeys((*WITH_HEAD, "encoder"), ("ZeRO 3, micro-batch 2",)),
     "moved": ("ZeRO 2, micro-batch 2",),
     "moved encoder": (),
+    "matched": ("ZeRO 0, micro-batch 4", "ZeRO 3, micro-batch 2", "sequence parallel 2"),
+    "matched encoder": ("ZeRO 3, micro-batch 2",),
     "kto": ("ZeRO 3, micro-batch 2", "2 pipeline stages"),
     **dict.fromkeys(FAMILY, ("sequence parallel 2",)),
 }
@@ -268,6 +285,33 @@ def test_a_sum_before_the_division_is_noticed(
     mutant = train(bench, materials, "guarded", 2, mutant="all_over_all", parallel__zero=2)
     assert furthest(mutant["losses"], alone["guarded"]["losses"]) > 100 * TOLERANCE
     assert furthest(mutant["norms"], alone["guarded"]["norms"]) > 100 * TOLERANCE
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("rows", [1, 2, 4])
+@pytest.mark.parametrize("zero", [0, 3])
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("name", ["matched", "matched encoder"])
+def test_a_step_is_compared_as_one_batch(
+    bench: Bench, materials: dict[str, Material], name: str, workers: int, zero: int, rows: int
+) -> None:
+    """The step in one micro-batch of one process, which is all that the loss is a formula of."""
+    whole = train(bench, materials, name, 1, train__micro_batch_rows=4)
+    found = train(bench, materials, name, workers, parallel__zero=zero, train__micro_batch_rows=rows)
+    assert furthest(found["losses"], whole["losses"]) < TOLERANCE
+    assert furthest(found["norms"], whole["norms"]) < TOLERANCE
+    for ours, theirs in zip(found["metrics"], whole["metrics"], strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-6)
+
+
+def test_vectors_that_are_compared_are_those_that_learn(bench: Bench, materials: dict[str, Material]) -> None:
+    """Dropout drops the same in both passes of a step."""
+    fields = {**OBJECTIVES["matched encoder"], "model__config": {**ENCODER, "hidden_dropout_prob": 0.3}}
+    told = bench.cell(2, store=materials["matched encoder"].store, until=1, vectors=True, **fields)[0]["vectors"]
+    half = len(told) // 2
+    assert half > 1  # micro-batches of this rank
+    assert told[:half] == told[half:]
+    assert len({*told}) == half
 
 
 @pytest.mark.full

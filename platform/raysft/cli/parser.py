@@ -15,7 +15,7 @@ Run = Callable[[argparse.Namespace], int | None]
 
 FORMATS = (
     *("auto", "alpaca", "sharegpt", "messages", "unified"),
-    *("preference", "critique", "labelled", "ranking", "text", "completion", "tested"),
+    *("preference", "critique", "labelled", "matched", "ranking", "text", "completion", "tested"),
 )
 """As data.format in a recipe."""
 

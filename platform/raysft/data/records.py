@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-Answers = Literal["one", "pair", "judged", "labelled"]
+Answers = Literal["one", "pair", "judged", "labelled", "matched"]
 """What a record becomes: one sample; a preferred and a rejected answer, two samples that are never parted; answers of
-which each is judged to be wanted or not; or a text with its labels."""
+which each is judged to be wanted or not; a text with its labels; or a query with a text that matches it, and with
+those that do not."""
 
 
 _set = object.__setattr__

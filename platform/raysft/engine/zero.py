@@ -7,7 +7,7 @@ multiplied by their number and divided by the units of the WHOLE global step. Ac
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import starmap
 
@@ -38,8 +38,10 @@ from raysft.engine.step import (
 from raysft.engine.step_costs import StepWatch
 from raysft.engine.tensor import WHOLE, Shards
 from raysft.engine.together import on_every_rank
+from raysft.engine.whole_step import Columns, step_columns
 from raysft.objectives.batch import HostBatch, on_device
 from raysft.objectives.module import ObjectiveModule
+from raysft.objectives.objective import Loss
 from raysft.objectives.reduce import Sums
 from raysft.recipe.resolve import ResolvedRun
 
@@ -99,13 +101,14 @@ class ZeroEngine:
         set_learning_rate(self._adam, learning_rate)
         means = step_means(self._objective, partial(self._measure, micro_batches, units))
         self._deepspeed.train()
+        columns = self._compared(micro_batches, means, partial(self._seed_dropout, step))
         counts = self._coordinate.tensor == 0  # tensor-parallel ranks all know the sums
         sums, metrics = torch.zeros_like(totals), totals.new_zeros(2 * len(self._objective.metrics))
         for number, batch in enumerate(micro_batches):
             self._deepspeed.set_gradient_accumulation_boundary(number == len(micro_batches) - 1)
-            torch.manual_seed(dropout_seed(self._seed, step, batch.index) + self._coordinate.sequence * _PART_SEEDS)
+            self._seed_dropout(step, batch)
             with watch.forward():
-                found = self._pass(batch, means)
+                found = self._pass(batch, means, columns[number])
             shared = found.sums / shares.to(found.sums.dtype) * weighed.to(found.sums.dtype)
             self._deepspeed.backward(shared.sum() * self._num_parts)
             sums += found.sums.detach() * counts
@@ -143,19 +146,46 @@ class ZeroEngine:
     ) -> Sums:
         """Sums of all ranks, without gradients. means: see engine/step.py, step_means."""
         self._deepspeed.eval()
+        columns = self._compared(micro_batches, means)
         sums = np.zeros(len(self._terms) + 2 * len(self._objective.metrics))
         with torch.no_grad():
-            for batch in micro_batches:
-                found = self._pass(batch, means)
+            for batch, found_of_step in zip(micro_batches, columns, strict=True):
+                found = self._pass(batch, means, found_of_step)
                 sums += [*found.sums.tolist(), *found.metrics.tolist()]
         sums *= self._coordinate.tensor == 0
         own = [value * self._coordinate.counts_for_replica for value in in_order(self._terms, units)]
         return assembled_sums(self._sum([*own, *sums.tolist()]), self._objective)
 
-    def _pass(self, batch: HostBatch, means: Mapping[str, float]) -> Stacked:
+    def _pass(self, batch: HostBatch, means: Mapping[str, float], columns: Columns) -> Stacked:
         """One forward pass."""
-        given = on_device(batch, self._device, means).flat(self._objective.batch_columns)
-        return stacked(self._deepspeed(*given), self._objective)
+        return stacked(self._loss(batch, means, columns), self._objective)
+
+    def _loss(self, batch: HostBatch, means: Mapping[str, float], columns: Columns) -> Loss:
+        given = on_device(batch, self._device, means, columns).flat(self._objective.batch_columns)
+        found: Loss = self._deepspeed(*given)
+        return found
+
+    def _compared(
+        self,
+        micro_batches: Sequence[HostBatch],
+        means: Mapping[str, float],
+        begin: Callable[[HostBatch], None] = lambda batch: None,
+    ) -> list[Columns]:
+        """What each micro-batch gets of the whole step (whole_step.py). begin: called before each pass."""
+
+        def vectors(batch: HostBatch, zeros: Columns) -> Tensor:
+            begin(batch)
+            found = self._loss(batch, means, zeros).vectors
+            assert found is not None, "an objective that compares a step gives vectors"
+            return found
+
+        place = self._coordinate
+        return step_columns(
+            self._objective, micro_batches, vectors, place.replica, counts=bool(place.counts_for_replica)
+        )
+
+    def _seed_dropout(self, step: int, batch: HostBatch) -> None:
+        torch.manual_seed(dropout_seed(self._seed, step, batch.index) + self._coordinate.sequence * _PART_SEEDS)
 
     def state(self) -> Iterator[Slice]:
         """See Engine."""

@@ -18,7 +18,7 @@ import yaml
 import raysft
 from raysft.recipe.forgetting import forgotten, guards
 from raysft.recipe.measures import rows_of
-from raysft.recipe.objective_traits import head_of, objective_of
+from raysft.recipe.objective_traits import embeds, head_of, objective_of
 from raysft.recipe.schema import Recipe
 from raysft.recipe.traits import method_of
 
@@ -62,12 +62,24 @@ def model_card(recipe: Recipe, facts: CardFacts, part: str) -> str:
 def _front_matter(recipe: Recipe, part: str) -> dict[str, Any]:
     front: dict[str, Any] = {
         "library_name": method_of(recipe).library if part == "adapter" else "transformers",
-        "pipeline_tag": "text-classification" if head_of(recipe) else "text-generation",
-        "tags": ["raysft", recipe.objective.kind, recipe.method.kind],
+        "pipeline_tag": _task(recipe),
+        "tags": [
+            "raysft",
+            *(["sentence-transformers"] if embeds(recipe) else []),
+            recipe.objective.kind,
+            recipe.method.kind,
+        ],
     }
     if _is_hub_id(recipe.model.source):
         front["base_model"] = recipe.model.source
     return front
+
+
+def _task(recipe: Recipe) -> str:
+    """As the hub names it."""
+    if embeds(recipe):
+        return "sentence-similarity"
+    return "text-classification" if head_of(recipe) else "text-generation"
 
 
 def _summary(recipe: Recipe, part: str) -> str:
@@ -104,11 +116,25 @@ def _forgetting(recipe: Recipe, facts: CardFacts) -> str:
     return _table(("guarded set", "before", "after", "lost"), cells) if cells else ""
 
 
+_VECTORS = """
+inputs = tokenizer(["a text", "another one"], padding=True, padding_side="right", return_tensors="pt")
+states, mask = model(**inputs).last_hidden_state, inputs["attention_mask"][..., None]
+pooled = (states * mask).sum(1) / mask.sum(1)  # mean; cls: states[:, 0]; last: states at mask.sum(1) - 1
+vectors = pooled / pooled.norm(dim=-1, keepdim=True)"""
+_AS_MODULES = (
+    "How states are pooled stands in `1_Pooling/config.json`. sentence-transformers needs no more than "
+    '`SentenceTransformer(".")`.'
+)
+
+
 def _loading(recipe: Recipe, part: str) -> str:
     load = 'model = AutoModelForCausalLM.from_pretrained(".")\ntokenizer = AutoTokenizer.from_pretrained(".")'
     imports = "from transformers import AutoModelForCausalLM, AutoTokenizer"
     if head_of(recipe):
         load, imports = (one.replace("ForCausalLM", "ForSequenceClassification") for one in (load, imports))
+    if embeds(recipe):
+        load, imports = (one.replace("AutoModelForCausalLM", "AutoModel") for one in (load, imports))
+        return f"```python\n{imports}\n\n{load}\n{_VECTORS}\n```\n\n{_AS_MODULES}"
     base = recipe.model.source if _is_hub_id(recipe.model.source) else "BASE_MODEL_DIRECTORY"
     if part == "adapter" and method_of(recipe).library == "raysft":
         return f"```python\n{_own_loader(recipe, base)}\n```"
@@ -155,7 +181,10 @@ def _training(recipe: Recipe, facts: CardFacts) -> list[tuple[str, ...]]:
         ("recipe", f"`{recipe.name}`"),
         ("base model", _base(recipe)),
         ("method", f"{method.title}, {details}" if details else recipe.method.kind),
-        ("data", f"{facts.train_samples:,} {'pairs' if objective_of(recipe).answers == 'pair' else 'samples'}"),
+        (
+            "data",
+            f"{facts.train_samples:,} {_samples(recipe)}",
+        ),
         ("trained on", f"{facts.train_tokens:,} tokens, {facts.train_target_tokens:,} of them predicted"),
         ("steps", f"{facts.steps:,} of {train.rows_per_step} packed rows of {recipe.data.max_tokens:,} tokens"),
         ("optimizer", f"AdamW, learning rate {optimizer.learning_rate:g}, {optimizer.schedule}"),
@@ -166,6 +195,10 @@ def _training(recipe: Recipe, facts: CardFacts) -> list[tuple[str, ...]]:
         ("torch", torch.__version__),
         ("transformers", transformers.__version__),
     ]
+
+
+def _samples(recipe: Recipe) -> str:
+    return "pairs" if objective_of(recipe).answers in ("pair", "matched") else "samples"
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from raysft.errors import ModelError
-from raysft.model.encoder import head_of_encoder
+from raysft.model.encoder import POOLER, head_of_encoder, is_bare
 
 
 def decoder(model: PreTrainedModel) -> PreTrainedModel:
@@ -18,6 +18,8 @@ def decoder(model: PreTrainedModel) -> PreTrainedModel:
     transformers' base_model, but where base_model_prefix names no attribute (llama4_text) or the base model reads
     images as well (gemma3).
     """
+    if is_bare(model):
+        return model
     is_multimodal = model.config.get_text_config() is not model.config
     found = model.get_decoder() if is_multimodal else model.base_model
     if found is model:
@@ -54,7 +56,10 @@ def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
 
 
 def unread(model: PreTrainedModel) -> dict[str, nn.Module]:
-    """{name: module} of what no text passes: vision and audio towers, projectors. Largest parts only."""
+    """{name: module} of what no text passes, or nothing reads: vision and audio towers, projectors; the pooler of an
+    encoder without a head. Largest parts only."""
+    if is_bare(model):
+        return {name: module for name, module in model.named_children() if name == POOLER}
     used = {id(module) for module in decoder(model).modules()}
     for head in (model.get_output_embeddings(), task_head(model)):
         if isinstance(head, nn.Module):

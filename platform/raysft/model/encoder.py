@@ -1,7 +1,8 @@
 """Encoders (BERT's kind): models that see a text from both sides, with a head for whole texts and none for tokens.
 
-They are trained as transformers' sequence classifiers of their type, whose own forward makes the scores: a text a
-row, padding masked. Attention that sees both sides knows no borders within a row, so data.packing is off.
+They are trained as transformers' sequence classifiers of their type, whose own forward makes the scores, or bare,
+where hidden states make vectors: a text a row, padding masked. Attention that sees both sides knows no borders within
+a row, so data.packing is off.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from transformers import (
 )
 
 from raysft.errors import ModelError
-from raysft.recipe.objective_traits import classes_of, head_of
+from raysft.recipe.objective_traits import classes_of, embeds, head_of
 from raysft.recipe.schema import Recipe
 from raysft.recipe.traits import virtual_tokens
 
@@ -30,11 +31,13 @@ def is_encoder(config: PretrainedConfig) -> bool:
 
 def trains_encoder(recipe: Recipe, config: PretrainedConfig) -> bool:
     """Is a recipe's model one that is trained as such? config: the model's."""
-    return bool(head_of(recipe)) and is_encoder(config)
+    return (bool(head_of(recipe)) or embeds(recipe)) and is_encoder(config)
 
 
 def describe_head(config: PretrainedConfig, recipe: Recipe) -> None:
-    """Write into a config what the numbers of the objective's head are."""
+    """Write into a config what the numbers of the objective's head are, if it has one."""
+    if not head_of(recipe):
+        return
     classes = classes_of(recipe)
     config.num_labels = head_of(recipe)
     if classes.labels:
@@ -43,15 +46,27 @@ def describe_head(config: PretrainedConfig, recipe: Recipe) -> None:
         config.problem_type = "multi_label_classification" if classes.several else "single_label_classification"
 
 
+def is_bare(model: PreTrainedModel) -> bool:
+    """Is it an encoder without any head?"""
+    return is_encoder(model.config) and model.base_model is model
+
+
+POOLER = "pooler"
+"""Name of the layer over the first token's state that some encoders have, and that no vector is made of."""
+
+
 def is_new(model: PreTrainedModel, name: str) -> bool:
-    """Does a parameter belong to the head, which no base has? name: its name in the classifier."""
-    return not name.startswith(f"{model.base_model_prefix}.")
+    """Does a parameter belong to the head, which no base has, or to a layer that nothing reads? name: its name in the
+    model that is trained."""
+    return name.startswith(f"{POOLER}.") if is_bare(model) else not name.startswith(f"{model.base_model_prefix}.")
 
 
 def head_of_encoder(model: PreTrainedModel) -> nn.Module | None:
-    """All that a classifier has besides its encoder; None: the model is no such classifier."""
+    """All that a classifier has besides its encoder, nothing where it is bare; None: the model is no such encoder."""
     if not is_encoder(model.config) or model.get_output_embeddings() is not None:
         return None
+    if is_bare(model):
+        return nn.ModuleList()
     return nn.ModuleList([child for child in model.children() if child is not model.base_model])
 
 
@@ -64,6 +79,15 @@ def text_scores(model: PreTrainedModel, input_ids: Tensor, segment_of: Tensor) -
     return logits[is_text]
 
 
+def text_states(model: PreTrainedModel, input_ids: Tensor, segment_of: Tensor) -> Tensor:
+    """The hidden states of texts [B, T, D] from a bare encoder, a text a row. segment_of: [B, T], below 0 at
+    padding."""
+    is_text = segment_of[:, :1] >= 0
+    mask = torch.where(is_text, segment_of >= 0, True)
+    states: Tensor = model(input_ids=input_ids, attention_mask=mask.long())[0]
+    return states
+
+
 def check_encoder(recipe: Recipe, config: PretrainedConfig) -> None:
     """Raises ModelError for what an encoder cannot be trained with. config: of the recipe's model."""
     if not is_encoder(config):
@@ -73,11 +97,11 @@ def check_encoder(recipe: Recipe, config: PretrainedConfig) -> None:
     cut = [name for name, size in sizes.items() if size > 1]
     for wrong, what, got, expected, fix in (
         (
-            not head_of(recipe),
+            not trains_encoder(recipe, config),
             "an encoder writes no text",
             f"a {config.model_type} model, objective: {recipe.objective.kind}",
-            "an objective with a head of its own",
-            "set objective.kind: classify, or choose a causal language model",
+            "an objective with a head of its own, or one of vectors of texts",
+            "set objective.kind: classify or contrastive, or choose a causal language model",
         ),
         (
             recipe.data.packing,

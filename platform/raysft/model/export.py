@@ -26,6 +26,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from raysft import sealed, storage
 from raysft.errors import StorageError
 from raysft.model.card import CardFacts, model_card
+from raysft.model.embedder import write_modules
 from raysft.model.export_manifest import (
     FORMAT_VERSION,
     MANIFEST,
@@ -43,7 +44,7 @@ from raysft.model.outline import WholeOnlyError
 from raysft.model.save_plan import SavePlan, plan_save
 from raysft.model.trained import DTYPES, Merged, Trained, Weights, by_name, rebuild, tell_whole
 from raysft.model.weight_files import STAGING, Entries, WeightFiles
-from raysft.recipe.objective_traits import head_of
+from raysft.recipe.objective_traits import embeds, head_of
 from raysft.recipe.schema import Recipe
 from raysft.recipe.traits import method_of
 
@@ -105,10 +106,8 @@ def export_share(
     card: CardFacts,
     share: tuple[int, int],
 ) -> Entries:
-    """Write share[0] of share[1] of the files of weights, before export_run() writes the rest. Returns them.
-
-    None is written where there is an export of this run already, or no stream of its model. Raises as export_run().
-    """
+    """Write share[0] of share[1] of the files of weights, before export_run() writes the rest. Returns them: none
+    where there is an export of this run already, or no stream of its model. Raises as export_run()."""
     files, (part, parts) = WeightFiles(out, _identity(recipe, card)), share
     if "merged" not in export_parts(recipe) or is_of(out, files.identity):
         return {}
@@ -127,11 +126,10 @@ def _identity(recipe: Recipe, card: CardFacts) -> dict[str, Any]:
 
 
 def export_parts(recipe: Recipe) -> list[str]:
-    """`adapter` and `merged`, as far as the recipe wants them. A method that has one part always gives it; a head of
-    the objective's own goes with a whole model, if there can be one."""
-    parts = method_of(recipe).exports
-    if head_of(recipe) and "merged" in parts:
-        parts = ("merged",)
+    """`adapter` and `merged`, as far as wanted. A method that has one part always gives it; a head of the objective's
+    own, and vectors of texts, go with a whole model, if there can be one."""
+    exports, is_whole = method_of(recipe).exports, head_of(recipe) or embeds(recipe)
+    parts = ("merged",) if is_whole and "merged" in exports else exports
     wanted = {"adapter": recipe.export.adapter, "merged": recipe.export.merged}
     return [part for part in parts if wanted[part] or len(parts) == 1]
 
@@ -230,6 +228,7 @@ def _write_configs(
     model.save_pretrained(directory / "merged", state_dict=weights, max_shard_size=MAX_SHARD)
     tokenizer.save_pretrained(directory / "merged")
     copy_processors(recipe, directory / "merged")
+    write_modules(recipe, model, directory / "merged")
 
 
 def _write_for_answers(

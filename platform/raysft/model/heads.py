@@ -15,7 +15,7 @@ from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, PreTrainedMo
 from raysft.errors import ModelError
 from raysft.model.decoder import TASK_HEAD, task_head
 from raysft.model.encoder import describe_head, head_of_encoder
-from raysft.recipe.objective_traits import head_of
+from raysft.recipe.objective_traits import embeds, head_of
 from raysft.recipe.schema import Recipe
 
 _STANDARD_DEVIATION = 0.02
@@ -27,6 +27,8 @@ def add_head(model: PreTrainedModel, recipe: Recipe) -> None:
     model: after its method was applied, without what that put around it. An encoder's classifier has its head.
     """
     outputs = head_of(recipe)
+    if embeds(recipe):
+        _leave_head(model)
     if not outputs:
         return
     if (own := head_of_encoder(model)) is not None:
@@ -39,10 +41,15 @@ def add_head(model: PreTrainedModel, recipe: Recipe) -> None:
     weight = torch.randn(outputs, width, generator=generator) * _STANDARD_DEVIATION
     head = nn.Linear(width, outputs, bias=False, device="meta")
     head.weight = nn.Parameter(weight.to(embedding.device))
-    lm_head = model.get_output_embeddings()
-    if isinstance(lm_head, nn.Module) and not any(p is embedding for p in lm_head.parameters()):
-        lm_head.requires_grad_(False)  # nothing reads it: only weight decay would reach it
+    _leave_head(model)
     model.add_module(TASK_HEAD, head)
+
+
+def _leave_head(model: PreTrainedModel) -> None:
+    """An LM head of its own weights is not trained where nothing reads it: only weight decay would reach it."""
+    lm_head, embedding = model.get_output_embeddings(), model.get_input_embeddings().weight
+    if isinstance(lm_head, nn.Module) and not any(p is embedding for p in lm_head.parameters()):
+        lm_head.requires_grad_(False)
 
 
 def as_classifier(model: PreTrainedModel, recipe: Recipe, pad_token_id: int | None) -> PreTrainedModel:

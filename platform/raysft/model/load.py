@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import (
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     GenerationConfig,
@@ -21,9 +22,10 @@ from transformers.utils import logging as transformers_logging
 
 from raysft.errors import ModelError
 from raysft.model.backend import attention_backend
-from raysft.model.encoder import describe_head, head_of_encoder, is_new, trains_encoder
+from raysft.model.encoder import describe_head, head_of_encoder, is_bare, is_new, trains_encoder
 from raysft.model.facts import UNUSABLE, check_vocabulary, load_config
 from raysft.model.files import model_location, read_object, refuse_other_weights
+from raysft.recipe.objective_traits import embeds
 from raysft.recipe.schema import Recipe
 
 
@@ -78,7 +80,7 @@ def dtypes_as_loaded(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, to
     what its code makes in fp32 whatever the default is.
     """
     with torch.device("meta"):
-        empty: Any = _auto(is_encoder=head_of_encoder(model) is not None).from_config(model.config, dtype=dtype)
+        empty: Any = _auto(head_of_encoder(model) is not None, is_bare(model)).from_config(model.config, dtype=dtype)
     made = {name: tensor.dtype for name, tensor in (*empty.named_parameters(), *empty.named_buffers())}
     strict = model._keep_in_fp32_modules_strict if dtype in (torch.float16, torch.bfloat16) else None
     pattern = build_glob_alternation([*sorted(strict)])[0] if strict else None
@@ -148,7 +150,7 @@ def _from_config(recipe: Recipe, config: PretrainedConfig) -> PreTrainedModel:
     if trains_encoder(recipe, config):
         describe_head(config, recipe)
     try:
-        model: PreTrainedModel = _auto(is_encoder=trains_encoder(recipe, config)).from_config(
+        model: PreTrainedModel = _auto(trains_encoder(recipe, config), embeds(recipe)).from_config(
             config,
             dtype=torch.float32,
             attn_implementation=attention_backend(recipe, config),
@@ -167,7 +169,7 @@ def _from_files(recipe: Recipe) -> PreTrainedModel:
     if is_encoder:
         describe_head(config, recipe)
     try:
-        loaded: Any = _auto(is_encoder=is_encoder).from_pretrained(
+        loaded: Any = _auto(is_encoder, embeds(recipe)).from_pretrained(
             model_location(recipe),
             config=config,
             revision=section.revision,
@@ -186,14 +188,17 @@ def _from_files(recipe: Recipe) -> PreTrainedModel:
     return model
 
 
-def _auto(*, is_encoder: bool) -> Any:
+def _auto(is_encoder: bool, is_bare: bool) -> Any:
     """The class that chooses a class."""
-    return AutoModelForSequenceClassification if is_encoder else AutoModelForCausalLM
+    if not is_encoder:
+        return AutoModelForCausalLM
+    return AutoModel if is_bare else AutoModelForSequenceClassification
 
 
 def _cannot_load(recipe: Recipe, error: Exception | str) -> ModelError:
     got = " ".join(str(error).split())[:300]
-    if "attention" in got.lower() or "flash" in got.lower():
+    is_lacking = "weights are missing" in got  # among them those of attention
+    if not is_lacking and ("attention" in got.lower() or "flash" in got.lower()):
         return ModelError(
             f"the model {recipe.model.source!r} cannot be loaded with model.attention: {recipe.model.attention}",
             got=got,

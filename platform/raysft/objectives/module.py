@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 from torch import Tensor, nn
 
 from raysft.model.decoder import task_head
-from raysft.model.encoder import head_of_encoder, text_scores
+from raysft.model.encoder import head_of_encoder, is_bare, text_scores, text_states
 from raysft.model.fast.loss import output_head
 from raysft.model.fast.loss_head import LossHead
 from raysft.model.fast.ulysses import SequenceGroup, hidden_part
 from raysft.model.methods import Forward, PlainForward, StepActs, base_model
 from raysft.model.outline import Unread
-from raysft.objectives import classify, cpo, dft, distill, dpo, eaft, kto, orpo, reward, sft, simpo
+from raysft.objectives import classify, contrastive, cpo, dft, distill, dpo, eaft, kto, orpo, reward, sft, simpo
 from raysft.objectives.adversary import Adversary
 from raysft.objectives.batch import DeviceBatch
 from raysft.objectives.noise import EmbeddingNoise
@@ -37,6 +37,7 @@ OBJECTIVES: Mapping[str, Callable[[ObjectiveSection], Objective]] = {
     "kto": kto.make,
     "reward": reward.make,
     "classify": classify.make,
+    "contrastive": contrastive.make,
 }
 """{objective.kind: what makes it of its section}."""
 
@@ -90,6 +91,9 @@ class ObjectiveModule(nn.Module):
         model, sequence = base_model(self.model), self.sequence
         if self._noise is not None:
             self._noise.expect(batch.segment_of)
+        if is_bare(model):
+            states = text_states(model, batch.input_ids, batch.segment_of)
+            return self.objective.loss(View(states, output_head(model), batch, is_encoder=True), batch)
         if head_of_encoder(model) is not None:
             scores = text_scores(model, batch.input_ids, batch.segment_of)
             return self.objective.loss(View(scores, output_head(model), batch, given=scores), batch)

@@ -21,6 +21,29 @@ class Loss(NamedTuple):
     """{term: sum, [] or one for each trial [P]}."""
     metrics: dict[str, tuple[Tensor, Tensor]] = {}  # noqa: RUF012
     """{metric: (sum, count)}, of the same shape, without gradients."""
+    vectors: Tensor | None = None
+    """[S, D] of the samples, without gradients, where a whole step is compared."""
+
+
+class StepSamples(NamedTuple):
+    """All samples of a global step, of every micro-batch and rank, atom by atom."""
+
+    vectors: Tensor
+    """[N, D] float32."""
+    keys: Tensor
+    """[N] int64, the same for samples of the same tokens."""
+    is_first: Tensor
+    """[N] bool: is it the first of its atom?"""
+
+
+@dataclass(frozen=True)
+class WholeStep:
+    """A loss that compares all samples of a step: its costs, and where each sample's vector should go."""
+
+    columns: tuple[Field, ...]
+    """What `solve` finds, of each segment or atom; the loss reads it of its micro-batch."""
+    solve: Callable[[StepSamples], dict[str, Tensor]]
+    """{column: [N, D] of the segments, [atoms]}, by the vectors that `Loss` has; without gradients."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +61,15 @@ class Objective:
     """Those of its metrics whose mean over the whole global step the loss reads: a column of that name, the same
     number for every atom. A pass of its own finds them first, without gradients; in that pass they are 0."""
 
+    whole_step: WholeStep | None = None
+    """Where the loss is no sum over micro-batches: a pass of its own, without gradients and with the dropout of the
+    one that follows, finds the vectors of all; in that pass its columns are 0, [S, 1] of segments."""
+
     @property
     def batch_columns(self) -> tuple[Field, ...]:
-        """The columns of a batch on the device: those of the data, then the means of the step."""
-        return (*self.columns, *(Field(name, "atom", "<f4") for name in self.step_means))
+        """The columns of a batch on the device: those of the data, then what is found of the step."""
+        of_step = () if self.whole_step is None else self.whole_step.columns
+        return (*self.columns, *(Field(name, "atom", "<f4") for name in self.step_means), *of_step)
 
     def units(self, rows: Sequence[RowFields]) -> dict[str, float]:
         """{term: units of these rows}. Runs on the host, before the forward."""

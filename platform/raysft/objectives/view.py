@@ -16,6 +16,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from raysft.model.fast.loss import (
     OutputHead,
@@ -27,6 +28,7 @@ from raysft.model.fast.loss import (
 )
 from raysft.model.fast.ulysses import SequenceGroup
 from raysft.objectives.batch import DeviceBatch, Extent
+from raysft.recipe.sections.embedding_objectives import Pooling
 
 Per = Literal["segment", "atom"]
 """What there is one value of."""
@@ -47,6 +49,8 @@ class View:
     """The objective's own head, [N, D] -> [N, numbers]; None: it has none."""
     given: Tensor | None = None
     """What an encoder's own head made of the samples, [S, numbers]; None: `scorer` is to do so."""
+    is_encoder: bool = False
+    """Does the model read texts from both sides?"""
     trials: Sequence[Extent] | None = None
     """What is whose, where trials share the pass; sums are then [P], else []."""
 
@@ -87,6 +91,18 @@ class View:
         states = self.hidden.new_zeros(count, self.hidden.shape[-1])
         states = states.index_add(0, self.batch.segment_of[is_last], self.hidden[is_last])
         return states if self.sequence is None else self.sequence.total(states)
+
+    def vectors(self, pooling: Pooling) -> Tensor:
+        """A vector of length 1 of each sample, [S, D] float32, whoever has its tokens. That of a mean is a sum's."""
+        batch, is_token = self.batch, self.batch.segment_of >= 0
+        if pooling == "last":
+            is_token &= ~batch.predicts
+        elif pooling == "cls":
+            positions = batch.position_ids
+            is_token &= (positions if self.sequence is None else self.sequence.own(positions, 1)) == 0
+        states = self.hidden.new_zeros(len(batch.atom_of), self.hidden.shape[-1], dtype=torch.float32)
+        states = states.index_add(0, batch.segment_of[is_token], self.hidden[is_token].float())
+        return normalize(states if self.sequence is None else self.sequence.total(states), dim=-1)
 
     def per_segment(self, values: Tensor, wanted: Tensor) -> Tensor:
         """Sums of [N] values at the wanted positions over each segment, [S], whoever has its tokens."""

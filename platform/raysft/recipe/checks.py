@@ -251,7 +251,7 @@ def _check_answers(recipe: Recipe) -> None:
     """What pairs of answers, and columns of the untrained model, cannot go with."""
     data, kind = recipe.data, recipe.objective.kind
     answers = objective_of(recipe).answers
-    compared, labelled = answers in ("pair", "judged"), answers == "labelled"
+    compared, labelled, matched = answers in ("pair", "judged"), answers == "labelled", answers == "matched"
     for wrong, what, got, expected, fix in (
         (
             compared and data.over_long != "drop",
@@ -261,15 +261,15 @@ def _check_answers(recipe: Recipe) -> None:
             "set data.over_long: drop, and data.max_tokens so that a pair of answers with their prompts fits",
         ),
         (
-            labelled and data.over_long == "split",
-            "a text with a label is one sample",
+            (labelled or matched) and data.over_long == "split",
+            "a text with a label, or one that others match, is one sample",
             f"objective: {kind}, data.over_long = split",
             "data.over_long: drop, or truncate, which keeps the beginning",
             "set data.over_long: truncate",
         ),
         (
-            data.mode == "stream" and (compared or labelled),
-            "answers that are compared, or judged, and texts with labels are not streamed",
+            data.mode == "stream" and answers != "one",
+            "answers that are compared, or judged, and texts with labels are not streamed, nor texts that match",
             f"data.mode: stream, objective: {kind}",
             "data.mode: prepared",
             "set data.mode: prepared",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from raysft.metrics import METRICS
-from raysft.metrics.base import Mode
+from raysft.metrics.base import Mode, percent
 
 HELD_OUT = "held_out"
 """The set of `data.eval` or `data.eval_fraction`, which needs no name in a recipe."""
@@ -50,6 +50,9 @@ class Measure:
 MEASURES: dict[str, Measure] = {
     "loss": Measure("loss", "min", "rows", "nats per target token"),
     "perplexity": Measure("perplexity", "min", "rows"),
+    "recall_at_1": Measure("recall@1", "max", "rows", shown=percent),
+    "recall_at_10": Measure("recall@10", "max", "rows", shown=percent),
+    "mrr": Measure("mean reciprocal rank", "max", "rows"),
     **{
         name: Measure(metric.title, metric.better, "answers", shown=metric.shown, packages=metric.packages)
         for name, metric in METRICS.items()

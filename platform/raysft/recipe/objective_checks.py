@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from raysft.errors import RecipeError
 from raysft.recipe.evaluation_sets import evaluation_sets
-from raysft.recipe.objective_traits import objective_of
+from raysft.recipe.objective_traits import embeds, objective_of
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.head_objectives import ClassifyObjective
 from raysft.recipe.sections.method import ProbeMethod
@@ -24,9 +24,16 @@ def check_objective(recipe: Recipe) -> None:
         )
     if isinstance(section, ClassifyObjective):
         _check_labels(section)
-    if objective_of(recipe).head(section):
-        _check_head(recipe)
-    elif isinstance(recipe.method, ProbeMethod):
+    if objective_of(recipe).head(section) or embeds(recipe):
+        _check_whole_model(recipe)
+    if embeds(recipe) and recipe.train.adversarial_epsilon:
+        raise RecipeError(
+            "vectors of a whole step are compared, and adversarial training moves one micro-batch at a time",
+            got=f"objective: {section.kind}, train.adversarial_epsilon: {recipe.train.adversarial_epsilon}",
+            expected="train.adversarial_epsilon: 0",
+            fix="remove train.adversarial_epsilon",
+        )
+    if not objective_of(recipe).head(section) and isinstance(recipe.method, ProbeMethod):
         raise RecipeError(
             "a probe trains a head of the objective's own, and this one has none",
             got=f"method.kind: probe, objective: {section.kind}",
@@ -41,28 +48,33 @@ def check_objective(recipe: Recipe) -> None:
         _check_margin(section)
 
 
-def _check_head(recipe: Recipe) -> None:
-    """A head of its own gives numbers: no answers, and no LM head that an adapter alone would leave."""
+def _check_whole_model(recipe: Recipe) -> None:
+    """A head of its own gives numbers, and vectors are none either: no answers, and nothing that an adapter alone
+    would leave to a model with an LM head."""
+    is_vectors = embeds(recipe)
+    who = "a model of vectors of texts" if is_vectors else "a model with a head of its own"
+    whose = "vectors of texts are" if is_vectors else "a head of its own is"
     kind, method = recipe.objective.kind, method_of(recipe)
     asked = [name for name, plan in evaluation_sets(recipe).items() if plan.prompts]
     for wrong, what, got, expected, fix in (
         (
             bool(asked),
-            "a model with a head of its own answers no prompts",
+            f"{who} answers no prompts",
             f"objective: {kind}, and prompts of {', '.join(asked)}",
             "losses and metrics of rows alone",
             "set evaluate.generate_prompts: 0, and take prompts and their metrics out of evaluate.sets",
         ),
         (
-            "merged" not in method.exports and method.library == "peft",
-            "a head of its own is exported with a whole model",
+            "merged" not in method.exports and (method.library == "peft" or is_vectors),
+            f"{whose} exported with a whole model",
             f"objective: {kind}, method.kind: {recipe.method.kind}, which is exported as an adapter alone",
-            "a method whose adapters are merged, or bottleneck adapters, in whose files it has a place",
+            "a method whose adapters are merged"
+            + ("" if is_vectors else ", or bottleneck adapters, in whose files it has a place"),
             "set method.kind: lora",
         ),
         (
             "merged" in method.exports and not recipe.export.merged,
-            "a head of its own is exported with a whole model",
+            f"{whose} exported with a whole model",
             f"objective: {kind}, export.merged: false",
             "export.merged: true",
             "remove export.merged",

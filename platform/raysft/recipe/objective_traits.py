@@ -28,10 +28,10 @@ class ObjectiveTraits:
 
     title: str
     """In reports and cards."""
-    answers: Literal["one", "pair", "judged", "labelled"] = "one"
+    answers: Literal["one", "pair", "judged", "labelled", "matched"] = "one"
     """What a record becomes: one sample; a preferred and a rejected answer, an atom of two samples; an answer with
-    its judgement (of a pair two of them), an atom of it and of another record's answer to the same prompt; or a text
-    with its labels."""
+    its judgement (of a pair two of them), an atom of it and of another record's answer to the same prompt; a text
+    with its labels; or a query, a text that matches it and any number that do not, an atom of plain texts."""
     written: Callable[[Any], tuple[Field, ...]] = lambda objective: ()
     """Columns of what the records themselves say, written with their tokens, one value an atom; empty: none."""
     reference: Callable[[Any], tuple[Field, ...]] = lambda objective: ()
@@ -45,8 +45,10 @@ class ObjectiveTraits:
     """Numbers that a head of its own gives of a whole sample; 0: it reads the LM head, and has none."""
     classes: Callable[[Any], Classes] = lambda objective: Classes()
     """What the numbers of this head stand for, which records have as labels."""
+    embeds: bool = False
+    """Reads one vector of each sample, pooled from hidden states: no head at all."""
     measures_first: bool = False
-    """Reads means of the whole step: a forward pass over it, without gradients, comes before it is trained on."""
+    """Reads what the whole step says: a forward pass over it, without gradients, comes before it is trained on."""
     whole_rows: bool = False
     """Needs more than the loss of the last pipeline stage: pooled states, a second model."""
 
@@ -97,6 +99,13 @@ OBJECTIVES: dict[str, ObjectiveTraits] = {
         classes=lambda objective: objective.classes,
         whole_rows=True,
     ),
+    "contrastive": ObjectiveTraits(
+        title="contrastive learning of text embeddings",
+        answers="matched",
+        embeds=True,
+        measures_first=True,
+        whole_rows=True,
+    ),
 }
 """{objective.kind: its traits}."""
 
@@ -109,6 +118,11 @@ def objective_of(recipe: Recipe) -> ObjectiveTraits:
 def head_of(recipe: Recipe) -> int:
     """Numbers that the head of the recipe's objective gives of a whole sample; 0: it has none of its own."""
     return objective_of(recipe).head(recipe.objective)
+
+
+def embeds(recipe: Recipe) -> bool:
+    """Is the recipe's model trained for vectors of texts?"""
+    return objective_of(recipe).embeds
 
 
 def classes_of(recipe: Recipe) -> Classes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from raysft.errors import RecipeError
-from raysft.recipe.objective_traits import head_of
+from raysft.recipe.objective_traits import embeds, head_of
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.optimizer import MuonOptimizer
 from raysft.recipe.traits import METHODS, method_of
@@ -42,6 +42,7 @@ def obstacles(recipe: Recipe, tune: TuneSection) -> list[str]:
                 "optimizer.kind: muon (its matrices would be those of all trials)",
             ),
             (head_of(recipe), f"objective: {recipe.objective.kind} (a head for each trial)"),
+            (embeds(recipe), f"objective: {recipe.objective.kind} (each trial compares the texts of its own steps)"),
             (recipe.train.adversarial_epsilon, "train.adversarial_epsilon (a pass would move all trials at once)"),
             (recipe.train.embedding_noise, "train.embedding_noise (a pass would draw for all trials at once)"),
             (moved, f"{', '.join(moved)} in tune.space (trials would need other base models or other data)"),

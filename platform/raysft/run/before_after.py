@@ -7,10 +7,11 @@ from functools import partial
 from typing import Any
 
 from raysft.recipe.evaluation_sets import measured_by_workers
-from raysft.recipe.objective_traits import classes_of, head_of
+from raysft.recipe.objective_traits import classes_of, embeds, head_of
 from raysft.run import remote_tasks
 from raysft.run.classified import evaluate_classifier
 from raysft.run.evaluations import Evaluated, evaluate_once
+from raysft.run.retrieved import evaluate_vectors
 from raysft.run.worker_losses import losses_after, losses_before, targets_of
 
 Evaluation = dict[str, Any] | None
@@ -24,10 +25,16 @@ def before_and_after(
 
     Workers measure while they train (measured_by_workers); what is lost of that, or what they cannot measure, a task
     does. With a head of the objective's own there is nothing to measure before it is trained, and rows are measured
-    while it is; of classes a task measures the trained model.
+    while it is; of classes a task measures the trained model. Of vectors of texts a task measures both.
     Raises DataError before training where there is nothing to measure on.
     """
     run, recipe = of.run, of.recipe
+    if embeds(recipe):
+        phase("evaluation")
+        untrained = evaluate_vectors(of, "before")
+        train()
+        phase("evaluation")
+        return untrained, evaluate_vectors(of, "after")
     if head_of(recipe):
         train()
         if not classes_of(recipe).labels:

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from raysft import storage
 from raysft.data.store.parts import TokenStore
+from raysft.data.text.own_ends import with_own_ends
 from raysft.data.text.stops import recipe_template, stop_token_ids
 from raysft.data.text.tokenizer import recipe_tokenizer
 from raysft.errors import CheckpointError, UserError
@@ -24,9 +25,11 @@ from raysft.evaluate.classified import classification_record, classify
 from raysft.evaluate.evaluation import Share, evaluate_share
 from raysft.evaluate.exported import load_exported
 from raysft.evaluate.generation import TransformersGenerator
+from raysft.evaluate.retrieval import retrieval_record, retrieve
 from raysft.evaluate.sampling import Sampling
 from raysft.evaluate.scorers import make_scorers
 from raysft.model.card import CardFacts
+from raysft.model.embedder import pooling_of
 from raysft.model.export import export_run, export_share
 from raysft.model.heads import as_classifier
 from raysft.model.load import dtypes_as_loaded, rows_for
@@ -35,7 +38,7 @@ from raysft.model.spread import Room, spread
 from raysft.model.trained import load_adapted, load_trained, load_untrained
 from raysft.recipe.evaluation_sets import evaluation_sets
 from raysft.recipe.load import parse_recipe
-from raysft.recipe.objective_traits import classes_of
+from raysft.recipe.objective_traits import classes_of, embeds
 from raysft.recipe.schema import Recipe
 from raysft.recipe.traits import method_of
 from raysft.run.room import room_of
@@ -88,6 +91,25 @@ def evaluate_classifier(fields: dict[str, Any], stores: dict[str, str], run: str
     return found
 
 
+def evaluate_vectors(fields: dict[str, Any], stores: dict[str, str], run: str | None) -> dict[str, Any]:
+    """{set: record} of the vectors of the newest checkpoint of a run; run None: of the model before training."""
+    recipe = parse_recipe(fields)
+    tokenizer, plans = recipe_tokenizer(recipe), evaluation_sets(recipe)
+    torch.set_num_threads(recipe.cluster.cpus_per_worker)
+    found, size = {}, rows_for(tokenizer)
+    with _room(recipe, tokenizer, (0, 1)) as room:
+        if run is None:
+            model = load_untrained(recipe, vocab_size=size, room=room)
+        else:
+            model = load_trained(recipe, newest_checkpoint(run).weights(), vocab_size=size, room=room)
+        pooling = pooling_of(recipe, model)
+        for name, store in stores.items():
+            found[name] = retrieval_record(
+                *retrieve(model, TokenStore.open(store), pooling, max_rows=plans[name].max_rows)
+            )
+    return found
+
+
 def evaluate_exported(fields: dict[str, Any], stores: dict[str, str], share: Numbers, export: str) -> dict[str, Any]:
     """An exported model, loaded as anybody would."""
     recipe = parse_recipe(fields)
@@ -122,6 +144,8 @@ def export_files(fields: dict[str, Any], run: str, card: dict[str, Any], share: 
 def export_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
     """The recipe's tokenizer with the template that is trained, beside its own named ones. Raises ModelError."""
     tokenizer = recipe_tokenizer(recipe)
+    if embeds(recipe):
+        return with_own_ends(tokenizer)
     text, own = recipe_template(recipe, tokenizer).text, tokenizer.chat_template
     if not text:  # none is needed
         return tokenizer

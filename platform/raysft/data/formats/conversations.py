@@ -26,6 +26,7 @@ def reading_of(file: SourceFile, data: DataSection, answers: Answers = "one") ->
         several_answers=data.several_answers,
         judged=answers == "judged",
         labelled=answers == "labelled",
+        matched=answers == "matched",
     )
 
 

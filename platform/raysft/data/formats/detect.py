@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from raysft.data.formats.fields import RESPONSES, TURNS
+from raysft.data.formats.fields import ANCHORS, POSITIVES, RESPONSES, TURNS
 from raysft.data.formats.values import Record, RefusedError, column_names, decoded
 from raysft.data.records import Refusal
 
@@ -14,7 +15,7 @@ EXPECTED = (
     "sharegpt {conversations: [{from, value}]}, messages {messages: [{role, content}]}, "
     "completion {prompt, completion}, preference {prompt, chosen, rejected}, "
     "ranking {prompt, responses[], scores[]}, critique {question, noisy_answer, critique}, "
-    "labelled {text, label}, text {text}"
+    "labelled {text, label}, matched {anchor, positive, negative}, text {text}"
 )
 _QUESTIONS = frozenset(("prompt", "question", "query", "instruction"))
 _RESPONSES = frozenset(RESPONSES)
@@ -24,13 +25,14 @@ _DECIDED_BY_VALUE = frozenset((*TURNS, *RESPONSES, "metadata", "text", "content"
 _EMPTY: tuple[Any, ...] = ("", [], {})
 
 
-def detect_format(record: Record) -> str | Refusal:
+def detect_format(record: Record, *, matched: bool = False) -> str | Refusal:
     """The format's name: the first that fits. A null column is no column, nor an empty one if another format fits.
 
-    But a text beside a null label is no plain text: it would be trained, question and all.
+    But a text beside a null label is no plain text: it would be trained, question and all. matched: texts that match
+    are looked for first, else last of all, so that a record with an answer is one to whoever trains answers.
     """
     try:
-        return _detect(record)
+        return "matched" if matched and _are_matched(record, POSITIVES) else _detect(record)
     except RefusedError as refused:
         return refused.refusal
 
@@ -77,7 +79,18 @@ def _first(record: Record) -> str:
         return "completion"
     if has_responses and is_asked and any(isinstance(record.get(name), list | dict) for name in RESPONSES):
         return "completion"
-    return "text" if isinstance(record.get("text", record.get("content")), str | Refusal) else ""
+    if isinstance(record.get("text", record.get("content")), str | Refusal):
+        return "text"
+    return "matched" if _are_matched(record, POSITIVES[:3]) else ""
+
+
+def _are_matched(record: Record, positives: Sequence[str]) -> bool:
+    """Is there a text, and another that matches it? Two sentences with a label are a question about them."""
+    anchor, positive = (
+        next((name for name in names if record.get(name) is not None), "") for names in (ANCHORS, positives)
+    )
+    is_asked = positive == "sentence2" and "label" in record
+    return bool(anchor and positive) and (anchor == "sentence1" or positive != "sentence2") and not is_asked
 
 
 def _format_of_turns(record: Record) -> str:

@@ -14,6 +14,9 @@ PROBLEMS = ("prompt", "instruction", "question", "text")
 TESTS = ("test", "tests", "test_list")
 SOLUTIONS = ("canonical_solution", "code", "challenge_test_list")
 """Columns of problems with tests that nobody reads: neither the model nor the tests may see them."""
+ANCHORS = ("anchor", "query", "question", "sentence1")
+POSITIVES = ("positive", "pos", "sentence2", "answer", "document", "passage")
+NEGATIVES = ("negative", "negatives", "neg", "hard_negatives", *(f"negative_{number}" for number in range(1, 33)))
 
 FIELDS = {
     "alpaca": ("instruction", "input", "output", "system", "history", "tools", *REASONING),
@@ -26,6 +29,7 @@ FIELDS = {
     "critique": ("question", "instruction", "input", "system", *JUDGED, "critique"),
     "labelled": ("text", "text2", "sentence1", "sentence2", "label", "label_text", "system"),
     "tested": (*PROBLEMS, *TESTS, "entry_point", "test_imports", "test_setup_code", "system", *SOLUTIONS),
+    "matched": (*ANCHORS, *POSITIVES, *NEGATIVES),
     "text": ("text", "content"),
 }
 """The columns that each format may read; the other scalar columns describe the record."""

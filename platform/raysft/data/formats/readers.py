@@ -12,6 +12,7 @@ from typing import Any
 
 from raysft.data.formats.answers import RecordContent, answered, read_answer
 from raysft.data.formats.fields import ANSWERS, JUDGED, PROMPTS, RESPONSES, TURNS
+from raysft.data.formats.matching import read_matched
 from raysft.data.formats.tested import read_tested
 from raysft.data.formats.turns import read_messages
 from raysft.data.formats.unread import KeyLedger
@@ -293,5 +294,6 @@ READERS: dict[str, Callable[[KeyLedger], RecordContent]] = {
     "critique": _critique,
     "labelled": _labelled,
     "tested": read_tested,
+    "matched": read_matched,
     "text": _text,
 }

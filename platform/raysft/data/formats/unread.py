@@ -45,6 +45,8 @@ class Reading:
     """Are answers read that the record says are not wanted?"""
     labelled: bool = False
     """Is the label what is learnt of a text, no answer to be written?"""
+    matched: bool = False
+    """Are texts read that match, of which none answers another?"""
 
 
 _LONG = 24

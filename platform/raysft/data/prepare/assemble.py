@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from raysft.data.prepare.class_counts import count_classes, refuse_empty
 from raysft.data.prepare.fingerprint import Side
+from raysft.data.prepare.sample_columns import SEGMENTS
 from raysft.data.read.sources import ReadTask, SourceFile, describe_line, describe_sample, source_names
 from raysft.data.rules.whole_data import Selection
 from raysft.data.store.manifest import REJECTS
@@ -86,6 +87,8 @@ def choose(
         counts["labels"] = _labels(side.stage.classes, locations, shards[order], rows[order])
         if side.name == "train":
             refuse_empty(counts["labels"])
+    if side.stage.answers == "matched":
+        counts["matched_texts"] = _num_texts(locations, shards[order], rows[order])
     counts["selected"] = dict(selection.counts) if side.name == "train" else {}
     counts["dropped"] = _dropped(selection) if side.name == "train" else {}
     counts["occurrences"] = len(order)
@@ -99,6 +102,11 @@ def _labels(
     """{label: its samples} of an epoch."""
     column = take_samples(locations, shards, rows, [classes.field.name])
     return count_classes(sample_values(column, classes.field), classes)
+
+
+def _num_texts(locations: Sequence[str], shards: NDArray[np.int64], rows: NDArray[np.int64]) -> int:
+    """Segments of the atoms of an epoch."""
+    return len(take_samples(locations, shards, rows, [SEGMENTS.name]).column(0).combine_chunks().flatten())
 
 
 def make_manifest(

@@ -62,7 +62,7 @@ class EncodeStage:
     @property
     def has_atoms(self) -> bool:
         """Is an example several samples that belong together?"""
-        return self.answers in ("pair", "judged")
+        return self.answers in ("pair", "judged", "matched")
 
 
 @dataclass(frozen=True)
@@ -257,8 +257,12 @@ def _table(
     mask = (target != 0).astype(np.uint8)
     counts = counted(examples)
     mixture = stage.data.mixture
+
+    def is_asked(owner: Conversation) -> bool:
+        return stage.answers != "matched" and owner.messages[-1].role != "text"
+
     asked = [
-        render_last(owner, stage.template) if out and owner.messages[-1].role != "text" else (None, None)
+        render_last(owner, stage.template) if out and is_asked(owner) else (None, None)
         for owner, out in zip(owners, held_out, strict=True)
     ]
     prompts = [prompt for prompt, _ in asked]

@@ -23,6 +23,7 @@ from raysft import storage
 from raysft.data.on_ray import on_ray
 from raysft.data.prepare.assemble import choose, first_prompts, make_manifest, write_rejects
 from raysft.data.prepare.fingerprint import Side, check_unchanged, describe_set, describe_sides
+from raysft.data.prepare.matched_counts import refuse_lonely
 from raysft.data.prepare.prepared import Prepared, Store
 from raysft.data.prepare.stream_certificate import sample_manifest
 from raysft.data.prepare.tasks import make_part, make_shard, part_item, shard_item
@@ -59,6 +60,8 @@ def prepare(recipe: Recipe, *, progress: Progress = lambda what, done, total: No
     streamed = recipe.data.mode == "stream"
     manifests = _find_or_make(recipe, sides[1:] if streamed else sides, progress)
     train = sample_manifest(sides[0]) if streamed else manifests["train"]
+    if sides[0].stage.answers == "matched":
+        refuse_lonely(train, recipe.train.rows_per_step)
     if not streamed:
         record_version(recipe, train["fingerprint"])
     return Prepared(

@@ -190,25 +190,30 @@ def _listed(counts: Mapping[str, int]) -> str:
 def certificate(manifest: Mapping[str, Any]) -> list[str]:
     """What a store's manifest says about its masks and about what was left out, one line each."""
     counts, limit = manifest["counts"], manifest["max_tokens"]
-    samples = "pairs" if manifest.get("inputs", {}).get("answers") == "pair" else "samples"
+    answers = manifest.get("inputs", {}).get("answers")
+    samples = "pairs" if answers in ("pair", "matched") else "samples"
     refused = sum(counts["refused"].values())
     lines = []
     if manifest.get("sampled"):
         lines.append(f"only the first {counts['records_read']:,} records of a stream are counted here")
     lines.append(f"{counts['examples']:,} {samples} of {counts['records_read']:,} records, {refused:,} refused")
-    if samples == "pairs":
+    if answers == "pair":
         lines.append("each is a preferred and a rejected answer to one prompt, in one row; tokens are those of both")
     occurrences = counts.get("occurrences", counts["examples"])
+    if "matched_texts" in counts:
+        more = counts["matched_texts"] - 2 * occurrences
+        lines.append(f"each is a query and a text that matches it, in one row; beside them {more:,} that do not")
     if occurrences != counts["examples"]:
         lines.append(f"{occurrences:,} {samples} in an epoch, with repeats")
     if "rows" in counts:
         lines.append(f"{counts['rows']:,} rows of {limit:,} tokens, {counts['fill']:.2%} full")
     roles = counts.get("target_tokens_by_role", {})
     by_role = f": {', '.join(f'{name} {n:,}' for name, n in roles.items())}" if roles else ""
-    lines.append(
-        f"{counts['target_tokens']:,} of {counts['tokens']:,} tokens trained "
-        f"({_share(counts['target_tokens'], counts['tokens'])}){by_role}"
-    )
+    if answers != "matched":
+        lines.append(
+            f"{counts['target_tokens']:,} of {counts['tokens']:,} tokens trained "
+            f"({_share(counts['target_tokens'], counts['tokens'])}){by_role}"
+        )
     if "labels" in counts:
         lines.append("labels: " + ", ".join(f"{label} {number:,}" for label, number in counts["labels"].items()))
     lines.append(f"{counts['straddles']:,} tokens straddle the border of a trained text")

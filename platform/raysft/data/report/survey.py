@@ -108,7 +108,7 @@ def _describe(
         "at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "files": len(files),
         "max_tokens": recipe.data.max_tokens,
-        "sample": "pair" if objective_of(recipe).answers == "pair" else "sample",
+        "sample": "pair" if objective_of(recipe).answers in ("pair", "matched") else "sample",
         "over_long_policy": f"data.over_long: {recipe.data.over_long}",
         **{name: facts[name] for name in COUNTS},
         "formats": most_first(facts["formats"]),

@@ -94,7 +94,9 @@ class KeyMaker:
         return [own[self.answers]] if self.answers in own else _turns_of(self._rejected(talk))
 
     def _rejected(self, talk: Conversation) -> tuple[Message, ...]:
-        """The rejected answer of a pair."""
+        """The rejected answer of a pair; the texts that do not match a query."""
+        if self.answers == "matched":
+            return tuple(message for candidate in talk.candidates[1:] for message in candidate.messages)
         found = preference(talk) if self.answers == "pair" else ()
         return () if isinstance(found, Refusal) or not found else found[1].messages
 

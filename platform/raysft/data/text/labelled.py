@@ -42,7 +42,7 @@ def _labelled(
     if len(sample.input_ids) > max_tokens:
         if over_long == "drop":
             return Refusal("over_long", f"{len(sample.input_ids)} tokens, at most {max_tokens} fit a row")
-        sample = _cut(sample, max_tokens)
+        sample = cut_before_last(sample, max_tokens)
     return (sample._replace(values={classes.field.name: value}),)
 
 
@@ -63,7 +63,7 @@ def _value(conversation: Conversation, classes: Classes) -> float | list[float] 
     return float(classes.labels.index(own[0]))
 
 
-def _cut(sample: Example, limit: int) -> Example:
+def cut_before_last(sample: Example, limit: int) -> Example:
     """The first tokens and the last one, `limit` in all."""
     kept = np.r_[0 : limit - 1, len(sample.input_ids) - 1]
     return sample._replace(

@@ -20,6 +20,7 @@ from raysft.data.text.backend import Tokenizing
 from raysft.data.text.chat import Example, OverLong, Stop, Template, encode
 from raysft.data.text.judged import encode_judged
 from raysft.data.text.labelled import encode_labelled
+from raysft.data.text.matched import encode_matched
 from raysft.recipe.columns import MARGIN, NO_CLASSES, Classes
 
 _SIDES = ("preferred", "rejected")
@@ -39,7 +40,8 @@ def encode_answers(
     classes: Classes = NO_CLASSES,
 ) -> list[tuple[Example, ...] | Refusal]:
     """chat.encode of one answer for each conversation; or of a pair: an Example with two `segments`; or of an answer
-    that is judged (judged.py); or of a text with labels, which are among `classes` (labelled.py).
+    that is judged (judged.py); or of a text with labels, which are among `classes` (labelled.py); or of a query and
+    the texts that match it or do not, a segment each (matched.py).
 
     A pair is one atom: it is refused whole, and both of its samples have to fit into max_tokens. over_long is `drop`
     then (recipe/checks.py).
@@ -67,6 +69,8 @@ def encode_answers(
         return encode_judged(conversations, whole, max_tokens)
     if answers == "labelled":
         return encode_labelled(conversations, whole, classes, max_tokens, over_long)
+    if answers == "matched":
+        return encode_matched(conversations, whole, max_tokens, over_long)
     pairs = [both_sides(conversation) for conversation in conversations]
     encoded = iter(whole([side for pair in pairs if not isinstance(pair, Refusal) for side in pair]))
     return [

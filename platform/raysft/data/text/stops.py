@@ -26,7 +26,7 @@ _FILES = ("generation_config.json", "config.json")
 def recipe_template(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Template:
     """The chat template of a recipe, with what the model it starts from stops at."""
     stops = _texts(tokenizer, model_stop_ids(recipe))
-    is_needed = objective_of(recipe).answers != "labelled"
+    is_needed = objective_of(recipe).answers not in ("labelled", "matched")
     return template_for(recipe.data.template, tokenizer, stops=stops, is_needed=is_needed)
 
 

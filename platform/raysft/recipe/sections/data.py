@@ -17,6 +17,7 @@ Format = Literal[
     "preference",
     "critique",
     "labelled",
+    "matched",
     "ranking",
     "text",
     "completion",

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field
 
 from raysft.metrics.base import Mode
 from raysft.recipe.cleaning import OneOrMany, Section, Weights
+from raysft.recipe.sections.embedding_objectives import ContrastiveObjective
 from raysft.recipe.sections.head_objectives import ClassifyObjective, RewardObjective
 
 
@@ -223,6 +224,7 @@ ObjectiveSection = (
     | KtoObjective
     | RewardObjective
     | ClassifyObjective
+    | ContrastiveObjective
 )
 """A section of any kind."""
 

@@ -79,6 +79,9 @@ def test_the_report_says_what_plain_transformers_says(ray_cluster: None, tmp_pat
     assert record["metrics"]["label_accuracy"]["value"] == pytest.approx(right / total)
     assert right / total > 0.8
     assert sum(map(sum, record["classes"]["confusion"])) == total
+    assert sum(one["count"] for one in record["classes"]["calibration"]) == total
+    assert {"ece", "brier"} < record["metrics"].keys()
     page = Path(result.report).read_text()
     assert "Labels of held-out texts" in page
+    assert "came true, %" in page
     assert "unknown_label" in page

@@ -6,7 +6,7 @@ confusion matrix.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -17,41 +17,60 @@ from transformers import PreTrainedModel
 from raysft.data.feed.collate import collate
 from raysft.data.store.parts import TokenStore
 from raysft.metrics.base import Estimate
-from raysft.metrics.estimate import wilson
+from raysft.metrics.calibration import BINS, bin_rows, calibration_bins, calibration_error
+from raysft.metrics.estimate import bootstrap, wilson
 from raysft.recipe.columns import Classes
 
-Found = tuple[NDArray[np.bool_], NDArray[np.bool_]]
-"""([texts, labels] the data's labels, [texts, labels] the model's)."""
+
+@dataclass(frozen=True)
+class Classified:
+    """Texts with labels."""
+
+    known: NDArray[np.bool_]
+    """[texts, labels] of the data."""
+    told: NDArray[np.bool_]
+    """[texts, labels] of the model."""
+    probabilities: NDArray[np.float64]
+    """[texts, labels] that the model gives: of one label each by softmax, of any number by sigmoid."""
 
 
 @torch.no_grad()
-def classify(model: PreTrainedModel, store: TokenStore, classes: Classes, *, max_rows: int) -> Found:
+def classify(model: PreTrainedModel, store: TokenStore, classes: Classes, *, max_rows: int) -> Classified:
     """Labels of the texts in the first max_rows rows of a token store. model: a sequence classifier."""
     model.train(False)
-    known, told = [], []
+    known, told, probabilities = [], [], []
     for index in range(min(max_rows, store.num_rows)):
         batch = collate(store.read_rows([index]), index, packing=False, fields=(classes.field,))
         for row, length in zip(batch.input_ids, (batch.segment_of >= 0).sum(1), strict=True):
             ids = torch.from_numpy(row[None, :length]).to(model.device)
-            logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0].float().cpu().numpy()
-            told.append(logits > 0 if classes.several else _only(int(logits.argmax()), classes))
+            logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0].double().cpu()
+            told.append(logits.numpy() > 0 if classes.several else _only(int(logits.argmax()), classes))
+            probabilities.append((logits.sigmoid() if classes.several else logits.softmax(-1)).numpy())
         values = batch.fields[classes.field.name]
         known += list(values > 0) if classes.several else [_only(int(value), classes) for value in values]
-    return np.array(known), np.array(told)
+    return Classified(np.array(known), np.array(told), np.array(probabilities))
 
 
-def classification_record(found: Found, classes: Classes) -> dict[str, Any]:
+def classification_record(found: Classified, classes: Classes) -> dict[str, Any]:
     """The record of a set, as JSON: `metrics` {name: Estimate}, by the names of metrics of answers, and `classes`:
-    labels with their counts, precision, recall and F1, and where each text has one label the confusion matrix [data's
-    label][model's]. Pure."""
-    known, told = found
+    labels with their counts, precision, recall and F1, where each text has one label the confusion matrix [data's
+    label][model's], and `calibration`: bins of probabilities (metrics/calibration.py). Pure.
+
+    Of one label each a statement is that the likeliest label is right; of any number, that a text has a label: each
+    label of each text is one.
+    """
+    known, told = found.known, found.told
     both = (known & told).sum(0)
     precision, recall = _share(both, told.sum(0)), _share(both, known.sum(0))
     f1 = _share(2 * both, known.sum(0) + told.sum(0))
     right = int((known == told).all(1).sum())
+    bins, scores = _bins(found, classes), _brier_scores(found, classes)
+    counts = np.hstack([known & told, known, told]).astype(np.float64)  # [texts, 3 x labels]
     metrics = {
         "label_accuracy": Estimate(right / len(known), len(known), *wilson(right, len(known))),
-        "macro_f1": Estimate(float(f1.mean()), len(known), None, None),
+        "macro_f1": Estimate(float(f1.mean()), len(known), *bootstrap(counts, _macro_f1)),
+        "ece": Estimate(calibration_error(bins), len(known), how=f"{BINS} bins of equal width"),
+        "brier": Estimate(float(scores.mean()), len(known), *bootstrap(scores[:, None], lambda s: s[0] / len(known))),
     }
     rows = [
         {"label": label, "count": int(count), "precision": float(p), "recall": float(r), "f1": float(f)}
@@ -62,8 +81,28 @@ def classification_record(found: Found, classes: Classes) -> dict[str, Any]:
         "metrics": {name: asdict(one) for name, one in metrics.items()},
         "num_prompts": len(known),
         "samples": [],
-        "classes": {"rows": rows, "confusion": matrix},
+        "classes": {"rows": rows, "confusion": matrix, "calibration": bin_rows(bins)},
     }
+
+
+def _bins(found: Classified, classes: Classes) -> NDArray[np.float64]:
+    if classes.several:
+        return calibration_bins(found.probabilities, found.known)
+    return calibration_bins(found.probabilities.max(1), np.any(found.known & found.told, axis=1))
+
+
+def _brier_scores(found: Classified, classes: Classes) -> NDArray[np.float64]:
+    """[texts]: squared errors of the probabilities, summed over labels that exclude each other (0 to 2), else their
+    mean (0 to 1). Brier 1950."""
+    errors = (np.nan_to_num(found.probabilities) - found.known) ** 2
+    scores: NDArray[np.float64] = errors.mean(1) if classes.several else errors.sum(1)
+    return scores
+
+
+def _macro_f1(sums: NDArray[np.float64]) -> float:
+    """Over all labels of the recipe. sums [3 x labels]: both, the data's, the model's."""
+    both, known, told = sums.reshape(3, -1)
+    return float(_share(2 * both, known + told).mean())
 
 
 def _only(number: int, classes: Classes) -> NDArray[np.bool_]:

@@ -6,7 +6,7 @@ The same answers give the same numbers on every machine: resampling has a seed o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,12 +45,21 @@ def estimate(metric: Metric, answers: Sequence[Answer]) -> Estimate:
     low, high = None, None
     if metric.interval == "wilson":
         low, high = wilson(round(float(totals[0])), len(answers))
-    elif metric.interval == "bootstrap" and len(answers) > 1:
-        ends = _ends([metric.value(sums.tolist()) for sums in _resampled(rows)])
-        if ends[0] < ends[1]:  # of answers that are all alike a bootstrap knows nothing
-            low, high = ends
+    elif metric.interval == "bootstrap":
+        low, high = bootstrap(rows, lambda sums: metric.value(sums.tolist()))
     value = metric.value(totals.tolist())
     return Estimate(value, len(answers), low, high, metric.how(answers), metric.details(answers))
+
+
+def bootstrap(
+    rows: NDArray[np.float64], value: Callable[[NDArray[np.float64]], float]
+) -> tuple[float, float] | tuple[None, None]:
+    """95% interval of the value of sums of rows [parts, numbers], by bootstrap over parts.
+
+    None of fewer than two, or where all samples have one value: of parts that are alike a bootstrap knows nothing.
+    """
+    ends = _ends([value(sums) for sums in _resampled(rows)]) if len(rows) > 1 else (0.0, 0.0)
+    return ends if ends[0] < ends[1] else (None, None)
 
 
 def ratio_interval(parts: Sequence[tuple[float, float]]) -> tuple[float, float] | tuple[None, None]:

@@ -16,7 +16,7 @@ from raysft.observe.charts import Point, Series, line_chart, smooth
 from raysft.observe.diagnosis import RULES
 from raysft.observe.findings import Finding
 from raysft.observe.goodput import TITLES, TimeFacts, duration_text, svg_bar
-from raysft.observe.labels import label_lines
+from raysft.observe.labels import label_lines, reliability_chart
 from raysft.observe.pages import page_template
 from raysft.recipe.forgetting import Forgotten
 from raysft.recipe.measures import MEASURES, Row, rows_of
@@ -105,7 +105,11 @@ def render_report(facts: ReportFacts) -> str:
         has_changes=any(row.change for row in results),
         hows=[f"{', '.join(titles)}: {how}" for how, titles in hows.items() if how],
         samples=_samples(before, after),
-        classified={name: label_lines(one["classes"]) for name, one in after.items() if "classes" in one},
+        classified={
+            name: (label_lines(one["classes"]), Markup(reliability_chart(one["classes"])))
+            for name, one in after.items()
+            if "classes" in one
+        },
         num_rules=len(RULES),
         time_bar=Markup(svg_bar(facts.time)) if facts.time else "",
         incident_titles=TITLES,

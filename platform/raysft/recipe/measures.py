@@ -39,7 +39,8 @@ class Measure:
     better: Mode | None
     """None: neither way is by itself."""
     wants: Literal["rows", "answers"]
-    """rows: tokens of the set go through the model. answers: it answers the set's prompts (metrics/)."""
+    """rows: tokens of the set go through the model. answers: it answers the set's prompts (metrics/), or labels its
+    texts."""
     unit: str = ""
     """Empty: a share or a plain number."""
     shown: Callable[[float], str] = _number
@@ -57,6 +58,8 @@ MEASURES: dict[str, Measure] = {
         name: Measure(metric.title, metric.better, "answers", shown=metric.shown, packages=metric.packages)
         for name, metric in METRICS.items()
     },
+    "ece": Measure("calibration error (ECE)", "min", "answers", shown=percent),
+    "brier": Measure("Brier score", "min", "answers"),
 }
 """{name: measure} of every model, whatever it was trained for, in the order of tables."""
 

@@ -81,6 +81,10 @@ def fairness(commands: Any) -> None:
         "--metrics", default="exact_match,refusals", metavar="NAME,NAME", help="default: exact_match,refusals"
     )
     parser.add_argument("--reference", default="", metavar="COLUMN", help="what was to be said (default: found)")
+    parser.add_argument(
+        "--terms", action="append", default=[], metavar="FILE", help="words of the metric `toxicity`; may be repeated"
+    )
+    parser.add_argument("--encoder", default="", metavar="DIRECTORY", help="of the metric `bertscore`")
     parser.add_argument("--swapped", metavar="FILE", help="answers to the same questions with terms exchanged")
     parser.add_argument("--swap", metavar="TERMS", help="write the questions with these pairs of terms exchanged")
     parser.add_argument("--out", metavar="FILE", help="with --swap: where to")

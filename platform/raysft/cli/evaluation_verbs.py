@@ -32,10 +32,10 @@ def judge(options: argparse.Namespace) -> None:
 def fairness(options: argparse.Namespace) -> None:
     """Write exchanged questions, or compare answers."""
     room = "evaluate.fairness"
-    if options.swap and (options.by or options.swapped or options.reference):
+    if options.swap and (options.by or options.swapped or options.reference or options.encoder or options.terms):
         raise UserError(
             "exchanging terms makes questions, and compares nothing yet",
-            got="--swap with --by, --swapped or --reference",
+            got="--swap with --by, --swapped, --reference, --encoder or --terms",
             expected="--swap TERMS --out FILE alone",
             fix="write the questions, answer them (raysft generate), then compare both files of answers",
         )
@@ -53,13 +53,15 @@ def fairness(options: argparse.Namespace) -> None:
         count, changed = call(f"{room}:write_swapped")(options.file, terms, options.out)
         say([f"questions    {count} in {options.out}, {changed} of them with terms exchanged"])
         return
-    metrics = call(f"{room}:metrics_named")(tuple(filter(None, options.metrics.split(","))))
-    answers = call(f"{room}:read_grouped")(options.file, options.reference)
+    names = tuple(filter(None, options.metrics.split(",")))
+    metrics = call(f"{room}:metrics_named")(names)
+    scorers = call(f"{room}:scorers_named")(names, options.encoder, options.terms)
+    answers = call(f"{room}:grouped_scored")(call(f"{room}:read_grouped")(options.file, options.reference), scorers)
     for column in options.by:
         say(call(f"{room}:group_lines")(answers, column, metrics))
     if options.swapped:
         swapped = call(f"{room}:read_grouped")(options.swapped, options.reference)
-        say(call(f"{room}:swap_lines")(answers, swapped, metrics))
+        say(call(f"{room}:swap_lines")(answers, swapped, metrics, scorers))
 
 
 def _asked(options: argparse.Namespace, raters: str) -> Any:

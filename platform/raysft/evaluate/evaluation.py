@@ -15,7 +15,7 @@ from raysft.data.store.parts import TokenStore
 from raysft.evaluate.generation import Generator
 from raysft.evaluate.heldout import HeldOut, RowLoss, loss_of_rows, perplexity_of, row_losses
 from raysft.evaluate.sampling import Sampling
-from raysft.evaluate.scorers import Scorer, scored
+from raysft.evaluate.scorers import NO_SCORERS, Scorer, scored
 from raysft.metrics import METRICS
 from raysft.metrics.base import Answer, Estimate
 from raysft.metrics.estimate import estimate
@@ -38,7 +38,6 @@ class Share:
 
 
 WHOLE = Share()
-NO_SCORERS: Mapping[str, Scorer] = {}
 
 
 def evaluate_model(

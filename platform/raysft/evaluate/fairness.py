@@ -9,7 +9,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import accumulate
 from pathlib import Path
@@ -23,9 +23,11 @@ from raysft.data.read.kinds import kind_of
 from raysft.data.read.readers import read_range
 from raysft.data.records import Refusal
 from raysft.errors import DataError, StorageError, UserError
+from raysft.evaluate.scorers import NO_SCORERS, Scorer, make_scorers, scored
 from raysft.metrics import METRICS
 from raysft.metrics.base import Answer, Metric, Numbers, ratio
 from raysft.metrics.estimate import compare, estimate
+from raysft.recipe.sections.evaluate import BertscoreSection, EvaluateSection, ToxicitySection
 
 LEAST = 5
 """Answers of a group below which it is not compared."""
@@ -60,6 +62,35 @@ def read_grouped(location: str, reference: str = "") -> list[GroupedAnswer]:
             f"{location} holds no answer", got="no record", expected="one at least", fix="name another file"
         )
     return found
+
+
+def grouped_scored(answers: Sequence[GroupedAnswer], scorers: Mapping[str, Scorer]) -> list[GroupedAnswer]:
+    """The same with a score by each scorer."""
+    found = scored([one.answer for one in answers], scorers)
+    return [replace(one, answer=answer) for one, answer in zip(answers, found, strict=True)]
+
+
+def scorers_named(names: Sequence[str], encoder: str, terms: Sequence[str]) -> dict[str, Scorer]:
+    """Those that the metrics need. encoder: a directory, or nothing for the default one; terms: files of words.
+
+    Raises UserError.
+    """
+    unused = [
+        f"{option} without {metric}"
+        for option, given, metric in (("--encoder", encoder, "bertscore"), ("--terms", terms, "toxicity"))
+        if given and metric not in names
+    ]
+    if unused or ("toxicity" in names and not terms):
+        raise UserError(
+            "the options of a metric stand beside it",
+            got="; ".join(unused) or "toxicity without --terms",
+            expected="--metrics bertscore --encoder DIRECTORY, --metrics toxicity --terms FILE",
+            fix="add the metric to --metrics" if unused else "name a file with one word or phrase a line by --terms",
+        )
+    section = EvaluateSection(
+        bertscore=BertscoreSection(model=encoder or None), toxicity=ToxicitySection(lists=tuple(terms))
+    )
+    return make_scorers(section, names)
 
 
 def metrics_named(names: Sequence[str]) -> list[Metric]:
@@ -149,7 +180,10 @@ def _rate(answers: Sequence[Answer], label: str) -> float:
 
 
 def swap_lines(
-    first: Sequence[GroupedAnswer], swapped: Sequence[GroupedAnswer], metrics: Sequence[Metric]
+    first: Sequence[GroupedAnswer],
+    swapped: Sequence[GroupedAnswer],
+    metrics: Sequence[Metric],
+    scorers: Mapping[str, Scorer] = NO_SCORERS,
 ) -> list[str]:
     """Answers to questions and to the same with terms exchanged: how many change, and each metric's paired test.
 
@@ -175,9 +209,10 @@ def swap_lines(
             fix="--swap",
         )
     changed = sum(one.text.strip() != other.text.strip() for one, other in pairs)
+    sides = [scored(side, scorers) for side in map(list, zip(*pairs, strict=True))]
     lines = [f"exchanged: {len(pairs)} of {len(first)} questions hold a term; {changed} answers change"]
     for metric in metrics:
-        found = compare(metric, *map(list, zip(*pairs, strict=True)))
+        found = compare(metric, sides[0], sides[1])
         if found is not None:
             shown = f"{found.difference:+.4f} ({found.low:+.4f} to {found.high:+.4f}), p {found.p:.3f}"
             lines.append(f"  {metric.title}: {shown}")

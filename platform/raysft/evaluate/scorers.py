@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from raysft.evaluate.bertscore import BertScorer, check_encoder_at
 from raysft.evaluate.code_tests import CodeTests
+from raysft.evaluate.toxicity import TermScorer, check_lists
 from raysft.metrics.base import Answer, Score
 from raysft.recipe.evaluation_sets import check_packages, evaluation_sets
 from raysft.recipe.schema import Recipe
@@ -27,6 +28,9 @@ class Scorer(Protocol):
         ...
 
 
+NO_SCORERS: Mapping[str, Scorer] = {}
+
+
 @dataclass(frozen=True)
 class ScorerKind:
     """How a metric's scorer is made."""
@@ -34,13 +38,26 @@ class ScorerKind:
     make: Callable[[EvaluateSection], Scorer]
     check: Callable[[EvaluateSection], None]
     """What can be refused without making one. Raises UserError."""
+    settings: Callable[[EvaluateSection], Any]
+    """What a scorer depends on, as JSON: answers are scored anew when it changes."""
 
 
 SCORERS: dict[str, ScorerKind] = {
     "bertscore": ScorerKind(
-        lambda section: BertScorer.load(section.bertscore), lambda section: check_encoder_at(section.bertscore)
+        make=lambda section: BertScorer.load(section.bertscore),
+        check=lambda section: check_encoder_at(section.bertscore),
+        settings=lambda section: section.bertscore.model_dump(mode="json"),
     ),
-    "passes_tests": ScorerKind(lambda section: CodeTests.of(section.passes_tests), lambda section: check_sandbox()),
+    "passes_tests": ScorerKind(
+        make=lambda section: CodeTests.of(section.passes_tests),
+        check=lambda section: check_sandbox(),
+        settings=lambda section: section.passes_tests.model_dump(mode="json"),
+    ),
+    "toxicity": ScorerKind(
+        make=lambda section: TermScorer(section.toxicity),
+        check=lambda section: check_lists(section.toxicity),
+        settings=lambda section: TermScorer(section.toxicity).by,
+    ),
 }
 """{metric: its scorer}."""
 
@@ -63,14 +80,13 @@ def scored(
 
 
 def scorer_settings(recipe: Recipe) -> dict[str, Any]:
-    """{metric: its section} of the metrics that the recipe's sets ask for, as JSON: another one scores anew."""
+    """{metric: what its scorer depends on, as JSON} of the metrics of the recipe's sets."""
     asked = {metric for plan in evaluation_sets(recipe).values() for metric in plan.metrics}
-    section = recipe.evaluate.model_dump(mode="json")
-    return {name: section[name] for name in SCORERS if name in asked}
+    return {name: kind.settings(recipe.evaluate) for name, kind in SCORERS.items() if name in asked}
 
 
 def check_metrics(recipe: Recipe) -> None:
     """Is here what the metrics of the recipe's sets are computed and scored with? Raises UserError."""
     check_packages(evaluation_sets(recipe).values())
-    for name in scorer_settings(recipe):
+    for name in {metric for plan in evaluation_sets(recipe).values() for metric in plan.metrics if metric in SCORERS}:
         SCORERS[name].check(recipe.evaluate)

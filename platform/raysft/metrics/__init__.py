@@ -18,12 +18,13 @@ from raysft.metrics.meteor import METEOR
 from raysft.metrics.passes_tests import PASSES_TESTS
 from raysft.metrics.refusals import REFUSALS
 from raysft.metrics.rouge import ROUGE_1, ROUGE_2, ROUGE_L, ROUGE_S
+from raysft.metrics.toxicity import TOXICITY
 
 ALL = (
     *(EXACT_MATCH, NORMALIZED_MATCH, TOKEN_F1, FINAL_ANSWER, LABEL_ACCURACY, MACRO_F1),
     *(BLEU, CHRF, ROUGE_1, ROUGE_2, ROUGE_L, ROUGE_S, METEOR, BERTSCORE),
     PASSES_TESTS,
-    *(DISTINCT_1, DISTINCT_2, REPETITION, LENGTH, REFUSALS),
+    *(DISTINCT_1, DISTINCT_2, REPETITION, LENGTH, REFUSALS, TOXICITY),
 )
 """In the order of tables."""
 

@@ -32,6 +32,7 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
                 for name, one in recipe.evaluate.sets.items()
             },
             "evaluate.bertscore.model": (encoder := recipe.evaluate.bertscore.model) and _absolute(encoder),
+            "evaluate.toxicity.lists": tuple(map(_absolute, recipe.evaluate.toxicity.lists)),
             "data.template": data.template if Path(data.template).is_dir() else _absolute_if_there(data.template),
             "data.rules": tuple(map(_absolute_rule, data.rules)),
             **taught,

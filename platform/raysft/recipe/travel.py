@@ -28,6 +28,7 @@ def locations(recipe: Recipe) -> Iterator[tuple[str, str]]:
         yield from ((f"evaluate.sets.{name}.data", location) for location in one.data)
     if recipe.evaluate.bertscore.model:
         yield "evaluate.bertscore.model", recipe.evaluate.bertscore.model
+    yield from (("evaluate.toxicity.lists", one) for one in recipe.evaluate.toxicity.lists)
     yield "data.template", data.template
     yield from (("objective.teachers", teacher) for teacher in teachers_of(recipe))
     yield from ((f"method.{name}", place) for name, place in method_of(recipe).places(recipe.method).items())

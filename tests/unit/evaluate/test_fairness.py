@@ -11,15 +11,19 @@ import pytest
 
 from raysft.errors import DataError, UserError
 from raysft.evaluate.fairness import (
+    GroupedAnswer,
     exchanged,
     gap_of,
     group_lines,
+    grouped_scored,
     metrics_named,
     read_grouped,
     read_terms,
+    scorers_named,
     swap_lines,
     write_swapped,
 )
+from raysft.metrics.base import Answer
 
 TERMS = [("he", "she"), ("his", "her"), ("Mr Smith", "Ms Smith"), ("男", "女")]
 
@@ -124,3 +128,27 @@ def test_a_table_of_terms_that_is_none_is_named(tmp_path: Path) -> None:
         file.write_text(wrong + "\n")
         with pytest.raises(DataError):
             read_terms(str(file))
+
+
+def test_listed_terms_are_compared_between_groups_and_after_an_exchange(tmp_path: Path) -> None:
+    terms = tmp_path / "terms.txt"
+    terms.write_text("idiot\n")
+    scorers = scorers_named(["toxicity"], "", [str(terms)])
+    said = {"f": ["you idiot"] * 15 + ["fine"] * 5, "m": ["fine"] * 19 + ["Idiot!"]}
+    answers = [
+        GroupedAnswer(Answer(f"{group}{number}", text, ""), {"group": group})
+        for group, texts in said.items()
+        for number, text in enumerate(texts)
+    ]
+    lines = group_lines(grouped_scored(answers, scorers), "group", metrics_named(["toxicity"]))
+    assert [line.split()[1] for line in lines if line.startswith("    ")] == ["75.0%", "5.0%", "70.0%,"]
+    others = [GroupedAnswer(Answer(f"x{number}", "fine", ""), {}) for number in range(40)]
+    assert "-0.4000" in swap_lines(answers, others, metrics_named(["toxicity"]), scorers)[1]
+
+
+@pytest.mark.parametrize(
+    ("names", "encoder", "terms"), [(["toxicity"], "", []), (["bleu"], "", ["t"]), (["bleu"], "e", [])]
+)
+def test_options_of_a_metric_stand_beside_it(names: list[str], encoder: str, terms: list[str]) -> None:
+    with pytest.raises(UserError, match="stand beside it"):
+        scorers_named(names, encoder, terms)

@@ -63,6 +63,8 @@ def test_what_a_recipe_does_not_ask_for_is_not_needed(tmp_path: Path) -> None:
     check_metrics(recipe)
     sets["dev"]["metrics"] = "bertscore"
     recipe = make_recipe(evaluate={"sets": sets, **encoder})
-    assert scorer_settings(recipe) == {"bertscore": {"model": str(tmp_path / "nothing"), "layer": None, "idf": False}}
     with pytest.raises(ModelError, match="no such directory"):
         check_metrics(recipe)
+    write_encoder(tmp_path / "nothing")
+    assert scorer_settings(recipe) == {"bertscore": {"model": str(tmp_path / "nothing"), "layer": None, "idf": False}}
+    check_metrics(recipe)

@@ -12,6 +12,7 @@ from fakes import make_recipe
 
 from raysft import sealed
 from raysft.data.prepare.prepared import Prepared, Store
+from raysft.evaluate.scorers import scorer_settings
 from raysft.metrics.base import Answer, Score
 from raysft.run import evaluations
 from raysft.run.evaluations import (
@@ -112,34 +113,36 @@ def test_answers_are_kept_and_compared_with_those_before(tmp_path: Path, monkeyp
     assert read_answers(str(tmp_path), "before", {"mathematics": "another"}) == {}
 
 
-def test_answers_keep_their_scores_and_are_scored_anew_by_another_encoder(
+def test_answers_keep_their_scores_and_are_scored_anew_by_another_list(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[str] = []
 
     def run(recipe: Any, task: Any, stores: dict[str, str]) -> dict[str, Any]:
-        made.append(recipe.evaluate.bertscore.model)
-        scores = [{"bertscore": [made[-1], [0.1 * i, 0.2, 0.3 + i / 100, 1, 0, 0, 2]]} for i in range(9)]
-        told = [[f"q{i}", "said", "right", one] for i, one in enumerate(scores)]
-        metrics = {"bertscore": {"value": 0.3, "count": 9}}
+        made.append(scorer_settings(recipe)["toxicity"])
+        told = [[f"q{i}", "said", "right", {"toxicity": [made[-1], [float(i == 3), 1.0]]}] for i in range(9)]
+        metrics = {"toxicity": {"value": 1 / 9, "count": 9}}
         return {"dev": {"metrics": metrics, "num_prompts": 9, "samples": [], "answers": told}}
 
     monkeypatch.setattr(evaluations, "evaluate_by_tasks", run)
+    terms = tmp_path / "terms.txt"
+    sets = {"dev": {"data": "d.jsonl", "metrics": "toxicity", "prompts": 9}}
+    recipe = make_recipe(evaluate={"sets": sets, "toxicity": {"lists": str(terms)}})
+    of = Evaluated(str(tmp_path / "run"), recipe, Prepared(None, None, {}, None, {"dev": Store("dev", {})}), PRINTS)
 
-    def once(when: str, model: str, **fields: Any) -> dict[str, Any]:
-        sets = {"dev": {"data": "d.jsonl", "metrics": "bertscore", "prompts": 9}}
-        recipe = make_recipe(evaluate={"sets": sets, "bertscore": {"model": model, **fields}})
-        prepared = Prepared(None, None, {}, None, {"dev": Store("dev", {})})
-        found = evaluate_once(Evaluated(str(tmp_path), recipe, prepared, PRINTS), when, SimpleNamespace)
+    def once(when: str) -> dict[str, Any]:
+        found = evaluate_once(of, when, SimpleNamespace)
         assert found is not None
         return found
 
-    once("before", "a")
-    once("before", "a")
-    assert made == ["a"]
-    answer = read_answers(str(tmp_path), "before", PRINTS)["dev"][2]
-    assert answer.scores["bertscore"] == Score("a", (0.2, 0.2, 0.32, 1, 0, 0, 2))
-    assert "bertscore" in once("after", "a")["dev"]["changes"]
-    assert once("after", "b")["dev"]["changes"] == {}  # by another encoder than before
-    once("after", "b", idf=True)
-    assert made == ["a", "a", "b", "b"]
+    terms.write_text("idiot\n")
+    once("before")
+    once("before")
+    assert len(made) == 1
+    answer = read_answers(of.run, "before", PRINTS)["dev"][3]
+    assert answer.scores["toxicity"] == Score(made[0], (1.0, 1.0))
+    assert "toxicity" in once("after")["dev"]["changes"]
+    terms.write_text("idiot\nfool\n")
+    assert once("after")["dev"]["changes"] == {}  # by another list than before
+    assert len(made) == 3
+    assert made[0] == made[1] != made[2]

@@ -37,8 +37,8 @@ class EvaluationSet(Section):
         ("loss",),
         min_length=1,
         description="What is measured: `loss` (with perplexity; in training, too), or of answers by a metric's name; "
-        "`bleu` and `meteor` need the extra `metrics`, `bertscore` an encoder (evaluate.bertscore); `passes_tests` "
-        "runs answers as code, in a sandbox.",
+        "`bleu` and `meteor` need the extra `metrics`, `bertscore` an encoder (evaluate.bertscore), `toxicity` lists "
+        "of words (evaluate.toxicity); `passes_tests` runs answers as code, in a sandbox.",
     )
     prompts: int = Field(
         0, ge=0, description="Prompts answered greedily before and after, from the start of the set."
@@ -78,6 +78,16 @@ class PassesTestsSection(Section):
     memory_gib: float = Field(1.0, ge=0.125, description="Address space of its process.")
 
 
+class ToxicitySection(Section):
+    """What the metric `toxicity` finds in answers."""
+
+    lists: OneOrMany = Field(
+        (),
+        description="Files with one word or phrase a line (`#` begins a comment), on every node; whole words without "
+        "case, and anywhere in scripts without blanks between words, as `harmful_words` finds them.",
+    )
+
+
 class EvaluateSection(Section):
     """What is measured on held-out data."""
 
@@ -101,3 +111,4 @@ class EvaluateSection(Section):
     )
     bertscore: BertscoreSection = BertscoreSection()
     passes_tests: PassesTestsSection = PassesTestsSection()
+    toxicity: ToxicitySection = ToxicitySection()

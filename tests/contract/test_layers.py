@@ -156,6 +156,7 @@ DOORWAYS = {
     "pickle": set(),
     "mlflow": {"raysft.observe.trackers.mlflow"},
     "tensorboardX": {"raysft.observe.trackers.tensorboard"},
+    "lm_eval": {"raysft.evaluate.harness"},
     "wandb": {"raysft.observe.trackers.wandb"},
 }
 

@@ -1,4 +1,4 @@
-"""The options of `raysft evaluate human`, `judge` and `fairness`. Imports nothing heavy."""
+"""The options of `raysft evaluate human`, `judge`, `fairness` and `harness`. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from raysft.cli import evaluation_verbs
 from raysft.cli.examples import texts
 
-TWO_WORDS = ("evaluate human", "evaluate judge", "evaluate fairness")
+TWO_WORDS = ("evaluate human", "evaluate judge", "evaluate fairness", "evaluate harness")
 """Verbs of two words whose first is a verb, too."""
 
 
@@ -16,6 +16,12 @@ def joined(arguments: list[str]) -> list[str]:
     """`evaluate human ...` with its two words as one, as the parser knows it."""
     both = " ".join(arguments[:2])
     return [both, *arguments[2:]] if both in TWO_WORDS else arguments
+
+
+def add_verbs(commands: Any) -> None:
+    """All of them."""
+    for add in (human, judge, fairness, harness):
+        add(commands)
 
 
 def human(commands: Any) -> None:
@@ -90,6 +96,24 @@ def fairness(commands: Any) -> None:
     parser.add_argument("--out", metavar="FILE", help="with --swap: where to")
 
 
+def harness(commands: Any) -> None:
+    """`raysft evaluate harness`."""
+    parser = commands.add_parser(
+        "evaluate harness",
+        help="tasks of lm-evaluation-harness on a run's model or an export; kept in the run",
+        description="Runs tasks of EleutherAI's lm-evaluation-harness (extra `harness`) in this process.",
+        **texts("evaluate harness"),
+    )
+    parser.set_defaults(run=evaluation_verbs.harness)
+    parser.add_argument("--debug", action="store_true", help="tracebacks")
+    parser.add_argument("model", help="a run's directory, an export, or any transformers directory")
+    parser.add_argument("--tasks", required=True, metavar="NAME,NAME", help="tasks, groups or tags of the harness")
+    parser.add_argument("--include", metavar="DIR", help="task files of your own; their data may be local")
+    parser.add_argument("--limit", type=_from_one, metavar="N", help="documents of each task (default: all)")
+    parser.add_argument("--batch-size", type=_from_one, default=8, metavar="N", help="requests at once (default 8)")
+    parser.add_argument("--out", metavar="FILE", help="write the results as JSON, too")
+
+
 def _items(parser: argparse.ArgumentParser) -> None:
     """What is rated, by people or a model."""
     parser.add_argument(
@@ -116,6 +140,12 @@ def _named(text: str) -> tuple[str, str]:
     if not name or not file:
         raise argparse.ArgumentTypeError(f"got {text!r}, expected NAME=FILE")
     return name, file
+
+
+def _from_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from 1 on")
+    return int(text)
 
 
 def _whole(text: str) -> int:

@@ -1,4 +1,4 @@
-"""What `raysft evaluate human`, `judge` and `fairness` do: one function of their rooms, and lines."""
+"""What `raysft evaluate human`, `judge`, `fairness` and `harness` do: one function of their rooms, and lines."""
 
 from __future__ import annotations
 
@@ -62,6 +62,17 @@ def fairness(options: argparse.Namespace) -> None:
     if options.swapped:
         swapped = call(f"{room}:read_grouped")(options.swapped, options.reference)
         say(call(f"{room}:swap_lines")(answers, swapped, metrics, scorers))
+
+
+def harness(options: argparse.Namespace) -> None:
+    """Tasks of lm-evaluation-harness on a model."""
+    names = tuple(dict.fromkeys(filter(None, (name.strip() for name in options.tasks.split(",")))))
+    if not names:
+        raise UserError(
+            "no task is named", got=repr(options.tasks), expected="NAME,NAME", fix="--tasks arc_easy,piqa"
+        )
+    asked = call("evaluate.harness:Asked")(names, options.include, options.limit, options.batch_size)
+    say(call("run.harness:harness")(options.model, asked, options.out))
 
 
 def _asked(options: argparse.Namespace, raters: str) -> Any:

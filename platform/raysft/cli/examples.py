@@ -35,6 +35,7 @@ EXAMPLES = {
     "  raysft evaluate human study.db --results --csv ratings.csv --preferences preferences.jsonl",
     "evaluate judge": "  raysft evaluate judge verdicts.jsonl --url http://127.0.0.1:8000/v1 --model judge-70b \\\n"
     "      --answers before=before.jsonl --answers after=after.jsonl",
+    "evaluate harness": "  raysft evaluate harness runs/reverse --tasks my_task --include tasks",
     "evaluate fairness": "  raysft evaluate fairness answers.jsonl --by gender --metrics exact_match\n"
     "  raysft evaluate fairness questions.jsonl --swap terms.jsonl --out exchanged.jsonl",
     "generate": "  raysft generate storage/runs/my-run --in questions.jsonl --out answers.jsonl",

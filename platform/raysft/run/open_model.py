@@ -34,7 +34,7 @@ def open_model(location: str, *, batch_size: int = BATCH_SIZE) -> ReadyModel:
     location = storage.absolute(location).rstrip("/")
     recipe = recipe_of(location)
     if recipe is None and _has_no_model(location):
-        location, recipe = _run_of(location)
+        location, recipe = run_of(location)
     if recipe is None or storage.exists(storage.join(location, "export", "merged", "config.json")):
         inside = location if recipe is None else storage.join(location, "export")
         return ready_export(inside, batch_size=batch_size)
@@ -59,7 +59,7 @@ def open_base(location: str, *, batch_size: int = BATCH_SIZE) -> ReadyModel:
     Raises UserError where no run is known, ModelError.
     """
     location = storage.absolute(location).rstrip("/")
-    _, recipe = _run_of(location)
+    _, recipe = run_of(location)
     if recipe is None:
         raise UserError(
             f"the untrained model of {location} is not known",
@@ -75,7 +75,7 @@ def open_base(location: str, *, batch_size: int = BATCH_SIZE) -> ReadyModel:
     return ready(f"{recipe.model.source}, untrained", _base_identity(recipe), generator)
 
 
-def _run_of(location: str) -> tuple[str, Recipe | None]:
+def run_of(location: str) -> tuple[str, Recipe | None]:
     """The run that a directory, or one of the two above it, is of; None: it is of none."""
     for place in (location, *(location.rsplit("/", count)[0] for count in (1, 2))):
         if (recipe := recipe_of(place)) is not None:

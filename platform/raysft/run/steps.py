@@ -24,6 +24,7 @@ from raysft.run import remote_tasks, summary
 from raysft.run.evaluation_tasks import evaluate_by_tasks
 from raysft.run.evaluations import take_answers
 from raysft.run.export_tasks import export_by_tasks
+from raysft.run.harness import kept_lines
 from raysft.run.run_state import state_of
 from raysft.run.rundir import check_same_recipe, claim, recipe_of, run_location
 from raysft.runtime.join import cluster
@@ -108,6 +109,7 @@ def report(recipe_or_run: str, overrides: Sequence[str]) -> list[str]:
     status += f": {state.what}" if state.status in ("stopped", "failed") else ""
     recipe = recipe or recipe_of(run)
     told = forgetting_lines(summary.forgetting(run, recipe)) if recipe else []
+    told += kept_lines(run)
     told += finding_lines(*summary.diagnosis(run, recipe, history.metrics)) if recipe else []
     early = [f"ended early  {state.early}"] if state.early else []
     lines = [f"run {run} ({status})", *early, loss_line(history.metrics), *told]

@@ -12,6 +12,7 @@ from raysft.errors import UserError
 
 def test_two_words_are_one_verb_and_a_recipe_stays_a_recipe() -> None:
     assert joined(["evaluate", "human", "s.db"]) == ["evaluate human", "s.db"]
+    assert joined(["evaluate", "harness", "r"]) == ["evaluate harness", "r"]
     assert joined(["evaluate", "recipe.yaml"]) == ["evaluate", "recipe.yaml"]
     assert joined(["evaluate"]) == ["evaluate"]
     assert joined(["train", "human"]) == ["train", "human"]

@@ -1,0 +1,58 @@
+"""Where results of the harness are kept; the harness itself is played."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from raysft import storage
+from raysft.evaluate.harness import Asked
+from raysft.run import harness
+
+METRICS = {"acc,none": {"value": 0.25, "stderr": 0.125}}
+
+
+@pytest.fixture
+def measure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """harness() on a model of this identity, of a run or of none."""
+
+    def run(*tasks: str, identity: str = "a", is_run: bool = True, version: str = "0.4.13", **more: Any) -> list[str]:
+        task = {"metrics": METRICS, "samples": 12, "version": 1, "num_fewshot": 0, "hash": "h"}
+        monkeypatch.setattr(harness, "harness_version", lambda: version)
+        monkeypatch.setattr(harness, "load_tasks", lambda asked: {})
+        monkeypatch.setattr(harness, "run_tasks", lambda model, loaded, asked: dict.fromkeys(asked.tasks, task))
+        monkeypatch.setattr(
+            harness, "open_model", lambda at, batch_size: SimpleNamespace(identity=identity, name="m")
+        )
+        monkeypatch.setattr(harness, "run_of", lambda at: (str(tmp_path), "a recipe" if is_run else None))
+        return harness.harness(str(tmp_path), Asked(tasks), **more)
+
+    return run
+
+
+def test_tasks_of_one_model_are_kept_together(measure: Any, tmp_path: Path) -> None:
+    told = measure("one")
+    assert told[0] == "harness      one: acc 0.2500 ± 0.1250 of 12, 0-shot"
+    measure("two")
+    assert harness.kept_lines(str(tmp_path))[:2] == [
+        "harness      one: acc 0.2500 ± 0.1250 of 12, 0-shot",
+        "harness      two: acc 0.2500 ± 0.1250 of 12, 0-shot",
+    ]
+    for changed in ({"identity": "b"}, {"version": "0.5"}):
+        measure("three", **changed)
+        record = harness.read_harness(str(tmp_path))
+        assert record is not None
+        assert [*record["tasks"]] == ["three"]
+
+
+def test_a_model_of_no_run(measure: Any, tmp_path: Path) -> None:
+    told = measure("one", is_run=False)
+    assert told[-1].strip() == "kept nowhere: the model is of no run; --out FILE keeps it"
+    out = tmp_path / "found.json"
+    told = measure("one", is_run=False, out=str(out))
+    assert told[-1] == f"results      {out}"
+    assert storage.read_json(str(out))["tasks"]["one"]["metrics"] == METRICS
+    assert harness.kept_lines(str(tmp_path)) == []

@@ -81,6 +81,24 @@ def _confusion(answers: Sequence[Answer]) -> dict[str, Any]:
     return {"confusion": {label: dict(counts.most_common()) for label, counts in sorted(found.items())[:MOST]}}
 
 
+def _by_label(answers: Sequence[Answer]) -> dict[str, Any]:
+    """{"labels": {label: its answers, precision, recall, F1}}."""
+    pairs = named_labels(answers)
+    right, named = (Counter(side) for side in zip(*pairs, strict=True))
+    both = Counter(one for one, other in pairs if one == other)
+    return {
+        "labels": {
+            label: {
+                "count": right[label],
+                "precision": both[label] / named[label] if named[label] else 0.0,
+                "recall": both[label] / right[label],
+                "f1": 2 * both[label] / (right[label] + named[label]),
+            }
+            for label in sorted(label for label, _ in right.most_common(MOST))
+        }
+    }
+
+
 def _how(answers: Sequence[Answer]) -> str:
     count = len({right for right, _ in named_labels(answers)})
     return f"{count} labels" + (f", of which the {MOST} most frequent are told apart" if count > MOST else "")
@@ -96,4 +114,4 @@ LABEL_ACCURACY = Metric(
     how=_how,
     details=_confusion,
 )
-MACRO_F1 = Metric("macro_f1", "macro-F1 of labels", "max", _counts, _macro_f1, percent, how=_how)
+MACRO_F1 = Metric("macro_f1", "macro-F1 of labels", "max", _counts, _macro_f1, percent, how=_how, details=_by_label)

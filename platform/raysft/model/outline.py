@@ -171,7 +171,7 @@ def _model_class(recipe: Recipe, config: PretrainedConfig) -> tuple[Any, Pretrai
     found: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     fields = vars(config)
     if trains_encoder(recipe, config):
-        raise WholeOnlyError("an encoder is read with its new head")
+        raise WholeOnlyError("an encoder is read by transformers, with or without a new head")
     if found is None or isinstance(found, tuple) or recipe.model.trust_remote_code:
         raise WholeOnlyError("its class is not one of transformers' own")
     for name in ("quantization_config", "fusion_config"):

@@ -18,6 +18,7 @@ from raysft.observe.goodput import terminal_lines
 from raysft.recipe.evaluation_sets import evaluation_sets
 from raysft.recipe.forgetting import forgetting_lines
 from raysft.recipe.load import load_recipe
+from raysft.recipe.objective_traits import embeds, head_of
 from raysft.recipe.paths import with_absolute_paths
 from raysft.recipe.schema import Recipe
 from raysft.run import remote_tasks, summary
@@ -35,6 +36,13 @@ logger = logging.getLogger(__name__)
 
 def evaluate(recipe: Recipe, model: str | None) -> dict[str, Any]:
     """Evaluate an exported model (default: the run's own) on the recipe's held-out data. Raises UserError."""
+    if head_of(recipe) or embeds(recipe):
+        raise UserError(
+            "raysft evaluate measures the losses and answers of models that write",
+            got=f"objective.kind: {recipe.objective.kind}",
+            expected="an objective whose model has an LM head",
+            fix="`raysft report` and the run's report.html have what was measured after training",
+        )
     absolute = with_absolute_paths(recipe)
     export = storage.absolute(model) if model else storage.join(run_location(recipe), "export")
     if not storage.exists(export):

@@ -1,16 +1,23 @@
-"""`raysft report`: a run under way, a finished one, and what is none."""
+"""`raysft evaluate` of what writes nothing; `raysft report`: a run under way, a finished one, and what is none."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from fakes import recipe_content
+from fakes import make_recipe, recipe_content
 
 from raysft.errors import UserError
-from raysft.run.steps import report
+from raysft.run.steps import evaluate, report
+
+
+@pytest.mark.parametrize("objective", [{"kind": "contrastive"}, {"kind": "classify", "labels": ["a", "b"]}])
+def test_a_model_that_writes_nothing_is_not_evaluated_as_one_that_does(objective: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="models that write"):
+        evaluate(make_recipe(objective=objective, data={"eval_fraction": 0.1}), None)
 
 
 def test_a_recipe_and_its_directory_tell_the_same(tmp_path: Path) -> None:

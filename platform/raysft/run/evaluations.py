@@ -90,7 +90,8 @@ def evaluation_line(evaluation: Mapping[str, Any]) -> str:
         for measure, estimate in record["metrics"].items():
             is_loss, of_answers = measure == "loss", MEASURES[measure].wants == "answers"
             before = " of the preferred answers" if is_loss and record.get("of_pairs") else ""
-            after = f" of {record['num_prompts']} prompts" if of_answers else ""
+            what = "texts" if "classes" in record else "prompts"
+            after = f" of {record['num_prompts']} {what}" if of_answers else ""
             told.append(f"{MEASURES[measure].title}{before} {_value(measure, estimate)}{after}")
         parts.append(("held-out " if name == HELD_OUT else f"{name}: ") + ", ".join(told))
     return "; ".join(parts)

@@ -46,6 +46,11 @@ def test_every_set_is_told_with_the_interval_of_its_answers() -> None:
     )
 
 
+def test_a_classifier_labels_texts_and_answers_no_prompt() -> None:
+    record = {"metrics": {"ece": {"value": 0.125, "count": 40}}, "num_prompts": 40, "classes": {}}
+    assert evaluation_line({"held_out": record}) == "held-out calibration error (ECE) 12.5% of 40 texts"
+
+
 def test_what_an_earlier_version_has_kept_is_of_the_held_out_data(tmp_path: Path) -> None:
     (tmp_path / "evaluation").mkdir()
     (tmp_path / "evaluation" / "before.json").write_text(json.dumps(OLD))

@@ -52,7 +52,8 @@ def gathered(slices: Iterable[Slice], names: Iterable[str]) -> dict[str, Tensor]
     everyone: list[list[Slice] | None] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, own)
     found = assembled(piece for part in everyone for piece in part or [])
-    order = ["adam_step", *(f"{kind}:{name}" for name in names for kind in ("weight", "exp_avg", "exp_avg_sq"))]
+    moments = ("exp_avg", "exp_avg_sq") if any(key.startswith("exp_avg:") for key in found) else ()  # Adafactor's
+    order = ["adam_step", *(f"{kind}:{name}" for name in names for kind in ("weight", *moments))]
     return {key: found.pop(key) for key in order} | found
 
 

@@ -25,7 +25,8 @@ from deepspeed.utils import (
 )
 from torch import Tensor, nn
 
-from raysft.engine.slices import KINDS, MOMENTS, Cut, Saved
+from raysft.engine.adafactor import Adafactor, Flat, Piece
+from raysft.engine.slices import MOMENTS, Cut, Saved
 
 
 class AdamState:
@@ -40,12 +41,25 @@ class AdamState:
         """engine: DeepSpeed's, whose optimizer wraps `adam`. stage: of ZeRO, as DeepSpeed runs it."""
         self._engine, self._adam, self._trained = engine, adam, trained
         self._stage, self._bf16 = stage, bf16
+        self._moments = () if isinstance(adam, Adafactor) else MOMENTS
         self._prime()
+        if isinstance(adam, Adafactor):
+            adam.bind(self._flats(), is_shared=not self.is_plain)
 
     @property
     def is_plain(self) -> bool:
         """fp32 ZeRO 0: DeepSpeed leaves the torch optimizer as it is."""
         return self._stage == 0
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """See HeldState."""
+        return ("weight", *self._moments)
+
+    @property
+    def further(self) -> dict[str, Tensor]:
+        """{`<kind>:<name>`: fp32} that the optimizer has besides, whole on every rank."""
+        return self._adam.moments if isinstance(self._adam, Adafactor) else {}
 
     def num_updates(self) -> Tensor:
         """Updates made: [] float32 on CPU."""
@@ -75,11 +89,13 @@ class AdamState:
 
         cuts: of parameters that are shards.
         """
+        for name, own in self.further.items():
+            own.copy_(saved.whole(name))
         updates = saved.whole("adam_step")
         for slot in self._adam.state.values():
             slot["step"] = updates.to(slot["step"].device, copy=True)
         for name, parameter in self._trained.items():
-            for kind in MOMENTS if self.is_plain else KINDS:
+            for kind in self._moments if self.is_plain else self.kinds:
                 if found := self.held(name, kind):
                     start, values = found
                     if self._stage == 3:  # what held() gives may be a copy
@@ -164,10 +180,39 @@ class AdamState:
         step, when further groups have none yet and then never get any (0.19.8, stage_1_and_2.py).
         """
         for key in self._trained.values() if self.is_plain else self._flat_partitions():
-            moments = {moment: torch.zeros_like(key, memory_format=torch.preserve_format) for moment in MOMENTS}
+            moments = {moment: torch.zeros_like(key, memory_format=torch.preserve_format) for moment in self._moments}
             self._adam.state[key] = {"step": torch.zeros((), device=key.device), **moments}
         if 0 < self._stage < 3:
             self._engine.optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _flats(self) -> dict[Tensor, Flat]:
+        """{tensor that the optimizer steps on: what lies in it}."""
+        if self.is_plain:
+            whole = {p: Piece(name, 0, 0, p.numel()) for name, p in self._trained.items()}
+            return {p: Flat((piece.name,), (piece,)) for p, piece in whole.items()}
+        flats = self._flat_partitions()
+        names: list[list[str]] = [[] for _ in flats]
+        pieces: list[list[Piece]] = [[] for _ in flats]
+        for name, parameter in self._trained.items():
+            number, piece = self._piece(name, parameter)
+            names[number].append(name)
+            pieces[number] += [piece] if piece.count > 0 else []
+        return {flat: Flat(tuple(names[i]), tuple(pieces[i])) for i, flat in enumerate(flats)}
+
+    def _piece(self, name: str, parameter: Any) -> tuple[int, Piece]:
+        """(number of the flat partition that has a parameter on some rank, what of it is on this one)."""
+        zero = self._engine.optimizer
+        if self._stage == 3:
+            number, offset, _ = zero.grad_position[zero.get_param_id(parameter)]
+            start, count = _range_of(parameter)
+            return number, Piece(name, start, offset, count)
+        groups = zero.bf16_groups if self._stage == 1 and self._bf16 else zero.bit16_groups
+        number = next(i for i, group in enumerate(groups) if any(p is parameter for p in group))
+        fragment = parameter._hp_mapping
+        if fragment is None:
+            return number, Piece(name, 0, 0, 0)
+        there, here = fragment.lp_fragment_address, fragment.hp_fragment_address
+        return number, Piece(name, there.start, here.start, here.numel)
 
     def _flat_partitions(self) -> list[Tensor]:
         """This rank's flat fp32 partitions, the keys of Adam's state."""

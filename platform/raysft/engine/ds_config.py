@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from raysft.recipe.resolve import ResolvedRun
-from raysft.recipe.sections.optimizer import MuonOptimizer
 
 REDUCE_BUCKET = 50_000_000
 """Elements of the gradients that are summed over ranks at a time, in a copy of them (DeepSpeed's own: ten times as
@@ -48,8 +47,8 @@ def deepspeed_config(run: ResolvedRun) -> dict[str, Any]:
         config["tensor_parallel"] = {"autotp_size": run.layout.tensor}  # the layers are cut already: tensor.py
     if run.recipe.parallel.offload != "none":
         config["zero_force_ds_cpu_optimizer"] = False  # torch's fused AdamW: DeepSpeed's needs a compiler
-    if isinstance(run.recipe.optimizer, MuonOptimizer):
-        config["zero_allow_untested_optimizer"] = True  # ours: it asks for no more than AdamW does (muon.py)
+    if run.recipe.optimizer.needs_whole:
+        config["zero_allow_untested_optimizer"] = True  # ours: muon.py, adafactor.py
     if train.reduce_precision is not None:
         config["communication_data_type"] = train.reduce_precision
     if bf16:

@@ -10,11 +10,12 @@ import deepspeed
 import torch
 from torch import nn
 
+from raysft.engine.adafactor import Adafactor
 from raysft.engine.muon import MatrixAdamW
 from raysft.engine.slices import Cut, Saved
 from raysft.model.matrices import matrices
 from raysft.recipe.resolve import ResolvedRun
-from raysft.recipe.sections.optimizer import MuonOptimizer
+from raysft.recipe.sections.optimizer import AdafactorOptimizer, MomentsOptimizer, MuonOptimizer
 from raysft.recipe.traits import method_of
 
 _PER_CHANNEL = re.compile("bias|norm|(^|_)log$|(^|_)scale$")
@@ -37,7 +38,9 @@ def set_weights(trained: Mapping[str, nn.Parameter], restored: Saved, cuts: Mapp
         restored.read(f"weight:{name}", parameter.data, 0, cuts.get(name))
 
 
-def adamw(module: nn.Module, trained: Mapping[str, nn.Parameter], run: ResolvedRun) -> torch.optim.AdamW:
+def make_optimizer(
+    module: nn.Module, trained: Mapping[str, nn.Parameter], run: ResolvedRun
+) -> torch.optim.AdamW | Adafactor:
     """Matrices decay; biases, norms and what else is a number for each channel do not. module: holds `trained`.
 
     `lr_ratio` of a group: what set_learning_rate multiplies by. `momentum` of a group: Muon's; it has matrices alone.
@@ -59,6 +62,10 @@ def adamw(module: nn.Module, trained: Mapping[str, nn.Parameter], run: ResolvedR
         }
         for (is_matrix, is_still, ratio), found in sorted(members.items(), key=lambda item: item[0])
     ]
+    if isinstance(section, AdafactorOptimizer):
+        decay, clip = section.moment_decay, section.clip_threshold
+        return Adafactor(groups, trained, learning_rate=section.learning_rate, decay=decay, clip=clip)
+    assert isinstance(section, MomentsOptimizer)
     kind = MatrixAdamW if is_muon else torch.optim.AdamW
     return kind(
         groups,
@@ -70,7 +77,7 @@ def adamw(module: nn.Module, trained: Mapping[str, nn.Parameter], run: ResolvedR
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Set that of the next update. optimizer: of adamw()."""
+    """Set that of the next update. optimizer: of make_optimizer()."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group["lr_ratio"]
 

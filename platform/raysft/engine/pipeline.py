@@ -27,7 +27,14 @@ from torch import Tensor, nn
 from raysft.engine.adam import AdamState
 from raysft.engine.ds_config import REDUCE_BUCKET, deepspeed_config, effective_stage
 from raysft.engine.fill import fill
-from raysft.engine.parameters import adamw, dropout_seed, hf_name, set_learning_rate, set_weights, use_no_compiler
+from raysft.engine.parameters import (
+    dropout_seed,
+    hf_name,
+    make_optimizer,
+    set_learning_rate,
+    set_weights,
+    use_no_compiler,
+)
 from raysft.engine.passes import Passes, Work
 from raysft.engine.protocol import StepResult
 from raysft.engine.slices import Copies, Saved, Slice, slices, whole
@@ -77,7 +84,7 @@ class PipelineEngine:
             module.unread.forget()
         if restored is not None:
             on_every_rank(partial(set_weights, self._trained, restored, {}))
-        self._adam: torch.optim.Optimizer = adamw(self._passes, self._trained, run)
+        self._adam: torch.optim.Optimizer = make_optimizer(self._passes, self._trained, run)
         self._deepspeed = self._initialize(run)
         self._state = AdamState(self._deepspeed, self._adam, self._trained, self._zero, bf16=self._bf16)
         if restored is not None:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from raysft.engine.adam import AdamState
-from raysft.engine.parameters import adamw, dropout_seed, hf_name, set_learning_rate, set_weights
+from raysft.engine.parameters import dropout_seed, hf_name, make_optimizer, set_learning_rate, set_weights
 from raysft.engine.protocol import StepResult
 from raysft.engine.rendezvous import Rendezvous, TrialPass
 from raysft.engine.slices import Copies, Saved, Slice, slices, whole
@@ -46,7 +46,7 @@ class FusedEngine:
         self._trained = {hf_name(name): p for name, p in module.named_parameters() if p.requires_grad}
         if restored is not None:
             set_weights(self._trained, restored, {})
-        self._adam = adamw(module, self._trained, run)
+        self._adam = make_optimizer(module, self._trained, run)
         self._state = AdamState(None, self._adam, self._trained, stage=0, bf16=False)
         if restored is not None:
             self._state.restore(restored, {})

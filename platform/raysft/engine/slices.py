@@ -15,8 +15,6 @@ from torch import Tensor
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """Adam's, by the names that torch has for them."""
-KINDS = ("weight", *MOMENTS)
-"""What a trained parameter has: the fp32 weight that the optimizer steps on, and its moments."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +64,10 @@ class Saved(Protocol):
 class HeldState(Protocol):
     """What an optimizer has on this rank (engine/adam.py)."""
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What a trained parameter has: the fp32 `weight` that the optimizer steps on, and its moments, if any."""
+
     def held(self, name: str, kind: str) -> tuple[int, Tensor] | None:
         """(first element of the flat parameter that is here, their values [n]); None: nothing of it is here."""
 
@@ -91,7 +93,7 @@ def slices(
     Parameters with as many copies are taken as one long row, of which each holder gives an equal range.
     """
     taken = _shares(state, shapes, copies)
-    for kind in KINDS:
+    for kind in state.kinds:
         for name, (first, last) in taken.items():
             found = state.held(name, kind)
             assert found, "the moments are where the weight is"
@@ -103,7 +105,7 @@ def _shares(
     state: HeldState, names: Mapping[str, object], copies: Mapping[str, Copies]
 ) -> dict[str, tuple[int, int]]:
     """{name: range of the values held here that this rank gives}, without empty ones."""
-    held = {name: found[1].numel() for name in names if (found := state.held(name, KINDS[0]))}
+    held = {name: found[1].numel() for name in names if (found := state.held(name, state.kinds[0]))}
     taken = {}
     for copy in set(copies.values()):
         row = {name: size for name, size in held.items() if copies[name] == copy}

@@ -21,7 +21,14 @@ from raysft.engine.adam import AdamState
 from raysft.engine.ds_config import REDUCE_BUCKET, deepspeed_config, effective_stage, keeps_bf16_apart
 from raysft.engine.fill import fill, partition, working_dtype
 from raysft.engine.muon import Orthogonaliser
-from raysft.engine.parameters import adamw, dropout_seed, hf_name, set_learning_rate, set_weights, use_no_compiler
+from raysft.engine.parameters import (
+    dropout_seed,
+    hf_name,
+    make_optimizer,
+    set_learning_rate,
+    set_weights,
+    use_no_compiler,
+)
 from raysft.engine.protocol import StepResult
 from raysft.engine.slices import Copies, Saved, Slice, slices, whole
 from raysft.engine.step import (
@@ -69,7 +76,7 @@ class ZeroEngine:
         self._num_parts = run.layout.replicas * run.layout.sequence
         self._trained = {hf_name(name): p for name, p in module.named_parameters() if p.requires_grad}
         self._shapes = {name: tuple(p.shape) for name, p in self._trained.items()}  # before ZeRO 3 empties them
-        optimizer = adamw(module, self._trained, run)
+        optimizer = make_optimizer(module, self._trained, run)
         self._matrices = Orthogonaliser(optimizer, self._trained, working_dtype(run))
         use_no_compiler()
         _get_weights(module, self._trained, run, device, restored, shards)
@@ -193,6 +200,7 @@ class ZeroEngine:
         if dist.get_rank() == 0:
             yield whole("adam_step", self._state.num_updates())
             yield from starmap(whole, self._kept.items())
+            yield from starmap(whole, self._state.further.items())
             if self._acts is not None:
                 yield from starmap(whole, self._acts.state())
         alike = Copies(0, 1)  # who hold the same shard; from ZeRO 1 on each has a range of its own

@@ -187,7 +187,7 @@ def _training(recipe: Recipe, facts: CardFacts) -> list[tuple[str, ...]]:
         ),
         ("trained on", f"{facts.train_tokens:,} tokens, {facts.train_target_tokens:,} of them predicted"),
         ("steps", f"{facts.steps:,} of {train.rows_per_step} packed rows of {recipe.data.max_tokens:,} tokens"),
-        ("optimizer", f"AdamW, learning rate {optimizer.learning_rate:g}, {optimizer.schedule}"),
+        ("optimizer", f"{optimizer.title}, learning rate {optimizer.learning_rate:g}, {optimizer.schedule}"),
         ("precision", train.precision),
         ("seed", str(recipe.seed)),
         *((f"{name} fingerprint", f"`{value}`") for name, value in sorted(facts.fingerprints.items())),

@@ -79,7 +79,7 @@ def _describe_method(recipe: Recipe) -> list[str]:
             f"samples      {extra} virtual tokens before each: more positions and memory than data.max_tokens"
         )
     if recipe.export.merged and "merged" not in method.exports:
-        lines.append(f"export       the adapter alone: {method.title} changes no weight that it could be merged into")
+        lines.append(f"export       the adapter alone: with {method.title} there is no weight to merge it into")
     return lines
 
 

@@ -13,7 +13,7 @@ from raysft.errors import ClusterError
 from raysft.planner.activations import FLOAT32
 from raysft.planner.devices import GIB, Cluster
 from raysft.planner.memory import saved_share, stage_parameters, stages
-from raysft.planner.states import STATE_BYTES
+from raysft.planner.states import state_bytes
 from raysft.recipe.change import change
 from raysft.recipe.facts import ModelShape
 from raysft.recipe.schema import Recipe
@@ -65,7 +65,7 @@ def loads_whole(recipe: Recipe) -> bool:
 def checkpoint_bytes(recipe: Recipe, shape: ModelShape) -> int:
     """The size of one commit: fp32 weight and moments of each trained parameter."""
     alone = change(recipe, {"parallel.tensor": 1, "parallel.pipeline": 1, "parallel.zero": 0})
-    return STATE_BYTES * stage_parameters(alone, shape, 0)[1]
+    return state_bytes(recipe.optimizer.moments) * stage_parameters(alone, shape, 0)[1]
 
 
 def resumed_bytes(recipe: Recipe, shape: ModelShape) -> int:
@@ -74,16 +74,16 @@ def resumed_bytes(recipe: Recipe, shape: ModelShape) -> int:
     Its ranges of weights and moments; up to ZeRO 2 the other weights besides, for its working copy is whole. fp32
     without ZeRO has all moments on every worker.
     """
-    parallel, found = recipe.parallel, []
+    parallel, found, kept = recipe.parallel, [], state_bytes(recipe.optimizer.moments)
     ranks = recipe.cluster.workers // (parallel.tensor * parallel.pipeline)
     is_plain = parallel.zero == 0 and recipe.train.precision == "fp32"
     for stage in range(parallel.pipeline):
         trained = stage_parameters(recipe, shape, stage)[1]
         if is_plain:
-            found.append(STATE_BYTES * trained)
+            found.append(kept * trained)
         else:
             others = 0 if parallel.zero == 3 else FLOAT32 * (trained - trained // ranks)
-            found.append(others + STATE_BYTES * trained // ranks)
+            found.append(others + kept * trained // ranks)
     return max(found)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from raysft.planner.activations import FLOAT32, Attention, ForwardPass, Training, layer_bytes, outer_bytes
-from raysft.planner.states import STATE_BYTES, Basis, States, basis, model_states, states_on_device
+from raysft.planner.states import Basis, States, basis, model_states, state_bytes, states_on_device
 from raysft.recipe.facts import ModelShape
 from raysft.recipe.flops import graphs_at_once
 from raysft.recipe.schema import Recipe
@@ -82,7 +82,7 @@ def stages(recipe: Recipe, shape: ModelShape, *, is_gpu: bool) -> list[RankMemor
 
 def bytes_basis(recipe: Recipe) -> Basis:
     """The bytes a parameter that the prediction counts with."""
-    return basis(recipe.train.precision, recipe.parallel.zero)
+    return basis(recipe.train.precision, recipe.parallel.zero, recipe.optimizer.moments)
 
 
 @cache
@@ -180,7 +180,7 @@ def saved_share(recipe: Recipe, shape: ModelShape, stage: int) -> int:
     """Bytes that a rank of one stage writes of a commit. Ranks that hold the same give equal parts of it."""
     parallel = recipe.parallel
     ranks = recipe.cluster.workers // (parallel.tensor * parallel.pipeline)
-    return STATE_BYTES * stage_parameters(recipe, shape, stage)[1] // ranks
+    return state_bytes(recipe.optimizer.moments) * stage_parameters(recipe, shape, stage)[1] // ranks
 
 
 def saved_activations(recipe: Recipe, shape: ModelShape, stage: int, *, is_gpu: bool) -> int:

@@ -66,8 +66,8 @@ def _heading(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> list[str]:
         single = change(recipe, {"parallel.tensor": 1})
         outer = method.outer_parameters(recipe.method, shape)
         trained = _number(shape.num_layers * adapter_parameters(single, shape) + outer)
-        size, where = method.size(recipe.method), f" on {names}" if names else ""
-        lines.insert(1, f"{method.title:<10}{trained} parameters{f', {size}' if size else ''}{where}")
+        size, where, title = method.size(recipe.method), f" on {names}" if names else "", f"{method.title} "
+        lines.insert(1, f"{title:<10}{trained} parameters{f', {size}' if size else ''}{where}")
     if extra := virtual_tokens(recipe):
         lines.append(
             f"uncounted {extra} virtual tokens before every sample of a row but one: the run's first passes try the "
@@ -96,7 +96,7 @@ def _number(count: int) -> str:
 
 def _basis(recipe: Recipe) -> str:
     stages = (0, 1) if recipe.train.precision == "fp32" else (1, 2)
-    first, second = (basis(recipe.train.precision, zero) for zero in stages)
+    first, second = (basis(recipe.train.precision, zero, recipe.optimizer.moments) for zero in stages)
     then = "ZeRO 1-3" if stages == (0, 1) else "ZeRO 2, 3"
     told = f"weight {second.working} + gradient {second.gradient} + master {second.master} + Adam {second.moments}"
     return (

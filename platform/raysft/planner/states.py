@@ -28,19 +28,22 @@ class Basis:
         return self.working + self.gradient + self.master + self.moments
 
 
-STATE_BYTES = 12
-"""What a checkpoint has of a trained parameter: fp32 weight and two moments."""
+def state_bytes(moments: int) -> int:
+    """What a checkpoint has of a trained parameter: fp32 weight and moments."""
+    return 4 * (1 + moments)
+
 
 ZERO_PAPER = Basis("ZeRO paper, mixed-precision Adam", working=2, gradient=2, master=4, moments=8)
 
 
-def basis(precision: Precision, zero: int) -> Basis:
-    """What raysft's engine holds. bf16 with ZeRO 0 runs as ZeRO 1 (engine/ds_config.py: effective_stage)."""
+def basis(precision: Precision, zero: int, moments: int = 2) -> Basis:
+    """What raysft's engine holds, with so many moments of a weight (Adafactor's, of rows and columns, are not
+    counted). bf16 with ZeRO 0 runs as ZeRO 1 (engine/ds_config.py: effective_stage)."""
     if precision == "fp32":
-        return Basis(f"fp32, ZeRO {zero}", working=4, gradient=4, master=0 if zero == 0 else 4, moments=8)
+        return Basis(f"fp32, ZeRO {zero}", working=4, gradient=4, master=0 if zero == 0 else 4, moments=4 * moments)
     if zero <= 1:  # BF16_Optimizer: the bf16 gradients of a micro-batch besides the fp32 sums
-        return Basis("bf16 with fp32 sums, ZeRO 1", working=2, gradient=6, master=4, moments=8)
-    return Basis(f"bf16 with fp32 sums, ZeRO {zero}", working=2, gradient=4, master=4, moments=8)
+        return Basis("bf16 with fp32 sums, ZeRO 1", working=2, gradient=6, master=4, moments=4 * moments)
+    return Basis(f"bf16 with fp32 sums, ZeRO {zero}", working=2, gradient=4, master=4, moments=4 * moments)
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,8 @@ PURE_NUMBERS = frozenset(
             "beta1",
             "beta2",
             "momentum",
+            "moment_decay",
+            "clip_threshold",
             "b_learning_rate_ratio",
             "dropout",
             "embedding_noise",

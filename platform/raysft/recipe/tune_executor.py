@@ -5,7 +5,6 @@ from __future__ import annotations
 from raysft.errors import RecipeError
 from raysft.recipe.objective_traits import embeds, head_of
 from raysft.recipe.schema import Recipe
-from raysft.recipe.sections.optimizer import MuonOptimizer
 from raysft.recipe.traits import METHODS, method_of
 from raysft.recipe.tune import TuneSection
 
@@ -38,8 +37,8 @@ def obstacles(recipe: Recipe, tune: TuneSection) -> list[str]:
             (method.is_four_bit(recipe.method), "method.base_precision: nf4"),
             (start, f"method.init ({start}: each trial's own, computed by a task)"),
             (
-                isinstance(recipe.optimizer, MuonOptimizer) or "optimizer.kind" in tune.space,
-                "optimizer.kind: muon (its matrices would be those of all trials)",
+                recipe.optimizer.needs_whole or "optimizer.kind" in tune.space,
+                f"optimizer.kind: {recipe.optimizer.kind} (its matrices would be those of all trials)",
             ),
             (head_of(recipe), f"objective: {recipe.objective.kind} (a head for each trial)"),
             (embeds(recipe), f"objective: {recipe.objective.kind} (each trial compares the texts of its own steps)"),

@@ -8,7 +8,7 @@ import pytest
 from fakes import LLAMA, make_recipe
 from families import COHERE, make_model
 
-from raysft.engine.parameters import adamw
+from raysft.engine.parameters import make_optimizer
 from raysft.model.facts import read_facts
 from raysft.model.methods import apply_method
 from raysft.recipe.resolve import resolve
@@ -56,7 +56,7 @@ def groups(fields: dict[str, Any], method: dict[str, Any] | None = None) -> tupl
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
     names = {p: name for name, p in trained.items()}
     found: dict[float, set[str]] = {0.0: set(), 0.1: set()}
-    for group in adamw(module, trained, resolve(recipe, read_facts(recipe), None)).param_groups:
+    for group in make_optimizer(module, trained, resolve(recipe, read_facts(recipe), None)).param_groups:
         found[group["weight_decay"]] |= {names[p] for p in group["params"]}
     assert found[0.0] | found[0.1] == set(trained)
     return found[0.1], found[0.0]

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from whole_state import assembled
 
-from raysft.engine.slices import KINDS, Copies, Cut, Slice, slices, whole
+from raysft.engine.slices import MOMENTS, Copies, Cut, Slice, slices, whole
+
+KINDS = ("weight", *MOMENTS)
 
 
 class Flat:
@@ -28,6 +30,8 @@ class Flat:
                 for kind in KINDS:
                     self.here[name, kind] = (first, state[f"{kind}:{name}"].flatten()[first:last])
             before += size
+
+    kinds = KINDS
 
     def held(self, name: str, kind: str) -> tuple[int, Tensor] | None:
         return self.here.get((name, kind))

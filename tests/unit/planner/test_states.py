@@ -47,6 +47,8 @@ def test_the_bases_say_what_they_count() -> None:
         ("bf16", 3): 18,
     }
     assert "ZeRO 1" in basis("bf16", 0).name  # which it runs as
+    assert basis("fp32", 0, moments=0).per_trained == 8
+    assert basis("bf16", 3, moments=0).per_trained == 10
 
 
 def test_what_is_frozen_needs_its_weights_only() -> None:

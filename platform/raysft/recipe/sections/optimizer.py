@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -18,29 +18,63 @@ class OptimizerSection(Section):
     warmup_steps: int = Field(0, ge=0, description="Optimizer steps of linear warm-up.")
     min_lr_ratio: float = Field(0.0, ge=0, le=1, description="Final learning rate / peak learning rate.")
     weight_decay: float = Field(0.0, ge=0, description="Decay of matrices; biases and norms have none.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this global L2 norm.")
+    title: ClassVar[str] = ""
+    """In cards."""
+    moments: ClassVar[int] = 2
+    """Numbers that it keeps for each trained weight."""
+    needs_whole: ClassVar[str] = ""
+    """What of a weight's matrix it must see whole, in words; empty: nothing."""
+
+
+class MomentsOptimizer(OptimizerSection):
+    """What AdamW has, and whatever leaves some of the weights to it."""
+
     beta1: float = Field(0.9, ge=0, lt=1, description="Decay of AdamW's mean of the gradients (first moment).")
     beta2: float = Field(0.95, ge=0, lt=1, description="Decay of AdamW's mean of their squares (second moment).")
     eps: float = Field(1e-8, gt=0, description="Added to the root of the second moment.")
-    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this global L2 norm.")
 
 
-class AdamwOptimizer(OptimizerSection):
+class AdamwOptimizer(MomentsOptimizer):
     """AdamW (Loshchilov & Hutter, arXiv:1711.05101) and its learning-rate schedule."""
 
+    title: ClassVar[str] = "AdamW"
     kind: Literal["adamw"] = Field("adamw", description="The kind that is meant where none is named.")
 
 
-class MuonOptimizer(OptimizerSection):
+class MuonOptimizer(MomentsOptimizer):
     """Muon (arXiv:2502.16982): matrices move along their momentum, orthogonalised; AdamW moves everything else.
 
     One learning rate serves both: updates of matrices are scaled to the size that AdamW's have.
     """
 
+    title: ClassVar[str] = "Muon"
+    needs_whole: ClassVar[str] = "Muon moves whole matrices"
     kind: Literal["muon"] = Field(description="Names this kind.")
     momentum: float = Field(0.95, ge=0, lt=1, description="Decay of the mean of a matrix's gradients.")
 
 
-OptimizerKinds = AdamwOptimizer | MuonOptimizer
+class AdafactorOptimizer(OptimizerSection):
+    """Adafactor (arXiv:1804.04235), as torch has it: no mean of the gradients, and of their squares one for each row
+    and column of a matrix. It keeps next to nothing beside the weights.
+
+    Updates are as large as the weights that they move: a learning rate of 0.01 moves a weight by a hundredth of its
+    root mean square at most, and after step t by 1/sqrt(t) of it.
+    """
+
+    title: ClassVar[str] = "Adafactor"
+    moments: ClassVar[int] = 0
+    needs_whole: ClassVar[str] = "Adafactor adds up rows and columns of whole matrices"
+    kind: Literal["adafactor"] = Field(description="Names this kind.")
+    moment_decay: float = Field(
+        -0.8, lt=0, description="The means of squares decay by 1 - t^moment_decay in step t (torch: beta2_decay)."
+    )
+    clip_threshold: float = Field(
+        1.0, gt=0, description="Root mean square of an update of a weight, before it is scaled, at most (torch: d)."
+    )
+
+
+OptimizerKinds = AdamwOptimizer | MuonOptimizer | AdafactorOptimizer
 """A section of any kind."""
 
 

@@ -74,8 +74,6 @@ def _encoded(value: Any, objects: list[Any]) -> Any:
         objects.append(one)
         return len(objects) - 1
 
-    if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
-        value = value.tolist()
     return encode(value, kept)
 
 

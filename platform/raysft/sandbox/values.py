@@ -10,7 +10,10 @@ from typing import Any
 
 
 def encode(value: Any, kept: Callable[[Any], int]) -> Any:
-    """As JSON. Subclasses become the plain class. kept: the number of a value that is no plain data; may raise."""
+    """As JSON. Subclasses become the plain class, arrays and numbers of numpy lists and numbers.
+
+    kept: the number of a value that is no plain data; may raise.
+    """
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -30,6 +33,8 @@ def encode(value: Any, kept: Callable[[Any], int]) -> Any:
         return {"bytes": value.hex()}
     if isinstance(value, complex):
         return {"complex": [value.real, value.imag]}
+    if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
+        return encode(value.tolist(), kept)
     return {"kept": kept(value)}
 
 

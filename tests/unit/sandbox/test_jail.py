@@ -111,6 +111,10 @@ RIGHT = {
         "assert f() == 4",
     ),
     "numpy": ("import numpy as np\ndef f(x): return np.array(x).cumsum()", "assert f([1, 2]) == [1, 3]"),
+    "numpy inside": (
+        "import numpy as np\ndef f(x): return {'a': (np.int64(x), [np.float32(1.5)])}",
+        "assert f(2)['a'] == (2, [1.5])",
+    ),
     "surrogates": ("def f(): return '\\ud800'", "assert f() == '\\ud800'"),
 }
 WRONG = {

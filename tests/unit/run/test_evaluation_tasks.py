@@ -45,7 +45,7 @@ def test_shares_come_in_any_order_and_are_put_together_in_theirs(monkeypatch: py
     monkeypatch.setattr(module, "on_ray", backwards)
     found = evaluate_by_tasks(recipe(3, 70), task, {"held_out": "store"}, "the run")["held_out"]
     assert (found["metrics"]["loss"]["value"], found["metrics"]["loss"]["count"]) == (1.0, 9)
-    assert [one["prompt"] for one in found["answers"]] == ["q0", "q1", "q2"]
+    assert [prompt for prompt, *_ in found["answers"]] == ["q0", "q1", "q2"]
 
 
 @pytest.mark.parametrize(("prompts", "tasks"), [(4, 1), (200, 2)])

@@ -252,7 +252,13 @@ def test_an_adapter_equals_peft_alone(bench: Bench, alone: dict[str, Curve], kin
     [
         ("ia3", {"parallel__zero": 2}),
         ("prompt", {"parallel__zero": 3}),
-        pytest.param("prefix", {"parallel__zero": 3}, marks=pytest.mark.full),
+        ("prefix", {"parallel__zero": 3}),
+        ("dora", {"parallel__zero": 3}),
+        *(pytest.param(kind, {"parallel__zero": 0}, marks=pytest.mark.full) for kind in ADAPTERS),
+        *(
+            pytest.param(kind, {"parallel__zero": 3}, marks=pytest.mark.full)
+            for kind in ("lora", "ia3", "p_tuning", "tuner")
+        ),
         pytest.param("prefix", {"parallel__zero": 2, "train__precision": "bf16", **NETWORK}, marks=pytest.mark.full),
         ("p_tuning", {"parallel__zero": 2, "train__precision": "bf16", **LSTM}),
         ("adalora", {"parallel__zero": 3}),

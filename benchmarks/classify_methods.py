@@ -24,9 +24,9 @@ import raysft
 
 METHODS: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {
     "full": ({"kind": "full"}, (1e-4, 2e-4, 4e-4)),
-    "lora": ({"kind": "lora", "rank": 16, "alpha": 32, "target_modules": "all-linear"}, (5e-4, 1e-3, 2e-3)),
+    "lora": ({"kind": "lora", "rank": 16, "alpha": 32, "target_modules": "all-linear"}, (1e-3, 2e-3, 3e-3)),
     "ia3": ({"kind": "ia3"}, (1e-2, 2e-2, 4e-2)),
-    "bottleneck": ({"kind": "bottleneck", "placement": "houlsby"}, (1e-3, 3e-3, 6e-3)),
+    "bottleneck": ({"kind": "bottleneck", "placement": "houlsby"}, (3e-3, 1e-2, 2e-2)),
     "probe": ({"kind": "probe"}, (1e-2, 3e-2, 1e-1)),
 }
 """{method: (its section, learning rates)}."""

@@ -116,8 +116,9 @@ class Cells:
     def _by_train(self, fields: Fields) -> dict[str, Any]:
         began = time.monotonic()
         run = raysft.train(parse_recipe(fields))
-        steps = run.metrics().steps
+        steps, held_out = run.metrics().steps, run.metrics().held_out
         return {
+            "in_training": [{"loss": one.loss, **one.measures} for one in (*held_out[:1], *held_out[-1:])],
             "before": {name: one.value for name, one in run.before.measures.items()} if run.before else {},
             "after": {name: one.value for name, one in run.evaluation.measures.items()} if run.evaluation else {},
             "tokens_per_s": median(step.tokens_per_s for step in steps[1:]),
@@ -130,7 +131,7 @@ class Cells:
         }
 
 
-def fields_of(base: str, tokenizer: Path, train: Path, held_out: Path, **sections: Fields) -> Fields:
+def fields_of(base: str, tokenizer: Path, train: Path, held_out: Path, /, **sections: Fields) -> Fields:
     """A recipe's fields on a base, all that cells have in common. sections: merged into them."""
     found: Fields = {
         "seed": 1,
@@ -242,10 +243,10 @@ def held_out_loss(cell: Mapping[str, Any]) -> float:
 
 
 PREFERENCES: dict[str, tuple[Fields, float]] = {
-    "dpo": ({"kind": "dpo", "beta": 0.1}, 3e-4),
-    "orpo": ({"kind": "orpo", "beta": 0.5}, 1e-3),
-    "kto": ({"kind": "kto", "beta": 0.1}, 3e-4),
-    "simpo": ({"kind": "simpo", "beta": 2.0, "gamma": 1.0}, 3e-4),
+    "dpo": ({"kind": "dpo", "beta": 0.1}, 5e-5),
+    "orpo": ({"kind": "orpo", "beta": 0.5}, 3e-4),
+    "kto": ({"kind": "kto", "beta": 0.1}, 5e-5),
+    "simpo": ({"kind": "simpo", "beta": 2.0, "gamma": 1.0}, 5e-5),
 }
 
 
@@ -256,15 +257,16 @@ def preferences(cells: Cells, tokenizer: Path, pairs: Path) -> None:
     for name, (objective, rate) in PREFERENCES.items():
         changes: dict[str, Fields] = {
             "objective": objective,
-            "data": {"max_tokens": 2048},
-            "train": {"max_steps": 16, "rows_per_step": 2, "micro_batch_rows": 1},
+            "data": {"max_tokens": 2048, "over_long": "drop"},
+            "train": {"max_steps": 40, "rows_per_step": 2, "micro_batch_rows": 1},
             "optimizer": {"learning_rate": rate},
-            "evaluate": {"max_rows": 24},
+            "evaluate": {"max_rows": 60},
         }
         found = cells.run(
             f"preferences / {name}", fields_of(tuned["exports"][-1], tokenizer, train, held_out, **changes)
         )
-        told = [f"{found['before'][f'held_out/{m}']:.3f} -> {found['after'][f'held_out/{m}']:.3f}" for m in MEASURES]
+        begun, ended = found["in_training"]
+        told = [f"{begun[name]:.3f} -> {ended[name]:.3f}" for name in MEASURES]
         print(f"| {name} | {' | '.join(told)} |")
 
 

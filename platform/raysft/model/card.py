@@ -177,6 +177,7 @@ for path in config["layers"]:
 def _training(recipe: Recipe, facts: CardFacts) -> list[tuple[str, ...]]:
     optimizer, train, method = recipe.optimizer, recipe.train, method_of(recipe)
     details = method.details(recipe.method)
+    predicted = f", {facts.train_target_tokens:,} of them predicted" if facts.train_target_tokens else ""
     return [
         ("recipe", f"`{recipe.name}`"),
         ("base model", _base(recipe)),
@@ -185,7 +186,7 @@ def _training(recipe: Recipe, facts: CardFacts) -> list[tuple[str, ...]]:
             "data",
             f"{facts.train_samples:,} {_samples(recipe)}",
         ),
-        ("trained on", f"{facts.train_tokens:,} tokens, {facts.train_target_tokens:,} of them predicted"),
+        ("trained on", f"{facts.train_tokens:,} tokens{predicted}"),
         ("steps", f"{facts.steps:,} of {train.rows_per_step} packed rows of {recipe.data.max_tokens:,} tokens"),
         ("optimizer", f"{optimizer.title}, learning rate {optimizer.learning_rate:g}, {optimizer.schedule}"),
         ("precision", train.precision),

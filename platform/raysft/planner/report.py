@@ -98,7 +98,7 @@ def _basis(recipe: Recipe) -> str:
     stages = (0, 1) if recipe.train.precision == "fp32" else (1, 2)
     first, second = (basis(recipe.train.precision, zero, recipe.optimizer.moments) for zero in stages)
     then = "ZeRO 1-3" if stages == (0, 1) else "ZeRO 2, 3"
-    told = f"weight {second.working} + gradient {second.gradient} + master {second.master} + Adam {second.moments}"
+    told = f"weight {second.working} + gradient {second.gradient} + master {second.master} + optimizer {second.moments}"
     return (
         f"{told} = {second.per_trained} bytes a trained parameter with {then}, "
         f"{first.per_trained} with ZeRO {stages[0]}"
@@ -106,7 +106,7 @@ def _basis(recipe: Recipe) -> str:
 
 
 _CLASSES = ("parameters", "masters", "gradients", "optimizer", "activations", "logits", "buffers")
-_COLUMNS = ("weigh", "mastr", "grads", "Adam", "activ", "logit", "buffr")
+_COLUMNS = ("weigh", "mastr", "grads", "optim", "activ", "logit", "buffr")
 
 
 def _table(ranked: list[LayoutForecast], own: int | None) -> list[str]:

@@ -22,13 +22,17 @@ def _part(root: str, name: str, part: str, words: str) -> str:
     if _has_export(runs, name, part):
         return location
     others = [other for other in storage.list_names(runs) if _has_export(runs, other, part)]
+    is_adapter_alone = part == "merged" and _has_export(runs, name, "adapter")
     raise ModelError(
         f"the run {name!r} has no exported {words}",
-        got=f"nothing at {location}",
+        got="an adapter without its base" if is_adapter_alone else f"nothing at {location}",
         expected=f"a finished run with export.{part}: {', '.join(others[:10])}"
         if others
         else "a run that has finished",
-        fix="check the name and `storage`; train it first, or run `raysft export`",
+        fix="set export.merged: true in its recipe and run `raysft export`; to go on with an adapter that cannot be merged, name its "
+        f"base in model.source, and method.begin_from: run://{name}"
+        if is_adapter_alone
+        else "check the name and `storage`; train it first, or run `raysft export`",
     )
 
 

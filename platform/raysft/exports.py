@@ -29,8 +29,8 @@ def _part(root: str, name: str, part: str, words: str) -> str:
         expected=f"a finished run with export.{part}: {', '.join(others[:10])}"
         if others
         else "a run that has finished",
-        fix="set export.merged: true in its recipe and run `raysft export`; to go on with an adapter that cannot be merged, name its "
-        f"base in model.source, and method.begin_from: run://{name}"
+        fix="set export.merged: true in its recipe and run `raysft export`; to go on with an adapter that cannot be "
+        f"merged, name its base in model.source, and method.begin_from: run://{name}"
         if is_adapter_alone
         else "check the name and `storage`; train it first, or run `raysft export`",
     )

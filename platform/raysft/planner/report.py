@@ -98,9 +98,9 @@ def _basis(recipe: Recipe) -> str:
     stages = (0, 1) if recipe.train.precision == "fp32" else (1, 2)
     first, second = (basis(recipe.train.precision, zero, recipe.optimizer.moments) for zero in stages)
     then = "ZeRO 1-3" if stages == (0, 1) else "ZeRO 2, 3"
-    told = f"weight {second.working} + gradient {second.gradient} + master {second.master} + optimizer {second.moments}"
+    parts = f"weight {second.working} + gradient {second.gradient} + master {second.master}"
     return (
-        f"{told} = {second.per_trained} bytes a trained parameter with {then}, "
+        f"{parts} + optimizer {second.moments} = {second.per_trained} bytes a trained parameter with {then}, "
         f"{first.per_trained} with ZeRO {stages[0]}"
     )
 

@@ -26,6 +26,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -277,27 +278,26 @@ QUESTIONS = {"instruction": "question", "output": "answer"}
 
 
 def sums(draw: random.Random, count: int) -> Iterator[tuple[str, list[int], list[int]]]:
-    """(question, its numbers, the partial sums) of unlike questions."""
+    """(question, its four numbers, the partial sums) of unlike questions."""
     seen: set[str] = set()
     while len(seen) < count:
-        numbers = [draw.randint(10, 99) for _ in range(3)]
+        numbers = [draw.randint(1, 9) for _ in range(4)]
         question = f"What is {' + '.join(map(str, numbers))}?"
         if question not in seen:
             seen.add(question)
-            yield question, numbers, [numbers[0] + numbers[1], sum(numbers)]
+            yield question, numbers, list(accumulate(numbers))[1:]
 
 
 def solution(numbers: list[int], partial: list[int]) -> str:
-    return (
-        f"{numbers[0]} + {numbers[1]} = {partial[0]}. {partial[0]} + {numbers[2]} = {partial[1]}. #### {partial[1]}"
-    )
+    steps = zip([numbers[0], *partial], numbers[1:], partial, strict=False)
+    return f"{' '.join(f'{left} + {right} = {total}.' for left, right, total in steps)} #### {partial[-1]}"
 
 
 def critique_of(numbers: list[int], right: list[int], told: list[int]) -> str:
     """Which step is wrong, and what it comes to. told: the partial sums of the solution that is judged."""
     for i, (is_right, found) in enumerate(zip(right, told, strict=True)):
         if is_right != found:
-            left = numbers[0] if i == 0 else told[0]
+            left = [numbers[0], *told][i]
             return (
                 f"Step {i + 1} is wrong: {left} + {numbers[i + 1]} = {right[i]}. {solution(numbers, right)} "
                 "Conclusion: wrong [END]"
@@ -313,9 +313,9 @@ def write_sums(folder: Path) -> dict[str, Path]:
     for name, part in parts.items():
         records = []
         for question, numbers, right in part:
-            told, off = list(right), draw.choice([-10, -1, 1, 10])
+            told, off = list(right), draw.choice([-2, -1, 1, 2])
             if name == "cft" and draw.random() < 0.5:
-                place = draw.randrange(2)
+                place = draw.randrange(len(right))
                 told = [value + (off if i >= place else 0) for i, value in enumerate(told)]
             records.append(
                 {
@@ -336,18 +336,18 @@ def critique(cells: Cells, base: str, tokenizer: Path) -> None:
     files = write_sums(cells.folder)
 
     def go(name: str, source: str, train: Path, steps: int, data: Fields) -> dict[str, Any]:
-        sets = {"sums": {"data": str(files["held-out"]), "columns": QUESTIONS, "metrics": ["final_answer"]}}
-        sets["sums"]["prompts"] = 100
+        sets = {"sums": {"data": str(files["held-out"]), "metrics": ["final_answer"], "prompts": 100}}
+        sets["sums"] |= {"format": "alpaca", "columns": QUESTIONS}
         changes: dict[str, Fields] = {
             "data": {**data, "max_tokens": 256, "eval": []},
             "train": {"max_steps": steps, "rows_per_step": 8, "micro_batch_rows": 8},
-            "evaluate": {"sets": sets, "max_new_tokens": 48},
+            "evaluate": {"sets": sets, "max_new_tokens": 64},
         }
         return cells.run(f"critique / {name}", fields_of(source, tokenizer, train, files["held-out"], **changes))
 
-    begun = go("begin", base, files["begin"], 40, {"columns": QUESTIONS})
+    begun = go("begin", base, files["begin"], 60, {"columns": QUESTIONS})
     for name, data in {"sft": {"columns": QUESTIONS}, "cft": {"format": "critique"}}.items():
-        go(name, begun["exports"][-1], files[name], 60, data)
+        go(name, begun["exports"][-1], files[name], 120, data)
     print("\n| | tokens | right answers to 100 held-out sums |\n|---|---|---|")
     for name in ("begin", "sft", "cft"):
         found = cells.done[f"critique / {name}"]

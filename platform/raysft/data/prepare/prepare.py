@@ -79,11 +79,14 @@ def _set_store(recipe: Recipe, name: str, source: SourceSection, progress: Progr
         side = describe_set(recipe, source)
         return Store(side.location, _find_or_make(recipe, [side], progress)["eval"])
     except DataError as error:
-        what, fix = (
-            f"evaluate.sets.{name}: {error.what}",
-            error.fix.replace("data.eval", f"evaluate.sets.{name}.data"),
-        )
-        raise DataError(what, got=error.got, expected=error.expected, fix=fix) from error
+        its, own = f"evaluate.sets.{name}", recipe.evaluate.sets.get(name)
+        what = error.what.replace("data.columns", f"{its}.columns")
+        fix = error.fix.replace("data.eval", f"{its}.data")
+        if own is not None and own.format is None and recipe.data.format != "auto":
+            fix += f"; or set {its}.format, which is data.format where it is not said: {recipe.data.format}"
+        raise DataError(
+            what if its in what else f"{its}: {what}", got=error.got, expected=error.expected, fix=fix
+        ) from error
 
 
 def _find_or_make(recipe: Recipe, sides: Sequence[Side], progress: Progress) -> dict[str, dict[str, Any]]:

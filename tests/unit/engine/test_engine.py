@@ -9,7 +9,13 @@ from pathlib import Path
 def test_the_engine_comes_without_mlflow(tmp_path: Path) -> None:
     """DeepSpeed's autotuner would import it; a tracker may still do so afterwards."""
     (tmp_path / "mlflow.py").write_text("print('imported')\n")
-    script = "import raysft.engine, deepspeed; print('engine'); import mlflow"
+    script = """
+import sys, raysft.engine
+assert "deepspeed" not in sys.modules
+import deepspeed
+print("engine")
+import mlflow
+"""
     path = os.pathsep.join([str(tmp_path), *sys.path])
     done = subprocess.run(
         [sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True

@@ -70,3 +70,36 @@ def furthest(ours: list[float], theirs: list[float]) -> float:
     """Largest relative difference."""
     assert len(ours) == len(theirs) > 0
     return max(abs(a - b) / abs(b) for a, b in zip(ours, theirs, strict=True))
+
+
+Curve = tuple[list[float], list[float]]
+"""(losses, gradient norms) of each step."""
+
+
+def follows(found: dict[str, Any], curve: Curve) -> None:
+    """Is a cell's curve that one?"""
+    losses, norms = curve
+    assert furthest(found["losses"], losses) < TOLERANCE
+    assert furthest(found["norms"], norms) < TOLERANCE
+
+
+def resumes(
+    bench: Bench, run: Path, whole: dict[str, Any], steps: tuple[int, int, int], cell: dict[str, Any]
+) -> None:
+    """Is a cell that commits at a step and goes on from there the whole one, to the bit? steps: (workers, that step,
+    the last)."""
+    workers, first, last = steps
+    before = bench.cell(workers, until=first, save=True, run=str(run), **cell)[0]
+    after = bench.cell(workers, until=last, run=str(run), **cell)[0]
+    assert before["losses"] + after["losses"] == whole["losses"]
+    assert after["weights"] == whole["weights"]
+
+
+def nears(bench: Bench, run: Path, curve: Curve, cell: dict[str, Any]) -> None:
+    """Is a cell in bf16 over two workers near this curve of fp32, six steps long, and does it resume to the bit?"""
+    cell = {**cell, "train__precision": "bf16"}
+    found = bench.cell(2, until=6, **cell)[0]
+    losses, norms = curve
+    assert furthest(found["losses"], losses) < 1e-2
+    assert furthest(found["norms"], norms) < 5e-2
+    resumes(bench, run, found, (2, 3, 6), cell)

@@ -29,6 +29,18 @@ def fresh_model(config: dict[str, Any], vocab_size: int, seed: int) -> nn.Module
     return AutoModelForCausalLM.from_config(settings, dtype=torch.float32)
 
 
+def mean_loss(model: nn.Module, samples: list[tuple[list[int], list[bool]]], members: list[int]) -> torch.Tensor:
+    """Over all target tokens of a step's samples, each by itself; virtual tokens before a sample are passed over."""
+    total, count = torch.zeros(()), 0
+    for member in members:
+        ids, target = samples[member]
+        logits = model(input_ids=torch.tensor([ids])).logits[0, -len(ids) : -1]
+        keep = torch.tensor(target[1:])
+        total = total + nn.functional.cross_entropy(logits[keep], torch.tensor(ids[1:])[keep], reduction="sum")
+        count += int(keep.sum())
+    return total / count
+
+
 def run_reference(
     model: nn.Module,
     samples: list[tuple[list[int], list[bool]]],
@@ -51,15 +63,7 @@ def run_reference(
     )
     losses, norms = [], []
     for members in steps:
-        total = torch.zeros(())
-        count = 0
-        for member in members:
-            ids, target = samples[member]
-            logits = model(input_ids=torch.tensor([ids])).logits[0, :-1]
-            keep = torch.tensor(target[1:])
-            total = total + nn.functional.cross_entropy(logits[keep], torch.tensor(ids[1:])[keep], reduction="sum")
-            count += int(keep.sum())
-        loss = total / count
+        loss = mean_loss(model, samples, members)
         optimizer.zero_grad()
         loss.backward()
         norms.append(float(nn.utils.clip_grad_norm_(trained, max_grad_norm)))

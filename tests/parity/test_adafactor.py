@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from bench import LORA, TOLERANCE, Bench, cells, furthest
+from bench import LORA, TOLERANCE, Bench, Curve, cells, follows, furthest, nears, resumes
 from material import CONFIG, make_samples
 from peft import LoraConfig, get_peft_model
-from reference import fresh_model, tokens_and_targets
+from reference import fresh_model, mean_loss, tokens_and_targets
 from torch import nn
 
 UNTIL = 6
@@ -27,8 +27,6 @@ SPLITS: dict[str, tuple[int, dict[str, Any]]] = {
     "sequence": (2, {"parallel__sequence": 2, "parallel__zero": 2}),
 }
 
-Curve = tuple[list[float], list[float]]
-
 
 def by_torch(bench: Bench, model: nn.Module, steps: list[Any]) -> Curve:
     """(losses, gradient norms)."""
@@ -41,18 +39,12 @@ def by_torch(bench: Bench, model: nn.Module, steps: list[Any]) -> Curve:
     optimizer = torch.optim.Adafactor([group for group in groups if group["params"]], lr=RATE, d=CLIP)
     losses, norms = [], []
     for members in steps:
-        total, count = torch.zeros(()), 0
-        for member in members:
-            ids, target = samples[member]
-            logits = model(input_ids=torch.tensor([ids])).logits[0, :-1]
-            keep = torch.tensor(target[1:])
-            total = total + nn.functional.cross_entropy(logits[keep], torch.tensor(ids[1:])[keep], reduction="sum")
-            count += int(keep.sum())
+        loss = mean_loss(model, samples, members)
         optimizer.zero_grad()
-        (total / count).backward()
+        loss.backward()
         norms.append(float(nn.utils.clip_grad_norm_(trained, 1.0)))
         optimizer.step()
-        losses.append((total / count).item())
+        losses.append(loss.item())
     return losses, norms
 
 
@@ -71,12 +63,8 @@ def test_every_split_moves_as_torch_does(bench: Bench, alone: Curve, split: str,
     if workers == 3:  # other rows in a step
         steps = [[member for rank in ranks for member in rank["samples"][step]] for step in range(UNTIL)]
         curve = by_torch(bench, fresh_model(CONFIG, len(bench.tokenizer), seed=0), steps)
-    assert furthest(found["losses"], curve[0]) < TOLERANCE
-    assert furthest(found["norms"], curve[1]) < TOLERANCE
-    before = bench.cell(workers, until=3, save=True, run=str(tmp_path), **cell)[0]
-    after = bench.cell(workers, until=UNTIL, run=str(tmp_path), **cell)[0]
-    assert before["losses"] + after["losses"] == found["losses"]
-    assert after["weights"] == found["weights"]
+    follows(found, curve)
+    resumes(bench, tmp_path, found, (workers, 3, UNTIL), cell)
 
 
 @pytest.mark.full
@@ -93,22 +81,13 @@ def test_adapters(bench: Bench, zero: int) -> None:
     config = LoraConfig(r=4, lora_alpha=8.0, target_modules=["q_proj", "v_proj"])
     model = fresh_model(CONFIG, len(bench.tokenizer), seed=0)
     torch.manual_seed(0)
-    losses, norms = by_torch(bench, get_peft_model(model, config), bench.base["samples"][:UNTIL])
+    curve = by_torch(bench, get_peft_model(model, config), bench.base["samples"][:UNTIL])
     found = bench.cell(2, until=UNTIL, **ADAFACTOR, **LORA, parallel__zero=zero)[0]
-    assert furthest(found["losses"], losses) < TOLERANCE
-    assert furthest(found["norms"], norms) < TOLERANCE
+    follows(found, curve)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
 def test_in_bf16(bench: Bench, alone: Curve, zero: int, tmp_path: Path) -> None:
     """Near the curve of fp32, whichever optimizer of DeepSpeed holds the masters; and resumed to the same bits."""
-    cell = {**ADAFACTOR, "parallel__zero": zero, "train__precision": "bf16"}
-    found = bench.cell(2, until=UNTIL, **cell)[0]
-    losses, norms = alone
-    assert furthest(found["losses"], losses) < 1e-2
-    assert furthest(found["norms"], norms) < 5e-2
-    before = bench.cell(2, until=3, save=True, run=str(tmp_path), **cell)[0]
-    after = bench.cell(2, until=UNTIL, run=str(tmp_path), **cell)[0]
-    assert before["losses"] + after["losses"] == found["losses"]
-    assert after["weights"] == found["weights"]
+    nears(bench, tmp_path, alone, {**ADAFACTOR, "parallel__zero": zero})

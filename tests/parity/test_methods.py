@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from bench import LORA, TOLERANCE, Bench, cells, furthest
+from bench import LORA, Bench, Curve, cells, follows, furthest, resumes
 from material import CONFIG, make_samples
 from peft import (
     AdaLoraConfig,
@@ -30,7 +30,7 @@ from peft import (
     get_peft_model,
 )
 from peft.optimizers import create_loraplus_optimizer
-from reference import fresh_model, tokens_and_targets
+from reference import fresh_model, mean_loss, tokens_and_targets
 from torch import nn
 
 from raysft.recipe.traits import METHODS
@@ -39,30 +39,6 @@ UNTIL = 8
 NETWORK = {"method__projection": True, "method__hidden_size": 24}
 LSTM = {"method__encoder": "lstm", "method__dropout": 0.3}
 DECAY, LEARNING_RATE = 0.1, 3e-3
-
-
-Curve = tuple[list[float], list[float]]
-"""(losses, gradient norms) of each step."""
-
-
-def follows(found: dict[str, Any], curve: Curve) -> None:
-    """Is a cell's curve that one?"""
-    losses, norms = curve
-    assert furthest(found["losses"], losses) < TOLERANCE
-    assert furthest(found["norms"], norms) < TOLERANCE
-
-
-def resumes(
-    bench: Bench, run: Path, whole: dict[str, Any], steps: tuple[int, int, int], cell: dict[str, Any]
-) -> None:
-    """Is a cell that commits at a step and goes on from there the whole one, to the bit? steps: (workers, that step,
-    the last)."""
-    workers, first, last = steps
-    before = bench.cell(workers, until=first, save=True, run=str(run), **cell)[0]
-    after = bench.cell(workers, until=last, run=str(run), **cell)[0]
-    assert before["losses"] + after["losses"] == whole["losses"]
-    assert after["weights"] == whole["weights"]
-
 
 TARGETS = {"method__target_modules": ["q_proj", "v_proj"]}
 
@@ -207,15 +183,9 @@ def bare_loop(
     optimizer = optimizer or torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.95), eps=1e-8)
     losses, norms = [], []
     for members in bench.base["samples"][:UNTIL]:
-        total, count = torch.zeros(()), 0
-        for member in members:
-            ids, target = samples[member]
-            logits = adapted(input_ids=torch.tensor([ids])).logits[0, -len(ids) : -1]  # behind virtual tokens
-            keep = torch.tensor(target[1:])
-            total = total + nn.functional.cross_entropy(logits[keep], torch.tensor(ids[1:])[keep], reduction="sum")
-            count += int(keep.sum())
+        loss = mean_loss(adapted, samples, members)
         optimizer.zero_grad()
-        (total / count + (orthogonality(adapted) if kind == "adalora" else 0.0)).backward()
+        (loss + (orthogonality(adapted) if kind == "adalora" else 0.0)).backward()
         gradients = [p.grad.clone() for p in trained]
         norms.append(float(nn.utils.clip_grad_norm_(trained, 1.0)))
         optimizer.step()
@@ -223,7 +193,7 @@ def bare_loop(
             for parameter, gradient in zip(trained, gradients, strict=True):
                 parameter.grad.copy_(gradient)  # as before the clip
             adapted.base_model.update_and_allocate(len(losses))
-        losses.append((total / count).item())
+        losses.append(loss.item())
     return losses, norms
 
 

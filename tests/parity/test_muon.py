@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from bench import LORA, TOLERANCE, Bench, cells, furthest
+from bench import LORA, Bench, Curve, cells, follows, nears, resumes
 from material import CONFIG, make_samples
 from peft import LoraConfig, get_peft_model
-from reference import fresh_model, tokens_and_targets
+from reference import fresh_model, mean_loss, tokens_and_targets
 from torch import nn
 
 UNTIL = 6
@@ -35,7 +35,7 @@ def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
     return u @ torch.diag(values) @ v
 
 
-def by_hand(bench: Bench, model: nn.Module) -> tuple[list[float], list[float]]:
+def by_hand(bench: Bench, model: nn.Module) -> Curve:
     """(losses, gradient norms). Matrices of linear layers but the head by Muon, everything else by AdamW."""
     samples = [tokens_and_targets(bench.tokenizer, q, a) for q, a in make_samples()]
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -49,16 +49,10 @@ def by_hand(bench: Bench, model: nn.Module) -> tuple[list[float], list[float]]:
     means = {n: torch.zeros_like(p) for n, p in trained.items() if is_matrix[n]}
     losses, norms = [], []
     for members in bench.base["samples"][:UNTIL]:
-        total, count = torch.zeros(()), 0
-        for member in members:
-            ids, target = samples[member]
-            logits = model(input_ids=torch.tensor([ids])).logits[0, :-1]
-            keep = torch.tensor(target[1:])
-            total = total + nn.functional.cross_entropy(logits[keep], torch.tensor(ids[1:])[keep], reduction="sum")
-            count += int(keep.sum())
+        loss = mean_loss(model, samples, members)
         for parameter in trained.values():
             parameter.grad = None
-        (total / count).backward()
+        loss.backward()
         norms.append(float(nn.utils.clip_grad_norm_(trained.values(), 1.0)))
         if adamw:
             adamw.step()
@@ -70,30 +64,23 @@ def by_hand(bench: Bench, model: nn.Module) -> tuple[list[float], list[float]]:
                 ahead = MOMENTUM * mean + (1 - MOMENTUM) * gradient
                 size = 0.2 * max(weight.shape) ** 0.5
                 weight.mul_(1 - RATE * DECAY).sub_(RATE * size * orthogonal(ahead).float())
-        losses.append((total / count).item())
+        losses.append(loss.item())
     return losses, norms
 
 
 @pytest.fixture(scope="module")
-def alone(bench: Bench) -> tuple[list[float], list[float]]:
+def alone(bench: Bench) -> Curve:
     return by_hand(bench, fresh_model(CONFIG, len(bench.tokenizer), seed=0))
 
 
 @pytest.mark.parametrize("split", cells(*SPLITS, often=("ZeRO 3",)))
-def test_every_split_moves_as_one_process(
-    bench: Bench, alone: tuple[list[float], list[float]], split: str, tmp_path: Path
-) -> None:
+def test_every_split_moves_as_one_process(bench: Bench, alone: Curve, split: str, tmp_path: Path) -> None:
     """And resumes to the same bits in mid-run."""
     workers, changes = SPLITS[split]
     cell = {**MUON, **changes}
     found = bench.cell(workers, until=UNTIL, **cell)[0]
-    losses, norms = alone
-    assert furthest(found["losses"], losses) < TOLERANCE
-    assert furthest(found["norms"], norms) < TOLERANCE
-    before = bench.cell(workers, until=3, save=True, run=str(tmp_path), **cell)[0]
-    after = bench.cell(workers, until=UNTIL, run=str(tmp_path), **cell)[0]
-    assert before["losses"] + after["losses"] == found["losses"]
-    assert after["weights"] == found["weights"]
+    follows(found, alone)
+    resumes(bench, tmp_path, found, (workers, 3, UNTIL), cell)
 
 
 @pytest.mark.full
@@ -103,22 +90,13 @@ def test_adapters(bench: Bench, zero: int) -> None:
     config = LoraConfig(r=4, lora_alpha=8.0, target_modules=["q_proj", "v_proj"])
     model = fresh_model(CONFIG, len(bench.tokenizer), seed=0)
     torch.manual_seed(0)
-    losses, norms = by_hand(bench, get_peft_model(model, config))
+    curve = by_hand(bench, get_peft_model(model, config))
     found = bench.cell(2, until=UNTIL, **MUON, **LORA, parallel__zero=zero)[0]
-    assert furthest(found["losses"], losses) < TOLERANCE
-    assert furthest(found["norms"], norms) < TOLERANCE
+    follows(found, curve)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
-def test_in_bf16(bench: Bench, alone: tuple[list[float], list[float]], zero: int, tmp_path: Path) -> None:
+def test_in_bf16(bench: Bench, alone: Curve, zero: int, tmp_path: Path) -> None:
     """Near the curve of fp32, whichever optimizer of DeepSpeed holds the masters; and resumed to the same bits."""
-    cell = {**MUON, "parallel__zero": zero, "train__precision": "bf16"}
-    found = bench.cell(2, until=UNTIL, **cell)[0]
-    losses, norms = alone
-    assert furthest(found["losses"], losses) < 1e-2
-    assert furthest(found["norms"], norms) < 5e-2
-    before = bench.cell(2, until=3, save=True, run=str(tmp_path), **cell)[0]
-    after = bench.cell(2, until=UNTIL, run=str(tmp_path), **cell)[0]
-    assert before["losses"] + after["losses"] == found["losses"]
-    assert after["weights"] == found["weights"]
+    nears(bench, tmp_path, alone, {**MUON, "parallel__zero": zero})

@@ -33,7 +33,7 @@ class Limits:
     """What a process may use."""
 
     cpu_s: int = 10
-    """Seconds of a CPU; ten more seconds in sleep are allowed for each (Limits.wall_s)."""
+    """Seconds of a CPU; wall_s bounds how long it may sleep besides."""
     memory_bytes: int = 1 << 30
     """Address space."""
     file_bytes: int = 16 << 20

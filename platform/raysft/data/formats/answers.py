@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from raysft.data.formats.fields import RESPONSES
+from raysft.data.formats.fields import ANSWER_TEXTS, RESPONSES, SCORES
 from raysft.data.formats.names import REASONING
+from raysft.data.formats.spoken import SPOKEN, spoken_turns
 from raysft.data.formats.turns import read_messages
 from raysft.data.formats.unread import KeyLedger
 from raysft.data.formats.values import RefusedError, decoded, is_empty, read_list, read_text, short_value
-from raysft.data.records import Candidate, Message, plain_message
+from raysft.data.records import Candidate, Message, Note, plain_message
 
 _REASONING = frozenset(REASONING)
 _SWITCHES = frozenset(("on", "off", "yes", "no", "true", "false", "none"))
-_SCORED = frozenset(("score", "rank"))
+_SCORED = frozenset(key for keys in SCORES.values() for key in keys)
 
 
 class RecordContent(NamedTuple):
@@ -64,7 +65,13 @@ def _reasoning(account: KeyLedger) -> str:
 
 
 def read_answer(value: Any, column: str, account: KeyLedger) -> list[Message]:
-    """An answer as text, as one message (ShareGPT's or OpenAI's), as {text|content}, or as a list of messages."""
+    """An answer as text, as one message (ShareGPT's or OpenAI's), an object with one of ANSWER_TEXTS, or messages.
+
+    A text may hold a whole talk (hh-rlhf): its turns, which begin with a user's.
+    """
+    if isinstance(value, str) and (talk := spoken_turns(value)):
+        account.notes.append(Note("guess", SPOKEN.format(column=column)))
+        return talk
     if isinstance(value, str) and value[:1] in ("[", "{"):
         turns = decoded(value)
         is_turns = isinstance(turns, list) and turns and all(isinstance(turn, dict) for turn in turns)
@@ -76,8 +83,13 @@ def read_answer(value: Any, column: str, account: KeyLedger) -> list[Message]:
         if "from" in value or "role" in value:
             own = value if _SCORED.isdisjoint(value) else {k: v for k, v in value.items() if k not in _SCORED}
             return read_messages([own], column, account)
-        name = "text" if value.get("text") is not None else "content"
-        for key in value.keys() - {name, "score", "rank"}:
+        name = next((key for key in ANSWER_TEXTS if value.get(key) is not None), "")
+        if not name:
+            expected = ", ".join(f"`{key}`" for key in ANSWER_TEXTS)
+            raise RefusedError(
+                "wrong_type", f"`{column}` must be text, or {expected} in an object, got {short_value(value)}"
+            )
+        for key in value.keys() - {name} - _SCORED:
             account.unread(f"{column}[].", key, value[key])
         value = value.get(name)
     return [Message("assistant", read_text(value, column))]

@@ -6,7 +6,18 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from raysft.data.formats.fields import ANCHORS, POSITIVES, RESPONSES, TURNS
+from raysft.data.formats.fields import (
+    ANCHORS,
+    CHOSEN,
+    LABELS,
+    PAIRED_TEXTS,
+    POSITIVES,
+    REJECTED,
+    RESPONSES,
+    SCORES,
+    TURNS,
+)
+from raysft.data.formats.suggestions import suggested_mapping
 from raysft.data.formats.values import Record, RefusedError, column_names, decoded
 from raysft.data.records import Refusal
 
@@ -17,10 +28,13 @@ EXPECTED = (
     "ranking {prompt, responses[], scores[]}, critique {question, noisy_answer, critique}, "
     "labelled {text, label}, matched {anchor, positive, negative}, text {text}"
 )
+_REJECTED = frozenset(REJECTED)
 _QUESTIONS = frozenset(("prompt", "question", "query", "instruction"))
 _RESPONSES = frozenset(RESPONSES)
 _TURNS = frozenset(TURNS)
-_SCORES = frozenset(("scores", "ranks"))
+_SCORES = frozenset(SCORES)
+_OWN_SCORES = frozenset(key for keys in SCORES.values() for key in keys)
+_LABELS, _LABELLED = frozenset(LABELS), frozenset(PAIRED_TEXTS)
 _DECIDED_BY_VALUE = frozenset((*TURNS, *RESPONSES, "metadata", "text", "content"))
 _EMPTY: tuple[Any, ...] = ("", [], {})
 
@@ -41,12 +55,12 @@ def _detect(record: Record) -> str | Refusal:
     filled = tuple([name for name, value in record.items() if value or (value is not None and value not in _EMPTY)])
     found = _by_names(filled) or _first({name: record[name] for name in filled})
     found = found or _first({name: value for name, value in record.items() if value is not None})
-    if found == "text" and "label" in record:
+    if found == "text" and not _LABELS.isdisjoint(record):
         return "labelled"
     if found or (found := _first(record)):
         return found
-    seen = f"columns seen: {column_names(record)}; expected {EXPECTED} (or map with data.columns)"
-    return Refusal("unknown_format", seen)
+    seen = f"columns seen: {column_names(record)}{suggested_mapping(record)}"
+    return Refusal("unknown_format", f"{seen}; expected {EXPECTED} (or map with data.columns)")
 
 
 @lru_cache(maxsize=4096)
@@ -58,12 +72,14 @@ def _by_names(names: tuple[str, ...]) -> str:
 
 def _first(record: Record) -> str:
     """The order is from the columns that say most to those that say least."""
-    if "chosen" in record and "rejected" in record:
+    if CHOSEN in record and not _REJECTED.isdisjoint(record):
         return "preference"
     is_asked = not _QUESTIONS.isdisjoint(record)
     if "critique" in record and ("question" in record or "instruction" in record):
         return "critique"
     turns = "" if _TURNS.isdisjoint(record) else _format_of_turns(record)
+    if (turns or (is_asked and "response" in record)) and not _REJECTED.isdisjoint(record):
+        return "preference"
     has_responses = not _RESPONSES.isdisjoint(record)
     if has_responses and (is_asked or turns) and _are_scored(record):
         return "ranking"
@@ -73,7 +89,7 @@ def _first(record: Record) -> str:
         return turns
     if "instruction" in record and "output" in record:
         return "unified" if isinstance(decoded(record.get("metadata")), dict) else "alpaca"
-    if "label" in record and ("text" in record or "sentence1" in record):
+    if not _LABELS.isdisjoint(record) and not _LABELLED.isdisjoint(record):
         return "labelled"
     if is_asked and ("completion" in record or "response" in record):
         return "completion"
@@ -114,6 +130,6 @@ def _are_scored(record: Record) -> bool:
     for name in RESPONSES:
         responses = record.get(name)
         found = responses if isinstance(responses, list) else [responses]
-        if any(isinstance(response, dict) and ("score" in response or "rank" in response) for response in found):
+        if any(isinstance(response, dict) and not _OWN_SCORES.isdisjoint(response) for response in found):
             return True
     return False

@@ -9,6 +9,22 @@ TURNS = ("messages", "conversations", "conversation")
 PROMPTS = ("prompt", *TURNS, "question", "query", "instruction")
 RESPONSES = ("responses", "candidates", "answers", "completions")
 ANSWERS = ("completion", "response", *RESPONSES)
+CHOSEN, REJECTED = "chosen", ("rejected", "rejected_response", "rejected_messages")
+"""The preferred answer's column, which may be the last answer of a talk instead (ms-swift); the other one's."""
+ANSWER_TEXTS = ("text", "content", "response", "answer")
+SCORES = {"scores": ("score", "overall_score"), "ranks": ("rank",)}
+"""Columns of numbers beside several answers, and the keys of one in each answer; ranks count from the best on."""
+WANTED = ("label", "kto_tag")
+"""Whether an answer is a good one: TRL's and ms-swift's name, LLaMA-Factory's."""
+PAIRED_TEXTS = {
+    "text": "text2",
+    "sentence1": "sentence2",
+    "sentence": "question",
+    "premise": "hypothesis",
+    "question1": "question2",
+}
+"""{column of a labelled text: the one beside it, if there is one}; the names of GLUE's sets."""
+LABELS = ("label", "labels")
 JUDGED = ("noisy_answer", "response", "answer")
 PROBLEMS = ("prompt", "instruction", "question", "text")
 TESTS = ("test", "tests", "test_list")
@@ -23,11 +39,11 @@ FIELDS = {
     "unified": ("instruction", "input", "output", "system", "history", "tools", "metadata", *REASONING),
     "sharegpt": (*TURNS, "system", "tools", "functions"),
     "messages": (*TURNS, "system", "tools", "functions"),
-    "completion": (*PROMPTS, "input", "system", "tools", "functions", *ANSWERS, *REASONING, "label"),
-    "preference": (*PROMPTS, "input", "system", "tools", "functions", "chosen", "rejected"),
-    "ranking": (*PROMPTS, "input", "system", "tools", "functions", *RESPONSES, "scores", "ranks"),
+    "completion": (*PROMPTS, "input", "system", "tools", "functions", "history", *ANSWERS, *REASONING, *WANTED),
+    "preference": (*PROMPTS, "input", "system", "tools", "functions", "history", CHOSEN, *REJECTED, "response"),
+    "ranking": (*PROMPTS, "input", "system", "tools", "functions", "history", *RESPONSES, *SCORES),
     "critique": ("question", "instruction", "input", "system", *JUDGED, "critique"),
-    "labelled": ("text", "text2", "sentence1", "sentence2", "label", "label_text", "system"),
+    "labelled": (*PAIRED_TEXTS, *PAIRED_TEXTS.values(), *LABELS, "label_text", "system"),
     "tested": (*PROBLEMS, *TESTS, "entry_point", "test_imports", "test_setup_code", "system", *SOLUTIONS),
     "matched": (*ANCHORS, *POSITIVES, *NEGATIVES),
     "text": ("text", "content"),

@@ -66,10 +66,38 @@ _HARMLESS = frozenset(
 """Names that describe a record."""
 _TAILS = frozenset(
     (
-        *("id", "ids", "idx", "index", "uuid", "guid", "hash", "md5", "sha", "sha1", "sha256", "fingerprint"),
+        *(
+            "model",
+            "models",
+            "id",
+            "ids",
+            "idx",
+            "index",
+            "uuid",
+            "guid",
+            "hash",
+            "md5",
+            "sha",
+            "sha1",
+            "sha256",
+            "fingerprint",
+        ),
         *("url", "urls", "uri", "link", "links", "path", "file", "source", "version", "license", "type"),
         *("score", "scores", "count", "counts", "num", "number", "length", "len", "size", "tokens", "rating", "ppl"),
-        *("prob", "probability", "date", "time", "timestamp", "timestamps", "at", "language", "lang", "category"),
+        *(
+            "model",
+            "models",
+            "prob",
+            "probability",
+            "date",
+            "time",
+            "timestamp",
+            "timestamps",
+            "at",
+            "language",
+            "lang",
+            "category",
+        ),
     )
 )
 """Last words of such names: `prompt_id`, `created_at`."""

@@ -5,9 +5,9 @@ The record may be of any format, with an answer or without one.
 
 from __future__ import annotations
 
+from raysft.data.formats.asked import read_prompt
 from raysft.data.formats.fields import PROMPTS
 from raysft.data.formats.names import meaning_of
-from raysft.data.formats.readers import read_prompt
 from raysft.data.formats.tools import read_tools
 from raysft.data.formats.unread import KeyLedger, Reading
 from raysft.data.formats.values import Record, RefusedError, column_names, is_empty, read_text

@@ -118,8 +118,10 @@ def _is_plain_number(key: str, value: Any) -> bool:
 
 
 def says_again(value: Any, texts: Sequence[str]) -> bool:
-    """Is every text of the value one of these or a role, and is there nothing else in it?"""
-    found = [value] if isinstance(value, str) else list(leaves(value))
+    """Is every text of the value one of these or, in turns, a role, and is there nothing else in it?"""
+    if isinstance(value, str):
+        return value not in _ROLES and _is_said(value.strip(), texts)
+    found = list(leaves(value))
     return bool(found) and all(isinstance(leaf, str) and _is_said(leaf.strip(), texts) for leaf in found)
 
 

@@ -62,7 +62,7 @@ class _Page:
         if self._raw:
             columns = (sample.words, example.input_ids.tolist(), example.target.tolist(), example.flags.tolist())
             for number, (word, index, weight, flags) in enumerate(zip(*columns, strict=True)):
-                kind = token_kind(weight, flags)
+                kind = token_kind(0.0 if sample.learnt else weight, flags)
                 self._both(f"{number:7} {index:8}  {kind:10}  {_shown(word)}\n", _STYLES[kind][0])
         else:
             for index, (piece, kind) in enumerate(pieces):
@@ -165,12 +165,12 @@ def _sum_up(
     findings: Mapping[str, int],
 ) -> None:
     tokens = sum(len(sample.example.input_ids) for sample in samples)
-    targets = sum(int(np.count_nonzero(sample.example.target)) for sample in samples)
+    targets = sum(sample.num_trained for sample in samples)
+    trained = f"{targets} of {tokens} tokens trained ({targets / max(tokens, 1):.1%})"
+    if any(sample.learnt for sample in samples):
+        trained = f"{tokens} tokens"
     counts = dict(zip(COUNTED, counted([sample.example for sample in samples]).sum(axis=1).tolist(), strict=True))
-    page.heading(
-        f"certificate: {targets} of {tokens} tokens trained ({targets / max(tokens, 1):.1%}), "
-        f"{counts['straddles']} straddle"
-    )
+    page.heading(f"certificate: {trained}, {counts['straddles']} straddle")
     for line in _exceptions(counts):
         page.line(line)
     num_atoms = sum(sample.begins_atom for sample in samples)

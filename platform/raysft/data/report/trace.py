@@ -26,6 +26,9 @@ from raysft.recipe.cleaning import AUGMENTING
 from raysft.recipe.objective_traits import classes_of, objective_of
 from raysft.recipe.schema import Recipe
 
+_LEARNT = {"labelled": "label: {}", "matched": "one vector"}
+"""{what a record becomes: what is learnt of a sample as a whole}, where that is no token."""
+
 
 @dataclass(frozen=True)
 class TracedSample:
@@ -37,11 +40,17 @@ class TracedSample:
     words: list[str]
     begins_atom: bool = True
     """False: it shares a row with the sample before it, as the rejected answer does with the preferred one."""
+    learnt: str = ""
+    """What is learnt of it as a whole, in words; empty: its tokens, as their targets say."""
+
+    @property
+    def num_trained(self) -> int:
+        return 0 if self.learnt else int(np.count_nonzero(self.example.target))
 
     @property
     def size(self) -> str:
         cut = ", cut to data.max_tokens" if self.example.truncated else ""
-        return f"{len(self.example.input_ids)} tokens, {np.count_nonzero(self.example.target)} trained{cut}"
+        return f"{len(self.example.input_ids)} tokens, {self.learnt or f'{self.num_trained} trained'}{cut}"
 
 
 @dataclass(frozen=True)
@@ -122,9 +131,12 @@ class Tracer:
             part = f"{name}part {number} of {len(result)}: " if len(result) > 1 else name
             for place, (side, example) in enumerate(split_atom(whole)):
                 title = f"{name.rstrip(', ')}, {side}: " if side else part
+                learnt = _LEARNT.get(self._answers, "").format(", ".join((conversation.label or "none").splitlines()))
                 texts = list(token_texts(self._tokenizer, example))
+                if learnt:
+                    texts = [(text, "plain" if kind == "trained" else kind) for text, kind in texts]
                 words = [str(self._tokenizer.convert_ids_to_tokens(index)) for index in example.input_ids.tolist()]
-                samples.append(TracedSample(title, example, texts, words, begins_atom=place == 0))
+                samples.append(TracedSample(title, example, texts, words, place == 0, learnt))
         return samples
 
 

@@ -49,7 +49,9 @@ def _labelled(
 def _value(conversation: Conversation, classes: Classes) -> float | list[float] | Refusal:
     """What stands in the column of classes."""
     if conversation.label is None:
-        return Refusal("no_label", "a record without a label; expected the format labelled: {text, label}")
+        return Refusal(
+            "no_label", "the record has no label; expected {text, label}, or data.columns: {label: COLUMN}"
+        )
     if conversation.weight != 1.0:
         return Refusal("weighted_text", f"a weight of {conversation.weight:g}; expected none: see class_weights")
     own = conversation.label.split("\n") if conversation.label else []

@@ -78,7 +78,7 @@ def test_gold_answers_beside_messages_describe_the_record() -> None:
 
 
 def test_a_prompt_that_stands_in_both_answers_is_not_trained_as_one() -> None:
-    asked = "Human: What is 2+2?\n\nAssistant:"
+    asked = "Q: What is 2+2?\n\nA:"
     whole = {"prompt": asked, "chosen": f"{asked} 4", "rejected": f"\n{asked} 5"}
     assert refused(whole).reason == "repeated_prompt"
     assert said({**whole, "rejected": "5"})[-1] == ("assistant", f"{asked} 4"), "one may take up the question"

@@ -62,7 +62,7 @@ def test_tools_are_a_part_of_the_question() -> None:
         ({"messages": [{"role": "assistant", "content": "4"}]}, "no_prompt"),
         ({"messages": [{"role": "system", "content": "S"}]}, "no_prompt"),
         ({"messages": [{"role": "wizard", "content": "S"}]}, "role"),
-        ({"instruction": "a", "history": [["b", "c"]]}, "history"),
+        ({"instruction": "a", "history": ["b", "c"]}, "history"),
         ({"question": "a", "context": "a text to answer from"}, "context"),
         ({"prompt": "a", "system_prompt": "be brief"}, "system_prompt"),
     ],

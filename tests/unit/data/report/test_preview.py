@@ -13,6 +13,7 @@ from raysft.errors import DataError
 from raysft.recipe.change import change
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.data import DataSection
+from raysft.recipe.sections.head_objectives import ClassifyObjective
 from raysft.recipe.sections.model import ModelSection
 
 
@@ -42,6 +43,16 @@ def test_plain_preview_marks_trained_text(recipe):
     assert "0 straddle" in text
     assert "1 answers begin with a token cut from the prompt's" in text
     assert "a.jsonl:4" not in text
+
+
+def test_texts_that_are_learnt_as_a_whole_show_their_labels(make):
+    recipe = make([{"text": "fine", "label": "good"}, {"text": "so so", "labels": ["good", "bad"]}])
+    objective = ClassifyObjective(kind="classify", labels=("good", "bad"), multi_label=True)
+    text = preview(recipe.model_copy(update={"objective": objective}), 2).plain.plain
+    assert "a.jsonl:1 5 tokens, label: good\nfine" in text
+    assert ", label: good, bad\nso so" in text
+    assert "[[" not in text
+    assert "trained" not in text
 
 
 def styled(text, *words):

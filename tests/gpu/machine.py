@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from raysft.train.near_cpus import cpus_near, pci_address
+
 if TYPE_CHECKING:
     from gpu.run import Options
 
@@ -50,6 +52,7 @@ def facts(options: Options) -> Iterator[dict[str, Any]]:
         found["name"] = torch.cuda.get_device_name()
         found["nccl"], found["triton"] = ".".join(map(str, torch.cuda.nccl.version())), triton.__version__
         found["cpus"] = os.cpu_count()
+        found["near_cpus"] = len(cpus_near(pci_address(torch.device("cuda"))))
         host = torch.empty(2**28, dtype=torch.uint8)
         pinned = host.pin_memory()
         for name, memory in (("pageable", host), ("pinned", pinned)):

@@ -41,6 +41,7 @@ from raysft.train.commits.lineage import Attempt
 from raysft.train.group import TorchGroup
 from raysft.train.history import failures
 from raysft.train.history.spans import WorkerSpans
+from raysft.train.near_cpus import stay_near
 from raysft.train.probe import Closable, Largest, Probed, fit
 from raysft.train.session import Session, run_session
 from raysft.train.state import Outcome, TrainState
@@ -66,6 +67,8 @@ def train_worker(fields: dict[str, Any], parts: Parts | None = None) -> dict[str
     transformers_logging.set_verbosity_error()
     torch.set_num_threads(recipe.cluster.cpus_per_worker)
     device = torch.device("cuda" if recipe.cluster.gpus_per_worker else "cpu")
+    if recipe.cluster.bind_cpus:
+        stay_near(device, recipe.cluster.cpus_per_worker)
     context = WorkerContext(job, recipe, TorchGroup(device), device)
     attempt, restored = begin_attempt(job.run, context.group)
     with closing(WorkerSpans(job.run, attempt.number, is_writer=context.group.rank == 0)) as spans:

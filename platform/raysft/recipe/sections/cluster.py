@@ -39,6 +39,10 @@ class ClusterSection(Section):
     )
     cpus_per_worker: int = Field(1, ge=1, description="CPUs reserved per worker; also its torch threads.")
     gpus_per_worker: int = Field(0, ge=0, le=1, description="GPUs per worker: 1, or 0 to train on CPU.")
+    bind_cpus: bool = Field(
+        True,
+        description="Keep each GPU worker on CPUs of its GPU's NUMA node, if cpus_per_worker of them may be used.",
+    )
     fork_server: bool = Field(
         True,
         description="Fork each node's workers from one process that has imported all: 0.1 s of CPU each, not 5.",

@@ -57,7 +57,7 @@ SEES = {
         "data.read",
     },
     "raysft.model": {"recipe", "exports", "sealed", "storage", "errors"},
-    "raysft.objectives": {"model", "recipe", "errors"},
+    "raysft.objectives": {"metrics", "model", "recipe", "errors"},
     "raysft.engine": {"objectives", "model", "recipe", "errors"},
     "raysft.train": {"engine", "objectives", "model", "recipe", "sealed", "lines", "storage", "errors"},
     "raysft.train.loop": {"train", "engine.protocol", "objectives.batch"},

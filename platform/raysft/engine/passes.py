@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from raysft.engine.step import stacked
+from raysft.engine.step import metric_width, stacked
 from raysft.model.stages import Stage
 from raysft.objectives.batch import DeviceBatch
 from raysft.objectives.objective import Objective
@@ -42,13 +42,13 @@ class Passes(nn.Module):
         self.sums = torch.zeros(0)
         """[terms] float64 of the micro-batches so far; zero where the loss is not computed."""
         self.metrics = torch.zeros(0)
-        """[2 x metrics] float64: sum and count of each, likewise."""
+        """[2 x metrics + counts] float64 (engine/step.py), likewise."""
 
     def begin(self, work: Work) -> None:
         """The next forward pass is of the first of these micro-batches."""
         self._work, self._done = work, 0
         self.sums = torch.zeros_like(work.scale)
-        self.metrics = work.scale.new_zeros(2 * len(self._objective.metrics))
+        self.metrics = work.scale.new_zeros(metric_width(self._objective))
 
     def forward(self, hidden: Tensor) -> Tensor:
         """hidden [B, T, D] from the stage before; the first stage does not look at it."""

@@ -189,6 +189,7 @@ class Rendezvous:
             one.loss = Loss(
                 {name: sums[i].detach() for name, sums in found.sums.items()},
                 {name: (sums[i], counts[i]) for name, (sums, counts) in found.metrics.items()},
+                counts=None if found.counts is None else found.counts[i],
             )
         self.num_passes += 1
 

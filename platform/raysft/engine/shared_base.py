@@ -18,7 +18,16 @@ from raysft.engine.parameters import dropout_seed, hf_name, make_optimizer, set_
 from raysft.engine.protocol import StepResult
 from raysft.engine.rendezvous import Rendezvous, TrialPass
 from raysft.engine.slices import Copies, Saved, Slice, slices, whole
-from raysft.engine.step import assemble, assembled_sums, divisors, in_order, stacked, step_means, vector
+from raysft.engine.step import (
+    assemble,
+    assembled_sums,
+    divisors,
+    in_order,
+    metric_width,
+    stacked,
+    step_means,
+    vector,
+)
 from raysft.engine.step_costs import StepWatch
 from raysft.model.fast.shared_base import SharedBase
 from raysft.model.methods import low_rank_adapters
@@ -65,7 +74,7 @@ class FusedEngine:
         watch, terms, parameters = StepWatch(self._device), self._objective.terms, list(self._trained.values())
         totals = torch.tensor(in_order(terms, units), dtype=torch.float64, device=self._device)
         shares, sums = divisors(totals).tolist(), torch.zeros_like(totals)
-        metrics = totals.new_zeros(2 * len(self._objective.metrics))
+        metrics = totals.new_zeros(metric_width(self._objective))
         means = step_means(self._objective, partial(self._measure, micro_batches, units))
         for batch in micro_batches:
             wanted = TrialPass(
@@ -105,7 +114,7 @@ class FusedEngine:
     ) -> Sums:
         """Sums of the trial, without gradients. means: see engine/step.py, step_means."""
         terms = self._objective.terms
-        sums = np.zeros(len(terms) + 2 * len(self._objective.metrics))
+        sums = np.zeros(len(terms) + metric_width(self._objective))
         for batch in micro_batches:
             wanted = TrialPass(self._trial, batch, self._objective, shares={}, means=means)
             found = stacked(self._rendezvous.evaluate(wanted), self._objective)

@@ -22,7 +22,7 @@ class Stacked(NamedTuple):
     sums: Tensor
     """[terms], with gradients."""
     metrics: Tensor
-    """[2 x metrics] float64: sum and count of each."""
+    """[2 x metrics + counts] float64: sum and count of each, then what is counted."""
 
 
 def stacked(loss: Loss, objective: Objective) -> Stacked:
@@ -32,11 +32,15 @@ def stacked(loss: Loss, objective: Objective) -> Stacked:
 
 
 def metric_vector(loss: Loss, objective: Objective, like: Tensor) -> Tensor:
-    """[2 x metrics] float64, on the device of `like`."""
+    """[2 x metrics + counts] float64, on the device of `like`."""
     numbers = [number for name in objective.metrics for number in loss.metrics[name]]
-    if not numbers:
-        return like.new_zeros(0, dtype=torch.float64)
-    return torch.stack(numbers).detach().double()
+    means = torch.stack(numbers).detach().double() if numbers else like.new_zeros(0, dtype=torch.float64)
+    return means if loss.counts is None else torch.cat([means, loss.counts.detach().double()])
+
+
+def metric_width(objective: Objective) -> int:
+    """Numbers in the vector of an objective's metrics."""
+    return 2 * len(objective.metrics) + objective.num_counts
 
 
 def step_means(objective: Objective, measure: Callable[[Mapping[str, float]], Sums]) -> dict[str, float]:
@@ -79,7 +83,7 @@ def weights(terms: Sequence[Term], like: Tensor) -> Tensor:
 
 def vector(units: Tensor, sums: Tensor, metrics: Tensor, tokens: int) -> Tensor:
     """What a rank tells the others, float64: units [terms] of the global step, its own sums [terms] and metrics
-    [2 x metrics], its tokens."""
+    [2 x metrics + counts], its tokens."""
     return torch.cat([units, sums, metrics, units.new_tensor([tokens])])
 
 
@@ -92,12 +96,15 @@ def assemble(ranks: np.ndarray, objective: Objective) -> Assembled:
 
 
 def assembled_sums(values: Sequence[float], objective: Objective) -> Sums:
-    """Sums from a vector of units [terms], sums [terms], metrics [2 x metrics], added up over the ranks already."""
+    """Sums from a vector of units [terms], sums [terms], metrics [2 x metrics + counts], added up over the ranks
+    already."""
     names = [term.name for term in objective.terms]
     count = len(names)
-    units, sums, metrics = values[:count], values[count : 2 * count], values[2 * count :]
+    units, sums, told = values[:count], values[count : 2 * count], values[2 * count :]
+    metrics, counts = told[: 2 * len(objective.metrics)], told[2 * len(objective.metrics) :]
     return Sums(
         terms=dict(zip(names, sums, strict=True)),
         units=dict(zip(names, units, strict=True)),
         metrics=dict(zip(objective.metrics, zip(metrics[::2], metrics[1::2], strict=True), strict=True)),
+        counts=tuple(counts),
     )

@@ -29,11 +29,13 @@ def step_columns(
     replica: int,
     *,
     counts: bool,
+    evaluates: bool = False,
 ) -> list[Columns]:
     """What each micro-batch gets of the whole step; nothing where the loss is a sum. Collective, where it is not.
 
     vectors_of: [S, D] of a micro-batch, without gradients; its columns are then zeros. replica: whose micro-batches
-    these are; counts: of the ranks that have the same ones, this one tells them.
+    these are; counts: of the ranks that have the same ones, this one tells them. evaluates: are columns wanted
+    that only evaluations need?
     """
     whole = objective.whole_step
     if whole is None:
@@ -42,12 +44,18 @@ def step_columns(
         vectors = torch.cat([vectors_of(batch, _zeros(whole, batch)) for batch in micro_batches]).float()
         samples, start = _gathered(vectors, micro_batches, replica, counts=counts)
         found = whole.solve(samples)
+        if evaluates and whole.measure is not None:
+            found |= whole.measure(samples)
     return _split(whole, found, micro_batches, start, int(samples.is_first[:start].sum()))
 
 
 def _zeros(whole: WholeStep, batch: HostBatch) -> Columns:
     sizes = {"segment": (len(batch.atom_of), 1), "atom": (num_atoms(batch),)}
     return {field.name: torch.zeros(sizes[field.per]) for field in whole.columns}
+
+
+def _per(whole: WholeStep, name: str) -> str:
+    return next(field.per for field in whole.columns if field.name == name)
 
 
 def num_atoms(batch: HostBatch) -> int:
@@ -62,7 +70,8 @@ def _split(
     columns: list[Columns] = []
     for batch in micro_batches:
         ends = {"segment": (segment, segment + len(batch.atom_of)), "atom": (atom, atom + num_atoms(batch))}
-        columns.append({field.name: found[field.name][slice(*ends[field.per])] for field in whole.columns})
+        own = {name: column[slice(*ends[_per(whole, name)])] for name, column in found.items()}
+        columns.append({**_zeros(whole, batch), **own})
         segment, atom = ends["segment"][1], ends["atom"][1]
     return columns
 

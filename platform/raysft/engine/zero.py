@@ -37,6 +37,7 @@ from raysft.engine.step import (
     assembled_sums,
     divisors,
     in_order,
+    metric_width,
     stacked,
     step_means,
     vector,
@@ -110,7 +111,7 @@ class ZeroEngine:
         self._deepspeed.train()
         columns = self._compared(micro_batches, means, partial(self._seed_dropout, step))
         counts = self._coordinate.tensor == 0  # tensor-parallel ranks all know the sums
-        sums, metrics = torch.zeros_like(totals), totals.new_zeros(2 * len(self._objective.metrics))
+        sums, metrics = torch.zeros_like(totals), totals.new_zeros(metric_width(self._objective))
         for number, batch in enumerate(micro_batches):
             self._deepspeed.set_gradient_accumulation_boundary(number == len(micro_batches) - 1)
             self._seed_dropout(step, batch)
@@ -154,7 +155,7 @@ class ZeroEngine:
         """Sums of all ranks, without gradients. means: see engine/step.py, step_means."""
         self._deepspeed.eval()
         columns = self._compared(micro_batches, means)
-        sums = np.zeros(len(self._terms) + 2 * len(self._objective.metrics))
+        sums = np.zeros(len(self._terms) + metric_width(self._objective))
         with torch.no_grad():
             for batch, found_of_step in zip(micro_batches, columns, strict=True):
                 found = self._pass(batch, means, found_of_step)
@@ -176,19 +177,22 @@ class ZeroEngine:
         self,
         micro_batches: Sequence[HostBatch],
         means: Mapping[str, float],
-        begin: Callable[[HostBatch], None] = lambda batch: None,
+        begin: Callable[[HostBatch], None] | None = None,
     ) -> list[Columns]:
-        """What each micro-batch gets of the whole step (whole_step.py). begin: called before each pass."""
+        """What each micro-batch gets of the whole step (whole_step.py). begin: called before each pass of training;
+        None: it is an evaluation."""
 
         def vectors(batch: HostBatch, zeros: Columns) -> Tensor:
-            begin(batch)
+            if begin is not None:
+                begin(batch)
             found = self._loss(batch, means, zeros).vectors
             assert found is not None, "an objective that compares a step gives vectors"
             return found
 
         place = self._coordinate
+        counts = bool(place.counts_for_replica)
         return step_columns(
-            self._objective, micro_batches, vectors, place.replica, counts=bool(place.counts_for_replica)
+            self._objective, micro_batches, vectors, place.replica, counts=counts, evaluates=begin is None
         )
 
     def _seed_dropout(self, step: int, batch: HostBatch) -> None:

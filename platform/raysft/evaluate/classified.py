@@ -18,6 +18,7 @@ from raysft.data.feed.collate import collate
 from raysft.data.store.parts import TokenStore
 from raysft.metrics.base import Estimate
 from raysft.metrics.calibration import BINS, bin_rows, calibration_bins, calibration_error
+from raysft.metrics.classes import macro_f1
 from raysft.metrics.estimate import bootstrap, wilson
 from raysft.recipe.columns import Classes
 
@@ -68,7 +69,7 @@ def classification_record(found: Classified, classes: Classes) -> dict[str, Any]
     counts = np.hstack([known & told, known, told]).astype(np.float64)  # [texts, 3 x labels]
     metrics = {
         "label_accuracy": Estimate(right / len(known), len(known), *wilson(right, len(known))),
-        "macro_f1": Estimate(float(f1.mean()), len(known), *bootstrap(counts, _macro_f1)),
+        "macro_f1": Estimate(macro_f1(counts.sum(0)), len(known), *bootstrap(counts, macro_f1)),
         "ece": Estimate(calibration_error(bins), len(known), how=f"{BINS} bins of equal width"),
         "brier": Estimate(float(scores.mean()), len(known), *bootstrap(scores[:, None], lambda s: s[0] / len(known))),
     }
@@ -97,12 +98,6 @@ def _brier_scores(found: Classified, classes: Classes) -> NDArray[np.float64]:
     errors = (np.nan_to_num(found.probabilities) - found.known) ** 2
     scores: NDArray[np.float64] = errors.mean(1) if classes.several else errors.sum(1)
     return scores
-
-
-def _macro_f1(sums: NDArray[np.float64]) -> float:
-    """Over all labels of the recipe. sums [3 x labels]: both, the data's, the model's."""
-    both, known, told = sums.reshape(3, -1)
-    return float(_share(2 * both, known + told).mean())
 
 
 def _only(number: int, classes: Classes) -> NDArray[np.bool_]:

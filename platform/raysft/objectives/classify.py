@@ -4,17 +4,21 @@ A text of label y that the model gives the probability p costs -w_y (1 - p)^gamm
 arXiv:1708.02002; gamma 0 is cross-entropy, w_y 1 unless class_weights name it). Where a text may have several labels,
 each is a question by itself, and the cost is the mean over the labels; w_y counts where it has the label. The loss is
 the mean over the texts of the step, whatever their weights.
+
+Shapes: S texts, K labels.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import logsigmoid, one_hot
 
+from raysft.metrics.calibration import BINS
+from raysft.metrics.classes import CLASS_MEASURES, class_measures, num_counts
 from raysft.objectives.base import Term
 from raysft.objectives.batch import DeviceBatch
-from raysft.objectives.objective import Loss, Objective
+from raysft.objectives.objective import Counted, Loss, Objective
 from raysft.objectives.view import View
 from raysft.recipe.sections.head_objectives import ClassifyObjective
 from raysft.recipe.sections.objective import ObjectiveSection
@@ -32,9 +36,12 @@ def make(section: ObjectiveSection) -> Objective:
             costs, right = _of_each(scores, known, weights, classify.focal_gamma)
         else:
             costs, right = _of_one(scores, known.long(), weights, classify.focal_gamma)
-        return Loss({"classify": view.total(costs, "segment")}, {"accuracy": view.mean(right, "segment")})
+        sums, metrics = {"classify": view.total(costs, "segment")}, {"accuracy": view.mean(right, "segment")}
+        counts = view.total(_counts(scores.detach(), known, classify.multi_label), "segment")
+        return Loss(sums, metrics, counts=counts)
 
-    return Objective((Term("classify", "segment"),), loss, (field,), metrics=("accuracy",))
+    counted = Counted(CLASS_MEASURES, num_counts(len(classify.labels)), class_measures)
+    return Objective((Term("classify", "segment"),), loss, (field,), metrics=("accuracy",), counted=counted)
 
 
 def _of_one(scores: Tensor, labels: Tensor, weights: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
@@ -48,6 +55,26 @@ def _of_each(scores: Tensor, has: Tensor, weights: Tensor, gamma: float) -> tupl
     log_probs = torch.where(has > 0, logsigmoid(scores), logsigmoid(-scores))
     costs = -torch.where(has > 0, weights, 1.0) * _focus(log_probs, gamma) * log_probs
     return costs.mean(-1), ((scores > 0) == (has > 0)).all(-1)
+
+
+def _counts(scores: Tensor, known: Tensor, several: bool) -> Tensor:
+    """[S, numbers] of each text, in the order of metrics/classes.py. scores [S, K]; known [S] or [S, K]."""
+    if several:
+        has, told, said = known > 0, scores > 0, scores.sigmoid()
+        spoken, true = said, has
+    else:
+        labels = scores.shape[-1]
+        has, told = one_hot(known.long(), labels).bool(), one_hot(scores.argmax(-1), labels).bool()
+        said = scores.softmax(-1)
+        spoken, true = said.amax(-1, keepdim=True), (has & told).any(-1, keepdim=True)
+    said, spoken = said.nan_to_num(), spoken.nan_to_num()
+    edges = torch.linspace(0, 1, BINS + 1, device=scores.device)[1:-1]
+    bins = one_hot(torch.bucketize(spoken, edges), BINS).float()  # [S, statements, BINS], an end belongs below
+    sums = torch.stack([bins.sum(1), (bins * spoken[..., None]).sum(1), (bins * true[..., None]).sum(1)], -1)
+    errors = (said - has.float()) ** 2
+    brier = errors.mean(-1) if several else errors.sum(-1)
+    ends = torch.stack([brier, torch.ones_like(brier)], -1)
+    return torch.cat([(has & told).float(), has.float(), told.float(), sums.flatten(1), ends], -1)
 
 
 def _focus(log_probs: Tensor, gamma: float) -> Tensor | float:

@@ -23,6 +23,8 @@ class Loss(NamedTuple):
     """{metric: (sum, count)}, of the same shape, without gradients."""
     vectors: Tensor | None = None
     """[S, D] of the samples, without gradients, where a whole step is compared."""
+    counts: Tensor | None = None
+    """What `Counted` tells of, [width] or of each trial [P, width], without gradients; None: nothing is counted."""
 
 
 class StepSamples(NamedTuple):
@@ -44,6 +46,20 @@ class WholeStep:
     """What `solve` finds, of each segment or atom; the loss reads it of its micro-batch."""
     solve: Callable[[StepSamples], dict[str, Tensor]]
     """{column: [N, D] of the segments, [atoms]}, by the vectors that `Loss` has; without gradients."""
+    measure: Callable[[StepSamples], dict[str, Tensor]] | None = None
+    """Columns that only evaluations need, found of all samples of a set; elsewhere they are 0."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Measures of held-out rows that are no means: what they are computed of adds up over rows and ranks."""
+
+    names: tuple[str, ...]
+    """The measures."""
+    width: int
+    """Numbers that they are computed of."""
+    tell: Callable[[Sequence[float]], dict[str, float]]
+    """[width] sums of a whole set -> {measure: value}; empty of nothing."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +77,9 @@ class Objective:
     """Those of its metrics whose mean over the whole global step the loss reads: a column of that name, the same
     number for every atom. A pass of its own finds them first, without gradients; in that pass they are 0."""
 
+    counted: Counted | None = None
+    """What evaluations tell besides; a step of training is too small a sample of it."""
+
     whole_step: WholeStep | None = None
     """Where the loss is no sum over micro-batches: a pass of its own, without gradients and with the dropout of the
     one that follows, finds the vectors of all; in that pass its columns are 0, [S, 1] of segments."""
@@ -70,6 +89,17 @@ class Objective:
         """The columns of a batch on the device: those of the data, then what is found of the step."""
         of_step = () if self.whole_step is None else self.whole_step.columns
         return (*self.columns, *(Field(name, "atom", "<f4") for name in self.step_means), *of_step)
+
+    @property
+    def measures(self) -> set[str]:
+        """Names of all that it tells of held-out rows, besides the loss."""
+        counted = () if self.counted is None else self.counted.names
+        return {*(term.name for term in self.terms), *self.metrics, *counted}
+
+    @property
+    def num_counts(self) -> int:
+        """Numbers of `Loss.counts`."""
+        return 0 if self.counted is None else self.counted.width
 
     def units(self, rows: Sequence[RowFields]) -> dict[str, float]:
         """{term: units of these rows}. Runs on the host, before the forward."""

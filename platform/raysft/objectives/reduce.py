@@ -23,6 +23,8 @@ class Sums:
     """{term: what its sum is divided by}."""
     metrics: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """{metric: (sum, count)}."""
+    counts: Sequence[float] = ()
+    """What measures that are no means are computed of (objectives/objective.py, Counted)."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ def added(parts: Iterable[Sums], terms: Sequence[Term]) -> Sums:
     """One sum of many."""
     sums, units = dict.fromkeys((term.name for term in terms), 0.0), dict.fromkeys((term.name for term in terms), 0.0)
     metrics: dict[str, tuple[float, float]] = {}
+    counts: tuple[float, ...] = ()
     for part in parts:
         for term in terms:
             sums[term.name] += part.terms[term.name]
@@ -52,7 +55,8 @@ def added(parts: Iterable[Sums], terms: Sequence[Term]) -> Sums:
         for name, (value, count) in part.metrics.items():
             before = metrics.get(name, (0.0, 0.0))
             metrics[name] = (before[0] + value, before[1] + count)
-    return Sums(sums, units, metrics)
+        counts = tuple(map(sum, zip(counts or (0.0,) * len(part.counts), part.counts, strict=True)))
+    return Sums(sums, units, metrics, counts)
 
 
 def reduced(parts: Iterable[Sums], terms: Sequence[Term]) -> Reduced:

@@ -123,11 +123,12 @@ class View:
         return self._split(values, [int(part.sum()) for part in parts])
 
     def total(self, values: Tensor, per: Per) -> Tensor:
-        """Sum of [S] or [A] values: [] or [P]. Ranks that share rows know the same values: one of them counts."""
+        """Sum of [S, ...] or [A, ...] values: [...] or [P, ...]. Ranks that share rows know the same values: one of
+        them counts."""
         if self.sequence is not None:
             values = values * (self.sequence.rank == 0)
         if self.trials is None:
-            return values.sum()
+            return values.sum(0)
         return self._split(values, [e.segments if per == "segment" else e.atoms for e in self.trials])
 
     def mean_at(self, values: Tensor, weights: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,4 +142,4 @@ class View:
         return self.total(known, per), self.total(torch.ones_like(known), per)
 
     def _split(self, values: Tensor, counts: list[int]) -> Tensor:
-        return torch.stack([part.sum() for part in torch.split(values, counts)])
+        return torch.stack([part.sum(0) for part in torch.split(values, counts)])

@@ -74,7 +74,7 @@ Metric = Annotated[
         {
             "anyOf": [
                 {"enum": [*COSTS, *OLD_NAMES], "type": "string"},
-                {"pattern": "^[A-Za-z][A-Za-z0-9_-]*/[a-z_]+$", "type": "string"},
+                {"pattern": "^[A-Za-z][A-Za-z0-9_-]*/[a-z0-9_]+$", "type": "string"},
             ]
         }
     ),
@@ -151,8 +151,8 @@ class TuneSection(Section):
         (HELD_OUT_LOSS,),
         min_length=1,
         description="What is searched for: held_out_loss, train_loss, tokens_per_s, peak_bytes, or SET/MEASURE: the "
-        "loss, a term or a metric of the objective on held-out rows (held_out/accuracy) or on a set of evaluate.sets "
-        "(dev/loss). Several: the Pareto front.",
+        "loss, a term or a metric of the objective on held-out rows (held_out/accuracy, held_out/macro_f1) or on a "
+        "set of evaluate.sets (dev/loss). Several: the Pareto front.",
     )
     budget: Budget = Budget()
     concurrent: int | None = Field(

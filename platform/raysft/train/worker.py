@@ -27,7 +27,7 @@ from raysft.engine.protocol import Engine
 from raysft.engine.slices import Saved
 from raysft.errors import DataError, ModelError
 from raysft.objectives.module import ObjectiveModule, make_objective
-from raysft.objectives.reduce import Reduced, reduced
+from raysft.objectives.reduce import Reduced, added, reduced
 from raysft.recipe.evaluation_sets import evaluation_sets
 from raysft.recipe.fingerprint import digest
 from raysft.recipe.load import parse_recipe
@@ -46,7 +46,7 @@ from raysft.train.probe import Closable, Largest, Probed, fit
 from raysft.train.session import Session, run_session
 from raysft.train.state import Outcome, TrainState
 from raysft.train.watch import watchdog
-from raysft.train.watch.watchdog import Watchdog
+from raysft.train.watch.watchdog import Watchdog, Watched
 from raysft.train.worker_input import AttemptInput, WorkerContext
 
 
@@ -217,15 +217,21 @@ def _train_rows(context: WorkerContext, attempt: Attempt, state: TrainState) -> 
 
 
 def _evaluate(context: WorkerContext, engine: Engine, feed: Feed, beat: Callable[[], None]) -> dict[str, Reduced]:
-    """{set: the loss of its first rows}, over all ranks. beat: called at each batch."""
+    """{set: the loss of its first rows, by steps, and what is counted of them all}, over all ranks. beat: called at
+    each batch."""
     job, recipe, found = context.job, context.recipe, {}
+    objective = make_objective(recipe)
     for name, plan in evaluation_sets(recipe).items():
         if "loss" not in plan.metrics or name not in job.eval_stores:
             continue
         store = TokenStore.open(job.eval_stores[name], job.eval_columns.get(name))
-        sums = []
+        sums, batches = [], list[MicroBatch]()
         for batch in map(feed.batch, StoredRows(store, row_order(recipe)).first(plan.max_rows)):
             sums.append(engine.eval_step(batch.micro_batches, batch.units))
+            batches += batch.micro_batches if objective.whole_step else ()
             beat()
-        found[name] = reduced(sums, make_objective(recipe).terms)
+        found[name] = reduced(sums, objective.terms)
+        if objective.counted is not None:
+            whole = engine.eval_step(Watched(batches, beat), batch.units) if batches else added(sums, objective.terms)
+            found[name].metrics.update(objective.counted.tell(whole.counts))
     return found

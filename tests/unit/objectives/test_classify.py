@@ -10,6 +10,7 @@ import pytest
 import torch
 from fakes import make_recipe
 from objective_rows import CPU, D, row
+from sklearn.metrics import f1_score
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
@@ -19,6 +20,7 @@ from raysft.model.fast.loss import OutputHead
 from raysft.objectives.batch import DeviceBatch, on_device
 from raysft.objectives.module import make_objective
 from raysft.objectives.objective import Loss
+from raysft.objectives.reduce import Sums, added
 from raysft.objectives.view import View
 
 LABELS = ("red", "green", "blue")
@@ -84,3 +86,34 @@ def test_what_is_sure_and_right_costs_nothing_and_has_a_gradient() -> None:
     assert float(cost) == 0
     assert given.grad is not None
     assert bool(torch.isfinite(given.grad).all())
+
+
+@pytest.mark.parametrize(("several", "known"), [(False, KNOWN), (True, SEVERAL)])
+def test_what_is_counted_gives_sklearns_f1_and_the_papers_errors(several: bool, known: np.ndarray) -> None:
+    """In two parts, whose sums are added up; ECE by a loop over Guo's bins, (0, 1/15] and on."""
+    section = {"multi_label": several}
+    found, scores = found_of(section, True, known)
+    objective = make_objective(make_recipe(objective={"kind": "classify", "labels": LABELS, **section}))
+    assert found.counts is not None
+    assert objective.counted is not None
+    assert len(found.counts) == objective.num_counts
+    halves = [(found.counts / 4).tolist(), (found.counts * 3 / 4).tolist()]
+    parts = [Sums({"classify": 1.0}, {"classify": 1.0}, counts=tuple(half)) for half in halves]
+    told = objective.counted.tell(added(parts, objective.terms).counts)
+    logits = scores.double().numpy()
+    if several:
+        p, has, said = 1 / (1 + np.exp(-logits)), known, logits > 0
+        statements = list(zip(p.ravel(), has.ravel(), strict=True))
+        brier = float(((p - has) ** 2).mean())
+    else:
+        p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+        has, said = np.eye(3)[known], np.eye(3)[logits.argmax(-1)]
+        statements = [(row.max(), row.argmax() == label) for row, label in zip(p, known, strict=True)]
+        brier = float(((p - has) ** 2).sum(-1).mean())
+    gaps = 0.0
+    for number in range(15):
+        inside = [(p, true) for p, true in statements if number / 15 < p <= (number + 1) / 15]
+        gaps += abs(sum(p - true for p, true in inside))
+    expected = f1_score(has, said, average="macro", zero_division=0)
+    assert told == pytest.approx({"macro_f1": expected, "ece": gaps / len(statements), "brier": brier}, abs=1e-6)
+    assert objective.counted.tell([0.0] * objective.num_counts) == {}

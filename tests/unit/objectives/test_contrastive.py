@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from raysft.objectives import contrastive
-from raysft.objectives.contrastive import COST, RIGHT, SLOPE, compare
+from raysft.objectives.contrastive import COST, RANK, RIGHT, SLOPE, compare, ranks
 from raysft.objectives.module import make_objective
 from raysft.objectives.objective import StepSamples
 
@@ -72,3 +72,50 @@ def test_the_step_is_compared_at_the_recipe_s_temperature() -> None:
     whole = make_objective(make_recipe(objective={"kind": "contrastive", "temperature": 0.7})).whole_step
     assert whole is not None
     torch.testing.assert_close(whole.solve(given)[COST.name], by_torch(given, {}, 0.7)[0])
+
+
+def by_sets(given: StepSamples) -> dict[int, int]:
+    """{key of a query: rank of the nearest text that matches it, among different texts}, with sets of texts alone."""
+    matching: dict[int, set[int]] = {}
+    vector_of: dict[int, Tensor] = {}
+    texts: set[int] = set()
+    for place, key in enumerate(given.keys.tolist()):
+        vector_of.setdefault(key, given.vectors[place])
+        if given.is_first[place]:
+            query = key
+            continue
+        texts.add(key)
+        if given.is_first[place - 1]:
+            matching.setdefault(query, set()).add(key)
+    found = {}
+    for query, right in matching.items():
+        near = {text: float(vector_of[text] @ vector_of[query]) for text in texts}
+        best = max(near[text] for text in right)
+        found[query] = 1 + sum(near[text] >= best for text in texts - right - {query})
+    return found
+
+
+@pytest.mark.parametrize("chunk", [1, 100])
+def test_ranks_are_among_different_texts(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    """With texts that stand twice, a query with two texts that match it, and one that is a text itself."""
+    monkeypatch.setattr(contrastive, "_QUERIES", chunk)
+    keys = [10, 11, 12, 11, 10, 10, 13, 14, 15, 16, 13, 14, 15, 17]
+    given = samples([2, 3, 2, 2, 3, 2], keys)
+    alike = {key: place for place, key in reversed(list(enumerate(keys)))}
+    given = given._replace(vectors=given.vectors[[alike[key] for key in keys]])
+    found = ranks(given)[RANK.name]
+    asked = given.keys[given.is_first].tolist()
+    assert {key: int(rank) for key, rank in zip(asked, found, strict=True) if rank} == by_sets(given)
+    assert [int(rank > 0) for rank in found] == [1, 1, 0, 1, 1, 1], "an equal query counts once"
+    assert max(by_sets(given).values()) > 1
+
+
+def test_recall_is_told_of_all_queries_together() -> None:
+    objective = make_objective(make_recipe(objective={"kind": "contrastive"}))
+    assert objective.counted is not None
+    rows = contrastive._counts(torch.tensor([1.0, 0.0, 4.0, 20.0]))
+    assert objective.counted.tell(rows.sum(0).tolist()) == pytest.approx(
+        {"recall_at_1": 1 / 3, "recall_at_10": 2 / 3, "mrr": (1 + 1 / 4 + 1 / 20) / 3}
+    )
+    assert objective.counted.tell([0.0] * 4) == {}
+    assert ranks(samples([1, 1]))[RANK.name].tolist() == [0, 0]

@@ -22,7 +22,16 @@ def test_a_measure_of_held_out_rows_belongs_to_the_objective() -> None:
 
     assert check_tune(of("dpo", "held_out/accuracy")).modes == ("max",)
     assert check_tune(of({"kl_weight": 0.1}, "held_out/kl")).modes == ("min",)
-    for objective, metric in (("sft", "held_out/accuracy"), ("sft", "held_out/kl"), ("dpo", "held_out/nll")):
+    told = {"held_out/macro_f1": "max", "held_out/ece": "min", "held_out/brier": "min", "held_out/accuracy": "max"}
+    for metric, mode in told.items():
+        assert check_tune(of({"kind": "classify", "labels": ["a", "b"]}, metric)).modes == (mode,)
+    assert check_tune(of("contrastive", "held_out/recall_at_1")).modes == ("max",)
+    for objective, metric in (
+        ("sft", "held_out/accuracy"),
+        ("sft", "held_out/kl"),
+        ("dpo", "held_out/nll"),
+        ("sft", "held_out/ece"),
+    ):
         with pytest.raises(RecipeError) as caught:
             check_tune(of(objective, metric))
         assert metric in caught.value.got

@@ -18,7 +18,10 @@ class ContrastiveObjective(Section):
     arXiv:1705.00652): the vector of a query nearest to that of the text that matches it, among all texts of the
     step."""
 
-    measures: ClassVar[dict[str, Mode]] = {"contrastive": "min", "accuracy": "max"}
+    measures: ClassVar[dict[str, Mode]] = {
+        **{"contrastive": "min", "accuracy": "max"},
+        **{"recall_at_1": "max", "recall_at_10": "max", "mrr": "max"},
+    }
     """Its terms and metrics, as held-out rows are measured by them."""
     needs: ClassVar[dict[str, str]] = {}
     """{measure: the field without which it is not there}."""

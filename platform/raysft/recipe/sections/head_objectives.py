@@ -36,7 +36,10 @@ class RewardObjective(Section):
 class ClassifyObjective(Section):
     """Classification of texts: one label of each (softmax), or any number of them (`multi_label`, sigmoids)."""
 
-    measures: ClassVar[dict[str, Mode]] = {"classify": "min", "accuracy": "max"}
+    measures: ClassVar[dict[str, Mode]] = {
+        **{"classify": "min", "accuracy": "max", "macro_f1": "max"},
+        **{"ece": "min", "brier": "min"},
+    }
     """Its terms and metrics, as held-out rows are measured by them."""
     needs: ClassVar[dict[str, str]] = {}
     """{measure: the field without which it is not there}."""

@@ -14,11 +14,14 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import Generic, TypeVar, overload
 
 from raysft import storage
 from raysft.train.history.paths import RunPaths
 from raysft.train.watch import flight_recorder
+
+T = TypeVar("T")
 
 HUNG_EXIT_CODE = 70
 """EX_SOFTWARE of sysexits.h: no library ends a worker with it."""
@@ -53,6 +56,28 @@ class Watchdog:
             if time.monotonic() - self._last > self._limit_s:
                 self._on_hang(stacks(self._watched))
                 return
+
+
+class Watched(Sequence[T], Generic[T]):
+    """Parts of something long: going from one to the next is progress."""
+
+    def __init__(self, parts: Sequence[T], beat: Callable[[], None]) -> None:
+        self._parts, self._beat = parts, beat
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    @overload
+    def __getitem__(self, at: int) -> T: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[T]: ...
+    def __getitem__(self, at: int | slice) -> T | Sequence[T]:
+        return self._parts[at]
+
+    def __iter__(self) -> Iterator[T]:
+        for part in self._parts:
+            self._beat()
+            yield part
 
 
 def stacks(first: int) -> str:

@@ -65,6 +65,12 @@ def test_measures_of_held_out_rows_say_which_way_is_better() -> None:
         "wanted_gain": "max",
         "unwanted_gain": "min",
         "drift": "min",
+        "macro_f1": "max",
+        "ece": "min",
+        "brier": "min",
+        "recall_at_1": "max",
+        "recall_at_10": "max",
+        "mrr": "max",
     }
     for section in (SftObjective, DpoObjective):
         assert set(section.needs) <= set(section.measures)

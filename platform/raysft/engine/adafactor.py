@@ -78,7 +78,7 @@ class Adafactor(torch.optim.Optimizer):
         self._flats, self._is_shared = flats, is_shared
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: Any = None) -> Any:
         """An update of the groups' tensors. Collective where weights are shared out."""
         assert closure is None
         for group in self.param_groups:

@@ -71,7 +71,7 @@ def partition(
         pin_memory=offload != "none" and run.recipe.cluster.gpus_per_worker > 0,
     )
     has_copies = run.recipe.parallel.secondary_shards > 1  # made of whole weights
-    waiting: list[tuple[nn.Parameter, Callable[[Tensor, int], None]]] = []
+    waiting: list[tuple[Any, Callable[[Tensor, int], None]]] = []
     for name, parameter in module.named_parameters():
         if parameter not in unread:
             parameter.data = parameter.data.to(dtype)
@@ -88,7 +88,7 @@ def partition(
             if has_copies:
                 parameter.data = torch.empty(parameter.shape, dtype=dtype, device=device)
                 read(parameter.data.view(-1), 0)
-                parameter.partition()  # type: ignore[attr-defined]
+                parameter.partition()
             else:
                 _keep_own(zero, parameter, read)
 

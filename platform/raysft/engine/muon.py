@@ -31,7 +31,7 @@ class MatrixAdamW(torch.optim.AdamW):
     """AdamW, but for groups with `momentum`: these get their momentum and direction, and their weights stay."""
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: Any = None) -> Any:
         """An update of what is element by element. closure: torch's; none is expected."""
         assert closure is None
         followed = []

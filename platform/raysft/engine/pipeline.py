@@ -173,8 +173,8 @@ class PipelineEngine:
         self._tied = [name for name, holders in self._holders.items() if len(holders) > 1 and name in self._trained]
         self._tied_group = _ends_group(self._layout)
         for name in self._tied:
-            is_copy = self._coordinate.stage != self._holders[name][0]
-            self._trained[name].ds_pipe_replicated = is_copy  # type: ignore[attr-defined]
+            tied: Any = self._trained[name]
+            tied.ds_pipe_replicated = self._coordinate.stage != self._holders[name][0]
         engine, _, _, _ = deepspeed.initialize(
             model=pipeline, optimizer=self._adam, config=deepspeed_config(run), dist_init_required=False
         )

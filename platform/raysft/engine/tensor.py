@@ -10,6 +10,7 @@ import gc
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import deepspeed
 import torch
@@ -76,7 +77,8 @@ def cut_layers(module: nn.Module, shape: ModelShape, ways: int) -> Shards:
         )
     for part in module.modules():
         _correct(part, group, ways)
-    module.ds_autotp_parsed = True  # type: ignore[assignment]  # DeepSpeed's mark of a module that needs no walk
+    marked: Any = module
+    marked.ds_autotp_parsed = True  # for DeepSpeed: it needs no walk
     return Shards.of(module, whole, group)
 
 

@@ -19,16 +19,16 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
 from raysft.errors import ConflictError, StorageError, UserError, redacted
 from raysft.human.study import Study
 
-try:
-    import psycopg
-except ModuleNotFoundError:  # the extra `human`; SQLite needs nothing
-    psycopg = None  # type: ignore[assignment]
+psycopg: Any = import_module("psycopg") if find_spec("psycopg") else None
+"""Of the extra `human`; SQLite needs nothing."""
 
 WAIT_S = 20.0
 """Longest wait for another writer, or for a server that does not answer."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -15,10 +15,13 @@ from raysft.model.encoder import head_of_encoder
 from raysft.model.methods.bottleneck import bottlenecks
 from raysft.model.targets import expert_parameters, unfit_layers
 
+if TYPE_CHECKING:
+    from peft import PeftModel
+
 
 def base_model(module: nn.Module) -> PreTrainedModel:
     """The transformers model inside, adapters still in its layers."""
-    inner = module.get_base_model() if is_pefts(module) else module  # type: ignore[operator]
+    inner = module.get_base_model() if is_pefts(module) else module
     assert isinstance(inner, PreTrainedModel)
     return inner
 
@@ -28,7 +31,7 @@ def is_adapted(module: nn.Module) -> bool:
     return is_pefts(module) or bool(bottlenecks(module))
 
 
-def is_pefts(module: nn.Module) -> bool:
+def is_pefts(module: nn.Module) -> TypeGuard[PeftModel]:
     """Has peft put it around the model?"""
     from peft import PeftModel
 
@@ -39,7 +42,7 @@ def merge(module: nn.Module) -> PreTrainedModel:
     """A plain transformers model: adapters are added into the weights they adapt (fp32). Bottlenecks stay in it."""
     if not is_pefts(module):
         return base_model(module)
-    merged = module.merge_and_unload()  # type: ignore[operator]
+    merged = module.merge_and_unload()
     assert isinstance(merged, PreTrainedModel)
     return merged
 
@@ -49,7 +52,7 @@ def unload(module: nn.Module) -> tuple[PreTrainedModel, dict[nn.Module, list[Any
     layers: dict[nn.Module, list[Any]] = {}
     for _, layer in adapter_layers(base_model(module)):
         layers.setdefault(layer.get_base_layer(), []).append(layer)
-    return module.unload() if is_pefts(module) else base_model(module), layers  # type: ignore[operator]
+    return module.unload() if is_pefts(module) else base_model(module), layers
 
 
 def merge_layer(adapters: Sequence[Any]) -> None:

@@ -28,7 +28,7 @@ from raysft.errors import ConflictError, StorageError, UserError, redacted
 from raysft.human.study import Study
 
 psycopg: Any = import_module("psycopg") if find_spec("psycopg") else None
-"""Of the extra `human`; SQLite needs nothing."""
+"""PostgreSQL's client, of the extra `human`; None: not installed, and SQLite needs nothing."""
 
 WAIT_S = 20.0
 """Longest wait for another writer, or for a server that does not answer."""

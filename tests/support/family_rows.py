@@ -155,7 +155,7 @@ def batch(packing: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def make_row(model_type: str, directory: Path) -> Row:
     """All that the table says of a family. Raises NotCausalError, or what a config raises that is not tiny."""
-    with _quiet():
+    with quiet():
         make_base(model_type, directory / "base")
         row = Row(model_type)
         expected = plain_loss(directory / "base")
@@ -236,7 +236,7 @@ def _worse(one: float, other: float) -> float:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):

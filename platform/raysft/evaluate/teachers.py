@@ -22,8 +22,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from raysft.data.feed.collate import MicroBatch, collate
 from raysft.data.store.packed_rows import Row
 from raysft.data.text.tokenizer import recipe_tokenizer
-from raysft.errors import ModelError
+from raysft.errors import ModelError, RecipeError
 from raysft.evaluate.reference import Values, check_numbers, load_reference, predicting
+from raysft.model.encoder import check_encoder
+from raysft.model.facts import load_config, read_facts
 from raysft.model.fast.loss import OutputHead, hidden_states, logits_of, output_head
 from raysft.model.load import rows_for
 from raysft.model.spread import Room
@@ -69,12 +71,16 @@ def teacher_inputs(recipe: Recipe, teachers: Sequence[Mapping[str, Any] | str]) 
     return {**told, "temperature": section.temperature, "precision": recipe.train.precision}
 
 
-def check_tokenizers(recipe: Recipe) -> None:
-    """Raises ModelError for a teacher whose tokenizer gives other ids to the student's tokens; it may have more.
+def check_teachers(recipe: Recipe) -> None:
+    """Raises ModelError for a teacher that is no causal language model with a row for each of the student's tokens,
+    or whose tokenizer gives other ids to these; it may have more. Reads no weights.
 
     One that has no tokenizer beside it is taken at the recipe's word.
     """
-    own = recipe_tokenizer(recipe).get_vocab()
+    tokenizer = recipe_tokenizer(recipe)
+    own = tokenizer.get_vocab()
+    for teacher, one in zip(teachers_of(recipe), teacher_recipes(recipe), strict=True):
+        _check_model(teacher, one, rows_for(tokenizer))
     for teacher in teachers_of(recipe):
         try:
             theirs = recipe_tokenizer(change(recipe, {"model.source": teacher, "model.tokenizer": None})).get_vocab()
@@ -91,6 +97,28 @@ def check_tokenizers(recipe: Recipe) -> None:
                 fix="name a teacher of the student's family in objective.teachers; or let the teacher write answers, "
                 "and train on these",
             )
+
+
+def _check_model(teacher: str, recipe: Recipe, num_rows: int) -> None:
+    """recipe: the teacher's; num_rows: of embeddings that the student's tokenizer needs. Raises ModelError."""
+    expected, fix = "a causal language model with a row for each of the student's tokens", "name another teacher"
+    try:
+        found = read_facts(recipe).vocab_size
+        check_encoder(recipe, load_config(recipe))
+    except (ModelError, RecipeError) as error:
+        raise ModelError(
+            "a teacher cannot be asked",
+            got=f"objective.teachers: {teacher}: {error.what} ({error.got})",
+            expected=expected,
+            fix=f"mend the path, or {fix}, in objective.teachers",
+        ) from error
+    if found < num_rows:
+        raise ModelError(
+            "a teacher has fewer tokens than the student",
+            got=f"objective.teachers: {teacher}: {found:,} rows; the student's tokenizer needs {num_rows:,}",
+            expected=expected,
+            fix=f"{fix} in objective.teachers",
+        )
 
 
 def load_teachers(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, room: Callable[[Recipe], Room]) -> Teachers:

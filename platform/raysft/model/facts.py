@@ -75,6 +75,13 @@ def load_config(recipe: Recipe) -> PretrainedConfig:
 def read_facts(recipe: Recipe) -> ModelFacts:
     """Sizes of the model that a recipe names. Raises ModelError."""
     config = load_config(recipe)
+    if config.is_encoder_decoder:
+        raise ModelError(
+            "a model that reads by an encoder and writes by a decoder is not trained here",
+            got=f"a {config.model_type} model",
+            expected="a causal language model; or an encoder alone, for classify and contrastive",
+            fix="choose a decoder such as Llama, Qwen or Gemma",
+        )
     text = text_fields(config)
     heads = optional_size(text, "num_attention_heads")
     groups = optional_size(text, "num_key_value_heads") or heads or 1

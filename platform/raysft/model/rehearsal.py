@@ -120,12 +120,19 @@ def _check_adapter_loads(trained: nn.Module, fresh: nn.Module) -> None:
 
 
 def describe_trained(module: nn.Module, tokenizer: PreTrainedTokenizerFast) -> list[str]:
-    """How many parameters are trained, in which layers, and what stays as it is."""
+    """How many parameters are trained, in which layers, and what stays as it is. Raises ModelError for none."""
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in module.parameters()]
     trained, total = sum(n for n, is_trained in sizes if is_trained), sum(n for n, _ in sizes)
     line = f"trained      {trained:,} of {total:,} parameters ({trained / total:.2%})"
     model = base_model(module)
     lines = [f"not read     {name}: no text passes it, it stays as it is" for name in unread(model)]
+    if not trained:
+        raise ModelError(
+            "nothing would be trained",
+            got=line.removeprefix("trained").strip(),
+            expected="parameters that are trained",
+            fix="change the numbers of method, or set method.kind: lora",
+        )
     if not is_adapted(module):
         return [line, *lines]
     adapted = adapted_layers(module)

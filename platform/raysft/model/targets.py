@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from raysft.model.decoder import unread
 from raysft.model.encoder import head_of_encoder
@@ -41,6 +42,21 @@ def missing_targets(model: PreTrainedModel, targets: Iterable[str], unfit: Seque
     """Targets that no layer which can be adapted ends in: with them less would be trained than is said."""
     leaves = [name for name, module in model.named_modules() if not list(module.children()) and name not in unfit]
     return [target for target in targets if not any(ends_in(name, (target,)) for name in leaves)]
+
+
+def named_layers(model: PreTrainedModel, targets: str | list[str], unfit: Sequence[str]) -> list[str]:
+    """Full names of the layers that targets (`all-linear`, which leaves the LM head alone, or ends of names) mean."""
+    head = model.get_output_embeddings()
+    return [
+        name
+        for name, module in model.named_modules()
+        if name not in unfit
+        and (
+            isinstance(module, nn.Linear | Conv1D) and module is not head
+            if isinstance(targets, str)
+            else ends_in(name, tuple(targets)) and not list(module.children())
+        )
+    ]
 
 
 def expert_parameters(model: PreTrainedModel) -> list[str]:

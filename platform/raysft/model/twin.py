@@ -156,8 +156,8 @@ def small_config(config: PretrainedConfig, ways: int = 1, head_size: int = HEAD_
         if groups:
             small.num_key_value_heads = small.num_attention_heads if groups == heads else min(groups, 2) * ways
         small.hidden_size = head_size * small.num_attention_heads
-        if vars(small).get("head_dim"):
-            small.head_dim = head_size
+        if vars(small).get("head_dim"):  # with latent attention the width that is rotated
+            small.head_dim = vars(small).get("qk_rope_head_dim") or head_size
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
         setattr(small, name, None)
     if hasattr(small, "initializer_range"):

@@ -94,8 +94,8 @@ _SUBLAYERS = {
 }
 """Types of which not much more is known, encoders among them."""
 
-OTHER = Family(sublayers=None, is_known=False)
-"""A type that is not in the table."""
+OTHER = Family(is_known=False)
+"""A type that is not in the table: where its layers have other names than a Llama's, what needs them is refused."""
 
 FAMILIES: dict[str, Family] = {
     "llama": _LLAMA,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from raysft.errors import RecipeError
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.method import (
@@ -10,6 +13,7 @@ from raysft.recipe.sections.method import (
     FreezeMethod,
     LoraMethod,
     PrefixMethod,
+    PTuningMethod,
     TunerMethod,
 )
 from raysft.recipe.traits import method_of
@@ -35,9 +39,39 @@ def check_model(recipe: Recipe) -> None:
         )
 
 
+_IDLE: tuple[tuple[type, str, Callable[[Any], bool], str], ...] = (
+    (LoraMethod, "init_rows", lambda method: method.init != "eva", "method.init: eva"),
+    (PrefixMethod, "hidden_size", lambda method: not method.projection, "method.projection: true"),
+    (PTuningMethod, "layers", lambda method: method.encoder != "lstm", "method.encoder: lstm"),
+    (
+        PTuningMethod,
+        "dropout",
+        lambda method: method.encoder != "lstm" or method.layers == 1,
+        "method.encoder: lstm of two layers or more",
+    ),
+)
+"""(section, field, is it one that does nothing beside the others?, what gives it something to do)."""
+
+
+def _check_idle(recipe: Recipe) -> None:
+    """Raises RecipeError for a number of a method that nothing would read."""
+    for section, field, is_idle, wanted in _IDLE:
+        if not isinstance(recipe.method, section):
+            continue
+        value = recipe.method.model_dump()[field]
+        if value != recipe.method.__class__.model_fields[field].default and is_idle(recipe.method):
+            raise RecipeError(
+                f"method.{field} does nothing beside the others",
+                got=f"method.{field}: {value}, without {wanted}",
+                expected=f"it with {wanted}, or not at all",
+                fix=f"remove method.{field}, or set {wanted}",
+            )
+
+
 def check_method(recipe: Recipe) -> None:
     """Numbers of a method that exclude each other. Raises RecipeError."""
     method = recipe.method
+    _check_idle(recipe)
     if isinstance(method, PrefixMethod) and recipe.train.gradient_checkpointing:
         raise RecipeError(
             "prefix tuning needs what gradient checkpointing leaves out",
@@ -62,6 +96,13 @@ def check_method(recipe: Recipe) -> None:
             got=", ".join(sorted(unknown)),
             expected=", ".join(f"{name} (default {value:g})" for name, value in known.items()),
             fix="mend the name, or remove it",
+        )
+    if isinstance(method, TunerMethod) and (wrong := _useless(method)):
+        raise RecipeError(
+            f"{TUNERS[method.tuner].title} can do nothing with this number",
+            got=", ".join(f"method.options.{name}: {value:g}" for name, value in wrong.items()),
+            expected="numbers above 0; whole ones, but for a scale, an alpha and d_initial",
+            fix="mend it, or remove it: then its default counts",
         )
     if isinstance(method, TunerMethod) and TUNERS[method.tuner].is_fp32_only and recipe.train.precision != "fp32":
         raise RecipeError(
@@ -95,6 +136,16 @@ def check_method(recipe: Recipe) -> None:
             expected="shares of the run that leave steps between them",
             fix="set method.warmup_share: 0.1 and method.final_share: 0.3",
         )
+
+
+def _useless(method: TunerMethod) -> dict[str, float]:
+    """{option: value} of those with which an adapter has no weights, or its weights no effect."""
+    counts = {name for name, value in TUNERS[method.tuner].options.items() if isinstance(value, int)} - {"alpha"}
+    return {
+        name: value
+        for name, value in method.options.items()
+        if value <= 0 or (name in counts and value != int(value))
+    }
 
 
 def _check_unfreezing(recipe: Recipe, method: FreezeMethod) -> None:

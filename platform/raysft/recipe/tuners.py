@@ -31,6 +31,8 @@ class Tuner:
     """What peft is told besides."""
     is_fp32_only: bool = False
     """Do its projections stay in fp32, with which peft multiplies bf16 and fails?"""
+    most_ranks: Callable[[int, int], int] | None = None
+    """(inputs, outputs) -> largest `r` of which a layer has a use; None: any, or it has none."""
     seed_option: str | None = None
     """What its config calls the seed of its random numbers that are not trained."""
 
@@ -57,6 +59,7 @@ TUNERS: dict[str, Tuner] = {
         lambda options, inputs, outputs: int(options["r"]) * inputs,
         "HRA",
         {},
+        most_ranks=lambda inputs, outputs: inputs,  # reflections: more give no other rotation
     ),
     "loha": Tuner(
         "LoHa",
@@ -65,6 +68,7 @@ TUNERS: dict[str, Tuner] = {
         lambda options, inputs, outputs: 2 * int(options["r"]) * (inputs + outputs),
         "LOHA",
         {},
+        most_ranks=min,
     ),
     "miss": Tuner(
         "MiSS",
@@ -73,6 +77,7 @@ TUNERS: dict[str, Tuner] = {
         lambda options, inputs, outputs: int(options["r"]) * outputs,
         "MISS",
         {},
+        most_ranks=lambda inputs, outputs: inputs,
     ),
     "oft": Tuner(
         "OFT",

@@ -32,7 +32,7 @@ from raysft.data.store.parts import TokenStore
 from raysft.data.text.tokenizer import recipe_tokenizer
 from raysft.evaluate.reference import load_reference, reference_inputs, reference_values
 from raysft.evaluate.teachers import (
-    check_tokenizers,
+    check_teachers,
     load_teachers,
     teacher_inputs,
     teacher_recipes,
@@ -67,12 +67,16 @@ class ReferenceColumns:
     """{set of which rows are computed: where its columns lie}."""
 
 
+def check(recipe: Recipe) -> None:
+    """What can be told of its teachers before anything is prepared. Raises ModelError."""
+    if teachers_of(recipe):
+        check_teachers(recipe)
+
+
 def find_or_make(recipe: Recipe, prepared: Prepared) -> ReferenceColumns:
     """The columns of the recipe's objective beside its stores. recipe: with absolute paths. Raises RaysftError."""
     if not reference_columns(recipe):
         return ReferenceColumns()
-    if teachers_of(recipe):
-        check_tokenizers(recipe)
     assert prepared.train is not None  # a stream is refused (recipe/checks.py)
     plans = evaluation_sets(recipe)
     sets = {name: store for name, store in prepared.evaluated.items() if "loss" in plans[name].metrics}

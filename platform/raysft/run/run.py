@@ -174,14 +174,14 @@ def check_before_ray(recipe: Recipe) -> list[str]:
     check_trackers(recipe)
     check_weights(recipe)
     check_metrics(recipe)
+    reference.check(recipe)
     tokenizer = remote_tasks.export_tokenizer(recipe)
     check_vocabulary(recipe, facts.vocab_size, rows_for(tokenizer))
     trained = rehearse(recipe, tokenizer, stop_token_ids(recipe, tokenizer)) + ignored(recipe)
     if facts.router_loss:
         weight = f"router_aux_loss_coef {facts.router_loss:g}"
-        trained.append(
-            f"router loss  left out: this base's config asks for it ({weight}); only the answers' loss is trained"
-        )
+        told = f"left out: this base's config asks for it ({weight}); only the answers' loss is trained"
+        trained.append(f"router loss  {told}")
     return trained
 
 

@@ -18,7 +18,7 @@ from raysft.data.prepare.prepared import Prepared
 from raysft.data.store.parts import TokenStore
 from raysft.data.text.tokenizer import recipe_tokenizer, train_tokenizer
 from raysft.errors import ModelError
-from raysft.evaluate.teachers import check_tokenizers
+from raysft.evaluate.teachers import check_teachers
 from raysft.model.load import load_model, rows_for
 from raysft.recipe.change import change
 from raysft.recipe.paths import with_absolute_paths
@@ -95,20 +95,21 @@ def test_other_teachers_have_other_columns_and_the_share_has_not(taught: Any) ->
 
 def test_a_teacher_of_another_vocabulary_is_refused(taught: Any, tmp_path: Path) -> None:
     recipe, _, models = taught
-    check_tokenizers(recipe)
+    check_teachers(recipe)
     larger = recipe_tokenizer(recipe)
     larger.add_tokens(["<a token of the teacher's own>"])
     larger.save_pretrained(tmp_path / "larger")
+    models[0].save_pretrained(tmp_path / "larger")
     more = {"objective.teachers": [str(tmp_path / "larger")], "objective.teacher_weights": None}
-    check_tokenizers(change(recipe, more))
+    check_teachers(change(recipe, more))
     (tmp_path / "text.jsonl").write_text('{"text": "quite another text, with other letters: xyz 123"}\n' * 50)
     models[0].save_pretrained(tmp_path / "teacher")
     other = change(recipe, {"objective.teachers": [str(tmp_path / "teacher")], "objective.teacher_weights": None})
-    check_tokenizers(other)  # without a tokenizer beside it
+    check_teachers(other)  # without a tokenizer beside it
     train_tokenizer(
         [str(tmp_path / "text.jsonl")], columns={}, vocab_size=270, template="chatml", out=str(tmp_path / "o")
     )
     for file in (tmp_path / "o").iterdir():
         file.rename(tmp_path / "teacher" / file.name)
     with pytest.raises(ModelError, match="different vocabularies"):
-        check_tokenizers(other)
+        check_teachers(other)

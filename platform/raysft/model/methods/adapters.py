@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from raysft.errors import ModelError
 from raysft.model.encoder import head_of_encoder
 from raysft.model.methods.bottleneck import bottlenecks
 from raysft.model.targets import expert_parameters, unfit_layers
+from raysft.recipe.adapter_sizes import ends_in
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -139,39 +141,52 @@ def _inside(layer: Any) -> Any:
     return layer.get_base_layer() if is_layer_adapted(layer) else layer
 
 
-def no_layer(model: PreTrainedModel, targets: Sequence[str], told: str) -> ModelError:
-    """The error for names that fit no layer. told: peft's words."""
-    unfit = set(unfit_layers(model, "all-linear"))
-    linear = {name for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+def no_layer(
+    model: PreTrainedModel, targets: Sequence[str], told: str, *, takes_all_linear: bool = True
+) -> ModelError:
+    """The error for names that fit no layer. told: peft's words. Some layers may have their adapters already."""
+    parts = tuple(f"{name}." for name, _ in adapter_layers(model))
+    linear = {
+        plain_name(name)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and (name.endswith(".base_layer") or not name.startswith(parts))
+    }
+    known = sorted({name.rsplit(".", 1)[-1] for name in linear - set(unfit_layers(model, "all-linear"))})
+    if "all-linear" in targets and len(targets) > 1:
+        told = "all-linear stands alone"
     return ModelError(
         "method.target_modules fits no layer",
         got=f"{list(targets)}: {told}",
-        expected=f"all-linear, or some of {', '.join(sorted({name.rsplit('.', 1)[-1] for name in linear - unfit}))}",
+        expected=("all-linear, or " if takes_all_linear else "") + f"some of {', '.join(known)}",
         fix="mend method.target_modules",
     )
 
 
-def check_ranks(adapted: nn.Module, *, is_named: bool) -> None:
+def check_ranks(adapted: nn.Module, *, is_named: bool, ranks: Collection[str] = ()) -> None:
     """A product of two matrices has no more ranks than the smaller side of the weight. Raises ModelError.
 
-    Among layers that were not named one may be narrower, such as the gate of a shared expert.
+    Among layers that were not named one may be narrower, such as the gate of a shared expert. ranks: names of layers
+    with a rank of their own.
     """
     layers = adapter_layers(base_model(adapted))
     over = {
-        name: (layer.r["default"], layer.out_features, layer.in_features)
+        plain_name(name): (layer.r["default"], layer.out_features, layer.in_features)
         for name, layer in layers
         if layer.r["default"] > min(layer.out_features, layer.in_features)
     }
-    if len(over) == len(layers) or (over and is_named):
-        pick = min if is_named else max
-        name, (rank, outputs, inputs) = pick(over.items(), key=lambda item: min(item[1][1:]))
-        most = min(outputs, inputs)
-        others = f" and {len(over) - 1} more layers" if len(over) > 1 else ""
+    own = {name for name in over if ends_in(name, tuple(ranks))}
+    wrong = {name: over[name] for name in own} or over
+    if own or len(over) == len(layers) or (over and is_named):
+        pick, field = (min if is_named or own else max), "method.ranks" if own else "method.rank"
+        name, (rank, outputs, inputs) = pick(wrong.items(), key=lambda item: min(item[1][1:]))
+        most, leaf = min(outputs, inputs), name.rpartition(".")[2]
+        others = f" and {len(wrong) - 1} more layers" if len(wrong) > 1 else ""
         raise ModelError(
             "an adapter has more ranks than its layer",
             got=f"rank {rank}, {name} [{outputs}, {inputs}]{others}",
             expected=f"at most {most} there: more are trained for nothing",
-            fix=f"set method.rank: {most} or less, or leave {name.rpartition('.')[2]} out of method.target_modules",
+            fix=f"set {field}: {f'{{{leaf}: {most}}}' if own else most} or less, or leave {leaf} out of "
+            "method.target_modules",
         )
 
 

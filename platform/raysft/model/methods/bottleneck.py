@@ -216,7 +216,8 @@ def _paths(model: PreTrainedModel, method: BottleneckMethod) -> list[str]:
         raise ModelError(
             "raysft does not know where bottleneck adapters stand in this type of model",
             got=f"{model_type}, {told}",
-            expected=f"one linear layer out of attention and one out of the MLP, as in {types}",
+            expected="one linear layer out of attention and one out of the MLP in every layer, called "
+            f"self_attn.o_proj and mlp.down_proj, or as in {types}",
             fix="set method.kind: lora, or report the model type",
         )
     return found

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from raysft.errors import ModelError
 from raysft.model.decoder import decoder_layers, unread
 from raysft.model.methods.acts import Parameters
+from raysft.recipe.objective_traits import embeds, head_of
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.method import FreezeMethod
 
@@ -28,9 +29,11 @@ def attach(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
     model.requires_grad_(False)
     for layer in _layers(model, method.layers):
         layer.requires_grad_(True)
-    of_text = dict(model.named_parameters())
+    of_text = dict(model.named_parameters(remove_duplicate=False))  # lm_head, where it is the embedding
     for name in unread(model):  # no text passes it
         of_text = {other: p for other, p in of_text.items() if not other.startswith(f"{name}.")}
+    unread_head = {name for name, p in of_text.items() if any(p is one for one in _unread_head(model, recipe))}
+    of_text = {name: p for name, p in of_text.items() if name not in unread_head}
     for pattern in method.parameters:
         found = [parameter for name, parameter in of_text.items() if fnmatchcase(name, pattern)]
         if not found:
@@ -103,11 +106,20 @@ def _layers(model: PreTrainedModel, wanted: int) -> list[nn.Module]:
     return layers[-wanted:] if wanted > 0 else layers[:-wanted]
 
 
+def _unread_head(model: PreTrainedModel, recipe: Recipe) -> list[nn.Parameter]:
+    """The weights of an LM head that are nothing else's, where the objective reads none."""
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if not (head_of(recipe) or embeds(recipe)) or not isinstance(head, nn.Module):
+        return []
+    return [one for one in head.parameters() if all(one is not other for other in embedding.parameters())]
+
+
 def _no_parameter(pattern: str, names: list[str]) -> ModelError:
+    names = sorted(names, key=lambda name: not fnmatchcase(name.lower(), pattern.lower()))  # nearly so: first
     known = dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in names)
     return ModelError(
         "a name in method.parameters fits no parameter",
-        got=pattern,
+        got=repr(pattern),
         expected=f"a name, or a pattern, of {', '.join(list(known)[:20])}",
         fix="mend method.parameters",
     )

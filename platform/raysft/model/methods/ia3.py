@@ -33,13 +33,16 @@ def attach(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
         with settled():
             adapted: nn.Module = get_peft_model(model, config)
     except ValueError as error:
-        raise no_layer(model, targets, " ".join(str(error).split())[:200]) from error
+        told = " ".join(str(error).split())[:200]
+        raise no_layer(model, targets, told, takes_all_linear=False) from error
     untie(base_model(adapted))
     return adapted
 
 
 def _check_names(model: PreTrainedModel, method: Ia3Method, unfit: Sequence[str]) -> None:
     """Every name must fit a layer that can be adapted, or less would be trained than is said. Raises ModelError."""
+    if "all-linear" in method.target_modules:
+        raise no_layer(model, method.target_modules, "scales go on layers by name", takes_all_linear=False)
     if others := set(method.feedforward_modules) - set(method.target_modules):
         raise ModelError(
             "method.feedforward_modules are some of method.target_modules",
@@ -50,6 +53,6 @@ def _check_names(model: PreTrainedModel, method: Ia3Method, unfit: Sequence[str]
     if missing := missing_targets(model, method.target_modules, unfit):
         experts = expert_parameters(model)
         told = f"no layer is named {', '.join(missing)}"
-        raise no_layer(
-            model, method.target_modules, f"{told}; experts ({experts[0]}) take no scales" if experts else told
-        )
+        if experts:
+            told += f"; experts ({experts[0]}) take no scales"
+        raise no_layer(model, method.target_modules, told, takes_all_linear=False)

@@ -19,6 +19,7 @@ from raysft.model.methods.adapters import (
     base_model,
     check_ranks,
     no_layer,
+    refuse_experts,
     settled,
     task_type,
     untie,
@@ -87,6 +88,8 @@ def attach(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
     targets: str | list[str] = list(method.target_modules)
     if targets == ["all-linear"]:
         targets = "all-linear"
+        if isinstance(method, DoraMethod):
+            refuse_experts(model, "DoRA")
     unfit = unfit_layers(model, targets)
     alpha: Any = method.alpha  # peft says int, and divides it
     config = LoraConfig(
@@ -110,7 +113,7 @@ def attach(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
         _check_patterns(adapted, method)
         if isinstance(method, LoraMethod) and method.init in RESIDUAL:
             add_start(adapted, method)
-        check_ranks(adapted, is_named=targets != "all-linear")
+        check_ranks(adapted, is_named=targets != "all-linear", ranks=method.ranks)
     except ValueError as error:
         raise _cannot_adapt(model, method, " ".join(str(error).split())[:200]) from error
     finally:

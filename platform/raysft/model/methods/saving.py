@@ -59,5 +59,5 @@ def keys_lost_by_reload(trained: nn.Module, fresh: nn.Module) -> list[str]:
         return []
     with settled():
         found: Any = set_peft_model_state_dict(fresh, get_peft_model_state_dict(trained))
-    prefix = str(fresh.base_model.prefix)
+    prefix = f".{fresh.base_model.prefix}"
     return [name for name in found.missing_keys if prefix in name and f".{START}." not in name]

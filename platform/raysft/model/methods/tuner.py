@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from raysft.model.methods.adapters import (
     task_type,
     untie,
 )
-from raysft.model.targets import missing_targets, unfit_layers
+from raysft.model.targets import missing_targets, named_layers, unfit_layers
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.method import TunerMethod
 from raysft.recipe.tuners import TUNERS, tuner_options
@@ -50,37 +51,62 @@ def attach(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
     }
     if tuner.seed_option:
         named[tuner.seed_option] = recipe.seed
-    if unfit:
+    config_class = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(tuner.peft_type)]
+    if unfit and "exclude_modules" in config_class.__dataclass_fields__:
         named["exclude_modules"] = unfit
+    elif unfit:
+        named["target_modules"] = named_layers(model, targets, unfit)
+    meant = named_layers(model, targets, unfit)
+    others = [name for name in meant if not isinstance(model.get_submodule(name), nn.Linear)]
     generator_state = torch.get_rng_state()
     torch.manual_seed(recipe.seed)
     try:
         with settled():
-            adapted: nn.Module = get_peft_model(
-                model, PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(tuner.peft_type)](**named)
-            )
+            adapted: nn.Module = get_peft_model(model, config_class(**named))
         _check_sizes(adapted, method)
-    except (ValueError, RuntimeError, AssertionError, TypeError) as error:
-        raise ModelError(
-            f"peft puts no {tuner.title} with these numbers on these layers",
-            got=f"{' '.join(str(error).split())[:200]} ({model.config.model_type})",
-            expected="method.options that fit the sizes of the layers",
-            fix="change method.options or method.target_modules, or set method.kind: lora",
-        ) from error
+    except (ValueError, RuntimeError, AssertionError, TypeError, ArithmeticError) as error:
+        told = " ".join(str(error).split())[:200]
+        raise _refusal(tuner.title, model, others if "not supported" in told else [], told) from error
     finally:
         torch.set_rng_state(generator_state)
     untie(base_model(adapted))
     return adapted
 
 
+def _refusal(title: str, model: PreTrainedModel, others: Sequence[str], told: str) -> ModelError:
+    """others: layers that are meant and no nn.Linear, where peft says that it supports a layer not."""
+    if others:
+        kind = type(model.get_submodule(others[0])).__name__
+        return ModelError(
+            f"peft puts no {title} on layers of this kind",
+            got=f"{others[0]}, a {kind} ({model.config.model_type})",
+            expected="linear layers (torch.nn.Linear)",
+            fix="name linear layers in method.target_modules, or set method.kind: lora",
+        )
+    return ModelError(
+        f"peft puts no {title} with these numbers on these layers",
+        got=f"{told} ({model.config.model_type})",
+        expected="method.options that fit the sizes of the layers",
+        fix="change method.options or method.target_modules, or set method.kind: lora",
+    )
+
+
 def _check_sizes(adapted: nn.Module, method: TunerMethod) -> None:
-    """peft takes another number where one does not divide a layer. Raises ValueError where it has."""
-    options = tuner_options(method)
-    for name, layer in adapter_layers(base_model(adapted)):
+    """peft takes another number where one does not divide a layer, and any where it would be too many. Raises
+    ValueError."""
+    options, tuner, over = tuner_options(method), TUNERS[method.tuner], []
+    layers = adapter_layers(base_model(adapted))
+    for name, layer in layers:
         base = layer.get_base_layer()
         outputs, inputs = base.weight.T.shape if isinstance(base, Conv1D) else base.weight.shape
-        expected = TUNERS[method.tuner].weights(options, inputs, outputs)
+        if tuner.most_ranks and options["r"] > (most := tuner.most_ranks(inputs, outputs)):
+            over.append((most, f"{name} [{outputs}, {inputs}]"))
+        expected = tuner.weights(options, inputs, outputs)
         found = sum(p.numel() for p in layer.parameters() if p.requires_grad)
         if found != expected:
             told = ", ".join(f"{option} {value:g}" for option, value in options.items())
             raise ValueError(f"{name} [{outputs}, {inputs}] with {told} gets {found} weights instead of {expected}")
+    is_named = method.target_modules != ("all-linear",)  # else one may be narrower, such as a gate
+    if over and (is_named or len(over) == len(layers)):
+        most, name = min(over) if is_named else max(over)
+        raise ValueError(f"{name} has no use for more than r {most}, got {options['r']:g}")

@@ -89,28 +89,8 @@ def check_method(recipe: Recipe) -> None:
         )
     if isinstance(method, FreezeMethod) and method.unfreeze_every_steps:
         _check_unfreezing(recipe, method)
-    if isinstance(method, TunerMethod) and (unknown := method.options.keys() - TUNERS[method.tuner].options.keys()):
-        known = TUNERS[method.tuner].options
-        raise RecipeError(
-            f"method.options has what {TUNERS[method.tuner].title} does not take",
-            got=", ".join(sorted(unknown)),
-            expected=", ".join(f"{name} (default {value:g})" for name, value in known.items()),
-            fix="mend the name, or remove it",
-        )
-    if isinstance(method, TunerMethod) and (wrong := _useless(method)):
-        raise RecipeError(
-            f"{TUNERS[method.tuner].title} can do nothing with this number",
-            got=", ".join(f"method.options.{name}: {value:g}" for name, value in wrong.items()),
-            expected="numbers above 0; whole ones, but for a scale, an alpha and d_initial",
-            fix="mend it, or remove it: then its default counts",
-        )
-    if isinstance(method, TunerMethod) and TUNERS[method.tuner].is_fp32_only and recipe.train.precision != "fp32":
-        raise RecipeError(
-            f"{TUNERS[method.tuner].title} is trained in fp32",
-            got=f"train.precision: {recipe.train.precision}",
-            expected="fp32: its frozen projections are held in it",
-            fix="set train.precision: fp32, or method.kind: lora",
-        )
+    if isinstance(method, TunerMethod):
+        _check_tuner(recipe, method)
     if method_of(recipe).is_four_bit(method):
         _check_four_bit(recipe)
     if isinstance(method, LoraMethod) and method.init == "eva" and recipe.data.mode == "stream":
@@ -135,6 +115,32 @@ def check_method(recipe: Recipe) -> None:
             got=f"method.warmup_share = {method.warmup_share:g}, method.final_share = {method.final_share:g}",
             expected="shares of the run that leave steps between them",
             fix="set method.warmup_share: 0.1 and method.final_share: 0.3",
+        )
+
+
+def _check_tuner(recipe: Recipe, method: TunerMethod) -> None:
+    """The numbers of a further adapter. Raises RecipeError."""
+    tuner = TUNERS[method.tuner]
+    if unknown := method.options.keys() - tuner.options.keys():
+        raise RecipeError(
+            f"method.options has what {tuner.title} does not take",
+            got=", ".join(sorted(unknown)),
+            expected=", ".join(f"{name} (default {value:g})" for name, value in tuner.options.items()),
+            fix="mend the name, or remove it",
+        )
+    if wrong := _useless(method):
+        raise RecipeError(
+            f"{tuner.title} can do nothing with this number",
+            got=", ".join(f"method.options.{name}: {value:g}" for name, value in wrong.items()),
+            expected="numbers above 0; whole ones, but for a scale, an alpha and d_initial",
+            fix="mend it, or remove it: then its default counts",
+        )
+    if tuner.is_fp32_only and recipe.train.precision != "fp32":
+        raise RecipeError(
+            f"{tuner.title} is trained in fp32",
+            got=f"train.precision: {recipe.train.precision}",
+            expected="fp32: its frozen projections are held in it",
+            fix="set train.precision: fp32, or method.kind: lora",
         )
 
 

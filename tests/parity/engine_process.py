@@ -120,10 +120,17 @@ def build(
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     adapted = apply_method(model, recipe)
     hold_in_four_bits(base_model(adapted), recipe)
-    acts = step_acts(adapted, recipe, recipe.train.max_steps or 8)
+    total_steps = recipe.train.max_steps or 8
+    acts = step_acts(adapted, recipe, total_steps)
     train = recipe.train
     module = ObjectiveModule(
-        adapted, objective, acts, forward_of(adapted, recipe), train.embedding_noise, train.adversarial_epsilon
+        adapted,
+        objective,
+        acts,
+        forward_of(adapted, recipe),
+        train.embedding_noise,
+        train.adversarial_epsilon,
+        total_steps,
     )
     begin(module, recipe, store)
     return make_engine(module, resolve(recipe, read_facts(recipe), None), torch.device("cpu"), restored)

@@ -38,7 +38,7 @@ from raysft.engine.parameters import (
 from raysft.engine.passes import Passes, Work
 from raysft.engine.protocol import StepResult
 from raysft.engine.slices import Copies, Saved, Slice, slices, whole
-from raysft.engine.step import assemble, assembled_sums, divisors, in_order, step_means, vector, weights
+from raysft.engine.step import assemble, assembled_sums, divisors, in_order, step_numbers, vector, weights
 from raysft.engine.step_costs import StepWatch
 from raysft.engine.together import on_every_rank
 from raysft.errors import ModelError
@@ -69,7 +69,7 @@ class PipelineEngine:
         self._layout, self._device = run.layout, device
         self._coordinate = self._layout.coordinate(dist.get_rank())
         self._kept = module.kept
-        self._objective, self._terms = module.objective, module.objective.terms
+        self._objective, self._terms, self._done = module.objective, module.objective.terms, module.done
         names = {p: hf_name(name) for name, p in module.named_parameters()}
         self._shapes = {name: p.shape for p, name in names.items() if p.requires_grad}  # of all stages
         model = base_model(module.model)
@@ -108,8 +108,8 @@ class PipelineEngine:
             dropout_seed(self._seed, step, batch.index) + self._coordinate.stage * _STAGE_SEEDS
             for batch in micro_batches
         ]
-        means = step_means(self._objective, partial(self._measure, micro_batches, units))
-        self._passes.begin(Work([on_device(b, self._device, means) for b in micro_batches], scale, seeds))
+        numbers = step_numbers(self._objective, partial(self._measure, micro_batches, units), self._done(step))
+        self._passes.begin(Work([on_device(b, self._device, numbers) for b in micro_batches], scale, seeds))
         self._deepspeed.train()
         self._run(_TrainPasses(len(micro_batches), self._layout.stages, self._coordinate.stage))
         watch.backward_ended()
@@ -130,14 +130,14 @@ class PipelineEngine:
     def eval_step(self, micro_batches: Sequence[HostBatch], units: Mapping[str, float]) -> Sums:
         """See Engine."""
         measure = partial(self._measure, micro_batches, units)
-        return measure(step_means(self._objective, measure))
+        return measure(step_numbers(self._objective, measure))
 
     def _measure(
-        self, micro_batches: Sequence[HostBatch], units: Mapping[str, float], means: Mapping[str, float]
+        self, micro_batches: Sequence[HostBatch], units: Mapping[str, float], numbers: Mapping[str, float]
     ) -> Sums:
-        """Sums of all ranks, without gradients. means: see engine/step.py, step_means."""
+        """Sums of all ranks, without gradients. numbers: see engine/step.py, step_numbers."""
         ones = torch.ones(len(self._terms), dtype=torch.float64, device=self._device)
-        self._passes.begin(Work([on_device(b, self._device, means) for b in micro_batches], ones))
+        self._passes.begin(Work([on_device(b, self._device, numbers) for b in micro_batches], ones))
         self._deepspeed.eval()
         with torch.no_grad():
             self._run(schedule.InferenceSchedule(len(micro_batches), self._layout.stages, self._coordinate.stage))
@@ -201,7 +201,7 @@ class PipelineEngine:
             )
 
     def _run(self, passes: schedule.PipeSchedule) -> None:
-        """What train_batch and eval_batch do, without their update and their means."""
+        """What train_batch and eval_batch do, without their update and their numbers."""
         engine = self._deepspeed
         engine.total_loss, engine.total_additional_losses, engine._compute_loss = None, None, True
         engine._exec_schedule(passes)

@@ -38,8 +38,8 @@ class TrialPass:
     """{term: what its sum is divided by before backward} (engine/step.py). Empty: no backward."""
     parameters: Sequence[nn.Parameter] = ()
     """The trial's parameters; their gradients are added up."""
-    means: Mapping[str, float] = field(default_factory=dict)
-    """Means of the trial's global step that the loss reads (engine/step.py, step_means)."""
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    """What the loss reads of the trial's global step (engine/step.py, step_numbers)."""
     seed: int | None = None
     """Seed of the trial's dropout; None: evaluation."""
     loss: Loss | None = None
@@ -165,7 +165,7 @@ class Rendezvous:
         assert self._base is not None
         base = self._base[1]
         objective = passes[0].objective  # that of the search
-        given = [on_device(one.batch, self._device, one.means) for one in passes]
+        given = [on_device(one.batch, self._device, one.numbers) for one in passes]
         pieces = [
             TrialRows(one.trial, batch.input_ids, batch.position_ids, _generator(one.seed, self._device))
             for one, batch in zip(passes, given, strict=True)

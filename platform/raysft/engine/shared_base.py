@@ -25,7 +25,7 @@ from raysft.engine.step import (
     in_order,
     metric_width,
     stacked,
-    step_means,
+    step_numbers,
     vector,
 )
 from raysft.engine.step_costs import StepWatch
@@ -51,7 +51,7 @@ class FusedEngine:
     ) -> None:
         """module: made on place[1].blank(). place: the trial's number, and the base that its adapter is put on."""
         self._rendezvous, (self._trial, self._base), self._device = rendezvous, place, device
-        self._objective, self._recipe = module.objective, run.recipe
+        self._objective, self._recipe, self._done = module.objective, run.recipe, module.done
         self._trained = {hf_name(name): p for name, p in module.named_parameters() if p.requires_grad}
         if restored is not None:
             set_weights(self._trained, restored, {})
@@ -75,13 +75,13 @@ class FusedEngine:
         totals = torch.tensor(in_order(terms, units), dtype=torch.float64, device=self._device)
         shares, sums = divisors(totals).tolist(), torch.zeros_like(totals)
         metrics = totals.new_zeros(metric_width(self._objective))
-        means = step_means(self._objective, partial(self._measure, micro_batches, units))
+        numbers = step_numbers(self._objective, partial(self._measure, micro_batches, units), self._done(step))
         for batch in micro_batches:
             wanted = TrialPass(
                 trial=self._trial,
                 batch=batch,
                 objective=self._objective,
-                means=means,
+                numbers=numbers,
                 shares={term.name: share for term, share in zip(terms, shares, strict=True)},
                 parameters=parameters,
                 seed=dropout_seed(self._recipe.seed, step, batch.index),
@@ -107,16 +107,16 @@ class FusedEngine:
     def eval_step(self, micro_batches: Sequence[HostBatch], units: Mapping[str, float]) -> Sums:
         """See Engine."""
         measure = partial(self._measure, micro_batches, units)
-        return measure(step_means(self._objective, measure))
+        return measure(step_numbers(self._objective, measure))
 
     def _measure(
-        self, micro_batches: Sequence[HostBatch], units: Mapping[str, float], means: Mapping[str, float]
+        self, micro_batches: Sequence[HostBatch], units: Mapping[str, float], numbers: Mapping[str, float]
     ) -> Sums:
-        """Sums of the trial, without gradients. means: see engine/step.py, step_means."""
+        """Sums of the trial, without gradients. numbers: see engine/step.py, step_numbers."""
         terms = self._objective.terms
         sums = np.zeros(len(terms) + metric_width(self._objective))
         for batch in micro_batches:
-            wanted = TrialPass(self._trial, batch, self._objective, shares={}, means=means)
+            wanted = TrialPass(self._trial, batch, self._objective, shares={}, numbers=numbers)
             found = stacked(self._rendezvous.evaluate(wanted), self._objective)
             sums += [*found.sums.tolist(), *found.metrics.tolist()]
         return assembled_sums([*in_order(terms, units), *sums.tolist()], self._objective)

@@ -43,16 +43,20 @@ def metric_width(objective: Objective) -> int:
     return 2 * len(objective.metrics) + objective.num_counts
 
 
-def step_means(objective: Objective, measure: Callable[[Mapping[str, float]], Sums]) -> dict[str, float]:
-    """{metric: its mean over the whole step} of those that the loss reads; 0 where nothing is counted.
+def step_numbers(
+    objective: Objective, measure: Callable[[Mapping[str, float]], Sums], done: float = 0.0
+) -> dict[str, float]:
+    """{column: what the loss reads of the whole step}: what is scheduled where this share of the run is done, and the
+    mean of a metric; 0 where nothing is counted.
 
-    measure: sums of all ranks by a pass without gradients, in which the means are those that it is given. Collective,
-    where there are such metrics.
+    measure: sums of all ranks by a pass without gradients, in which the numbers are those that it is given.
+    Collective, where such metrics are read.
     """
-    if not objective.step_means:
-        return {}
-    found = measure(dict.fromkeys(objective.step_means, 0.0)).metrics
-    return {name: found[name][0] / found[name][1] if found[name][1] else 0.0 for name in objective.step_means}
+    numbers = {name: at(done) for name, at in objective.scheduled.items()}
+    if objective.step_means:
+        found = measure({**numbers, **dict.fromkeys(objective.step_means, 0.0)}).metrics
+        numbers |= {n: found[n][0] / found[n][1] if found[n][1] else 0.0 for n in objective.step_means}
+    return numbers
 
 
 class Assembled(NamedTuple):

@@ -39,7 +39,7 @@ from raysft.engine.step import (
     in_order,
     metric_width,
     stacked,
-    step_means,
+    step_numbers,
     vector,
     weights,
 )
@@ -70,6 +70,7 @@ class ZeroEngine:
     ) -> None:
         """shards: how the module's parameters are cut."""
         self._shards, self._objective, self._terms = shards, module.objective, module.objective.terms
+        self._done = module.done
         self._stage, self._bf16 = effective_stage(run), keeps_bf16_apart(run)
         self._max_grad_norm, self._seed = run.recipe.optimizer.max_grad_norm, run.recipe.seed
         self._layout, self._device = run.layout, device
@@ -107,16 +108,16 @@ class ZeroEngine:
         totals = self._all_reduced([value * for_replica for value in in_order(self._terms, units)])  # [terms] float64
         shares, weighed = divisors(totals), weights(self._terms, totals)
         set_learning_rate(self._adam, learning_rate)
-        means = step_means(self._objective, partial(self._measure, micro_batches, units))
+        numbers = step_numbers(self._objective, partial(self._measure, micro_batches, units), self._done(step))
         self._deepspeed.train()
-        columns = self._compared(micro_batches, means, partial(self._seed_dropout, step))
+        columns = self._compared(micro_batches, numbers, partial(self._seed_dropout, step))
         counts = self._coordinate.tensor == 0  # tensor-parallel ranks all know the sums
         sums, metrics = torch.zeros_like(totals), totals.new_zeros(metric_width(self._objective))
         for number, batch in enumerate(micro_batches):
             self._deepspeed.set_gradient_accumulation_boundary(number == len(micro_batches) - 1)
             self._seed_dropout(step, batch)
             with watch.forward():
-                found = self._pass(batch, means, columns[number])
+                found = self._pass(batch, numbers, columns[number])
             shared = found.sums / shares.to(found.sums.dtype) * weighed.to(found.sums.dtype)
             self._deepspeed.backward(shared.sum() * self._num_parts)
             sums += found.sums.detach() * counts
@@ -147,36 +148,36 @@ class ZeroEngine:
     def eval_step(self, micro_batches: Sequence[HostBatch], units: Mapping[str, float]) -> Sums:
         """See Engine."""
         measure = partial(self._measure, micro_batches, units)
-        return measure(step_means(self._objective, measure))
+        return measure(step_numbers(self._objective, measure))
 
     def _measure(
-        self, micro_batches: Sequence[HostBatch], units: Mapping[str, float], means: Mapping[str, float]
+        self, micro_batches: Sequence[HostBatch], units: Mapping[str, float], numbers: Mapping[str, float]
     ) -> Sums:
-        """Sums of all ranks, without gradients. means: see engine/step.py, step_means."""
+        """Sums of all ranks, without gradients. numbers: see engine/step.py, step_numbers."""
         self._deepspeed.eval()
-        columns = self._compared(micro_batches, means)
+        columns = self._compared(micro_batches, numbers)
         sums = np.zeros(len(self._terms) + metric_width(self._objective))
         with torch.no_grad():
             for batch, found_of_step in zip(micro_batches, columns, strict=True):
-                found = self._pass(batch, means, found_of_step)
+                found = self._pass(batch, numbers, found_of_step)
                 sums += [*found.sums.tolist(), *found.metrics.tolist()]
         sums *= self._coordinate.tensor == 0
         own = [value * self._coordinate.counts_for_replica for value in in_order(self._terms, units)]
         return assembled_sums(self._sum([*own, *sums.tolist()]), self._objective)
 
-    def _pass(self, batch: HostBatch, means: Mapping[str, float], columns: Columns) -> Stacked:
+    def _pass(self, batch: HostBatch, numbers: Mapping[str, float], columns: Columns) -> Stacked:
         """One forward pass."""
-        return stacked(self._loss(batch, means, columns), self._objective)
+        return stacked(self._loss(batch, numbers, columns), self._objective)
 
-    def _loss(self, batch: HostBatch, means: Mapping[str, float], columns: Columns) -> Loss:
-        given = on_device(batch, self._device, means, columns).flat(self._objective.batch_columns)
+    def _loss(self, batch: HostBatch, numbers: Mapping[str, float], columns: Columns) -> Loss:
+        given = on_device(batch, self._device, numbers, columns).flat(self._objective.batch_columns)
         found: Loss = self._deepspeed(*given)
         return found
 
     def _compared(
         self,
         micro_batches: Sequence[HostBatch],
-        means: Mapping[str, float],
+        numbers: Mapping[str, float],
         begin: Callable[[HostBatch], None] | None = None,
     ) -> list[Columns]:
         """What each micro-batch gets of the whole step (whole_step.py). begin: called before each pass of training;
@@ -185,7 +186,7 @@ class ZeroEngine:
         def vectors(batch: HostBatch, zeros: Columns) -> Tensor:
             if begin is not None:
                 begin(batch)
-            found = self._loss(batch, means, zeros).vectors
+            found = self._loss(batch, numbers, zeros).vectors
             assert found is not None, "an objective that compares a step gives vectors"
             return found
 

@@ -99,17 +99,17 @@ class DeviceBatch(NamedTuple):
 def on_device(
     batch: HostBatch,
     device: torch.device,
-    step_means: Mapping[str, float] | None = None,
+    numbers: Mapping[str, float] | None = None,
     step_columns: Mapping[str, Tensor] | None = None,
 ) -> DeviceBatch:
-    """The arrays as tensors. step_means: numbers of the global step, which become columns of atoms. step_columns:
-    what is found of it for this micro-batch."""
+    """The arrays as tensors. numbers: of the global step, which become columns of atoms. step_columns: what
+    is found of it for this micro-batch."""
     segment_of = torch.tensor(batch.segment_of, dtype=torch.int64, device=device)
     predicts = torch.zeros_like(segment_of, dtype=torch.bool)
     predicts[:, :-1] = (segment_of[:, 1:] == segment_of[:, :-1]) & (segment_of[:, :-1] >= 0)
     atom_of = torch.tensor(batch.atom_of, dtype=torch.int64, device=device)
     atoms = int(batch.atom_of.max()) + 1 if len(batch.atom_of) else 0
-    of_step = {name: torch.full((atoms,), mean, device=device) for name, mean in (step_means or {}).items()}
+    of_step = {name: torch.full((atoms,), number, device=device) for name, number in (numbers or {}).items()}
     of_step |= {name: column.to(device) for name, column in (step_columns or {}).items()}
     return DeviceBatch(
         input_ids=torch.from_numpy(batch.input_ids).to(device),

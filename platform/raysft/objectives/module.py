@@ -58,15 +58,18 @@ class ObjectiveModule(nn.Module):
         forward: Forward | None = None,
         noise: float = 0.0,
         epsilon: float = 0.0,
+        total_steps: int = 0,
     ) -> None:
         """acts: what the method does in each step; the engine calls it. forward: of the method; None: the model's.
-        noise: alpha of noise.py; epsilon: of adversary.py; 0: none."""
+        noise: alpha of noise.py; epsilon: of adversary.py; 0: none. total_steps: of the run, by which an objective
+        schedules; 0: it stays at its beginning."""
         super().__init__()
         head = output_head(base_model(model)).module
         if not isinstance(head, LossHead) and head_of_encoder(base_model(model)) is None:
             logger.warning("the loss of an LM head of type %s is computed twice (slower)", type(head).__name__)
         self.model = model
         self.objective = objective
+        self._total_steps = total_steps
         self.acts = acts
         self.rows = PlainForward(base_model(model)) if forward is None else forward
         """What turns rows into hidden states, unless ranks share them."""
@@ -79,6 +82,10 @@ class ObjectiveModule(nn.Module):
         """Parameters that the engine is to read; None: all are there."""
         self.kept: dict[str, Tensor] = {}
         """{`weight:<HF name>`: fp32} of what is not trained and no file has: a commit holds it, too."""
+
+    def done(self, step: int) -> float:
+        """The share of the run that is done before a 0-based step."""
+        return step / self._total_steps if self._total_steps else 0.0
 
     def forward(self, *tensors: Tensor) -> Loss:
         """Loss of one micro-batch. Tensors one by one: DeepSpeed looks at each, and into nothing else."""

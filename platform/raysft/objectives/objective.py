@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from torch import Tensor
@@ -80,6 +80,9 @@ class Objective:
     counted: Counted | None = None
     """What evaluations tell besides; a step of training is too small a sample of it."""
 
+    scheduled: Mapping[str, Callable[[float], float]] = field(default_factory=dict)
+    """{column: the number that the loss reads at a share of the run's steps, from 0 to 1}: of atoms, the same for all.
+    Where nothing is trained it is that of the share 0."""
     whole_step: WholeStep | None = None
     """Where the loss is no sum over micro-batches: a pass of its own, without gradients and with the dropout of the
     one that follows, finds the vectors of all; in that pass its columns are 0, [S, 1] of segments."""
@@ -88,7 +91,8 @@ class Objective:
     def batch_columns(self) -> tuple[Field, ...]:
         """The columns of a batch on the device: those of the data, then what is found of the step."""
         of_step = () if self.whole_step is None else self.whole_step.columns
-        return (*self.columns, *(Field(name, "atom", "<f4") for name in self.step_means), *of_step)
+        numbers = (Field(name, "atom", "<f4") for name in (*self.step_means, *self.scheduled))
+        return (*self.columns, *numbers, *of_step)
 
     @property
     def measures(self) -> set[str]:

@@ -106,7 +106,13 @@ def _with_objective(model: torch.nn.Module, recipe: Recipe, total_steps: int) ->
     acts, forward = step_acts(model, recipe, total_steps), forward_of(model, recipe)
     train = recipe.train
     return ObjectiveModule(
-        model, make_objective(recipe), acts, forward, train.embedding_noise, train.adversarial_epsilon
+        model,
+        make_objective(recipe),
+        acts,
+        forward,
+        train.embedding_noise,
+        train.adversarial_epsilon,
+        total_steps,
     )
 
 

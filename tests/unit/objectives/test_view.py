@@ -57,8 +57,8 @@ def hidden_of(batch: DeviceBatch) -> Tensor:
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_trials_in_one_pass_have_the_sums_they_have_alone(name: str) -> None:
     wanted = objective(name)
-    means = dict.fromkeys(wanted.step_means, 0.3)
-    given = [on_device(batch, CPU, means) for batch in batches(wanted.columns)]
+    numbers = dict.fromkeys((*wanted.step_means, *wanted.scheduled), 0.3)
+    given = [on_device(batch, CPU, numbers) for batch in batches(wanted.columns)]
     alone = [wanted.loss(View(hidden_of(batch), head(), batch), batch) for batch in given]
     joined, extents = in_one_row(given, wanted.batch_columns)
     hidden = torch.cat([hidden_of(batch).flatten(0, 1) for batch in given]).unsqueeze(0).requires_grad_()

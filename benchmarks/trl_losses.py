@@ -30,7 +30,7 @@ from transformers.utils import logging as transformers_logging
 
 from raysft.data.feed.collate import collate
 from raysft.data.store.packed_rows import Row
-from raysft.engine.step import step_means
+from raysft.engine.step import step_numbers
 from raysft.model.fast.loss_head import install_loss_head
 from raysft.objectives.batch import on_device
 from raysft.objectives.module import ObjectiveModule, make_objective
@@ -316,7 +316,7 @@ def by_raysft(section: dict[str, Any], told: Told, policy: LlamaForCausalLM, ref
             found = module(*on_device(batch, cpu, means).flat(objective.batch_columns))
         return Sums({}, {}, {name: (float(value), float(count)) for name, (value, count) in found.metrics.items()})
 
-    means = step_means(objective, measured)
+    means = step_numbers(objective, measured)
     found = module(*on_device(batch, cpu, means).flat(objective.batch_columns))
     return torch.stack([term.weight * found.sums[term.name] / units[term.name] for term in objective.terms]).sum()
 

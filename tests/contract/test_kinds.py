@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -83,13 +84,22 @@ def test_a_measure_has_one_meaning() -> None:
     assert {name for name in imported if f"raysft.metrics.{name} import" not in told} == helpers, "in no table"
 
 
+def _something(field: str) -> Any:
+    """A value of an objective's field by which something is there."""
+    return {"names": ("a", "b")} if field == "domains" else 0.5
+
+
 def test_every_objective_is_in_every_table_and_reads_what_its_traits_say() -> None:
     assert KINDS["objective"].keys() == objective_traits.OBJECTIVES.keys() == OBJECTIVES.keys()
     for kind, section in KINDS["objective"].items():
-        for given in (section(kind=kind), section(kind=kind, **dict.fromkeys(section.needs.values(), 0.5))):
+        own = {"kind": kind} | ({"labels": ("a", "b")} if "labels" in section.model_fields else {})
+        more = {field: _something(field) for field in section.needs.values()}
+        for given in (section(**own), section(**own, **more)):
             made = OBJECTIVES[kind](given)
             told = objective_traits.OBJECTIVES[kind]
-            assert made.columns == (*told.written(given), *told.reference(given))
+            categories = (told.classes(given), *told.beside(given))
+            written = (*told.written(given), *(one.field for one in categories if one.labels))
+            assert made.columns == (*written, *told.reference(given))
             assert set(made.step_means) <= set(made.metrics)
             assert made.measures | {"loss"} == set(measured_by(given))
 

@@ -36,6 +36,7 @@ from raysft.evaluate.adapter_start import adapter_start
 from raysft.model.facts import read_facts
 from raysft.model.fast import attention, loss_head, onednn_linear, start_check, ulysses
 from raysft.model.fast.start_check import use_fast_paths
+from raysft.model.heads import auxiliary_head
 from raysft.model.load import load_model
 from raysft.model.methods import apply_method, base_model, forward_of, hold_in_four_bits, set_start, step_acts
 from raysft.objectives.base import Term
@@ -130,8 +131,8 @@ def build(
         forward_of(adapted, recipe),
         train.embedding_noise,
         train.adversarial_epsilon,
-        total_steps,
     )
+    module.auxiliary, module.total_steps = auxiliary_head(base_model(adapted), recipe), total_steps
     begin(module, recipe, store)
     return make_engine(module, resolve(recipe, read_facts(recipe), None), torch.device("cpu"), restored)
 

@@ -61,7 +61,7 @@ def is_new(model: PreTrainedModel, name: str) -> bool:
     return name.startswith(f"{POOLER}.") if is_bare(model) else not name.startswith(f"{model.base_model_prefix}.")
 
 
-def head_of_encoder(model: PreTrainedModel) -> nn.Module | None:
+def head_of_encoder(model: PreTrainedModel) -> nn.ModuleList | None:
     """All that a classifier has besides its encoder, nothing where it is bare; None: the model is no such encoder."""
     if not is_encoder(model.config) or model.get_output_embeddings() is not None:
         return None
@@ -70,13 +70,29 @@ def head_of_encoder(model: PreTrainedModel) -> nn.Module | None:
     return nn.ModuleList([child for child in model.children() if child is not model.base_model])
 
 
-def text_scores(model: PreTrainedModel, input_ids: Tensor, segment_of: Tensor) -> Tensor:
-    """[S, numbers] that a classifier makes of S texts, [S, T] tokens each in a row of its own. segment_of: below 0 at
-    padding; of a row without a text nothing is told."""
+def text_scores(model: PreTrainedModel, input_ids: Tensor, segment_of: Tensor) -> tuple[Tensor, Tensor]:
+    """([S, numbers] that a classifier makes of S texts, [S, D] that its head makes them of).
+
+    input_ids: [S, T], a text a row. segment_of: below 0 at padding; a row without a text tells nothing. A head is
+    given a state of the text, or those of all tokens, of which it takes the first.
+    """
     is_text = segment_of[:, 0] >= 0
     mask = torch.where(is_text[:, None], segment_of >= 0, True)  # what sees nothing is no number
-    logits: Tensor = model(input_ids=input_ids, attention_mask=mask.long()).logits
-    return logits[is_text]
+    given: list[Tensor] = []
+
+    def note(part: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        given.append(inputs[0])
+
+    parts = head_of_encoder(model)
+    assert parts is not None, "a classifier has a head"
+    hooks = [part.register_forward_pre_hook(note, prepend=True) for part in parts]
+    try:
+        logits: Tensor = model(input_ids=input_ids, attention_mask=mask.long()).logits
+    finally:
+        for hook in hooks:
+            hook.remove()
+    states = given[0][:, 0] if given[0].ndim > 2 else given[0]
+    return logits[is_text], states[is_text]
 
 
 def text_states(model: PreTrainedModel, input_ids: Tensor, segment_of: Tensor) -> Tensor:

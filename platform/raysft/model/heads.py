@@ -15,10 +15,13 @@ from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, PreTrainedMo
 from raysft.errors import ModelError
 from raysft.model.decoder import TASK_HEAD, task_head
 from raysft.model.encoder import describe_head, head_of_encoder
-from raysft.recipe.objective_traits import embeds, head_of
+from raysft.recipe.objective_traits import embeds, head_of, objective_of
 from raysft.recipe.schema import Recipe
 
 _STANDARD_DEVIATION = 0.02
+
+AUXILIARY = "auxiliary."
+"""What names of the weights of an objective's second head begin with."""
 
 
 def add_head(model: PreTrainedModel, recipe: Recipe) -> None:
@@ -43,6 +46,30 @@ def add_head(model: PreTrainedModel, recipe: Recipe) -> None:
     head.weight = nn.Parameter(weight.to(embedding.device))
     _leave_head(model)
     model.add_module(TASK_HEAD, head)
+
+
+def auxiliary_head(model: PreTrainedModel, recipe: Recipe) -> nn.Sequential | None:
+    """The second head of the recipe's objective, fresh by the recipe's seed; None: it has none.
+
+    On pooled states [N, D], linear layers with rectifiers between. It stands beside the model, never in it: nothing
+    that is exported knows of it.
+    """
+    sizes = objective_of(recipe).auxiliary(recipe.objective)
+    if not sizes:
+        return None
+    embedding = model.get_input_embeddings().weight
+    assert isinstance(embedding, torch.Tensor)
+    generator = torch.Generator().manual_seed(recipe.seed)
+    layers: list[nn.Module] = []
+    width = model.config.get_text_config().hidden_size
+    for size in sizes:
+        layer = nn.Linear(width, size, device="meta")
+        weight = torch.randn(size, width, generator=generator) / width**0.5  # LeCun et al. 1998
+        layer.weight = nn.Parameter(weight.to(embedding.device))
+        layer.bias = nn.Parameter(torch.zeros(size, device=embedding.device))
+        layers += [layer, nn.ReLU()]
+        width = size
+    return nn.Sequential(*layers[:-1])
 
 
 def _leave_head(model: PreTrainedModel) -> None:

@@ -20,6 +20,7 @@ from raysft.model.adapter_check import check_kind
 from raysft.model.card import CardFacts
 from raysft.model.decoder import unread
 from raysft.model.export import export_parts, write_parts
+from raysft.model.heads import auxiliary_head
 from raysft.model.load import empty_model, rows_for
 from raysft.model.matrices import matrices
 from raysft.model.methods import (
@@ -52,6 +53,9 @@ def rehearse(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, stops: Sequence
     if (begin := METHODS[recipe.method.kind].begin) is not None:
         begin(module, recipe)
     lines = [*describe_trained(module, tokenizer), *_describe_optimizer(module, recipe), *_describe_method(recipe)]
+    if (second := auxiliary_head(base_model(module), recipe)) is not None:
+        count = sum(parameter.numel() for parameter in second.parameters())
+        lines.append(f"second head  {count:,} parameters beside the model: trained, kept by commits, not exported")
     if reason := why_whole(recipe):
         lines.append(f"loading      every worker loads the whole model in fp32: {reason}")
     try:

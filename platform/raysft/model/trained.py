@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from raysft.errors import CheckpointError
 from raysft.model.decoder import task_head
+from raysft.model.heads import AUXILIARY
 from raysft.model.load import dtypes_as_loaded, load_model
 from raysft.model.methods import (
     adapter_tensors,
@@ -235,9 +236,10 @@ def by_name(weights: Weights | Iterable[tuple[str, Tensor]]) -> Weights:
 
 
 def check_names(trained: Mapping[str, nn.Parameter], weights: Weights) -> None:
-    """Is there a weight of each trained parameter and no other? Raises CheckpointError."""
+    """Is there a weight of each trained parameter and no other, but for those of an objective's second head, which
+    stands beside the model? Raises CheckpointError."""
     for name in weights:
-        if name not in trained:
+        if name not in trained and not name.startswith(AUXILIARY):
             what = f"the weight {name} is no trained parameter of this model"
             raise _does_not_fit(what, got=name, expected="each trained parameter once")
     if missing := sorted(trained.keys() - weights.keys()):

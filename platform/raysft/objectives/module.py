@@ -58,24 +58,25 @@ class ObjectiveModule(nn.Module):
         forward: Forward | None = None,
         noise: float = 0.0,
         epsilon: float = 0.0,
-        total_steps: int = 0,
     ) -> None:
         """acts: what the method does in each step; the engine calls it. forward: of the method; None: the model's.
-        noise: alpha of noise.py; epsilon: of adversary.py; 0: none. total_steps: of the run, by which an objective
-        schedules; 0: it stays at its beginning."""
+        noise: alpha of noise.py; epsilon: of adversary.py; 0: none."""
         super().__init__()
         head = output_head(base_model(model)).module
         if not isinstance(head, LossHead) and head_of_encoder(base_model(model)) is None:
             logger.warning("the loss of an LM head of type %s is computed twice (slower)", type(head).__name__)
         self.model = model
         self.objective = objective
-        self._total_steps = total_steps
         self.acts = acts
         self.rows = PlainForward(base_model(model)) if forward is None else forward
         """What turns rows into hidden states, unless ranks share them."""
         embedding = base_model(model).get_input_embeddings()
         self._noise = EmbeddingNoise(embedding, noise) if noise else None
         self._adversary = Adversary(embedding, epsilon) if epsilon else None
+        self.auxiliary: nn.Module | None = None
+        """The objective's second head (model/heads.py)."""
+        self.total_steps = 0
+        """Steps of the run, by which an objective schedules; 0: it stays at its beginning."""
         self.sequence: SequenceGroup | None = None
         """Ranks that share the rows; then the sums are of this rank's part of them."""
         self.unread: Unread | None = None
@@ -85,7 +86,7 @@ class ObjectiveModule(nn.Module):
 
     def done(self, step: int) -> float:
         """The share of the run that is done before a 0-based step."""
-        return step / self._total_steps if self._total_steps else 0.0
+        return step / self.total_steps if self.total_steps else 0.0
 
     def forward(self, *tensors: Tensor) -> Loss:
         """Loss of one micro-batch. Tensors one by one: DeepSpeed looks at each, and into nothing else."""
@@ -102,12 +103,14 @@ class ObjectiveModule(nn.Module):
             states = text_states(model, batch.input_ids, batch.segment_of)
             return self.objective.loss(View(states, output_head(model), batch, is_encoder=True), batch)
         if head_of_encoder(model) is not None:
-            scores = text_scores(model, batch.input_ids, batch.segment_of)
-            return self.objective.loss(View(scores, output_head(model), batch, given=scores), batch)
+            scores, states = text_scores(model, batch.input_ids, batch.segment_of)
+            head, own = output_head(model), self.auxiliary
+            view = View(scores, head, batch, given=scores, pooled_by_head=states, auxiliary=own)
+            return self.objective.loss(view, batch)
         if sequence is None:
             hidden = self.rows.hidden_states(batch.input_ids, batch.position_ids)
         else:
             hidden = hidden_part(model, batch.input_ids, batch.position_ids, sequence)
             batch = batch.own(sequence, self.objective.columns)
-        view = View(hidden, output_head(model), batch, sequence, task_head(model))
+        view = View(hidden, output_head(model), batch, sequence, task_head(model), auxiliary=self.auxiliary)
         return self.objective.loss(view, batch)

@@ -81,8 +81,8 @@ class Objective:
     """What evaluations tell besides; a step of training is too small a sample of it."""
 
     scheduled: Mapping[str, Callable[[float], float]] = field(default_factory=dict)
-    """{column: the number that the loss reads at a share of the run's steps, from 0 to 1}: of atoms, the same for all.
-    Where nothing is trained it is that of the share 0."""
+    """{column: the number that the loss reads at a share of the run's steps, from 0 to 1}: of atoms, the same for
+    all. Where nothing is trained it is that of the share 0."""
     whole_step: WholeStep | None = None
     """Where the loss is no sum over micro-batches: a pass of its own, without gradients and with the dropout of the
     one that follows, finds the vectors of all; in that pass its columns are 0, [S, 1] of segments."""

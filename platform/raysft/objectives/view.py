@@ -49,6 +49,10 @@ class View:
     """The objective's own head, [N, D] -> [N, numbers]; None: it has none."""
     given: Tensor | None = None
     """What an encoder's own head made of the samples, [S, numbers]; None: `scorer` is to do so."""
+    pooled_by_head: Tensor | None = None
+    """What that head made them of, [S, D]."""
+    auxiliary: nn.Module | None = None
+    """The objective's second head, [S, D] -> [S, outputs]; None: it has none."""
     is_encoder: bool = False
     """Does the model read texts from both sides?"""
     trials: Sequence[Extent] | None = None
@@ -85,7 +89,10 @@ class View:
         return found.float()
 
     def pooled(self) -> Tensor:
-        """The hidden state of the last token of each sample, [S, D], whoever has it."""
+        """What the head reads of each sample: the hidden state of its last token, or what an encoder's own head is
+        given. [S, D], whoever has it."""
+        if self.pooled_by_head is not None:
+            return self.pooled_by_head
         is_last = (self.batch.segment_of >= 0) & ~self.batch.predicts
         count = len(self.batch.atom_of)
         states = self.hidden.new_zeros(count, self.hidden.shape[-1])

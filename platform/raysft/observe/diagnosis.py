@@ -13,7 +13,7 @@ from statistics import median
 
 from raysft.observe.curves import Curves, Fields, curves_of
 from raysft.observe.findings import Finding
-from raysft.recipe.objective_traits import objective_of
+from raysft.recipe.objective_traits import judge_of
 from raysft.recipe.schema import Recipe
 
 AT_LEAST = 20
@@ -32,7 +32,7 @@ SPIKE, JUMP = 10.0, 8.0
 
 def diagnose(lines: Sequence[Fields], recipe: Recipe) -> list[Finding]:
     """What is wrong, the worst first; empty: nothing was found, or there are fewer than AT_LEAST steps."""
-    curves = curves_of(lines, objective_of(recipe).judged_by)
+    curves = curves_of(lines, judge_of(recipe))
     if len(curves.losses) < AT_LEAST:
         return list(_not_finite(curves, recipe))
     rules = RULES if min(curves.losses) >= 0 and curves.first > 0 else OF_ANY_SIGN

@@ -14,6 +14,7 @@ from raysft.planner.activations import FLOAT32, Attention, ForwardPass, Training
 from raysft.planner.states import Basis, States, basis, model_states, state_bytes, states_on_device
 from raysft.recipe.facts import ModelShape
 from raysft.recipe.flops import graphs_at_once
+from raysft.recipe.objective_traits import auxiliary_parameters, head_of
 from raysft.recipe.schema import Recipe
 from raysft.recipe.stage_balance import balance
 from raysft.recipe.traits import method_of, virtual_tokens
@@ -103,10 +104,11 @@ def stage_parameters(recipe: Recipe, shape: ModelShape, stage: int) -> tuple[int
     whole += last * shape.head_parameters
     if last and not first and shape.tied:  # both ends of the pipeline hold the shared weight
         whole += shape.hidden_size * shape.vocab_size
+    new = last * (head_of(recipe) * shape.hidden_size + auxiliary_parameters(recipe, shape.hidden_size))
     if method_of(recipe).trains_base:
-        return whole, round(method_of(recipe).trained_share(recipe.method, shape.num_layers) * whole)
+        return whole + new, round(method_of(recipe).trained_share(recipe.method, shape.num_layers) * whole) + new
     adapters = layers * adapter_parameters(recipe, shape) + method_of(recipe).outer_parameters(recipe.method, shape)
-    return whole + adapters, adapters
+    return whole + adapters + new, adapters + new
 
 
 def adapter_parameters(recipe: Recipe, shape: ModelShape) -> int:

@@ -53,14 +53,21 @@ class Classes:
     """Empty: nothing is told of them."""
     several: bool = False
     """A sample may have several of these labels, or none."""
+    name: str = "label"
+    """What it is, in a word: of its column in a batch, and in refusals."""
+    column: str = ""
+    """The column of records that says it; empty: what their format reads as the label."""
+    optional: bool = False
+    """A record may say nothing of it: UNKNOWN stands in the column."""
 
     @property
     def field(self) -> Field:
         """A sample's label as its number; where it may have several, 1 or 0 for each label."""
-        return Field("label", "atom", "<f4", width=len(self.labels) if self.several else 1)
+        return Field(self.name, "atom", "<f4", width=len(self.labels) if self.several else 1)
 
 
-NO_CLASSES = Classes()
+UNKNOWN = -1.0
+"""What stands in the column of Classes where nothing is known of a sample."""
 
 
 def teacher_top_k(k: int) -> tuple[Field, Field]:

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from raysft.errors import RecipeError
 from raysft.metrics.base import Mode
 from raysft.recipe.measures import HELD_OUT, MEASURES, OF_ANSWERS
-from raysft.recipe.objective_traits import objective_of
+from raysft.recipe.objective_traits import judge_of, objective_of
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.data import DataSection, SourceSection
 from raysft.recipe.sections.evaluate import EvaluationSet
@@ -108,14 +108,14 @@ def measured_by_workers(recipe: Recipe) -> bool:
 def best_by(recipe: Recipe) -> str | None:
     """Full name of what the best commit is known by; None: none is kept for being the best."""
     keep = recipe.checkpoint
-    return keep.keep_best_by or (f"{HELD_OUT}/{objective_of(recipe).judged_by}" if keep.keep_best else None)
+    return keep.keep_best_by or (f"{HELD_OUT}/{judge_of(recipe)}" if keep.keep_best else None)
 
 
 def misjudges(recipe: Recipe, measure: str) -> bool:
     """Is a measure (a full name, or train_loss) no sign of a better model under the recipe's objective?"""
     objective = recipe.objective
-    lost = {"loss", "train_loss", objective.kind}
-    return objective_of(recipe).judged_by != "loss" and measure.rpartition("/")[2] in lost
+    judge, lost = judge_of(recipe), {"loss", "train_loss", objective.kind}
+    return judge != "loss" and measure.rpartition("/")[2] in lost - {judge}
 
 
 def ignored(recipe: Recipe) -> list[str]:
@@ -252,7 +252,7 @@ def _check_held_out(recipe: Recipe) -> None:
 
 def no_judge(recipe: Recipe, got: str, field: str) -> RecipeError:
     """The error for a measure that misjudges()."""
-    judge = objective_of(recipe).judged_by
+    judge = judge_of(recipe)
     return RecipeError(
         f"the loss of {recipe.objective.kind} is low, too, where the model gives the targets no chance",
         got=got,

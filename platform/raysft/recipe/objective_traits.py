@@ -38,13 +38,18 @@ class ObjectiveTraits:
     """Columns that the untrained model, or the teachers, write beside the tokens before training; empty: none."""
     teachers: Callable[[Any], tuple[str, ...]] = lambda objective: ()
     """The models that write them; empty: the untrained one."""
-    judged_by: str = "loss"
+    judged_by: Callable[[Any], str] = lambda objective: "loss"
     """The measure of rows by which of two models one is better. The loss itself is none where a target that the model
-    gives no chance costs as little as one that it is sure of."""
+    gives no chance costs as little as one that it is sure of, or where a part of it is to stay high."""
     head: Callable[[Any], int] = lambda objective: 0
     """Numbers that a head of its own gives of a whole sample; 0: it reads the LM head, and has none."""
     classes: Callable[[Any], Classes] = lambda objective: Classes()
     """What the numbers of this head stand for, which records have as labels."""
+    beside: Callable[[Any], tuple[Classes, ...]] = lambda objective: ()
+    """What else records say of a sample, of a few values, each in a column of their own."""
+    auxiliary: Callable[[Any], tuple[int, ...]] = lambda objective: ()
+    """Sizes of the layers of a second head on a sample's pooled state, its outputs last: trained, kept by commits, in
+    no export; empty: there is none."""
     embeds: bool = False
     """Reads one vector of each sample, pooled from hidden states: no head at all."""
     measures_first: bool = False
@@ -57,13 +62,17 @@ def _guard(objective: TokenObjective) -> tuple[Field, ...]:
     return reference_top_k(objective.kl_top_k) if objective.kl_weight else ()
 
 
+def _likelihood(objective: TokenObjective) -> str:
+    return "nll"
+
+
 OBJECTIVES: dict[str, ObjectiveTraits] = {
     "sft": ObjectiveTraits(
         title="supervised fine-tuning",
         reference=_guard,
     ),
-    "dft": ObjectiveTraits(title="dynamic fine-tuning", reference=_guard, judged_by="nll"),
-    "eaft": ObjectiveTraits(title="entropy-adaptive fine-tuning", reference=_guard, judged_by="nll"),
+    "dft": ObjectiveTraits(title="dynamic fine-tuning", reference=_guard, judged_by=_likelihood),
+    "eaft": ObjectiveTraits(title="entropy-adaptive fine-tuning", reference=_guard, judged_by=_likelihood),
     "distill": ObjectiveTraits(
         title="distillation",
         reference=lambda objective: teacher_top_k(objective.teacher_top_k),
@@ -94,7 +103,6 @@ OBJECTIVES: dict[str, ObjectiveTraits] = {
     "classify": ObjectiveTraits(
         title="classification",
         answers="labelled",
-        written=lambda objective: (objective.classes.field,),
         head=lambda objective: len(objective.labels),
         classes=lambda objective: objective.classes,
         whole_rows=True,
@@ -135,9 +143,27 @@ def teachers_of(recipe: Recipe) -> tuple[str, ...]:
     return objective_of(recipe).teachers(recipe.objective)
 
 
+def categories_of(recipe: Recipe) -> tuple[Classes, ...]:
+    """All of a few values that records say of a sample, for the recipe's objective: its labels first."""
+    classes = classes_of(recipe)
+    return (*((classes,) if classes.labels else ()), *objective_of(recipe).beside(recipe.objective))
+
+
+def auxiliary_parameters(recipe: Recipe, hidden_size: int) -> int:
+    """Weights and biases of the second head of the recipe's objective, on states of this size; 0: it has none."""
+    sizes = objective_of(recipe).auxiliary(recipe.objective)
+    return sum((before + 1) * size for before, size in zip((hidden_size, *sizes), sizes, strict=False))
+
+
+def judge_of(recipe: Recipe) -> str:
+    """The measure of rows by which of two models of the recipe's objective one is better."""
+    return objective_of(recipe).judged_by(recipe.objective)
+
+
 def written_columns(recipe: Recipe) -> tuple[Field, ...]:
     """What the records say beside their tokens, for the recipe's objective."""
-    return objective_of(recipe).written(recipe.objective)
+    own = objective_of(recipe).written(recipe.objective)
+    return (*own, *(category.field for category in categories_of(recipe)))
 
 
 def data_columns(recipe: Recipe) -> tuple[Field, ...]:

@@ -14,6 +14,7 @@ from raysft.errors import ModelError
 from raysft.model.adapter_check import check_forward
 from raysft.model.facts import UNUSABLE
 from raysft.model.fast.start_check import use_fast_paths, use_paths_of, use_precision
+from raysft.model.heads import auxiliary_head
 from raysft.model.load import load_model, rows_for
 from raysft.model.methods import (
     apply_method,
@@ -105,15 +106,11 @@ def outlined_module(
 def _with_objective(model: torch.nn.Module, recipe: Recipe, total_steps: int) -> ObjectiveModule:
     acts, forward = step_acts(model, recipe, total_steps), forward_of(model, recipe)
     train = recipe.train
-    return ObjectiveModule(
-        model,
-        make_objective(recipe),
-        acts,
-        forward,
-        train.embedding_noise,
-        train.adversarial_epsilon,
-        total_steps,
+    module = ObjectiveModule(
+        model, make_objective(recipe), acts, forward, train.embedding_noise, train.adversarial_epsilon
     )
+    module.auxiliary, module.total_steps = auxiliary_head(base_model(model), recipe), total_steps
+    return module
 
 
 def _use_precision(recipe: Recipe, model: PreTrainedModel) -> None:

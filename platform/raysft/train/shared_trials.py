@@ -42,8 +42,9 @@ class SharedTrials:
         def module(context: WorkerContext) -> ObjectiveModule:
             recipe = context.recipe
             bases.append(self._rendezvous.base(_identity(context), _loader(context)))
-            adapted, total_steps = apply_method(bases[-1].blank(), recipe), context.job.total_steps
-            return ObjectiveModule(adapted, make_objective(recipe), total_steps=total_steps)
+            found = ObjectiveModule(apply_method(bases[-1].blank(), recipe), make_objective(recipe))
+            found.total_steps = context.job.total_steps
+            return found
 
         def engine(
             module: ObjectiveModule, run: ResolvedRun, device: torch.device, restored: Saved | None

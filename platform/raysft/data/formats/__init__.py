@@ -96,7 +96,9 @@ def read_record(record: Record, reading: Reading, *, id: int, source: str) -> tu
     account = KeyLedger(record, reading)
     if reading.ignored:
         record = account.record = account.without_ignored(record)
-    name = detect_format(record, matched=reading.matched) if reading.format == "auto" else reading.format
+    name: str | Refusal = reading.format
+    if name == "auto":
+        name = detect_format(record, matched=reading.matched, labelled=reading.labelled)
     if isinstance(name, Refusal):
         return name
     try:

@@ -10,13 +10,16 @@ from collections.abc import Sequence
 from raysft.data.formats import Reading, check_columns, check_turns, read_record
 from raysft.data.read.sources import RawRecord, SourceFile
 from raysft.data.records import Answers, Conversation, Refusal, judged
+from raysft.recipe.columns import Classes
 from raysft.recipe.sections.data import DataSection, SourceSection
 
 
-def reading_of(file: SourceFile, data: DataSection, answers: Answers = "one") -> Reading:
-    """How the records of a file are read."""
+def reading_of(
+    file: SourceFile, data: DataSection, answers: Answers = "one", categories: Sequence[Classes] = ()
+) -> Reading:
+    """How the records of a file are read. categories: what they say of a few values, in columns of their own, too."""
     mixture = data.mixture
-    named = (mixture.weight_column, mixture.balance_by, mixture.curriculum)
+    named = (mixture.weight_column, mixture.balance_by, mixture.curriculum, *(one.column for one in categories))
     return Reading(
         format=file.format,
         columns=file.columns,

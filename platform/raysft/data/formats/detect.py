@@ -39,14 +39,16 @@ _DECIDED_BY_VALUE = frozenset((*TURNS, *RESPONSES, "metadata", "text", "content"
 _EMPTY: tuple[Any, ...] = ("", [], {})
 
 
-def detect_format(record: Record, *, matched: bool = False) -> str | Refusal:
+def detect_format(record: Record, *, matched: bool = False, labelled: bool = False) -> str | Refusal:
     """The format's name: the first that fits. A null column is no column, nor an empty one if another format fits.
 
     But a text beside a null label is no plain text: it would be trained, question and all. matched: texts that match
     are looked for first, else last of all, so that a record with an answer is one to whoever trains answers.
+    labelled: a text by itself is one whose label is not known.
     """
     try:
-        return "matched" if matched and _are_matched(record, POSITIVES) else _detect(record)
+        found = "matched" if matched and _are_matched(record, POSITIVES) else _detect(record)
+        return "labelled" if found == "text" and labelled and "text" in record else found
     except RefusedError as refused:
         return refused.refusal
 

@@ -8,31 +8,34 @@ from raysft.data.formats.answers import RecordContent
 from raysft.data.formats.asked import require, with_system
 from raysft.data.formats.fields import LABELS, PAIRED_TEXTS
 from raysft.data.formats.unread import KeyLedger
-from raysft.data.formats.values import RefusedError, decoded, read_text, short_value
+from raysft.data.formats.values import RefusedError, decoded, is_empty, read_text, short_value, text_of
 from raysft.data.records import Message
 
 
 def read_labelled(account: KeyLedger) -> RecordContent:
-    """The text, two of them in two lines; its label as its answer, or all its labels where labels are learnt."""
-    require(account, {"|".join(PAIRED_TEXTS), "|".join(LABELS)}, "labelled")
+    """The text, two of them in two lines; its label as its answer, or all its labels where labels are learnt: then it
+    may have none, which is for others to refuse."""
+    is_learnt = account.reading.labelled
+    require(account, {"|".join(PAIRED_TEXTS), *(() if is_learnt else ("|".join(LABELS),))}, "labelled")
     first = account.first(PAIRED_TEXTS) or next(name for name in PAIRED_TEXTS if name in account.record)
     texts = [read_text(account.get(first), first)]
     if account.record.get(second := PAIRED_TEXTS[first]) is not None:
         texts.append(read_text(account.get(second), second))
-    column = next(name for name in LABELS if name in account.record)
-    if account.reading.labelled:
+    column = next((name for name in LABELS if name in account.record), LABELS[0])
+    if is_learnt:
         return RecordContent([Message("text", "\n".join(texts))], label=_labels(account, column))
     label = _label(account, column)
     messages = [Message("user", "\n".join(texts)), Message("assistant", label)]
     return RecordContent(with_system(account, messages), label=label)
 
 
-def _labels(account: KeyLedger, column: str) -> str:
-    """Each of its labels in a line."""
-    labels = decoded(account.record[column])
+def _labels(account: KeyLedger, column: str) -> str | None:
+    """Each of its labels in a line; None: it says nothing of them."""
+    labels = decoded(account.get(column))
+    if labels is None and is_empty(account.record.get("label_text")):
+        return None
     if not isinstance(labels, list):
         return _label(account, column)
-    account.used.add(column)
     return "\n".join(dict.fromkeys(_label_text(label, column) for label in labels))
 
 
@@ -47,11 +50,7 @@ def _label(account: KeyLedger, column: str) -> str:
 
 
 def _label_text(label: Any, column: str) -> str:
-    if isinstance(label, str):
-        return label
-    if isinstance(label, float) and label.is_integer():  # a whole number in a column that has gaps
-        label = int(label)
-    if isinstance(label, bool | int):
-        return str(label).lower()
+    if isinstance(label, str | bool | int) or (isinstance(label, float) and label.is_integer()):
+        return text_of(label)
     several = "; several labels are for objective.kind: classify" if isinstance(label, list) else ""
     raise RefusedError("wrong_type", f"`{column}` must be text or a whole number, got {short_value(label)}{several}")

@@ -38,7 +38,7 @@ class Reading:
     ignored: frozenset[str] = frozenset()
     """data.ignore_columns: keys by name, or by place as `messages[].x`."""
     described: frozenset[str] = frozenset()
-    """Columns that data.mixture reads from a record's metadata."""
+    """Columns that data.mixture or the objective reads from a record's metadata."""
     on_unread: Literal["warn", "refuse"] = "warn"
     several_answers: Literal["refuse", "first", "all"] = "refuse"
     judged: bool = False

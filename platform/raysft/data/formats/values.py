@@ -55,6 +55,13 @@ def is_empty(value: Any) -> bool:
     return value is None or (type(value) in (str, list, dict, tuple) and not value)
 
 
+def text_of(value: Any) -> str:
+    """A value of a few as recipes write it: whole numbers without a point, true and false as words."""
+    if isinstance(value, float) and value.is_integer():  # a whole number in a column that has gaps
+        value = int(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def read_text(value: Any, column: str, *, optional: bool = False) -> str:
     """A string, or text parts (`{type: text, text}`) joined. Several plain texts are several texts: refused."""
     if isinstance(value, str):

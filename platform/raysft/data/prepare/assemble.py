@@ -29,7 +29,7 @@ from raysft.data.store.packed_rows import sample_values
 from raysft.data.store.shards import SIDES, Summary, merge_summaries, read_shard, rejects_path, take_samples
 from raysft.data.text.fitting import COUNTED
 from raysft.errors import DataError, PlatformError, redacted
-from raysft.recipe.columns import TARGET, Classes
+from raysft.recipe.columns import TARGET
 from raysft.recipe.schema import Recipe
 from raysft.storage import join, read_lines, write_stream
 
@@ -83,10 +83,8 @@ def choose(
         order = sequence(samples, recipe.data.sources, recipe.data.mixture, recipe.seed)
     used = {name: values[order] for name, values in columns.items() if name != "value"}
     counts = _counts(summary, side, {name: source[order] == i for i, name in enumerate(names)}, used)
-    if side.stage.classes.labels:
-        counts["labels"] = _labels(side.stage.classes, locations, shards[order], rows[order])
-        if side.name == "train":
-            refuse_empty(counts["labels"])
+    if side.stage.categories:
+        counts |= _categories(side, locations, shards[order], rows[order])
     if side.stage.answers == "matched":
         counts["matched_texts"] = _num_texts(locations, shards[order], rows[order])
     counts["selected"] = dict(selection.counts) if side.name == "train" else {}
@@ -96,12 +94,17 @@ def choose(
     return ChosenSamples(shards[order], rows[order], counts)
 
 
-def _labels(
-    classes: Classes, locations: Sequence[str], shards: NDArray[np.int64], rows: NDArray[np.int64]
-) -> dict[str, int]:
-    """{label: its samples} of an epoch."""
-    column = take_samples(locations, shards, rows, [classes.field.name])
-    return count_classes(sample_values(column, classes.field), classes)
+def _categories(
+    side: Side, locations: Sequence[str], shards: NDArray[np.int64], rows: NDArray[np.int64]
+) -> dict[str, dict[str, int]]:
+    """{`labels`, or another name of many: {label: its samples}} of an epoch. Raises DataError for one without."""
+    counts = {}
+    for category in side.stage.categories:
+        column = take_samples(locations, shards, rows, [category.field.name])
+        found = counts[f"{category.name}s"] = count_classes(sample_values(column, category.field), category)
+        if side.name == "train":
+            refuse_empty(found, category.name)
+    return counts
 
 
 def _num_texts(locations: Sequence[str], shards: NDArray[np.int64], rows: NDArray[np.int64]) -> int:

@@ -36,7 +36,7 @@ from raysft.data.text.pairs import encode_answers
 from raysft.data.text.rendering import render_last
 from raysft.data.text.template import template_note
 from raysft.recipe.cleaning import AUGMENTING
-from raysft.recipe.columns import NO_CLASSES, Classes, Field
+from raysft.recipe.columns import Classes, Field
 from raysft.recipe.sections.data import DataSection
 
 _BATCH = 256
@@ -56,8 +56,8 @@ class EncodeStage:
     answers: Answers = "one"
     fields: tuple[Field, ...] = ()
     """What the records say beside their text, a value an atom."""
-    classes: Classes = NO_CLASSES
-    """What labels they may have."""
+    categories: tuple[Classes, ...] = ()
+    """What they say of a few values; their labels first."""
 
     @property
     def has_atoms(self) -> bool:
@@ -186,7 +186,7 @@ _MADE: dict[tuple[Any, ...], _Tools] = {}
 def _encode_batch(batch: Sequence[RawRecord], task: ReadTask, stage: EncodeStage, tools: _Tools) -> EncodedBatch:
     """Format, clean and encode some records of one task."""
     file, whole = task.file, stage.held_out == 1
-    reading = reading_of(file, stage.data, stage.answers)
+    reading = reading_of(file, stage.data, stage.answers, stage.categories)
     notes: tuple[NoteCounts, NoteCounts] = ({}, {})
     weighted = stage.data.mixture.weight_column
     conversations: list[Conversation] = []
@@ -227,7 +227,7 @@ def _encode_batch(batch: Sequence[RawRecord], task: ReadTask, stage: EncodeStage
         max_tokens=stage.data.max_tokens,
         over_long=stage.data.over_long,
         stop=stage.data.stop,
-        classes=stage.classes,
+        categories=stage.categories,
     )
     kept: list[tuple[int, Example]] = []
     for index, result in enumerate(results):

@@ -34,7 +34,7 @@ from raysft.data.text.template import Template
 from raysft.data.text.tokenizer import recipe_tokenizer, tokenizer_hash
 from raysft.errors import DataError
 from raysft.recipe.cleaning import AUGMENTING, WHOLE_DATA, Leakage, Map
-from raysft.recipe.objective_traits import classes_of, objective_of, written_columns
+from raysft.recipe.objective_traits import categories_of, objective_of, written_columns
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.data import MixtureSection, SourceSection
 from raysft.storage import absolute, join
@@ -187,7 +187,7 @@ def _side(
     if (answers := objective_of(recipe).answers) != "one":
         whole["answers"] = answers
     if written := [field.name for field in written_columns(recipe)]:
-        whole["written"] = [written, asdict(classes_of(recipe))]
+        whole["written"] = [written, *map(asdict, categories_of(recipe))]
     fingerprint = hashlib.sha256(json.dumps(whole, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
     stage = EncodeStage(
         tokenizer,
@@ -198,7 +198,7 @@ def _side(
         json.dumps([rules_hash(data.rules), keys_hash(data.rules)]),
         answers,
         written_columns(recipe),
-        classes_of(recipe),
+        categories_of(recipe),
     )
     location = join(absolute(recipe.storage), "tokens", fingerprint)
     shards = "held-out" if held_out == 1 else "all"

@@ -34,7 +34,7 @@ from raysft.data.text.stops import recipe_template
 from raysft.data.text.tokenizer import recipe_tokenizer
 from raysft.errors import DataError, UserError
 from raysft.recipe.cleaning import WHOLE_DATA, Conflicts, ExactDuplicates, NearDuplicates, Rule
-from raysft.recipe.objective_traits import classes_of, objective_of
+from raysft.recipe.objective_traits import categories_of, objective_of
 from raysft.recipe.schema import Recipe
 from raysft.storage import absolute, join, remove_tree
 
@@ -71,7 +71,7 @@ def survey(
         _comparing(data.rules),
         work,
         objective_of(recipe).answers,
-        classes_of(recipe),
+        categories_of(recipe),
     )
     items: list[Item] = [
         {"index": index, "file": task.file.index, "start": task.start, "stop": task.stop}

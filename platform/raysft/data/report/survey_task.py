@@ -48,7 +48,7 @@ from raysft.recipe.cleaning import (
     SpecialTokensRule,
     Symbols,
 )
-from raysft.recipe.columns import NO_CLASSES, Classes
+from raysft.recipe.columns import Classes
 from raysft.recipe.sections.data import DataSection
 from raysft.storage import write_stream
 
@@ -79,7 +79,7 @@ class SurveyPlan:
     """Whole-data rules that keys are made for."""
     work: str
     answers: Answers = "one"
-    classes: Classes = NO_CLASSES
+    categories: tuple[Classes, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def _look(
         max_tokens=_NO_LIMIT,
         over_long="drop",
         stop="accept",
-        classes=plan.classes,
+        categories=plan.categories,
     )
     kept: list[Conversation] = []
     for candidate, (origin, quality), result in zip(candidates, origins, results, strict=True):
@@ -167,7 +167,7 @@ def _conversations(raw: RawRecord, file: SourceFile, plan: SurveyPlan, facts: Fa
             detected = detect_format(rename(raw.value, file.columns))
             kind = "unknown" if isinstance(detected, Refusal) else detected
         count(facts["formats"], kind)
-    found = read_raw(raw, file, reading_of(file, plan.data, plan.answers))
+    found = read_raw(raw, file, reading_of(file, plan.data, plan.answers, plan.categories))
     if isinstance(found, Refusal):
         count_refusal(facts, found.reason, raw.sample_id)
         return ()

@@ -23,7 +23,7 @@ from raysft.data.text.stops import recipe_template
 from raysft.data.text.template import template_note
 from raysft.data.text.tokenizer import recipe_tokenizer
 from raysft.recipe.cleaning import AUGMENTING
-from raysft.recipe.objective_traits import classes_of, objective_of
+from raysft.recipe.objective_traits import categories_of, objective_of
 from raysft.recipe.schema import Recipe
 
 _LEARNT = {"labelled": "label: {}", "matched": "one vector"}
@@ -73,7 +73,7 @@ class Tracer:
         data = recipe.data
         check_source_columns(data)
         self._data = data
-        self._answers, self._classes = objective_of(recipe).answers, classes_of(recipe)
+        self._answers, self._categories = objective_of(recipe).answers, categories_of(recipe)
         self._tokenizer = recipe_tokenizer(recipe)
         self._template = recipe_template(recipe, self._tokenizer)
         self.files = expand(data.sources, format=data.format, columns=data.columns, purpose="train")
@@ -88,7 +88,7 @@ class Tracer:
         """One record through format, rules and tokenizer."""
         place = describe_line(raw.sample_id, self.files)
         file = self.files[file_and_position(raw.sample_id)[0]]
-        conversations = read_raw(raw, file, reading_of(file, self._data, self._answers))
+        conversations = read_raw(raw, file, reading_of(file, self._data, self._answers, self._categories))
         if isinstance(conversations, Refusal):
             return Traced(place, [], [conversations], Counter(), (), ())
         held_out = not self._data.eval and goes_to_held_out(conversations[0], self._data.eval_fraction)
@@ -122,7 +122,7 @@ class Tracer:
             max_tokens=self._data.max_tokens,
             over_long=self._data.over_long,
             stop=self._data.stop,
-            classes=self._classes,
+            categories=self._categories,
         )
         if isinstance(result, Refusal):
             return result

@@ -11,7 +11,7 @@ import numpy as np
 
 from raysft.data.records import Conversation, Refusal
 from raysft.data.text.fitting import Example, OverLong
-from raysft.recipe.columns import Classes
+from raysft.recipe.columns import UNKNOWN, Classes
 
 Encoded = tuple[Example, ...] | Refusal
 
@@ -48,13 +48,16 @@ def _labelled(
 
 def _value(conversation: Conversation, classes: Classes) -> float | list[float] | Refusal:
     """What stands in the column of classes."""
-    if conversation.label is None:
+    label, is_text = conversation.label, conversation.messages[0].role == "text"
+    if label is None or not (label or classes.several):
+        if classes.optional and is_text and len(conversation.messages) == 1:
+            return [UNKNOWN] * len(classes.labels) if classes.several else UNKNOWN
         return Refusal(
             "no_label", "the record has no label; expected {text, label}, or data.columns: {label: COLUMN}"
         )
     if conversation.weight != 1.0:
         return Refusal("weighted_text", f"a weight of {conversation.weight:g}; expected none: see class_weights")
-    own = conversation.label.split("\n") if conversation.label else []
+    own = label.split("\n") if label else []
     if strange := [label for label in own if label not in classes.labels]:
         known = ", ".join(classes.labels)
         return Refusal("unknown_label", f"the label {strange[0]!r}; expected one of objective.labels: {known}")

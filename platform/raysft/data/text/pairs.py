@@ -6,7 +6,7 @@ prompt, which both share, is trained. Which answers are compared says records.pr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Literal
@@ -17,11 +17,12 @@ from raysft.data.formats import check_turns
 from raysft.data.records import Answers, Candidate, Conversation, Message, Refusal, preference
 from raysft.data.text.atoms import joined
 from raysft.data.text.backend import Tokenizing
+from raysft.data.text.categories import with_categories
 from raysft.data.text.chat import Example, OverLong, Stop, Template, encode
 from raysft.data.text.judged import encode_judged
 from raysft.data.text.labelled import encode_labelled
 from raysft.data.text.matched import encode_matched
-from raysft.recipe.columns import MARGIN, NO_CLASSES, Classes
+from raysft.recipe.columns import MARGIN, Classes
 
 _SIDES = ("preferred", "rejected")
 _NO_LIMIT = 1 << 40
@@ -37,40 +38,38 @@ def encode_answers(
     max_tokens: int,
     over_long: OverLong,
     stop: Stop = "refuse",
-    classes: Classes = NO_CLASSES,
+    categories: Sequence[Classes] = (),
 ) -> list[tuple[Example, ...] | Refusal]:
     """chat.encode of one answer for each conversation; or of a pair: an Example with two `segments`; or of an answer
-    that is judged (judged.py); or of a text with labels, which are among `classes` (labelled.py); or of a query and
-    the texts that match it or do not, a segment each (matched.py).
+    that is judged (judged.py); or of a text with labels, which are those of the first of `categories` (labelled.py);
+    or of a query and the texts that match it or do not, a segment each (matched.py). With what else records say of
+    categories (categories.py).
 
     A pair is one atom: it is refused whole, and both of its samples have to fit into max_tokens. over_long is `drop`
     then (recipe/checks.py).
     """
-    if answers == "one":
-        return encode(
-            conversations,
-            tokenizer,
-            template,
-            train_on=train_on,
-            max_tokens=max_tokens,
-            over_long=over_long,
-            stop=stop,
-        )
-    whole = partial(
-        encode,
-        tokenizer=tokenizer,
-        template=template,
-        train_on=train_on,
-        max_tokens=_NO_LIMIT,
-        over_long="drop",
-        stop=stop,
-    )
-    if answers == "judged":
-        return encode_judged(conversations, whole, max_tokens)
-    if answers == "labelled":
-        return encode_labelled(conversations, whole, classes, max_tokens, over_long)
-    if answers == "matched":
-        return encode_matched(conversations, whole, max_tokens, over_long)
+    part = partial(encode, tokenizer=tokenizer, template=template, train_on=train_on, stop=stop)
+    whole = partial(part, max_tokens=_NO_LIMIT, over_long="drop")
+    match answers:
+        case "one":
+            found = part(conversations, max_tokens=max_tokens, over_long=over_long)
+        case "judged":
+            found = encode_judged(conversations, whole, max_tokens)
+        case "labelled":
+            found = encode_labelled(conversations, whole, categories[0], max_tokens, over_long)
+        case "matched":
+            found = encode_matched(conversations, whole, max_tokens, over_long)
+        case "pair":
+            found = _encode_pairs(conversations, whole, max_tokens)
+    return [with_categories(one, talk, categories) for one, talk in zip(found, conversations, strict=True)]
+
+
+def _encode_pairs(
+    conversations: Sequence[Conversation],
+    whole: Callable[[list[Conversation]], list[tuple[Example, ...] | Refusal]],
+    max_tokens: int,
+) -> list[tuple[Example, ...] | Refusal]:
+    """whole: chat.encode without a limit of tokens."""
     pairs = [both_sides(conversation) for conversation in conversations]
     encoded = iter(whole([side for pair in pairs if not isinstance(pair, Refusal) for side in pair]))
     return [

@@ -31,7 +31,7 @@ def encoded(tokenizers: Any, record: dict[str, Any], classes: Classes = ONE, **h
         tokenizer,
         template_for("tokenizer", tokenizer, is_needed=False),
         "labelled",
-        classes=classes,
+        categories=(classes,),
         **settings,
     )
     if isinstance(one, Refusal):
@@ -59,7 +59,7 @@ def test_several_labels_or_none(tokenizers: Any) -> None:
     ("record", "reason"),
     [
         ({"text": "a", "label": "eggs"}, "unknown_label"),
-        ({"text": "a", "label": None}, "wrong_type"),
+        ({"text": "a", "label": None}, "no_label"),
         ({"text": "a"}, "no_label"),
         ({"instruction": "a", "output": "b"}, "no_label"),
         ({"text": "a", "label": {"x": 1}}, "wrong_type"),
@@ -106,6 +106,6 @@ def test_an_encoders_tokenizer_puts_its_own_tokens_around_each_text(tmp_path: Pa
     ):
         talk = Conversation(1, (Message("text", text),), label="ham")
         template = template_for("tokenizer", tokenizer, is_needed=False)
-        settings = {"train_on": "all", "max_tokens": 20, "over_long": over_long, "classes": ONE}
+        settings = {"train_on": "all", "max_tokens": 20, "over_long": over_long, "categories": (ONE,)}
         ((one,),) = encode_answers([talk], tokenizer, template, "labelled", **settings)  # type: ignore[misc, arg-type]
         assert one.input_ids.tolist() == expected

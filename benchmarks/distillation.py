@@ -1,25 +1,28 @@
 """What a teacher is worth, and how much of it is in its likeliest tokens: a small student of few samples.
 
-    python benchmarks/distillation.py TEACHER TOKENIZER questions.jsonl [--steps 100] [--only none,64,...]
+    python benchmarks/distillation.py TEACHER TOKENIZER questions.jsonl [--folder build/distillation]
+        [--steps 150] [--share 0.5] [--seeds 3] [--only none,16,64,256,all] [--processes 2]
 
-TEACHER: a model that has not seen these questions (what jobs/pretrain.py made of others). One process, no Ray:
-every student begins with the same weights, sees the same packed rows in the same order and steps by the same AdamW;
-its loss is raysft's objective `distill` (`sft` for `none`), with the teacher's K likeliest tokens and the mass of all
-others as its columns have them, or with all tokens (`all`), which no store would hold. Told: held-out cross-entropy,
-and the share of the gain of `all` that K tokens give. What was measured is kept beside the teacher, a line a student.
+TEACHER: a model that has not seen these questions (what jobs/pretrain.py made of others). No Ray, a process each:
+every student of a seed begins with the same weights, sees the same packed rows in the same order and steps by the
+same AdamW; its loss is raysft's objective `distill` (`sft` for `none`), with the teacher's K likeliest tokens and
+the mass of all others as its columns have them, or with all tokens (`all`), which no store would hold. Told: cross-
+entropy of the answers to the last 120 questions, by plain transformers, and the share of the gain of `all` that K
+tokens give. Standard errors are over these questions, of each one's own difference in the mean of the seeds.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from alone import Cells, Fields, quiet
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from raysft.data.feed.collate import collate
@@ -33,6 +36,8 @@ from raysft.objectives.sft import make as make_sft
 from raysft.recipe.sections.objective import DistillObjective, SftObjective
 
 CPU, LENGTH, HELD_OUT, ROWS, RATE = torch.device("cpu"), 512, 120, 4, 3e-3
+KEPT_ROWS = 512
+"""Tokens of a teacher over which its columns are computed anew each time: they would fill the memory."""
 Sample = tuple[np.ndarray, np.ndarray]
 """(token ids, 1 where they are trained)."""
 
@@ -104,34 +109,35 @@ def objective_of(kept: int, share: float) -> Objective:
     return make(section.model_copy(update={"teacher_top_k": kept}))
 
 
-def student(vocabulary: int) -> LlamaForCausalLM:
-    torch.manual_seed(1)
+def student(vocabulary: int, seed: int) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
     sizes = {"hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 3, "num_attention_heads": 3}
     config = LlamaConfig(vocab_size=vocabulary, max_position_embeddings=LENGTH, tie_word_embeddings=True, **sizes)
     return LlamaForCausalLM(config)
 
 
-def held_out_nll(model: Any, samples: list[Sample]) -> float:
-    """Nats a target token, by plain transformers."""
-    total, count = 0.0, 0
+def nlls(model: Any, samples: list[Sample]) -> list[tuple[float, int]]:
+    """(nats, target tokens) of each, by plain transformers."""
+    found = []
     with torch.no_grad():
         for tokens, target in samples:
             ids = torch.from_numpy(tokens).long()
             log_probs = torch.log_softmax(model(input_ids=ids[None]).logits[0, :-1].float(), -1)
             chosen = log_probs.gather(-1, ids[1:, None])[:, 0][torch.from_numpy(target[1:]).bool()]
-            total, count = total - float(chosen.sum()), count + len(chosen)
-    return total / count
+            found.append((-float(chosen.sum()), len(chosen)))
+    return found
 
 
-def train(teacher: Any, samples: list[Sample], kept: int, share: float, steps: int) -> Any:
+def train(teacher: Any, samples: list[Sample], kept: int, share: float, steps: int, seed: int) -> Any:
     objective = objective_of(kept, share)
-    model = student(teacher.config.vocab_size)
+    model = student(teacher.config.vocab_size, seed)
     install_loss_head(model)
     module = ObjectiveModule(model, objective)
     rows = packed(samples)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
-    order = np.random.default_rng(0)
+    order = np.random.default_rng(seed)
     shuffled: list[int] = []
+    columns: dict[int, dict[str, np.ndarray]] = {}
     for step in range(steps):
         while len(shuffled) < ROWS:
             shuffled += order.permutation(len(rows)).tolist()
@@ -139,7 +145,11 @@ def train(teacher: Any, samples: list[Sample], kept: int, share: float, steps: i
         made = []
         for number in chosen:
             own = [samples[i] for i in rows[number]]
-            made.append(row_of(own, likeliest(teacher, own, kept) if kept else {}))
+            if kept and number not in columns:
+                columns[number] = likeliest(teacher, own, kept)
+            made.append(row_of(own, columns[number] if kept else {}))
+            if kept > KEPT_ROWS:
+                columns.clear()
         units = objective.units(made)
         batch = on_device(collate(made, 0, packing=True, fields=objective.columns), CPU)
         found = module(*batch.flat(objective.batch_columns))
@@ -152,40 +162,86 @@ def train(teacher: Any, samples: list[Sample], kept: int, share: float, steps: i
     return model
 
 
+def measured(
+    teacher: Any, own: list[Sample], others: list[Sample], kept: int, options: Any, seed: int, run: Path
+) -> Fields:
+    found = nlls(train(teacher, own, kept, options.share, options.steps, seed), others)
+    return {"nlls": found, "told": f"{mean(found):.4f}"}
+
+
+def mean(found: list[tuple[float, int]]) -> float:
+    """Nats a target token."""
+    return sum(nats for nats, _ in found) / sum(count for _, count in found)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("teacher", "tokenizer", "questions"):
         parser.add_argument(name, type=Path)
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--folder", type=Path, default=Path("build/distillation"))
+    parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--share", type=float, default=0.5)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", default="none,16,64,256,all")
+    parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
+    quiet()
     torch.set_num_threads(1)
     teacher = AutoModelForCausalLM.from_pretrained(options.teacher).eval()
     samples = samples_of(AutoTokenizer.from_pretrained(options.tokenizer), options.questions)
     own, others = samples[:-HELD_OUT], samples[-HELD_OUT:]
-    kept = options.teacher.parent / "distillation.jsonl"
-    lines = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
-    done = {(line["kept"], line["steps"], line["share"]): line["nll"] for line in lines}
-    for name in options.only.split(","):
-        key = (name, options.steps, options.share)
-        if key not in done:
-            began = time.monotonic()
-            count = {"none": 0, "all": teacher.config.vocab_size}.get(name) if name in ("none", "all") else int(name)
-            nll = held_out_nll(train(teacher, own, count or 0, options.share, options.steps), others)
-            done[key] = nll
-            with kept.open("a") as stream:
-                line = {"kept": name, "steps": options.steps, "share": options.share, "nll": nll}
-                stream.write(json.dumps(line) + "\n")
-            print(f"{name}: {nll:.4f} ({time.monotonic() - began:.0f} s)", flush=True)
-    print(f"\n{len(own)} samples, teacher's own held-out nll {held_out_nll(teacher, others):.4f}")
-    print("| tokens of the teacher | held-out nll | gain | of the whole teacher's |\n|---|---|---|---|")
-    without = done[("none", options.steps, options.share)]
-    whole = without - done.get(("all", options.steps, options.share), math.nan)
-    for (name, steps, share), nll in done.items():
-        if (steps, share) == (options.steps, options.share):
-            gain = without - nll
-            print(f"| {name} | {nll:.4f} | {gain:+.4f} | {gain / whole:.1%} |")
+    cells, names = Cells(options.folder.absolute(), options.processes), options.only.split(",")
+    cells.run({"teacher": lambda run: {**sureness(teacher, others), "told": mean(nlls(teacher, others))}})
+    arms: dict[str, list[str]] = {name: [] for name in names}
+    work = {}
+    for seed in range(1, options.seeds + 1):
+        for name in names:
+            kept = {"none": 0, "all": teacher.config.vocab_size}.get(name) if name in ("none", "all") else int(name)
+            arms[name].append(f"{name} / {options.steps} steps / share {options.share} / seed {seed}")
+            work[arms[name][-1]] = functools.partial(measured, teacher, own, others, kept or 0, options, seed)
+    cells.run(work)
+    table(cells, arms, len(own))
+
+
+def sureness(teacher: Any, samples: list[Sample]) -> Fields:
+    """The teacher's own nll, and how much of its probability is in its likeliest tokens, where targets are."""
+    mass = {16: 0.0, 64: 0.0, 256: 0.0}
+    count = 0
+    with torch.no_grad():
+        for tokens, target in samples:
+            probs = teacher(input_ids=torch.from_numpy(tokens).long()[None]).logits[0, :-1].float().softmax(-1)
+            probs = probs[torch.from_numpy(target[1:]).bool()]
+            count += len(probs)
+            for kept in mass:
+                mass[kept] += float(probs.topk(kept).values.sum())
+    return {"nll": mean(nlls(teacher, samples)), "mass": {str(kept): value / count for kept, value in mass.items()}}
+
+
+def table(cells: Cells, arms: dict[str, list[str]], samples: int) -> None:
+    found = {name: [cells.done[cell]["nlls"] for cell in own] for name, own in arms.items()}
+    told = cells.done["teacher"]
+    mass = ", ".join(f"{value:.1%} in {kept}" for kept, value in told["mass"].items())
+    print(f"\n{samples} samples; the teacher's own held-out nll {told['nll']:.4f}, its mass {mass} tokens")
+    counts = np.array([count for _, count in found["none"][0]], float)
+    nats = {
+        name: np.array([[n for n, _ in seed] for seed in seeds]) for name, seeds in found.items()
+    }  # [seed, question]
+
+    def gain(name: str, than: str) -> tuple[float, float]:
+        """(nats a token less than another, its standard error over questions), in the mean of seeds."""
+        less = (nats[than] - nats[name]).mean(0)
+        value = less.sum() / counts.sum()
+        return value, math.sqrt(((less - value * counts) ** 2).sum() * len(less) / (len(less) - 1)) / counts.sum()
+
+    print("| tokens of the teacher | held-out nll, each seed | gain | of the whole teacher's |\n|---|---|---|---|")
+    for name, seeds in found.items():
+        each = ", ".join(f"{mean(one):.4f}" for one in seeds)
+        value, error = gain(name, "none")
+        share = ""
+        if "all" in found and name != "none":
+            whole, (less, its) = gain("all", "none")[0], gain("all", name)
+            share = f"{value / whole:.1%} (less by {less:.4f} ± {its:.4f})"
+        print(f"| {name} | {each} | {value:+.4f} ± {error:.4f} | {share} |")
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from raysft.objectives.objective import Objective
 from raysft.objectives.sft import make as make_sft
 from raysft.recipe.sections.objective import DistillObjective, SftObjective
 
-CPU, LENGTH, HELD_OUT, ROWS, RATE = torch.device("cpu"), 512, 120, 4, 3e-3
+CPU, LENGTH, HELD_OUT, ROWS, RATE = torch.device("cpu"), 512, 120, 4, 5e-3
 KEPT_ROWS = 512
 """Tokens of a teacher over which its columns are computed anew each time: they would fill the memory."""
 Sample = tuple[np.ndarray, np.ndarray]
@@ -94,10 +94,13 @@ def likeliest(teacher: Any, samples: list[Sample], kept: int) -> dict[str, np.nd
     with torch.no_grad():
         for tokens, _ in samples:
             logits = teacher(input_ids=torch.from_numpy(tokens).long()[None]).logits[0, :-1].float()
-            found = torch.log_softmax(logits, -1).topk(kept)
+            values = torch.log_softmax(logits, -1)
+            chosen = torch.arange(values.shape[-1]).expand_as(values)
+            if kept < values.shape[-1]:
+                values, chosen = values.topk(kept)
             first = torch.zeros(1, kept)
-            ids.append(torch.cat([first.long(), found.indices]).int().numpy())
-            log_probs.append(torch.cat([first, found.values]).numpy())
+            ids.append(torch.cat([first.long(), chosen]).int().numpy())
+            log_probs.append(torch.cat([first, values]).numpy())
     return {"teacher_ids": np.concatenate(ids), "teacher_log_probs": np.concatenate(log_probs)}
 
 
@@ -128,13 +131,24 @@ def nlls(model: Any, samples: list[Sample]) -> list[tuple[float, int]]:
     return found
 
 
+def optimizers_of(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
+    """Muon for matrices, AdamW for embeddings and norms, at one learning rate (arXiv:2502.16982)."""
+    inner = [parameter for parameter in model.model.layers.parameters() if parameter.ndim == 2]
+    matrices = {id(parameter) for parameter in inner}
+    others = [parameter for parameter in model.parameters() if id(parameter) not in matrices]
+    return [
+        torch.optim.Muon(inner, lr=RATE, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=RATE, betas=(0.9, 0.95), weight_decay=0.1, fused=True),
+    ]
+
+
 def train(teacher: Any, samples: list[Sample], kept: int, share: float, steps: int, seed: int) -> Any:
     objective = objective_of(kept, share)
     model = student(teacher.config.vocab_size, seed)
     install_loss_head(model)
     module = ObjectiveModule(model, objective)
     rows = packed(samples)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    optimizers = optimizers_of(model)
     order = np.random.default_rng(seed)
     shuffled: list[int] = []
     columns: dict[int, dict[str, np.ndarray]] = {}
@@ -154,11 +168,14 @@ def train(teacher: Any, samples: list[Sample], kept: int, share: float, steps: i
         batch = on_device(collate(made, 0, packing=True, fields=objective.columns), CPU)
         found = module(*batch.flat(objective.batch_columns))
         loss = torch.stack([t.weight * found.sums[t.name] / units[t.name] for t in objective.terms]).sum()
-        optimizer.param_groups[0]["lr"] = RATE * min(1, (step + 1) / 10) * (1 + math.cos(math.pi * step / steps)) / 2
-        optimizer.zero_grad()
+        model.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.param_groups[0]["lr"] = (
+                RATE * min(1, (step + 1) / 10) * (1 + math.cos(math.pi * step / steps)) / 2
+            )
+            optimizer.step()
     return model
 
 
@@ -179,7 +196,7 @@ def main() -> None:
     for name in ("teacher", "tokenizer", "questions"):
         parser.add_argument(name, type=Path)
     parser.add_argument("--folder", type=Path, default=Path("build/distillation"))
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=160)
     parser.add_argument("--share", type=float, default=0.5)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", default="none,16,64,256,all")

@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(OBJECTIVES))
     parser.add_argument("--words", type=int, default=400)
     parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--first", type=int, default=0, help="only so many of the folds")
+    parser.add_argument("--first", type=int, help="only so many of the folds")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--rate", type=float, help="learning rate, instead of each objective's")
     parser.add_argument("--processes", type=int, default=2)
@@ -159,8 +159,7 @@ def main() -> None:
         work[label] = {}
         for i, (data, fields) in enumerate(own.items()):
             fields["train"]["max_steps"] = round(stores[data]["counts"]["rows"] * options.epochs / ROWS)
-            if i < (options.first or options.folds):
-                work[label][f"{label} / {i}"] = functools.partial(one_fold, fields, stores[data], parts[i], tokenizer)
+            work[label][f"{label} / {i}"] = functools.partial(one_fold, fields, stores[data], parts[i], tokenizer)
     cells.run({cell: one for own in work.values() for cell, one in own.items()})
     heads = ("objective", "held-out pairs right", "rise", "margin", "its rise", "loss")
     print(f"\n| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
@@ -196,7 +195,7 @@ def recipes_of(
 ) -> Recipes:
     """{a name of its data: what trains on all parts but one}, for each of them."""
     found = {}
-    for i, part in enumerate(parts):
+    for i, part in enumerate(parts[: options.first]):
         own = [pair for j, other in enumerate(parts) for pair in other if j != i]
         files = [
             write_records(folder / "pairs" / f"{options.words}.{len(parts)}.{i}.{side}.jsonl", pairs)

@@ -1,14 +1,15 @@
 """What a teacher is worth, and how much of it is in its likeliest tokens: a small student of few samples.
 
     python benchmarks/distillation.py TEACHER TOKENIZER questions.jsonl [--folder build/distillation]
-        [--steps 150] [--share 0.5] [--seeds 3] [--only none,16,64,256,all] [--processes 2]
+        [--steps 160] [--share 0.5] [--seeds 3] [--only none,16,64,48+16,all] [--processes 2]
 
 TEACHER: a model that has not seen these questions (what jobs/pretrain.py made of others). No Ray, a process each:
 every student of a seed begins with the same weights, sees the same packed rows in the same order and steps by the
-same AdamW; its loss is raysft's objective `distill` (`sft` for `none`), with the teacher's K likeliest tokens and
-the mass of all others as its columns have them, or with all tokens (`all`), which no store would hold. Told: cross-
-entropy of the answers to the last 120 questions, by plain transformers, and the share of the gain of `all` that K
-tokens give. Standard errors are over these questions, of each one's own difference in the mean of the seeds.
+same Muon; its loss is raysft's objective `distill` (`sft` for `none`), with the teacher's K likeliest tokens and
+the mass of all others as its columns have them, with J of K tokens drawn (`48+16`, objective.teacher_draws), or
+with all tokens (`all`), which no store would hold. Told: cross-entropy of the answers to the last 120 questions, by
+plain transformers, and the share of the gain of `all` that K tokens give. Standard errors are over these questions,
+of each one's own difference in the mean of the seeds.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from raysft.data.feed.collate import collate
 from raysft.data.store.packed_rows import Row
+from raysft.evaluate.teachers import kept_tokens
 from raysft.model.fast.loss_head import install_loss_head
 from raysft.objectives.batch import on_device
 from raysft.objectives.distill import make
@@ -88,8 +90,8 @@ def row_of(samples: list[Sample], columns: dict[str, np.ndarray]) -> Row:
     )
 
 
-def likeliest(teacher: Any, samples: list[Sample], kept: int) -> dict[str, np.ndarray]:
-    """Columns of one row: where a token is predicted, the teacher's likeliest tokens and their log p."""
+def kept_columns(teacher: Any, samples: list[Sample], kept: int, draws: int) -> dict[str, np.ndarray]:
+    """Columns of one row: where a token is predicted, the tokens that are kept of the teacher and their log p."""
     ids, log_probs = [], []
     with torch.no_grad():
         for tokens, _ in samples:
@@ -97,7 +99,8 @@ def likeliest(teacher: Any, samples: list[Sample], kept: int) -> dict[str, np.nd
             values = torch.log_softmax(logits, -1)
             chosen = torch.arange(values.shape[-1]).expand_as(values)
             if kept < values.shape[-1]:
-                values, chosen = values.topk(kept)
+                offsets = torch.rand(len(values), generator=torch.Generator().manual_seed(len(tokens)))
+                chosen, values = kept_tokens(values, kept, draws, offsets)
             first = torch.zeros(1, kept)
             ids.append(torch.cat([first.long(), chosen]).int().numpy())
             log_probs.append(torch.cat([first, values]).numpy())
@@ -142,7 +145,8 @@ def optimizers_of(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
     ]
 
 
-def train(teacher: Any, samples: list[Sample], kept: int, share: float, steps: int, seed: int) -> Any:
+def train(teacher: Any, samples: list[Sample], arm: str, share: float, steps: int, seed: int) -> Any:
+    kept, draws = tokens_of(arm, teacher.config.vocab_size)
     objective = objective_of(kept, share)
     model = student(teacher.config.vocab_size, seed)
     install_loss_head(model)
@@ -160,7 +164,7 @@ def train(teacher: Any, samples: list[Sample], kept: int, share: float, steps: i
         for number in chosen:
             own = [samples[i] for i in rows[number]]
             if kept and number not in columns:
-                columns[number] = likeliest(teacher, own, kept)
+                columns[number] = kept_columns(teacher, own, kept, draws)
             made.append(row_of(own, columns[number] if kept else {}))
             if kept > KEPT_ROWS:
                 columns.clear()
@@ -179,10 +183,18 @@ def train(teacher: Any, samples: list[Sample], kept: int, share: float, steps: i
     return model
 
 
+def tokens_of(arm: str, vocabulary: int) -> tuple[int, int]:
+    """(how many tokens are kept, how many of these are drawn)."""
+    if arm in ("none", "all"):
+        return (vocabulary if arm == "all" else 0), 0
+    likeliest, _, drawn = arm.partition("+")
+    return int(likeliest) + int(drawn or 0), int(drawn or 0)
+
+
 def measured(
-    teacher: Any, own: list[Sample], others: list[Sample], kept: int, options: Any, seed: int, run: Path
+    teacher: Any, own: list[Sample], others: list[Sample], arm: str, options: Any, seed: int, run: Path
 ) -> Fields:
-    found = nlls(train(teacher, own, kept, options.share, options.steps, seed), others)
+    found = nlls(train(teacher, own, arm, options.share, options.steps, seed), others)
     return {"nlls": found, "told": f"{mean(found):.4f}"}
 
 
@@ -199,7 +211,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=160)
     parser.add_argument("--share", type=float, default=0.5)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", default="none,16,64,256,all")
+    parser.add_argument("--only", default="none,16,64,48+16,all")
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
     quiet()
@@ -213,9 +225,8 @@ def main() -> None:
     work = {}
     for seed in range(1, options.seeds + 1):
         for name in names:
-            kept = {"none": 0, "all": teacher.config.vocab_size}.get(name) if name in ("none", "all") else int(name)
             arms[name].append(f"{name} / {options.steps} steps / share {options.share} / seed {seed}")
-            work[arms[name][-1]] = functools.partial(measured, teacher, own, others, kept or 0, options, seed)
+            work[arms[name][-1]] = functools.partial(measured, teacher, own, others, name, options, seed)
     cells.run(work)
     table(cells, arms, len(own))
 

@@ -1,8 +1,8 @@
 """What teachers say of the rows of a store: the columns that distillation compares with. No Ray.
 
 The mean of their probabilities at a temperature, over the tokens of the tokenizer that they and the student share:
-the k likeliest of it where each token is predicted. A model may have more rows than its tokenizer has tokens; what it
-says of those is left out.
+the k likeliest of it where each token is predicted, or fewer and some that are drawn of the others. A model may have
+more rows than its tokenizer has tokens; what it says of those is left out.
 
 Shapes: B rows, T tokens a row, D hidden size, V tokens of the tokenizer, C positions of a chunk.
 """
@@ -43,6 +43,9 @@ VERSION = 1
 _CHUNK = 256
 """Positions whose logits exist at a time, for each teacher."""
 
+_GOLDEN, _ROOT = (5**0.5 - 1) / 2, 2**0.5 - 1
+"""Multiples of an irrational number are spread evenly over [0, 1), each beside its whole part."""
+
 
 @dataclass(frozen=True)
 class Teachers:
@@ -54,6 +57,8 @@ class Teachers:
     temperature: float
     num_tokens: int
     """V."""
+    draws: int = 0
+    """How many of the tokens that are kept are drawn of those that are not the likeliest."""
 
 
 def teacher_recipes(recipe: Recipe) -> list[Recipe]:
@@ -68,6 +73,7 @@ def teacher_inputs(recipe: Recipe, teachers: Sequence[Mapping[str, Any] | str]) 
     section = recipe.objective
     assert isinstance(section, DistillObjective)
     told = {"version": VERSION, "teachers": list(teachers), "weights": _weights(section)}
+    told |= {"draws": section.teacher_draws} if section.teacher_draws else {}
     return {**told, "temperature": section.temperature, "precision": recipe.train.precision}
 
 
@@ -129,7 +135,7 @@ def load_teachers(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, room: Call
     section = recipe.objective
     assert isinstance(section, DistillObjective)
     models = [load_reference(one, tokenizer, room(one)) for one in teacher_recipes(recipe)]
-    return Teachers(models, _weights(section), section.temperature, rows_for(tokenizer))
+    return Teachers(models, _weights(section), section.temperature, rows_for(tokenizer), section.teacher_draws)
 
 
 def teacher_values(
@@ -153,7 +159,7 @@ def teacher_values(
 
 @torch.no_grad()
 def _values(teachers: Teachers, batch: MicroBatch, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """(ids, log p) of the k likeliest tokens, likeliest first: [tokens, k] each; zeros where nothing is predicted."""
+    """(ids, log p) of k tokens, likeliest first: [tokens, k] each; zeros where nothing is predicted."""
     predicts = predicting(batch)  # [B, T - 1]
     asked = []
     for model in teachers.models:
@@ -162,16 +168,41 @@ def _values(teachers: Teachers, batch: MicroBatch, k: int) -> tuple[np.ndarray, 
         head = output_head(model)
         shape = replace(head.shape, temperature=teachers.temperature)
         asked.append((torch.split(hidden, _CHUNK), OutputHead(head.module, shape)))
+    places = torch.split(_offsets(batch)[torch.from_numpy(predicts)], _CHUNK)
     pieces = [
-        _mixed(teachers, [(chunks[index], head) for chunks, head in asked]).topk(k, -1)
-        for index in range(len(asked[0][0]))
+        kept_tokens(_mixed(teachers, [(chunks[i], head) for chunks, head in asked]), k, teachers.draws, places[i])
+        for i in range(len(places))
     ]
     all_ids = np.zeros((*batch.segment_of.shape, k), np.int64)
     all_log_probs = np.zeros((*batch.segment_of.shape, k), np.float32)
-    all_ids[:, 1:][predicts] = torch.cat([piece.indices for piece in pieces]).cpu().numpy()
-    all_log_probs[:, 1:][predicts] = torch.cat([piece.values for piece in pieces]).cpu().numpy()
+    all_ids[:, 1:][predicts] = torch.cat([ids for ids, _ in pieces]).cpu().numpy()
+    all_log_probs[:, 1:][predicts] = torch.cat([log_probs for _, log_probs in pieces]).cpu().numpy()
     is_token = batch.segment_of >= 0
     return all_ids[is_token], all_log_probs[is_token]
+
+
+def _offsets(batch: MicroBatch) -> Tensor:
+    """[B, T - 1] in [0, 1), evenly spread; each depends on a token and its place in the row, on no other row."""
+    places = np.arange(batch.input_ids.shape[1] - 1) * _GOLDEN + batch.input_ids[:, :-1] * _ROOT
+    return torch.from_numpy(places % 1)
+
+
+def kept_tokens(log_p: Tensor, k: int, draws: int, offsets: Tensor) -> tuple[Tensor, Tensor]:
+    """(ids, log p) of k tokens, [C, k] each: the likeliest, and so many draws of all others. log_p: [C, V].
+
+    Each draw stands for the same share of the others' probability, so that all k add up to 1, and a mean over them is
+    that over all tokens, in expectation (arXiv:2503.16870). Drawn systematically: `offsets` [C], uniform in [0, 1),
+    is how far the first stands into its share of the cumulated probability; the next stand a share further each.
+    """
+    values, ids = log_p.topk(k - draws, -1)
+    if not draws:
+        return ids, values
+    cumulated = log_p.double().exp().scatter(-1, ids, 0.0).cumsum(-1)  # [C, V]
+    share = cumulated[:, -1:] / draws
+    at = (offsets.to(share)[:, None] + torch.arange(draws).to(share)) * share  # [C, draws]
+    drawn = torch.searchsorted(cumulated, at, right=True).clamp_max(log_p.shape[-1] - 1)
+    own = share.clamp_min(torch.finfo(torch.float32).tiny).log().to(values).expand_as(drawn)
+    return torch.cat([ids, drawn], -1), torch.cat([values, own], -1)
 
 
 def _mixed(teachers: Teachers, asked: Sequence[tuple[Tensor, OutputHead]]) -> Tensor:

@@ -141,6 +141,20 @@ def _check_teachers(section: DistillObjective) -> None:
             expected=f"{len(section.teachers)} weights, or none",
             fix="name a weight for each teacher, or remove objective.teacher_weights",
         )
+    if section.teacher_draws >= section.teacher_top_k:
+        raise RecipeError(
+            "drawn tokens are some of those that are kept, beside the likeliest",
+            got=f"objective.teacher_draws: {section.teacher_draws}, teacher_top_k: {section.teacher_top_k}",
+            expected="teacher_draws below teacher_top_k",
+            fix=f"set objective.teacher_draws: {section.teacher_top_k // 4}",
+        )
+    if section.teacher_draws and section.divergence != "forward":
+        raise RecipeError(
+            "drawn tokens give the mean over what the teachers say, which is KL(teacher || student) alone",
+            got=f"objective.teacher_draws: {section.teacher_draws}, divergence: {section.divergence}",
+            expected="divergence: forward, or no drawn tokens",
+            fix="remove objective.teacher_draws, or set objective.divergence: forward",
+        )
 
 
 def _check_margin(section: MarginObjective) -> None:

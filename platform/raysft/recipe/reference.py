@@ -81,6 +81,7 @@ PURE_NUMBERS = frozenset(
             "high",
             "power",
             "share",
+            "teacher_draws",
             "teacher_top_k",
             "teacher_weights",
             "label_smoothing",

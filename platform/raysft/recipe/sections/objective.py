@@ -89,6 +89,13 @@ class DistillObjective(Section):
     teacher_top_k: int = Field(
         64, ge=1, le=256, description="Likeliest tokens of the teachers that are kept; all others count as one."
     )
+    teacher_draws: int = Field(
+        0,
+        ge=0,
+        description="How many of the `teacher_top_k` are drawn of the other tokens instead, by their probability, "
+        "each for an equal share of it (arXiv:2503.16870): what the teachers say of these then counts, too. For "
+        "`forward`; a quarter of `teacher_top_k` is a good number.",
+    )
     divergence: Literal["forward", "reverse", "js"] = Field(
         "forward",
         description="What is minimised: `forward`: KL(teacher || student); `reverse`: KL(student || teacher); `js`: "

@@ -18,7 +18,7 @@ from raysft.data.prepare.prepared import Prepared
 from raysft.data.store.parts import TokenStore
 from raysft.data.text.tokenizer import recipe_tokenizer, train_tokenizer
 from raysft.errors import ModelError
-from raysft.evaluate.teachers import check_teachers
+from raysft.evaluate.teachers import check_teachers, kept_tokens
 from raysft.model.load import load_model, rows_for
 from raysft.recipe.change import change
 from raysft.recipe.paths import with_absolute_paths
@@ -82,6 +82,45 @@ def test_the_columns_are_the_mean_of_what_each_teacher_says_of_a_sample_alone(ta
             assert top.max() < size
             checked += len(ids)
     assert checked > 100
+
+
+def test_drawn_tokens_stand_for_all_others(taught: Any) -> None:
+    """Mean over all places of what is kept: where each token has on average the probability that teachers give it."""
+    recipe, prepared, models = taught
+    drawn = change(recipe, {"objective.teacher_draws": 3})
+    found = find_or_make(drawn, prepared).train
+    assert found != find_or_make(recipe, prepared).train
+    opened, size = TokenStore.open(prepared.train, found), rows_for(recipe_tokenizer(recipe))
+    kept, told, places = np.zeros(size), np.zeros(size), 0
+    for row in opened.read_rows(range(opened.num_rows)):
+        ends = np.cumsum(row.segment_fields["length"])[:-1]
+        names = ("input_ids", "teacher_ids", "teacher_log_probs")
+        for ids, top, log_probs in zip(*(np.split(row.token_fields[name], ends) for name in names), strict=True):
+            mean = np.zeros((len(ids) - 1, size))
+            for model, weight in zip(models, WEIGHTS, strict=True):
+                with torch.no_grad():
+                    logits = model(input_ids=torch.tensor(ids.astype(np.int64))[None]).logits[0, :-1, :size]
+                mean += weight / sum(WEIGHTS) * torch.softmax(logits.double() / T, -1).numpy()
+            np.testing.assert_allclose(np.exp(log_probs[1:]).sum(-1), 1, atol=1e-5)
+            likeliest = np.argsort(-mean, -1)[:, : K - 3]
+            np.testing.assert_array_equal(np.sort(top[1:, : K - 3], -1), np.sort(likeliest, -1))
+            assert not (top[1:, K - 3 :, None] == likeliest[:, None, :]).any()
+            np.add.at(kept, top[1:], np.exp(log_probs[1:]))
+            told, places = told + mean.sum(0), places + len(mean)
+    error = 3 * np.sqrt(told.max() / 3)  # three standard errors of as many draws of the commonest of others
+    assert places > 100
+    assert np.abs(kept - told).max() < error
+
+
+def test_draws_are_unbiased_whatever_the_distribution() -> None:
+    log_p = torch.log_softmax(torch.randn(1, 50, generator=torch.Generator().manual_seed(0)) * 2, -1)
+    offsets = torch.arange(2000) / 2000
+    ids, weights = kept_tokens(log_p.expand(2000, 50), 12, 4, offsets)
+    mean = np.zeros(50)
+    np.add.at(mean, ids.numpy(), weights.double().exp().numpy() / 2000)
+    np.testing.assert_allclose(mean, log_p[0].double().exp().numpy(), atol=2e-4)
+    sure = torch.tensor([[0.0, -800.0, -900.0]])
+    assert torch.isfinite(kept_tokens(sure, 2, 1, torch.tensor([0.5]))[1]).all()
 
 
 def test_other_teachers_have_other_columns_and_the_share_has_not(taught: Any) -> None:

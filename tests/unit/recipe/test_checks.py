@@ -67,6 +67,9 @@ def test_an_objective_takes_what_it_looks_at() -> None:
     teachers = {"kind": "distill", "teachers": ["a", "b"]}
     assert "2 weights" in refuse(objective={**teachers, "teacher_weights": [1.0]})
     check_recipe(make_recipe(objective={**teachers, "teacher_weights": [1.0, 3.0]}))
+    assert "teacher_draws: 16" in refuse(objective={**teachers, "teacher_draws": 64})
+    assert "divergence: js" in refuse(objective={**teachers, "teacher_draws": 16, "divergence": "js"})
+    check_recipe(make_recipe(objective={**teachers, "teacher_draws": 16}))
     assert "no weight_column" in refuse(objective="dpo", data={"mixture": {"weight_column": "score"}})
     check_recipe(make_recipe(objective={"kl_top_k": 8, "kl_weight": 0.1}))
     check_recipe(parse_recipe(make_recipe().model_dump(mode="json")))  # as a trial gets it: every field is named

@@ -22,6 +22,12 @@ from raysft.cli.parser import parser
 from raysft.errors import RaysftError
 from raysft.observe.console import StderrHandler, printable
 
+_REFUSALS = (
+    *(errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EROFS),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE),
+)
+"""What the system says of a path or a disk, and raysft can do nothing about."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit code; never a traceback unless --debug."""
@@ -62,9 +68,20 @@ def _told(error: Exception) -> int:
             "  fix: pip install raysft; on a cluster, an image made by cluster/Dockerfile\n"
         )
         return 2
+    if isinstance(error, OSError) and error.errno in _REFUSALS:
+        sys.stderr.write(
+            f"error: the system refuses a file or a folder\n  got: {printable(_cut(str(error)))}\n"
+            "  expected: a path that this user may read, or write what is written, of names of 255 bytes at most\n"
+            "  fix: check the path in the recipe or the command; with --debug it is shown where it was used\n"
+        )
+        return 2
     text = printable(f"{type(error).__name__}: {error}")
     sys.stderr.write(f"error: {text}\n  fix: run again with --debug and report it\n")
     return 3
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 300 else f"{text[:200]}...{text[-80:]}"
 
 
 def _print_anything() -> None:

@@ -13,6 +13,8 @@ MOST_BYTES = 200_000
 """Bytes of the largest recipe that is read; the largest that we know of has 4,000."""
 DEEPEST = 50
 """Mappings and lists inside each other."""
+MOST_BITS = 63
+"""Of a whole number."""
 MOST_NODES = 10_000
 """Values, each alias counted as all that it stands for."""
 
@@ -34,7 +36,14 @@ class _Loader(yaml.SafeLoader):
         mapping: dict[Any, Any] = super().construct_mapping(node, deep)
         return mapping
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        value: int = super().construct_yaml_int(node)
+        if value.bit_length() > MOST_BITS:
+            raise ValueError(f"line {node.start_mark.line + 1}: a number of {value.bit_length()} bits")
+        return value
 
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:float"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -114,6 +115,29 @@ def test_what_nobody_foresaw_is_the_platforms_fault(capsys, recipe: Path, monkey
     ran = raysft(capsys, "train", recipe, "--debug")
     assert ran.code == 3
     assert "Traceback" in ran.err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PermissionError(errno.EACCES, "Permission denied", "/root/base"),
+        OSError(errno.ENAMETOOLONG, "File name too long", "a" * 3000),
+        NotADirectoryError(errno.ENOTDIR, "Not a directory", "recipe.yaml/x"),
+        OSError(errno.ESTALE, "Stale file handle", "/mnt/storage"),
+    ],
+)
+def test_what_the_system_refuses_is_the_surroundings_fault(capsys, recipe: Path, monkeypatch, error: OSError) -> None:
+    def fail(path: str, overrides: list[str]) -> None:
+        raise error
+
+    monkeypatch.setattr(load, "load_recipe", fail)
+    ran = raysft(capsys, "train", recipe)
+    assert ran.code == 2
+    assert ran.err.startswith(
+        f"error: the system refuses a file or a folder\n  got: [Errno {error.errno}] {error.strerror}"
+    )
+    assert error.filename[-20:] in ran.err
+    assert len(ran.err) < 700
 
 
 @pytest.mark.parametrize("ending", [KeyboardInterrupt(), SystemExit(15)])

@@ -28,6 +28,9 @@ MERGES = "m0: &m0 {k: v}\n" + "".join(f"m{i}: &m{i} {{<<: [*m{i - 1}, *m{i - 1}]
         "a: b" * MOST_BYTES,
         "[" + "1, " * 200_000 + "1]",
         "a: " + "9" * 10_000,
+        "a: " + "9" * 40,
+        f"a: {2**63}",
+        "[0x" + "f" * 20 + "]",
         "a: 2026-99-99",
         "a: !!python/object:os.system {}",
         "? [a, b]\n: 1",
@@ -47,6 +50,14 @@ def test_bad_text_is_refused_within_a_second(text: str) -> None:
 
 
 def test_what_is_usual_is_read() -> None:
+    assert parse_yaml(f"[{2**63 - 1}, -{2**63 - 1}, 0x10, 0b11, 1_000, -0]", "x") == [
+        2**63 - 1,
+        1 - 2**63,
+        16,
+        3,
+        1000,
+        0,
+    ]
     assert parse_yaml("a: &x {b: 1}\nc: *x\nd: {<<: *x, e: 2}", "x") == {
         "a": {"b": 1},
         "c": {"b": 1},

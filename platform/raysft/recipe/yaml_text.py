@@ -14,7 +14,7 @@ MOST_BYTES = 200_000
 DEEPEST = 50
 """Mappings and lists inside each other."""
 MOST_BITS = 63
-"""Of a whole number."""
+"""Bits of the largest whole number."""
 MOST_NODES = 10_000
 """Values, each alias counted as all that it stands for."""
 

@@ -154,17 +154,3 @@ def task_hash(samples: Sequence[Mapping[str, Any]]) -> str:
     """Equal for the same documents, prompts and targets (lm_eval/loggers/evaluation_tracker.py makes it so)."""
     parts = [sample["doc_hash"] + sample["prompt_hash"] + sample["target_hash"] for sample in samples]
     return hashlib.sha256("".join(parts).encode()).hexdigest()
-
-
-def harness_lines(record: Mapping[str, Any]) -> list[str]:
-    """For a terminal, of what run/harness.py keeps: `harness      arc_easy: acc 0.4312 ± 0.0101 of 2,376, 0-shot`."""
-    lines = []
-    for name, task in record["tasks"].items():
-        told = []
-        for key, metric in task["metrics"].items():
-            title = key.removesuffix(",none").replace(",", " by ")
-            told.append(f"{title} {metric['value']:.4f}" + (f" ± {metric['stderr']:.4f}" if metric["stderr"] else ""))
-        of = f" of {task['samples']:,}" if task["samples"] else ""
-        shots = f", {task['num_fewshot']}-shot" if task["num_fewshot"] is not None else ""
-        lines.append(f"harness      {name}: {', '.join(told)}{of}{shots}")
-    return [*lines, f"             lm-evaluation-harness {record['harness']}; {record['name']}"] if lines else []

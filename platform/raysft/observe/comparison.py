@@ -12,6 +12,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from raysft.observe.benchmarks import compared_benchmarks
 from raysft.observe.charts import Point, Series, line_chart, smooth
 from raysft.observe.curves import curves_of
 from raysft.observe.data_report import aligned
@@ -45,6 +46,8 @@ class ComparedRun:
     """{set: what was measured after training}; empty: nothing was, or not yet."""
     changes: Mapping[str, Mapping[str, Fields]]
     """{set: {metric: Change}} against the first run, where both answered the same prompts."""
+    benchmarks: Fields | None = None
+    """What lm-evaluation-harness gave (observe/benchmarks.py); None: it was not asked."""
 
 
 Table = list[tuple[str, list[str]]]
@@ -117,6 +120,11 @@ def notes(runs: Sequence[ComparedRun]) -> list[str]:
         )
     elif any(one.get("num_prompts") for run in runs for one in run.after.values()):
         told.append("No paired test: the runs have not answered the same prompts, or their answers are not kept.")
+    if sum(run.benchmarks is not None for run in runs) > 1:
+        told.append(
+            "Benchmarks: ± is one standard error; that of a difference is of independent samples, which is too large "
+            "for two models that were asked the same."
+        )
     return told
 
 
@@ -147,7 +155,9 @@ def render_comparison(runs: Sequence[ComparedRun]) -> str:
 
 
 def _tables(runs: Sequence[ComparedRun]) -> list[tuple[str, Table]]:
-    return [("run", overview(runs)), ("recipe", differing_fields(runs)), ("after training", measured(runs))]
+    harness = compared_benchmarks([run.benchmarks for run in runs])
+    tables = [("run", overview(runs)), ("recipe", differing_fields(runs)), ("after training", measured(runs))]
+    return [*tables, *([("benchmarks", harness)] if harness else [])]
 
 
 def _charts(runs: Sequence[ComparedRun]) -> list[tuple[str, str]]:

@@ -68,12 +68,14 @@ def curves_of(lines: Sequence[Fields], measure: str = "loss") -> Curves:
     measure: what stands for the loss: it, a term or a metric of the objective.
     """
     steps = [line for line in lines if line["kind"] == "step"]
-    found = [(one, _value(one, measure)) for one in steps if not one["skipped"]]
-    good = [one for one, value in found if math.isfinite(value)]
+    taken = [one for one in steps if not one["skipped"]]
+    values = [one["loss"] for one in taken] if measure == "loss" else [_value(one, measure) for one in taken]
+    found = [(one, float(value)) for one, value in zip(taken, values, strict=True) if math.isfinite(value)]
+    good = [one for one, _ in found]
     evaluated = [line for line in lines if line["kind"] == "eval" and math.isfinite(_value(line, measure))]
     return Curves(
         numbers=[int(one["step"]) for one in good],
-        losses=[value for _, value in found if math.isfinite(value)],
+        losses=[value for _, value in found],
         norms=[float(one.get("grad_norm", math.nan)) for one in good],
         rates=[float(one["learning_rate"]) for one in good],
         skipped=len(steps) - len(good),

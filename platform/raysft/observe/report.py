@@ -5,6 +5,7 @@ Input is plain data, so that the page can be made from a run directory alone. Ev
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -12,6 +13,7 @@ from typing import Any, Literal
 
 from markupsafe import Markup
 
+from raysft.observe.benchmarks import benchmark_rows
 from raysft.observe.charts import Point, Series, line_chart, smooth
 from raysft.observe.diagnosis import RULES
 from raysft.observe.findings import Finding
@@ -72,6 +74,8 @@ class ReportFacts:
     """{step: where its samples come from} of the steps that findings name."""
     forgotten: Sequence[Forgotten] = ()
     """What the guarded sets have lost; empty: none is guarded, or they were not measured twice."""
+    benchmarks: Fields | None = None
+    """What lm-evaluation-harness gave (observe/benchmarks.py); None: it was not asked."""
     recipe_whole: str = ""
     """All fields, with their defaults."""
     why: str = ""
@@ -80,6 +84,9 @@ class ReportFacts:
     """Address of a page over all runs; empty: the page stands alone."""
 
 
+MOST_USUAL = 5000
+"""Steps, drawn evenly, by which the usual one is known: the error of a median of more is below what is shown."""
+
 REFRESH_S = 30
 """After which a browser reads the page of a running run again."""
 
@@ -87,6 +94,7 @@ REFRESH_S = 30
 def render_report(facts: ReportFacts) -> str:
     """The page as HTML text."""
     before, after = facts.before or {}, facts.after or {}
+    steps, evals = ([line for line in facts.metrics if line["kind"] == kind] for kind in ("step", "eval"))
     results = rows_of(before, after)
     hows: dict[str, list[str]] = {}
     for row in results:
@@ -95,12 +103,10 @@ def render_report(facts: ReportFacts) -> str:
         facts=facts,
         duration=f"wall time {duration_text(facts.wall_s)}" if facts.wall_s else "",
         refresh_s=REFRESH_S if facts.status == "running" else 0,
-        tiles=_tiles(facts, before, after),
-        charts={name: Markup(svg) for name, svg in _charts(facts.metrics).items()},
-        parts={
-            name: Markup(svg) for name, svg in (_parts_charts(facts.metrics) | _set_charts(facts.metrics)).items()
-        },
-        has_eval=any(line["kind"] == "eval" for line in facts.metrics),
+        tiles=_tiles(facts, steps, before, after),
+        charts={name: Markup(svg) for name, svg in _charts(steps, evals).items()},
+        parts={name: Markup(svg) for name, svg in (_parts_charts(steps, evals) | _set_charts(evals)).items()},
+        has_eval=bool(evals),
         results=results,
         has_changes=any(row.change for row in results),
         hows=[f"{', '.join(titles)}: {how}" for how, titles in hows.items() if how],
@@ -110,6 +116,7 @@ def render_report(facts: ReportFacts) -> str:
             for name, one in after.items()
             if "classes" in one
         },
+        benchmarks=benchmark_rows(facts.benchmarks) if facts.benchmarks else [],
         num_rules=len(RULES),
         time_bar=Markup(svg_bar(facts.time)) if facts.time else "",
         incident_titles=TITLES,
@@ -119,37 +126,34 @@ def render_report(facts: ReportFacts) -> str:
     )
 
 
-def _points(metrics: Sequence[Fields], kind: str, field: str) -> list[Point]:
+def _points(lines: Sequence[Fields], field: str) -> list[Point]:
     """(step, value) of each line that has a number there."""
-    return [
-        (line["step"], value) for line in metrics if line["kind"] == kind and (value := line.get(field)) is not None
-    ]
+    return [(line["step"], value) for line in lines if (value := line.get(field)) is not None]
 
 
-def _charts(metrics: Sequence[Fields]) -> dict[str, str]:
-    loss = _points(metrics, "step", "loss")
+def _charts(steps: Sequence[Fields], evals: Sequence[Fields]) -> dict[str, str]:
+    loss = _points(steps, "loss")
+    unit = "" if steps and "nll" not in steps[0].get("terms", {"nll": 0.0}) else ", nats per token"
     curves = [
         Series("training loss", loss, "raw"),
         Series("smoothed", smooth(loss), "smooth"),
-        Series("held-out loss", _points(metrics, "eval", "loss"), "dots"),
+        Series("held-out loss", _points(evals, "loss"), "dots"),
     ]
-    drawn = line_chart(
-        curves, x_label="step", y_label="loss, nats per token", width=1040, height=380, may_be_log=True
-    )
-    charts = {"loss": drawn}
+    y_label = f"loss{unit}"
+    charts = {"loss": line_chart(curves, x_label="step", y_label=y_label, width=1040, height=380, may_be_log=True)}
     for name, label in (
         ("learning_rate", "learning rate"),
         ("grad_norm", "gradient norm"),
         ("tokens_per_s", "tokens per second"),
     ):
-        series = Series(label, _points(metrics, "step", name), "plain")
+        series = Series(label, _points(steps, name), "plain")
         charts[name] = line_chart([series], x_label="step", y_label=label, width=340, height=230, y_from_zero=True)
     return charts
 
 
-def _parts_charts(metrics: Sequence[Fields]) -> dict[str, str]:
+def _parts_charts(steps: Sequence[Fields], evals: Sequence[Fields]) -> dict[str, str]:
     """{name: chart} of each term of the loss, where there are several, and of each metric of the objective."""
-    lines = [line for line in metrics if line["kind"] in ("step", "eval")]
+    lines = [*steps, *evals]
     terms = dict.fromkeys(name for line in lines for name in line.get("terms", {}))
     names = dict.fromkeys(terms, "terms") if len(terms) > 1 else {}
     names |= {name: "metrics" for line in lines for name in line.get("metrics", {})}
@@ -164,10 +168,10 @@ def _parts_charts(metrics: Sequence[Fields]) -> dict[str, str]:
     return charts
 
 
-def _set_charts(metrics: Sequence[Fields]) -> dict[str, str]:
+def _set_charts(evals: Sequence[Fields]) -> dict[str, str]:
     """{SET/MEASURE: chart} of the sets of evaluate.sets: the loss, terms where there are several, and metrics."""
     points: dict[str, list[Point]] = {}
-    for line in metrics:
+    for line in evals:
         for name, found in line.get("sets", {}).items():
             terms = found["terms"] if len(found["terms"]) > 1 else {}
             for measure, value in {"loss": found["loss"], **terms, **found["metrics"]}.items():
@@ -178,19 +182,19 @@ def _set_charts(metrics: Sequence[Fields]) -> dict[str, str]:
     }
 
 
-def _tiles(facts: ReportFacts, before: Fields, after: Fields) -> list[tuple[str, str, str]]:
+def _tiles(facts: ReportFacts, steps: Sequence[Fields], before: Fields, after: Fields) -> list[tuple[str, str, str]]:
     """(label, value, remark) of the numbers on top."""
-    steps = [line for line in facts.metrics if line["kind"] == "step"]
     tiles = []
     for row in _headlines(rows_of(before, after)):
         was = f"before {row.before.partition(' (')[0]}" if row.before != "-" else ""
         tiles.append((row.title, row.after.partition(" (")[0], was))
     if steps:
-        speed = median(float(line["tokens_per_s"]) for line in steps)
+        usual = steps if len(steps) <= MOST_USUAL else random.Random(0).sample(steps, MOST_USUAL)
+        speed = median(float(line["tokens_per_s"]) for line in usual)
         tokens = steps[-1].get("total_tokens")
         tiles.append(("steps", f"{steps[-1]['step']:,}", f"{tokens:,} tokens" if tokens is not None else ""))
-        tiles.append(("tokens per second", f"{speed:,.0f}", _cost_remark(steps)))
-        tiles += _hardware_tiles(facts.metrics, steps)
+        tiles.append(("tokens per second", f"{speed:,.0f}", _cost_remark(usual)))
+        tiles += _hardware_tiles(facts.metrics, steps, usual)
     return tiles
 
 
@@ -205,10 +209,12 @@ def _cost_remark(steps: Sequence[Fields]) -> str:
     return f"median step: {passes:.0%} passes, {updates:.0%} update, {waits:.1%} waiting for data"
 
 
-def _hardware_tiles(metrics: Sequence[Fields], steps: Sequence[Fields]) -> list[tuple[str, str, str]]:
-    """MFU and peak memory, where the run has recorded them."""
+def _hardware_tiles(
+    metrics: Sequence[Fields], steps: Sequence[Fields], usual: Sequence[Fields]
+) -> list[tuple[str, str, str]]:
+    """MFU and peak memory, where the run has recorded them. usual: of the steps."""
     starts = [line for line in metrics if line["kind"] == "start"]
-    shares = [float(line["mfu"]) for line in steps if line.get("mfu") is not None]
+    shares = [float(line["mfu"]) for line in usual if line.get("mfu") is not None]
     tiles = []
     if starts and shares:
         tiles.append(("model FLOPs utilisation", f"{median(shares):.1%}", f"of the {starts[-1]['peak_basis']}"))

@@ -19,6 +19,7 @@ from raysft.recipe.load import load_recipe
 from raysft.recipe.secrets import hidden
 from raysft.run.evaluations import Answers, read_answers, read_evaluation
 from raysft.run.garbage import no_collection
+from raysft.run.kept_benchmarks import read_harness
 from raysft.run.run_state import state_of
 from raysft.run.rundir import fingerprints_of, recipe_of, run_location
 from raysft.train.history.account import read_history
@@ -82,6 +83,7 @@ def _facts(label: str, run: str, prints: dict[str, str], first: Answers) -> Comp
             for name, record in after.items()
             if name in first and name in answers
         },
+        benchmarks=read_harness(run),
     )
 
 

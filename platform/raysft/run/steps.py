@@ -25,7 +25,7 @@ from raysft.run import remote_tasks, summary
 from raysft.run.evaluation_tasks import evaluate_by_tasks
 from raysft.run.evaluations import take_answers
 from raysft.run.export_tasks import export_by_tasks
-from raysft.run.harness import kept_lines
+from raysft.run.kept_benchmarks import kept_lines
 from raysft.run.run_state import state_of
 from raysft.run.rundir import check_same_recipe, claim, recipe_of, run_location
 from raysft.runtime.join import cluster

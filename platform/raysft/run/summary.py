@@ -27,6 +27,7 @@ from raysft.recipe.schema import Recipe
 from raysft.recipe.secrets import hidden
 from raysft.run.evaluations import read_evaluation
 from raysft.run.garbage import no_collection
+from raysft.run.kept_benchmarks import read_harness
 from raysft.run.rundir import fingerprints_of
 from raysft.train.commits.lineage import lineage_ranges
 from raysft.train.history.account import Account, Cost, History, read_history
@@ -100,6 +101,7 @@ class RunReport:
             time=time,
             findings=findings,
             places=places,
+            benchmarks=read_harness(self.run),
             why=why,
             home=home,
         )

@@ -10,8 +10,9 @@ from exports import write_export
 
 from raysft.errors import DataError, UserError
 from raysft.evaluate import harness
-from raysft.evaluate.harness import Asked, harness_lines, harness_version, load_tasks, run_tasks
+from raysft.evaluate.harness import Asked, harness_version, load_tasks, run_tasks
 from raysft.evaluate.ready import ready_export
+from raysft.observe.benchmarks import harness_lines
 
 lm_eval = pytest.importorskip("lm_eval")
 

@@ -58,3 +58,28 @@ def test_the_page_draws_every_run_escapes_all_and_loads_nothing() -> None:
     assert "+25.0% (+12.5% to +37.5%), p = 0.030" in page.text
     for index in range(3):
         assert len(re.findall(f'<path class="run c{index}"', html)) == 4, "a line in each of four drawings"
+
+
+def test_benchmarks_stand_beside_each_other_with_their_errors() -> None:
+    """0.5 - 0.25 with errors 0.03 and 0.04: +0.25 ± 0.05. What was asked otherwise has no difference."""
+
+    def kept(value: float, stderr: float | None, **task: Any) -> dict[str, Any]:
+        metrics = {"acc,none": {"value": value, "stderr": stderr}}
+        told = {"metrics": metrics, "samples": 50, "version": 1, "num_fewshot": 0, "hash": "h", "limit": None, **task}
+        return {"harness": "0.4.13", "model": "m", "name": "n", "tasks": {"arc": told}}
+
+    first = run("a", benchmarks=kept(0.25, 0.03))
+    others = [
+        (kept(0.5, 0.04), "+0.2500 ± 0.0500"),
+        (kept(0.5, None), "+0.2500"),
+        (kept(0.5, 0.04, hash="other"), "asked otherwise"),
+        (kept(0.5, 0.04, version=2), "another version"),
+    ]
+    runs = [first, *(run(f"b{i}", benchmarks=one) for i, (one, _) in enumerate(others)), run("none")]
+    for text in ("\n".join(comparison_lines(runs)), Page(render_comparison(runs)).text):
+        assert "arc: acc" in text
+        assert "0.2500 ± 0.0300" in text
+        for _, told in others:
+            assert told in text
+        assert "independent samples" in text
+    assert "benchmarks" not in "\n".join(comparison_lines([run("a"), run("b")]))

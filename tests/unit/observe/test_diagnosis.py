@@ -12,7 +12,7 @@ import pytest
 from curves import cosine, planned
 from fakes import make_recipe
 
-from raysft.observe.diagnosis import AT_LEAST, RULES, diagnose
+from raysft.observe.diagnosis import AT_LEAST, LOCAL, RULES, _far_above, diagnose
 from raysft.recipe.change import change
 
 RECIPE = make_recipe(optimizer={"learning_rate": 1e-3})
@@ -217,3 +217,11 @@ def test_a_loss_that_rises_while_the_model_learns_is_not_what_is_judged() -> Non
     told = [{**line, "metrics": {"nll": -math.log(chance(line["step"]))}} for line in lines]
     assert diagnose(told, make_recipe(objective="dft", optimizer={"learning_rate": 1e-3})) == []
     assert diagnose(told, RECIPE), "by the loss it would be accused"
+
+
+def test_losses_far_above_are_found_in_one_pass() -> None:
+    draw = random.Random(3)
+    losses = [draw.choice((1.0, 2.0, 4.0, 0.5)) * draw.random() for _ in range(400)]
+    expected = [at for at in range(8, 400) if losses[at] > 1.5 * min(losses[max(0, at - LOCAL) : at])]
+    assert list(_far_above(losses)) == expected
+    assert 0 < len(expected) < 392

@@ -209,3 +209,13 @@ def test_what_is_forgotten_is_told_of_guarded_sets() -> None:
     page = Page(render_report(make_facts(forgotten=rows)))
     assert "general: loss 2.0000 2.5000 +0.5000 -" in page.text
     assert "Forgetting" not in Page(render_report(make_facts())).text
+
+
+def test_benchmarks_of_the_harness_are_told_with_their_errors_and_limits() -> None:
+    task = {"metrics": {"exact_match,strict": {"value": 0.4312, "stderr": 0.0101}}, "samples": 50, "limit": 50}
+    task |= {"version": 3.0, "num_fewshot": 5, "hash": "h"}
+    record = {"harness": "0.4.13", "model": "m", "name": "the model", "tasks": {"gsm8k": task}}
+    page = Page(render_report(make_facts(benchmarks=record)))
+    for text in ("gsm8k", "exact_match by strict", "0.4312 ± 0.0101", "50 (the first 50)", "0.4.13, of the model"):
+        assert text in page.text, text
+    assert "lm-evaluation-harness" not in Page(render_report(make_facts())).text

@@ -11,6 +11,7 @@ import pytest
 from raysft import storage
 from raysft.evaluate.harness import Asked
 from raysft.run import harness
+from raysft.run.kept_benchmarks import kept_lines, read_harness
 
 METRICS = {"acc,none": {"value": 0.25, "stderr": 0.125}}
 
@@ -37,13 +38,13 @@ def test_tasks_of_one_model_are_kept_together(measure: Any, tmp_path: Path) -> N
     told = measure("one")
     assert told[0] == "harness      one: acc 0.2500 ± 0.1250 of 12, 0-shot"
     measure("two")
-    assert harness.kept_lines(str(tmp_path))[:2] == [
+    assert kept_lines(str(tmp_path))[:2] == [
         "harness      one: acc 0.2500 ± 0.1250 of 12, 0-shot",
         "harness      two: acc 0.2500 ± 0.1250 of 12, 0-shot",
     ]
     for changed in ({"identity": "b"}, {"version": "0.5"}):
         measure("three", **changed)
-        record = harness.read_harness(str(tmp_path))
+        record = read_harness(str(tmp_path))
         assert record is not None
         assert [*record["tasks"]] == ["three"]
 
@@ -55,4 +56,4 @@ def test_a_model_of_no_run(measure: Any, tmp_path: Path) -> None:
     told = measure("one", is_run=False, out=str(out))
     assert told[-1] == f"results      {out}"
     assert storage.read_json(str(out))["tasks"]["one"]["metrics"] == METRICS
-    assert harness.kept_lines(str(tmp_path)) == []
+    assert kept_lines(str(tmp_path)) == []

@@ -104,6 +104,7 @@ def fold(
     lineage: (attempt, after step, until step) of records.lineage_ranges: steps outside were done again.
     """
     until = {number: limit for number, _, limit in lineage}
+    redone = any(until.get(attempt.number, -1) is not None for attempt in attempts)
     pieces: list[Stretch] = []
     failed = False  # an attempt has failed, and no step came after it
     for i, driver in enumerate(drivers):
@@ -115,7 +116,7 @@ def fold(
                 continue
             is_newest = i == len(drivers) - 1 and not driver.ended
             training = _training(driver, _own(drivers, i, attempts), (since, limit), failed, is_newest)
-            pieces += [_lost(piece, until) for piece in training]
+            pieces += [_lost(piece, until) for piece in training] if redone else training
             failed = False  # what comes after the training in the same command is no recovery
         failed = outstanding  # of a command that made no step the next one recovers from what came before
         for attempt in _own(drivers, i, attempts):

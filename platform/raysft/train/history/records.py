@@ -45,11 +45,11 @@ class StartFacts:
     """Steps of the whole run; 0: not told, by an earlier version."""
 
 
-_LINE: sealed.Shape = {"kind": str, "step": int}
 _METRICS: dict[str, sealed.Shape] = {
-    "start": {"micro_batch_rows": int, "probe_s": sealed.NUMBER},
-    "eval": dict.fromkeys(("loss", "perplexity"), (int, float, type(None))),
+    "start": {"step": int, "micro_batch_rows": int, "probe_s": sealed.NUMBER},
+    "eval": {"step": int, **dict.fromkeys(("loss", "perplexity"), (int, float, type(None)))},
     "step": {
+        "step": int,
         **dict.fromkeys(("at", "loss", "learning_rate", "step_s", "tokens_per_s", "data_wait_share"), sealed.NUMBER),
         **dict.fromkeys(("total_tokens", "peak_bytes"), int),
         "total_target_tokens": sealed.NUMBER,
@@ -125,7 +125,7 @@ _NOT_HELD_OUT = {"loss": None, "perplexity": None}
 def attempt_metrics(run: str, number: int) -> Iterator[dict[str, Any]]:
     """Metric lines of one attempt, as they were written: `start`, `step` and `eval`."""
     location = RunPaths(run).metrics(number)
-    for line in own_lines(run, location, {"kind": _LINE}):
+    for line in own_lines(run, location, {"kind": {"kind": str}}):
         shape = _METRICS.get(line["kind"])
         problem = "of another kind" if shape is None else sealed.problem_of(line, shape)
         if problem is None:

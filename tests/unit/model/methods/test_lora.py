@@ -62,25 +62,33 @@ def test_another_rank_or_alpha_for_a_layer_that_has_no_adapter_is_refused(direct
 
 
 @pytest.mark.parametrize(
-    ("method", "got", "most"),
+    ("method", "got", "fix", "most"),
     [
         (
             {"rank": 17, "target_modules": ["q_proj", "k_proj"]},
             "rank 17, model.layers.0.self_attn.k_proj [16, 32]",
+            "set method.rank: 16 or less",
             16,
         ),
-        ({"rank": 4, "ranks": {"v_proj": 40}, "target_modules": ["q_proj", "v_proj"]}, "rank 40, ", 16),
-        ({"rank": 64}, "rank 64, ", 32),
+        (
+            {"rank": 4, "ranks": {"v_proj": 40}, "target_modules": ["q_proj", "v_proj"]},
+            "rank 40, ",
+            "set method.ranks: {v_proj: 16} or less",
+            16,
+        ),
+        ({"rank": 64}, "rank 64, ", "set method.rank: 32 or less", 32),
     ],
 )
 @pytest.mark.parametrize("kind", ["lora", "dora"])
-def test_more_ranks_than_a_layer_has_are_refused(kind: str, method: dict[str, Any], got: str, most: int) -> None:
+def test_more_ranks_than_a_layer_has_are_refused(
+    kind: str, method: dict[str, Any], got: str, fix: str, most: int
+) -> None:
     """k_proj and v_proj are [16, 32]; all-linear is refused where no layer has as many."""
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**LLAMA))
     with pytest.raises(ModelError, match="more ranks than its layer") as caught:
         apply_method(model, make_recipe(method={"kind": kind, **method}))
     assert caught.value.got.startswith(got)
-    assert caught.value.fix.startswith(f"set method.rank: {most} or less")
+    assert caught.value.fix.startswith(fix)
     fresh = AutoModelForCausalLM.from_config(AutoConfig.for_model(**LLAMA))
     apply_method(fresh, make_recipe(method={"kind": kind, "rank": most, "target_modules": ["q_proj"]}))
 

@@ -268,6 +268,7 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
             return {"refused": str(error)}
     if cell.get("mutant") == "scale_each_stage":
         scale_each_stage(engine, run.micro_steps)
+    writer = Writer(cell["run"], attempt, group, retention=Retention(2), facts={}) if attempt is not None else None
     first = restored.state.step if restored else 0
     result: dict[str, Any] = {
         "losses": [],
@@ -307,21 +308,25 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
         result["norms"].append(done.grad_norm)
         result["samples"].append(done.sample_ids)
         result["micro_targets"].append([float(m.weights.sum()) for m in batch.micro_batches])
+        if writer is not None and step_index + 1 == cell.get("commit_at"):
+            writer.save(engine.state, TrainState(step=step_index + 1))
     trained = engine._shapes if isinstance(engine, PipelineEngine) else engine._trained
     state = gathered(engine.state(), trained)
     result |= {"weights": digest(state.values()), "skipped": skipped, "read": sum(READ)}
     tell_vectors({}, [])
     batch = feed.step(0)
-    result["held_out"] = engine.eval_step(batch.micro_batches, batch.units).terms[objective.terms[0].name]
+    held_out = engine.eval_step(batch.micro_batches, batch.units)
+    result["held_out"] = held_out.terms[objective.terms[0].name]
+    result["held_out_loss"] = step.reduced([held_out], objective.terms).loss
     if isinstance(engine, PipelineEngine):
         result["tied"] = {name: digest([engine._trained[name].detach().float()]) for name in engine._tied}
     if isinstance(engine, ZeroEngine):
         result["cut"] = sorted(engine._shards.cuts)
     if cell.get("weights_to") and group.rank == 0:
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, cell["weights_to"])
-    if cell.get("save") and attempt is not None:
-        writer = Writer(cell["run"], attempt, group, retention=Retention(2), facts={})
+    if cell.get("save") and writer is not None:
         writer.save(engine.state, TrainState(step=cell.get("until", 20)))
+    if writer is not None:
         writer.finish()
     engine.close()
     return result

@@ -220,7 +220,7 @@ def _exported(recipe: Recipe, module: nn.Module, base: Path, out: Path) -> Outco
             assert not told["missing_keys"], told["missing_keys"]
             assert not told["unexpected_keys"], told["unexpected_keys"]
         elif (Path(part) / "bottleneck_config.json").exists():
-            loaded = _hooked(Path(part), base, is_classifier=is_classifier)
+            loaded = hooked(Path(part), base, is_classifier=is_classifier)
         else:
             loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), part)
         found[name] = _difference(_logits(loaded), expected)
@@ -247,7 +247,7 @@ def _scores(module: nn.Module, recipe: Recipe) -> Tensor:
         return scores
 
 
-def _hooked(adapter: Path, base: Path, *, is_classifier: bool) -> Any:
+def hooked(adapter: Path, base: Path, *, is_classifier: bool) -> Any:
     """As the card says: y + W2 a(W1 y + b1) + b2 behind each layer."""
     config, weights = (
         json.loads((adapter / "bottleneck_config.json").read_text()),

@@ -220,19 +220,9 @@ def test_an_adapter_equals_peft_alone(bench: Bench, alone: dict[str, Curve], kin
 @pytest.mark.parametrize(
     ("kind", "changes"),
     [
-        ("ia3", {"parallel__zero": 2}),
-        ("prompt", {"parallel__zero": 3}),
-        ("prefix", {"parallel__zero": 3}),
-        ("dora", {"parallel__zero": 3}),
-        *(pytest.param(kind, {"parallel__zero": 0}, marks=pytest.mark.full) for kind in ADAPTERS),
-        *(
-            pytest.param(kind, {"parallel__zero": 3}, marks=pytest.mark.full)
-            for kind in ("lora", "ia3", "p_tuning", "tuner")
-        ),
+        pytest.param("ia3", {"parallel__zero": 2}, marks=pytest.mark.full),
         pytest.param("prefix", {"parallel__zero": 2, "train__precision": "bf16", **NETWORK}, marks=pytest.mark.full),
         ("p_tuning", {"parallel__zero": 2, "train__precision": "bf16", **LSTM}),
-        ("adalora", {"parallel__zero": 3}),
-        ("bottleneck", {"parallel__zero": 3, "train__gradient_checkpointing": True}),
         pytest.param("bottleneck", {"parallel__zero": 1, "train__precision": "bf16"}, marks=pytest.mark.full),
         pytest.param("bottleneck", {"parallel__pipeline": 2, "parallel__zero": 1}, marks=pytest.mark.full),
         pytest.param("bottleneck", {"parallel__tensor": 2, "parallel__zero": 1}, marks=pytest.mark.full),
@@ -243,7 +233,7 @@ def test_an_adapter_equals_peft_alone(bench: Bench, alone: dict[str, Curve], kin
     ],
 )
 def test_adapters_resume_bit_identically(bench: Bench, tmp_path: Path, kind: str, changes: dict[str, Any]) -> None:
-    """Scores and ranks of AdaLoRA too: step 4 takes ranks by what was scored before the cut at step 3."""
+    """Where ZeRO 0 and 3 in fp32 (test_method_matrix.py) are not all."""
     cell = {**ADAPTERS[kind][0], "train__micro_batch_rows": 2, **changes}
     whole = bench.cell(2, until=UNTIL, **cell)[0]
     resumes(bench, tmp_path, whole, (2, 3, UNTIL), cell)
@@ -321,7 +311,7 @@ def test_computed_beginnings_resume_bit_identically(
         often=(("hra", "ZeRO 3, micro-batch 2"), ("vera", "ZeRO 3, micro-batch 2")),
     ),
 )
-def test_further_adapters_equal_peft_alone_and_resume(bench: Bench, tmp_path: Path, tuner: str, split: str) -> None:
+def test_further_adapters_equal_peft_alone(bench: Bench, tuner: str, split: str) -> None:
     options, config = TUNERS[tuner]
     model = fresh_model(CONFIG, len(bench.tokenizer), seed=0)
     torch.manual_seed(0)
@@ -330,10 +320,7 @@ def test_further_adapters_equal_peft_alone_and_resume(bench: Bench, tmp_path: Pa
     losses, norms = bare_loop(bench, get_peft_model(model, theirs), DECAY, tuner)
     workers, changes = SPLITS[split]
     named = {"method__kind": "tuner", "method__tuner": tuner, "method__options": options, **TARGETS}
-    cell = {**named, **changes}
-    found = bench.cell(workers, until=UNTIL, **cell)[0]
-    follows(found, (losses, norms))
-    resumes(bench, tmp_path, found, (workers, 3, UNTIL), cell)
+    follows(bench.cell(workers, until=UNTIL, **named, **changes)[0], (losses, norms))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
@@ -387,15 +374,13 @@ FREEZE = {"method__kind": "freeze", "method__layers": 1, "method__parameters": [
     "split",
     cells("ZeRO 0", "ZeRO 2", "ZeRO 3, micro-batch 2", "sequence", "tensor", often=("ZeRO 3, micro-batch 2",)),
 )
-def test_freezing_equals_a_bare_loop_and_resumes(bench: Bench, tmp_path: Path, split: str) -> None:
+def test_freezing_equals_a_bare_loop(bench: Bench, split: str) -> None:
     model = fresh_model(CONFIG, len(bench.tokenizer), seed=0)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith((f"model.layers.{CONFIG['num_hidden_layers'] - 1}.", "model.norm.")))
     losses, norms = bare_loop(bench, model, DECAY, "freeze")
     workers, changes = SPLITS[split]
-    found = bench.cell(workers, until=UNTIL, **FREEZE, **changes)[0]
-    follows(found, (losses, norms))
-    resumes(bench, tmp_path, found, (workers, 3, UNTIL), FREEZE | changes)
+    follows(bench.cell(workers, until=UNTIL, **FREEZE, **changes)[0], (losses, norms))
 
 
 @pytest.mark.full

@@ -133,8 +133,6 @@ LOSSES = {
     "matched": embedding_loss,
     "matched encoder": embedding_loss,
 }
-FAMILY = ("distill", "smooth", "asft", "eaft", "robust", "cpo", "simpo", "orpo")
-"""Objectives that are the mechanism of one above with another formula: of their splits one is tried each time."""
 
 
 def test_every_objective_is_here() -> None:
@@ -166,8 +164,8 @@ def alone(bench: Bench, materials: dict[str, Material]) -> dict[str, dict[str, A
 
 
 def train(bench: Bench, materials: dict[str, Material], name: str, workers: int, **changes: Any) -> dict[str, Any]:
-    fields = {**OBJECTIVES[name], "train__rows_per_step": 4, **changes}
-    return bench.cell(workers, store=materials[name].store, until=UNTIL, reduced=True, **fields)[0]
+    fields = {**OBJECTIVES[name], "train__rows_per_step": 4, "until": UNTIL, **changes}
+    return bench.cell(workers, store=materials[name].store, reduced=True, **fields)[0]
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -187,7 +185,7 @@ def test_the_curve_is_that_of_the_formula(
 
 
 SPLITS: dict[str, dict[str, Any]] = {
-    "ZeRO 0, micro-batch 4": {"parallel__zero": 0, "train__micro_batch_rows": 4},
+    "one worker, micro-batch 4": {"parallel__zero": 0, "train__micro_batch_rows": 4},
     "ZeRO 1": {"parallel__zero": 1},
     "ZeRO 2, micro-batch 2": {"parallel__zero": 2, "train__micro_batch_rows": 2},
     "ZeRO 3, micro-batch 2": {"parallel__zero": 3, "train__micro_batch_rows": 2},
@@ -199,7 +197,13 @@ SPLITS: dict[str, dict[str, Any]] = {
 }
 
 
-OFTEN = ("ZeRO 3, tiny chunks", "2 pipeline stages", "sequence parallel 2", "unpacked")
+EACH_TIME = ("one worker, micro-batch 4", "ZeRO 3, micro-batch 2", "2 pipeline stages", "unpacked")
+MORE = {
+    **dict.fromkeys(("dpo", "guarded"), ("ZeRO 3, tiny chunks", "sequence parallel 2")),
+    **dict.fromkeys(("moved", "moved encoder"), ("ZeRO 2, micro-batch 2",)),
+    "matched": ("sequence parallel 2",),
+}
+"""{objective: splits that are tried each time besides}."""
 WITH_HEAD = {"reward": 1, "classify": len(LABELS)}
 """{objective with a head of its own: its numbers}."""
 NOT_CUT = {
@@ -217,29 +221,38 @@ EVERY_CELL = [
     for split in SPLITS
     if not any(word in split for word in NOT_CUT.get(name, ()))
 ]
-OFTEN_OF = {
-    **dict.fromkeys((*WITH_HEAD, "encoder"), ("ZeRO 3, micro-batch 2",)),
-    "moved": ("ZeRO 2, micro-batch 2",),
-    "moved encoder": (),
-    "matched": ("ZeRO 0, micro-batch 4", "ZeRO 3, micro-batch 2", "sequence parallel 2"),
-    "matched encoder": ("ZeRO 3, micro-batch 2",),
-    "kto": ("ZeRO 3, micro-batch 2", "2 pipeline stages"),
-    **dict.fromkeys(FAMILY, ("sequence parallel 2",)),
-}
-OFTEN_CELLS = [(name, split) for name, split in EVERY_CELL if split in OFTEN_OF.get(name, OFTEN)]
+OFTEN_CELLS = [(name, split) for name, split in EVERY_CELL if split in (*EACH_TIME, *MORE.get(name, ()))]
+SPLIT_UNTIL = 3
+
+
+def test_every_objective_is_tried_in_every_way_that_it_has() -> None:
+    """Micro-batches of 1 are those of `alone`, and of two workers unpacked."""
+    for name, fields in OBJECTIVES.items():
+        tried = {split for tried_name, split in OFTEN_CELLS if tried_name == name}
+        traits = objective_traits.OBJECTIVES[fields.get("objective__kind", "sft")]
+        is_moved, is_unpacked = "train__adversarial_epsilon" in fields, fields.get("data__packing") is False
+        expected = {
+            "micro-batch 2": True,
+            "micro-batch 4": True,
+            "ZeRO 3": not is_moved,
+            "pipeline": not (is_moved or traits.whole_rows),
+            "unpacked": not is_unpacked,
+        }
+        assert {word: any(word in split for split in tried) for word in expected} == expected, name
 
 
 @pytest.mark.parametrize(("name", "split"), cells(*EVERY_CELL, often=tuple(OFTEN_CELLS)))
 def test_every_split_has_the_curve(
     bench: Bench, materials: dict[str, Material], alone: dict[str, dict[str, Any]], name: str, split: str
 ) -> None:
-    found, base = train(bench, materials, name, 2, **SPLITS[split]), alone[name]
-    assert furthest(found["losses"], base["losses"]) < TOLERANCE
-    assert furthest(found["norms"], base["norms"]) < TOLERANCE
+    workers = 1 if split.startswith("one worker") else 2
+    found, base = train(bench, materials, name, workers, until=SPLIT_UNTIL, **SPLITS[split]), alone[name]
+    assert furthest(found["losses"], base["losses"][:SPLIT_UNTIL]) < TOLERANCE
+    assert furthest(found["norms"], base["norms"][:SPLIT_UNTIL]) < TOLERANCE
     assert found["held_out_first"]["loss"] == pytest.approx(found["losses"][0], rel=1e-6)
     assert found["held_out_both"]["loss"] == pytest.approx(base["held_out_both"]["loss"], rel=1e-5)
     assert found["held_out_both"]["units"] == base["held_out_both"]["units"]
-    for ours, theirs in zip(found["metrics"], base["metrics"], strict=True):
+    for ours, theirs in zip(found["metrics"], base["metrics"][:SPLIT_UNTIL], strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
 
 

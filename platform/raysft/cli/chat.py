@@ -90,6 +90,7 @@ class Chat:
                 _say(f"({error.what}: {error.got}; /new begins anew)")
             else:
                 talk[:] = [*turns, ("assistant", answer)]
+                _say("" if answer.strip() else "(an empty answer: nothing came before the model's end of text)")
             _say("\n")
         self._asked += 1
 

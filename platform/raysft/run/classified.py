@@ -8,7 +8,7 @@ from typing import Any
 from raysft.observe.labels import label_lines
 from raysft.recipe.measures import HELD_OUT
 from raysft.run import remote_tasks
-from raysft.run.evaluations import Evaluated, evaluation_line, read_evaluation, write_evaluation
+from raysft.run.evaluations import Evaluated, evaluation_line, keep_evaluation, kept_evaluation
 from raysft.runtime.join import run_task
 
 logger = logging.getLogger(__name__)
@@ -19,11 +19,11 @@ def evaluate_classifier(of: Evaluated) -> dict[str, Any] | None:
     stores = of.prepared.eval_stores
     if not stores:
         return None
-    found = read_evaluation(of.run, "after", of.fingerprints)
+    found = kept_evaluation(of, "after")
     if found is None:
         fields = of.recipe.model_dump(mode="json")
         found = run_task(of.recipe.cluster, remote_tasks.evaluate_classifier, fields, dict(stores), of.run)
-        write_evaluation(of.run, "after", found, of.fingerprints)
+        keep_evaluation(of, "after", found)
     logger.info("%-12s %s", "after", evaluation_line(found))
     for line in label_lines(found[HELD_OUT]["classes"]) if HELD_OUT in found else ():
         logger.info("             %s", line)

@@ -50,7 +50,7 @@ def evaluate_once(
     stores = of.prepared.eval_stores
     if not stores:
         return None
-    evaluation = read_evaluation(of.run, when, of.fingerprints)
+    evaluation = kept_evaluation(of, when)
     if evaluation is None or not _holds(evaluation, of.recipe):
         evaluation = measured()
         if evaluation is None:
@@ -63,9 +63,40 @@ def evaluate_once(
         if when == "after":
             add_changes(evaluation, read_answers(of.run, "before", of.fingerprints), answers)
         write_answers(of.run, when, answers, of.fingerprints)
-        write_evaluation(of.run, when, evaluation, of.fingerprints)
+        keep_evaluation(of, when, evaluation)
     logger.info("%-12s %s", when, evaluation_line(evaluation))
     return evaluation
+
+
+def kept_evaluation(of: Evaluated, when: str) -> dict[str, Any] | None:
+    """A kept evaluation of this run by set; None: there is none, or one of its sets was asked otherwise than the
+    recipe asks by now. Earlier versions kept no word of how they asked: theirs count."""
+    found, asked = read_evaluation(of.run, when, of.fingerprints), _asked(of)
+    if found is None or any(found.get(name, {}).get("asked", one) != one for name, one in asked.items()):
+        return None
+    return found if asked.keys() <= found.keys() else None
+
+
+def keep_evaluation(of: Evaluated, when: str, evaluation: dict[str, dict[str, Any]]) -> None:
+    """Keep a new evaluation in the run, with how each set was asked."""
+    for name, asked in _asked(of).items():
+        if name in evaluation:
+            evaluation[name] = {**evaluation[name], "asked": asked}
+    write_evaluation(of.run, when, evaluation, of.fingerprints)
+
+
+def _asked(of: Evaluated) -> dict[str, dict[str, Any]]:
+    """{set: all that its numbers depend on besides the model, and the scorers, which are kept apart}: its data, how
+    many of its rows and prompts, how long an answer may be. Answers are greedy."""
+    plans, longest = evaluation_sets(of.recipe), of.recipe.evaluate.max_new_tokens
+    return {
+        name: {
+            "data": store.manifest.get("fingerprint", ""),
+            **({"max_rows": plans[name].max_rows} if "loss" in plans[name].metrics else {}),
+            **({"prompts": plans[name].prompts, "max_new_tokens": longest} if plans[name].prompts else {}),
+        }
+        for name, store in of.prepared.evaluated.items()
+    }
 
 
 def _holds(evaluation: Mapping[str, Any], recipe: Recipe) -> bool:

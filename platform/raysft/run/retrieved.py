@@ -6,7 +6,7 @@ import logging
 from typing import Any, Literal
 
 from raysft.run import remote_tasks
-from raysft.run.evaluations import Evaluated, evaluation_line, read_evaluation, write_evaluation
+from raysft.run.evaluations import Evaluated, evaluation_line, keep_evaluation, kept_evaluation
 from raysft.runtime.join import run_task
 
 logger = logging.getLogger(__name__)
@@ -18,10 +18,10 @@ def evaluate_vectors(of: Evaluated, when: Literal["before", "after"]) -> dict[st
     stores = of.prepared.eval_stores
     if not stores:
         return None
-    found = read_evaluation(of.run, when, of.fingerprints)
+    found = kept_evaluation(of, when)
     if found is None:
         fields, run = of.recipe.model_dump(mode="json"), of.run if when == "after" else None
         found = run_task(of.recipe.cluster, remote_tasks.evaluate_vectors, fields, dict(stores), run)
-        write_evaluation(of.run, when, found, of.fingerprints)
+        keep_evaluation(of, when, found)
     logger.info("%-12s %s", when, evaluation_line(found))
     return found

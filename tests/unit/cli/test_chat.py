@@ -130,3 +130,12 @@ def test_played_through_in_a_pseudo_terminal(tmp_path: Path) -> None:
             os.kill(child, 9)
             os.waitpid(child, 0)
         os.close(terminal)
+
+
+def test_an_empty_answer_is_told(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    class Silent(Parrot):
+        def stream(self, prompt: str, how: object, tell: Callable[[str], None], *, number: int) -> str:
+            return "\n"
+
+    talk(monkeypatch, ["a"], Silent("s"))
+    assert "empty answer" in capsys.readouterr().out

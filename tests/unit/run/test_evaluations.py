@@ -14,6 +14,7 @@ from raysft import sealed
 from raysft.data.prepare.prepared import Prepared, Store
 from raysft.evaluate.scorers import scorer_settings
 from raysft.metrics.base import Answer, Score
+from raysft.recipe.change import change
 from raysft.run import evaluations
 from raysft.run.evaluations import (
     Evaluated,
@@ -91,6 +92,7 @@ def test_an_evaluation_is_made_once_and_anew_when_the_recipe_asks_for_more(
     for recipe, prepared in ((one, alone), (one, alone), (two, both), (two, both), (one, alone)):
         evaluate_once(Evaluated(str(tmp_path), recipe, prepared, PRINTS), "before", SimpleNamespace)
     assert made == [{"held_out": "held"}, {"held_out": "held", "dev": "dev"}]
+    assert len(made) == 2
     nothing = Evaluated(str(tmp_path), one, Prepared(None, None, {}, None), PRINTS)
     assert evaluate_once(nothing, "before", SimpleNamespace) is None
 
@@ -151,3 +153,32 @@ def test_answers_keep_their_scores_and_are_scored_anew_by_another_list(
     assert once("after")["dev"]["changes"] == {}  # by another list than before
     assert len(made) == 3
     assert made[0] == made[1] != made[2]
+
+
+@pytest.mark.parametrize(
+    ("changed", "data", "is_anew"),
+    [
+        ({"evaluate.max_new_tokens": 7}, "d", True),
+        ({"evaluate.sets.dev.prompts": 3}, "d", True),
+        ({"evaluate.max_rows": 9}, "d", True),
+        ({}, "other", True),
+        ({"evaluate.sets.held_out": {"metrics": "loss"}}, "d", False),
+        ({"evaluate.every_steps": 5, "cluster.workers": 2}, "d", False),
+    ],
+)
+def test_an_evaluation_is_made_anew_when_its_sets_would_be_asked_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any], data: str, is_anew: bool
+) -> None:
+    made: list[Any] = []
+
+    def run(recipe: Any, task: Any, stores: dict[str, str]) -> dict[str, Any]:
+        made.append(recipe)
+        return {name: ROWS if name == "held_out" else ANSWERS for name in stores}
+
+    monkeypatch.setattr(evaluations, "evaluate_by_tasks", run)
+    sets = {"dev": {"data": "d", "metrics": "exact_match", "prompts": 2}}
+    first = make_recipe(data={"train": "t.jsonl", "eval_fraction": 0.5}, evaluate={"sets": sets})
+    for recipe, print_of in ((first, "d"), (change(first, changed), data), (change(first, changed), data)):
+        prepared = Prepared(None, "held", {}, {"fingerprint": "h"}, {"dev": Store("dev", {"fingerprint": print_of})})
+        evaluate_once(Evaluated(str(tmp_path), recipe, prepared, PRINTS), "before", SimpleNamespace)
+    assert len(made) == 1 + is_anew

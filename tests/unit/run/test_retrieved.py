@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from raysft.run import retrieved
 from raysft.run.evaluations import Evaluated
 from raysft.run.retrieved import evaluate_vectors
 
+DATA = {"train": "t.jsonl", "eval_fraction": 0.5}
+
 
 def evaluated(directory: Path, store: str | None) -> Evaluated:
-    recipe = make_recipe(objective={"kind": "contrastive"})
+    recipe = make_recipe(objective={"kind": "contrastive"}, data=DATA)
     manifest: dict[str, Any] = {}
     return Evaluated(
         str(directory), recipe, Prepared(None, store, manifest, manifest if store else None), {"mathematics": "m"}
@@ -39,6 +42,10 @@ def test_a_task_measures_each_model_once(tmp_path: Path, monkeypatch: pytest.Mon
         told = [one["held_out"]["metrics"]["recall_at_1"]["value"] for one in (before, after)]
         assert told == [0.5, 1.0]
     assert asked == [({"held_out": "there"}, None), ({"held_out": "there"}, str(tmp_path))]
+    fewer = replace(of, recipe=make_recipe(objective={"kind": "contrastive"}, evaluate={"max_rows": 3}, data=DATA))
+    for _ in range(2):
+        evaluate_vectors(fewer, "before")
+    assert len(asked) == 3, "of other rows it is made anew"
 
 
 def test_without_held_out_texts_nothing_is_measured(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from raysft import storage
 from raysft.data.store.parts import TokenStore
@@ -21,6 +21,7 @@ from raysft.data.text.own_ends import with_own_ends
 from raysft.data.text.stops import recipe_template, stop_token_ids
 from raysft.data.text.tokenizer import recipe_tokenizer
 from raysft.errors import CheckpointError, UserError
+from raysft.evaluate.adapter_start import adapter_start
 from raysft.evaluate.classified import classification_record, classify
 from raysft.evaluate.evaluation import Share, evaluate_share
 from raysft.evaluate.exported import load_exported
@@ -33,7 +34,7 @@ from raysft.model.embedder import pooling_of
 from raysft.model.export import export_run, export_share
 from raysft.model.heads import as_classifier
 from raysft.model.load import dtypes_as_loaded, rows_for
-from raysft.model.methods import Forward, base_model, forward_of
+from raysft.model.methods import METHODS, Forward, base_model, forward_of
 from raysft.model.spread import Room, spread
 from raysft.model.trained import load_adapted, load_trained, load_untrained
 from raysft.recipe.evaluation_sets import evaluation_sets
@@ -59,8 +60,20 @@ def evaluate_initial(fields: dict[str, Any], stores: dict[str, str], share: Numb
     recipe = parse_recipe(fields)
     tokenizer = recipe_tokenizer(recipe)
     with _room(recipe, tokenizer, share) as room:
-        model = load_untrained(recipe, vocab_size=rows_for(tokenizer), room=room)
-        return _evaluate(recipe, model, tokenizer, stores, share)
+        model, forward = starting_model(recipe, tokenizer, room)
+        return _evaluate(recipe, model, tokenizer, stores, share, forward)
+
+
+def starting_model(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerFast, room: Room
+) -> tuple[PreTrainedModel, Forward | None]:
+    """(the model that training begins with, what runs it where it does not run by itself): the base, with the adapter
+    that it goes on with (begin_from), as the workers have it at step 0."""
+    if METHODS[recipe.method.kind].begin is None or not method_of(recipe).computed_start(recipe.method):
+        return load_untrained(recipe, vocab_size=rows_for(tokenizer), room=room), None
+    begun = adapter_start(recipe, tokenizer, None)
+    module = load_adapted(recipe, begun, vocab_size=rows_for(tokenizer), room=room)
+    return base_model(module), forward_of(module, recipe)
 
 
 def evaluate_trained(fields: dict[str, Any], stores: dict[str, str], share: Numbers, run: str) -> dict[str, Any]:

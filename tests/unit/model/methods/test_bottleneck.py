@@ -25,12 +25,13 @@ from raysft.model.load import load_model
 from raysft.model.methods import apply_method, merge, set_start
 from raysft.model.rehearsal import rehearse
 from raysft.model.shape import read_shape
-from raysft.model.trained import load_adapted, load_trained
+from raysft.model.trained import WHOLE, load_adapted, load_trained
 from raysft.recipe.checks import check_recipe
 from raysft.recipe.families import WITH_SUBLAYERS
 from raysft.recipe.schema import Recipe
 from raysft.recipe.traits import method_of
 from raysft.recipe.travel import locations
+from raysft.run.remote_tasks import starting_model
 
 FAMILIES: dict[str, tuple[dict[str, Any], tuple[str, str], type[nn.Module] | None]] = {
     "llama": (LLAMA, ("model.layers.{}.self_attn.o_proj", "model.layers.{}.mlp.down_proj"), None),
@@ -258,6 +259,11 @@ def test_a_run_goes_on_with_an_exported_adapter(tmp_path: Path, place: str) -> N
     again = apply_method(load_model(recipe, vocab_size=264), recipe)
     set_start(again, found)
     torch.testing.assert_close(logits(again), logits(module), atol=0, rtol=0)
+    begun, _ = starting_model(recipe, make_tokenizer(), WHOLE)  # what is measured before training
+    torch.testing.assert_close(logits(begun), logits(module))
+    plain, forward = starting_model(first, make_tokenizer(), WHOLE)
+    assert forward is None
+    torch.testing.assert_close(logits(plain), logits(load_model(first, vocab_size=264)))
     assert [where for where in locations(recipe) if where[0] == "method.begin_from"] == [("method.begin_from", named)]
 
 

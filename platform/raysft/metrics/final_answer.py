@@ -22,6 +22,10 @@ _NUMBERS = re.compile(_NUMBER)
 _ALONE = re.compile(rf"{_NUMBER}\s*%?(?:\s+[^\W\d_]+)*")
 """A number with its unit and nothing else."""
 _FRACTION = re.compile(r"(?:(?<!\d)(\d{1,18})\s{0,3})?\\[dt]?frac\s?\{\s?(\d{1,18})\s?\}\s?\{\s?([1-9]\d{0,17})\s?\}")
+_SHORT_FRACTION = re.compile(r"\\[dt]?frac\s?(\d)([1-9])(?!\d)")
+"""LaTeX takes a digit each without braces."""
+_GROUPED = re.compile(r"(?<=\d)[\u00a0\u2009\u202f](?=\d{3}(?!\d))")
+"""Thin and fixed blanks between thousands (ISO 80000-1); a blank that may break a line stands between numbers."""
 _TEXT = re.compile(r"\\(?:text|mathrm|textbf)\s?\{([^{}]*)\}")
 _PLAIN = {
     "{,}": ",",
@@ -39,7 +43,8 @@ _PLAIN = {
 def final_answer(text: str) -> Fraction | str | None:
     """The last result that a text gives: a number where there is one, else its words; None: no result is marked and
     there is no number."""
-    text = unicodedata.normalize("NFKC", text)
+    text = unicodedata.normalize("NFKC", "".join(map(_plain_character, _GROUPED.sub("", text))))
+    text = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", text)
     for written, plain in _PLAIN.items():
         text = text.replace(written, plain)
     text = _FRACTION.sub(_quotient, text)
@@ -51,8 +56,8 @@ def final_answer(text: str) -> Fraction | str | None:
     content = _box(text)
     if content is None:
         return next(reversed(numbers(text)), None)
-    told = _TEXT.sub(r" \1 ", content.rpartition("=")[2]).strip()
-    alone = _ALONE.fullmatch(told)
+    content = _TEXT.sub(r" \1 ", content)
+    alone = _ALONE.fullmatch(content.rpartition("=")[2].strip(" \t\n{}"))
     number = _value(alone) if alone else None
     return _words(content) if number is None else number
 
@@ -67,8 +72,18 @@ def is_same_result(answer: Answer) -> bool:
     the reference gives no result, the whole texts are compared."""
     wanted = final_answer(answer.reference)
     if wanted is None:
-        return bool(answer.reference.strip()) and answer.text.strip() == answer.reference.strip()
+        words = _words(answer.reference)
+        is_same = answer.text.strip() == answer.reference.strip() or final_answer(answer.text) == words
+        return words is not None and is_same
     return final_answer(answer.text) == wanted or (isinstance(wanted, str) and _words(answer.text) == wanted)
+
+
+def _plain_character(character: str) -> str:
+    r"""`½` as `\frac{1}{2}`: NFKC would make 61/2 of 6½."""
+    if unicodedata.category(character) != "No":
+        return character
+    above, slash, below = unicodedata.normalize("NFKC", character).partition("\u2044")
+    return f"\\frac{{{above}}}{{{below}}}" if slash and above and below else character
 
 
 def _value(found: re.Match[str]) -> Fraction | None:

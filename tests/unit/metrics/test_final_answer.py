@@ -54,6 +54,12 @@ def test_the_same_result_in_many_forms(text: str) -> None:
         ("3/4", Fraction(3, 4)),
         ("6\\frac{1}{2}", Fraction(13, 2)),
         (".5", Fraction(1, 2)),
+        ("½", Fraction(1, 2)),
+        ("6½ cups", Fraction(13, 2)),
+        ("6\\frac12", Fraction(13, 2)),
+        ("10\u202f000", Fraction(10000)),
+        ("1\u00a0234\u00a0567.5", Fraction("1234567.5")),
+        ("\\boxed{{5}}", Fraction(5)),
         ("1e3", Fraction(1000)),
         ("v2 has 10x", Fraction(10)),
         ("1, 2, 3", Fraction(3)),
@@ -97,3 +103,11 @@ def test_what_a_text_comes_to(text: str, number: Fraction | str | None) -> None:
 )
 def test_right_and_wrong(said: str, wanted: str, right: bool) -> None:
     assert is_same_result(Answer("q", said, wanted)) is right
+
+
+def test_a_letter_in_a_box_is_the_letter_of_a_reference() -> None:
+    for text in ("\\boxed{B}", "So it is \\boxed{\\text{B}}.", "#### b", "B"):
+        assert is_same_result(Answer("q", text, "B")), text
+        assert not is_same_result(Answer("q", text, "C")), text
+    assert not is_same_result(Answer("q", "", ""))
+    assert not is_same_result(Answer("q", "\\boxed{}", " "))

@@ -43,8 +43,8 @@ BETA = 0.1
 OBJECTIVES: dict[str, tuple[Fields, float]] = {
     "dpo": ({"kind": "dpo", "beta": BETA}, 1e-4),
     "kto": ({"kind": "kto", "beta": BETA}, 1e-4),
-    "orpo": ({"kind": "orpo", "beta": 1.0}, 3e-4),
-    "simpo": ({"kind": "simpo", "beta": 2.5, "gamma": 1.0}, 1e-4),
+    "orpo": ({"kind": "orpo", "beta": 1.0}, 1e-3),
+    "simpo": ({"kind": "simpo", "beta": 2.5, "gamma": 1.0}, 3e-4),
     "reward": ({"kind": "reward"}, 1e-4),
 }
 """{row: (objective, its learning rate)}."""
@@ -86,11 +86,11 @@ def score(objective: str, after: tuple[float, int], before: tuple[float, int]) -
 
 
 def asked(tokenizer: Any, pair: Fields, name: str) -> tuple[list[int], list[int]]:
-    """Token ids of a prompt, and of it with an answer to its end of the turn."""
+    """Token ids of a prompt, and of it with an answer and what ends a turn."""
     talk: list[dict[str, str]] = [{"role": "user", "content": pair["prompt"]}]
     prompt = tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
     talk.append({"role": "assistant", "content": pair[name]})
-    text = tokenizer.apply_chat_template(talk, tokenize=False).rstrip("\n")
+    text = tokenizer.apply_chat_template(talk, tokenize=False)
     start, ids = (tokenizer(one, add_special_tokens=False)["input_ids"] for one in (prompt, text))
     return start, ids
 
@@ -106,6 +106,7 @@ def judged(model_path: Path, tokenizer_path: Path, pairs: Sequence[Fields]) -> l
     tokenizer, model = AutoTokenizer.from_pretrained(tokenizer_path), AutoModelForCausalLM.from_pretrained(model_path)
 
     def log_p(start: list[int], ids: list[int]) -> tuple[float, int]:
+        ids = ids[:-1]  # the line break behind the end of the turn is no part of it
         logits = model(input_ids=torch.tensor([ids])).logits[0, len(start) - 1 : -1].float()
         chosen = torch.log_softmax(logits, -1).gather(-1, torch.tensor(ids[len(start) :])[:, None])
         return float(chosen.sum()), len(chosen)
@@ -132,7 +133,7 @@ def main() -> None:
         parser.add_argument(name, type=Path, required=True)
     parser.add_argument("--folder", type=Path, default=Path("build/preferences"))
     parser.add_argument("--only", default=",".join(OBJECTIVES))
-    parser.add_argument("--words", type=int, default=400)
+    parser.add_argument("--words", type=int, default=24)
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--first", type=int, help="only so many of the folds")
     parser.add_argument("--epochs", type=int, default=2)

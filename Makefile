@@ -90,8 +90,10 @@ compare-trl: $(READY)     ## losses and gradients of TRL and of raysft on the ba
 
 bench-methods: $(READY)   ## methods, objectives, a teacher on one small base; QUESTIONS are pre-trained on, UNSEEN are not
 	$(BIN)/python jobs/pretrain.py --out build/base --text $(TEXT) --questions $(QUESTIONS)
-	$(BIN)/python benchmarks/methods.py --base build/base --alpaca $(ALPACA) --pairs $(PAIRS)
+	$(BIN)/python benchmarks/methods.py --base build/base --alpaca $(ALPACA)
+	$(BIN)/python benchmarks/preferences.py --base build/base --alpaca $(ALPACA) --pairs $(PAIRS)
 	$(BIN)/python benchmarks/distillation.py build/base/runs/base/export/merged build/base/tokenizer $(UNSEEN)
+	$(BIN)/python benchmarks/critique.py --base build/base
 
 bench-memory: $(READY)    ## memory of prepare and of a stream for ten times the data: make bench-memory DATA=...
 	$(BIN)/python benchmarks/data_memory.py $(DATA) --mode prepared

@@ -48,7 +48,7 @@ OBJECTIVES: dict[str, tuple[Fields, float]] = {
     "reward": ({"kind": "reward"}, 1e-4),
 }
 """{row: (objective, its learning rate)}."""
-ROWS = 4
+ROWS = 1
 """Of 2,048 tokens a step."""
 Recipes = dict[str, Fields]
 SIDES = ("chosen", "rejected")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from fakes import LLAMA, make_recipe
 from families import make_model
@@ -11,7 +13,7 @@ from raysft.model.shape import read_shape
 from raysft.recipe.adapter_sizes import ends_in
 from raysft.recipe.objective_traits import objective_of, reference_columns
 from raysft.recipe.schema import Recipe
-from raysft.recipe.traits import method_of
+from raysft.recipe.traits import METHODS, method_of
 
 H, F, KV, LAYERS = 32, 48, 16, 2  # of LLAMA: hidden, inner, keys and values
 LINEAR = {
@@ -117,3 +119,17 @@ def test_what_the_untrained_model_writes(objective: object, columns: dict[str, i
     given = make_recipe(objective=objective)
     assert {field.name: field.width for field in reference_columns(given)} == columns
     assert objective_of(given).answers == answers
+
+
+def test_the_guides_table_says_what_the_traits_say() -> None:
+    guide = Path(__file__).resolve().parents[3] / "docs" / "guide" / "methods.md"
+    lines = guide.read_text(encoding="utf-8").split("\n\n")[1].splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    found = {row[0].strip("`"): row[1:5] for row in cells[2:]}
+    assert found == {
+        kind: [
+            *("yes" if axis in traits.allows else "-" for axis in ("pipeline", "tensor", "sequence")),
+            ", ".join(traits.exports),
+        ]
+        for kind, traits in METHODS.items()
+    }

@@ -13,8 +13,11 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from raysft.data.store.parts import TokenStore
 from raysft.errors import DataError
+from raysft.evaluate.classified import text_key
 from raysft.recipe.change import change
+from raysft.run.classified import read_labels
 from raysft.run.run import run_training
+from raysft.run.rundir import fingerprints_of
 from raysft.train.history.records import read_metrics
 
 ENCODER = {
@@ -87,6 +90,9 @@ def test_the_report_says_what_plain_transformers_says(ray_cluster: None, tmp_pat
     measured = {**last["metrics"], "label_accuracy": last["metrics"]["accuracy"]}
     for name in ("label_accuracy", "macro_f1", "ece", "brier"):  # by two workers in training, as of the export
         assert measured[name] == pytest.approx(record["metrics"][name]["value"], abs=1e-5)
+    told = read_labels(result.run, fingerprints_of(result.run) or {})["held_out"]
+    assert {*told["texts"]} <= {text_key(record["text"]) for record in records}
+    assert sum(a == b for a, b in zip(told["known"], told["told"], strict=True)) == right
     page = Path(result.report).read_text()
     assert "Labels of held-out texts" in page
     assert "came true, %" in page

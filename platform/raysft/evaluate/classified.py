@@ -6,7 +6,10 @@ confusion matrix.
 
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -33,23 +36,52 @@ class Classified:
     """[texts, labels] of the model."""
     probabilities: NDArray[np.float64]
     """[texts, labels] that the model gives: of one label each by softmax, of any number by sigmoid."""
+    texts: Sequence[str] = ()
+    """A key of each: the same for the same words, whatever tokenizer has read them."""
 
 
 @torch.no_grad()
-def classify(model: PreTrainedModel, store: TokenStore, classes: Classes, *, max_rows: int) -> Classified:
-    """Labels of the texts in the first max_rows rows of a token store. model: a sequence classifier."""
+def classify(
+    model: PreTrainedModel,
+    store: TokenStore,
+    classes: Classes,
+    *,
+    max_rows: int,
+    decode: Callable[[list[int]], str],
+) -> Classified:
+    """Labels of the texts in the first max_rows rows of a token store. model: a sequence classifier. decode: the text
+    of tokens."""
     model.train(False)
-    known, told, probabilities = [], [], []
+    known, told, probabilities, texts = [], [], [], []
     for index in range(min(max_rows, store.num_rows)):
         batch = collate(store.read_rows([index]), index, packing=False, fields=(classes.field,))
         for row, length in zip(batch.input_ids, (batch.segment_of >= 0).sum(1), strict=True):
             ids = torch.from_numpy(row[None, :length]).to(model.device)
+            texts.append(text_key(decode(row[:length].tolist())))
             logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0].double().cpu()
             told.append(logits.numpy() > 0 if classes.several else _only(int(logits.argmax()), classes))
             probabilities.append((logits.sigmoid() if classes.several else logits.softmax(-1)).numpy())
         values = batch.fields[classes.field.name]
         known += list(values > 0) if classes.several else [_only(int(value), classes) for value in values]
-    return Classified(np.array(known), np.array(told), np.array(probabilities))
+    return Classified(np.array(known), np.array(told), np.array(probabilities), texts)
+
+
+def text_key(text: str) -> str:
+    """A hash of a text's letters and digits without case and accents, which tokenizers may drop."""
+    plain = unicodedata.normalize("NFKD", text).casefold()
+    return blake2b("".join(filter(str.isalnum, plain)).encode(), digest_size=8).hexdigest()
+
+
+def labelled_record(found: Classified, classes: Classes) -> dict[str, Any]:
+    """What two classifiers are compared by, as JSON: metrics/labelled.py, Labelled."""
+    known, told = ([np.flatnonzero(row).tolist() for row in one] for one in (found.known, found.told))
+    return {
+        "labels": list(classes.labels),
+        "texts": list(found.texts),
+        "known": known,
+        "told": told,
+        "brier": _brier_scores(found, classes).tolist(),
+    }
 
 
 def classification_record(found: Classified, classes: Classes) -> dict[str, Any]:

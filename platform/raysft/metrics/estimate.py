@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,12 +87,19 @@ def compare(metric: Metric, first: Sequence[Answer], second: Sequence[Answer]) -
         same = same and len(by) == 1 and "" not in by
     if metric.interval == "none" or len(first) < 2 or not same:
         return None
-    one, other = _rows(metric, first), _rows(metric, second)
+    return paired(_rows(metric, first), _rows(metric, second), lambda sums: metric.value(sums.tolist()))
+
+
+def paired(
+    one: NDArray[np.float64], other: NDArray[np.float64], value: Callable[[NDArray[np.float64]], float]
+) -> Change:
+    """Two models' rows of the same parts, in the same order: [parts, numbers], two parts or more, whose sums have a
+    value."""
     width = one.shape[1]
     totals = one.sum(axis=0), other.sum(axis=0)
 
     def difference(sums: NDArray[np.float64], others: NDArray[np.float64]) -> float:
-        return metric.value(others.tolist()) - metric.value(sums.tolist())
+        return value(others) - value(sums)
 
     found = difference(*totals)
     low, high = _ends([difference(sums[:width], sums[width:]) for sums in _resampled(np.hstack((one, other)))])
@@ -99,7 +107,15 @@ def compare(metric: Metric, first: Sequence[Answer], second: Sequence[Answer]) -
     for _ in range(SWAPS):
         moved = random.integers(0, 2, len(gaps)).astype(np.float64) @ gaps
         as_far += abs(difference(totals[0] + moved, totals[1] - moved)) >= abs(found) - 1e-12
-    return Change(found, low, high, (1 + as_far) / (1 + SWAPS), len(first))
+    return Change(found, low, high, (1 + as_far) / (1 + SWAPS), len(one))
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Two-sided exact p that two models are as often right, by the parts that only one of them has right: each falls
+    to either with a half (McNemar 1947; Dietterich 1998)."""
+    count = only_first + only_second
+    below = sum(math.comb(count, number) for number in range(min(only_first, only_second) + 1))
+    return min(1.0, float(Fraction(2 * below, 2**count)))
 
 
 def wilson(right: int, total: int) -> tuple[float, float]:

@@ -116,7 +116,8 @@ def notes(runs: Sequence[ComparedRun]) -> list[str]:
     if any(run.changes for run in runs):
         told.append(
             "Differences are against the first run, on the same prompts: 95% interval by paired bootstrap, p by "
-            "paired randomisation of the answers, one metric at a time."
+            "paired randomisation of the answers, one metric at a time; right labels of classifiers by McNemar's "
+            "exact test."
         )
     elif any(one.get("num_prompts") for run in runs for one in run.after.values()):
         told.append("No paired test: the runs have not answered the same prompts, or their answers are not kept.")

@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from raysft import storage
 from raysft.errors import UserError
 from raysft.metrics import METRICS
 from raysft.metrics.base import Answer
 from raysft.metrics.estimate import compare
+from raysft.metrics.labelled import Labelled, compare_labels
 from raysft.observe.comparison import ComparedRun
 from raysft.recipe.load import load_recipe
 from raysft.recipe.secrets import hidden
+from raysft.run.classified import read_labels
 from raysft.run.evaluations import Answers, read_answers, read_evaluation
 from raysft.run.garbage import no_collection
 from raysft.run.kept_benchmarks import read_harness
 from raysft.run.run_state import state_of
 from raysft.run.rundir import fingerprints_of, recipe_of, run_location
 from raysft.train.history.account import read_history
+
+
+class First(NamedTuple):
+    """What the first run has said, which the others' is tested against."""
+
+    answers: Answers
+    labels: Mapping[str, Labelled]
+    """By set, of a classifier."""
+
+
+NOTHING = First({}, {})
 
 
 def compared_runs(named: Sequence[str]) -> list[ComparedRun]:
@@ -42,9 +55,9 @@ def compared_runs(named: Sequence[str]) -> list[ComparedRun]:
     names = Counter(Path(run).name for run in runs)
     labels = [run if names[Path(run).name] > 1 else Path(run).name for run in runs]
     prints = [_prints(run) for run in runs]
-    first = read_answers(runs[0], "after", prints[0])
+    first = First(read_answers(runs[0], "after", prints[0]), read_labels(runs[0], prints[0]))
     return [
-        _facts(label, run, of, {} if run == runs[0] else first)
+        _facts(label, run, of, NOTHING if run == runs[0] else first)
         for label, run, of in zip(labels, runs, prints, strict=True)
     ]
 
@@ -67,10 +80,19 @@ def _prints(run: str) -> dict[str, str]:
 
 
 @no_collection()
-def _facts(label: str, run: str, prints: dict[str, str], first: Answers) -> ComparedRun:
-    """first: answers that this run's are tested against."""
+def _facts(label: str, run: str, prints: dict[str, str], first: First) -> ComparedRun:
+    """first: what this run's answers are tested against."""
     recipe, after, history = recipe_of(run), read_evaluation(run, "after", prints) or {}, read_history(run)
-    answers = read_answers(run, "after", prints) if first else {}
+    answers = read_answers(run, "after", prints) if first.answers else {}
+    labels = read_labels(run, prints) if first.labels else {}
+    changes = {
+        name: _changes(record["metrics"], first.answers[name], answers[name])
+        for name, record in after.items()
+        if name in first.answers and name in answers
+    }
+    for name in first.labels.keys() & labels.keys():
+        told = compare_labels(first.labels[name], labels[name])
+        changes |= {name: {measure: asdict(change) for measure, change in told.items()}} if told else {}
     return ComparedRun(
         label=label,
         status=state_of(run, history.account).status,
@@ -78,11 +100,7 @@ def _facts(label: str, run: str, prints: dict[str, str], first: Answers) -> Comp
         fields=dict(_leaves(hidden(recipe.model_dump(mode="json")), "")) if recipe else {},
         metrics=history.metrics,
         after=after,
-        changes={
-            name: _changes(record["metrics"], first[name], answers[name])
-            for name, record in after.items()
-            if name in first and name in answers
-        },
+        changes=changes,
         benchmarks=read_harness(run),
     )
 

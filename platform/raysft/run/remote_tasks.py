@@ -22,7 +22,7 @@ from raysft.data.text.stops import recipe_template, stop_token_ids
 from raysft.data.text.tokenizer import recipe_tokenizer
 from raysft.errors import CheckpointError, UserError
 from raysft.evaluate.adapter_start import adapter_start
-from raysft.evaluate.classified import classification_record, classify
+from raysft.evaluate.classified import classification_record, classify, labelled_record
 from raysft.evaluate.evaluation import Share, evaluate_share
 from raysft.evaluate.exported import load_exported
 from raysft.evaluate.generation import TransformersGenerator
@@ -90,7 +90,7 @@ def evaluate_trained(fields: dict[str, Any], stores: dict[str, str], share: Numb
 
 
 def evaluate_classifier(fields: dict[str, Any], stores: dict[str, str], run: str) -> dict[str, Any]:
-    """{set: record} of the newest checkpoint of a run as the classifier that it is exported as."""
+    """{set: record, and `labelled`: its texts} of a run's newest checkpoint, as the classifier that is exported."""
     recipe = parse_recipe(fields)
     tokenizer, classes, plans = recipe_tokenizer(recipe), classes_of(recipe), evaluation_sets(recipe)
     torch.set_num_threads(recipe.cluster.cpus_per_worker)
@@ -99,8 +99,15 @@ def evaluate_classifier(fields: dict[str, Any], stores: dict[str, str], run: str
         trained = load_trained(recipe, weights, vocab_size=rows_for(tokenizer), room=room)
         model, found = as_classifier(trained, recipe, tokenizer.pad_token_id), {}
         for name, store in stores.items():
-            labels = classify(model, TokenStore.open(store), classes, max_rows=plans[name].max_rows)
-            found[name] = classification_record(labels, classes)
+            labels = classify(
+                model,
+                TokenStore.open(store),
+                classes,
+                max_rows=plans[name].max_rows,
+                decode=lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)),
+            )
+            record, labelled = classification_record(labels, classes), labelled_record(labels, classes)
+            found[name] = {**record, "labelled": labelled}
     return found
 
 

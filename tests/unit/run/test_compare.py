@@ -12,6 +12,7 @@ from run_dirs import DATA, make_run, recipe_of
 import raysft
 from raysft.errors import UserError
 from raysft.metrics.base import Answer
+from raysft.run.classified import write_labels
 from raysft.run.compare import compared_runs
 from raysft.run.evaluations import write_answers, write_evaluation
 from raysft.run.rundir import claim
@@ -73,3 +74,23 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
 def test_runs_of_one_name_are_told_apart_by_their_place(tmp_path: Path) -> None:
     runs = [str(make_run(tmp_path / place, "one", 1)) for place in ("a", "b")]
     assert [run.label for run in compared_runs(runs)] == runs
+
+
+def test_classifiers_are_compared_text_by_text(tmp_path: Path) -> None:
+    runs = []
+    for name, seed, right in (("one", 1, 12), ("other", 2, 20)):
+        run = make_run(tmp_path, name, seed)
+        prints = claim(str(run), recipe_of(tmp_path, name, seed), DATA)
+        told = {"labels": ["a", "b"], "texts": [f"t{i}" for i in range(20)], "known": [[i % 2] for i in range(20)]}
+        told |= {"told": [[i % 2 if i < right else 1 - i % 2] for i in range(20)], "brier": [0.1] * 20}
+        metrics = {
+            "label_accuracy": {"value": right / 20, "count": 20},
+            "macro_f1": {"value": right / 20, "count": 20},
+        }
+        write_labels(str(run), {"held_out": told}, prints)
+        write_evaluation(str(run), "after", {"held_out": {"metrics": metrics, "num_prompts": 20}}, prints)
+        runs.append(str(run))
+    text = str(raysft.compare(runs))
+    assert "+40.0%" in text
+    assert "p = 0.008" in text, "8 texts that only the second has right: 2 / 2 ** 8"
+    assert "McNemar" in text

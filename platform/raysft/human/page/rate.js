@@ -154,8 +154,11 @@ function showChoices(footer) {
     last.append(made);
   }
   if (last.childNodes.length) footer.append(last);
-  const low = task.mode === "scale" ? word("low") + " · " : "";
-  footer.append(element("p", "hint", low + word("keys") + word(task.mode === "scale" ? "keysScale" : "keysPair")));
+  const isScale = task.mode === "scale";
+  const hint = element("p", "hint", isScale ? word("low") : "");
+  const keys = word("keys") + word(isScale ? "keysScale" : "keysPair");
+  hint.append(element("span", "keys", (isScale ? " · " : "") + keys));
+  footer.append(hint);
 }
 
 const isWhole = () => task.criteria.every((name) => scores[name] !== undefined);

@@ -5,6 +5,7 @@ References and losses are computed a sample at a time by transformers' own forwa
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ WANTED_WEIGHT, CENTRE_WEIGHT = 1.5, 0.01
 LABELS, CLASS_WEIGHTS, FOCAL_GAMMA = ("a", "b", "c"), {"b": 2.5}, 1.5
 EPSILON = 0.5
 HEAT = 0.2
+DOMAINS, REVERSAL, SECOND_HEAD = ("x", "y", "z"), 0.8, 7
 ENCODER = {
     "model_type": "bert",
     "hidden_size": 64,
@@ -122,6 +124,56 @@ def classify_loss(model: nn.Module, material: Material, members: Sequence[int]) 
         p = torch.softmax(model.score(states[0, -1]), -1)[label_of(member)]
         costs.append(-CLASS_WEIGHTS.get(LABELS[label_of(member)], 1.0) * (1 - p) ** FOCAL_GAMMA * torch.log(p))
     return torch.stack(costs).mean()
+
+
+def make_domains(directory: Path, pairs: Material) -> Material:
+    """The samples of pairs, each with a domain, two of three with a label."""
+    members = range(len(pairs.samples))
+    labels = [label_of(member) if has_label(member) else -1 for member in members]
+    table = _table(pairs.samples).append_column("label", pa.array(labels, pa.float32()))
+    table = table.append_column("domain", pa.array(map(domain_of, members), pa.float32()))
+    fields = (Field("label", "atom", "<f4"), Field("domain", "atom", "<f4"))
+    return Material(pairs.samples, [], write_store(directory / "domains", table, fields))
+
+
+def has_label(member: int) -> bool:
+    """Of a sample."""
+    return member % 3 != 1
+
+
+def domain_of(member: int) -> int:
+    """Of a sample."""
+    return member // 3 % len(DOMAINS)
+
+
+def with_second(model: nn.Module, width: int) -> nn.Module:
+    """With the head that tells domains, as it begins: normal, deviation 1 / sqrt(inputs), by the seed."""
+    draw = torch.Generator().manual_seed(0)
+    model.second = nn.Sequential(nn.Linear(width, SECOND_HEAD), nn.ReLU(), nn.Linear(SECOND_HEAD, len(DOMAINS)))
+    for layer in (model.second[0], model.second[2]):
+        layer.weight.data = torch.randn(layer.weight.shape, generator=draw) / layer.in_features**0.5
+        layer.bias.data.zero_()
+    model.steps = 0
+    return model
+
+
+def domain_loss(model: nn.Module, material: Material, members: Sequence[int]) -> Tensor:
+    """arXiv:1505.07818: cross-entropy of labels where they are known, and of domains, each a mean over its samples;
+    the gradient of states by the latter times -lambda, of section 5.2.2. Each call is the next of 20 steps."""
+    strength = REVERSAL * (2 / (1 + math.exp(-10 * model.steps / 20)) - 1)
+    model.steps += 1
+    ids = [torch.tensor([material.samples[member].ids]) for member in members]
+    if hasattr(model, "bert"):
+        states = torch.cat([model.bert(one).pooler_output for one in ids])
+        scores = model.classifier(states)
+    else:
+        states = torch.cat([model.model(input_ids=one).last_hidden_state[:, -1] for one in ids])
+        scores = model.score(states)
+    turned = -strength * states + (1 + strength) * states.detach()
+    domains = nn.functional.cross_entropy(model.second(turned), torch.tensor([domain_of(m) for m in members]))
+    known = torch.tensor([has_label(member) for member in members])
+    labels = torch.tensor([label_of(member) for member in members])
+    return domains + nn.functional.cross_entropy(scores[known], labels[known])
 
 
 def encoder_loss(model: nn.Module, material: Material, members: Sequence[int]) -> Tensor:

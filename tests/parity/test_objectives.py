@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
-from bench import LORA, TOLERANCE, Bench, cells, furthest
+from bench import LORA, TOLERANCE, Bench, cells, furthest, resumes
 from material import CONFIG, make_samples
 from objective_material import (
     BETA,
     CENTRE_WEIGHT,
     CLASS_WEIGHTS,
+    DOMAINS,
     ENCODER,
     EPSILON,
     FOCAL_GAMMA,
@@ -18,6 +20,8 @@ from objective_material import (
     HEAT,
     KL_WEIGHT,
     LABELS,
+    REVERSAL,
+    SECOND_HEAD,
     SFT_WEIGHT,
     SHARE,
     SMOOTHING,
@@ -30,6 +34,7 @@ from objective_material import (
     classify_loss,
     contrastive_loss,
     distill_loss,
+    domain_loss,
     dynamic_loss,
     embedding_loss,
     encoder_loss,
@@ -39,6 +44,7 @@ from objective_material import (
     is_wanted,
     judged_loss,
     make_classified,
+    make_domains,
     make_guarded,
     make_judged,
     make_matched,
@@ -51,6 +57,7 @@ from objective_material import (
     simple_loss,
     smooth_loss,
     with_score,
+    with_second,
 )
 from reference import fresh_model
 
@@ -59,6 +66,7 @@ from raysft.recipe.columns import teacher_top_k
 
 UNTIL = 5
 
+APART = {"names": DOMAINS, "reversal": REVERSAL, "hidden_size": SECOND_HEAD}
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "dpo": {"objective__kind": "dpo", "objective__beta": BETA},
     "guarded": {"objective__kl_weight": KL_WEIGHT, "objective__kl_top_k": TOP_K},
@@ -96,6 +104,14 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
         "model__config": ENCODER,
         "data__packing": False,
     },
+    "domains": {"objective__kind": "classify", "objective__labels": LABELS, "objective__domains": APART},
+    "encoder of domains": {
+        "objective__kind": "classify",
+        "objective__labels": LABELS,
+        "objective__domains": APART,
+        "model__config": ENCODER,
+        "data__packing": False,
+    },
     "moved": {"train__adversarial_epsilon": EPSILON},
     "moved encoder": {
         "objective__kind": "classify",
@@ -128,6 +144,8 @@ LOSSES = {
     "reward": reward_loss,
     "classify": classify_loss,
     "encoder": encoder_loss,
+    "domains": domain_loss,
+    "encoder of domains": domain_loss,
     "moved": adversarial(nll_loss),
     "moved encoder": adversarial(encoder_loss),
     "matched": embedding_loss,
@@ -152,6 +170,7 @@ def materials(bench: Bench) -> dict[str, Material]:
         "distill": taught,
         "kto": make_judged(bench.directory, pairs),
         **dict.fromkeys(("matched", "matched encoder"), make_matched(bench.directory, bench.tokenizer)),
+        **dict.fromkeys(("domains", "encoder of domains"), make_domains(bench.directory, pairs)),
         **dict.fromkeys(("classify", "encoder", "moved encoder"), make_classified(bench.directory, pairs)),
     }
     return {name: single.get(name, pairs) for name in OBJECTIVES}
@@ -177,6 +196,7 @@ def test_the_curve_is_that_of_the_formula(
     rows = len(bench.tokenizer)
     model = fresh_encoder(rows, bare="matched" in name) if "encoder" in name else fresh_model(CONFIG, rows, seed=0)
     model = with_score(model, WITH_HEAD[name]) if name in WITH_HEAD else model
+    model = with_second(model, 64) if "domains" in name else model
     model = model.double()  # fp32 would add roundings of its own
     losses, norms = by_formula(LOSSES[name], materials[name], model, steps)
     assert furthest(alone[name]["losses"], losses) < TOLERANCE
@@ -204,10 +224,10 @@ MORE = {
     "matched": ("sequence parallel 2",),
 }
 """{objective: splits that are tried each time besides}."""
-WITH_HEAD = {"reward": 1, "classify": len(LABELS)}
+WITH_HEAD = {"reward": 1, "classify": len(LABELS), "domains": len(LABELS)}
 """{objective with a head of its own: its numbers}."""
 NOT_CUT = {
-    "encoder": ("pipeline", "parallel", "unpacked"),
+    **dict.fromkeys(("encoder", "encoder of domains"), ("pipeline", "parallel", "unpacked")),
     "moved": ("pipeline", "parallel", "ZeRO 3"),
     "moved encoder": ("pipeline", "parallel", "unpacked", "ZeRO 3"),
     "matched": ("pipeline",),
@@ -325,6 +345,19 @@ def test_vectors_that_are_compared_are_those_that_learn(bench: Bench, materials:
     assert half > 1  # micro-batches of this rank
     assert told[:half] == told[half:]
     assert len({*told}) == half
+
+
+RESUMED = [(name, zero) for name in ("domains", "encoder of domains") for zero in (0, 3)]
+
+
+@pytest.mark.parametrize(("name", "zero"), cells(*RESUMED, often=(("domains", 3),)))
+def test_domains_are_kept_out_as_far_as_the_run_had_come(
+    bench: Bench, materials: dict[str, Material], tmp_path: Path, name: str, zero: int
+) -> None:
+    """A commit has the second head, and the schedule goes on where it was."""
+    cell = {**OBJECTIVES[name], "train__rows_per_step": 4, "store": materials[name].store, "parallel__zero": zero}
+    whole = bench.cell(2, until=UNTIL, **cell)[0]
+    resumes(bench, tmp_path, whole, (2, 3, UNTIL), cell)
 
 
 @pytest.mark.full

@@ -23,7 +23,7 @@ from raysft.metrics.base import Estimate
 from raysft.metrics.calibration import BINS, bin_rows, calibration_bins, calibration_error
 from raysft.metrics.classes import macro_f1
 from raysft.metrics.estimate import bootstrap, wilson
-from raysft.recipe.columns import Classes
+from raysft.recipe.columns import UNKNOWN, Classes
 
 
 @dataclass(frozen=True)
@@ -49,19 +49,22 @@ def classify(
     max_rows: int,
     decode: Callable[[list[int]], str],
 ) -> Classified:
-    """Labels of the texts in the first max_rows rows of a token store. model: a sequence classifier. decode: the text
+    """Labels of the texts with labels in the first max_rows rows of a token store. model: a sequence classifier. decode: the text
     of tokens."""
     model.train(False)
     known, told, probabilities, texts = [], [], [], []
     for index in range(min(max_rows, store.num_rows)):
         batch = collate(store.read_rows([index]), index, packing=False, fields=(classes.field,))
-        for row, length in zip(batch.input_ids, (batch.segment_of >= 0).sum(1), strict=True):
+        values = batch.fields[classes.field.name]
+        has_label = (values != UNKNOWN).reshape(len(values), -1).all(1)
+        lengths = (batch.segment_of >= 0).sum(1)
+        for row, length in zip(batch.input_ids[has_label], lengths[has_label], strict=True):
             ids = torch.from_numpy(row[None, :length]).to(model.device)
             texts.append(text_key(decode(row[:length].tolist())))
             logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0].double().cpu()
             told.append(logits.numpy() > 0 if classes.several else _only(int(logits.argmax()), classes))
             probabilities.append((logits.sigmoid() if classes.several else logits.softmax(-1)).numpy())
-        values = batch.fields[classes.field.name]
+        values = values[has_label]
         known += list(values > 0) if classes.several else [_only(int(value), classes) for value in values]
     return Classified(np.array(known), np.array(told), np.array(probabilities), texts)
 

@@ -3,7 +3,8 @@
 A text of label y that the model gives the probability p costs -w_y (1 - p)^gamma log p (Lin et al. 2017,
 arXiv:1708.02002; gamma 0 is cross-entropy, w_y 1 unless class_weights name it). Where a text may have several labels,
 each is a question by itself, and the cost is the mean over the labels; w_y counts where it has the label. The loss is
-the mean over the texts of the step, whatever their weights.
+the mean over the texts of the step that have a label, whatever their weights. A text without one is there for its
+domain alone (domains.py).
 
 Shapes: S texts, K labels.
 """
@@ -18,8 +19,10 @@ from raysft.metrics.calibration import BINS
 from raysft.metrics.classes import CLASS_MEASURES, class_measures, num_counts
 from raysft.objectives.base import Term
 from raysft.objectives.batch import DeviceBatch
+from raysft.objectives.domains import without_domains
 from raysft.objectives.objective import Counted, Loss, Objective
 from raysft.objectives.view import View
+from raysft.recipe.columns import UNKNOWN
 from raysft.recipe.sections.head_objectives import ClassifyObjective
 from raysft.recipe.sections.objective import ObjectiveSection
 
@@ -30,18 +33,22 @@ def make(section: ObjectiveSection) -> Objective:
     classify, field = section, section.classes.field
 
     def loss(view: View, batch: DeviceBatch) -> Loss:
-        scores, known = view.scores(), batch.fields[field.name]  # [S, K], [S] or [S, K]
+        scores, told = view.scores(), batch.fields[field.name]  # [S, K], [S] or [S, K]
+        has_label, known = told.reshape(len(told), field.width).amin(-1) != UNKNOWN, told.clamp_min(0)
         weights = scores.new_tensor([classify.class_weights.get(label, 1.0) for label in classify.labels])
         if classify.multi_label:
             costs, right = _of_each(scores, known, weights, classify.focal_gamma)
         else:
             costs, right = _of_one(scores, known.long(), weights, classify.focal_gamma)
-        sums, metrics = {"classify": view.total(costs, "segment")}, {"accuracy": view.mean(right, "segment")}
-        counts = view.total(_counts(scores.detach(), known, classify.multi_label), "segment")
-        return Loss(sums, metrics, counts=counts)
+        sums = {"classify": view.total(torch.where(has_label, costs, 0), "segment")}
+        counts = _counts(scores.detach(), known, classify.multi_label) * has_label[:, None]
+        metrics = {"accuracy": view.mean(right, "segment", has_label)}
+        return Loss(sums, metrics, counts=view.total(counts, "segment"))
 
     counted = Counted(CLASS_MEASURES, num_counts(len(classify.labels)), class_measures)
-    return Objective((Term("classify", "segment"),), loss, (field,), metrics=("accuracy",), counted=counted)
+    term = Term("classify", "segment", known=field.name if section.classes.optional else "")
+    plain = Objective((term,), loss, (field,), metrics=("accuracy",), counted=counted)
+    return without_domains(plain, classify.domains)
 
 
 def _of_one(scores: Tensor, labels: Tensor, weights: Tensor, gamma: float) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,6 @@ Shapes: S samples, A answers.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from raysft.model.fast.loss import IGNORE
 from raysft.objectives.base import Term
@@ -44,9 +43,9 @@ def make(section: ObjectiveSection) -> Objective:
         metrics = {
             "accuracy": view.mean(margins > 0, "atom"),
             "margin": view.mean(margins, "atom"),
-            "wanted_gain": _mean_of(view, own, is_wanted),
-            "unwanted_gain": _mean_of(view, own, ~is_wanted),
-            DRIFT: _mean_of(view, others, has_other),
+            "wanted_gain": view.mean(own, "atom", is_wanted),
+            "unwanted_gain": view.mean(own, "atom", ~is_wanted),
+            DRIFT: view.mean(others, "atom", has_other),
         }
         return Loss({"kto": view.total(weights * torch.sigmoid(-margins), "atom")}, metrics)
 
@@ -57,9 +56,3 @@ def make(section: ObjectiveSection) -> Objective:
         metrics=("accuracy", "margin", "wanted_gain", "unwanted_gain", DRIFT),
         step_means=(DRIFT,),
     )
-
-
-def _mean_of(view: View, values: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """(sum, count) of those of [A] values that are wanted, for a metric."""
-    known = values.detach().float()
-    return view.total(torch.where(wanted, known, 0), "atom"), view.total(wanted.float(), "atom")

@@ -143,10 +143,11 @@ class View:
         known = values.detach().float()
         return self.total_at(known * weights, wanted), self.total_at(weights.float(), wanted)
 
-    def mean(self, values: Tensor, per: Per) -> tuple[Tensor, Tensor]:
-        """(sum, count) of [S] or [A] values, for a metric."""
+    def mean(self, values: Tensor, per: Per, wanted: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(sum, count) of [S] or [A] values, for a metric. wanted: which count, of the same shape; None: all."""
         known = values.detach().float()
-        return self.total(known, per), self.total(torch.ones_like(known), per)
+        counts = torch.ones_like(known) if wanted is None else wanted.float()
+        return self.total(known * counts, per), self.total(counts, per)
 
     def _split(self, values: Tensor, counts: list[int]) -> Tensor:
         return torch.stack([part.sum(0) for part in torch.split(values, counts)])

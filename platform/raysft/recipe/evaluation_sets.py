@@ -254,9 +254,9 @@ def no_judge(recipe: Recipe, got: str, field: str) -> RecipeError:
     """The error for a measure that misjudges()."""
     judge = judge_of(recipe)
     return RecipeError(
-        f"the loss of {recipe.objective.kind} is low, too, where the model gives the targets no chance",
+        f"the loss of {recipe.objective.kind} does not tell the better of two models",
         got=got,
-        expected=f"{HELD_OUT}/{judge}, or another measure of how likely the targets are",
+        expected=f"{HELD_OUT}/{judge}, or another measure of held-out rows",
         fix=f"set {field}: {HELD_OUT}/{judge}",
     )
 

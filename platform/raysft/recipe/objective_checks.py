@@ -11,6 +11,8 @@ from raysft.recipe.sections.method import ProbeMethod
 from raysft.recipe.sections.objective import DistillObjective, MarginObjective, SftObjective, TokenObjective
 from raysft.recipe.traits import method_of
 
+_LABEL_COLUMNS = ("label", "labels", "label_text")
+
 
 def check_objective(recipe: Recipe) -> None:
     """Raises RecipeError."""
@@ -24,6 +26,7 @@ def check_objective(recipe: Recipe) -> None:
         )
     if isinstance(section, ClassifyObjective):
         _check_labels(section)
+        _check_domains(recipe, section)
     if objective_of(recipe).head(section) or embeds(recipe):
         _check_whole_model(recipe)
     if embeds(recipe) and recipe.train.adversarial_epsilon:
@@ -109,6 +112,38 @@ def _check_labels(section: ClassifyObjective) -> None:
             f"{(strange or negative)[:1]}",
             f"numbers above 0 for some of {', '.join(labels)}",
             "mend objective.class_weights",
+        ),
+    ):
+        if wrong:
+            raise RecipeError(what, got=got, expected=expected, fix=fix)
+
+
+def _check_domains(recipe: Recipe, section: ClassifyObjective) -> None:
+    domains = section.domains
+    if domains is None:
+        return
+    names, is_probe = domains.names, isinstance(recipe.method, ProbeMethod)
+    for wrong, what, got, expected, fix in (
+        (
+            len(set(names)) < max(2, len(names)) or any(not name.strip() for name in names),
+            "domains are told apart by their names",
+            f"objective.domains.names: {', '.join(names) or 'none'}",
+            "two different names or more",
+            "name all domains of the data in objective.domains.names; with one there is nothing to tell apart",
+        ),
+        (
+            domains.column in _LABEL_COLUMNS,
+            "the label is no domain: what it is told by would be kept out of the model",
+            f"objective.domains.column: {domains.column}",
+            "another column, which says where a text comes from",
+            "set objective.domains.column: domain",
+        ),
+        (
+            is_probe and domains.reversal > 0,
+            "a probe leaves the model as it is, and no domain can be kept out of it",
+            f"method.kind: probe, objective.domains.reversal: {domains.reversal:g}",
+            "a method that trains the model under the head, or reversal: 0",
+            "set method.kind: lora; or objective.domains.reversal: 0, to see how well the domain can be told",
         ),
     ):
         if wrong:

@@ -105,6 +105,9 @@ OBJECTIVES: dict[str, ObjectiveTraits] = {
         answers="labelled",
         head=lambda objective: len(objective.labels),
         classes=lambda objective: objective.classes,
+        beside=lambda objective: () if objective.domains is None else (objective.domains.classes,),
+        auxiliary=lambda objective: objective.second_head,
+        judged_by=lambda objective: "loss" if objective.domains is None else "classify",
         whole_rows=True,
     ),
     "contrastive": ObjectiveTraits(

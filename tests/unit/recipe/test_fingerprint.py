@@ -67,6 +67,8 @@ def other_value(name: str, annotation: Any, old: Any) -> Any:
         return [0.5]
     if name == "objective.class_weights":
         return {"spam": 2.0}
+    if name == "objective.domains":
+        return {"names": ["mail", "chat"]}
     if name == "train.trackers":
         return ["tensorboard"]
     if name == "model.config":

@@ -10,6 +10,7 @@ from fakes import make_recipe
 from raysft.errors import RecipeError
 from raysft.recipe.change import change
 from raysft.recipe.checks import check_recipe
+from raysft.recipe.evaluation_sets import best_by
 
 STREAM = {"data.mode": "stream", "data.order": "windowed", "train.max_steps": 5, "data.eval_fraction": 0.0}
 
@@ -45,6 +46,42 @@ def test_labels(section: dict[str, Any], named: str) -> None:
     check_recipe(make_recipe(objective={"kind": "classify", "labels": ["spam"], "multi_label": True}))
     with pytest.raises(RecipeError, match=named):
         check_recipe(make_recipe(objective={"kind": "classify", **section}))
+
+
+@pytest.mark.parametrize(
+    ("domains", "changes", "named"),
+    [
+        ({"names": ["mail"]}, {}, "names"),
+        ({"names": []}, {}, "names"),
+        ({"names": ["mail", "mail"]}, {}, "names"),
+        ({"names": ["mail", " "]}, {}, "names"),
+        ({"names": ["mail", "chat"], "column": "label"}, {}, "the label is no domain"),
+        ({"names": ["mail", "chat"], "column": "label_text"}, {}, "the label is no domain"),
+        ({"names": ["mail", "chat"]}, {"method": {"kind": "probe"}}, "a probe leaves the model as it is"),
+    ],
+)
+def test_domains(domains: dict[str, Any], changes: dict[str, Any], named: str) -> None:
+    section = {"kind": "classify", "labels": ["spam", "ham"]}
+    given = make_recipe(objective={**section, "domains": {"names": ["mail", "chat"]}})
+    check_recipe(given)
+    check_recipe(change(given, {"method": {"kind": "probe"}, "objective.domains.reversal": 0.0}))
+    with pytest.raises(RecipeError, match=named):
+        check_recipe(change(given, {"objective.domains": domains, **changes}))
+
+
+def test_the_loss_tells_no_better_model_where_domains_are_to_be_told_badly() -> None:
+    domains = {"domains": {"names": ["mail", "chat"]}}
+    for objective, best in (({}, "held_out/loss"), (domains, "held_out/classify")):
+        given = make_recipe(
+            objective={"kind": "classify", "labels": ["spam", "ham"], **objective},
+            data={"eval_fraction": 0.1},
+            checkpoint={"keep_best": True},
+        )
+        check_recipe(given)
+        assert best_by(given) == best
+    with pytest.raises(RecipeError, match="does not tell the better"):
+        check_recipe(change(given, {"checkpoint.keep_best_by": "held_out/loss"}))
+    check_recipe(change(given, {"checkpoint.keep_best_by": "held_out/accuracy"}))
 
 
 def test_texts_with_labels_are_not_split() -> None:

@@ -44,9 +44,11 @@ def detect_format(record: Record, *, matched: bool = False, labelled: bool = Fal
 
     But a text beside a null label is no plain text: it would be trained, question and all. matched: texts that match
     are looked for first, else last of all, so that a record with an answer is one to whoever trains answers.
-    labelled: a text by itself is one whose label is not known.
+    labelled: a text beside a label is one for it, though null; by itself it is one whose label is not known.
     """
     try:
+        if labelled and not _LABELS.isdisjoint(record) and not _LABELLED.isdisjoint(record):
+            return "labelled"
         found = "matched" if matched and _are_matched(record, POSITIVES) else _detect(record)
         return "labelled" if found == "text" and labelled and "text" in record else found
     except RefusedError as refused:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from raysft.data.prepare.class_counts import count_classes, refuse_empty
+from raysft.data.prepare.class_counts import count_categories
 from raysft.data.prepare.fingerprint import Side
 from raysft.data.prepare.sample_columns import SEGMENTS
 from raysft.data.read.sources import ReadTask, SourceFile, describe_line, describe_sample, source_names
@@ -83,8 +83,11 @@ def choose(
         order = sequence(samples, recipe.data.sources, recipe.data.mixture, recipe.seed)
     used = {name: values[order] for name, values in columns.items() if name != "value"}
     counts = _counts(summary, side, {name: source[order] == i for i, name in enumerate(names)}, used)
-    if side.stage.categories:
-        counts |= _categories(side, locations, shards[order], rows[order])
+    values = {
+        one: sample_values(take_samples(locations, shards[order], rows[order], [one.field.name]), one.field)
+        for one in side.stage.categories
+    }
+    counts |= count_categories(values, is_learnt=side.name == "train")
     if side.stage.answers == "matched":
         counts["matched_texts"] = _num_texts(locations, shards[order], rows[order])
     counts["selected"] = dict(selection.counts) if side.name == "train" else {}
@@ -92,19 +95,6 @@ def choose(
     counts["occurrences"] = len(order)
     counts["examples"] = len(np.unique(order))
     return ChosenSamples(shards[order], rows[order], counts)
-
-
-def _categories(
-    side: Side, locations: Sequence[str], shards: NDArray[np.int64], rows: NDArray[np.int64]
-) -> dict[str, dict[str, int]]:
-    """{`labels`, or another name of many: {label: its samples}} of an epoch. Raises DataError for one without."""
-    counts = {}
-    for category in side.stage.categories:
-        column = take_samples(locations, shards, rows, [category.field.name])
-        found = counts[f"{category.name}s"] = count_classes(sample_values(column, category.field), category)
-        if side.name == "train":
-            refuse_empty(found, category.name)
-    return counts
 
 
 def _num_texts(locations: Sequence[str], shards: NDArray[np.int64], rows: NDArray[np.int64]) -> int:

@@ -1,22 +1,50 @@
-"""How many samples have each label, and that none is without. Pure."""
+"""How many samples have each label, and that none is without."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raysft.errors import DataError
-from raysft.recipe.columns import Classes
+from raysft.recipe.columns import UNKNOWN, Classes
+
+logger = logging.getLogger(__name__)
+
+
+def count_categories(columns: Mapping[Classes, NDArray[Any]], *, is_learnt: bool) -> dict[str, dict[str, int]]:
+    """{`labels`, or another name in the plural: {label: its samples}}, the labels first. is_learnt: by a model; then
+    DataError is raised for one without a sample, and what will not do is told of."""
+    counts = {f"{category.name}s": count_classes(values, category) for category, values in columns.items()}
+    if is_learnt:
+        for category, values in columns.items():
+            refuse_empty(counts[f"{category.name}s"], category.name)
+            labels = next(iter(columns.values()))
+            if category.column and labels.ndim == 1 and tells_label(values, labels):
+                logger.warning(
+                    "each %s has texts of one label alone: what keeps the %s out of the model keeps the label out",
+                    *(category.name,) * 2,
+                )
+    return counts
 
 
 def count_classes(values: NDArray[Any], classes: Classes) -> dict[str, int]:
     """{label: its samples}. values: of the column of classes, [samples], or [samples, labels] of 0 and 1; UNKNOWN is
     counted as none."""
-    known = values[values.reshape(len(values), -1).min(1, initial=0) >= 0].astype(np.int64)
+    known = values[(values != UNKNOWN) if values.ndim == 1 else (values != UNKNOWN).all(1)].astype(np.int64)
     counts = known.sum(0) if classes.several else np.bincount(known, minlength=len(classes.labels))
     return dict(zip(classes.labels, counts.tolist(), strict=True))
+
+
+def tells_label(values: NDArray[Any], labels: NDArray[Any]) -> bool:
+    """Does another column, of which there are several values, tell the label: is each value of one label alone? Both
+    [samples]; those of an UNKNOWN label say nothing."""
+    known = labels != UNKNOWN
+    pairs = {*zip(values[known].tolist(), labels[known].tolist(), strict=True)}
+    return len(pairs) == len({value for value, _ in pairs}) > 1 < len({label for _, label in pairs})
 
 
 def refuse_empty(counts: dict[str, int], name: str = "label") -> None:

@@ -214,8 +214,9 @@ def certificate(manifest: Mapping[str, Any]) -> list[str]:
             f"{counts['target_tokens']:,} of {counts['tokens']:,} tokens trained "
             f"({_share(counts['target_tokens'], counts['tokens'])}){by_role}"
         )
-    if "labels" in counts:
-        lines.append("labels: " + ", ".join(f"{label} {number:,}" for label, number in counts["labels"].items()))
+    for name in ("labels", "domains"):
+        if name in counts:
+            lines.append(f"{name}: " + ", ".join(f"{label} {number:,}" for label, number in counts[name].items()))
     lines.append(f"{counts['straddles']:,} tokens straddle the border of a trained text")
     lines += _exceptions(counts)
     if counts["truncated"]:

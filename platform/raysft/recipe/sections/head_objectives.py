@@ -33,15 +33,44 @@ class RewardObjective(Section):
     )
 
 
+class DomainsSection(Section):
+    """Domain-adversarial training (DANN, arXiv:1505.07818): what the head reads is to hold nothing by which a second
+    head could tell a text's domain, so that what is learnt of one holds in another."""
+
+    names: OneOrMany = Field(
+        description="All domains, as the records' column has them: two or more. A record of another is refused."
+    )
+    column: str = Field(
+        "domain",
+        description="Column of the records that says the domain, beside the text. Every record needs it; one without "
+        "a label teaches the domains alone.",
+    )
+    reversal: float = Field(
+        1.0,
+        ge=0,
+        description="What the second head's gradient is multiplied by, and turned round, on its way into the model "
+        "at the end of the run: the paper's lambda, which rises from 0. 0 teaches the second head alone: can the "
+        "domain be told?",
+    )
+    hidden_size: int = Field(
+        100, ge=0, description="Size of the second head's hidden layer; 0: a linear layer alone tells the domain."
+    )
+
+    @property
+    def classes(self) -> Classes:
+        """What domains there are."""
+        return Classes(self.names, name="domain", column=self.column)
+
+
 class ClassifyObjective(Section):
     """Classification of texts: one label of each (softmax), or any number of them (`multi_label`, sigmoids)."""
 
     measures: ClassVar[dict[str, Mode]] = {
         **{"classify": "min", "accuracy": "max", "macro_f1": "max"},
-        **{"ece": "min", "brier": "min"},
+        **{"ece": "min", "brier": "min", "domain": "max", "domain_accuracy": "min"},
     }
     """Its terms and metrics, as held-out rows are measured by them."""
-    needs: ClassVar[dict[str, str]] = {}
+    needs: ClassVar[dict[str, str]] = {"domain": "domains", "domain_accuracy": "domains"}
     """{measure: the field without which it is not there}."""
 
     kind: Literal["classify"] = Field(description="Names this kind.")
@@ -65,7 +94,19 @@ class ClassifyObjective(Section):
         "2 where few samples are hard; 0 is cross-entropy.",
     )
 
+    domains: DomainsSection | None = Field(
+        None,
+        description="Keep what tells domains apart out of what the labels are told by (DANN). For labels that are "
+        "known of one kind of text, and wanted of another.",
+    )
+
     @property
     def classes(self) -> Classes:
         """What samples may be."""
-        return Classes(self.labels, self.multi_label)
+        return Classes(self.labels, self.multi_label, optional=self.domains is not None)
+
+    @property
+    def second_head(self) -> tuple[int, ...]:
+        """Sizes of the layers that tell a text's domain; empty: there is none."""
+        sizes = () if self.domains is None else (self.domains.hidden_size, len(self.domains.names))
+        return tuple(filter(None, sizes))

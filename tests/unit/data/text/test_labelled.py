@@ -71,6 +71,54 @@ def test_what_is_refused(tokenizers: Any, record: dict[str, Any], reason: str) -
     assert encoded(tokenizers, record) == reason
 
 
+DOMAIN = Classes(("mail", "chat", "7", "true"), name="domain", column="place")
+
+
+@pytest.mark.parametrize(
+    ("record", "found"),
+    [
+        ({"text": "a", "label": "ham", "place": "chat"}, (1, 1)),
+        ({"text": "a", "place": "mail"}, (-1, 0)),
+        ({"text": "a", "label": None, "place": "mail"}, (-1, 0)),
+        ({"text": "a", "label": "", "place": 7.0}, (-1, 2)),
+        ({"text": "a", "label": "", "metadata": {"place": True}}, (-1, 3)),
+        ({"sentence1": "a", "sentence2": "b", "label": None, "place": "mail"}, (-1, 0)),
+        ({"text": "a", "label": "eggs", "place": "mail"}, "unknown_label"),
+        ({"text": "a", "label": "ham", "place": "post"}, "unknown_domain"),
+        ({"text": "a", "label": "ham"}, "no_domain"),
+        ({"text": "a", "label": "ham", "place": None}, "no_domain"),
+        ({"instruction": "a", "output": "b", "place": "mail"}, "no_label"),
+    ],
+)
+def test_a_domain_is_beside_each_text_and_a_label_beside_some(tokenizers: Any, record: Any, found: Any) -> None:
+    talks = read_record(record, READING, id=1, source="")
+    assert not isinstance(talks, Refusal)
+    template = template_for("tokenizer", tokenizers["chatml"], is_needed=False)
+    categories = (Classes(("spam", "ham"), optional=True), DOMAIN)
+    (one,) = encode_answers(
+        talks,
+        tokenizers["chatml"],
+        template,
+        "labelled",
+        train_on="all",
+        max_tokens=100,
+        over_long="drop",
+        categories=categories,
+    )
+    if isinstance(found, str):
+        assert isinstance(one, Refusal)
+        assert one.reason == found
+    else:
+        assert not isinstance(one, Refusal)
+        assert (one[0].values["label"], one[0].values["domain"]) == found
+
+
+def test_of_several_labels_none_and_not_known_are_two_things(tokenizers: Any) -> None:
+    several = Classes(("spam", "ham"), several=True, optional=True)
+    for label, expected in (([], [0, 0]), (None, [-1, -1]), (["ham"], [0, 1])):
+        assert encoded(tokenizers, {"text": "a", "label": label}, several)[1] == expected
+
+
 def test_a_long_text_keeps_its_beginning_and_its_end_of_text(tokenizers: Any) -> None:
     record = {"text": "abc " * 40, "label": "ham"}
     assert encoded(tokenizers, record, max_tokens=10) == "over_long"

@@ -58,6 +58,8 @@ def test_measures_of_held_out_rows_say_which_way_is_better() -> None:
         "reward": "min",
         "centre": "min",
         "classify": "min",
+        "domain": "max",
+        "domain_accuracy": "min",
         "contrastive": "min",
         "preferred_nll": "min",
         "accuracy": "max",

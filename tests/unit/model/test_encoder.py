@@ -10,12 +10,14 @@ import pytest
 import torch
 from exports import classifier_at, moved
 from fakes import LLAMA, make_recipe, make_tokenizer
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from raysft.errors import ModelError
+from raysft.errors import CheckpointError, ModelError
 from raysft.model.card import CardFacts
 from raysft.model.encoder import head_of_encoder, is_encoder, text_scores
 from raysft.model.export import export_run
+from raysft.model.heads import auxiliary_head
 from raysft.model.load import load_model
 from raysft.model.methods import apply_method, base_model
 from raysft.model.rehearsal import rehearse
@@ -77,6 +79,43 @@ def test_an_export_gives_the_scores_of_the_trained_model(tmp_path: Path, kind: s
         expected = torch.cat([loaded.eval()(input_ids=ids[:1]).logits, loaded(input_ids=ids[1:, :4]).logits])
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert float(expected.std()) > 0.01
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_states_of_texts_are_those_that_the_head_makes_scores_of(tmp_path: Path, kind: str) -> None:
+    base_at(tmp_path / "base", kind)
+    recipe = recipe_of(tmp_path / "base", METHODS["full"])
+    model = apply_method(load_model(recipe, vocab_size=264), recipe).eval()
+    ids, places = torch.arange(3, 15).reshape(2, 6), torch.tensor([[0] * 6, [1] * 4 + [-1] * 2])
+    with torch.no_grad():
+        _, found = text_scores(base_model(model), ids, places)
+        outputs = base_model(model).base_model(input_ids=ids, attention_mask=(places >= 0).long())
+    first = outputs.pooler_output if kind == "bert" else outputs.last_hidden_state[:, 0]
+    torch.testing.assert_close(found, first)
+    assert not any(part._forward_pre_hooks for part in base_model(model).children())
+
+
+def test_an_export_leaves_the_second_head_out(tmp_path: Path) -> None:
+    base_at(tmp_path / "base", "bert")
+    domains = {"names": ["mail", "chat"], "hidden_size": 5}
+    recipe = recipe_of(
+        tmp_path / "base",
+        METHODS["lora"],
+        objective={"kind": "classify", "labels": LABELS, "domains": domains},
+    )
+    lines = rehearse(recipe, make_tokenizer())
+    assert [line for line in lines if "second head" in line] == [
+        f"second head  {33 * 5 + 6 * 2} parameters beside the model: trained, kept by commits, not exported"
+    ]
+    module, model = apply_method(load_model(recipe, vocab_size=264), recipe), load_model(recipe, vocab_size=264)
+    second = auxiliary_head(model, recipe)
+    assert second is not None
+    weights = {**moved(module), **{f"auxiliary.{name}": value for name, value in second.state_dict().items()}}
+    (part,) = export_run(recipe, weights, make_tokenizer(), out=str(tmp_path / "out"), card=FACTS)
+    assert classifier_at(part).state_dict().keys() == model.state_dict().keys()
+    assert "auxiliary" not in " ".join(load_file(Path(part) / "model.safetensors"))
+    with pytest.raises(CheckpointError, match="no trained parameter"):
+        export_run(recipe, {**weights, "other": weights["auxiliary.0.bias"]}, make_tokenizer(), out="x", card=FACTS)
 
 
 @pytest.mark.parametrize(("method", "least"), [("probe", 2), ("lora", 2), ("ia3", 2)])

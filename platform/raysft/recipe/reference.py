@@ -73,6 +73,7 @@ PURE_NUMBERS = frozenset(
             "embedding_noise",
             "adversarial_epsilon",
             "reduction_factor",
+            "reversal",
             "eps",
             "entropy_top_k",
             "gamma",

@@ -31,7 +31,7 @@ WANTED_WEIGHT, CENTRE_WEIGHT = 1.5, 0.01
 LABELS, CLASS_WEIGHTS, FOCAL_GAMMA = ("a", "b", "c"), {"b": 2.5}, 1.5
 EPSILON = 0.5
 HEAT = 0.2
-DOMAINS, REVERSAL, SECOND_HEAD = ("x", "y", "z"), 0.8, 7
+DOMAINS, REVERSAL, SECOND_HEAD, SECOND_RATE = ("x", "y", "z"), 0.8, 7, 3.0
 ENCODER = {
     "model_type": "bert",
     "hidden_size": 64,
@@ -480,9 +480,15 @@ def by_formula(
 ) -> tuple[list[float], list[float]]:
     """(loss, norm) of each step, with the optimizer of material.recipe_fields."""
     trained = [p for p in model.parameters() if p.requires_grad]
+    second = {p for name, p in model.named_parameters() if name.startswith("second.")}
     groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": 0.1},
-        {"params": [p for p in trained if p.ndim == 1], "weight_decay": 0.0},
+        {
+            "params": [p for p in trained if (p.ndim > 1) == decays and (p in second) == is_second],
+            "weight_decay": 0.1 if decays else 0.0,
+            "lr": 3e-3 * (SECOND_RATE if is_second else 1),
+        }
+        for decays in (True, False)
+        for is_second in (True, False)
     ]
     optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=3e-3, betas=(0.9, 0.95), eps=1e-8)
     losses, norms = [], []

@@ -22,6 +22,7 @@ from objective_material import (
     LABELS,
     REVERSAL,
     SECOND_HEAD,
+    SECOND_RATE,
     SFT_WEIGHT,
     SHARE,
     SMOOTHING,
@@ -66,7 +67,7 @@ from raysft.recipe.columns import teacher_top_k
 
 UNTIL = 5
 
-APART = {"names": DOMAINS, "reversal": REVERSAL, "hidden_size": SECOND_HEAD}
+APART = {"names": DOMAINS, "reversal": REVERSAL, "hidden_size": SECOND_HEAD, "learning_rate_ratio": SECOND_RATE}
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "dpo": {"objective__kind": "dpo", "objective__beta": BETA},
     "guarded": {"objective__kl_weight": KL_WEIGHT, "objective__kl_top_k": TOP_K},

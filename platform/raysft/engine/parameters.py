@@ -13,7 +13,9 @@ from torch import nn
 from raysft.engine.adafactor import Adafactor
 from raysft.engine.muon import MatrixAdamW
 from raysft.engine.slices import Cut, Saved
+from raysft.model.heads import AUXILIARY
 from raysft.model.matrices import matrices
+from raysft.recipe.objective_traits import objective_of
 from raysft.recipe.resolve import ResolvedRun
 from raysft.recipe.sections.optimizer import AdafactorOptimizer, MomentsOptimizer, MuonOptimizer
 from raysft.recipe.traits import method_of
@@ -46,12 +48,13 @@ def make_optimizer(
     `lr_ratio` of a group: what set_learning_rate multiplies by. `momentum` of a group: Muon's; it has matrices alone.
     """
     section, still, method = run.recipe.optimizer, undecayed(module), run.recipe.method
-    ratio_of = method_of(run.recipe).learning_rate_ratio
+    ratio_of, of_second = method_of(run.recipe).learning_rate_ratio, objective_of(run.recipe).auxiliary_rate
     is_muon = isinstance(section, MuonOptimizer)
     moved = set(matrices(module).values()) if is_muon else set[nn.Parameter]()
     members: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
     for name, parameter in trained.items():
-        key = (parameter in moved, parameter in still, ratio_of(method, name))
+        ratio = of_second(run.recipe.objective) if name.startswith(AUXILIARY) else ratio_of(method, name)
+        key = (parameter in moved, parameter in still, ratio)
         members.setdefault(key, []).append(parameter)
     groups: list[dict[str, Any]] = [
         {

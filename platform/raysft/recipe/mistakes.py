@@ -212,17 +212,16 @@ def _all_fields() -> list[str]:
 
 def fields_at(location: Sequence[str]) -> list[str]:
     """The fields of the section there; [] where there is none."""
-    section: type[BaseModel] = Recipe
-    for key in location:
-        annotation = section.model_fields[key].annotation if key in section.model_fields else None
-        if key in KINDS:
-            return list(dict.fromkeys(name for one in KINDS[key].values() for name in one.model_fields))
-        kinds = [annotation, *get_args(annotation)]  # also of a union with None
-        sections = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
-        if not sections:
-            return []
-        section = sections[0]
-    return list(section.model_fields)
+    sections: Sequence[type[BaseModel]] = [Recipe]
+    for number, key in enumerate(location):
+        if number == 0 and key in KINDS:
+            sections = list(KINDS[key].values())
+            continue
+        annotations = [section.model_fields[key].annotation for section in sections if key in section.model_fields]
+        kinds = [kind for one in annotations for kind in (one, *get_args(one))]  # also of a union with None
+        found = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        sections = found[:1]
+    return list(dict.fromkeys(name for section in sections for name in section.model_fields))
 
 
 def _short(value: object) -> str:

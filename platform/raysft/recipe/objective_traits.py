@@ -50,6 +50,8 @@ class ObjectiveTraits:
     auxiliary: Callable[[Any], tuple[int, ...]] = lambda objective: ()
     """Sizes of the layers of a second head on a sample's pooled state, its outputs last: trained, kept by commits, in
     no export; empty: there is none."""
+    auxiliary_rate: Callable[[Any], float] = lambda objective: 1.0
+    """Learning rate of that head over the model's."""
     embeds: bool = False
     """Reads one vector of each sample, pooled from hidden states: no head at all."""
     measures_first: bool = False
@@ -107,6 +109,7 @@ OBJECTIVES: dict[str, ObjectiveTraits] = {
         classes=lambda objective: objective.classes,
         beside=lambda objective: () if objective.domains is None else (objective.domains.classes,),
         auxiliary=lambda objective: objective.second_head,
+        auxiliary_rate=lambda objective: 1.0 if objective.domains is None else objective.domains.learning_rate_ratio,
         judged_by=lambda objective: "loss" if objective.domains is None else "classify",
         whole_rows=True,
     ),

@@ -69,6 +69,7 @@ PURE_NUMBERS = frozenset(
             "moment_decay",
             "clip_threshold",
             "b_learning_rate_ratio",
+            "learning_rate_ratio",
             "dropout",
             "embedding_noise",
             "adversarial_epsilon",

@@ -117,3 +117,13 @@ def test_a_section_of_one_kind_has_the_fields_of_that_kind(method: object, told:
     with pytest.raises(RecipeError) as caught:
         parse_recipe({**recipe_content(), "method": method})
     assert [words for words in told if words not in str(caught.value)] == []
+
+
+def test_a_section_within_a_kind_has_its_own_fields() -> None:
+    content = recipe_content(
+        objective={"kind": "classify", "labels": ["a", "b"], "domains": {"names": ["x", "y"], "hiden_size": 1}}
+    )
+    with pytest.raises(RecipeError, match=r"objective\.domains") as found:
+        parse_recipe(content)
+    assert "names, column" in found.value.expected
+    assert "objective.domains.hidden_size" in f"{found.value.fix}{found.value.what}"

@@ -53,7 +53,9 @@ def _value(conversation: Conversation, classes: Classes) -> float | list[float] 
         if classes.optional and is_text and len(conversation.messages) == 1:
             return [UNKNOWN] * len(classes.labels) if classes.several else UNKNOWN
         return Refusal(
-            "no_label", "the record has no label; expected {text, label}, or data.columns: {label: COLUMN}"
+            "no_label",
+            "the record has no label; expected {text, label}, or data.columns: {label: COLUMN} (with "
+            "objective.domains a text without one is learnt from, too)",
         )
     if conversation.weight != 1.0:
         return Refusal("weighted_text", f"a weight of {conversation.weight:g}; expected none: see class_weights")

@@ -55,6 +55,12 @@ class DomainsSection(Section):
     hidden_size: int = Field(
         100, ge=0, description="Size of the second head's hidden layer; 0: a linear layer alone tells the domain."
     )
+    learning_rate_ratio: float = Field(
+        10.0,
+        gt=0,
+        description="Learning rate of the second head over that of the model, which it is to keep up with: the "
+        "paper's 10.",
+    )
 
     @property
     def classes(self) -> Classes:

@@ -49,8 +49,10 @@ def classify(
     max_rows: int,
     decode: Callable[[list[int]], str],
 ) -> Classified:
-    """Labels of the texts with labels in the first max_rows rows of a token store. model: a sequence classifier. decode: the text
-    of tokens."""
+    """Labels of the texts with labels in the first max_rows rows of a token store.
+
+    model: a sequence classifier. decode: the text of tokens.
+    """
     model.train(False)
     known, told, probabilities, texts = [], [], [], []
     for index in range(min(max_rows, store.num_rows)):

@@ -90,7 +90,7 @@ def evaluate_trained(fields: dict[str, Any], stores: dict[str, str], share: Numb
 
 
 def evaluate_classifier(fields: dict[str, Any], stores: dict[str, str], run: str) -> dict[str, Any]:
-    """{set with labels: record, and `labelled`: its texts} of a run's newest checkpoint, as the classifier that is exported."""
+    """{set with labels: record, and `labelled`: its texts} of a run's newest checkpoint, as it is exported."""
     recipe = parse_recipe(fields)
     tokenizer, classes, plans = recipe_tokenizer(recipe), classes_of(recipe), evaluation_sets(recipe)
     torch.set_num_threads(recipe.cluster.cpus_per_worker)

@@ -1,6 +1,6 @@
 """Critique tuning against `sft` at equal tokens, on sums whose solutions have planted errors (arXiv:2501.17703).
 
-    python benchmarks/critique.py --base build/base [--folder build/critique] [--seeds 3] [--tokens 160000]
+    python benchmarks/critique.py --base build/base [--folder build/critique] [--seeds 3] [--tokens 100000]
 
 --base: what jobs/pretrain.py left. It first learns to answer from right solutions; then three go on from there,
 each with --tokens of the same other sums: `sft` on right solutions; `sft` on solutions of which half have a planted
@@ -157,8 +157,8 @@ def main() -> None:
     parser.add_argument("--base", type=Path, required=True)
     parser.add_argument("--folder", type=Path, default=Path("build/critique"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--begin", type=int, default=160_000, help="tokens of right solutions that all begin with")
-    parser.add_argument("--tokens", type=int, default=160_000)
+    parser.add_argument("--begin", type=int, default=100_000, help="tokens of right solutions that all begin with")
+    parser.add_argument("--tokens", type=int, default=100_000)
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
     quiet()

@@ -1,7 +1,7 @@
 """What each method and each optimiser is worth on the same small base and the same data.
 
     python benchmarks/methods.py --base build/base --alpaca alpaca.json
-        [--folder build/bench-methods] [--rates 2] [--steps 60] [--only lora,dora] [--processes 2]
+        [--folder build/bench-methods] [--rates 1] [--steps 60] [--only lora,dora] [--processes 2]
 
 --base: what jobs/pretrain.py left: its run and its tokenizer. Each method is tried at so many of its learning rates
 (--rates), and the table has the one with the lowest held-out loss, whatever the method. A process and one thread
@@ -39,7 +39,7 @@ METHODS: dict[str, Row] = {
     "lora, PiSSA": ({**LOW_RANK, "init": "pissa"}, {}, (3e-3, 1e-3, 1e-2)),
     "lora, OLoRA": ({**LOW_RANK, "init": "olora"}, {}, (3e-3, 1e-3, 1e-2)),
     "lora, EVA": ({**LOW_RANK, "init": "eva"}, {}, (3e-3, 1e-2, 1e-3)),
-    "lora, MLP rank 16": ({**LOW_RANK, "rank_pattern": {"down_proj": 16, "up_proj": 16}}, {}, (3e-3, 1e-2, 1e-3)),
+    "lora, MLP rank 16": ({**LOW_RANK, "ranks": {"down_proj": 16, "up_proj": 16}}, {}, (3e-3, 1e-2, 1e-3)),
     "dora": ({**LOW_RANK, "kind": "dora"}, {}, (3e-3, 1e-2, 1e-3)),
     "adalora": ({"kind": "adalora", "rank": 12, "target_rank": 8, "alpha": 24.0}, {}, (1e-2, 3e-2, 3e-3)),
     "ia3": ({"kind": "ia3"}, {}, (3e-2, 1e-2, 1e-1)),
@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--alpaca", type=Path, required=True)
     parser.add_argument("--folder", type=Path, default=Path("build/bench-methods"))
     parser.add_argument("--only", help="rows, in part: those whose names have one of these words")
-    parser.add_argument("--rates", type=int, default=2, help="learning rates of each method that are tried")
+    parser.add_argument("--rates", type=int, default=1, help="learning rates of each method that are tried")
     parser.add_argument("--steps", type=int, default=60, help="of 2 rows of 512 tokens")
     parser.add_argument("--seeds", type=int, default=1, help="runs of each; the table shows the first")
     parser.add_argument("--processes", type=int, default=2)

@@ -38,6 +38,5 @@ def make_start(fields: Mapping[str, Any], store: str | None, location: str) -> N
     recipe = parse_recipe(dict(fields))
     torch.set_num_threads(recipe.cluster.cpus_per_worker)
     found = adapter_start(recipe, recipe_tokenizer(recipe), None if store is None else TokenStore.open(store))
-    storage.write_bytes(
-        location, save({name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in found.items()})
-    )
+    parts = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in found.items()}
+    storage.write_bytes(location, save(parts))  # which refuses tensors that share memory

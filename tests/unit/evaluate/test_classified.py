@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from objective_rows import row as packed_row
 from sklearn.metrics import (
     accuracy_score,
     brier_score_loss,
@@ -14,7 +18,7 @@ from sklearn.metrics import (
     precision_recall_fscore_support,
 )
 
-from raysft.evaluate.classified import Classified, classification_record
+from raysft.evaluate.classified import Classified, classification_record, classify, labelled_record, text_key
 from raysft.observe.labels import label_lines, reliability_chart
 from raysft.recipe.columns import Classes
 
@@ -111,3 +115,39 @@ def test_the_drawing_has_a_point_for_each_bin_and_older_records_have_none() -> N
     assert reliability_chart(classes).count("<circle") == len(classes["calibration"])
     del classes["calibration"]
     assert reliability_chart(classes) == ""
+
+
+class Parity(torch.nn.Module):
+    """Says `green` of a text whose tokens add up to an even number, else `red`."""
+
+    device = torch.device("cpu")
+
+    def forward(self, input_ids: Any, attention_mask: Any) -> Any:
+        assert attention_mask.all()
+        odd = float(input_ids.sum() % 2)
+        return SimpleNamespace(logits=torch.tensor([[odd, 1 - odd, -9.0]]))
+
+
+def test_texts_are_kept_by_their_words_with_both_labels() -> None:
+    rows = []
+    for lengths, labels in (([5, 3], [0, 1]), ([4], [2])):
+        found = packed_row(lengths, (), len(lengths))
+        alone = {**found.segment_fields, "atom": np.arange(len(lengths), dtype=np.int32)}
+        rows.append(replace(found, segment_fields=alone, atom_fields={"label": np.array(labels, np.float32)}))
+    ids = np.concatenate([one.token_fields["input_ids"] for one in rows])
+    texts = [part.tolist() for part in np.split(ids, [5, 8])]
+    store: Any = SimpleNamespace(num_rows=2, read_rows=lambda numbers: [rows[number] for number in numbers])
+    model: Any = Parity()
+    found = classify(model, store, Classes(LABELS), max_rows=9, decode=lambda ids: f"Text {ids}")
+    kept = labelled_record(found, Classes(LABELS))
+    assert kept["texts"] == [text_key(f"text {text}") for text in texts]
+    assert kept["known"] == [[0], [1], [2]]
+    assert kept["told"] == [[0 if sum(text) % 2 else 1] for text in texts]
+    assert kept["brier"] == pytest.approx(((found.probabilities - found.known) ** 2).sum(1))
+    assert len(classify(model, store, Classes(LABELS), max_rows=1, decode=str).texts) == 2
+
+
+def test_a_text_is_the_same_for_tokenizers_that_drop_case_and_accents() -> None:
+    assert text_key("Café, au Lait!") == text_key("cafe\u0301 , au lait !") == text_key("cafe au lait")
+    assert text_key("cafe") != text_key("cafes")
+    assert text_key("天气好") != text_key("天气坏")

@@ -111,8 +111,8 @@ def group_lines(answers: Sequence[GroupedAnswer], column: str, metrics: Sequence
     """Each metric by group, the largest gap, and how often groups drawn by chance have it. Raises UserError."""
     groups: dict[str, list[Answer]] = defaultdict(list)
     for one in answers:
-        if one.record.get(column) is not None:
-            groups[str(one.record[column])].append(one.answer)
+        if name := _group_of(one.record, column):
+            groups[name].append(one.answer)
     large = {name: found for name, found in sorted(groups.items()) if len(found) >= LEAST}
     if len(large) < 2:
         seen = ", ".join(f"{name} ({len(found)})" for name, found in sorted(groups.items())[:6])
@@ -125,6 +125,8 @@ def group_lines(answers: Sequence[GroupedAnswer], column: str, metrics: Sequence
     lines = [f"by {column}: {', '.join(f'{name} ({len(found)})' for name, found in large.items())}"]
     small = len(groups) - len(large)
     lines += [f"  {small} groups of fewer than {LEAST} answers are left out"] if small else []
+    nameless = len(answers) - sum(map(len, groups.values()))
+    lines += [f"  {nameless} answers whose record has no {column} are left out"] if nameless else []
     for metric in metrics:
         lines.append(f"  {metric.title}")
         for name, found in large.items():
@@ -137,6 +139,12 @@ def group_lines(answers: Sequence[GroupedAnswer], column: str, metrics: Sequence
         gap, p = gap_of(_parted(rows, [len(found) for found in large.values()]), metric.value, seed)
         lines.append(f"    {'gap':20} {metric.shown(gap)}, p {p:.3f}")
     return [*lines, *_label_lines(large, seed)]
+
+
+def _group_of(record: Mapping[str, Any], column: str) -> str:
+    """What a record says of its group; empty: nothing."""
+    told = record.get(column)
+    return "" if told is None else str(told).strip()
 
 
 def gap_of(groups: Sequence[Sequence[Numbers]], value: Callable[[Numbers], float], seed: int) -> tuple[float, float]:

@@ -62,6 +62,15 @@ def test_metrics_and_labels_by_group(tmp_path: Path) -> None:
     assert "answered 'no': f 25.0%, m 75.0%; gap 50.0%, p 0.001" in text
 
 
+def test_answers_without_a_group_are_counted_and_left_out(tmp_path: Path) -> None:
+    """The column is missing, null or blank."""
+    told = [{"sex": name} for name in ("f", "m") for _ in range(5)] + [{}, {"sex": None}, {"sex": " "}]
+    file = answers(tmp_path, "a.jsonl", [("yes", "yes", record) for record in told])
+    lines = group_lines(read_grouped(file), "sex", metrics_named(["exact_match"]))
+    assert lines[0] == "by sex: f (5), m (5)"
+    assert lines[1] == "  3 answers whose record has no sex are left out"
+
+
 def test_groups_that_are_alike_are_not_accused(tmp_path: Path) -> None:
     rows = [("yes" if i % 3 else "no", "yes", {"sex": "fm"[i % 2]}) for i in range(60)]
     lines = group_lines(read_grouped(answers(tmp_path, "a", rows)), "sex", metrics_named(["exact_match", "length"]))

@@ -75,7 +75,8 @@ def batch_of(texts: list[Tensor], *, packing: bool) -> DeviceBatch:
     positions = torch.cat([torch.arange(len(text)) for text in texts])[None] if packing else None
     predicts = torch.zeros_like(segment_of, dtype=torch.bool)
     predicts[:, :-1] = (segment_of[:, 1:] == segment_of[:, :-1]) & (segment_of[:, :-1] >= 0)
-    zeros = {"step_cost": torch.zeros(2), "step_right": torch.zeros(2), "step_slope": torch.zeros(4, 1)}
+    zeros = {name: torch.zeros(2) for name in ("step_cost", "step_right", "step_rank")}
+    zeros["step_slope"] = torch.zeros(4, 1)
     if positions is None:
         positions = torch.arange(width).expand(len(rows), -1)
     return DeviceBatch(
@@ -162,7 +163,8 @@ def test_an_empty_micro_batch_has_no_vectors_and_passes_gradients(tmp_path: Path
         recipe = recipe_of(tmp_path / kind, kind)
         objective, model = make_objective(recipe), apply_method(load_model(recipe, vocab_size=264), recipe)
         nothing = torch.full((1, 2), -1)
-        zeros = {"step_cost": torch.zeros(0), "step_right": torch.zeros(0), "step_slope": torch.zeros(0, 1)}
+        zeros = {name: torch.zeros(0) for name in ("step_cost", "step_right", "step_rank")}
+        zeros["step_slope"] = torch.zeros(0, 1)
         batch = DeviceBatch(
             torch.zeros(1, 2, dtype=torch.int64), torch.arange(2)[None], nothing, torch.zeros(1, 2), nothing,
             nothing > 0, torch.zeros(0, dtype=torch.int64), zeros,

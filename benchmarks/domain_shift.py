@@ -37,9 +37,8 @@ def main() -> int:
             started = time.monotonic()
             run = raysft.train(recipe_of(options, names, reversal, seed))
             told = run.evaluation or {}
-            held_out = [line for line in run.metrics() if line["kind"] == "eval"][-1]
             shares = [told[f"{name}/label_accuracy"] for name in ("held_out", "target")]
-            shares.append(held_out["metrics"]["domain_accuracy"])
+            shares.append(run.metrics().held_out[-1].measures["domain_accuracy"])
             cells = " ".join(f"{share:>{width}.1%}" for share, width in zip(shares, (10, 10, 12), strict=True))
             print(f"{reversal:8g} {seed:4} {cells} {time.monotonic() - started:5.0f}", flush=True)
     return 0

@@ -52,7 +52,7 @@ METHODS: dict[str, Row] = {
     "tuner fourierft": ({**TUNER, "tuner": "fourierft"}, {}, (1e-1, 3e-2, 3e-1)),
     "tuner hra": ({**TUNER, "tuner": "hra"}, {}, (1e-2, 3e-3, 3e-2)),
     "tuner miss": ({**TUNER, "tuner": "miss", "options": {"r": 8}}, {}, (1e-2, 3e-3, 3e-2)),
-    "tuner oft": ({**TUNER, "tuner": "oft"}, {}, (1e-2, 3e-3, 3e-2)),
+    "tuner oft": ({**TUNER, "tuner": "oft", "options": {"oft_block_size": 16}}, {}, (1e-2, 3e-3, 3e-2)),
     "tuner vera": ({**TUNER, "tuner": "vera"}, {}, (1e-1, 3e-2, 3e-1)),
 }
 """{row: (method, what the optimiser has besides its learning rate, learning rates that are tried)}."""

@@ -22,11 +22,20 @@ from raysft.cli.parser import parser
 from raysft.errors import RaysftError
 from raysft.observe.console import StderrHandler, printable
 
-_REFUSALS = (
-    *(errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EROFS),
-    *(errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE),
-)
-"""What the system says of a path or a disk, and raysft can do nothing about."""
+_PATH = "check the path in the recipe or the command; --debug shows where it was used"
+_REFUSALS = {
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS), ("a path that this user may read, or write what is written", _PATH)
+    ),
+    **dict.fromkeys(
+        (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
+        ("names of at most 255 bytes, a folder where one is meant", _PATH),
+    ),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), ("room on that disk", "free some; the same command goes on")),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), ("files that may be opened", "raise the limit: ulimit -n 65536")),
+    **dict.fromkeys((errno.EIO, errno.ESTALE), ("a disk or mount that answers", "mount it anew, or name another")),
+}
+"""{what the system says of a path or a disk, and raysft can do nothing about: what was expected, what mends it}."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,11 +78,9 @@ def _told(error: Exception) -> int:
         )
         return 2
     if isinstance(error, OSError) and error.errno in _REFUSALS:
-        sys.stderr.write(
-            f"error: the system refuses a file or a folder\n  got: {printable(_cut(str(error)))}\n"
-            "  expected: a path that this user may read, or write what is written, of names of 255 bytes at most\n"
-            "  fix: check the path in the recipe or the command; with --debug it is shown where it was used\n"
-        )
+        expected, fix = _REFUSALS[error.errno]
+        told = f"  got: {printable(_cut(str(error)))}\n  expected: {expected}\n  fix: {fix}\n"
+        sys.stderr.write(f"error: the system refuses a file or a folder\n{told}")
         return 2
     text = printable(f"{type(error).__name__}: {error}")
     sys.stderr.write(f"error: {text}\n  fix: run again with --debug and report it\n")

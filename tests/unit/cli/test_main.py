@@ -124,9 +124,13 @@ def test_what_nobody_foresaw_is_the_platforms_fault(capsys, recipe: Path, monkey
         OSError(errno.ENAMETOOLONG, "File name too long", "a" * 3000),
         NotADirectoryError(errno.ENOTDIR, "Not a directory", "recipe.yaml/x"),
         OSError(errno.ESTALE, "Stale file handle", "/mnt/storage"),
+        OSError(errno.ENOSPC, "No space left on device", "/mnt/storage/runs/a"),
+        OSError(errno.EMFILE, "Too many open files", "/mnt/storage"),
     ],
 )
 def test_what_the_system_refuses_is_the_surroundings_fault(capsys, recipe: Path, monkeypatch, error: OSError) -> None:
+    words = {errno.ESTALE: "mount", errno.ENOSPC: "room", errno.EMFILE: "ulimit"}
+
     def fail(path: str, overrides: list[str]) -> None:
         raise error
 
@@ -137,6 +141,7 @@ def test_what_the_system_refuses_is_the_surroundings_fault(capsys, recipe: Path,
         f"error: the system refuses a file or a folder\n  got: [Errno {error.errno}] {error.strerror}"
     )
     assert error.filename[-20:] in ran.err
+    assert words.get(error.errno, "check the path") in ran.err
     assert len(ran.err) < 700
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from raysft.data.formats.answers import RecordContent, read_answer
 from raysft.data.formats.asked import read_prompt, require, with_system
-from raysft.data.formats.fields import CHOSEN, PROMPTS, REJECTED, RESPONSES, SCORES, TURNS
+from raysft.data.formats.fields import CHOSEN, OTHER_ENDS, PROMPTS, REJECTED, RESPONSES, SCORES, TURNS
 from raysft.data.formats.spoken import spoken_turns
 from raysft.data.formats.turns import read_messages
 from raysft.data.formats.unread import KeyLedger
@@ -19,12 +19,12 @@ def read_preference(account: KeyLedger) -> RecordContent:
 
     ms-swift's records have the preferred answer at the end of a talk, and the other in `rejected_response`.
     """
-    if CHOSEN in account.record:
-        require(account, {CHOSEN, "|".join(REJECTED)}, "preference")
-        column = account.first(REJECTED) or REJECTED[0]
-        chosen, rejected = (read_answer(account.get(name), name, account) for name in (CHOSEN, column))
+    other = account.first(OTHER_ENDS)
+    if CHOSEN in account.record or other is None:
+        require(account, {CHOSEN, REJECTED}, "preference")
+        chosen, rejected = (read_answer(account.get(name), name, account) for name in (CHOSEN, REJECTED))
     else:
-        chosen, rejected = _talk_and_another_end(account)
+        chosen, rejected = _two_ends(account, other)
     if _is_whole(chosen) and _is_whole(rejected):
         shared = 0
         while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
@@ -42,24 +42,18 @@ def read_preference(account: KeyLedger) -> RecordContent:
     return RecordContent(prompt + chosen, candidates)
 
 
-def _talk_and_another_end(account: KeyLedger) -> tuple[list[Message], list[Message]]:
-    """The whole talk, and the same with the rejected answer in its last answer's place."""
-    require(account, {CHOSEN, "|".join(REJECTED)} - ({CHOSEN} if _has_rejected(account) else set()), "preference")
-    column = account.first(REJECTED) or REJECTED[0]
-    turns = account.first(TURNS)
-    talk = read_messages(account.get(turns), turns, account) if turns else read_prompt(account, "preference")
-    if not turns:
-        talk = [*talk, *read_answer(account.get("response"), "response", account)]
+def _two_ends(account: KeyLedger, other: str) -> tuple[list[Message], list[Message]]:
+    """A whole talk, and the same with the answer of the column `other` in its last answer's place."""
+    if turns := account.first(TURNS):
+        talk = read_messages(account.get(turns), turns, account)
+    else:
+        talk = [*read_prompt(account, "preference"), *read_answer(account.get("response"), "response", account)]
     if len(talk) < 2 or talk[-1].role != "assistant":
         raise RefusedError(
-            "missing_column", f"`{column}` needs an answer that is better: `{CHOSEN}`, or a last answer"
+            "missing_column", f"`{other}` needs an answer that is better: `{CHOSEN}`, or a last answer"
         )
-    rejected = read_answer(account.get(column), column, account)
+    rejected = read_answer(account.get(other), other, account)
     return talk, rejected if _is_whole(rejected) else [*talk[:-1], *rejected]
-
-
-def _has_rejected(account: KeyLedger) -> bool:
-    return account.first(REJECTED[1:]) is not None
 
 
 def _pass_over_the_same(account: KeyLedger, prompt: list[Message]) -> None:

@@ -10,6 +10,7 @@ from raysft.data.formats.fields import (
     ANCHORS,
     CHOSEN,
     LABELS,
+    OTHER_ENDS,
     PAIRED_TEXTS,
     POSITIVES,
     REJECTED,
@@ -28,7 +29,7 @@ EXPECTED = (
     "ranking {prompt, responses[], scores[]}, critique {question, noisy_answer, critique}, "
     "labelled {text, label}, matched {anchor, positive, negative}, text {text}"
 )
-_REJECTED = frozenset(REJECTED)
+_OTHER_ENDS = frozenset(OTHER_ENDS)
 _QUESTIONS = frozenset(("prompt", "question", "query", "instruction"))
 _RESPONSES = frozenset(RESPONSES)
 _TURNS = frozenset(TURNS)
@@ -76,13 +77,13 @@ def _by_names(names: tuple[str, ...]) -> str:
 
 def _first(record: Record) -> str:
     """The order is from the columns that say most to those that say least."""
-    if CHOSEN in record and not _REJECTED.isdisjoint(record):
+    if CHOSEN in record and REJECTED in record:
         return "preference"
     is_asked = not _QUESTIONS.isdisjoint(record)
     if "critique" in record and ("question" in record or "instruction" in record):
         return "critique"
     turns = "" if _TURNS.isdisjoint(record) else _format_of_turns(record)
-    if (turns or (is_asked and "response" in record)) and not _REJECTED.isdisjoint(record):
+    if (turns or (is_asked and "response" in record)) and not _OTHER_ENDS.isdisjoint(record):
         return "preference"
     has_responses = not _RESPONSES.isdisjoint(record)
     if has_responses and (is_asked or turns) and _are_scored(record):

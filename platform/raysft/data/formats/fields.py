@@ -9,8 +9,9 @@ TURNS = ("messages", "conversations", "conversation")
 PROMPTS = ("prompt", *TURNS, "question", "query", "instruction")
 RESPONSES = ("responses", "candidates", "answers", "completions")
 ANSWERS = ("completion", "response", *RESPONSES)
-CHOSEN, REJECTED = "chosen", ("rejected", "rejected_response", "rejected_messages")
-"""The preferred answer's column, which may be the last answer of a talk instead (ms-swift); the other one's."""
+CHOSEN, REJECTED = "chosen", "rejected"
+OTHER_ENDS = ("rejected_response", "rejected_messages")
+"""The rejected answer beside a talk that ends with the preferred one (ms-swift)."""
 ANSWER_TEXTS = ("text", "content", "response", "answer")
 SCORES = {"scores": ("score", "overall_score"), "ranks": ("rank",)}
 """Columns of numbers beside several answers, and the keys of one in each answer; ranks count from the best on."""
@@ -40,7 +41,18 @@ FIELDS = {
     "sharegpt": (*TURNS, "system", "tools", "functions"),
     "messages": (*TURNS, "system", "tools", "functions"),
     "completion": (*PROMPTS, "input", "system", "tools", "functions", "history", *ANSWERS, *REASONING, *WANTED),
-    "preference": (*PROMPTS, "input", "system", "tools", "functions", "history", CHOSEN, *REJECTED, "response"),
+    "preference": (
+        *PROMPTS,
+        "input",
+        "system",
+        "tools",
+        "functions",
+        "history",
+        CHOSEN,
+        REJECTED,
+        *OTHER_ENDS,
+        "response",
+    ),
     "ranking": (*PROMPTS, "input", "system", "tools", "functions", "history", *RESPONSES, *SCORES),
     "critique": ("question", "instruction", "input", "system", *JUDGED, "critique"),
     "labelled": (*PAIRED_TEXTS, *PAIRED_TEXTS.values(), *LABELS, "label_text", "system"),

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from raysft.data.prepare.class_counts import count_categories
+from raysft.data.prepare.class_counts import count_categories, count_judged
 from raysft.data.prepare.fingerprint import Side
 from raysft.data.prepare.sample_columns import SEGMENTS
 from raysft.data.read.sources import ReadTask, SourceFile, describe_line, describe_sample, source_names
@@ -29,7 +29,7 @@ from raysft.data.store.packed_rows import sample_values
 from raysft.data.store.shards import SIDES, Summary, merge_summaries, read_shard, rejects_path, take_samples
 from raysft.data.text.fitting import COUNTED
 from raysft.errors import DataError, PlatformError, redacted
-from raysft.recipe.columns import TARGET
+from raysft.recipe.columns import TARGET, WANTED
 from raysft.recipe.schema import Recipe
 from raysft.storage import join, read_lines, write_stream
 
@@ -88,6 +88,9 @@ def choose(
         for one in side.stage.categories
     }
     counts |= count_categories(values, is_learnt=side.name == "train")
+    if side.stage.answers == "judged":
+        judged = sample_values(take_samples(locations, shards[order], rows[order], [WANTED.name]), WANTED)
+        counts["judged"] = count_judged(judged, is_learnt=side.name == "train")
     if side.stage.answers == "matched":
         counts["matched_texts"] = _num_texts(locations, shards[order], rows[order])
     counts["selected"] = dict(selection.counts) if side.name == "train" else {}

@@ -1,4 +1,4 @@
-"""How many samples have each label, and that none is without."""
+"""How many samples have each label or judgement, and that none is without."""
 
 from __future__ import annotations
 
@@ -37,6 +37,21 @@ def count_classes(values: NDArray[Any], classes: Classes) -> dict[str, int]:
     known = values[(values != UNKNOWN) if values.ndim == 1 else (values != UNKNOWN).all(1)].astype(np.int64)
     counts = known.sum(0) if classes.several else np.bincount(known, minlength=len(classes.labels))
     return dict(zip(classes.labels, counts.tolist(), strict=True))
+
+
+def count_judged(values: NDArray[Any], *, is_learnt: bool) -> dict[str, int]:
+    """{`wanted`, `unwanted`: answers}. values: of the column WANTED, [answers]. is_learnt: DataError is raised where
+    all are alike."""
+    counts = {"wanted": int((values > 0).sum()), "unwanted": int((values <= 0).sum())}
+    if is_learnt and not all(counts.values()):
+        raise DataError(
+            "answers that are all judged alike teach no difference",
+            got=", ".join(f"{name} {count:,}" for name, count in counts.items()),
+            expected="wanted and unwanted answers, behind the rules and data.eval_fraction",
+            fix="add records of the other kind (is `label` true or false, 1 or 0?); of wanted answers alone a model "
+            "learns by objective: sft",
+        )
+    return counts
 
 
 def tells_label(values: NDArray[Any], labels: NDArray[Any]) -> bool:

@@ -217,6 +217,8 @@ def certificate(manifest: Mapping[str, Any]) -> list[str]:
     for name in ("labels", "domains"):
         if name in counts:
             lines.append(f"{name}: " + ", ".join(f"{label} {number:,}" for label, number in counts[name].items()))
+    if judged := counts.get("judged"):
+        lines.append(f"answers: {judged['wanted']:,} wanted, {judged['unwanted']:,} unwanted")
     lines.append(f"{counts['straddles']:,} tokens straddle the border of a trained text")
     lines += _exceptions(counts)
     if counts["truncated"]:

@@ -194,11 +194,25 @@ def test_a_store_of_judged_answers_has_each_beside_one_of_another_prompt(recipe,
         assert answers[others[0]] != prompt, "the other one answers something else"
     assert prepared.train_manifest["counts"]["refused"] == {"not_judged": 1, "over_long": 1}
     assert {field.name for field in store.fields} == {"target", "wanted"}
+    judged = {"wanted": sum(map(int, expected.values())), "unwanted": sum(one == 0 for one in expected.values())}
+    assert prepared.train_manifest["counts"]["judged"] == judged
+    assert any(
+        line.startswith(f"answers: {judged['wanted']} wanted") for line in certificate(prepared.train_manifest)
+    )
     narrow = prepare(change(recipe, {**wide, "data.max_tokens": 128}))
     store = TokenStore.open(narrow.train)
     lengths = [row.segment_fields["length"] for row in store.read_rows(range(store.num_rows))]
     alone = sum(len(row.atom_fields["wanted"]) for row in store.read_rows(range(store.num_rows)))
     assert alone < sum(map(len, lengths)) < 2 * alone, "one beside which no other fits stands alone"
+
+
+@pytest.mark.parametrize("label", [True, False, 1, "true"])
+def test_answers_that_are_all_judged_alike_are_refused(recipe, tmp_path, label) -> None:
+    records = [{"prompt": f"p {i}", "completion": f"c {i}", "label": label} for i in range(8)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    with pytest.raises(DataError, match="judged alike") as error:
+        prepare(change(recipe, {"objective": {"kind": "kto"}, "data.eval_fraction": 0.0}))
+    assert error.value.got == ("wanted 8, unwanted 0" if label else "wanted 0, unwanted 8")
 
 
 def test_a_judged_answer_is_shown_with_its_judgement(recipe, tmp_path) -> None:

@@ -174,8 +174,8 @@ def check_ranks(adapted: nn.Module, *, is_named: bool, ranks: Collection[str] = 
         for name, layer in layers
         if layer.r["default"] > min(layer.out_features, layer.in_features)
     }
-    own = {name for name in over if ends_in(name, tuple(ranks))}
-    wrong = {name: over[name] for name in own} or over
+    own = {name: sizes for name, sizes in over.items() if ends_in(name, tuple(ranks))}
+    wrong = own or over
     if own or len(over) == len(layers) or (over and is_named):
         pick, field = (min if is_named or own else max), "method.ranks" if own else "method.rank"
         name, (rank, outputs, inputs) = pick(wrong.items(), key=lambda item: min(item[1][1:]))

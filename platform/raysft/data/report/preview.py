@@ -17,7 +17,7 @@ from rich.text import Text
 
 from raysft.data.notes import NoteCounts, count_notes, tell_notes, unused
 from raysft.data.read.sources import read_all
-from raysft.data.report.trace import Traced, TracedSample, Tracer, token_kind
+from raysft.data.report.trace import LEARNT, Traced, TracedSample, Tracer, token_kind
 from raysft.data.store.packing import pack
 from raysft.data.text.fitting import COUNTED, ROLES, counted
 from raysft.errors import DataError
@@ -209,7 +209,7 @@ def certificate(manifest: Mapping[str, Any]) -> list[str]:
         lines.append(f"{counts['rows']:,} rows of {limit:,} tokens, {counts['fill']:.2%} full")
     roles = counts.get("target_tokens_by_role", {})
     by_role = f": {', '.join(f'{name} {n:,}' for name, n in roles.items())}" if roles else ""
-    if answers != "matched":
+    if answers not in LEARNT:
         lines.append(
             f"{counts['target_tokens']:,} of {counts['tokens']:,} tokens trained "
             f"({_share(counts['target_tokens'], counts['tokens'])}){by_role}"

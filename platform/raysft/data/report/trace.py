@@ -26,7 +26,7 @@ from raysft.recipe.cleaning import AUGMENTING
 from raysft.recipe.objective_traits import categories_of, objective_of
 from raysft.recipe.schema import Recipe
 
-_LEARNT = {"labelled": "label: {}", "matched": "one vector"}
+LEARNT = {"labelled": "label: {}", "matched": "one vector"}
 """{what a record becomes: what is learnt of a sample as a whole}, where that is no token."""
 
 
@@ -131,7 +131,7 @@ class Tracer:
             part = f"{name}part {number} of {len(result)}: " if len(result) > 1 else name
             for place, (side, example) in enumerate(split_atom(whole)):
                 title = f"{name.rstrip(', ')}, {side}: " if side else part
-                learnt = _LEARNT.get(self._answers, "").format(", ".join((conversation.label or "none").splitlines()))
+                learnt = LEARNT.get(self._answers, "").format(", ".join((conversation.label or "none").splitlines()))
                 texts = list(token_texts(self._tokenizer, example))
                 if learnt:
                     texts = [(text, "plain" if kind == "trained" else kind) for text, kind in texts]

@@ -77,7 +77,9 @@ def test_each_text_has_its_own_labels(
     told = {label: sum(one["labels"][label] for one in counts) for label in LABELS}
     assert told == {label: sum(label in own for own in known.values()) for label in LABELS}
     assert counts[0]["refused"] | counts[1]["refused"] == {"unknown_label": 1}
-    assert any(line.startswith("labels: blue ") for line in certificate(prepared.train_manifest))
+    lines = certificate(prepared.train_manifest)
+    assert any(line.startswith("labels: blue ") for line in lines)
+    assert not any("tokens trained" in line for line in lines), "a text is learnt as a whole"
 
 
 def test_other_labels_are_another_store_and_one_without_a_text_is_refused(recipe: Recipe, tmp_path: Path) -> None:

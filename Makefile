@@ -17,7 +17,7 @@ unit: $(READY)            ## the tests that need no cluster, on two cores
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(UNIT)
 
 curves: $(READY)          ## the tests that compare losses; they step back for those whose time is measured
-	nice -n 5 $(BIN)/python -m pytest $(CURVES)
+	nice -n 5 $(BIN)/python -m pytest -n 2 --dist loadfile $(CURVES)
 
 faults: $(READY)          ## the tests that break things
 	$(BIN)/python -m pytest tests/faults

@@ -77,7 +77,7 @@ def find_or_make(recipe: Recipe, prepared: Prepared) -> ReferenceColumns:
     """The columns of the recipe's objective beside its stores. recipe: with absolute paths. Raises RaysftError."""
     if not reference_columns(recipe):
         return ReferenceColumns()
-    assert prepared.train is not None  # a stream is refused (recipe/checks.py)
+    assert prepared.train is not None  # a stream is refused (recipe/data_checks.py)
     plans = evaluation_sets(recipe)
     sets = {name: store for name, store in prepared.evaluated.items() if "loss" in plans[name].metrics}
     stores = {prepared.train: prepared.train_manifest, **{one.location: one.manifest for one in sets.values()}}

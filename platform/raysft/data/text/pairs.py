@@ -46,7 +46,7 @@ def encode_answers(
     categories (categories.py).
 
     A pair is one atom: it is refused whole, and both of its samples have to fit into max_tokens. over_long is `drop`
-    then (recipe/checks.py).
+    then (recipe/data_checks.py).
     """
     part = partial(encode, tokenizer=tokenizer, template=template, train_on=train_on, stop=stop)
     whole = partial(part, max_tokens=_NO_LIMIT, over_long="drop")

@@ -1,91 +1,38 @@
 """Record formats: a record of any of them -> conversations. Pure.
 
-Owns the column mapping, what becomes of several answers, and whether what was read can be used. Everything ends in a
-Conversation; nothing after this package knows which format a record had. Nothing that a record holds is lost in
-silence: it is in the conversation, or counted in its notes, or the record is a `Refusal`: a value, because refusals
-are counted, not raised. Which format a record has is detect.py, what its columns mean readers.py, turns are turns.py,
-answers answers.py, tools tools.py, and the account of what was not read unread.py. Reading files is sources.py.
+Owns what becomes of several answers, and whether what was read can be used. Everything ends in a Conversation;
+nothing after this package knows which format a record had. Nothing that a record holds is lost in silence: it is in
+the conversation, or counted in its notes, or the record is a `Refusal`: a value, because refusals are counted, not
+raised. What data.columns makes of names is mapping.py, of files for tuning services services.py, which format it is
+detect.py, what its columns mean readers.py, turns are turns.py, answers answers.py, tools tools.py, and the account
+of what was not read unread.py. Reading files is sources.py.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 from raysft.data.formats.answers import RecordContent
 from raysft.data.formats.detect import detect_format
-from raysft.data.formats.fields import FIELDS, TURNS, names_of
+from raysft.data.formats.fields import FIELDS
 from raysft.data.formats.halves import check_halves
+from raysft.data.formats.mapping import account_for_columns, check_columns, rename
 from raysft.data.formats.names import describes
 from raysft.data.formats.readers import READERS
+from raysft.data.formats.services import as_ours
 from raysft.data.formats.tools import read_tools
 from raysft.data.formats.unread import KeyLedger, Reading, says_again
 from raysft.data.formats.values import Record, RefusedError, decoded, is_empty, short_value
 from raysft.data.records import Conversation, Message, Note, Refusal, plain_conversation
-from raysft.errors import DataError
 
 __all__ = ["Reading", "check_columns", "check_turns", "detect_format", "read_record", "rename"]
 
 _TOOLS = frozenset(("tools", "functions"))
 _SCALARS = (str, int, float)  # a bool is an int
 _MEDIA = {name: kind for kind in ("image", "video", "audio") for name in (kind, f"{kind}s")}
-_WITH_INNER = (*TURNS, "prompt", "completion", "chosen", "rejected")
-"""Columns whose turns' keys data.columns maps as well."""
-_INNER = frozenset(_WITH_INNER)
 _NAMES = frozenset(name for fields in FIELDS.values() for name in fields)
-
-
-def check_columns(columns: Mapping[str, str], format: str = "auto") -> None:
-    """Raise DataError when `data.columns` maps a name that the format does not have."""
-    chosen = FIELDS if format == "auto" else (format,)
-    known = sorted({name for each in chosen for name in names_of(each)})
-    for name in columns:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            raise DataError(
-                f"data.columns maps {name!r}, which no record format has"
-                if format == "auto"
-                else f"data.columns maps {name!r}, which the format {format} does not have",
-                got=f"{name}: {columns[name]}",
-                expected=f"format's name -> file's name; names: {', '.join(known)}",
-                fix=f"did you mean {near[0]!r}?" if near else "map one of these names to your file's column",
-            )
-
-
-def rename(record: Record, columns: Mapping[str, str]) -> dict[str, Any]:
-    """The record, and the turns in it, under the format's names; a mapped file column gives up its own name."""
-    renamed = _renamed(record, columns)
-    if _INNER.isdisjoint(renamed):
-        return renamed
-    for column in _WITH_INNER:
-        turns = renamed.get(column)
-        if type(turns) is str:
-            turns = _decoded(turns)
-        if isinstance(turns, list):
-            renamed[column] = [_renamed(turn, columns) if isinstance(turn, dict) else turn for turn in turns]
-        elif isinstance(turns, dict):
-            renamed[column] = _renamed(turns, columns)
-    return renamed
-
-
-def _decoded(text: str) -> Any:
-    """The text itself where it cannot be decoded: the reader of the column refuses it then."""
-    try:
-        return decoded(text)
-    except RefusedError:
-        return text
-
-
-def _renamed(record: Record, columns: Mapping[str, str]) -> dict[str, Any]:
-    renamed = dict(record)
-    for column in columns.values():
-        renamed.pop(column, None)
-    for name, column in columns.items():
-        if column in record:
-            renamed[name] = record[column]
-    return renamed
 
 
 def read_record(record: Record, reading: Reading, *, id: int, source: str) -> tuple[Conversation, ...] | Refusal:
@@ -93,6 +40,10 @@ def read_record(record: Record, reading: Reading, *, id: int, source: str) -> tu
     original = record
     if reading.columns:
         record = rename(record, reading.columns)
+    ours = as_ours(record)
+    if isinstance(ours, Refusal):
+        return ours
+    record = ours
     account = KeyLedger(record, reading)
     if reading.ignored:
         record = account.record = account.without_ignored(record)
@@ -110,7 +61,7 @@ def read_record(record: Record, reading: Reading, *, id: int, source: str) -> tu
         if refusal is not None:
             return refusal
         if reading.columns:
-            _account_for_columns(account, original, name)
+            account_for_columns(account, original, name)
         _account_for_rest(account, name, texts)
         endings = _endings(found, account)
     except RefusedError as refused:
@@ -157,32 +108,6 @@ def _texts(found: RecordContent) -> list[str]:
     texts = [message.content for message in messages]
     texts += [message.reasoning for message in messages if message.reasoning]
     return texts
-
-
-def _account_for_columns(account: KeyLedger, original: Record, format: str) -> None:
-    """What data.columns maps has to be read by the format, where the record has it."""
-    columns = account.reading.columns
-    for name, column in columns.items():
-        is_inner = name not in FIELDS[format] and name in names_of(format) and _in_turns(account.record, name)
-        if column not in original:
-            if not is_inner:
-                account.notes.append(Note("absent", f"{name}: {column}"))
-            continue
-        if is_inner:
-            account.unread("", column, original[column], inside=False)
-        elif name not in account.used and not is_empty(original[column]):
-            raise RefusedError(
-                "unused_mapping",
-                f"data.columns maps `{column}` to {name!r}, which this record of the format {format} does not use; "
-                "correct the mapping, name data.format, or give each entry of data.train its own columns",
-            )
-        if name in original and name not in columns.values():
-            account.unread("", name, original[name], inside=False)
-
-
-def _in_turns(record: Record, name: str) -> bool:
-    found = (turn for column in _WITH_INNER if isinstance(turns := record.get(column), list) for turn in turns)
-    return any(isinstance(turn, dict) and name in turn for turn in found)
 
 
 def _account_for_rest(account: KeyLedger, format: str, texts: Sequence[str]) -> None:

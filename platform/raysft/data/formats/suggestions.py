@@ -11,11 +11,11 @@ from raysft.data.formats.values import Record, RefusedError, decoded, printable_
 
 _ASKED = (
     *("instruction", "question", "query", "prompt", "problem", "inputs", "input", "article", "document", "source"),
-    *("context_messages", "src", "ask", "title", "user", "human", "context", "text"),
+    *("context_messages", "text_input", "dialogue", "src", "ask", "title", "user", "human", "context", "text"),
 )
 _ANSWERED = (
     *("output", "response", "completion", "answer", "solution", "targets", "target", "highlights", "summary"),
-    *("reply", "translation", "tgt", "assistant", "final", "gpt", "generation", "attempt"),
+    *("generated_solution", "reply", "translation", "tgt", "assistant", "final", "gpt", "generation", "attempt"),
 )
 _CHOSEN, _REJECTED = (
     ("chosen", "preferred", "response_j", "better"),

@@ -45,8 +45,9 @@ def as_ours(record: Record) -> Record | Refusal:
 def _pair(record: Record) -> Record:
     asked = record.get("input")
     ours = {_OUTPUTS.get(name, name): value for name, value in record.items() if name != "input"}
-    is_pair = isinstance(asked, dict) and "messages" in asked and "chosen" in ours and "rejected" in ours
-    return {**asked, **ours} if is_pair and asked.keys().isdisjoint(ours) else record
+    if not isinstance(asked, dict) or "messages" not in asked or not {"chosen", "rejected"} <= ours.keys():
+        return record
+    return {**asked, **ours} if asked.keys().isdisjoint(ours) else record
 
 
 def _have_parts(turns: Any) -> bool:

@@ -67,7 +67,7 @@ def _talk(record: Record) -> Record:
 
 
 def _text(content: Any) -> str:
-    """Of a Content: its parts are texts."""
+    """The text of a Content whose parts are texts."""
     return read_text(content["parts"] if isinstance(content, dict) and "parts" in content else content, "system")
 
 

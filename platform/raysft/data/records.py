@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from raysft.recipe.columns import bare
+
 Answers = Literal["one", "pair", "judged", "labelled", "matched"]
 """What a record becomes: one sample; a preferred and a rejected answer, two samples that are never parted; answers of
 which each is judged to be wanted or not; a text with its labels; or a query with a text that matches it, and with
@@ -170,6 +172,12 @@ def preference(conversation: Conversation) -> tuple[Candidate, Candidate] | Refu
         return Refusal(
             "no_preference", f"all {len(candidates)} answers have the score {best.score:g}; expected different ones"
         )
-    if best.messages == worst.messages:
-        return Refusal("no_preference", "the preferred and the rejected answer are the same; expected different ones")
+    if _read(best) == _read(worst):
+        told = "the same" if best.messages == worst.messages else "the same but for blanks or the form of accents"
+        return Refusal("no_preference", f"the preferred and the rejected answer are {told}; expected different ones")
     return best, worst
+
+
+def _read(candidate: Candidate) -> list[Message]:
+    """An answer as a reader sees it, which is what is preferred."""
+    return [replace(message, content=bare(message.content)) for message in candidate.messages]

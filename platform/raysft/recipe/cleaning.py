@@ -7,14 +7,17 @@ time) and data/rules/whole_data.py (those that need the whole data: refused, by 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, field_validator
 
-Strings = Annotated[tuple[str, ...], Strict(False)]
+Named = Annotated[str, Field(min_length=1)]
+"""A path, a name or a word: an empty one would be a mistake, or, taken for a path, this directory."""
+Strings = Annotated[tuple[Named, ...], Strict(False)]
 Weights = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Strict(False)]
 OneOrMany = Annotated[
-    tuple[str, ...],
+    tuple[Named, ...],
     Strict(False),
     BeforeValidator(
         lambda value: (value,) if isinstance(value, str) else value, json_schema_input_type=str | Strings
@@ -22,7 +25,7 @@ OneOrMany = Annotated[
 ]
 """A list of strings, or one string for a list of one."""
 AtLeastOne = Annotated[
-    tuple[str, ...],
+    tuple[Named, ...],
     Strict(False),
     BeforeValidator(
         lambda given: (given,) if isinstance(given, str) else given,
@@ -36,10 +39,26 @@ PiiKinds = Annotated[tuple[PiiKind, ...], Strict(False)]
 Templates = Annotated[tuple[Annotated[str, Field(pattern=r"\{prompt\}")], ...], Strict(False)]
 
 
+SMALLEST, LARGEST = 1e-37, 1e38
+"""Sizes of numbers that fp32 holds with all its digits."""
+
+
 class Section(BaseModel):
     """Base of every section: immutable, exact types, unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+    @field_validator("*")
+    @classmethod
+    def _held_by_fp32(cls, value: Any) -> Any:
+        """Training computes in fp32, where such a number would be none, or infinite."""
+        inner: Iterable[Any] = (
+            value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple) else [value]
+        )
+        for number in inner:
+            if isinstance(number, float) and number and not SMALLEST <= abs(number) <= LARGEST:
+                raise ValueError(f"a number that fp32 holds: 0, or one from {SMALLEST:g} to {LARGEST:g}")
+        return value
 
 
 class Normalise(Section):

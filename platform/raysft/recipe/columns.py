@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,6 +46,11 @@ MARGIN = Field("score_margin", "atom", "<f4")
 """By how much the data scores the preferred answer of a pair higher than the rejected one. Written with them."""
 
 
+def bare(text: str) -> str:
+    """Text as a reader sees it: without blanks at its ends, each accent on its letter (Unicode NFC)."""
+    return unicodedata.normalize("NFC", text).strip()
+
+
 @dataclass(frozen=True)
 class Classes:
     """What samples may be."""
@@ -64,6 +70,14 @@ class Classes:
     def field(self) -> Field:
         """A sample's label as its number; where it may have several, 1 or 0 for each label."""
         return Field(self.name, "atom", "<f4", width=len(self.labels) if self.several else 1)
+
+    def meant(self, given: str) -> str:
+        """`; Good was meant?`: the label that is this one but for case, blanks and accents; empty: there is none."""
+        wanted = bare(given).casefold()
+        alike = next((label for label in self.labels if bare(label).casefold() == wanted), None)
+        if alike is None:
+            return ""
+        return f"; was {alike!r} meant, which differs in case, blanks or the Unicode form of its accents?"
 
 
 UNKNOWN = -1.0

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from raysft.recipe.kinds import KINDS, kinds_with
 from raysft.recipe.schema import Recipe
+from raysft.recipe.sections.method import TunerMethod
 
 MEANT = {
     "batch_size": "train.rows_per_step",
@@ -62,6 +63,38 @@ MEANT = {
 }
 """Fields of other tools, and ours."""
 
+KINDS_MEANT: dict[str, dict[str, str]] = {
+    "method": {
+        **dict.fromkeys(("fft", "full_ft", "sft", "finetune", "full_finetuning"), "full"),
+        **dict.fromkeys(("qlora", "nf4", "bnb"), "lora with base_precision: nf4"),
+        "rslora": "lora with rslora: true",
+        **dict.fromkeys(("lora_plus", "loraplus", "lora+"), "lora with b_learning_rate_ratio: 16"),
+        **{init: f"lora with init: {init}" for init in ("pissa", "olora", "eva")},
+        **dict.fromkeys(("linear_probe", "linear_probing", "head"), "probe"),
+        **dict.fromkeys(("gradual_unfreezing", "unfreezing"), "freeze with unfreeze_every_steps"),
+        **dict.fromkeys(("prompt_tuning", "soft_prompt"), "prompt"),
+        **dict.fromkeys(("prefix_tuning", "ptuning_v2", "p_tuning_v2"), "prefix"),
+        "ptuning": "p_tuning",
+        **dict.fromkeys(("adapter", "adapters"), "bottleneck"),
+        **{name: f"bottleneck with placement: {name}" for name in ("houlsby", "pfeiffer")},
+        **{name: f"tuner with tuner: {name}" for name in get_args(TunerMethod.model_fields["tuner"].annotation)},
+    },
+    "objective": {
+        **dict.fromkeys(("pretrain", "pt", "clm", "text", "critique", "cft"), "sft (data.format says what is read)"),
+        **dict.fromkeys(("neftune", "neft"), "sft with train.embedding_noise"),
+        "asft": "dft with kl_weight",
+        **{name: f"dpo with loss: {name}" for name in ("ipo", "hinge", "robust")},
+        **dict.fromkeys(("slic", "rpo"), "dpo"),
+        **dict.fromkeys(("kd", "gkd", "distillation"), "distill"),
+        **dict.fromkeys(("rm", "reward_model", "reward_modeling", "ranking"), "reward"),
+        **dict.fromkeys(("cls", "classification", "seq_cls", "focal"), "classify"),
+        "dann": "classify with domains",
+        **dict.fromkeys(("infonce", "simcse", "embedding", "mnrl"), "contrastive"),
+    },
+    "optimizer": dict.fromkeys(("adam", "adamw_torch", "adam_w", "adamw_8bit"), "adamw"),
+}
+"""{section: {what elsewhere is a kind, in small letters with `_`: the kind here, and what else is to be said}}."""
+
 _EXPECTED = {
     "string_type": "text",
     "int_type": "a whole number",
@@ -71,6 +104,7 @@ _EXPECTED = {
     "finite_number": "a finite number",
     "tuple_type": "a list",
     "too_short": "at least one",
+    "string_too_short": "text that is not empty",
     "dict_type": "a mapping",
     "model_type": "a section with fields of its own",
     "model_attributes_type": "a section with fields of its own",
@@ -166,7 +200,9 @@ def _mistake(problem: Any) -> Mistake:
     given = problem["input"]
     if problem["type"] == "union_tag_invalid" and place[0] in KINDS:
         dotted, given = f"{dotted}.kind", values["tag"]
-    hint = _close(str(values.get("tag", "")), str(values.get("expected_tags", "")).split(", "))
+    tag = str(values.get("tag", ""))
+    meant = KINDS_MEANT.get(place[0], {}).get(tag.lower().replace("-", "_")) if len(place) == 1 else None
+    hint = f"did you mean {meant}?" if meant else _close(tag, str(values.get("expected_tags", "")).split(", "))
     said = problem["msg"].removeprefix("Value error, ")  # of a validator of our own: what is expected
     text = told.format(**values) if told else said.removeprefix("Input should be ")
     return Mistake(f"{dotted} is wrong", _short(given), text, hint)

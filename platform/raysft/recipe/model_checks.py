@@ -135,6 +135,13 @@ def _check_tuner(recipe: Recipe, method: TunerMethod) -> None:
             expected="numbers above 0; whole ones, but for a scale, an alpha and d_initial",
             fix="mend it, or remove it: then its default counts",
         )
+    if tuner.is_paired and (ranks := method.options.get("r", 0)) % 2:
+        raise RecipeError(
+            f"{tuner.title} begins as nothing with pairs of reflections alone",
+            got=f"method.options.r: {ranks:g}",
+            expected="an even number: else training would begin with a model that is turned at random",
+            fix=f"set method.options: {{r: {ranks + 1:g}}}",
+        )
     if tuner.is_fp32_only and recipe.train.precision != "fp32":
         raise RecipeError(
             f"{tuner.title} is trained in fp32",

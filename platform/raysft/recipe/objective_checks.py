@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from raysft.errors import RecipeError
+from raysft.recipe.columns import bare
 from raysft.recipe.evaluation_sets import evaluation_sets
 from raysft.recipe.objective_traits import embeds, objective_of
 from raysft.recipe.schema import Recipe
@@ -88,9 +91,8 @@ def _check_whole_model(recipe: Recipe) -> None:
 
 
 def _check_labels(section: ClassifyObjective) -> None:
-    labels, twice = section.labels, sorted({label for label in section.labels if section.labels.count(label) > 1})
-    strange = [label for label in section.class_weights if label not in labels]
-    negative = [label for label, weight in section.class_weights.items() if not 0 < weight < float("inf")]
+    labels = section.labels
+    useless = {label: weight for label, weight in section.class_weights.items() if label not in labels or weight <= 0}
     for wrong, what, got, expected, fix in (
         (
             len(labels) < 2 - section.multi_label,
@@ -100,22 +102,28 @@ def _check_labels(section: ClassifyObjective) -> None:
             "name all labels of the data in objective.labels",
         ),
         (
-            bool(twice) or any(not label.strip() or "\n" in label for label in labels),
+            not _are_told_apart(labels) or any("\n" in label for label in labels),
             "labels have one name each",
-            f"objective.labels: {list(labels)}",
-            "different names, each in one line",
+            f"objective.labels: {', '.join(map(ascii, labels))}",
+            "names in one line each that differ in more than blanks or the Unicode form of an accent",
             "mend objective.labels",
         ),
         (
-            bool(strange or negative),
+            bool(useless),
             "objective.class_weights cannot be used",
-            f"{(strange or negative)[:1]}",
+            ", ".join(f"{label!r}: {weight:g}" for label, weight in useless.items()),
             f"numbers above 0 for some of {', '.join(labels)}",
             "mend objective.class_weights",
         ),
     ):
         if wrong:
             raise RecipeError(what, got=got, expected=expected, fix=fix)
+
+
+def _are_told_apart(names: Sequence[str]) -> bool:
+    """Would a reader see a name, and each of them once?"""
+    seen = {bare(name) for name in names}
+    return len(seen) == len(names) and "" not in seen
 
 
 def _check_domains(recipe: Recipe, section: ClassifyObjective) -> None:
@@ -125,10 +133,10 @@ def _check_domains(recipe: Recipe, section: ClassifyObjective) -> None:
     names, is_probe = domains.names, isinstance(recipe.method, ProbeMethod)
     for wrong, what, got, expected, fix in (
         (
-            len(set(names)) < max(2, len(names)) or any(not name.strip() for name in names),
+            len(names) < 2 or not _are_told_apart(names),
             "domains are told apart by their names",
-            f"objective.domains.names: {', '.join(names) or 'none'}",
-            "two different names or more",
+            f"objective.domains.names: {', '.join(map(ascii, names)) or 'none'}",
+            "two names or more that differ in more than blanks or the Unicode form of an accent",
             "name all domains of the data in objective.domains.names; with one there is nothing to tell apart",
         ),
         (

@@ -29,7 +29,9 @@ class Recipe(Section):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
         description="The run's name: its directory under storage. The same name resumes.",
     )
-    storage: str = Field("storage", description="Directory or URI for token stores and runs (shared by all nodes).")
+    storage: str = Field(
+        "storage", min_length=1, description="Directory or URI for token stores and runs (shared by all nodes)."
+    )
     seed: int = Field(0, ge=0, lt=2**32, description="Seeds data order, fresh weights and dropout.")
     objective: Objective = Field(SftObjective(), description="What is minimised: a section of one kind, or its name.")
     model: ModelSection

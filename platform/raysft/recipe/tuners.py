@@ -33,6 +33,8 @@ class Tuner:
     """Do its projections stay in fp32, with which peft multiplies bf16 and fails?"""
     most_ranks: Callable[[int, int], int] | None = None
     """(inputs, outputs) -> largest `r` of which a layer has a use; None: any, or it has none."""
+    is_paired: bool = False
+    """Is `r` even? Of an odd number of reflections one has no twin that undoes it: the model would be another."""
     seed_option: str | None = None
     """What its config calls the seed of its random numbers that are not trained."""
 
@@ -60,6 +62,7 @@ TUNERS: dict[str, Tuner] = {
         "HRA",
         {},
         most_ranks=lambda inputs, outputs: inputs,  # reflections: more give no other rotation
+        is_paired=True,
     ),
     "loha": Tuner(
         "LoHa",

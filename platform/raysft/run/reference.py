@@ -30,6 +30,7 @@ from raysft.data.store.columns import (
 from raysft.data.store.packed_rows import Row, columns_of
 from raysft.data.store.parts import TokenStore
 from raysft.data.text.tokenizer import recipe_tokenizer
+from raysft.errors import ModelError
 from raysft.evaluate.reference import load_reference, reference_inputs, reference_values
 from raysft.evaluate.teachers import (
     check_teachers,
@@ -68,9 +69,17 @@ class ReferenceColumns:
 
 
 def check(recipe: Recipe) -> None:
-    """What can be told of its teachers before anything is prepared. Raises ModelError."""
+    """What can be told of its columns before anything is prepared. Raises ModelError."""
     if teachers_of(recipe):
         check_teachers(recipe)
+    widest = max((column.width for column in reference_columns(recipe)), default=1)
+    if widest > (known := rows_for(recipe_tokenizer(recipe))):
+        raise ModelError(
+            "more likeliest tokens are asked for than there are",
+            got=f"objective: {recipe.objective.kind}, {widest} tokens of {known:,}",
+            expected=f"at most {known:,}",
+            fix="lower the objective's top_k",
+        )
 
 
 def find_or_make(recipe: Recipe, prepared: Prepared) -> ReferenceColumns:

@@ -21,6 +21,7 @@ def asked(*answers: tuple[str, float]) -> Conversation:
         ([("a", 0.0), ("b", 1.0)], "b", "a"),
         ([("a", 2.0), ("b", 5.0), ("c", -1.0)], "b", "c"),
         ([("a", 1.0), ("b", 1.0), ("c", 0.0), ("d", 0.0)], "a", "c"),  # of equals the first
+        ([("a  b", 1.0), ("a b", 0.0)], "a  b", "a b"),  # blanks inside may be what is preferred
     ],
 )
 def test_the_highest_and_the_lowest_score(answers: list[tuple[str, float]], best: str, worst: str) -> None:
@@ -36,7 +37,9 @@ def test_the_highest_and_the_lowest_score(answers: list[tuple[str, float]], best
         ([("a", 1.0)], "no_pair", "1 answers"),
         ([("a", 0.5), ("b", 0.5)], "no_preference", "all 2 answers have the score 0.5"),
         ([("a", float("nan")), ("b", 1.0)], "no_preference", ""),
-        ([("a", 1.0), ("a", 0.0)], "no_preference", "are the same"),
+        ([("a", 1.0), ("a", 0.0)], "no_preference", "are the same;"),
+        ([("a", 1.0), ("a \n", 0.0)], "no_preference", "the same but for blanks or the form of accents"),
+        ([("caf\u00e9", 1.0), ("cafe\u0301", 0.0)], "no_preference", "the same but for blanks"),
     ],
 )
 def test_what_is_no_preference_says_why(answers: list[tuple[str, float]], reason: str, said: str) -> None:

@@ -6,11 +6,13 @@ import re
 from typing import Any
 
 import pytest
+import yaml
 from fakes import recipe_content
 
 from raysft.errors import RecipeError
+from raysft.recipe.kinds import KINDS
 from raysft.recipe.load import parse_recipe
-from raysft.recipe.mistakes import MEANT, fields_at
+from raysft.recipe.mistakes import KINDS_MEANT, MEANT, fields_at
 from raysft.recipe.schema import Recipe
 
 FOREIGN = re.compile(
@@ -81,6 +83,46 @@ def test_what_other_tools_call_it_is_a_field_here() -> None:
         section, _, field = re.split(r"[ :,]", name)[0].partition(".")
         assert section in Recipe.model_fields
         assert not field or field in fields_at([section]), name
+
+
+@pytest.mark.parametrize("section", KINDS_MEANT)
+def test_what_elsewhere_is_a_kind_is_a_kind_here_with_what_is_said_besides(section: str) -> None:
+    for name, meant in KINDS_MEANT[section].items():
+        assert name not in KINDS[section]
+        error = told(section, {"kind": name.upper().replace("_", "-")})
+        assert error is not None
+        assert f"did you mean {meant}?" in error.fix
+        kind, _, more = meant.partition(" with ")
+        field, _, value = more.partition(": ")
+        fields: dict[str, Any] = {field: yaml.safe_load(value)} if value else {}
+        if "." not in field and not meant.endswith(")"):
+            assert not field or field in KINDS[section][kind].model_fields
+            KINDS[section][kind].model_validate({"kind": kind, **fields})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("method.alphas", {"q_proj": 1e-300}),
+        ("objective.class_weights", {"a": 1e300}),
+        ("objective.teacher_weights", [1e300]),
+        ("optimizer.learning_rate", 1e-60),
+    ],
+)
+def test_a_number_that_training_cannot_hold_is_refused(field: str, value: object) -> None:
+    """fp32 ends at 3.4e38, and at 1.2e-38 with all its digits."""
+    section, _, name = field.partition(".")
+    kind = {"method": "lora", "objective": "classify" if name == "class_weights" else "distill"}.get(section)
+    error = told(section, {**({"kind": kind} if kind else {}), name: value})
+    assert error is not None
+    assert error.what == f"the recipe is not valid: {field} is wrong"
+
+
+@pytest.mark.parametrize("field", ["data.eval", "model.source", "model.tokenizer", "storage"])
+def test_no_path_is_not_this_directory(field: str) -> None:
+    error = told(field, "")
+    assert error is not None
+    assert "text that is not empty" in error.expected
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ METHODS: dict[str, tuple[str, dict[str, Any], str, str]] = {
         *("llama", {**tuner("loha", r=4), "target_modules": ["embed_tokens"]}),
         *("embed_tokens, a Embedding", "linear layers"),
     ),
-    "no name": ("llama", {"kind": "freeze", "parameters": [""]}, "''", "method.parameters"),
+    "a reflection without its twin": ("llama", tuner("hra", r=3), "options.r: 3", "{r: 4}"),
 }
 """{what is wrong: (base, method, said to be got, part of the fix)}."""
 
@@ -160,6 +160,20 @@ def test_a_teacher_that_cannot_be_asked(bases: dict[str, Path], tmp_path: Path, 
     error = told(bases, "llama", objective={"kind": "distill", "teachers": teachers}, storage=str(tmp_path))
     assert got in error.got
     assert "objective.teachers" in error.fix
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        {"kind": "distill", "teachers": "strangers", "teacher_top_k": 8},
+        {"kind": "sft", "kl_weight": 0.1, "kl_top_k": 8},
+    ],
+)
+def test_more_likeliest_tokens_than_there_are(bases: dict[str, Path], objective: dict[str, Any]) -> None:
+    """Six letters and an end, told before data are prepared."""
+    named = {"teachers": str(bases["strangers"])} if "teachers" in objective else {}
+    error = told(bases, "strangers", objective={**objective, **named}, data={"template": "text"})
+    assert "8 tokens of 6" in error.got
 
 
 def test_a_model_with_an_encoder_and_a_decoder_is_refused_by_name(bases: dict[str, Path]) -> None:

@@ -41,7 +41,7 @@ from raysft.storage import absolute, join
 
 logger = logging.getLogger(__name__)
 
-STAGE_VERSION = 4
+STAGE_VERSION = 5
 """Raise it when the same inputs would give other tokens or rows."""
 
 

@@ -25,13 +25,15 @@ def with_categories(found: Encoded, conversation: Conversation, categories: Sequ
 def _with(found: tuple[Example, ...], conversation: Conversation, category: Classes) -> Encoded:
     name, value = category.name, conversation.metadata.get(category.column)
     if is_empty(value) and not category.optional:
-        what = f"a record without a {name}; expected `{category.column}` beside the text, for each record"
+        what = (
+            f"a record without a {name}; expected one, as text, in `{category.column}` beside the text of each record"
+        )
         return Refusal(f"no_{name}", what)
     number = UNKNOWN
     if not is_empty(value):
         text = text_of(value)
         if text not in category.labels:
-            known = ", ".join(category.labels)
-            return Refusal(f"unknown_{name}", f"the {name} {text!r}; expected one of {known}")
+            told = f"the {name} {text!r}; expected one of {', '.join(category.labels)}"
+            return Refusal(f"unknown_{name}", told + category.meant(text))
         number = float(category.labels.index(text))
     return tuple(example._replace(values={**example.values, name: number}) for example in found)

@@ -61,8 +61,8 @@ def _value(conversation: Conversation, classes: Classes) -> float | list[float] 
         return Refusal("weighted_text", f"a weight of {conversation.weight:g}; expected none: see class_weights")
     own = label.split("\n") if label else []
     if strange := [label for label in own if label not in classes.labels]:
-        known = ", ".join(classes.labels)
-        return Refusal("unknown_label", f"the label {strange[0]!r}; expected one of objective.labels: {known}")
+        told = f"the label {strange[0]!r}; expected one of objective.labels: {', '.join(classes.labels)}"
+        return Refusal("unknown_label", told + classes.meant(strange[0]))
     if classes.several:
         return [float(label in own) for label in classes.labels]
     if len(own) != 1:

@@ -29,7 +29,8 @@ class ContrastiveObjective(Section):
     kind: Literal["contrastive"] = Field(description="Names this kind.")
     temperature: float = Field(
         0.05,
-        gt=0,
+        ge=0.001,
+        le=100,
         description="Cosine similarities are divided by it before the softmax. Smaller: texts that are nearly as "
         "near as the right one cost more.",
     )

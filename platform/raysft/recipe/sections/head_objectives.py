@@ -42,6 +42,7 @@ class DomainsSection(Section):
     )
     column: str = Field(
         "domain",
+        min_length=1,
         description="Column of the records that says the domain, beside the text. Every record needs it; one without "
         "a label teaches the domains alone.",
     )

@@ -13,14 +13,15 @@ class ModelSection(Section):
     """Which model is tuned."""
 
     source: str = Field(
+        min_length=1,
         description="A local directory, a hub id, `run://NAME` (the export of another run) or `random` "
-        "(fresh weights from `config`)."
+        "(fresh weights from `config`).",
     )
     config: dict[str, Any] | None = Field(
         None, description="Only for `source: random`: a transformers config, `model_type` included."
     )
     tokenizer: str | None = Field(
-        None, description="Directory or hub id of the tokenizer. Default: the model source."
+        None, min_length=1, description="Directory or hub id of the tokenizer. Default: the model source."
     )
     revision: str | None = Field(None, description="Hub revision (commit or tag) to pin.")
     trust_remote_code: bool = Field(

@@ -102,7 +102,10 @@ class DistillObjective(Section):
         "the mean of both to their mixture (Jensen-Shannon).",
     )
     temperature: float = Field(
-        1.0, gt=0, description="Both distributions are those of the logits divided by it; the term counts its square."
+        1.0,
+        ge=0.01,
+        le=100,
+        description="Both distributions are those of the logits divided by it; the term counts its square.",
     )
     share: float = Field(
         0.5,

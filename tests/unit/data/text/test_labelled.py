@@ -71,6 +71,15 @@ def test_what_is_refused(tokenizers: Any, record: dict[str, Any], reason: str) -
     assert encoded(tokenizers, record) == reason
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("SPAM", "spam"), (" spam", "spam"), ("cafe\u0301", "caf\u00e9"), ("spa", None), ("", None), ("eggs", None)],
+)
+def test_a_label_that_is_written_otherwise_is_told_which_was_meant(given: str, meant: str | None) -> None:
+    told = Classes(("spam", "ham", "caf\u00e9")).meant(given)
+    assert (repr(meant) in told) if meant else not told
+
+
 DOMAIN = Classes(("mail", "chat", "7", "true"), name="domain", column="place")
 
 

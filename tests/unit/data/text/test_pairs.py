@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -109,26 +108,13 @@ def test_what_is_no_pair_is_refused_whole_with_its_reason(encoded, conversation,
     assert detail in found.detail
 
 
-@pytest.mark.parametrize(("trim", "is_pair"), [(" | trim", False), ("", True)])
-def test_answers_that_the_template_writes_alike_are_no_pair(tokenizers, trim: str, is_pair: bool) -> None:
-    tokenizer = copy.deepcopy(tokenizers["chatml"])
-    tokenizer.chat_template = (
-        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content']"
-        + trim
-        + " }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-    )
-    (found,) = encode_answers(
-        [talk(("a", 1.0), ("a ", 0.0))],
-        tokenizer,
-        template_for("tokenizer", tokenizer),
-        "pair",
-        train_on="all",
-        max_tokens=200,
-        over_long="drop",
-    )
-    assert (not isinstance(found, Refusal)) is is_pair
-    if isinstance(found, Refusal):
-        assert found.reason == "no_preference"
+def test_answers_that_the_template_writes_alike_are_no_pair(encoded) -> None:
+    """chatml does not say who speaks."""
+    alike, another = (Message("assistant", "a", name=name) for name in ("one", "other"))
+    conversation = talk(("a", 1.0), ("b", 0.0))
+    found = encoded(replace(conversation, candidates=(Candidate((alike,), 1.0), Candidate((another,), 0.0))))
+    assert found.reason == "no_preference"
+    assert "the template writes both answers alike" in found.detail
 
 
 def test_a_pair_fits_when_both_samples_do(encoded) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,13 @@ def held(location: str) -> Iterator[BinaryIO]:
             expected="a path of this machine",
             fix="copy the file afterwards",
         )
+    if Path(location).exists() and not stat.S_ISREG(os.stat(location).st_mode):
+        raise StorageError(
+            f"{location} cannot be gone on with",
+            got="a directory" if Path(location).is_dir() else "a device or a pipe",
+            expected="a file, which is read again when the command goes on",
+            fix="name a file",
+        )
     try:
         Path(location).parent.mkdir(parents=True, exist_ok=True)
         stream: BinaryIO = open(location, "a+b")  # noqa: SIM115
@@ -45,6 +53,14 @@ def held(location: str) -> Iterator[BinaryIO]:
                 fix="wait for it, or name another file",
             ) from error
         yield stream
+
+
+def is_torn(line: bytes, begins: bytes) -> bool:
+    """Is it a line of ours without its end: what a kill leaves? begins: what each of them begins with.
+
+    What somebody else has written without a line break at its end is none.
+    """
+    return not line.endswith(b"\n") and line[: len(begins)] == begins[: len(line)]
 
 
 def append(stream: BinaryIO, data: bytes, location: str) -> None:

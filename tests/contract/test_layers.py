@@ -34,6 +34,7 @@ SEES = {
     "raysft.metrics": {"errors"},
     "raysft.recipe": {"metrics", "errors"},
     "raysft.appended": {"errors"},
+    "raysft.outputs": {"errors"},
     "raysft.addresses": set(),
     "raysft.lines": {"storage", "errors"},
     "raysft.sealed": {"lines", "storage", "errors"},
@@ -65,7 +66,7 @@ SEES = {
     "raysft.train.state": {"train"},
     "raysft.train.assembly": {"train", "objectives", "model", "data", "recipe", "storage", "errors"},
     "raysft.train.worker": {"train", "engine", "objectives", "model", "data", "recipe", "storage", "errors"},
-    "raysft.evaluate": {"metrics", "sandbox", "recipe", "model", "data", "appended", "storage", "errors"},
+    "raysft.evaluate": {"metrics", "sandbox", "recipe", "model", "data", "appended", "outputs", "storage", "errors"},
     "raysft.observe": {"recipe", "model", "data", "storage", "errors"},
     "raysft.planner": {"recipe", "errors"},
     "raysft.kube": {"planner", "recipe", "errors"},
@@ -92,7 +93,7 @@ SEES = {
     "raysft.search": {
         *("run", "runtime", "train", "model", "data", "recipe", "lease", "sealed", "storage", "errors", "observe"),
     },
-    "raysft.human": {"metrics", "data", "recipe", "errors"},
+    "raysft.human": {"metrics", "data", "recipe", "outputs", "errors"},
     "raysft.judge": {"human", "addresses", "appended", "errors"},
     "raysft.sandbox": {"errors"},
     "raysft.submit": {
@@ -106,7 +107,7 @@ SEES = {
     },
     "raysft.api": {
         *("search", "run", "train", "evaluate", "metrics", "observe", "planner", "kube", "data", "model", "recipe"),
-        *("storage", "errors"),
+        *("storage", "outputs", "errors"),
     },
     "raysft.cli": {
         *(

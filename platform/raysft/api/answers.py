@@ -8,6 +8,7 @@ from rich.progress import TimeRemainingColumn
 
 from raysft.evaluate.answer_file import answer_file, read_questions
 from raysft.evaluate.sampling import Sampling
+from raysft.outputs import check_apart
 from raysft.run.bars import bars
 from raysft.run.open_model import open_model
 
@@ -38,6 +39,7 @@ def generate(
 ) -> GeneratedAnswers:
     """See verbs.generate."""
     how = how or Sampling()
+    check_apart({"--out": out}, {"--in": questions})
     opened = open_model(model, batch_size=batch_size)
     asked = read_questions(questions, opened, how, system=system, raw=raw)
     with bars(TimeRemainingColumn()) as shown:

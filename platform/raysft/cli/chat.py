@@ -5,6 +5,7 @@ What a model says is data: control sequences in it are shown, not obeyed.
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -37,6 +38,8 @@ class Chat:
     def run(self) -> None:
         """Until the input ends or the person does."""
         is_person = sys.stdin.isatty()
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(errors="replace")  # bytes of another encoding are no reason to end
         for label, speaker in self._speakers:
             _say(f"{label}: {speaker.name}\n")
         if is_person:

@@ -67,7 +67,7 @@ def judge(commands: Any) -> None:
     parser.add_argument("--parallel", type=_whole, default=4, metavar="N", help="requests at a time (default 4)")
     parser.add_argument("--per-minute", type=_whole, default=0, metavar="N", help="most requests (default: no limit)")
     parser.add_argument(
-        "--price", type=float, nargs=2, default=(0.0, 0.0), metavar=("IN", "OUT"), help="of a million tokens"
+        "--price", type=_price, nargs=2, default=(0.0, 0.0), metavar=("IN", "OUT"), help="of a million tokens"
     )
 
 
@@ -146,6 +146,16 @@ def _from_one(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from 1 on")
     return int(text)
+
+
+def _price(text: str) -> float:
+    try:
+        found = float(text)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found < 1e9:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a number from 0 on")
+    return found
 
 
 def _whole(text: str) -> int:

@@ -25,6 +25,8 @@ def judge(options: argparse.Namespace) -> None:
     of = call("judge.command:endpoint")(
         options.url, options.model, options.per_minute, insecure_http=options.insecure_http
     )
+    read = {"--gold": options.gold, **{f"--answers {name}": file for name, file in options.answers}}
+    call("outputs:check_apart")({"FILE": options.out}, read)
     judged = call("judge.command:judge")
     say(judged(asked, of, options.out, parallel=max(1, options.parallel), prices=tuple(options.price)))
 
@@ -49,30 +51,36 @@ def fairness(options: argparse.Namespace) -> None:
             fix="raysft evaluate fairness --help",
         )
     if options.swap:
-        terms = call(f"{room}:read_terms")(options.swap)
-        count, changed = call(f"{room}:write_swapped")(options.file, terms, options.out)
+        call("outputs:check_apart")({"--out": options.out}, {"FILE": options.file, "--swap": options.swap})
+        terms = call("evaluate.exchange:read_terms")(options.swap)
+        count, changed = call("evaluate.exchange:write_swapped")(options.file, terms, options.out)
         say([f"questions    {count} in {options.out}, {changed} of them with terms exchanged"])
         return
-    names = tuple(filter(None, options.metrics.split(",")))
+    names = _names(options.metrics)
     metrics = call(f"{room}:metrics_named")(names)
     scorers = call(f"{room}:scorers_named")(names, options.encoder, options.terms)
     answers = call(f"{room}:grouped_scored")(call(f"{room}:read_grouped")(options.file, options.reference), scorers)
-    for column in options.by:
+    for column in dict.fromkeys(options.by):
         say(call(f"{room}:group_lines")(answers, column, metrics))
     if options.swapped:
         swapped = call(f"{room}:read_grouped")(options.swapped, options.reference)
-        say(call(f"{room}:swap_lines")(answers, swapped, metrics, scorers))
+        say(call("evaluate.exchange:swap_lines")(answers, swapped, metrics, scorers))
 
 
 def harness(options: argparse.Namespace) -> None:
     """Tasks of lm-evaluation-harness on a model."""
-    names = tuple(dict.fromkeys(filter(None, (name.strip() for name in options.tasks.split(",")))))
+    names = _names(options.tasks)
     if not names:
         raise UserError(
             "no task is named", got=repr(options.tasks), expected="NAME,NAME", fix="--tasks arc_easy,piqa"
         )
     asked = call("evaluate.harness:Asked")(names, options.include, options.limit, options.batch_size)
     say(call("run.harness:harness")(options.model, asked, options.out))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """`a, b,a` -> (a, b)."""
+    return tuple(dict.fromkeys(filter(None, (name.strip() for name in text.split(",")))))
 
 
 def _asked(options: argparse.Namespace, raters: str) -> Any:
@@ -86,10 +94,10 @@ def _asked(options: argparse.Namespace, raters: str) -> Any:
         )
     return call("human.command:asked")(
         answers,
-        tuple(filter(None, raters.split(","))),
+        tuple(filter(None, (name.strip() for name in raters.split(",")))),
         mode=options.mode,
         gold=options.gold,
-        criteria=tuple(filter(None, options.criteria.split(","))),
+        criteria=_names(options.criteria),
         seed=options.seed,
         most=options.items,
     )

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO
 
-from raysft.appended import append, held
+from raysft.appended import append, held, is_torn
 from raysft.data.formats.prompts import read_question
 from raysft.data.formats.values import Record
 from raysft.data.read.kinds import kind_of
@@ -24,6 +24,8 @@ from raysft.evaluate.generation import positions_left
 from raysft.evaluate.ready import ReadyModel
 from raysft.evaluate.sampling import Sampling
 
+_BEGINS = b'{"number": '
+"""What each line begins with."""
 CHUNK_BATCHES = 4
 """Batches between two writes: so much is done again after a kill."""
 
@@ -83,14 +85,23 @@ def read_questions(
 def _prompt(record: Record, number: int, model: ReadyModel, system: str, raw: bool) -> str | Refusal:
     if raw:
         text = next((record[name] for name in ("prompt", "text") if isinstance(record.get(name), str)), None)
-        return text or Refusal("no_prompt", "no text in `prompt` or `text`, which --raw needs")
+        return _encodable(text) if text else Refusal("no_prompt", "no text in `prompt` or `text`, which --raw needs")
     question = read_question(record, number, system=system)
     if isinstance(question, Refusal):
         return question
     try:
-        return model.prompt(question)
+        return _encodable(model.prompt(question))
     except DataError as error:
         return Refusal("template_refused", error.got)
+
+
+def _encodable(text: str) -> str | Refusal:
+    """No tokenizer takes what UTF-8 cannot hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return Refusal("invalid_unicode", f"a lone surrogate, {text[error.start]!a}")
+    return text
 
 
 def answer_file(
@@ -156,7 +167,7 @@ def _lines_there(stream: BinaryIO, questions: Sequence[Question], out: str) -> i
     count, end = 0, 0
     for line in stream:
         key = _key(line)
-        if key is None and not line.endswith(b"\n"):
+        if is_torn(line, _BEGINS):
             break
         if count == len(questions) or key != questions[count].key:
             raise ConflictError(

@@ -1,4 +1,4 @@
-"""Does a model serve groups of people alike: gaps of metrics between groups, and answers when groups are exchanged.
+"""Does a model serve groups of people alike: gaps of metrics and labels between groups.
 
 Answers are files of `raysft generate`; a group is the value of a column of the question's record.
 """
@@ -6,13 +6,11 @@ Answers are files of `raysft generate`; a group is the value of a column of the 
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,11 +20,11 @@ from raysft.data.formats.values import Record
 from raysft.data.read.kinds import kind_of
 from raysft.data.read.readers import read_range
 from raysft.data.records import Refusal
-from raysft.errors import DataError, StorageError, UserError
-from raysft.evaluate.scorers import NO_SCORERS, Scorer, make_scorers, scored
+from raysft.errors import DataError, UserError
+from raysft.evaluate.scorers import Scorer, make_scorers, scored
 from raysft.metrics import METRICS
 from raysft.metrics.base import Answer, Metric, Numbers, ratio
-from raysft.metrics.estimate import compare, estimate
+from raysft.metrics.estimate import estimate
 from raysft.recipe.sections.evaluate import BertscoreSection, EvaluateSection, ToxicitySection
 
 LEAST = 5
@@ -34,6 +32,8 @@ LEAST = 5
 SHUFFLES = 1000
 MOST_LABELS = 12
 """Different answers up to which they are labels whose rates are compared."""
+LONGEST_LABEL = 40
+"""Characters of an answer that may be a label, and of a group's name that is shown."""
 REFERENCES = ("reference", "output", "answer", "completion", "response", "label")
 """Columns that hold what was to be said, the first that is there."""
 
@@ -44,22 +44,33 @@ class GroupedAnswer:
 
     answer: Answer
     record: Mapping[str, Any]
+    number: Any = None
+    """The question's place in its file, as `raysft generate` writes it."""
 
 
 def read_grouped(location: str, reference: str = "") -> list[GroupedAnswer]:
     """Every line of a file of answers. reference: the column of what was to be said. Raises DataError."""
     found = []
-    for number, line in _lines(location):
+    for number, line in lines_of(location):
         record, text = line.get("record"), line.get("generated")
         if not isinstance(record, dict) or not isinstance(text, str | None):
-            raise _no_line(location, number, "no `record` and `generated`", "a line as `raysft generate` writes it")
+            got = f"no `record` with a text in `generated`: {str(line)[:80]}"
+            raise no_line(location, number, got, "a line as `raysft generate` writes it")
         columns = (reference,) if reference else REFERENCES
         wanted = next((record[name] for name in columns if record.get(name) is not None), "")
-        prompt = json.dumps(record, ensure_ascii=False, sort_keys=True)
-        found.append(GroupedAnswer(Answer(prompt, text or "", str(wanted)), record))
+        prompt = json.dumps(record, ensure_ascii=False, sort_keys=True, default=str)
+        found.append(GroupedAnswer(Answer(prompt, text or "", str(wanted)), record, line.get("number")))
     if not found:
         raise DataError(
             f"{location} holds no answer", got="no record", expected="one at least", fix="name another file"
+        )
+    if reference and all(one.record.get(reference) is None for one in found):
+        columns = sorted({name for one in found for name in one.record})
+        raise DataError(
+            f"no record of {location} says what was to be said",
+            got=f"--reference {reference}; columns are {', '.join(columns[:12])}",
+            expected="a column of the questions' records",
+            fix="correct --reference",
         )
     return found
 
@@ -94,7 +105,15 @@ def scorers_named(names: Sequence[str], encoder: str, terms: Sequence[str]) -> d
 
 
 def metrics_named(names: Sequence[str]) -> list[Metric]:
-    """Raises UserError: one is unknown, or its package is not installed."""
+    """Each once. Raises UserError: one is unknown, or its package is not installed."""
+    names = tuple(dict.fromkeys(names))
+    if "passes_tests" in names:
+        raise UserError(
+            "code is not compared between groups",
+            got="passes_tests, whose tests a file of answers does not tell",
+            expected="a metric that compares texts",
+            fix="leave it out; evaluate.sets measures it",
+        )
     for name in names:
         missing = [one for one in METRICS[name].packages if find_spec(one) is None] if name in METRICS else []
         if name not in METRICS or missing:
@@ -115,18 +134,21 @@ def group_lines(answers: Sequence[GroupedAnswer], column: str, metrics: Sequence
             groups[name].append(one.answer)
     large = {name: found for name, found in sorted(groups.items()) if len(found) >= LEAST}
     if len(large) < 2:
-        seen = ", ".join(f"{name} ({len(found)})" for name, found in sorted(groups.items())[:6])
+        seen = ", ".join(f"{_cut(name)} ({len(found)})" for name, found in sorted(groups.items())[:6])
         raise UserError(
             f"there are no groups to compare by {column}",
             got=seen or f"no record with a column {column}",
             expected=f"two groups of {LEAST} answers or more",
             fix="name another column by --by, or answer more questions",
         )
-    lines = [f"by {column}: {', '.join(f'{name} ({len(found)})' for name, found in large.items())}"]
+    lines = [f"by {column}: {', '.join(f'{_cut(name)} ({len(found)})' for name, found in large.items())}"]
     small = len(groups) - len(large)
     lines += [f"  {small} groups of fewer than {LEAST} answers are left out"] if small else []
     nameless = len(answers) - sum(map(len, groups.values()))
     lines += [f"  {nameless} answers whose record has no {column} are left out"] if nameless else []
+    unknown = sum(not one.answer.reference for one in answers)
+    told = "have nothing to be compared with: what asks for that counts them wrong (--reference COLUMN)"
+    lines += [f"  {unknown} answers {told}"] if unknown and metrics else []
     for metric in metrics:
         lines.append(f"  {metric.title}")
         for name, found in large.items():
@@ -134,11 +156,15 @@ def group_lines(answers: Sequence[GroupedAnswer], column: str, metrics: Sequence
             interval = (
                 f" ({metric.shown(value.low)} to {metric.shown(value.high or 0)})" if value.low is not None else ""
             )
-            lines.append(f"    {name:20} {metric.shown(value.value)}{interval}")
+            lines.append(f"    {_cut(name):20} {metric.shown(value.value)}{interval}")
         rows = metric.statistics([one for found in large.values() for one in found])
         gap, p = gap_of(_parted(rows, [len(found) for found in large.values()]), metric.value, seed)
         lines.append(f"    {'gap':20} {metric.shown(gap)}, p {p:.3f}")
     return [*lines, *_label_lines(large, seed)]
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= LONGEST_LABEL else f"{name[: LONGEST_LABEL - 3]}..."
 
 
 def _group_of(record: Mapping[str, Any], column: str) -> str:
@@ -167,11 +193,11 @@ def gap_of(groups: Sequence[Sequence[Numbers]], value: Callable[[Numbers], float
 def _label_lines(groups: Mapping[str, Sequence[Answer]], seed: int) -> list[str]:
     """How often each label is given to each group, where answers are labels."""
     counts = Counter(one.text.strip() for found in groups.values() for one in found)
-    if not 2 <= len(counts) <= MOST_LABELS:
+    if not 2 <= len(counts) <= MOST_LABELS or max(map(len, counts)) > LONGEST_LABEL:
         return []
     lines = []
     for label in sorted(counts):
-        rates = [f"{name} {_rate(found, label):.1%}" for name, found in groups.items()]
+        rates = [f"{_cut(name)} {_rate(found, label):.1%}" for name, found in groups.items()]
         said = [[(float(one.text.strip() == label), 1.0) for one in found] for found in groups.values()]
         gap, p = gap_of(said, ratio, seed)
         lines.append(f"  answered {label!r}: {', '.join(rates)}; gap {gap:.1%}, p {p:.3f}")
@@ -187,110 +213,14 @@ def _rate(answers: Sequence[Answer], label: str) -> float:
     return sum(one.text.strip() == label for one in answers) / len(answers)
 
 
-def swap_lines(
-    first: Sequence[GroupedAnswer],
-    swapped: Sequence[GroupedAnswer],
-    metrics: Sequence[Metric],
-    scorers: Mapping[str, Scorer] = NO_SCORERS,
-) -> list[str]:
-    """Answers to questions and to the same with terms exchanged: how many change, and each metric's paired test.
-
-    Raises UserError where the questions are not as many.
-    """
-    if len(first) != len(swapped):
-        raise UserError(
-            "answers to exchanged questions are compared in pairs",
-            got=f"{len(first):,} and {len(swapped):,} answers",
-            expected="as many of both, in the same order",
-            fix="raysft generate for both files of questions, whole",
-        )
-    pairs = [
-        (one.answer, Answer(one.answer.prompt, other.answer.text, one.answer.reference))
-        for one, other in zip(first, swapped, strict=True)
-        if one.answer.prompt != other.answer.prompt
-    ]
-    if not pairs:
-        raise UserError(
-            "no question has changed",
-            got="the same questions in both files",
-            expected="terms exchanged",
-            fix="--swap",
-        )
-    changed = sum(one.text.strip() != other.text.strip() for one, other in pairs)
-    sides = [scored(side, scorers) for side in map(list, zip(*pairs, strict=True))]
-    lines = [f"exchanged: {len(pairs)} of {len(first)} questions hold a term; {changed} answers change"]
-    for metric in metrics:
-        found = compare(metric, sides[0], sides[1])
-        if found is not None:
-            shown = f"{found.difference:+.4f} ({found.low:+.4f} to {found.high:+.4f}), p {found.p:.3f}"
-            lines.append(f"  {metric.title}: {shown}")
-    return lines
-
-
-def read_terms(location: str) -> list[tuple[str, str]]:
-    """Pairs of terms from a file whose records have two columns. Raises DataError."""
-    found = []
-    for number, record in _lines(location):
-        texts = [str(value).strip() for value in record.values() if isinstance(value, str) and value.strip()]
-        if len(texts) != 2 or texts[0] == texts[1]:
-            raise _no_line(location, number, str(record)[:80], "two different terms")
-        found.append((texts[0], texts[1]))
-    twice = [term for term, count in Counter(term for pair in found for term in pair).items() if count > 1]
-    if not found or twice:
-        raise DataError(
-            f"the terms of {location} cannot be exchanged",
-            got=f"{twice[0]!r} twice" if twice else "no record",
-            expected="each term once",
-            fix="keep one pair of each",
-        )
-    return found
-
-
-def exchanged(text: str, terms: Sequence[tuple[str, str]]) -> str:
-    """The text with each term replaced by its other, both ways at once; `He` becomes `She`. Letters of scripts with
-    blanks between words are words of their own: `he` is not found in `the`."""
-    other = {one.lower(): two for one, two in terms} | {two.lower(): one for one, two in terms}
-    parts = sorted(other, key=len, reverse=True)
-    pattern = "|".join(rf"\b{re.escape(part)}\b" if part.isascii() else re.escape(part) for part in parts)
-
-    def put(match: re.Match[str]) -> str:
-        found, said = match.group(), other[match.group().lower()]
-        if found.isupper() and len(found) > 1:
-            return said.upper()
-        return said[:1].upper() + said[1:] if found[:1].isupper() else said
-
-    return re.sub(pattern, put, text, flags=re.IGNORECASE)
-
-
-def write_swapped(questions: str, terms: Sequence[tuple[str, str]], out: str) -> tuple[int, int]:
-    """Questions with terms exchanged in all their texts, in the same order: (all, changed). Raises DataError."""
-    records = [record for _, record in _lines(questions)]
-    made = [_swapped(record, terms) for record in records]
-    part = Path(f"{out}.part")
-    try:
-        part.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in made), encoding="utf-8")
-        part.replace(out)
-    except OSError as error:
-        raise StorageError(f"cannot write {out}", got=str(error), expected="a file", fix="name another") from error
-    return len(made), sum(one != other for one, other in zip(records, made, strict=True))
-
-
-def _swapped(value: Any, terms: Sequence[tuple[str, str]]) -> Any:
-    if isinstance(value, dict):
-        return {key: child if key == "role" else _swapped(child, terms) for key, child in value.items()}
-    if isinstance(value, list | tuple):
-        return [_swapped(child, terms) for child in value]
-    return exchanged(value, terms) if isinstance(value, str) else value
-
-
-def _lines(location: str) -> Iterator[tuple[int, Record]]:
+def lines_of(location: str) -> Iterator[tuple[int, Record]]:
     for number, (_, record) in enumerate(read_range(location, kind_of(location))):
         if isinstance(record, Refusal):
-            raise _no_line(location, number, f"{record.reason}: {record.detail}", "a record")
+            raise no_line(location, number, f"{record.reason}: {record.detail}", "a record")
         yield number, record
 
 
-def _no_line(location: str, number: int, got: str, expected: str) -> DataError:
+def no_line(location: str, number: int, got: str, expected: str) -> DataError:
     return DataError(
         f"record {number + 1} of {location} cannot be used", got=got, expected=expected, fix="correct it"
     )

@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 
-from raysft.errors import StorageError, UserError
+from raysft.errors import UserError
 from raysft.human.export import to_csv, to_preferences
 from raysft.human.results import result_lines, results_of
 from raysft.human.store import Store
 from raysft.human.study import CRITERIA, Mode, make_study
+from raysft.outputs import check_apart, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def asked(
             expected=f"some of {', '.join(CRITERIA)}, with --mode scale",
             fix="correct --criteria, or leave it out",
         )
-    return Asked(answers, raters, mode, gold, tuple(criteria) or CRITERIA, seed, most)
+    return Asked(answers, raters, mode, gold, tuple(dict.fromkeys(criteria)) or CRITERIA, seed, most)
 
 
 def open_study(location: str, asked: Asked) -> Store:
@@ -116,27 +116,18 @@ def _checked(raters: Sequence[str]) -> Sequence[str]:
 
 def tell(store: Store, csv_to: str | None, preferences_to: str | None) -> list[str]:
     """What a study has come to, as lines; written to files where they are named. Raises StorageError."""
-    study, ratings = store.study(), store.ratings()
+    study = store.study()
+    ratings = store.ratings(study)
     lines = result_lines(study, results_of(study, store.tokens(), ratings))
+    check_apart({"--csv": csv_to, "--preferences": preferences_to}, {"the study": store.name})
     if csv_to:
-        _write(csv_to, to_csv(study, ratings))
+        write_text(csv_to, to_csv(study, ratings))
         lines.append(f"table        {len(ratings)} ratings in {csv_to}")
     if preferences_to:
         text = to_preferences(study, ratings)
-        _write(preferences_to, text)
+        write_text(preferences_to, text)
         lines.append(f"preferences  {text.count(chr(10))} pairs in {preferences_to}")
     return lines
-
-
-def _write(location: str, text: str) -> None:
-    part = Path(f"{location}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(location)
-    except OSError as error:
-        raise StorageError(
-            f"cannot write {location}", got=str(error), expected="a file that can be written", fix="name another"
-        ) from error
 
 
 def serve(store: Store, host: str, port: int, language: str) -> None:

@@ -65,7 +65,7 @@ def make_app(store: Store, language: str = "en") -> FastAPI:
     @app.get("/api/task")
     def task(request: Request, item: int | None = None) -> dict[str, Any]:
         rater = rater_of(request)
-        return _task(study, rater, {one.item: one.value for one in store.ratings(rater)}, item)
+        return _task(study, rater, {one.item: one.value for one in store.ratings(study, rater)}, item)
 
     @app.post("/api/ratings")
     def save(request: Request, said: Said) -> dict[str, Any]:

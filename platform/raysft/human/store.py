@@ -42,6 +42,9 @@ _TABLES = (
 )
 
 
+_OWN = {"study", "raters", "ratings"}
+
+
 class SeatTakenError(Exception):
     """The rater's page was opened in another window since."""
 
@@ -87,6 +90,8 @@ class Store:
             self._make_file()
         content = json.dumps(study.to_json(), ensure_ascii=False, sort_keys=True)
         with self._transaction() as run:
+            if not self._is_server:
+                self._check_own(run)
             for table in _TABLES:
                 run(table)
             run(
@@ -103,6 +108,17 @@ class Store:
                 )
             for name in raters:
                 run("INSERT INTO raters VALUES (?, '') ON CONFLICT (name) DO NOTHING", (name,))
+
+    def _check_own(self, run: Run) -> None:
+        """Nothing is made in another program's file. Raises ConflictError."""
+        tables = {name for (name,) in run("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if tables and not tables >= _OWN:
+            raise ConflictError(
+                f"{self.name} is another program's database",
+                got=f"tables {', '.join(sorted(tables)[:6])}",
+                expected="a study, or a new file",
+                fix="name another file",
+            )
 
     def _make_file(self) -> None:
         """An empty one, which others may not read: whoever does can rate in any rater's name."""
@@ -125,7 +141,11 @@ class Store:
 
     def study(self) -> Study:
         """Raises UserError where there is none."""
-        return Study.from_json(json.loads(self._row("content")))
+        text = self._row("content")
+        try:
+            return Study.from_json(json.loads(text))
+        except (ValueError, TypeError, KeyError) as error:
+            raise self._damaged(f"what is rated cannot be read: {type(error).__name__}: {error}") from error
 
     def tokens(self) -> dict[str, str]:
         """{rater: what lets one in as that rater}."""
@@ -158,12 +178,28 @@ class Store:
             rows = run("SELECT * FROM ratings WHERE rater = ? AND item = ?", (rating.rater, rating.item))
         return _rating(rows[0])
 
-    def ratings(self, rater: str = "") -> list[Rating]:
-        """All of them, or one rater's, in order of items and raters."""
+    def ratings(self, study: Study, rater: str = "") -> list[Rating]:
+        """All of them, or one rater's, in order of items and raters. study: what is in here."""
         chosen = "WHERE rater = ? " if rater else ""
         with self._transaction() as run:
             rows = run(f"SELECT * FROM ratings {chosen}ORDER BY item, rater", (rater,) if rater else ())
-        return [_rating(row) for row in rows]
+        found = []
+        for row in rows:
+            try:
+                found.append(_rating(row))
+            except ValueError as error:
+                raise self._damaged(f"the rating of item {row[1]} by {row[0]}: {error}") from error
+            if not 0 <= found[-1].item < len(study.items) or not study.is_value(found[-1].value):
+                raise self._damaged(f"{found[-1].value!r} of item {row[1]} by {row[0]}")
+        return found
+
+    def _damaged(self, got: str) -> StorageError:
+        return StorageError(
+            f"the study in {self.name} is damaged",
+            got=got,
+            expected="what its raters' page has written",
+            fix="restore a copy of it, or remove that row with the database's own tools",
+        )
 
     def _row(self, column: str) -> str:
         is_file = self._is_server or Path(self._location).is_file()

@@ -105,9 +105,19 @@ class Study:
             return meant[said]
         if not isinstance(said, dict) or said.keys() != {*self.criteria}:
             raise ValueError(f"expected a score of each of {', '.join(self.criteria)}")
-        if any(type(score) is not int or not LOWEST <= score <= HIGHEST for score in said.values()):
+        if not self.is_value(said):
             raise ValueError(f"expected whole numbers from {LOWEST} to {HIGHEST}")
         return {name: said[name] for name in self.criteria}
+
+    def is_value(self, value: Any) -> bool:
+        """Is it a rating as it is stored?"""
+        if self.mode == "pairwise":
+            return isinstance(value, str) and value in VERDICTS
+        return (
+            isinstance(value, dict)
+            and value.keys() == {*self.criteria}
+            and all(type(score) is int and LOWEST <= score <= HIGHEST for score in value.values())
+        )
 
     def said_of(self, rater: str, number: int, value: Any) -> Any:
         """The other way round: what the rater had said."""
@@ -187,16 +197,22 @@ def _read_answers(location: str) -> list[tuple[str, str]]:
     for number, record in _records(location):
         asked = record.get("record")
         if not isinstance(asked, dict) or not isinstance(record.get("generated"), str | None):
-            raise _no_item(location, number, "no `record` and `generated`", "a line as `raysft generate` writes it")
+            got = f"no `record` with a text in `generated`: {str(record)[:80]}"
+            raise _no_item(location, number, got, "a line as `raysft generate` writes it")
         question = read_question(asked, number)
         if isinstance(question, Refusal):
             raise _no_item(location, number, f"{question.reason}: {question.detail}", "the record of a question")
-        found.append((_shown(question), record["generated"] or ""))
+        found.append((_whole(_shown(question)), _whole(record["generated"] or "")))
     if not found:
         raise DataError(
             f"{location} holds no answer", got="no record", expected="one at least", fix="name another file"
         )
     return found
+
+
+def _whole(text: str) -> str:
+    """A model can leave half a character at an answer's end, which neither a page nor a database takes."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _shown(question: Conversation) -> str:
@@ -221,8 +237,8 @@ def _read_gold(location: str, mode: Mode, criteria: Sequence[str]) -> list[Item]
         gold = record.get("best" if mode == "pairwise" else "scores")
         if not all(isinstance(text, str) for text in texts) or not _is_gold(gold, mode, criteria):
             raise _no_item(location, number, f"{str(record)[:120]}", expected)
-        prompt, *answers = map(str, texts)
-        found.append(Item(0, prompt, (), tuple(answers), gold, str(record.get("why") or "")))
+        prompt, *answers = (_whole(str(text)) for text in texts)
+        found.append(Item(0, prompt, (), tuple(answers), gold, _whole(str(record.get("why") or ""))))
     of_training = math.ceil(TRAINING * len(found))
     return [replace(item, is_training=place < of_training) for place, item in enumerate(found)]
 

@@ -24,14 +24,21 @@ KEY = "RAYSFT_JUDGE_KEY"
 
 def endpoint(url: str, model: str, per_minute: float, *, insecure_http: bool = False) -> Endpoint:
     """Raises UserError where the address is none, or the key would be read on its way there."""
-    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+    if not _is_address(url):
         raise UserError(
             "the judge has no address",
             got=url,
             expected="the address of an OpenAI-compatible server, up to /v1",
             fix="--url http://127.0.0.1:8000/v1",
         )
-    key = os.environ.get(KEY, "")
+    key = os.environ.get(KEY, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise UserError(
+            f"{KEY} is no key",
+            got="characters that no header may hold",
+            expected="ASCII letters, digits and signs in one line",
+            fix=f"set {KEY} anew",
+        )
     if key and not insecure_http and not is_private_way(url):
         raise UserError(
             f"the key would travel to {urlsplit(url).hostname} for everybody on the way to read",
@@ -40,6 +47,14 @@ def endpoint(url: str, model: str, per_minute: float, *, insecure_http: bool = F
             fix="use https or a tunnel that ends here; or --insecure-http where the network is trusted",
         )
     return Endpoint(url, model, key, per_minute)
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and " " not in url
+    except ValueError:  # brackets without an end, a port above 65535
+        return False
 
 
 def judge(

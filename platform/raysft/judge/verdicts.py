@@ -9,18 +9,20 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from raysft.appended import append, held
+from raysft.appended import append, held, is_torn
 from raysft.errors import ConflictError, UserError
 from raysft.human.study import Item, Study
 from raysft.judge.client import Endpoint
 from raysft.judge.prompts import AGAIN, Messages, messages_of, read_reply
 
 Line = dict[str, Any]
+_BEGINS = b'{"key": "'
+"""What each line begins with."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def judged(
     """
     asked = requests_of(study, endpoint.model)
     with held(out) as stream:
-        lines = _there(stream)
+        lines = _there(stream, {one.key for one in asked}, study)
         missing = list({one.key: one for one in asked if one.key not in lines}.values())
         ended = threading.Event()
 
@@ -115,8 +117,16 @@ def _ask(study: Study, endpoint: Endpoint, one: Request, max_tokens: int) -> Lin
     return {"key": one.key, "item": one.item.number, "flipped": one.flipped, "value": value, "reply": text, **counted}
 
 
-def _there(stream: BinaryIO) -> dict[str, Line]:
-    """{key: line} of the whole lines; one that a kill has torn is cut off."""
+def _is_line(line: Mapping[str, Any], asked: set[str], study: Study) -> bool:
+    """Is it one of ours? Lines with other keys may be of another mode."""
+    numbers = all(type(line.get(name)) is int for name in ("tokens_in", "tokens_out"))
+    value = line.get("value", "")
+    is_rating = value is None or study.is_value(value)
+    return isinstance(line.get("key"), str) and numbers and (line["key"] not in asked or is_rating)
+
+
+def _there(stream: BinaryIO, asked: set[str], study: Study) -> dict[str, Line]:
+    """{key: line} of the whole lines; one that a kill has torn is cut off. asked: keys of what is wanted."""
     stream.seek(0)
     found, end = {}, 0
     for text in stream:
@@ -124,15 +134,15 @@ def _there(stream: BinaryIO) -> dict[str, Line]:
             line = json.loads(text) if text.endswith(b"\n") else None
         except ValueError:
             line = None
-        if not isinstance(line, dict) or not {"key", "value", "tokens_in", "tokens_out"} <= line.keys():
-            if text.endswith(b"\n"):
-                raise ConflictError(
-                    "the file of a judge's replies holds something else",
-                    got=f"after byte {end}: {text[:60]!r}",
-                    expected="lines that `raysft evaluate judge` has written",
-                    fix="name another file",
-                )
+        if is_torn(text, _BEGINS):
             break
+        if not isinstance(line, dict) or not _is_line(line, asked, study):
+            raise ConflictError(
+                "the file of a judge's replies holds something else",
+                got=f"after byte {end}: {text[:60]!r}",
+                expected="lines that `raysft evaluate judge` has written",
+                fix="name another file",
+            )
         found[line["key"]] = line
         end += len(text)
     stream.truncate(end)

@@ -132,3 +132,21 @@ def test_raw_texts_are_asked_as_they_are(model: ReadyModel, tmp_path: Path) -> N
     (tmp_path / "in.txt").write_text("once upon\na time\n")
     questions = read_questions(str(tmp_path / "in.txt"), model, HOW, raw=True)
     assert [one.prompt for one in questions] == ["once upon", "a time"]
+
+
+@pytest.mark.parametrize("content", [b"my notes", b'{"prompt": "q"}', b"\x00" * 50])
+def test_a_file_of_somebody_else_stays_as_it_was(
+    model: ReadyModel, asked: str, tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "mine").write_bytes(content)
+    with pytest.raises(ConflictError, match="other answers"):
+        answer_file(model, read_questions(asked, model, HOW), str(tmp_path / "mine"), HOW)
+    assert (tmp_path / "mine").read_bytes() == content
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_what_no_tokenizer_takes_is_told(model: ReadyModel, tmp_path: Path, raw: bool) -> None:
+    (tmp_path / "in.jsonl").write_text('{"prompt": "half \\ud83d"}\n')
+    with pytest.raises(DataError) as told:
+        read_questions(str(tmp_path / "in.jsonl"), model, HOW, raw=raw)
+    assert "lone surrogate" in told.value.got

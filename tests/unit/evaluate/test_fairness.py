@@ -10,18 +10,15 @@ from typing import Any
 import pytest
 
 from raysft.errors import DataError, UserError
+from raysft.evaluate.exchange import exchanged, read_terms, swap_lines, write_swapped
 from raysft.evaluate.fairness import (
     GroupedAnswer,
-    exchanged,
     gap_of,
     group_lines,
     grouped_scored,
     metrics_named,
     read_grouped,
-    read_terms,
     scorers_named,
-    swap_lines,
-    write_swapped,
 )
 from raysft.metrics.base import Answer
 
@@ -151,7 +148,7 @@ def test_listed_terms_are_compared_between_groups_and_after_an_exchange(tmp_path
     ]
     lines = group_lines(grouped_scored(answers, scorers), "group", metrics_named(["toxicity"]))
     assert [line.split()[1] for line in lines if line.startswith("    ")] == ["75.0%", "5.0%", "70.0%,"]
-    others = [GroupedAnswer(Answer(f"x{number}", "fine", ""), {}) for number in range(40)]
+    others = [GroupedAnswer(Answer(f"x{number}", "fine", ""), answers[number].record) for number in range(40)]
     assert "-0.4000" in swap_lines(answers, others, metrics_named(["toxicity"]), scorers)[1]
 
 
@@ -161,3 +158,38 @@ def test_listed_terms_are_compared_between_groups_and_after_an_exchange(tmp_path
 def test_options_of_a_metric_stand_beside_it(names: list[str], encoder: str, terms: list[str]) -> None:
     with pytest.raises(UserError, match="stand beside it"):
         scorers_named(names, encoder, terms)
+
+
+def test_only_answers_to_the_same_questions_are_paired(tmp_path: Path) -> None:
+    rows = [(f"a{i % 2}", "a0", {"of": "he", "id": i}) for i in range(6)]
+    one, two = read_grouped(answers(tmp_path, "a", rows)), read_grouped(answers(tmp_path, "b", rows[::-1]))
+    with pytest.raises(UserError, match="answer 1 of both files is not to the same question"):
+        swap_lines(one, two, [])
+    with pytest.raises(UserError, match="answer 1 of both files"):
+        swap_lines(one, one[::-1], [])
+
+
+def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
+    rows = [("a", "", {"g": "x" * 80 if i % 2 else "m"}) for i in range(20)]
+    file = answers(tmp_path, "a", rows)
+    with pytest.raises(DataError, match="says what was to be said") as told:
+        read_grouped(file, "nowhere")
+    assert "g, output, prompt" in told.value.got
+    lines = group_lines(read_grouped(file), "g", metrics_named(["exact_match", "exact_match"]))
+    assert "  20 answers have nothing to be compared with" in "\n".join(lines)
+    assert lines.count("  exact match of greedy answers") == 1
+    assert max(map(len, lines)) < 118
+    with pytest.raises(UserError, match="code is not compared"):
+        metrics_named(["passes_tests"])
+
+
+def test_long_answers_are_no_labels(tmp_path: Path) -> None:
+    rows = [(("yes " * 99, "no")[i % 2], "no", {"g": "f" if i < 10 else "m"}) for i in range(20)]
+    assert "answered" not in "".join(group_lines(read_grouped(answers(tmp_path, "a", rows)), "g", []))
+
+
+def test_no_questions_are_not_exchanged(tmp_path: Path) -> None:
+    (tmp_path / "q.jsonl").write_text("\n")
+    with pytest.raises(DataError, match="holds no question"):
+        write_swapped(str(tmp_path / "q.jsonl"), TERMS, str(tmp_path / "s.jsonl"))
+    assert not (tmp_path / "s.jsonl").exists()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rated import answers_file, pair_study, ratings_of
 
-from raysft.errors import StorageError, UserError
+from raysft.errors import ConflictError, StorageError, UserError
 from raysft.human.command import Asked, asked, open_study, serve, tell
 
 
@@ -80,3 +80,23 @@ def test_a_port_that_is_taken_and_a_study_without_raters_are_told(tmp_path: Path
     )
     with pytest.raises(UserError, match="nobody may rate"):
         serve(empty, "127.0.0.1", 0, "en")
+
+
+def test_results_do_not_replace_the_study(tmp_path: Path) -> None:
+    store = pair_study(tmp_path)
+    with pytest.raises(ConflictError, match="--csv and the study"):
+        tell(store, str(tmp_path / "study.db"), None)
+    with pytest.raises(ConflictError, match="--preferences and --csv"):
+        tell(store, str(tmp_path / "r"), str(tmp_path / "r"))
+    assert store.study().items
+
+
+def test_half_a_character_of_a_model_is_replaced(tmp_path: Path) -> None:
+    """Answers are cut at tokens: `raysft generate` escapes what is left of a character."""
+    files = {name: answers_file(tmp_path / f"{name}.jsonl", [name]) for name in ("a", "b")}
+    text = Path(files["a"]).read_text("utf-8").replace('"a"', '"a \\ud83d"')
+    Path(files["a"]).write_text(text, encoding="utf-8")
+    store = open_study(str(tmp_path / "s.db"), Asked(files, ["x"]))
+    (item,) = store.study().items
+    assert item.answers == ("a \ufffd", "b")
+    assert tell(store, str(tmp_path / "r.csv"), str(tmp_path / "p.jsonl"))

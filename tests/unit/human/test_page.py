@@ -113,7 +113,7 @@ def test_two_raters_at_once(tmp_path: Path) -> None:
             second.wait("document.body.innerText.includes('全部完成')")
             messages = [line for tab in (*tabs.values(), second) for line in tab.console]
     assert [line for line in messages if "Failed to load" not in line and "ERR_" not in line] == []
-    found = results_of(store.study(), store.tokens(), store.ratings())
+    found = results_of(store.study(), store.tokens(), store.ratings(store.study()))
     assert [(r.rated, r.gold_right, r.training_right) for r in found.raters] == [(10, 2, 2), (10, 2, 2)]
     # alice: after, six times. bob: two ties, one both bad, three times after. Verdict `after` is `second`.
     assert found.verdicts["before", "after"] == {"first": 0, "second": 9, "tie": 2, "both_bad": 1}
@@ -147,5 +147,5 @@ def test_scores_in_chinese(tmp_path: Path) -> None:
                 tab.press("Enter")
         tab.wait("document.body.innerText.includes('全部完成')")
         assert tab.console == []
-    scores = [list(one.value.values()) for one in store.ratings("甲")]
+    scores = [list(one.value.values()) for one in store.ratings(store.study(), "甲")]
     assert scores == [[3, 1, 4, 5, 4], [5, 5, 4, 4, 3], [5, 5, 4, 4, 3]]

@@ -75,7 +75,7 @@ def test_what_was_said_can_be_changed_but_not_in_the_training(tmp_path: Path) ->
     for item, kept in ((0, "left"), (5, "right")):
         rate(client, seat, item, "left")
         rate(client, seat, item, "right")
-        (found,) = [one for one in store.ratings("alice") if one.item == item]
+        (found,) = [one for one in store.ratings(store.study(), "alice") if one.item == item]
         assert store.study().said_of("alice", item, found.value) == kept
 
 
@@ -85,7 +85,7 @@ def test_a_window_that_was_opened_before_is_told(tmp_path: Path) -> None:
     older, newer = (client.post("/api/seat").json()["seat"] for client in (one, other))
     assert rate(one, older, 4, "left").status_code == 409
     assert rate(other, newer, 4, "left").status_code == 200
-    assert len(store.ratings()) == 1
+    assert len(store.ratings(store.study())) == 1
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_what_is_no_rating_is_refused(change: dict[str, object], status: int, tm
     body = {"item": 4, "value": "left", "seat": seat, "seconds": 1.0} | change
     assert client.post("/api/ratings", content=json.dumps(body)).status_code in (status, 422)
     assert client.post("/api/ratings", json=body).status_code == status
-    assert store.ratings() == []
+    assert store.ratings(store.study()) == []
 
 
 def test_a_body_without_end_is_refused(tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import stat
 import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,8 +81,8 @@ def test_a_study_comes_back_with_its_ratings(store: Store) -> None:
     changed = replace(rating, value="tie", at=200.0)
     assert store.save(changed, seat) == changed
     assert store.save(replace(rating, value="both_bad"), seat, may_replace=False) == changed
-    assert store.ratings("alice") == [changed]
-    assert store.ratings("bob") == []
+    assert store.ratings(store.study(), "alice") == [changed]
+    assert store.ratings(store.study(), "bob") == []
 
 
 def test_only_the_newest_window_saves(store: Store) -> None:
@@ -92,9 +94,9 @@ def test_only_the_newest_window_saves(store: Store) -> None:
     for nobody in ("", "alice"):
         with pytest.raises(SeatTakenError):
             store.save(replace(rating, rater="alice"), nobody)
-    assert store.ratings("bob") == []
+    assert store.ratings(store.study(), "bob") == []
     store.save(rating, newer)
-    assert store.ratings("bob") == [rating]
+    assert store.ratings(store.study(), "bob") == [rating]
 
 
 def test_raters_who_save_at_once_lose_nothing(store: Store) -> None:
@@ -109,7 +111,9 @@ def test_raters_who_save_at_once_lose_nothing(store: Store) -> None:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert {(one.rater, one.item) for one in store.ratings()} == {(n, i) for n in seats for i in range(10)}
+    assert {(one.rater, one.item) for one in store.ratings(store.study())} == {
+        (n, i) for n in seats for i in range(10)
+    }
 
 
 def test_another_study_in_the_same_place_is_refused(store: Store, tmp_path: Path) -> None:
@@ -155,3 +159,34 @@ def test_a_server_that_is_not_there_is_told_without_its_password(tmp_path: Path)
     with pytest.raises(StorageError) as told:
         Store(f"postgresql://me:hunter2@/x?host={tmp_path}").study()
     assert "hunter2" not in str(told.value)
+
+
+def test_another_programs_database_is_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / "optuna.db"
+    with closing(sqlite3.connect(file)) as other:
+        other.execute("CREATE TABLE studies (study_id INTEGER)")
+    before = file.read_bytes()
+    study = pair_study(tmp_path).study()
+    with pytest.raises(ConflictError, match="another program's"):
+        Store(str(file)).create(study, ["alice"])
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE ratings SET value = '{half'",
+        """UPDATE ratings SET value = '"banana"'""",
+        "UPDATE ratings SET item = 999",
+        "UPDATE study SET content = '{}'",
+        """UPDATE study SET content = '{"a'""",
+    ],
+)
+def test_a_damaged_study_is_told(tmp_path: Path, change: str) -> None:
+    store = pair_study(tmp_path)
+    store.save(Rating("alice", 5, "first", 1.0, 1e9), store.sit("alice"))
+    with closing(sqlite3.connect(tmp_path / "study.db")) as direct:
+        direct.execute(change)
+        direct.commit()
+    with pytest.raises(StorageError, match="is damaged"):
+        store.ratings(store.study())

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import logging
+import socket
+import threading
+import time
+from contextlib import suppress
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +16,7 @@ from judge_server import judge_server
 from judged import asked_of, fair, quick
 
 from raysft.errors import UserError
+from raysft.judge import client
 from raysft.judge.command import endpoint, judge
 
 
@@ -50,7 +56,7 @@ def test_no_server_at_all(tmp_path: Path) -> None:
         judge(
             asked_of(tmp_path, most=1), quick("http://127.0.0.1:9/v1"), str(tmp_path / "o"), parallel=1, prices=(0, 0)
         )
-    for wrong in ("localhost:8000", "ftp://x/v1", "", "http://"):
+    for wrong in ("localhost:8000", "ftp://x/v1", "", "http://", "http://[::1", "http://a:99999/v1", "http://a b/v1"):
         with pytest.raises(UserError, match="no address"):
             endpoint(wrong, "m", 0)
 
@@ -82,3 +88,58 @@ def test_no_more_requests_in_a_minute_than_may(tmp_path: Path) -> None:
         judge(asked_of(tmp_path, most=3), of, str(tmp_path / "o"), parallel=3, prices=(0, 0))
     assert len(waits) == 6
     assert max(waits) == pytest.approx(5.0, abs=0.9), "a second between two of six"
+
+
+def test_a_date_to_come_again_is_waited_for(tmp_path: Path) -> None:
+    """RFC 9110: Retry-After is a number or a date."""
+    dates = [formatdate(time.time() + 30, usegmt=True), formatdate(time.time() - 30), "Thu, 99 Foo 2026"]
+    waits: list[float] = []
+
+    def script(messages: list[dict[str, str]], number: int) -> Any:
+        return (429, "", {"Retry-After": dates[number]}) if number < 3 else fair(messages, number)
+
+    with judge_server(script) as server:
+        judge(asked_of(tmp_path, most=1), quick(server.url, waits), str(tmp_path / "o"), parallel=1, prices=(0, 0))
+    assert waits == [pytest.approx(30, abs=3), 2.0, 4.0]
+
+
+def test_a_reply_that_drips_or_never_ends_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "REQUEST_S", 0.2)
+    monkeypatch.setattr(client, "TRIES", 1)
+    monkeypatch.setattr(client, "LONGEST_REPLY", 1000)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def drip(piece: bytes) -> None:
+            with listener.accept()[0] as connection, suppress(OSError):
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n")
+                for _ in range(100):
+                    connection.sendall(piece)
+                    time.sleep(0.05)
+
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        for piece, problem in ((b" ", "ReadTimeout"), (b" " * 1000, "more than 1,000 bytes")):
+            thread = threading.Thread(target=drip, args=(piece,), daemon=True)
+            thread.start()
+            began = time.monotonic()
+            with pytest.raises(UserError) as told:
+                quick(url).ask([], 1)
+            assert problem in told.value.got
+            assert time.monotonic() - began < 2
+            thread.join(10)
+
+
+def test_what_a_server_says_is_told_in_one_line(tmp_path: Path) -> None:
+    page = (404, "<html>\n<h1>Welcome\nto nginx", dict[str, str]())
+    with judge_server(lambda messages, number: page) as server, pytest.raises(UserError) as told:
+        quick(server.url).ask([], 1)
+    assert told.value.got == "404 Not Found: <html> <h1>Welcome to nginx"
+
+
+def test_a_key_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for wrong in ("two\nlines", "schl\u00fcssel"):
+        monkeypatch.setenv("RAYSFT_JUDGE_KEY", wrong)
+        with pytest.raises(UserError, match="no key") as told:
+            endpoint("https://judge.example.com/v1", "m", 0)
+        assert wrong not in str(told.value)
+    monkeypatch.setenv("RAYSFT_JUDGE_KEY", "of-a-file\n")
+    assert endpoint("https://judge.example.com/v1", "m", 0).key == "of-a-file"

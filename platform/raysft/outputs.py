@@ -1,0 +1,41 @@
+"""Files that a command writes because a person named them: whole or not at all, and never over what it reads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from raysft.errors import ConflictError, StorageError
+
+
+def check_apart(written: Mapping[str, str | None], read: Mapping[str, str | None]) -> None:
+    """Is no file written that is read, or written twice? Both: {option: its file, None where it is not given}.
+
+    Links and other spellings of a path are the same file. Raises ConflictError.
+    """
+    seen = {os.path.realpath(file): (option, file) for option, file in read.items() if file}
+    for option, file in written.items():
+        place = os.path.realpath(file) if file else ""
+        if place in seen:
+            other, named = seen[place]
+            raise ConflictError(
+                f"{option} and {other} are one file",
+                got=f"{file} and {named}" if file != named else str(file),
+                expected="a file of its own for what is written",
+                fix=f"name another file by {option}",
+            )
+        if file:
+            seen[place] = option, file
+
+
+def write_text(location: str, text: str) -> None:
+    """Write a file. Lone surrogates, which UTF-8 cannot hold, are escaped as JSON does it. Raises StorageError."""
+    part = Path(f"{location}.part")
+    try:
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
+        part.replace(location)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {location}", got=str(error), expected="a file that can be written", fix="name another"
+        ) from error

@@ -65,10 +65,10 @@ def read_grouped(location: str, reference: str = "") -> list[GroupedAnswer]:
             f"{location} holds no answer", got="no record", expected="one at least", fix="name another file"
         )
     if reference and all(one.record.get(reference) is None for one in found):
-        columns = sorted({name for one in found for name in one.record})
+        there = sorted({name for one in found for name in one.record})
         raise DataError(
             f"no record of {location} says what was to be said",
-            got=f"--reference {reference}; columns are {', '.join(columns[:12])}",
+            got=f"--reference {reference}; columns are {', '.join(there[:12])}",
             expected="a column of the questions' records",
             fix="correct --reference",
         )

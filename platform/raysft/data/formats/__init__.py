@@ -3,9 +3,9 @@
 Owns what becomes of several answers, and whether what was read can be used. Everything ends in a Conversation;
 nothing after this package knows which format a record had. Nothing that a record holds is lost in silence: it is in
 the conversation, or counted in its notes, or the record is a `Refusal`: a value, because refusals are counted, not
-raised. What data.columns makes of names is mapping.py, of files for tuning services services.py, which format it is
-detect.py, what its columns mean readers.py, turns are turns.py, answers answers.py, tools tools.py, and the account
-of what was not read unread.py. Reading files is sources.py.
+raised. What data.columns makes of names is mapping.py, of files for tuning services services.py, of two answers and a
+verdict duels.py, which format it is detect.py, what its columns mean readers.py, turns are turns.py, answers
+answers.py, tools tools.py, and the account of what was not read unread.py. Reading files is sources.py.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 from raysft.data.formats.answers import RecordContent
 from raysft.data.formats.detect import detect_format
+from raysft.data.formats.duels import as_compared
 from raysft.data.formats.fields import FIELDS
 from raysft.data.formats.halves import check_halves
 from raysft.data.formats.mapping import account_for_columns, check_columns, rename
@@ -40,10 +41,11 @@ def read_record(record: Record, reading: Reading, *, id: int, source: str) -> tu
     original = record
     if reading.columns:
         record = rename(record, reading.columns)
-    ours = as_ours(record)
-    if isinstance(ours, Refusal):
-        return ours
-    record = ours
+    for under_our_names in (as_ours, as_compared):
+        ours = under_our_names(record)
+        if isinstance(ours, Refusal):
+            return ours
+        record = ours
     account = KeyLedger(record, reading)
     if reading.ignored:
         record = account.record = account.without_ignored(record)

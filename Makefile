@@ -5,7 +5,7 @@ READY := .venv/.installed
 export HF_HUB_OFFLINE ?= 1
 unexport PYTHONDONTWRITEBYTECODE  # else each of a hundred processes compiles torch and transformers again: 7 s of CPU
 
-.PHONY: method-matrix method-families compare-trl bench-methods test-admission k8s-demo unit curves faults clusters quick golden wheel reference gpu scaling chaos-store differential models bench-fused bench-tune bench-grid chaos bench-load bench-export bench-evaluate bench-save bench-stall bench-recovery parity-full bench-train bench-parity bench-packing bench-gsm8k bench-data bench-memory bench-kills bench-loss demo test check lint types format install constraints clean
+.PHONY: qlora method-matrix method-families compare-trl bench-methods test-admission k8s-demo unit curves faults clusters quick golden wheel reference gpu scaling chaos-store differential models bench-fused bench-tune bench-grid chaos bench-load bench-export bench-evaluate bench-save bench-stall bench-recovery parity-full bench-train bench-parity bench-packing bench-gsm8k bench-data bench-memory bench-kills bench-loss demo test check lint types format install constraints clean
 
 demo: $(READY)            ## train a small model end to end: data, training, evaluation, export, answers
 	$(BIN)/python jobs/demo.py
@@ -32,6 +32,11 @@ test: $(READY)            ## all tests, whatever fails; the lanes after the firs
 
 parity-full: $(READY)     ## the rest of the matrix: what CI has no time for
 	$(BIN)/python -m pytest -m full
+
+qlora: $(READY)           ## bases in 4 bits, which make check leaves out: bitsandbytes slows each import of peft by a second
+	$(BIN)/pip install --quiet --no-deps --upgrade --target build/qlora bitsandbytes==0.50.2
+	PYTHONPATH=build/qlora:$$PYTHONPATH $(BIN)/python -m pytest -m "full or not full" tests/unit/model/methods/test_four_bit.py \
+		tests/parity/test_method_matrix.py tests/parity/test_methods.py -k "four_bit or nf4"
 
 method-matrix: $(READY)   ## methods and objectives: which of their cells CI tries, which parity-full
 	$(BIN)/python benchmarks/method_matrix.py

@@ -108,15 +108,6 @@ def test_what_is_no_pair_is_refused_whole_with_its_reason(encoded, conversation,
     assert detail in found.detail
 
 
-def test_answers_that_the_template_writes_alike_are_no_pair(encoded) -> None:
-    """chatml does not say who speaks."""
-    alike, another = (Message("assistant", "a", name=name) for name in ("one", "other"))
-    conversation = talk(("a", 1.0), ("b", 0.0))
-    found = encoded(replace(conversation, candidates=(Candidate((alike,), 1.0), Candidate((another,), 0.0))))
-    assert found.reason == "no_preference"
-    assert "the template writes both answers alike" in found.detail
-
-
 def test_a_pair_fits_when_both_samples_do(encoded) -> None:
     (whole,) = encoded(talk(("a", 1.0), ("b", 0.0)))
     assert sum(whole.segments) == len(whole.input_ids)

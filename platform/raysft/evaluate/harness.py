@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jinja2 import TemplateError
 
 from raysft.errors import DataError, UserError
 from raysft.evaluate.ready import ReadyModel
@@ -83,7 +84,9 @@ def load_tasks(asked: Asked) -> Loaded:
             )
     try:
         loaded: Loaded = manager.load(list(asked.tasks))
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of the harness, of a task's own code, of what reads its data
+        if not (isinstance(error, OSError) or "cache" in str(error)):
+            raise _no_task(asked, error) from error
         raise DataError(
             f"the data of a task is not here: {', '.join(asked.tasks)}",
             got=" ".join(f"{type(error).__name__}: {error}".split())[:300],
@@ -129,7 +132,18 @@ def run_tasks(model: ReadyModel, loaded: Loaded, asked: Asked) -> dict[str, dict
             expected="tasks that run no code of answers in this process",
             fix="for code use `passes_tests` in evaluate.sets; else see the harness's own documentation",
         ) from error
+    except (TemplateError, LookupError, TypeError, AttributeError, ArithmeticError, ImportError) as error:
+        raise _no_task(asked, error) from error
     return {name: _record(name, numbers, found) for name, numbers in found["results"].items()}
+
+
+def _no_task(asked: Asked, error: Exception) -> UserError:
+    return UserError(
+        f"a task cannot be used: {', '.join(asked.tasks)}",
+        got=" ".join(f"{type(error).__name__}: {error}".split())[:300],
+        expected="a task file as the harness documents it, whose columns are those of its data",
+        fix="correct the task file; `lm_eval validate --tasks NAME --include_path DIR` checks it",
+    )
 
 
 def _record(name: str, numbers: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:

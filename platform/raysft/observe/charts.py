@@ -139,8 +139,8 @@ def log_ticks(low: float, high: float) -> list[float]:
     steps = (1,) if high > 100 * low else (1, 2, 5)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks = [float(f"{step}e{power}") for power in powers for step in steps]
-    first = max(index for index, tick in enumerate(ticks) if tick <= low)
-    last = min(index for index, tick in enumerate(ticks) if tick >= high)
+    first = max((index for index, tick in enumerate(ticks) if tick <= low), default=0)
+    last = min((index for index, tick in enumerate(ticks) if tick >= high), default=len(ticks) - 1)
     return ticks[first : last + 1]
 
 

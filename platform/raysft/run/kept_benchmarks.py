@@ -11,11 +11,29 @@ from raysft import sealed, storage
 from raysft.observe.benchmarks import harness_lines
 
 _SHAPE: sealed.Shape = {"harness": str, "model": str, "name": str, "tasks": dict}
+_TASK: sealed.Shape = {
+    "metrics": dict,
+    "hash": str,
+    "version": (int, float, str, type(None)),
+    **dict.fromkeys(("samples", "num_fewshot"), (int, type(None))),
+}
+_METRIC: sealed.Shape = {"value": sealed.NUMBER, "stderr": (*sealed.NUMBER, type(None))}
 
 
 def read_harness(run: str) -> dict[str, Any] | None:
     """What is kept in a run; None: nothing, or it is damaged, which is told."""
-    return sealed.read(place(run), _SHAPE)
+    found = sealed.read(place(run), _SHAPE)
+    problems = [] if found is None else list(filter(None, map(_problem, found["tasks"].values())))
+    if problems:
+        sealed.passed_over(place(run), problems[0])
+        return None
+    return found
+
+
+def _problem(task: Any) -> str | None:
+    """What is wrong with what is kept of a task."""
+    wrong = sealed.problem_of(task, _TASK)
+    return wrong or next(filter(None, (sealed.problem_of(one, _METRIC) for one in task["metrics"].values())), None)
 
 
 def keep(run: str, found: dict[str, Any]) -> None:

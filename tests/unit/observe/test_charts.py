@@ -150,3 +150,9 @@ def test_a_loss_that_falls_far_has_a_logarithmic_axis_and_others_have_not() -> N
     assert gaps[0] > 10
     for values in ([10.0, 9.0], [10.0, 0.0], [1.0, -1.0]):
         assert "logarithmic" not in drawn(values)
+
+
+@pytest.mark.parametrize("high", [1000.0000000000001, 1e300 * (1 + 2e-16)])
+def test_a_value_just_above_a_power_of_ten_has_a_logarithmic_axis(high: float) -> None:
+    """log10 of it is that of the power."""
+    assert log_ticks(1.0, high)[-1] == pytest.approx(high)

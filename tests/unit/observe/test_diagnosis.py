@@ -14,6 +14,7 @@ from fakes import make_recipe
 
 from raysft.observe.diagnosis import AT_LEAST, LOCAL, RULES, _far_above, diagnose
 from raysft.recipe.change import change
+from raysft.train.history.records import of_lineage
 
 RECIPE = make_recipe(optimizer={"learning_rate": 1e-3})
 RECORDED = json.loads((Path(__file__).parent / "recorded_runs.json").read_text())
@@ -225,3 +226,15 @@ def test_losses_far_above_are_found_in_one_pass() -> None:
     expected = [at for at in range(8, 400) if losses[at] > 1.5 * min(losses[max(0, at - LOCAL) : at])]
     assert list(_far_above(losses)) == expected
     assert 0 < len(expected) < 392
+
+
+def test_a_resumed_run_is_judged_by_the_steps_that_count() -> None:
+    """Attempt 1 went wrong after the commit at step 100; attempt 2 did its steps again, and they were healthy."""
+    healthy = planned(decay, held_out=every_30(lambda s: decay(s) + 0.1))
+    wrong = [{**line, "loss": 50.0, "grad_norm": 900.0} for line in healthy if line["kind"] == "step"]
+    first = [line for line in healthy if line["step"] <= 100] + [line for line in wrong if 100 < line["step"] <= 130]
+    every = {1: first, 2: [line for line in healthy if line["step"] > 100]}
+    lines = of_lineage(every, [(1, 0, 100), (2, 100, None)])
+    assert sorted(line["step"] for line in lines) == sorted(line["step"] for line in healthy)
+    assert rules(lines) == []
+    assert "diverged" in rules([*first, *([{**first[-1], "step": step} for step in range(131, 161)])])

@@ -11,7 +11,7 @@ import pytest
 from raysft import storage
 from raysft.evaluate.harness import Asked
 from raysft.run import harness
-from raysft.run.kept_benchmarks import kept_lines, read_harness
+from raysft.run.kept_benchmarks import kept_lines, place, read_harness
 
 METRICS = {"acc,none": {"value": 0.25, "stderr": 0.125}}
 
@@ -56,4 +56,14 @@ def test_a_model_of_no_run(measure: Any, tmp_path: Path) -> None:
     told = measure("one", is_run=False, out=str(out))
     assert told[-1] == f"results      {out}"
     assert storage.read_json(str(out))["tasks"]["one"]["metrics"] == METRICS
+    assert kept_lines(str(tmp_path)) == []
+
+
+@pytest.mark.parametrize("task", [7, {"metrics": {}}, {"metrics": {"acc": 1}}, {"metrics": {"acc": {"value": "x"}}}])
+def test_what_is_no_result_is_passed_over(measure: Any, tmp_path: Path, task: Any) -> None:
+    measure("one")
+    record = storage.read_json(place(str(tmp_path)))
+    whole = record["tasks"]["one"]
+    record["tasks"]["two"] = {**whole, **task} if isinstance(task, dict) and task["metrics"] else task
+    storage.write_json(place(str(tmp_path)), {name: record[name] for name in ("harness", "model", "name", "tasks")})
     assert kept_lines(str(tmp_path)) == []

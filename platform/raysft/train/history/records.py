@@ -124,14 +124,31 @@ _NOT_HELD_OUT = {"loss": None, "perplexity": None}
 
 def attempt_metrics(run: str, number: int) -> Iterator[dict[str, Any]]:
     """Metric lines of one attempt, as they were written: `start`, `step` and `eval`."""
-    location = RunPaths(run).metrics(number)
+    location, newest = RunPaths(run).metrics(number), 0
     for line in own_lines(run, location, {"kind": {"kind": str}}):
         shape = _METRICS.get(line["kind"])
-        problem = "of another kind" if shape is None else sealed.problem_of(line, shape)
+        problem = "of another kind" if shape is None else sealed.problem_of(line, shape) or _odd(line)
+        if problem is None and line["kind"] == "step":
+            problem = None if line["step"] > newest else f"step {line['step']} after {newest}"
+            newest = max(newest, line["step"])
         if problem is None:
             yield line
         else:
             sealed.passed_over(f"a line of {location}", problem)
+
+
+def _odd(line: Mapping[str, Any]) -> str | None:
+    """What no writer leaves, where a shape says nothing: in fields that older versions had not."""
+    if line["kind"] == "step" and not (line["step_s"] > 0 and type(line.get("grad_norm", 0.0)) in sealed.NUMBER):
+        return "a step without time, or a norm that is no number"
+    for name in ("terms", "metrics"):
+        of = line.get(name, _NOTHING)
+        if type(of) is not dict or any(type(value) not in sealed.NUMBER for value in of.values()):
+            return f"its {name} are {of!r:.60}"
+    return None
+
+
+_NOTHING: dict[str, float] = {}
 
 
 AttemptLines = Mapping[int, Sequence[dict[str, Any]]]

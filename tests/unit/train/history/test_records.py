@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes import step_info
@@ -11,6 +14,7 @@ from raysft import storage
 from raysft.objectives.reduce import Reduced
 from raysft.train.commits.layout import CommitId, attempt_path
 from raysft.train.commits.lineage import lineage_ranges
+from raysft.train.history.paths import RunPaths
 from raysft.train.history.records import Records, StartFacts, evaluated_sets, read_ledger, read_metrics
 from raysft.train.state import TrainState
 
@@ -133,3 +137,17 @@ def test_an_evaluation_is_one_line_and_older_ones_are_of_the_held_out_data(tmp_p
     assert evaluated_sets(named).keys() == {"dev"}
     old = {"kind": "eval", "step": 0, "loss": 3.0, "perplexity": 20.0}
     assert evaluated_sets(old) == {"held_out": old}
+
+
+def test_lines_that_no_writer_leaves_are_passed_over(tmp_path: Path) -> None:
+    run = str(tmp_path)
+    begin(run, 1, None)
+    take(run, 1, range(1, 4), ranks=1)
+    place = RunPaths(run).metrics(1)
+    whole = [json.loads(line) for line in storage.read_lines(place)]
+    last = {name: value for name, value in whole[-1].items() if name != "crc32"}
+    odd: list[dict[str, Any]] = [{"step": 2}, {"step_s": 0.0}, {"grad_norm": None}, {"terms": None}]
+    odd += [{"metrics": {"x": "<b>"}}, {"step": 5, "grad_norm": math.nan}]
+    with open(place, "a") as stream:
+        stream.writelines(json.dumps({**last, "step": 4, **change}) + "\n" for change in odd)
+    assert [line["step"] for line in read_metrics(run)] == [1, 2, 3, 5]

@@ -94,6 +94,26 @@ def test_data_that_is_not_here_is_said_to_be(place: Path, tmp_path: Path) -> Non
     assert "HF_HOME" in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"doc_to_text": "{{ question |"},
+        {"doc_to_text": "{{ nowhere.x.y }}"},
+        {"output_type": "dance"},
+        {"test_split": "nosuch"},
+        {"surprise": 1},
+    ],
+)
+def test_a_broken_task_file_is_told(place: Path, tmp_path: Path, change: dict[str, object]) -> None:
+    data = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(place / "rows.jsonl")}}}
+    task = {"task": "broken", **data, "test_split": "test", **TASKS["pick_word"], **change}
+    (tmp_path / "broken.yaml").write_text(json.dumps(task))
+    asked = Asked(("broken",), include=str(tmp_path))
+    with pytest.raises(UserError, match="a task cannot be used: broken") as raised:
+        run_tasks(ready_export(str(place / "model"), batch_size=4), load_tasks(asked), asked)
+    assert "correct the task file" in raised.value.fix
+
+
 def test_a_directory_of_tasks_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no task files to include"):
         load_tasks(Asked(("a",), include=str(tmp_path / "nothing")))

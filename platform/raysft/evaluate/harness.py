@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from jinja2 import TemplateError
 
 from raysft.errors import DataError, UserError
 from raysft.evaluate.ready import ReadyModel
@@ -132,7 +131,9 @@ def run_tasks(model: ReadyModel, loaded: Loaded, asked: Asked) -> dict[str, dict
             expected="tasks that run no code of answers in this process",
             fix="for code use `passes_tests` in evaluate.sets; else see the harness's own documentation",
         ) from error
-    except (TemplateError, LookupError, TypeError, AttributeError, ArithmeticError, ImportError) as error:
+    except Exception as error:  # of a task's templates and functions
+        if isinstance(error, RuntimeError | MemoryError | OSError):  # of torch and the machine
+            raise
         raise _no_task(asked, error) from error
     return {name: _record(name, numbers, found) for name, numbers in found["results"].items()}
 

@@ -51,8 +51,18 @@ def guarded_losses(recipe: Recipe) -> tuple[str, ...]:
 
 
 def check_forgetting(recipe: Recipe) -> None:
-    """Can the run be ended by what it forgets, where it is to be? Raises RecipeError."""
+    """Can guards tell what is forgotten, and the run be ended by it, where it is to be? Raises RecipeError."""
     section = recipe.evaluate
+    trained = {path for source in recipe.data.sources for path in source.path}
+    for name in guards(recipe):
+        same = [path for path in section.sets[name].data or () if path in trained]
+        if same:
+            raise RecipeError(
+                "what is trained on tells nothing of what is forgotten",
+                got=f"evaluate.sets.{name}: guard: true, and {same[0]} in data.train",
+                expected="text of what the model can do already, and is not trained on",
+                fix="name other files, or leave guard out",
+            )
     if section.stop_at_forgetting_nats is None:
         return
     wrong = {

@@ -15,6 +15,8 @@ from raysft.observe.console import printable
 
 HELP = "/new begins anew, /system TEXT sets the system prompt, /quit or Ctrl-D ends; Ctrl-C breaks an answer off"
 
+SEVERAL = "/only NAME lets one of them answer, /only all of them: with --compare base the adapter on and off"
+
 
 class Speaker(Protocol):
     """A model that is ready to answer (evaluate/ready.py)."""
@@ -34,6 +36,7 @@ class Chat:
         self._speakers, self._how = speakers, how
         self._system, self._asked = system, 0
         self._talks: list[list[tuple[str, str]]] = [[] for _ in speakers]
+        self._silent: set[str] = set()
 
     def run(self) -> None:
         """Until the input ends or the person does."""
@@ -44,6 +47,7 @@ class Chat:
             _say(f"{label}: {speaker.name}\n")
         if is_person:
             _say(f"{HELP}\n")
+            _say(f"{SEVERAL}\n" if len(self._speakers) > 1 else "")
         while True:
             try:
                 line = input("> " if is_person else "")
@@ -71,16 +75,29 @@ class Chat:
                 if rest.strip()
                 else "a new conversation, without one\n"
             )
+        elif command == "/only":
+            self._choose(rest.strip())
         elif command.startswith("/") and command[1:].isalpha():
             _say(f"{command}: {HELP}\n")
         else:
             self._ask(line)
+
+    def _choose(self, name: str) -> None:
+        """Who answers from now on: one of them, or, without a name, all. Who is silent hears nothing."""
+        labels = [label for label, _ in self._speakers]
+        if name and name not in labels:
+            _say(f"/only is followed by one of {', '.join(labels)}, or by nothing for all of them; got {name}\n")
+            return
+        self._silent = {label for label in labels if name and label != name}
+        _say(f"{name or 'all of ' + ', '.join(labels)} will answer\n")
 
     def _ask(self, question: str) -> None:
         """Every model's answer. One that cannot be given, or is broken off, is forgotten with its question."""
         opening = [("system", self._system)] if self._system else []
         several = len(self._speakers) > 1
         for (label, speaker), talk in zip(self._speakers, self._talks, strict=True):
+            if label in self._silent:
+                continue
             turns = [*talk, ("user", question)]
             if several:
                 _say(f"{label}: ")

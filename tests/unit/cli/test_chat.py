@@ -72,6 +72,16 @@ def test_two_models_are_asked_the_same_and_remember_their_own(monkeypatch: pytes
     assert "one: 1a\nother: 2a\n" in capsys.readouterr().out
 
 
+def test_one_of_them_answers_until_all_do(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    one, other = Parrot("one", "1"), Parrot("other", "2")
+    talk(monkeypatch, ["/only other", "a", "/only", "b", "/only who", "c"], one, other)
+    assert [turns[-1][1] for turns in one.asked] == ["b", "c"]
+    assert [turns[-1][1] for turns in other.asked] == ["a", "b", "c"]
+    assert one.asked[0] == [("user", "b")]
+    assert other.asked[1] == [("user", "a"), ("assistant", "2a"), ("user", "b")]
+    assert "one of one, other" in capsys.readouterr().out
+
+
 def test_an_answer_that_fails_or_is_broken_off_is_forgotten(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     parrot = Parrot("p")
     talk(monkeypatch, ["a", "stop", "too long", "b"], parrot)

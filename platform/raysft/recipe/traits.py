@@ -86,6 +86,8 @@ class MethodTraits:
     """What its adapters begin with, where a task computes it before training, in words; empty: nothing is."""
     places: Callable[[Any], dict[str, str]] = lambda method: {}
     """{field: what it names} of its fields that may hold a path."""
+    is_served: bool = False
+    """Does vLLM load its adapter? It refuses DoRA and whole modules in an adapter, and knows no other kind."""
     is_four_bit: Callable[[Any], bool] = lambda method: False
     """Are the base's linear layers held in 4 bits while it is trained?"""
     virtual_tokens: Callable[[Any], int] = lambda method: 0
@@ -128,6 +130,7 @@ METHODS: dict[str, MethodTraits] = {
     "lora": MethodTraits(
         title="LoRA",
         base="frozen",
+        is_served=True,
         exports=("adapter", "merged"),
         allows=frozenset(("pipeline", "tensor", "sequence", "shared_base", "muon")),
         adapted=lora_adapted,

@@ -32,9 +32,10 @@ def test_it_tells_how_many_parameters_are_trained() -> None:
     )
     assert lines[1] == "adapters     down_proj x 2, q_proj x 2"
     added = "4 added tokens (<|endoftext|>, <|pad|>, <|im_start|>, ...)"
-    assert lines[2:] == [f"frozen       embeddings and head: rows of {added} stay as the base has them"]
+    served = "adapter      peft loads it; vLLM, too"
+    assert lines[2:] == [f"frozen       embeddings and head: rows of {added} stay as the base has them", served]
     lines = rehearse(make_recipe(method=LORA | {"target_modules": ["embed_tokens"]}), make_tokenizer())
-    assert lines[1:] == ["adapters     embed_tokens x 1"]
+    assert lines[1:] == ["adapters     embed_tokens x 1", served]
 
 
 def test_it_tells_what_muon_moves_and_what_it_leaves() -> None:

@@ -128,6 +128,28 @@ def test_a_method_that_cannot_be(bases: dict[str, Path], case: str) -> None:
     assert fix in error.fix
 
 
+@pytest.mark.parametrize(
+    ("method", "export", "said"),
+    [
+        ({"kind": "lora", "rank": 4}, {}, "peft loads it; vLLM, too"),
+        ({"kind": "dora", "rank": 4}, {}, "peft loads it; vLLM does not: serve export/merged there"),
+        ({"kind": "dora", "rank": 4}, {"merged": False}, "peft loads it; vLLM does not: answer with transformers"),
+        (
+            {"kind": "bottleneck", "bottleneck_size": 4},
+            {},
+            "lines of its card load it; vLLM does not: answer with transformers",
+        ),
+        ({"kind": "full"}, {}, None),
+    ],
+)
+def test_who_loads_an_adapter_is_said_before_training(
+    bases: dict[str, Path], method: dict[str, Any], export: dict[str, Any], said: str | None
+) -> None:
+    model = {"source": str(bases["llama"]), "config": None, "tokenizer": None}
+    lines = checked({"model": model, "method": method, "export": export, "train": {"max_steps": 20}})
+    assert [line for line in lines if line.startswith("adapter  ")] == ([f"adapter      {said}"] if said else [])
+
+
 def test_what_is_offered_instead_is_there(bases: dict[str, Path]) -> None:
     error = told(bases, "gpt2", method={"kind": "ia3"})
     assert error.expected == "some of c_attn, c_fc, c_proj, lm_head"

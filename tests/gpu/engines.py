@@ -290,13 +290,13 @@ def furthest_of(one: list[float], other: list[float]) -> float:
 # memory ---------------------------------------------------------------------------------------------------------
 
 SIZES = {
+    "1.5B full zero 1, no Liger": Cell(QWEN_1_5B, 1, tokens=4096, liger=False),
+    "8B LoRA zero 1, no Liger": Cell(LLAMA_8B, 1, method="lora", tokens=4096, rows=1, liger=False),
     "0.5B full zero 1": Cell(QWEN_0_5B, 1, tokens=4096),
     "0.5B full zero 2": Cell(QWEN_0_5B, 2, tokens=4096),
     "1.5B full zero 1": Cell(QWEN_1_5B, 1, tokens=4096),
-    "1.5B full zero 1, no Liger": Cell(QWEN_1_5B, 1, tokens=4096, liger=False),
     "1.5B full zero 1 checkpointing": Cell(QWEN_1_5B, 1, checkpointing=True, tokens=4096),
     "8B LoRA zero 1": Cell(LLAMA_8B, 1, method="lora", tokens=4096, rows=1),
-    "8B LoRA zero 1, no Liger": Cell(LLAMA_8B, 1, method="lora", tokens=4096, rows=1, liger=False),
     "8B LoRA zero 3 checkpointing": Cell(LLAMA_8B, 3, method="lora", checkpointing=True, tokens=4096, rows=1),
 }
 TINY_SIZES = {"small": Cell(SMALL, 1), "small LoRA": Cell(SMALL, 2, method="lora")}

@@ -51,23 +51,25 @@ def whole(options: Options) -> Iterator[dict[str, Any]]:
         text = RECIPE.format(folder=folder, steps=steps, precision=precision, gpus=gpus)
         (folder / "kit.yaml").write_text(text)
         tokenizer = ["tokenizer", "train", "reverse.jsonl", "--out", "tokenizer", "--vocab-size", "280"]
-        yield {"tokenizer": ended(raysft(folder, *tokenizer), 60)}
-        started = time.monotonic()
-        training = raysft(folder, "train", "kit.yaml")
+        yield {"tokenizer": ended(raysft(folder, options.out / "whole-tokenizer.log", *tokenizer), 60)}
+        started, log = time.monotonic(), options.out / "whole-train.log"
+        training = raysft(folder, log, "train", "kit.yaml")
         killed = kill_worker(run, training, within_s=100)
         yield {
             "killed": killed,
             "killed_after_s": round(time.monotonic() - started, 1),
-            "printed": last_lines(folder / "train.log"),
+            "printed": last_lines(log),
         }
         code = ended(training, 90)
         attempts = [json.loads(p.read_text()) for p in sorted((run / "attempts").glob("*.json"))]
+        if code != 0 or not killed:
+            keep_logs_of_ray(options.out)
         exported = (run / "export" / "merged" / "model.safetensors").exists()
         yield {
             "exit_code": code,
             "seconds": round(time.monotonic() - started, 1),
             "resumed_from": [attempt["parent"] for attempt in attempts],
-            "printed": last_lines(folder / "train.log"),
+            "printed": last_lines(log),
             "ok": code == 0 and killed and len(attempts) == 2 and exported,
         }
 
@@ -85,19 +87,28 @@ def ended(process: subprocess.Popen[bytes], within_s: float) -> int | None:
         return None
 
 
+def keep_logs_of_ray(out: Path) -> None:
+    """The end of each log of the newest Ray session, 64 KiB at most, into one file: the machine forgets them."""
+    logs = sorted(Path("/tmp/ray/session_latest/logs").glob("*"))
+    with (out / "whole-ray.log").open("wb") as file:
+        for log in logs:
+            if log.is_file() and log.stat().st_size:
+                file.write(f"==== {log.name}\n".encode() + log.read_bytes()[-65_536:] + b"\n")
+
+
 def last_lines(log: Path) -> list[str]:
     """The end of what a command printed."""
     return [line[:160] for line in log.read_text(errors="replace").splitlines()[-30:]]
 
 
-def raysft(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
-    """A command of the package, in `folder`; what it prints is in <verb>.log."""
+def raysft(folder: Path, log: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    """A command of the package, in `folder`; what it prints goes to the file `log`."""
     code = "import sys; from raysft.cli import main; sys.exit(main(sys.argv[1:]))"
-    with (folder / f"{arguments[0]}.log").open("wb") as log:
+    with log.open("wb") as stream:
         return subprocess.Popen(
             [sys.executable, "-c", code, *arguments],
             cwd=folder,
-            stdout=log,
+            stdout=stream,
             stderr=subprocess.STDOUT,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         )

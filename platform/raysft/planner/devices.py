@@ -22,6 +22,8 @@ class Device:
     """What a process can allocate: the sheet's size less what the driver and the CUDA context take."""
     peak_flops: float
     """bf16, dense, a second."""
+    fp32_flops: float
+    """A second: no TF32."""
     memory_rate: float
     """Bytes a second."""
     node_rate: float
@@ -33,6 +35,10 @@ class Device:
     def is_gpu(self) -> bool:
         """Or a CPU."""
         return not self.name.startswith("CPU")
+
+    def peak_in(self, precision: str) -> float:
+        """FLOP/s in `bf16` or `fp32`."""
+        return self.peak_flops if precision == "bf16" else self.fp32_flops
 
 
 @dataclass(frozen=True)
@@ -48,12 +54,13 @@ class Cluster:
 
 def _device(gpu: Gpu) -> Device:
     rates = (gpu.memory_gb_s, gpu.node_gb_s, gpu.network_gb_s)
-    return Device(gpu.name, int(gpu.memory_gib * GIB), gpu.tflops * 1e12, *(rate * 1e9 for rate in rates))
+    peaks = (gpu.bf16_tflops * 1e12, gpu.fp32_tflops * 1e12)
+    return Device(gpu.name, int(gpu.memory_gib * GIB), *peaks, *(rate * 1e9 for rate in rates))
 
 
 def cpu(memory_gib: float) -> Device:
     """A worker on CPUs. Its rates are an assumption for ranking only: 50 GFLOP/s, 10 GB/s."""
-    return Device(f"CPU-{memory_gib:g}G", int(memory_gib * GIB), 50e9, 10e9, 5e9, 1.25e9)
+    return Device(f"CPU-{memory_gib:g}G", int(memory_gib * GIB), 50e9, 50e9, 10e9, 5e9, 1.25e9)
 
 
 def find_device(name: str, *, largest: bool = False) -> Device:

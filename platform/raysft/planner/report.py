@@ -52,7 +52,7 @@ def _heading(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> list[str]:
         f"model     {kind}, {size}",
         f"step      {rows}, {train.micro_batch_rows} row(s) in a forward pass, {train.precision}",
         f"cluster   {cluster.num_devices} x {device.name}, {cluster.devices_per_node} a node; each "
-        f"{room}, {device.peak_flops / 1e12:,.4g} TFLOP/s, {rates}",
+        f"{room}, {device.peak_in(train.precision) / 1e12:,.4g} TFLOP/s in {train.precision}, {rates}",
         f"counted   {_basis(recipe)}",
         f"load      {_load(recipe, shape, cluster)}",
         *save_lines(recipe, shape, cluster),

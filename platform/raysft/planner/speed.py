@@ -43,7 +43,7 @@ class StepTime:
     model_flops: float
     """FLOPs that the model needs for the global step."""
     peak_flops: float
-    """FLOP/s that all devices together could do."""
+    """FLOP/s that all devices together could do in the run's precision."""
 
     @property
     def total_s(self) -> float:
@@ -76,7 +76,7 @@ def step_time(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> StepTime:
     if not method_of(recipe).trains_base and train.gradient_checkpointing:
         work = flops * 3 / 2  # forward again on top of forward and half a backward
     small = min(1.0, train.micro_batch_rows * length / parallel.sequence / SMALL)
-    peak = device.peak_flops / (1 if train.precision == "bf16" or not device.is_gpu else 2)  # fp32 runs as TF32
+    peak = device.peak_in(train.precision)
     compute = work / workers / (peak * COMPUTE_EFFICIENCY * small) * _slowest_stage(shape, parallel.pipeline)
     sent = traffic(recipe, shape)
     _, trained = stage_parameters(recipe, shape, 0)
@@ -88,7 +88,7 @@ def step_time(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> StepTime:
         bubble=bubble(parallel.pipeline, micro_steps(recipe)),
         tokens=tokens,
         model_flops=flops,
-        peak_flops=device.peak_flops * workers,
+        peak_flops=peak * workers,
     )
 
 

@@ -31,6 +31,15 @@ def test_published_speeds() -> None:
     assert rates[1] < 1.3 * 5_762
 
 
+def test_fp32_is_multiplied_by_ordinary_cores() -> None:
+    """torch uses no TF32 unless it is told to: 67 TFLOP/s of an H100, not half of bf16's 989."""
+    bf16, fp32 = (recipe_8b(1, method={"kind": "lora"}, train={"precision": name}) for name in ("bf16", "fp32"))
+    shape, cluster = read_shape(bf16), parse_cluster("1xH100-80G")
+    one, other = step_time(bf16, shape, cluster), step_time(fp32, shape, cluster)
+    assert other.compute_s / one.compute_s == pytest.approx(989.4 / 67)
+    assert other.mfu == pytest.approx(one.mfu, rel=0.05)  # of what the device can do in that precision
+
+
 def test_what_makes_a_step_slower() -> None:
     cluster = parse_cluster("8xH100-80G")
 

@@ -16,7 +16,7 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:
     if device.type == "cuda" and dtype == torch.bfloat16:
         gpu = of_product(torch.cuda.get_device_name(device))
         if gpu is not None:
-            return gpu.tflops * 1e12, f"data sheet of {gpu.product}, bf16 without sparsity"
+            return gpu.bf16_tflops * 1e12, f"data sheet of {gpu.product}, bf16 without sparsity"
     return measured_peak(device, dtype), f"matrix product measured at the start, {str(dtype).removeprefix('torch.')}"
 
 

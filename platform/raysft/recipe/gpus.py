@@ -23,7 +23,7 @@ class Gpu:
     memory_gib: float
     bf16_tflops: float
     fp32_tflops: float
-    """Of ordinary cores: torch multiplies fp32 in TF32 only where it is told to, and raysft does not."""
+    """By ordinary cores: torch multiplies fp32 in TF32 only where it is told to, and raysft does not."""
     memory_gb_s: float
     node_gb_s: float
     """To other GPUs of the node, one way."""

@@ -86,10 +86,14 @@ def _scores(record: dict[str, Any], criteria: Sequence[str]) -> dict[str, int] |
     scores = record.get("scores")
     if not isinstance(scores, dict):
         return None
-    found = {name: scores.get(name) for name in criteria}
-    if any(type(score) is not int or not LOWEST <= score <= HIGHEST for score in found.values()):
-        return None
-    return {name: int(str(score)) for name, score in found.items()}
+    found = {name: score for name in criteria if (score := _score(scores.get(name))) is not None}
+    return found if len(found) == len(criteria) else None
+
+
+def _score(said: Any) -> int | None:
+    """A whole number from LOWEST to HIGHEST, also as text or with a point, as judges write it: 4, "4", 4.0."""
+    text = str(said).strip().removesuffix(".0")
+    return int(text) if text in map(str, range(LOWEST, HIGHEST + 1)) else None
 
 
 def agreed(first: str | None, flipped: str | None) -> str | None:

@@ -52,6 +52,7 @@ def lora_zero3(ray_cluster: None, directory: Path) -> RunResult:
         "cluster__workers": 2,
         "train__precision": "bf16",
         "train__gradient_checkpointing": True,
+        "train__deterministic": True,
         "data__eval_fraction": 0.2,
         "evaluate": {"every_steps": 10, "generate_prompts": 40, "max_new_tokens": 8},  # two tasks share them
     }

@@ -43,6 +43,7 @@ from raysft.train.history import failures
 from raysft.train.history.spans import WorkerSpans
 from raysft.train.near_cpus import stay_near
 from raysft.train.probe import Closable, Largest, Probed, fit
+from raysft.train.same_bits import fix_order
 from raysft.train.session import Session, run_session
 from raysft.train.state import Outcome, TrainState
 from raysft.train.watch import watchdog
@@ -66,6 +67,7 @@ def train_worker(fields: dict[str, Any], parts: Parts | None = None) -> dict[str
     recipe = parse_recipe(job.recipe)
     transformers_logging.set_verbosity_error()
     torch.set_num_threads(recipe.cluster.cpus_per_worker)
+    fix_order(recipe.train.deterministic)
     device = torch.device("cuda" if recipe.cluster.gpus_per_worker else "cpu")
     if recipe.cluster.bind_cpus:
         stay_near(device, recipe.cluster.cpus_per_worker)

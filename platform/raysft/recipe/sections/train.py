@@ -19,6 +19,11 @@ class TrainSection(Section):
     precision: Literal["fp32", "bf16"] = Field(
         "bf16", description="Number format of computation and working weights; the optimizer's are fp32."
     )
+    deterministic: bool = Field(
+        False,
+        description="The same bits each time on the same GPUs: only kernels that add up in one order, slower ones. "
+        "On CPUs it is so without.",
+    )
     spike_factor: float | None = Field(
         None,
         gt=1,

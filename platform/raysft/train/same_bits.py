@@ -1,8 +1,8 @@
 """Whether sums on a GPU are made in one order, so that a run done twice ends with the same bits.
 
 Some CUDA kernels add up with atomics, in whatever order threads come: of attention's backward passes 26 of 40 shapes
-gave the same bits again on an H200, all 40 with torch's deterministic algorithms (docs/benchmarks.md). On CPUs nothing
-changes: there the order is fixed anyway.
+gave the same bits again on an H200, all 40 with torch's deterministic algorithms (docs/benchmarks.md). On CPUs
+nothing changes: there the order is fixed anyway.
 """
 
 from __future__ import annotations

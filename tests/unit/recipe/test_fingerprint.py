@@ -23,6 +23,7 @@ EXECUTION = {
     "model.attention",
     "train.micro_batch_rows",
     "train.gradient_checkpointing",
+    "train.deterministic",
     "train.spike_factor",
     "train.log_every_steps",
     "train.trackers",

@@ -8,9 +8,9 @@ nothing changes: there the order is fixed anyway.
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
-import torch.utils.deterministic
 
 WORKSPACE = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 """What cuBLAS needs for it (docs.nvidia.com: cuBLAS, reproducibility), read when a process first multiplies."""
@@ -21,4 +21,5 @@ def fix_order(is_fixed: bool) -> None:
     if is_fixed:
         os.environ.update(WORKSPACE)
     torch.use_deterministic_algorithms(is_fixed)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # finds reads of it; costs a pass over each tensor
+    settings: Any = torch.utils.deterministic  # a module that makes itself a class
+    settings.fill_uninitialized_memory = False  # it finds reads of such memory, and costs a pass over each tensor

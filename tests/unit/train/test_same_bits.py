@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -29,6 +30,7 @@ def test_it_is_on_for_the_runs_that_ask_for_it(monkeypatch: pytest.MonkeyPatch) 
     assert torch.are_deterministic_algorithms_enabled()
     assert not torch.is_deterministic_algorithms_warn_only_enabled()
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
-    assert not torch.utils.deterministic.fill_uninitialized_memory
+    settings: Any = torch.utils.deterministic
+    assert settings.fill_uninitialized_memory is False
     fix_order(False)
     assert not torch.are_deterministic_algorithms_enabled()

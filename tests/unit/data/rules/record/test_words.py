@@ -66,13 +66,16 @@ def test_a_long_list_is_as_fast_as_a_short_one() -> None:
     long = Lexicon({f"{word}{i}": "x" for i in range(10_000) for word in ("word", "two words", "坏")})
 
     def seconds(lexicon: Lexicon) -> float:
-        start = time.process_time()
-        for _ in range(5):
+        """The best of ten: a collection of all garbage of these tests takes half a second, whenever it comes."""
+        found = []
+        for _ in range(10):
+            start = time.process_time()
             lexicon.find(text)
-        return time.process_time() - start
+            found.append(time.process_time() - start)
+        return min(found)
 
     short = Lexicon({"word": "x", "two words": "x", "坏": "x"})
-    assert seconds(long) < 5 * seconds(short) + 0.02
+    assert seconds(long) < 5 * seconds(short) + 0.004
 
 
 def test_word_lists(tmp_path: Path) -> None:

@@ -108,6 +108,16 @@ def test_what_is_no_pair_is_refused_whole_with_its_reason(encoded, conversation,
     assert detail in found.detail
 
 
+def test_answers_that_the_template_writes_alike_are_no_pair(encoded) -> None:
+    """They differ in who speaks, which this template leaves out."""
+    sides = tuple(
+        Candidate((Message("assistant", "a", name=name),), score) for name, score in (("x", 1.0), ("y", 0.0))
+    )
+    found = encoded(Conversation(7, (*(Message(**turn) for turn in TALK), *sides[0].messages), candidates=sides))
+    assert isinstance(found, Refusal)
+    assert found.detail.startswith("the template writes both answers alike")
+
+
 def test_a_pair_fits_when_both_samples_do(encoded) -> None:
     (whole,) = encoded(talk(("a", 1.0), ("b", 0.0)))
     assert sum(whole.segments) == len(whole.input_ids)

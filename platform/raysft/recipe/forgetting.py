@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from posixpath import normpath
 from typing import Any
 
 from raysft.errors import RecipeError
@@ -50,12 +52,18 @@ def guarded_losses(recipe: Recipe) -> tuple[str, ...]:
     return tuple(full for name in guards(recipe) if (full := f"{name}/{LIKELIHOOD}") in measured)
 
 
+def _meet(one: str, other: str) -> bool:
+    """Is it the same file, in another spelling too, or one of the other's pattern?"""
+    one, other = normpath(one), normpath(other)
+    return fnmatchcase(one, other) or fnmatchcase(other, one) or one == other
+
+
 def check_forgetting(recipe: Recipe) -> None:
     """Can guards tell what is forgotten, and the run be ended by it, where it is to be? Raises RecipeError."""
     section = recipe.evaluate
     trained = {path for source in recipe.data.sources for path in source.path}
     for name in guards(recipe):
-        same = [path for path in section.sets[name].data or () if path in trained]
+        same = [path for path in section.sets[name].data or () if any(_meet(path, other) for other in trained)]
         if same:
             raise RecipeError(
                 "what is trained on tells nothing of what is forgotten",

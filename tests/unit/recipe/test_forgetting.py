@@ -74,7 +74,13 @@ def test_a_run_that_cannot_be_ended_by_what_it_forgets_is_refused(
 
 def test_a_guard_that_is_trained_on_is_refused() -> None:
     sets = {"general": {"data": ["other.jsonl", "train.jsonl"], "guard": True}}
-    for train in ("train.jsonl", [{"path": ["x.jsonl", "train.jsonl"]}]):
+    for train in (
+        "train.jsonl",
+        [{"path": ["x.jsonl", "train.jsonl"]}],
+        "./train.jsonl",
+        "tra*.jsonl",
+        "x/../train.jsonl",
+    ):
         with pytest.raises(RecipeError, match="nothing of what is forgotten") as raised:
             check_forgetting(make_recipe(data={"train": train}, evaluate={"sets": sets}))
         assert "train.jsonl in data.train" in raised.value.got

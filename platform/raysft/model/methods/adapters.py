@@ -61,7 +61,13 @@ def merge_layer(adapters: Sequence[Any]) -> None:
     """Add adapters (of `unload`) into the fp32 weights of their layer, as `merge` does. Can be done again when the
     layer has other weights."""
     for adapter in adapters:
+        layer = adapter.base_layer
         adapter.merge()
+        if adapter.base_layer is not layer:  # put in its place, as a trained copy of a norm is: the model has `layer`
+            merged = adapter.base_layer
+            adapter.unmerge()
+            for weight, found in zip(layer.parameters(), merged.parameters(), strict=True):
+                weight.data = found.data.clone()
         adapter.merged_adapters.clear()
 
 

@@ -1,16 +1,18 @@
-"""Adapters on experts, and what is said of what they leave frozen."""
+"""Adapters on experts, and what is said of what they leave frozen; merged one layer after another."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import peft
 import pytest
+import torch
 from fakes import make_recipe, make_tokenizer
 from families import tiny_fields
 
 from raysft.errors import ModelError
-from raysft.model.load import empty_model
-from raysft.model.methods import apply_method
+from raysft.model.load import empty_model, load_model
+from raysft.model.methods import apply_method, merge_layer, unload
 from raysft.model.rehearsal import rehearse
 from raysft.recipe.schema import Recipe
 
@@ -54,3 +56,33 @@ def test_dropout_on_experts_is_what_the_message_names() -> None:
     with pytest.raises(ModelError, match="take no dropout") as caught:
         rehearse(fresh("mixtral", LORA | {"dropout": 0.1}), make_tokenizer())
     assert caught.value.fix.startswith("set method.dropout: 0")
+
+
+MERGING = {
+    "a product is added": peft.LoraConfig(r=4, target_modules=["q_proj"]),
+    "weights are turned": peft.HRAConfig(r=4, target_modules=["q_proj"]),
+    "another layer is put there": peft.LNTuningConfig(target_modules=["input_layernorm"]),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Unsupported layer type")
+@pytest.mark.parametrize("way", MERGING)
+def test_merged_one_layer_after_another_it_is_what_peft_merges(way: str) -> None:
+    """Whatever a merge does to a layer, and again with other weights in it."""
+    recipe = fresh("llama", vocab_size=40)
+    base = load_model(recipe, vocab_size=40)
+    adapted = peft.get_peft_model(base, MERGING[way])
+    torch.manual_seed(3)
+    for parameter in (p for p in adapted.parameters() if p.requires_grad):
+        parameter.data.add_(torch.randn_like(parameter))
+    tokens = torch.arange(20)[None]
+    with torch.no_grad():
+        expected = adapted.eval()(input_ids=tokens).logits
+        model, layers = unload(adapted)
+        untouched = {name: weight.clone() for name, weight in model.state_dict().items()}
+        for _ in range(2):
+            model.load_state_dict(untouched)
+            assert not torch.allclose(model(input_ids=tokens).logits, expected, atol=1e-3)
+            for adapters in layers.values():
+                merge_layer(adapters)
+            torch.testing.assert_close(model(input_ids=tokens).logits, expected, atol=1e-4, rtol=1e-4)

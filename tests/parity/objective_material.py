@@ -21,7 +21,7 @@ from reference import fresh_model, tokens_and_targets
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
-from raysft.recipe.columns import REFERENCE_LOG_PROB, WANTED, Field, reference_top_k
+from raysft.recipe.columns import REFERENCE_LOG_PROB, SCORE, WANTED, Field, reference_top_k
 
 TOP_K = 4
 BETA, KL_WEIGHT = 0.5, 0.3
@@ -31,6 +31,7 @@ WANTED_WEIGHT, CENTRE_WEIGHT = 1.5, 0.01
 LABELS, CLASS_WEIGHTS, FOCAL_GAMMA = ("a", "b", "c"), {"b": 2.5}, 1.5
 EPSILON = 0.5
 HEAT = 0.2
+RANK_MARGIN, LIST_CENTRE = 0.1, 1.0
 DOMAINS, REVERSAL, SECOND_HEAD, SECOND_RATE = ("x", "y", "z"), 0.8, 7, 3.0
 ENCODER = {
     "model_type": "bert",
@@ -99,6 +100,49 @@ def reward_loss(model: nn.Module, material: Material, members: Sequence[int]) ->
             states = model.model(input_ids=torch.tensor([sample.ids])).last_hidden_state
             scores.append(model.score(states[0, -1])[0])
         costs.append(-torch.log(torch.sigmoid(scores[0] - scores[1])) + CENTRE_WEIGHT * (scores[0] + scores[1]) ** 2)
+    return torch.stack(costs).mean()
+
+
+_SCORES = {2: ((3.0, 1.0), (0.5, 0.0)), 3: ((5.0, 2.5, 2.5), (5.0, 2.5, -1.0)), 4: ((5.0, 2.5, 2.5, -1.0),) * 2}
+"""{size of a list: scores of two such lists}."""
+
+
+def make_ranked(directory: Path, pairs: Material) -> Material:
+    """The samples of pairs in lists of 3 and 2, the best first, some of them scored alike."""
+    lists, sizes = [], (3, 2)
+    while sum(map(len, lists)) < len(pairs.samples):
+        begin = sum(map(len, lists))
+        lists.append(range(begin, min(begin + sizes[len(lists) % 2], len(pairs.samples))))
+    if len(lists[-1]) == 1:  # nothing to be compared with
+        lists[-2:] = [range(lists[-2].start, lists[-1].stop)]
+    scores = [float(score) for number, members in enumerate(lists) for score in _SCORES[len(members)][number % 2]]
+    atoms = [number for number, members in enumerate(lists) for _ in members]
+    table = _table(pairs.samples).append_column("atom", pa.array(atoms))
+    table = table.append_column(SCORE.name, pa.array(scores, pa.float32()))
+    return Material(
+        pairs.samples, list(zip(atoms, scores, strict=True)), write_store(directory / "ranked", table, (SCORE,))
+    )
+
+
+def ranked_loss(model: nn.Module, material: Material, members: Sequence[int], *, by_pairs: bool) -> Tensor:
+    """by_pairs: arXiv:2203.02155, equation 1, a mean over each list's pairs, each with a margin of RANK_MARGIN x the
+    difference of its scores. Else minus the log of Plackett's probability of its order. What is scored alike is not
+    compared. And LIST_CENTRE x the square of twice a list's mean score."""
+    costs = []
+    for atom in sorted({material.reference[member][0] for member in members}):
+        places = [place for place, (number, _) in enumerate(material.reference) if number == atom]
+        given = [material.reference[place][1] for place in places]
+        ids = [torch.tensor([material.samples[place].ids]) for place in places]
+        scores = [model.score(model.model(input_ids=one).last_hidden_state[0, -1])[0] for one in ids]
+        of_list = []
+        for better, own in zip(scores, given, strict=True):
+            worse = [(score, own - other) for score, other in zip(scores, given, strict=True) if other < own]
+            if by_pairs:
+                of_list += [-torch.log(torch.sigmoid(better - one - RANK_MARGIN * gap)) for one, gap in worse]
+            elif worse:
+                of_list.append(torch.log(1 + sum(torch.exp(one - better) for one, _ in worse)))
+        centre = LIST_CENTRE * (2 * torch.stack(scores).mean()) ** 2
+        costs.append(centre + (torch.stack(of_list).mean() if by_pairs else torch.stack(of_list).sum()))
     return torch.stack(costs).mean()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from objective_material import (
     HEAT,
     KL_WEIGHT,
     LABELS,
+    LIST_CENTRE,
+    RANK_MARGIN,
     REVERSAL,
     SECOND_HEAD,
     SECOND_RATE,
@@ -50,9 +53,11 @@ from objective_material import (
     make_judged,
     make_matched,
     make_pairs,
+    make_ranked,
     nll_loss,
     odds_loss,
     preference_loss,
+    ranked_loss,
     reward_loss,
     robust_loss,
     simple_loss,
@@ -93,6 +98,17 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "simpo": {"objective__kind": "simpo", "objective__beta": 2.0, "objective__gamma": GAMMA},
     "orpo": {"objective__kind": "orpo", "objective__beta": BETA},
     "reward": {"objective__kind": "reward", "objective__centre_weight": CENTRE_WEIGHT},
+    "ranked pairs": {
+        "objective__kind": "reward",
+        "objective__compare": "pairs",
+        "objective__margin_weight": RANK_MARGIN,
+        "objective__centre_weight": LIST_CENTRE,
+    },
+    "ranked list": {
+        "objective__kind": "reward",
+        "objective__compare": "list",
+        "objective__centre_weight": LIST_CENTRE,
+    },
     "classify": {
         "objective__kind": "classify",
         "objective__labels": LABELS,
@@ -143,6 +159,8 @@ LOSSES = {
     "orpo": odds_loss,
     "kto": judged_loss,
     "reward": reward_loss,
+    "ranked pairs": partial(ranked_loss, by_pairs=True),
+    "ranked list": partial(ranked_loss, by_pairs=False),
     "classify": classify_loss,
     "encoder": encoder_loss,
     "domains": domain_loss,
@@ -170,6 +188,7 @@ def materials(bench: Bench) -> dict[str, Material]:
         **dict.fromkeys(("guarded", "smooth", "asft", "eaft", "moved"), guarded),
         "distill": taught,
         "kto": make_judged(bench.directory, pairs),
+        **dict.fromkeys(("ranked pairs", "ranked list"), make_ranked(bench.directory, pairs)),
         **dict.fromkeys(("matched", "matched encoder"), make_matched(bench.directory, bench.tokenizer)),
         **dict.fromkeys(("domains", "encoder of domains"), make_domains(bench.directory, pairs)),
         **dict.fromkeys(("classify", "encoder", "moved encoder"), make_classified(bench.directory, pairs)),
@@ -225,7 +244,11 @@ MORE = {
     "matched": ("sequence parallel 2",),
 }
 """{objective: splits that are tried each time besides}."""
-WITH_HEAD = {"reward": 1, "classify": len(LABELS), "domains": len(LABELS)}
+WITH_HEAD = {
+    **dict.fromkeys(("reward", "ranked pairs", "ranked list"), 1),
+    "classify": len(LABELS),
+    "domains": len(LABELS),
+}
 """{objective with a head of its own: its numbers}."""
 NOT_CUT = {
     **dict.fromkeys(("encoder", "encoder of domains"), ("pipeline", "parallel", "unpacked")),

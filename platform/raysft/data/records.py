@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from raysft.recipe.columns import bare
 
-Answers = Literal["one", "pair", "judged", "labelled", "matched"]
-"""What a record becomes: one sample; a preferred and a rejected answer, two samples that are never parted; answers of
-which each is judged to be wanted or not; a text with its labels; or a query with a text that matches it, and with
-those that do not."""
+Answers = Literal["one", "pair", "ranked", "judged", "labelled", "matched"]
+"""What a record becomes: one sample; a preferred and a rejected answer, two samples that are never parted; all of its
+answers, likewise, the best one first; answers of which each is judged to be wanted or not; a text with its labels; or
+a query with a text that matches it, and with those that do not."""
 
 
 _set = object.__setattr__
@@ -159,6 +159,34 @@ def judged(conversation: Conversation) -> tuple[Conversation, ...] | Refusal:
 def preference(conversation: Conversation) -> tuple[Candidate, Candidate] | Refusal:
     """(the preferred, the rejected) of a conversation's candidates: the highest and the lowest score, the first of
     equals."""
+    best_first = _best_first(conversation)
+    if isinstance(best_first, Refusal):
+        return best_first
+    best = best_first[0]
+    worst = next(candidate for candidate in best_first if candidate.score == best_first[-1].score)
+    if _read(best) == _read(worst):
+        told = "the same" if best.messages == worst.messages else "the same but for blanks or the form of accents"
+        return Refusal("no_preference", f"the preferred and the rejected answer are {told}; expected different ones")
+    return best, worst
+
+
+def ranking(conversation: Conversation) -> tuple[Candidate, ...] | Refusal:
+    """All candidates of a conversation, the best first; those of equal scores as they stand in the record."""
+    best_first = _best_first(conversation)
+    if isinstance(best_first, Refusal):
+        return best_first
+    for number, candidate in enumerate(best_first):
+        for other in best_first[:number]:
+            if other.score > candidate.score and _read(other) == _read(candidate):
+                return Refusal(
+                    "no_preference",
+                    f"one answer has two scores, {other.score:g} and {candidate.score:g}; expected different answers",
+                )
+    return best_first
+
+
+def _best_first(conversation: Conversation) -> tuple[Candidate, ...] | Refusal:
+    """Its candidates by their scores, of which there are two at least."""
     candidates = conversation.candidates
     if len(candidates) < 2:
         return Refusal(
@@ -166,16 +194,13 @@ def preference(conversation: Conversation) -> tuple[Candidate, Candidate] | Refu
             f"{len(candidates) or 'no'} answers that are compared; expected two or more, in the format preference "
             "(prompt, chosen, rejected) or ranking (prompt, responses, scores)",
         )
-    best = max(candidates, key=lambda candidate: candidate.score)
-    worst = min(candidates, key=lambda candidate: candidate.score)
-    if not best.score > worst.score:
+    best_first = tuple(sorted(candidates, key=lambda candidate: -candidate.score))
+    if not best_first[0].score > best_first[-1].score:
+        score = best_first[0].score
         return Refusal(
-            "no_preference", f"all {len(candidates)} answers have the score {best.score:g}; expected different ones"
+            "no_preference", f"all {len(candidates)} answers have the score {score:g}; expected different ones"
         )
-    if _read(best) == _read(worst):
-        told = "the same" if best.messages == worst.messages else "the same but for blanks or the form of accents"
-        return Refusal("no_preference", f"the preferred and the rejected answer are {told}; expected different ones")
-    return best, worst
+    return best_first
 
 
 def _read(candidate: Candidate) -> list[Message]:

@@ -18,7 +18,7 @@ import yaml
 import raysft
 from raysft.recipe.forgetting import forgotten, guards
 from raysft.recipe.measures import rows_of
-from raysft.recipe.objective_traits import embeds, head_of, objective_of
+from raysft.recipe.objective_traits import embeds, head_of, sample_name
 from raysft.recipe.schema import Recipe
 from raysft.recipe.traits import method_of
 
@@ -199,7 +199,7 @@ def _training(recipe: Recipe, facts: CardFacts) -> list[tuple[str, ...]]:
 
 
 def _samples(recipe: Recipe) -> str:
-    return "pairs" if objective_of(recipe).answers in ("pair", "matched") else "samples"
+    return f"{sample_name(recipe)}s"
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

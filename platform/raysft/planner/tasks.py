@@ -15,7 +15,7 @@ from raysft.planner.memory import adapted_names, adapter_parameters, chunk_targe
 from raysft.recipe.change import change
 from raysft.recipe.evaluation_sets import ANSWERS, evaluation_sets, evaluation_tasks, measured_by_workers
 from raysft.recipe.facts import ModelShape
-from raysft.recipe.objective_traits import objective_of
+from raysft.recipe.objective_traits import answers_of
 from raysft.recipe.schema import Recipe
 from raysft.recipe.traits import method_of, virtual_tokens
 
@@ -158,7 +158,7 @@ def _least(found: EvaluationMemory, shape: ModelShape) -> int:
 def _no_evaluation(recipe: Recipe, needed: float, there: float) -> ClusterError:
     elsewhere = "and measure the export elsewhere (`raysft evaluate --model`)"
     fix = f"leave out data.eval, data.eval_fraction and evaluate.sets {elsewhere}, or use larger devices"
-    if any(plan.prompts for plan in evaluation_sets(recipe).values()) and objective_of(recipe).answers == "one":
+    if any(plan.prompts for plan in evaluation_sets(recipe).values()) and answers_of(recipe) == "one":
         fix = (
             "ask for losses alone, which the training workers measure (evaluate.generate_prompts: 0, no answers in "
             f"evaluate.sets), {elsewhere}, or use larger devices"

@@ -45,6 +45,9 @@ WANTED = Field("wanted", "atom", "<f4")
 MARGIN = Field("score_margin", "atom", "<f4")
 """By how much the data scores the preferred answer of a pair higher than the rejected one. Written with them."""
 
+SCORE = Field("answer_score", "segment", "<f4")
+"""What the data scores an answer of a list by: higher is better. Written with the tokens."""
+
 
 def bare(text: str) -> str:
     """Text as a reader sees it: without blanks at its ends, each accent on its letter (Unicode NFC)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from raysft.errors import RecipeError
 from raysft.recipe.cleaning import WHOLE_DATA
 from raysft.recipe.evaluation_sets import evaluation_sets, has_held_out
-from raysft.recipe.objective_traits import objective_of, reference_columns
+from raysft.recipe.objective_traits import answers_of, reference_columns
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.data import DataSection
 
@@ -138,8 +138,8 @@ def _check_stream(recipe: Recipe) -> None:
 def _check_answers(recipe: Recipe) -> None:
     """What pairs of answers, and columns of the untrained model, cannot go with."""
     data, kind = recipe.data, recipe.objective.kind
-    answers = objective_of(recipe).answers
-    compared, labelled, matched = answers in ("pair", "judged"), answers == "labelled", answers == "matched"
+    answers = answers_of(recipe)
+    compared, labelled, matched = answers in ("pair", "ranked", "judged"), answers == "labelled", answers == "matched"
     for wrong, what, got, expected, fix in (
         (
             compared and data.over_long != "drop",

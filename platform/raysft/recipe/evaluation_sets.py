@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from raysft.errors import RecipeError
 from raysft.metrics.base import Mode
 from raysft.recipe.measures import HELD_OUT, MEASURES, OF_ANSWERS
-from raysft.recipe.objective_traits import judge_of, objective_of
+from raysft.recipe.objective_traits import answers_of, judge_of
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.data import DataSection, SourceSection
 from raysft.recipe.sections.evaluate import EvaluationSet
@@ -100,7 +100,7 @@ def measured_by_workers(recipe: Recipe) -> bool:
     the objective tells the likelihood of the targets (a term or a metric), and a model begins as its base, which
     virtual tokens do not leave as it is. Everything else is measured by a task that holds the model.
     """
-    has_likelihood = objective_of(recipe).answers == "one" and "nll" in measured_by(recipe.objective)
+    has_likelihood = answers_of(recipe) == "one" and "nll" in measured_by(recipe.objective)
     only_losses = all(plan.metrics == ("loss",) for plan in evaluation_sets(recipe).values())
     return has_likelihood and only_losses and not virtual_tokens(recipe)
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from raysft.errors import RecipeError
 from raysft.recipe.columns import bare
 from raysft.recipe.evaluation_sets import evaluation_sets
-from raysft.recipe.objective_traits import embeds, objective_of
+from raysft.recipe.objective_traits import answers_of, embeds, objective_of
 from raysft.recipe.schema import Recipe
-from raysft.recipe.sections.head_objectives import ClassifyObjective
+from raysft.recipe.sections.head_objectives import ClassifyObjective, RewardObjective
 from raysft.recipe.sections.method import ProbeMethod
 from raysft.recipe.sections.objective import DistillObjective, MarginObjective, SftObjective, TokenObjective
 from raysft.recipe.traits import method_of
@@ -20,7 +20,7 @@ _LABEL_COLUMNS = ("label", "labels", "label_text")
 def check_objective(recipe: Recipe) -> None:
     """Raises RecipeError."""
     weight, section = recipe.data.mixture.weight_column, recipe.objective
-    if weight is not None and objective_of(recipe).answers != "one":
+    if weight is not None and answers_of(recipe) != "one":
         raise RecipeError(
             "a mean over answers, or pairs of them, has no weights of tokens",
             got=f"data.mixture.weight_column: {weight}, objective.kind: {section.kind}",
@@ -52,6 +52,13 @@ def check_objective(recipe: Recipe) -> None:
         _check_teachers(section)
     if isinstance(section, MarginObjective):
         _check_margin(section)
+    if isinstance(section, RewardObjective) and section.compare == "list" and section.margin_weight:
+        raise RecipeError(
+            "the likelihood of an order has no margin",
+            got=f"objective.compare: list, margin_weight: {section.margin_weight:g}",
+            expected="compare: pairs, of which each has a margin, or no margin_weight",
+            fix="set objective.compare: pairs, or remove objective.margin_weight",
+        )
 
 
 def _check_whole_model(recipe: Recipe) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from raysft.recipe.columns import (
     MARGIN,
     REFERENCE_LOG_PROB,
+    SCORE,
     WANTED,
     Classes,
     Field,
@@ -19,7 +20,16 @@ from raysft.recipe.columns import (
     teacher_top_k,
 )
 from raysft.recipe.schema import Recipe
+from raysft.recipe.sections.head_objectives import RewardObjective
 from raysft.recipe.sections.objective import TokenObjective
+
+Answers = Literal["one", "pair", "ranked", "judged", "labelled", "matched"]
+"""What a record becomes: one sample; a preferred and a rejected answer, an atom of two samples; all of its answers,
+the best first, an atom of as many; an answer with its judgement (of a pair two of them), an atom of it and of another
+record's answer to the same prompt; a text with its labels; or a query, a text that matches it and any number that do
+not, an atom of plain texts."""
+SAMPLE_NAMES: dict[str, str] = {"pair": "pair", "matched": "pair", "ranked": "list"}
+"""{what a record becomes: what people call it}, where that is no `sample`."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +38,12 @@ class ObjectiveTraits:
 
     title: str
     """In reports and cards."""
-    answers: Literal["one", "pair", "judged", "labelled", "matched"] = "one"
-    """What a record becomes: one sample; a preferred and a rejected answer, an atom of two samples; an answer with
-    its judgement (of a pair two of them), an atom of it and of another record's answer to the same prompt; a text
-    with its labels; or a query, a text that matches it and any number that do not, an atom of plain texts."""
+    answers: Answers = "one"
+    """What a record becomes."""
+    ranks_all: Callable[[Any], bool] = lambda objective: False
+    """Are all answers of a record compared, where `answers` are pairs? It becomes `ranked` then."""
     written: Callable[[Any], tuple[Field, ...]] = lambda objective: ()
-    """Columns of what the records themselves say, written with their tokens, one value an atom; empty: none."""
+    """Columns of what the records themselves say, written with their tokens, of atoms or segments; empty: none."""
     reference: Callable[[Any], tuple[Field, ...]] = lambda objective: ()
     """Columns that the untrained model, or the teachers, write beside the tokens before training; empty: none."""
     teachers: Callable[[Any], tuple[str, ...]] = lambda objective: ()
@@ -62,6 +72,11 @@ class ObjectiveTraits:
 
 def _guard(objective: TokenObjective) -> tuple[Field, ...]:
     return reference_top_k(objective.kl_top_k) if objective.kl_weight else ()
+
+
+def _scores_of_answers(objective: RewardObjective) -> tuple[Field, ...]:
+    margin = (MARGIN,) if objective.margin_weight else ()
+    return margin if objective.compare == "best_and_worst" else (SCORE,)
 
 
 def _likelihood(objective: TokenObjective) -> str:
@@ -98,7 +113,8 @@ OBJECTIVES: dict[str, ObjectiveTraits] = {
     "reward": ObjectiveTraits(
         title="reward model",
         answers="pair",
-        written=lambda objective: (MARGIN,) if objective.margin_weight else (),
+        ranks_all=lambda objective: objective.compare != "best_and_worst",
+        written=_scores_of_answers,
         head=lambda objective: 1,
         whole_rows=True,
     ),
@@ -127,6 +143,17 @@ OBJECTIVES: dict[str, ObjectiveTraits] = {
 def objective_of(recipe: Recipe) -> ObjectiveTraits:
     """The traits of a recipe's objective."""
     return OBJECTIVES[recipe.objective.kind]
+
+
+def answers_of(recipe: Recipe) -> Answers:
+    """What a record becomes, for the recipe's objective."""
+    traits = objective_of(recipe)
+    return "ranked" if traits.ranks_all(recipe.objective) else traits.answers
+
+
+def sample_name(recipe: Recipe) -> str:
+    """What people call that: `sample`, `pair`, `list`."""
+    return SAMPLE_NAMES.get(answers_of(recipe), "sample")
 
 
 def head_of(recipe: Recipe) -> int:

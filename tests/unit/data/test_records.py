@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from raysft.data.records import Candidate, Conversation, Message, Refusal, preference
+from raysft.data.records import Candidate, Conversation, Message, Refusal, preference, ranking
 
 ASKED = (Message("user", "q"),)
 
@@ -46,6 +46,34 @@ def test_what_is_no_preference_says_why(answers: list[tuple[str, float]], reason
     found = preference(asked(*answers))
     assert isinstance(found, Refusal)
     assert found.reason == reason
+    assert said in found.detail
+
+
+@pytest.mark.parametrize(
+    ("answers", "told"),
+    [
+        ([("a", 0.0), ("b", 1.0)], "ba"),
+        ([("a", 2.0), ("b", 5.0), ("c", -1.0), ("d", 2.0)], "badc"),
+        ([("a", 1.0), ("a", 1.0), ("b", 0.0)], "aab"),  # drawn twice, and scored alike
+    ],
+)
+def test_a_ranking_has_all_answers_the_best_first(answers: list[tuple[str, float]], told: str) -> None:
+    found = ranking(asked(*answers))
+    assert not isinstance(found, Refusal)
+    assert "".join(one.messages[0].content for one in found) == told
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        ([("a", 1.0)], "1 answers"),
+        ([("a", 0.5), ("b", 0.5), ("c", 0.5)], "all 3 answers have the score 0.5"),
+        ([("a", 1.0), ("b", 0.5), ("a ", 0.25)], "one answer has two scores, 1 and 0.25"),
+    ],
+)
+def test_what_is_no_ranking_says_why(answers: list[tuple[str, float]], said: str) -> None:
+    found = ranking(asked(*answers))
+    assert isinstance(found, Refusal)
     assert said in found.detail
 
 

@@ -67,3 +67,43 @@ def test_an_empty_micro_batch_adds_nothing_and_passes_gradients() -> None:
         assert float(sums[-1]) == 0
         sums.sum().backward()
         assert hidden.grad is not None
+
+
+SCORES = ([[2.0, 1.0, 1.0, 0.0], [5.0, -1.0]], [[3.0, 3.0, 2.0]])
+
+
+@pytest.mark.parametrize("compare", ["pairs", "list"])
+def test_what_lists_cost(compare: str) -> None:
+    objective = make_objective(make_recipe(objective={"kind": "reward", "compare": compare, "centre_weight": 0.1}))
+    rows = []
+    for seed, lists in enumerate(SCORES):
+        one, atoms = row([3] * sum(map(len, lists)), (), seed), np.repeat(np.arange(len(lists)), [*map(len, lists)])
+        scores = np.concatenate(lists).astype(np.float32)
+        fields = {**one.segment_fields, "atom": atoms.astype(np.int32), "answer_score": scores}
+        rows.append(replace(one, segment_fields=fields))
+    batch = on_device(collate(rows, 0, packing=True, fields=objective.columns), CPU)
+    torch.manual_seed(0)
+    scorer, hidden = nn.Linear(D, 1, bias=False), torch.randn(*batch.input_ids.shape, D)
+    found = objective.loss(View(hidden, OutputHead(nn.Linear(D, V), LogitShape()), batch, scorer=scorer), batch)
+
+    lasts = [hidden[tuple((batch.segment_of == n).nonzero()[-1])].double().numpy() for n in range(9)]
+    told = iter(np.array(lasts) @ scorer.weight.detach().double().numpy()[0])
+    costs, right, gaps, centres = [], [], [], []
+    for given in (one for lists in SCORES for one in lists):
+        own = [next(told) for _ in given]
+        pairs = [(i, j) for i in range(len(given)) for j in range(len(given)) if given[i] > given[j]]
+        if compare == "pairs":
+            costs.append(np.mean([np.log1p(np.exp(own[j] - own[i])) for i, j in pairs]))
+        else:
+            worse = [[j for k, j in pairs if k == i] for i in range(len(given))]
+            drawn = [
+                np.exp(own[i]) / (np.exp(own[i]) + sum(np.exp(own[j]) for j in js)) for i, js in enumerate(worse)
+            ]
+            costs.append(-np.log(drawn).sum())
+        right.append(np.mean([own[i] > own[j] for i, j in pairs]))
+        gaps.append(np.mean([own[i] - own[j] for i, j in pairs]))
+        centres.append((2 * np.mean(own)) ** 2)
+    assert float(found.sums["reward"]) == pytest.approx(sum(costs), rel=1e-5)
+    assert float(found.sums["centre"]) == pytest.approx(sum(centres), rel=1e-5)
+    assert [float(x) for x in found.metrics["accuracy"]] == pytest.approx([sum(right), 3], rel=1e-6)
+    assert [float(x) for x in found.metrics["margin"]] == pytest.approx([sum(gaps), 3], rel=1e-5)

@@ -30,6 +30,13 @@ def test_what_a_head_of_its_own_cannot_go_with(changes: dict[str, Any], named: s
         check_recipe(change(given, changes))
 
 
+def test_an_order_has_no_margin() -> None:
+    given = make_recipe(objective={"kind": "reward", "compare": "pairs", "margin_weight": 1.0})
+    check_recipe(given)
+    with pytest.raises(RecipeError, match="an order has no margin"):
+        check_recipe(change(given, {"objective.compare": "list"}))
+
+
 @pytest.mark.parametrize(
     ("section", "named"),
     [

@@ -55,14 +55,14 @@ class EncodeStage:
     """Digest of the rules and of the files that they read; a process that has others loaded reads them again."""
     answers: Answers = "one"
     fields: tuple[Field, ...] = ()
-    """What the records say beside their text, a value an atom."""
+    """What the records say beside their text: a value an atom, or a list with one of each of its segments."""
     categories: tuple[Classes, ...] = ()
     """What they say of a few values; their labels first."""
 
     @property
     def has_atoms(self) -> bool:
         """Is an example several samples that belong together?"""
-        return self.answers in ("pair", "judged", "matched")
+        return self.answers in ("pair", "ranked", "judged", "matched")
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _schema(stage: EncodeStage, keys: KeyMaker) -> pa.Schema:
 
 
 def _type(field: Field) -> pa.DataType:
-    return pa.float32() if field.width == 1 else pa.list_(pa.float32())
+    return pa.float32() if field.width == 1 and field.per == "atom" else pa.list_(pa.float32())
 
 
 def goes_to_held_out(conversation: Conversation, share: float) -> bool:

@@ -34,7 +34,7 @@ from raysft.data.text.template import Template
 from raysft.data.text.tokenizer import recipe_tokenizer, tokenizer_hash
 from raysft.errors import DataError
 from raysft.recipe.cleaning import AUGMENTING, WHOLE_DATA, Leakage, Map
-from raysft.recipe.objective_traits import categories_of, objective_of, written_columns
+from raysft.recipe.objective_traits import answers_of, categories_of, written_columns
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.data import MixtureSection, SourceSection
 from raysft.storage import absolute, join
@@ -184,7 +184,7 @@ def _side(
             [[source.weight, source.epochs] for source in data.sources],
         ]
         whole["seed"] = recipe.seed if _is_random(recipe) else None
-    if (answers := objective_of(recipe).answers) != "one":
+    if (answers := answers_of(recipe)) != "one":
         whole["answers"] = answers
     if written := [field.name for field in written_columns(recipe)]:
         whole["written"] = [written, *map(asdict, categories_of(recipe))]

@@ -21,6 +21,7 @@ from raysft.data.report.trace import LEARNT, Traced, TracedSample, Tracer, token
 from raysft.data.store.packing import pack
 from raysft.data.text.fitting import COUNTED, ROLES, counted
 from raysft.errors import DataError
+from raysft.recipe.objective_traits import SAMPLE_NAMES
 from raysft.recipe.schema import Recipe
 
 _STYLES = {
@@ -174,9 +175,10 @@ def _sum_up(
     for line in _exceptions(counts):
         page.line(line)
     num_atoms = sum(sample.begins_atom for sample in samples)
-    pairs = f"{num_atoms} pairs, " if num_atoms < len(samples) else ""
+    what = "pairs" if 2 * num_atoms == len(samples) else "groups"
+    groups = f"{num_atoms} {what}, " if num_atoms < len(samples) else ""
     page.line(
-        f"{num_seen} records, {pairs}{len(samples)} samples"
+        f"{num_seen} records, {groups}{len(samples)} samples"
         + (f"; refused: {_listed(refused)}" if refused else "; none refused")
     )
     if findings:
@@ -191,7 +193,7 @@ def certificate(manifest: Mapping[str, Any]) -> list[str]:
     """What a store's manifest says about its masks and about what was left out, one line each."""
     counts, limit = manifest["counts"], manifest["max_tokens"]
     answers = manifest.get("inputs", {}).get("answers")
-    samples = "pairs" if answers in ("pair", "matched") else "samples"
+    samples = f"{SAMPLE_NAMES.get(answers or 'one', 'sample')}s"
     refused = sum(counts["refused"].values())
     lines = []
     if manifest.get("sampled"):
@@ -199,6 +201,8 @@ def certificate(manifest: Mapping[str, Any]) -> list[str]:
     lines.append(f"{counts['examples']:,} {samples} of {counts['records_read']:,} records, {refused:,} refused")
     if answers == "pair":
         lines.append("each is a preferred and a rejected answer to one prompt, in one row; tokens are those of both")
+    if answers == "ranked":
+        lines.append("each is all answers to one prompt, the best first, in one row; tokens are those of all")
     occurrences = counts.get("occurrences", counts["examples"])
     if "matched_texts" in counts:
         more = counts["matched_texts"] - 2 * occurrences

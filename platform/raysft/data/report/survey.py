@@ -34,7 +34,7 @@ from raysft.data.text.stops import recipe_template
 from raysft.data.text.tokenizer import recipe_tokenizer
 from raysft.errors import DataError, UserError
 from raysft.recipe.cleaning import WHOLE_DATA, Conflicts, ExactDuplicates, NearDuplicates, Rule
-from raysft.recipe.objective_traits import categories_of, objective_of
+from raysft.recipe.objective_traits import answers_of, categories_of, sample_name
 from raysft.recipe.schema import Recipe
 from raysft.storage import absolute, join, remove_tree
 
@@ -70,7 +70,7 @@ def survey(
         frozenset(name.casefold() for name in attributes or ATTRIBUTES),
         _comparing(data.rules),
         work,
-        objective_of(recipe).answers,
+        answers_of(recipe),
         categories_of(recipe),
     )
     items: list[Item] = [
@@ -108,7 +108,7 @@ def _describe(
         "at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "files": len(files),
         "max_tokens": recipe.data.max_tokens,
-        "sample": "pair" if objective_of(recipe).answers in ("pair", "matched") else "sample",
+        "sample": sample_name(recipe),
         "over_long_policy": f"data.over_long: {recipe.data.over_long}",
         **{name: facts[name] for name in COUNTS},
         "formats": most_first(facts["formats"]),

@@ -23,7 +23,7 @@ from raysft.data.text.stops import recipe_template
 from raysft.data.text.template import template_note
 from raysft.data.text.tokenizer import recipe_tokenizer
 from raysft.recipe.cleaning import AUGMENTING
-from raysft.recipe.objective_traits import categories_of, objective_of
+from raysft.recipe.objective_traits import answers_of, categories_of
 from raysft.recipe.schema import Recipe
 
 LEARNT = {"labelled": "label: {}", "matched": "one vector"}
@@ -73,7 +73,7 @@ class Tracer:
         data = recipe.data
         check_source_columns(data)
         self._data = data
-        self._answers, self._categories = objective_of(recipe).answers, categories_of(recipe)
+        self._answers, self._categories = answers_of(recipe), categories_of(recipe)
         self._tokenizer = recipe_tokenizer(recipe)
         self._template = recipe_template(recipe, self._tokenizer)
         self.files = expand(data.sources, format=data.format, columns=data.columns, purpose="train")

@@ -24,7 +24,7 @@ from rensa import RMinHash
 
 from raysft.data.read.contents import content
 from raysft.data.read.sources import expand
-from raysft.data.records import Answers, Conversation, Message, Refusal, preference
+from raysft.data.records import Answers, Candidate, Conversation, Message, Refusal, preference, ranking
 from raysft.data.rules.ngrams import UNSPACED, Benchmarks, read_benchmarks, stable_hash
 from raysft.recipe.cleaning import (
     WHOLE_DATA,
@@ -94,11 +94,14 @@ class KeyMaker:
         return [own[self.answers]] if self.answers in own else _turns_of(self._rejected(talk))
 
     def _rejected(self, talk: Conversation) -> tuple[Message, ...]:
-        """The rejected answer of a pair; the texts that do not match a query."""
+        """The rejected answer of a pair, all but the best of a list; the texts that do not match a query."""
         if self.answers == "matched":
-            return tuple(message for candidate in talk.candidates[1:] for message in candidate.messages)
-        found = preference(talk) if self.answers == "pair" else ()
-        return () if isinstance(found, Refusal) or not found else found[1].messages
+            others: Sequence[Candidate] = talk.candidates[1:]
+        else:
+            compared = {"pair": preference, "ranked": ranking}
+            found = compared[self.answers](talk) if self.answers in compared else ()
+            others = () if isinstance(found, Refusal) else found[1:]
+        return tuple(message for candidate in others for message in candidate.messages)
 
 
 def key_maker(rules: Sequence[Rule], answers: Answers = "one") -> KeyMaker:

@@ -49,7 +49,7 @@ class Contents:
     has_atoms: bool = False
     """Each is several samples that belong together, with their lengths in a column `segments`."""
     fields: tuple[Field, ...] = ()
-    """Further columns, a value an atom."""
+    """Further columns, a value an atom, or one of each of its segments."""
 
     @property
     def columns(self) -> list[str]:
@@ -84,15 +84,16 @@ def pack_window(samples: pa.Table, max_tokens: int, fields: Sequence[Field] = ()
 
 
 def apart(samples: pa.Table, fields: Sequence[Field] = ()) -> pa.Table:
-    """A line for each of the `segments` of a sample, its number as `atom`, with the `fields` of atoms. Without that
-    column: the samples."""
+    """A line for each of the `segments` of a sample, its number as `atom`, with the `fields`: an atom's value on each
+    of its lines, a segment's on its own. Without that column: the samples."""
     if "segments" not in samples.column_names:
         return samples
     segments = samples.column("segments").combine_chunks()
     owners = pc.list_parent_indices(segments)
     ends = np.cumsum(segments.flatten().to_numpy(), dtype=np.int64)
-    of_atoms = ("sample_id", "weight", *(field.name for field in fields))
+    of_atoms = ("sample_id", "weight", *(field.name for field in fields if field.per == "atom"))
     columns = {name: samples.column(name).take(owners) for name in of_atoms}
+    columns |= {one.name: pa.array(flat(samples.column(one.name))) for one in fields if one.per == "segment"}
     columns |= {name: lists(pa.array(flat(samples.column(name))), ends) for name in TOKEN_FIELDS}
     return pa.table({**columns, "atom": owners})
 

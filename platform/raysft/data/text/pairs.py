@@ -1,20 +1,18 @@
-"""Compared answers -> atoms of two samples: first the preferred answer, then the rejected one. Pure.
+"""Compared answers -> atoms of two samples, first the preferred answer, then the rejected one; or of all, best first.
 
 Each is rendered, masked and tokenized behind the prompt as if it were the only one (chat.py), but no answer in the
-prompt, which both share, is trained. Which answers are compared says records.preference.
+prompt, which they share, is trained. Which answers are compared says records.preference, or records.ranking. Pure.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
-import numpy as np
-
 from raysft.data.formats import check_turns
-from raysft.data.records import Answers, Candidate, Conversation, Message, Refusal, preference
+from raysft.data.records import Answers, Candidate, Conversation, Message, Refusal, preference, ranking
 from raysft.data.text.atoms import joined
 from raysft.data.text.backend import Tokenizing
 from raysft.data.text.categories import with_categories
@@ -22,7 +20,7 @@ from raysft.data.text.chat import Example, OverLong, Stop, Template, encode
 from raysft.data.text.judged import encode_judged
 from raysft.data.text.labelled import encode_labelled
 from raysft.data.text.matched import encode_matched
-from raysft.recipe.columns import MARGIN, Classes
+from raysft.recipe.columns import MARGIN, SCORE, Classes
 
 _SIDES = ("preferred", "rejected")
 _NO_LIMIT = 1 << 40
@@ -40,13 +38,13 @@ def encode_answers(
     stop: Stop = "refuse",
     categories: Sequence[Classes] = (),
 ) -> list[tuple[Example, ...] | Refusal]:
-    """chat.encode of one answer for each conversation; or of a pair: an Example with two `segments`; or of an answer
-    that is judged (judged.py); or of a text with labels, which are those of the first of `categories` (labelled.py);
-    or of a query and the texts that match it or do not, a segment each (matched.py). With what else records say of
-    categories (categories.py).
+    """chat.encode of one answer for each conversation; or of a pair: an Example with two `segments`; or of a list of
+    answers: one with more; or of an answer that is judged (judged.py); or of a text with labels, which are those of
+    the first of `categories` (labelled.py); or of a query and the texts that match it or do not, a segment each
+    (matched.py). With what else records say of categories (categories.py).
 
-    A pair is one atom: it is refused whole, and both of its samples have to fit into max_tokens. over_long is `drop`
-    then (recipe/data_checks.py).
+    A pair, or a list, is one atom: it is refused whole, and all of its samples have to fit into max_tokens. over_long
+    is `drop` then (recipe/data_checks.py).
     """
     part = partial(encode, tokenizer=tokenizer, template=template, train_on=train_on, stop=stop)
     whole = partial(part, max_tokens=_NO_LIMIT, over_long="drop")
@@ -60,29 +58,41 @@ def encode_answers(
         case "matched":
             found = encode_matched(conversations, whole, max_tokens, over_long)
         case "pair":
-            found = _encode_pairs(conversations, whole, max_tokens)
+            found = _encode_compared(conversations, preference, whole, max_tokens)
+        case "ranked":
+            found = _encode_compared(conversations, ranking, whole, max_tokens)
     return [with_categories(one, talk, categories) for one, talk in zip(found, conversations, strict=True)]
 
 
-def _encode_pairs(
+@dataclass(frozen=True)
+class _Compared:
+    """Answers of a record that are compared, the best first."""
+
+    sides: tuple[Conversation, ...]
+    """The conversation with each; only messages of the answer are trained."""
+    names: tuple[str, ...]
+    """What each is, in a word."""
+    scores: tuple[float, ...]
+
+
+def _encode_compared(
     conversations: Sequence[Conversation],
+    choose: Callable[[Conversation], tuple[Candidate, ...] | Refusal],
     whole: Callable[[list[Conversation]], list[tuple[Example, ...] | Refusal]],
     max_tokens: int,
 ) -> list[tuple[Example, ...] | Refusal]:
-    """whole: chat.encode without a limit of tokens."""
-    pairs = [both_sides(conversation) for conversation in conversations]
-    encoded = iter(whole([side for pair in pairs if not isinstance(pair, Refusal) for side in pair]))
+    """choose: the answers that are compared, the best first. whole: chat.encode without a limit of tokens."""
+    found = [_compared(conversation, choose(conversation)) for conversation in conversations]
+    encoded = iter(whole([side for one in found if not isinstance(one, Refusal) for side in one.sides]))
     return [
-        pair if isinstance(pair, Refusal) else _atom(conversation, [next(encoded), next(encoded)], max_tokens)
-        for conversation, pair in zip(conversations, pairs, strict=True)
+        one if isinstance(one, Refusal) else _atom(one, [next(encoded) for _ in one.sides], max_tokens)
+        for one in found
     ]
 
 
-def both_sides(conversation: Conversation) -> tuple[Conversation, Conversation] | Refusal:
-    """The conversation with the preferred and with the rejected answer; only messages of the answer are trained."""
-    found = preference(conversation)
-    if isinstance(found, Refusal):
-        return found
+def _compared(conversation: Conversation, chosen: tuple[Candidate, ...] | Refusal) -> _Compared | Refusal:
+    if isinstance(chosen, Refusal):
+        return chosen
     if conversation.weight != 1.0:
         return Refusal("weighted_pair", f"a weight of {conversation.weight:g}; expected none: a pair counts as one")
     prompt = _prompt(conversation)
@@ -91,13 +101,15 @@ def both_sides(conversation: Conversation) -> tuple[Conversation, Conversation] 
             "changed_answer",
             "a rule changed the answer in the turns, but not where it is compared; expected the same in both",
         )
+    scores = tuple(candidate.score for candidate in chosen)
+    names = _SIDES if len(scores) == 2 else tuple(f"rank {scores.index(score) + 1}" for score in scores)
     sides = []
-    for name, candidate in zip(_SIDES, found, strict=True):
+    for name, candidate in zip(names, chosen, strict=True):
         messages = (*prompt, *candidate.messages)
         if problem := check_turns(messages):
             return _of_side(name, problem)
         sides.append(replace(conversation, messages=messages, candidates=()))
-    return sides[0], sides[1]
+    return _Compared(tuple(sides), names, scores)
 
 
 def _prompt(conversation: Conversation) -> tuple[Message, ...] | None:
@@ -119,22 +131,26 @@ def untrained(message: Message) -> Message:
 
 
 def _atom(
-    conversation: Conversation, found: Sequence[tuple[Example, ...] | Refusal], max_tokens: int
+    compared: _Compared, found: Sequence[tuple[Example, ...] | Refusal], max_tokens: int
 ) -> tuple[Example, ...] | Refusal:
-    """One example of both sides, or why there is none."""
+    """One example of all sides, or why there is none."""
     samples: list[Example] = []
-    for name, side in zip(_SIDES, found, strict=True):
+    for name, side in zip(compared.names, found, strict=True):
         if isinstance(side, Refusal):
             return _of_side(name, side)
         samples += side
-    lengths = tuple(len(sample.input_ids) for sample in samples)
+    lengths, what = [len(sample.input_ids) for sample in samples], "pair" if len(samples) == 2 else "list"
     if sum(lengths) > max_tokens:
         parts = " + ".join(map(str, lengths))
-        return Refusal("over_long", f"a pair of {parts} tokens, at most {max_tokens} together fit a row")
-    if np.array_equal(samples[0].input_ids, samples[1].input_ids):
-        return Refusal("no_preference", "the template writes both answers alike; expected different ones")
-    scores = [candidate.score for candidate in conversation.candidates]
-    return (joined(samples, _SIDES)._replace(values={MARGIN.name: max(scores) - min(scores)}),)
+        return Refusal("over_long", f"a {what} of {parts} tokens, at most {max_tokens} together fit a row")
+    scores, texts = compared.scores, [sample.input_ids.tobytes() for sample in samples]
+    for worse, text in enumerate(texts):
+        better = texts.index(text)
+        if scores[better] > scores[worse]:
+            alike = "both answers" if what == "pair" else f"{compared.names[better]} and {compared.names[worse]}"
+            return Refusal("no_preference", f"the template writes {alike} alike; expected different ones")
+    values: dict[str, float | list[float]] = {MARGIN.name: scores[0] - scores[-1], SCORE.name: list(scores)}
+    return (joined(samples, compared.names)._replace(values=values),)
 
 
 def _of_side(name: str, refusal: Refusal) -> Refusal:

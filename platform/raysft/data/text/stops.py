@@ -16,7 +16,7 @@ from transformers.utils.hub import cached_file
 from raysft.data.text.regions import usual
 from raysft.data.text.template import Template
 from raysft.data.text.tokenizer import template_for
-from raysft.recipe.objective_traits import objective_of
+from raysft.recipe.objective_traits import answers_of
 from raysft.recipe.schema import Recipe
 from raysft.storage import absolute, join
 
@@ -26,7 +26,7 @@ _FILES = ("generation_config.json", "config.json")
 def recipe_template(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Template:
     """The chat template of a recipe, with what the model it starts from stops at."""
     stops = _texts(tokenizer, model_stop_ids(recipe))
-    is_needed = objective_of(recipe).answers not in ("labelled", "matched")
+    is_needed = answers_of(recipe) not in ("labelled", "matched")
     return template_for(recipe.data.template, tokenizer, stops=stops, is_needed=is_needed)
 
 

@@ -20,6 +20,12 @@ class RewardObjective(Section):
     """{measure: the field without which it is not there}."""
 
     kind: Literal["reward"] = Field(description="Names this kind.")
+    compare: Literal["best_and_worst", "pairs", "list"] = Field(
+        "best_and_worst",
+        description="Which answers of a record are compared, where it has more than two (format `ranking`). "
+        "`best_and_worst`: these two; `pairs`: every answer with each that the data scores lower, a mean over these "
+        "pairs (arXiv:2203.02155); `list`: every answer with all of those at once (Plackett and Luce; ListMLE).",
+    )
     centre_weight: float = Field(
         0.0,
         ge=0,

@@ -18,6 +18,7 @@ from raysft.data.prepare.prepare import prepare
 from raysft.data.report.preview import certificate
 from raysft.data.store.parts import TokenStore
 from raysft.errors import DataError
+from raysft.objectives.module import make_objective
 from raysft.recipe.change import change
 from raysft.recipe.columns import Classes
 from raysft.recipe.schema import Recipe
@@ -99,3 +100,35 @@ def test_margins_of_pairs_are_another_store(recipe: Recipe, tmp_path: Path) -> N
     plain = change(recipe, {"objective": {"kind": "reward"}, "data.eval_fraction": 0.0})
     prints = {describe_sides(change(plain, {"objective.margin_weight": w}))[0].fingerprint for w in (0.0, 1.0, 2.0)}
     assert len(prints) == 2
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_each_answer_of_a_list_has_its_own_score(
+    recipe: Recipe, tokenizers: Any, tmp_path: Path, packing: bool
+) -> None:
+    draw, known, lines = random.Random(2), {}, []
+    for question in range(40):
+        answers = {f"answer {question} {i}" + "y" * draw.randint(0, 6): draw.randint(-3, 9) / 2 for i in range(3)}
+        known |= answers
+        lines.append({"prompt": f"q {question}?", "responses": [*answers], "scores": [*answers.values()]})
+    wrong = {"prompt": "q", "responses": ["a", "b", "a"], "scores": [1, 2, 3]}
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*lines, wrong]))
+    changes = {"objective": {"kind": "reward", "compare": "pairs"}, "data.max_tokens": 200, "data.over_long": "drop"}
+    prepared, objective = prepare(change(recipe, changes)), make_objective(change(recipe, changes))
+    found = {}
+    for location in (prepared.train, prepared.eval):
+        assert location is not None
+        store = TokenStore.open(location)
+        batch = collate(store.read_rows(range(store.num_rows)), 0, packing=packing, fields=objective.columns)
+        scores = batch.fields["answer_score"]
+        for number, (score, atom) in enumerate(zip(scores, batch.atom_of, strict=True)):
+            text = tokenizers["chatml"].decode(batch.input_ids[batch.segment_of == number])
+            found[text.split("assistant\n")[1].removesuffix("<|im_end|>\n")] = float(score)
+            if number and atom == batch.atom_of[number - 1]:
+                assert score <= scores[number - 1], "the best first"
+    alike = {f"answer {q} " for q, line in enumerate(lines) if len(set(line["scores"])) == 1}
+    assert found == {text: score for text, score in known.items() if not text.startswith(tuple(alike))}
+    counts = [manifest["counts"] for manifest in (prepared.train_manifest, prepared.eval_manifest or {})]
+    refused = sum(sum(one["refused"].values()) for one in counts)
+    assert refused == 1 + len(alike)
+    assert any("all answers to one prompt" in line for line in certificate(prepared.train_manifest))

@@ -28,13 +28,15 @@ def talk(*answers: tuple[str, float], prompt: Sequence[dict[str, str]] = TALK) -
 
 @pytest.fixture(scope="module")
 def encoded(tokenizers: Any) -> Callable[..., Any]:
-    def encode(conversation: Conversation, max_tokens: int = 200, train_on: Any = "all") -> Any:
+    def encode(
+        conversation: Conversation, max_tokens: int = 200, train_on: Any = "all", answers: Any = "pair"
+    ) -> Any:
         tokenizer = tokenizers["chatml"]
         (found,) = encode_answers(
             [conversation],
             tokenizer,
             template_for("chatml", tokenizer),
-            "pair",
+            answers,
             train_on=train_on,
             max_tokens=max_tokens,
             over_long="drop",
@@ -67,6 +69,22 @@ def test_of_several_answers_the_best_and_the_worst_are_compared(encoded, tokeniz
     (whole,) = encoded(talk(("b", 0.5), ("worst", 0.1), ("best", 0.9), ("also worst", 0.1)))
     texts = [trained_text(tokenizers["chatml"], side.input_ids, side.target) for _, side in split_atom(whole)]
     assert texts == ["best<|im_end|>", "worst<|im_end|>"]
+
+
+def test_a_list_has_every_answer_as_it_is_alone_with_its_score(encoded, tokenizers) -> None:
+    answers = (("b", 0.5), ("worst", -2.0), ("best", 0.9), ("as good as b", 0.5))
+    (whole,) = encoded(talk(*answers), answers="ranked")
+    sides = split_atom(whole)
+    texts = [trained_text(tokenizers["chatml"], side.input_ids, side.target) for _, side in sides]
+    assert texts == [f"{text}<|im_end|>" for text in ("best", "b", "as good as b", "worst")]
+    assert [name for name, _ in sides] == ["rank 1", "rank 2", "rank 2", "rank 4"]
+    assert whole.values["answer_score"] == [0.9, 0.5, 0.5, -2.0]
+    (pair,) = encoded(talk(("dos", 1.0), ("zwei", 0.0)), answers="ranked")
+    assert [name for name, _ in split_atom(pair)] == ["preferred", "rejected"]
+    refused = encoded(talk(*answers), answers="ranked", max_tokens=len(whole.input_ids) - 1)
+    assert isinstance(refused, Refusal)
+    assert refused.reason == "over_long"
+    assert refused.detail.startswith("a list of ")
 
 
 def test_answers_of_several_turns_are_trained_as_train_on_says(encoded, tokenizers) -> None:

@@ -31,7 +31,7 @@ CENTRE = "centre"
 
 
 class _Told(NamedTuple):
-    """Of each atom, [A]."""
+    """What is read of each atom, [A]."""
 
     costs: Tensor
     right: Tensor

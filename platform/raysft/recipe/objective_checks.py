@@ -9,7 +9,7 @@ from raysft.recipe.columns import bare
 from raysft.recipe.evaluation_sets import evaluation_sets
 from raysft.recipe.objective_traits import answers_of, embeds, objective_of
 from raysft.recipe.schema import Recipe
-from raysft.recipe.sections.head_objectives import ClassifyObjective, RewardObjective
+from raysft.recipe.sections.head_objectives import ClassifyObjective, DomainsSection, RewardObjective
 from raysft.recipe.sections.method import ProbeMethod
 from raysft.recipe.sections.objective import DistillObjective, MarginObjective, SftObjective, TokenObjective
 from raysft.recipe.traits import method_of
@@ -29,7 +29,9 @@ def check_objective(recipe: Recipe) -> None:
         )
     if isinstance(section, ClassifyObjective):
         _check_labels(section)
-        _check_domains(recipe, section)
+    for _, field in section:
+        if isinstance(field, DomainsSection):
+            _check_domains(recipe, field)
     if objective_of(recipe).head(section) or embeds(recipe):
         _check_whole_model(recipe)
     if embeds(recipe) and recipe.train.adversarial_epsilon:
@@ -133,10 +135,7 @@ def _are_told_apart(names: Sequence[str]) -> bool:
     return len(seen) == len(names) and "" not in seen
 
 
-def _check_domains(recipe: Recipe, section: ClassifyObjective) -> None:
-    domains = section.domains
-    if domains is None:
-        return
+def _check_domains(recipe: Recipe, domains: DomainsSection) -> None:
     names, is_probe = domains.names, isinstance(recipe.method, ProbeMethod)
     for wrong, what, got, expected, fix in (
         (

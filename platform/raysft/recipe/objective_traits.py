@@ -83,6 +83,23 @@ def _likelihood(objective: TokenObjective) -> str:
     return "nll"
 
 
+# Of any section with `domains: DomainsSection | None`; its objective is wrapped by objectives/domains.py.
+
+
+def _of_domains(objective: Any) -> tuple[Classes, ...]:
+    return () if objective.domains is None else (objective.domains.classes,)
+
+
+def _second_head(objective: Any) -> tuple[int, ...]:
+    sizes: tuple[int, ...] = () if objective.domains is None else objective.domains.second_head
+    return sizes
+
+
+def _second_rate(objective: Any) -> float:
+    ratio: float = 1.0 if objective.domains is None else objective.domains.learning_rate_ratio
+    return ratio
+
+
 OBJECTIVES: dict[str, ObjectiveTraits] = {
     "sft": ObjectiveTraits(
         title="supervised fine-tuning",
@@ -123,9 +140,9 @@ OBJECTIVES: dict[str, ObjectiveTraits] = {
         answers="labelled",
         head=lambda objective: len(objective.labels),
         classes=lambda objective: objective.classes,
-        beside=lambda objective: () if objective.domains is None else (objective.domains.classes,),
-        auxiliary=lambda objective: objective.second_head,
-        auxiliary_rate=lambda objective: 1.0 if objective.domains is None else objective.domains.learning_rate_ratio,
+        beside=_of_domains,
+        auxiliary=_second_head,
+        auxiliary_rate=_second_rate,
         judged_by=lambda objective: "loss" if objective.domains is None else "classify",
         whole_rows=True,
     ),

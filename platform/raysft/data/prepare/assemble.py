@@ -87,7 +87,7 @@ def choose(
         one: sample_values(take_samples(locations, shards[order], rows[order], [one.field.name]), one.field)
         for one in side.stage.categories
     }
-    counts |= count_categories(values, is_learnt=side.name == "train")
+    counts["categories"] = count_categories(values, is_learnt=side.name == "train")
     if side.stage.answers == "judged":
         judged = sample_values(take_samples(locations, shards[order], rows[order], [WANTED.name]), WANTED)
         counts["judged"] = count_judged(judged, is_learnt=side.name == "train")

@@ -16,14 +16,14 @@ logger = logging.getLogger(__name__)
 
 
 def count_categories(columns: Mapping[Classes, NDArray[Any]], *, is_learnt: bool) -> dict[str, dict[str, int]]:
-    """{`labels`, or another name in the plural: {label: its samples}}, the labels first. is_learnt: by a model; then
-    DataError is raised for one without a sample, and what will not do is told of."""
+    """{`labels`, or another name in the plural: {label: its samples}}. is_learnt: by a model; then DataError is
+    raised for one without a sample, and what will not do is told of."""
     counts = {f"{category.name}s": count_classes(values, category) for category, values in columns.items()}
     if is_learnt:
+        labels = next((values for category, values in columns.items() if not category.column), None)
         for category, values in columns.items():
             refuse_empty(counts[f"{category.name}s"], category.name)
-            labels = next(iter(columns.values()))
-            if category.column and labels.ndim == 1 and tells_label(values, labels):
+            if category.column and labels is not None and labels.ndim == 1 and tells_label(values, labels):
                 logger.warning(
                     "each %s has texts of one label alone: what keeps the %s out of the model keeps the label out",
                     *(category.name,) * 2,

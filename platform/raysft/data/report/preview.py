@@ -218,9 +218,8 @@ def certificate(manifest: Mapping[str, Any]) -> list[str]:
             f"{counts['target_tokens']:,} of {counts['tokens']:,} tokens trained "
             f"({_share(counts['target_tokens'], counts['tokens'])}){by_role}"
         )
-    for name in ("labels", "domains"):
-        if name in counts:
-            lines.append(f"{name}: " + ", ".join(f"{label} {number:,}" for label, number in counts[name].items()))
+    for name, told in counts.get("categories", {}).items():
+        lines.append(f"{name}: " + ", ".join(f"{label} {number:,}" for label, number in told.items()))
     if judged := counts.get("judged"):
         lines.append(f"answers: {judged['wanted']:,} wanted, {judged['unwanted']:,} unwanted")
     lines.append(f"{counts['straddles']:,} tokens straddle the border of a trained text")

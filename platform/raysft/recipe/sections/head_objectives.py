@@ -74,6 +74,11 @@ class DomainsSection(Section):
         """What domains there are."""
         return Classes(self.names, name="domain", column=self.column)
 
+    @property
+    def second_head(self) -> tuple[int, ...]:
+        """Sizes of the layers that tell a sample's domain."""
+        return tuple(filter(None, (self.hidden_size, len(self.names))))
+
 
 class ClassifyObjective(Section):
     """Classification of texts: one label of each (softmax), or any number of them (`multi_label`, sigmoids)."""
@@ -117,9 +122,3 @@ class ClassifyObjective(Section):
     def classes(self) -> Classes:
         """What samples may be."""
         return Classes(self.labels, self.multi_label, optional=self.domains is not None)
-
-    @property
-    def second_head(self) -> tuple[int, ...]:
-        """Sizes of the layers that tell a text's domain; empty: there is none."""
-        sizes = () if self.domains is None else (self.domains.hidden_size, len(self.domains.names))
-        return tuple(filter(None, sizes))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from raysft.data.prepare.class_counts import count_classes, refuse_empty, tells_label
+from raysft.data.prepare.class_counts import count_categories, count_classes, refuse_empty, tells_label
 from raysft.errors import DataError
 from raysft.recipe.columns import Classes
 
@@ -34,6 +34,16 @@ def test_what_is_not_known_is_counted_as_no_label() -> None:
 )
 def test_a_domain_that_tells_the_label(domains: list[int], labels: list[int], told: bool) -> None:
     assert tells_label(np.array(domains, np.float32), np.array(labels, np.float32)) is told
+
+
+def test_what_has_no_labels_beside_it_tells_none(caplog: pytest.LogCaptureFixture) -> None:
+    """Domains of answers, or of pairs."""
+    domains, labels = Classes(("x", "y"), name="domain", column="domain"), Classes(("a", "b"))
+    values = np.array([0, 0, 1], np.float32)
+    assert count_categories({domains: values}, is_learnt=True) == {"domains": {"x": 2, "y": 1}}
+    assert not caplog.records
+    count_categories({labels: values, domains: values}, is_learnt=True)
+    assert "each domain has texts of one label alone" in caplog.text
 
 
 def test_a_label_without_an_example_is_refused() -> None:

@@ -75,7 +75,7 @@ def test_each_text_has_its_own_labels(
             found[text] = [LABELS[i] for i in np.flatnonzero(value)] if several else [LABELS[int(value)]]
     assert found == {text: sorted(own, key=LABELS.index) for text, own in known.items()}
     counts = [manifest["counts"] for manifest in (prepared.train_manifest, prepared.eval_manifest or {})]
-    told = {label: sum(one["labels"][label] for one in counts) for label in LABELS}
+    told = {label: sum(one["categories"]["labels"][label] for one in counts) for label in LABELS}
     assert told == {label: sum(label in own for own in known.values()) for label in LABELS}
     assert counts[0]["refused"] | counts[1]["refused"] == {"unknown_label": 1}
     lines = certificate(prepared.train_manifest)

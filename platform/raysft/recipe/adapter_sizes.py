@@ -142,13 +142,16 @@ def ia3_kept(method: Ia3Method, linear: Linear) -> Kept:
 
 def freeze_share(method: FreezeMethod, num_layers: int) -> float:
     """By layers; all of it where names are given: what they fit is not known before there is a model."""
-    return 1.0 if method.parameters else min(abs(method.layers) / num_layers, 1.0)
+    return 1.0 if method.parameters else min(method.num_layers / num_layers, 1.0)
 
 
 def freeze_details(method: FreezeMethod) -> str:
     """What is trained, in a few words."""
-    which = "last" if method.layers > 0 else "first"
-    layers = [f"the {which} {abs(method.layers)} layers"] if method.layers else []
+    if isinstance(method.layers, int):
+        which = "last" if method.layers > 0 else "first"
+        layers = [f"the {which} {method.num_layers} layers"] if method.layers else []
+    else:
+        layers = [f"layers {method.layers.replace(',', ', ')}"]
     every = method.unfreeze_every_steps
     gradually = [f"a further layer every {every} steps"] if every else []
     return ", ".join([*layers, *gradually, *method.parameters])

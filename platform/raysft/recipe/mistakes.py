@@ -122,6 +122,7 @@ _OF_FIELD = {
     "objective.teacher_weights": "a list of numbers above 0, one for each teacher",
     "name": "letters, digits and . _ -, at most 100, the first a letter or a digit",
     "cluster.workers": "a whole number, 1 or more, or {min: a, max: b}",
+    "method.layers": "a whole number, or layers from a lower number to a higher one, each once: 8-15, or 0-3, 12-15",
     "data.train": "a path, a source with a `path`, or a list of them",
     "data.train.0": "a path, or a source with a `path`",
     "data.rules": "a list of {rule: NAME, ...}",

@@ -165,7 +165,7 @@ def _check_unfreezing(recipe: Recipe, method: FreezeMethod) -> None:
     """What gradual unfreezing goes with. Raises RecipeError."""
     decay, tensor = recipe.optimizer.weight_decay, recipe.parallel.tensor
     obstacles = {
-        f"method.layers: {method.layers} (nothing is left to join)": abs(method.layers) < 2,
+        f"method.layers: {method.layers} (nothing is left to join)": method.num_layers < 2,
         f"optimizer.weight_decay: {decay:g} (it would move layers that are frozen yet)": decay > 0,
         f"parallel.tensor: {tensor} (a rank holds shards of layers)": tensor > 1,
     }
@@ -182,14 +182,14 @@ def check_schedule(recipe: Recipe, total_steps: int) -> None:
     """Does a run of so many steps hold what its method does in steps? Raises RecipeError."""
     method = recipe.method
     if isinstance(method, FreezeMethod) and method.unfreeze_every_steps:
-        last = (abs(method.layers) - 1) * method.unfreeze_every_steps
+        last = (method.num_layers - 1) * method.unfreeze_every_steps
         if last >= total_steps:
             raise RecipeError(
                 "the last layer would join after the run",
                 got=f"method.layers: {method.layers}, one more every {method.unfreeze_every_steps} steps: the last "
                 f"from step {last + 1} on, of {total_steps}",
                 expected="layers that are all trained",
-                fix=f"set method.unfreeze_every_steps: {max(1, total_steps // (abs(method.layers) + 1))}, or fewer "
+                fix=f"set method.unfreeze_every_steps: {max(1, total_steps // (method.num_layers + 1))}, or fewer "
                 "method.layers",
             )
     if not isinstance(method, AdaloraMethod):

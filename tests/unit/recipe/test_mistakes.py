@@ -151,6 +151,10 @@ def test_the_innermost_field_is_named_alone(field: str, value: object, what: str
         ({"kind": "lora", "ranc": 8}, ("unknown key method.ranc", "kind, rank, alpha", "did you mean method.rank?")),
         ({"kind": "full", "colour": 8}, ("unknown key method.colour", "one of kind")),
         ({"kind": "lora", "rank": 0}, ("method.rank is wrong", "1 or more")),
+        *(
+            ({"kind": "freeze", "layers": layers}, ("method.layers is wrong", "8-15, or 0-3, 12-15"))
+            for layers in ("5-2", "a", "-1", "1-", "0-1,", "1, 0-2", "", "0-99999999999", "\u0663", 1.5, True, None)
+        ),
         ({"kind": "lorra"}, ("full, freeze, probe, lora", "did you mean lora?")),
         ("lora", ("method is wrong", "a section with fields")),
     ],

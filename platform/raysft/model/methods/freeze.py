@@ -27,7 +27,7 @@ def attach(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
     method = recipe.method
     assert isinstance(method, FreezeMethod)
     model.requires_grad_(False)
-    for layer in _layers(model, method.layers):
+    for layer in _layers(model, method):
         layer.requires_grad_(True)
     of_text = dict(model.named_parameters(remove_duplicate=False))  # lm_head, where it is the embedding
     for name in unread(model):  # no text passes it
@@ -65,7 +65,7 @@ class Unfreezing:
         }
         self._layers = [
             {waiting[parameter]: tuple(parameter.shape) for parameter in layer.parameters() if parameter in waiting}
-            for layer in reversed(_layers(module, method.layers))
+            for layer in reversed(_layers(module, method))
         ]
         """{name: shape} of what joins with each layer, in their order."""
 
@@ -91,19 +91,18 @@ def unfreezing(module: nn.Module, method: FreezeMethod, total_steps: int) -> Unf
     return Unfreezing(module, method, total_steps) if method.unfreeze_every_steps else None
 
 
-def _layers(model: PreTrainedModel, wanted: int) -> list[nn.Module]:
-    """So many last decoder layers; below 0, first ones."""
-    if not wanted:
-        return []
-    layers = decoder_layers(model)
-    if abs(wanted) > len(layers):
+def _layers(model: PreTrainedModel, method: FreezeMethod) -> list[nn.Module]:
+    """The decoder layers that are trained, in their order. Raises ModelError."""
+    layers = decoder_layers(model) if method.num_layers else []
+    chosen = method.of(len(layers)) if method.num_layers else []
+    if chosen is None:
         raise ModelError(
-            "method.layers asks for more decoder layers than the model has",
-            got=f"method.layers: {wanted}",
-            expected=f"at most {len(layers)}, or at least -{len(layers)}",
-            fix="lower it, or set method.kind: full",
+            "method.layers asks for decoder layers that the model has not",
+            got=f"method.layers: {method.layers}",
+            expected=f"at most {len(layers)}, or at least -{len(layers)}; by numbers, some of 0-{len(layers) - 1}",
+            fix="mend it, or set method.kind: full",
         )
-    return layers[-wanted:] if wanted > 0 else layers[:-wanted]
+    return [layers[number] for number in chosen]
 
 
 def _unread_head(model: PreTrainedModel, recipe: Recipe) -> list[nn.Parameter]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from raysft.recipe.cleaning import OneOrMany, Section
 
@@ -16,11 +17,36 @@ class FullMethod(Section):
     kind: Literal["full"] = Field("full", description="The kind that is meant where none is named.")
 
 
+_RANGE = re.compile(r"\s*([0-9]{1,4})\s*(?:-\s*([0-9]{1,4})\s*)?")
+"""A layer, or layers from one to another: no model has ten thousand."""
+
+
+def _numbers(layers: str) -> list[int]:
+    """`0-2, 5` -> [0, 1, 2, 5]. Raises ValueError."""
+    found: list[int] = []
+    for part in layers.split(","):
+        ends = _RANGE.fullmatch(part)
+        numbers = range(int(ends[1]), int(ends[2] or ends[1]) + 1) if ends else range(0)
+        if not numbers or not set(found).isdisjoint(numbers):
+            raise ValueError(f"{part.strip()!r} is no layer or range of layers that is not there yet")
+        found += numbers
+    return found
+
+
+def _in_one_form(layers: str) -> str:
+    _numbers(layers)
+    return "".join(layers.split())
+
+
 class FreezeMethod(Section):
     """Some decoder layers, and parameters by name, are trained; the rest of the model stays as it is."""
 
     kind: Literal["freeze"] = Field(description="Names this kind.")
-    layers: int = Field(2, description="Decoder layers that are trained: so many last ones; below 0, first ones.")
+    layers: int | Annotated[str, AfterValidator(_in_one_form)] = Field(
+        2,
+        description="Decoder layers that are trained: so many last ones; below 0, first ones; or, as a text, which: "
+        "`8-15`, `0-3, 12-15`, counted from 0 at the input, both ends included.",
+    )
     parameters: OneOrMany = Field(
         (), description="Names of further parameters that are trained, `*` for anything: `lm_head.*`, `*norm*`."
     )
@@ -30,6 +56,19 @@ class FreezeMethod(Section):
         description="Gradual unfreezing (arXiv:1801.06146): of `layers` the one nearest the output is trained from "
         "the first step, the one below it from so many steps on, and so on. Default: all from the first step.",
     )
+
+    @property
+    def num_layers(self) -> int:
+        """How many layers are trained."""
+        return abs(self.layers) if isinstance(self.layers, int) else len(_numbers(self.layers))
+
+    def of(self, num_layers: int) -> list[int] | None:
+        """Which layers of a model with so many are trained, by numbers from 0; None: it has not all of them."""
+        numbers = range(self.num_layers) if isinstance(self.layers, int) else _numbers(self.layers)
+        if isinstance(self.layers, int) and self.layers > 0:
+            numbers = range(num_layers - self.num_layers, num_layers)
+        is_there = all(0 <= number < num_layers for number in numbers)
+        return sorted(numbers) if is_there else None
 
 
 class ProbeMethod(Section):

@@ -33,6 +33,14 @@ def test_last_and_first_layers(fields: dict[str, Any], prefix: str) -> None:
     assert last | first == both
 
 
+@pytest.mark.parametrize(
+    ("layers", "expected"), [("1-2", {1, 2}), ("0, 3", {0, 3}), ("2", {2}), ("3,0-1", {0, 1, 3})]
+)
+def test_layers_by_numbers(layers: str, expected: set[int]) -> None:
+    names = trained_by({**LLAMA, "num_hidden_layers": 4}, layers=layers)
+    assert {int(name.split(".")[2]) for name in names} == expected
+
+
 def test_names_and_patterns() -> None:
     assert trained_by(LLAMA, layers=0, parameters=["model.norm.weight"]) == {"model.norm.weight"}
     norms = trained_by(LLAMA, parameters=["*norm*"], layers=1)
@@ -46,8 +54,9 @@ def test_names_and_patterns() -> None:
     ("method", "words"),
     [
         ({"layers": 0}, "leaves nothing"),
-        ({"layers": 3}, "more decoder layers"),
-        ({"layers": -3}, "more decoder layers"),
+        ({"layers": 3}, "the model has not"),
+        ({"layers": -3}, "the model has not"),
+        ({"layers": "1-2"}, "the model has not"),
         ({"layers": 1, "parameters": ["lm_haed.*"]}, "lm_haed"),
     ],
 )

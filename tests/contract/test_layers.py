@@ -107,7 +107,7 @@ SEES = {
     },
     "raysft.api": {
         *("search", "run", "train", "evaluate", "metrics", "observe", "planner", "kube", "data", "model", "recipe"),
-        *("storage", "outputs", "errors"),
+        *("doctor.facts", "storage", "outputs", "errors"),
     },
     "raysft.cli": {
         *(

@@ -1,8 +1,8 @@
 """The verbs of `import raysft`: a recipe in, an object out. Nothing heavy is imported before a verb is called.
 
-All of them raise the errors of raysft.errors: UserError for what the caller can mend. Ray is joined where
-`RAY_ADDRESS` says, else started here and ended again. A script that calls a verb needs no `if __name__ ==
-"__main__"`: workers import raysft, not the script.
+All of them raise the errors of raysft.errors: UserError for what the caller can mend, such as an installed package
+that cannot be imported (broken_imports.py). Ray is joined where `RAY_ADDRESS` says, else started here and ended. A
+script that calls a verb needs no `if __name__ == "__main__"`: workers import raysft, not the script.
 
 Imports stand inside the functions: a hub that does not answer is to be found out before transformers is imported
 (model/hub.py), and `raysft --help` must not wait for torch.
@@ -13,6 +13,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
+
+from raysft.api import broken_imports
 
 if TYPE_CHECKING:
     from raysft.api.answers import GeneratedAnswers
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from raysft.recipe.schema import Recipe
 
 
+@broken_imports.told()
 def load(path: str | os.PathLike[str], changes: Mapping[str, object] | Sequence[str] = ()) -> Recipe:
     """Read a recipe file (YAML).
 
@@ -40,6 +43,7 @@ def load(path: str | os.PathLike[str], changes: Mapping[str, object] | Sequence[
     return load_recipe(os.fspath(path), assignments(changes))
 
 
+@broken_imports.told()
 def preview(recipe: Recipe, num: int = 3, *, packed: bool = False, raw: bool = False) -> Preview:
     """The first `num` records as they become tokens: which are trained, what the rules changed, what is refused.
 
@@ -51,6 +55,7 @@ def preview(recipe: Recipe, num: int = 3, *, packed: bool = False, raw: bool = F
     return preview(recipe, num, packed=packed, raw=raw)
 
 
+@broken_imports.told()
 def plan(recipe: Recipe, cluster: str | None = None) -> Plan:
     """Which layouts fit a cluster, how much memory each needs and how fast it would be, the best first.
 
@@ -63,6 +68,7 @@ def plan(recipe: Recipe, cluster: str | None = None) -> Plan:
     return plan(recipe, cluster)
 
 
+@broken_imports.told()
 def manifest(
     recipe: Recipe, on: str, model: str | None = None, *, verb: Literal["train", "tune", "doctor"] = "train"
 ) -> Manifest:
@@ -78,6 +84,7 @@ def manifest(
     return manifest(recipe, on, model, verb)
 
 
+@broken_imports.told()
 def check(recipe: Recipe) -> Checked:
     """What is known of a run before its data are read, in seconds. Starts and writes nothing.
 
@@ -89,6 +96,7 @@ def check(recipe: Recipe) -> Checked:
     return check(recipe)
 
 
+@broken_imports.told()
 def prepare(recipe: Recipe) -> PreparedData:
     """Make the token stores of a recipe on Ray Data, or find them. Raises UserError."""
     _settle(recipe)
@@ -97,6 +105,7 @@ def prepare(recipe: Recipe) -> PreparedData:
     return prepare(recipe)
 
 
+@broken_imports.told()
 def train(recipe: Recipe, *, profile_steps: int = 0) -> Run:
     """Bring the run that a recipe names to its end: prepare, train, evaluate, export, report.
 
@@ -109,6 +118,7 @@ def train(recipe: Recipe, *, profile_steps: int = 0) -> Run:
     return train(recipe, profile_steps=profile_steps)
 
 
+@broken_imports.told()
 def evaluate(subject: Recipe | Run, model: str | None = None) -> Evaluation:
     """Held-out loss, perplexity and greedy answers of an exported model, on the recipe's held-out data.
 
@@ -124,6 +134,7 @@ def evaluate(subject: Recipe | Run, model: str | None = None) -> Evaluation:
     return evaluate(recipe, model)
 
 
+@broken_imports.told()
 def compare(runs: Sequence[str | os.PathLike[str] | Run], out: str | os.PathLike[str] | None = None) -> Comparison:
     """Runs beside each other: where their recipes differ, their curves, what was measured and how sure the gaps are.
 
@@ -136,6 +147,7 @@ def compare(runs: Sequence[str | os.PathLike[str] | Run], out: str | os.PathLike
     return compare(named, None if out is None else os.fspath(out))
 
 
+@broken_imports.told()
 def generate(
     model: str | os.PathLike[str],
     questions: str | os.PathLike[str],
@@ -161,6 +173,7 @@ def generate(
     return generate(source, asked, answers, how, system=system, raw=raw, batch_size=batch_size)
 
 
+@broken_imports.told()
 def tune(recipe: Recipe) -> Study:
     """Search the fields in the recipe's `tune:` to the end of its budget, or go on with that search.
 
@@ -172,6 +185,7 @@ def tune(recipe: Recipe) -> Study:
     return tune(recipe)
 
 
+@broken_imports.told()
 def study(recipe: Recipe) -> Study:
     """The search of a recipe as far as it has come. Raises UserError when it has not begun."""
     _settle(recipe)
@@ -180,6 +194,7 @@ def study(recipe: Recipe) -> Study:
     return study(recipe)
 
 
+@broken_imports.told()
 def data_report(recipe: Recipe, *, attributes: Sequence[str] = (), out: str | None = None) -> DataReport:
     """Lengths, languages, duplicates, personal data, quality, groups and bias of the training data; a page, too.
 
@@ -191,6 +206,7 @@ def data_report(recipe: Recipe, *, attributes: Sequence[str] = (), out: str | No
     return data_report(recipe, attributes=attributes, out=out)
 
 
+@broken_imports.told()
 def train_tokenizer(
     files: Sequence[str | os.PathLike[str]],
     out: str | os.PathLike[str],

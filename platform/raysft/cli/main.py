@@ -16,7 +16,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from raysft.cli.broken_imports import broken_import
+from raysft.api.broken_imports import broken_import
 from raysft.cli.evaluation_parser import joined
 from raysft.cli.parser import parser
 from raysft.errors import RaysftError

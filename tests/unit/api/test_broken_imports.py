@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from raysft.cli.broken_imports import broken_import
+import raysft
+from raysft.api.broken_imports import broken_import
 
 
 def make_package(folder: Path, name: str, version: str, body: str) -> None:
@@ -51,16 +53,36 @@ def test_other_errors_are_other_errors(error: Exception) -> None:
     assert broken_import(error) is None
 
 
-def test_a_command_ends_with_the_fix(tmp_path: Path) -> None:
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """With a recipe, and a torchvision that was made for another torch in `site`."""
     make_package(tmp_path / "site", "torchvision", "0.1", "raise RuntimeError('operator torchvision::nms is not')")
     (tmp_path / "r.yaml").write_text("{name: a, model: {source: .}, data: {train: t.jsonl}}")
-    program = (
-        f"import sys; sys.path.append({str(tmp_path / 'site')!r}); from raysft.cli import main; sys.exit(main())"
+    return tmp_path
+
+
+def run(folder: Path, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    whole = f"import sys; sys.path.append({str(folder / 'site')!r}); {program}"
+    return subprocess.run(
+        [sys.executable, "-c", whole, *arguments], cwd=folder, capture_output=True, text=True, check=False
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, "check", "r.yaml"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+
+
+def test_a_command_ends_with_the_fix(folder: Path) -> None:
+    done = run(folder, "from raysft.cli import main; sys.exit(main())", "check", "r.yaml")
     assert done.returncode == 2
     assert "the installed package torchvision cannot be used" in done.stderr
     assert "fix: pip uninstall torchvision" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_verb_raises_it_as_what_the_caller_can_mend(folder: Path) -> None:
+    done = run(folder, "import raysft; raysft.check(raysft.load('r.yaml'))")
+    last = done.stderr[done.stderr.rindex("raysft.errors.") :]
+    assert last.startswith("raysft.errors.ModelError: the installed package torchvision cannot be used")
+    assert "fix: pip uninstall torchvision" in last
+
+
+def test_a_verb_is_what_it_was() -> None:
+    assert raysft.check.__doc__
+    assert list(inspect.signature(raysft.train).parameters) == ["recipe", "profile_steps"]

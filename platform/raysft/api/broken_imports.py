@@ -8,9 +8,22 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from raysft.doctor.facts import OPTIONAL
 from raysft.errors import ModelError
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Inside, or of a function that this decorates: such an error is raised as what can be done about it."""
+    try:
+        yield
+    except Exception as error:
+        found = broken_import(error)
+        if found is None or found is error:
+            raise
+        raise found from error
 
 
 def broken_import(error: BaseException) -> ModelError | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,13 @@ from raysft.errors import ModelError
 from raysft.exports import adapter_export
 from raysft.model.decoder import decoder_layers, task_head
 from raysft.model.encoder import describe_head, head_of_encoder
+from raysft.model.files import model_location
 from raysft.recipe.adapter_sizes import bottleneck_size
 from raysft.recipe.families import WITH_SUBLAYERS, family_of
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.method import BottleneckMethod
+
+logger = logging.getLogger(__name__)
 
 CONFIG, WEIGHTS = "bottleneck_config.json", "bottleneck.safetensors"
 """Files of an exported adapter."""
@@ -103,6 +107,14 @@ def begin(module: nn.Module, recipe: Recipe) -> dict[str, Tensor]:
         raise _cannot_begin(method.begin_from, f"{strange[0]}, which this model has not")
     if lost := sorted(name for path in bottlenecks(module) for name in own.keys() - theirs if name.startswith(path)):
         raise _cannot_begin(method.begin_from, f"no {lost[0]}")
+    base, own_base = config.get("base_model"), model_location(recipe)
+    if base and base != own_base:
+        logger.warning(
+            "method.begin_from: this adapter was trained on %s, model.source is %s; it begins well only where both "
+            "have the same weights",
+            base,
+            own_base,
+        )
     return tensors
 
 

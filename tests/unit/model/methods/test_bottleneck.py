@@ -290,6 +290,20 @@ def test_an_adapter_that_it_cannot_go_on_with_is_refused_before_the_run(
     assert got in caught.value.got
 
 
+def test_another_base_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Of the same shape: nothing else would say that it begins with what was learnt of other weights."""
+    base = write_base(tmp_path / "one", LLAMA)
+    first = recipe_of(base)
+    module = apply_method(load_model(first, vocab_size=264), first)
+    export_run(first, moved(module), make_tokenizer(), out=str(tmp_path / "e"), card=FACTS)
+    begun = {"begin_from": str(tmp_path / "e")}
+    rehearse(recipe_of(base, method=begun), make_tokenizer())
+    assert not caplog.records
+    other = write_base(tmp_path / "other", LLAMA)
+    rehearse(recipe_of(other, method=begun), make_tokenizer())
+    assert f"trained on {base}, model.source is {other}" in caplog.text
+
+
 def test_an_adapter_of_fewer_layers_is_not_gone_on_with(tmp_path: Path) -> None:
     base = write_base(tmp_path, LLAMA)
     first = recipe_of(base, method={"placement": "pfeiffer"})

@@ -1,5 +1,5 @@
-"""Which weights are matrices that turn one vector into another: what Muon moves. Not rows of tokens, not numbers of
-channels.
+"""Which weights are matrices that turn one vector into another: what Muon moves. Not rows of tokens or of labels, not
+numbers of channels.
 """
 
 from __future__ import annotations
@@ -8,12 +8,17 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from raysft.model.decoder import task_head
+from raysft.model.heads import AUXILIARY
+
 
 def matrices(module: nn.Module) -> dict[str, nn.Parameter]:
     """{name: trained matrix} of linear layers, [rows, columns], and of experts in one parameter, [experts, rows,
-    columns]. The head is none: its rows are tokens, as those of the embedding."""
-    models = (model for model in module.modules() if isinstance(model, PreTrainedModel))
+    columns]. A head is none: its rows are tokens, as those of the embedding, or what is told of a sample."""
+    models = [model for model in module.modules() if isinstance(model, PreTrainedModel)]
     heads = {head for model in models if (head := model.get_output_embeddings()) is not None}
+    own = [head for model in models if (head := task_head(model)) is not None]
+    heads |= {part for head in own for part in head.modules()}
     tokens = {
         parameter
         for owner in module.modules()
@@ -23,6 +28,7 @@ def matrices(module: nn.Module) -> dict[str, nn.Parameter]:
     return {
         f"{path}.{name}" if path else name: parameter
         for path, owner in module.named_modules()
+        if not path.startswith(AUXILIARY)
         for name, parameter in owner.named_parameters(recurse=False)
         if parameter.requires_grad and parameter not in tokens and _is_matrix(owner, parameter)
     }

@@ -55,7 +55,10 @@ def rehearse(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, stops: Sequence
     lines = [*describe_trained(module, tokenizer), *_describe_optimizer(module, recipe), *_describe_method(recipe)]
     if (second := auxiliary_head(base_model(module), recipe)) is not None:
         count = sum(parameter.numel() for parameter in second.parameters())
-        lines.append(f"second head  {count:,} parameters beside the model: trained, kept by commits, not exported")
+        mover = " by adamw" if isinstance(recipe.optimizer, MuonOptimizer) else ""
+        lines.append(
+            f"second head  {count:,} parameters beside the model: trained{mover}, kept by commits, not exported"
+        )
     if reason := why_whole(recipe):
         lines.append(f"loading      every worker loads the whole model in fp32: {reason}")
     try:

@@ -6,8 +6,12 @@ from typing import Any
 
 import pytest
 from fakes import LLAMA, make_recipe
-from families import make_model
+from families import make_model, tiny_fields
+from torch import nn
 
+from raysft.model.decoder import task_head
+from raysft.model.heads import auxiliary_head
+from raysft.model.load import empty_model
 from raysft.model.matrices import matrices
 from raysft.model.methods import apply_method
 
@@ -42,3 +46,22 @@ def test_only_what_is_trained() -> None:
     assert [name.partition("layers.")[2] for name in names] == [
         f"{layer}.self_attn.q_proj.lora_{matrix}.default.weight" for layer in (0, 1) for matrix in "AB"
     ]
+
+
+@pytest.mark.parametrize("model_type", ["llama", "bert", "roberta"])
+def test_an_objectives_heads_are_none(model_type: str) -> None:
+    """Their rows are labels, and domains, as those of an LM head are tokens."""
+    labels, domains = ["a", "b", "c"], {"names": ["x", "y"], "hidden_size": 5}
+    recipe = make_recipe(
+        model={"source": "random", "config": LLAMA if model_type == "llama" else tiny_fields(model_type)},
+        objective={"kind": "classify", "labels": labels, "domains": domains},
+        data={"packing": model_type == "llama"},
+        optimizer={"kind": "muon"},
+    )
+    module = apply_method(empty_model(recipe, vocab_size=300), recipe)
+    assert task_head(module) is not None
+    inside = nn.ModuleDict({"model": module, "auxiliary": auxiliary_head(module, recipe)})
+    found = {name.removeprefix("model.") for name in matrices(inside)}
+    decoder = "model." if model_type == "llama" else f"{model_type}."
+    assert found == {name for name in found if name.startswith(decoder)}
+    assert found

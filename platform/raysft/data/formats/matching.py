@@ -11,6 +11,7 @@ from raysft.data.formats.fields import ANCHORS, NEGATIVES, POSITIVES
 from raysft.data.formats.unread import KeyLedger
 from raysft.data.formats.values import RefusedError, column_names, decoded, is_empty, read_text, short_value
 from raysft.data.records import Candidate, Message
+from raysft.recipe.columns import bare
 
 
 def read_matched(account: KeyLedger) -> RecordContent:
@@ -40,10 +41,10 @@ def read_matched(account: KeyLedger) -> RecordContent:
         Message("assistant", _only(account, positive)),
     )
     names = [name for name in NEGATIVES if account.record.get(name) is not None]
-    negatives = dict.fromkeys(text for name in names for text in _each(account, name))
+    negatives = {bare(text): text for name in names for text in _each(account, name)}
     if not negatives:
         return RecordContent([question, answer])
-    others = [Candidate((Message("assistant", text),), 0.0) for text in negatives]
+    others = [Candidate((Message("assistant", text),), 0.0) for text in negatives.values()]
     return RecordContent([question, answer], (Candidate((answer,), 1.0), *others))
 
 

@@ -13,6 +13,7 @@ from raysft.data.records import Conversation, Message, Refusal
 from raysft.data.text.atoms import joined
 from raysft.data.text.fitting import Example, OverLong
 from raysft.data.text.labelled import cut_before_last
+from raysft.recipe.columns import bare
 
 Encoded = tuple[Example, ...] | Refusal
 
@@ -50,8 +51,9 @@ def matched_texts(conversation: Conversation) -> list[str] | Refusal:
     texts = [message.content for message in parts]
     if any(not text.strip() for text in texts):
         return Refusal("empty_text", f"the {_side(_first_empty(texts))} is empty; expected a text")
-    for number, text in enumerate(texts):
-        first = texts.index(text)
+    seen = [bare(text) for text in texts]
+    for number, text in enumerate(seen):
+        first = seen.index(text)
         if first < number:
             what = f"the {_side(first)} and the {_side(number)} are the same text: {text[:40]!r}"
             return Refusal("same_texts", f"{what}; expected different ones")

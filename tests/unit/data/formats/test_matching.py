@@ -18,6 +18,7 @@ PAIRS: list[tuple[dict[str, Any], list[str]]] = [
     ({"query": "q", "positive": "a", "negative_1": "b", "negative_2": "c"}, ["b", "c"]),
     ({"query": "q", "pos": ["a"], "neg": ["b", "c", "b"]}, ["b", "c"]),
     ({"query": "q", "positive": "a", "negatives": json.dumps(["b"])}, ["b"]),
+    ({"query": "q", "positive": "a", "negatives": ["b", "b ", "c"]}, ["b ", "c"]),  # one text
     ({"sentence1": "q", "sentence2": "a"}, []),
     ({"question": "q", "answer": "a"}, []),
     ({"query": "q", "document": "a", "passage_id": 7}, []),

@@ -55,6 +55,8 @@ def test_a_question_and_its_answer_are_texts_that_match(tokenizers: Any) -> None
         ({"anchor": "a", "positive": "a"}, "same_texts"),
         ({"anchor": "a", "positive": "b", "negative": "b"}, "same_texts"),
         ({"anchor": "a", "positive": "b", "negatives": ["c", "a"]}, "same_texts"),
+        ({"anchor": "a", "positive": "a "}, "same_texts"),
+        ({"anchor": "a", "positive": "b", "negatives": ["caf\u00e9", "b\n"]}, "same_texts"),
         ({"anchor": " ", "positive": "b"}, "empty_text"),
         ({"anchor": "a", "positive": "b", "negatives": ["c", " "]}, "empty_text"),
         ({"anchor": "a", "positive": "\n"}, "empty_answer"),

@@ -98,6 +98,7 @@ TUNERS: dict[str, Tuner] = {
         "VERA",
         {"save_projection": True},
         is_fp32_only=True,
+        most_ranks=lambda inputs, outputs: inputs * outputs,  # of rank one each: as many as span all matrices
         seed_option="projection_prng_key",
     ),
 }

@@ -108,6 +108,12 @@ METHODS: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "no rank": ("llama", tuner("vera", r=0), "options.r: 0", "remove it"),
     "half a rank": ("llama", tuner("hra", r=2.5), "options.r: 2.5", "remove it"),
     "an adapter times nothing": ("llama", tuner("loha", alpha=0), "options.alpha: 0", "remove it"),
+    "ranks that span all matrices": (
+        "llama",
+        tuner("vera", r=10_000_000),
+        "no use for more than r ",
+        "method.options",
+    ),
     "more ranks than a layer": ("llama", tuner("loha", r=500), "no use for more than r 32", "method.options"),
     "blocks of one": ("llama", tuner("oft", oft_block_size=1), "0 of ", "method"),
     "layers of another kind": ("gpt2", tuner("loha", r=4), "c_attn, a Conv1D (gpt2)", "linear layers"),

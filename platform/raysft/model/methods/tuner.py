@@ -58,6 +58,7 @@ def attach(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
         named["target_modules"] = named_layers(model, targets, unfit)
     meant = named_layers(model, targets, unfit)
     others = [name for name in meant if not isinstance(model.get_submodule(name), nn.Linear)]
+    _check_ranks(model, meant, method)
     generator_state = torch.get_rng_state()
     torch.manual_seed(recipe.seed)
     try:
@@ -91,22 +92,41 @@ def _refusal(title: str, model: PreTrainedModel, others: Sequence[str], told: st
     )
 
 
-def _check_sizes(adapted: nn.Module, method: TunerMethod) -> None:
-    """peft takes another number where one does not divide a layer, and any where it would be too many. Raises
-    ValueError."""
-    options, tuner, over = tuner_options(method), TUNERS[method.tuner], []
-    layers = adapter_layers(base_model(adapted))
-    for name, layer in layers:
-        base = layer.get_base_layer()
-        outputs, inputs = base.weight.T.shape if isinstance(base, Conv1D) else base.weight.shape
-        if tuner.most_ranks and options["r"] > (most := tuner.most_ranks(inputs, outputs)):
+def _check_ranks(model: PreTrainedModel, names: Sequence[str], method: TunerMethod) -> None:
+    """Before peft makes what they stand for. names: of the layers that are meant. Raises ModelError for more ranks
+    than a layer has a use for."""
+    options, tuner = tuner_options(method), TUNERS[method.tuner]
+    if tuner.most_ranks is None:
+        return
+    over, layers = [], {name: model.get_submodule(name) for name in names}
+    linear = {
+        name: layer for name, layer in layers.items() if isinstance(layer, nn.Linear | Conv1D)
+    }  # else peft says
+    for name, layer in linear.items():
+        outputs, inputs = _shape(layer)
+        if options["r"] > (most := tuner.most_ranks(inputs, outputs)):
             over.append((most, f"{name} [{outputs}, {inputs}]"))
+    is_named = method.target_modules != ("all-linear",)  # else one may be narrower, such as a gate
+    if over and (is_named or len(over) == len(linear)):
+        most, name = min(over) if is_named else max(over)
+        raise _refusal(tuner.title, model, [], f"{name} has no use for more than r {most}, got {options['r']:g}")
+
+
+def _check_sizes(adapted: nn.Module, method: TunerMethod) -> None:
+    """peft takes another number where one does not divide a layer. Raises ValueError."""
+    options, tuner = tuner_options(method), TUNERS[method.tuner]
+    for name, layer in adapter_layers(base_model(adapted)):
+        outputs, inputs = _shape(layer.get_base_layer())
         expected = tuner.weights(options, inputs, outputs)
         found = sum(p.numel() for p in layer.parameters() if p.requires_grad)
         if found != expected:
             told = ", ".join(f"{option} {value:g}" for option, value in options.items())
             raise ValueError(f"{name} [{outputs}, {inputs}] with {told} gets {found} weights instead of {expected}")
-    is_named = method.target_modules != ("all-linear",)  # else one may be narrower, such as a gate
-    if over and (is_named or len(over) == len(layers)):
-        most, name = min(over) if is_named else max(over)
-        raise ValueError(f"{name} has no use for more than r {most}, got {options['r']:g}")
+
+
+def _shape(layer: nn.Module) -> tuple[int, int]:
+    """(outputs, inputs)."""
+    weight = layer.weight
+    assert isinstance(weight, torch.Tensor)
+    outputs, inputs = weight.T.shape if isinstance(layer, Conv1D) else weight.shape
+    return outputs, inputs

@@ -114,19 +114,24 @@ def _check_workers(recipe: Recipe) -> None:
 
 
 def _check_noise(recipe: Recipe) -> None:
-    train = recipe.train
-    if train.adversarial_epsilon and (train.embedding_noise or virtual_tokens(recipe)):
+    train, extra = recipe.train, virtual_tokens(recipe)
+    if train.adversarial_epsilon and (train.embedding_noise or extra):
+        others = {
+            f"train.embedding_noise: {train.embedding_noise:g}": bool(train.embedding_noise),
+            f"method.kind: {recipe.method.kind}": bool(extra),
+        }
+        named = ", ".join(words for words, stands in others.items() if stands)
+        otherwise = "method.kind: lora" if extra else "train.embedding_noise: 0"
         raise RecipeError(
             "adversarial training moves the embeddings of samples alone",
-            got=f"train.adversarial_epsilon: {train.adversarial_epsilon:g}, train.embedding_noise: "
-            f"{train.embedding_noise:g}, method.kind: {recipe.method.kind}",
+            got=f"train.adversarial_epsilon: {train.adversarial_epsilon:g}, {named}",
             expected="no noise on them, and a method without virtual tokens",
-            fix="set train.adversarial_epsilon: 0, or train.embedding_noise: 0",
+            fix=f"set train.adversarial_epsilon: 0, or {otherwise}",
         )
-    if recipe.train.embedding_noise and virtual_tokens(recipe):
+    if train.embedding_noise and extra:
         raise RecipeError(
             "noise on embeddings does not go with virtual tokens, which are no sample's",
-            got=f"train.embedding_noise: {recipe.train.embedding_noise:g}, method.kind: {recipe.method.kind}",
+            got=f"train.embedding_noise: {train.embedding_noise:g}, method.kind: {recipe.method.kind}",
             expected="a method without virtual tokens, or no noise",
             fix="set train.embedding_noise: 0",
         )

@@ -11,8 +11,12 @@ from raysft.recipe.load import parse_recipe
 
 def test_noise_on_embeddings_is_of_samples_alone() -> None:
     assert "virtual tokens" in refuse(method={"kind": "prefix"}, train={"embedding_noise": 5.0})
-    assert "moves the embeddings" in refuse(train={"embedding_noise": 5.0, "adversarial_epsilon": 1.0})
-    assert "moves the embeddings" in refuse(method={"kind": "prefix"}, train={"adversarial_epsilon": 1.0})
+    noisy = refuse(train={"embedding_noise": 5.0, "adversarial_epsilon": 1.0})
+    assert "moves the embeddings" in noisy
+    assert "or train.embedding_noise: 0" in noisy
+    virtual = refuse(method={"kind": "prefix"}, train={"adversarial_epsilon": 1.0})
+    assert "moves the embeddings" in virtual
+    assert "embedding_noise" not in virtual  # it is 0: what is not in the way is no fix
     check_recipe(make_recipe(method={"kind": "lora"}, train={"embedding_noise": 5.0}))
 
 

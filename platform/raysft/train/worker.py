@@ -72,17 +72,23 @@ def train_worker(fields: dict[str, Any], parts: Parts | None = None) -> dict[str
     if recipe.cluster.bind_cpus:
         stay_near(device, recipe.cluster.cpus_per_worker)
     context = WorkerContext(job, recipe, TorchGroup(device), device)
-    attempt, restored = begin_attempt(job.run, context.group)
+    with closing(_setup_watchdog(context, 0)):  # the attempt has no number yet
+        attempt, restored = begin_attempt(job.run, context.group)
     with closing(WorkerSpans(job.run, attempt.number, is_writer=context.group.rank == 0)) as spans:
-        with _recording(context, attempt, lambda: restored.state.step if restored else 0):
-            leave = partial(watchdog.leave, job.run, attempt.number, context.group.rank, context.group.size)
-            with closing(Watchdog(recipe.cluster.setup_timeout_s, leave)):
-                session = _try_set_up(context, attempt, restored, parts or ALONE)
+        began_at = restored.state.step if restored else 0
+        with _recording(context, attempt, lambda: began_at), closing(_setup_watchdog(context, attempt.number)):
+            session = _try_set_up(context, attempt, restored, parts or ALONE)
         if isinstance(session, Outcome):
             return session.to_json()
         steps = [session.state.step]
         with _recording(context, attempt, lambda: steps[-1]):
             return run_session(context, attempt, session, spans, steps.append).to_json()
+
+
+def _setup_watchdog(context: WorkerContext, attempt: int) -> Watchdog:
+    """Of what comes before the first step: storage, the network or a library may never answer."""
+    leave = partial(watchdog.leave, context.job.run, attempt, context.group.rank, context.group.size)
+    return Watchdog(context.recipe.cluster.setup_timeout_s, leave)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Generic, TypeVar, overload
 
 from raysft import storage
@@ -27,6 +28,8 @@ HUNG_EXIT_CODE = 70
 """EX_SOFTWARE of sysexits.h: no library ends a worker with it."""
 OTHERS_S = 2.0
 """How long a rank that hangs waits for what the others leave. Their last beats are not of the same moment."""
+LEAVING_S = 15.0
+"""How long storage may take for what a rank leaves: it may be storage that hangs."""
 
 
 class Watchdog:
@@ -93,17 +96,29 @@ def stacks(first: int) -> str:
 def leave(run: str, attempt: int, rank: int, num_ranks: int, text: str) -> None:
     """Keep the stacks and the newest collectives in the run, and end this process: it may hold locks for ever.
 
-    The end of one rank ends all; so it waits, not for long, until each of them has left its own.
+    The end of one rank ends all; so it waits, not for long, until each of them has left its own. Where storage does
+    not take the stacks they go to stderr, of which Ray keeps a file on the node.
     """
     try:
-        paths = RunPaths(run)
-        storage.write_bytes(paths.flight(attempt, rank), flight_recorder.dump())
-        storage.write_bytes(paths.stack(attempt, rank), text.encode())
-        until = time.monotonic() + OTHERS_S
-        while time.monotonic() < until and not _all_are_there(paths, attempt, num_ranks):
-            time.sleep(0.1)
+        is_kept = threading.Event()
+        keep = partial(_keep, RunPaths(run), attempt, rank, num_ranks, text, is_kept)
+        keeping = threading.Thread(target=keep, name="leaving", daemon=True)
+        keeping.start()
+        keeping.join(LEAVING_S)
+        if not is_kept.is_set():
+            sys.stderr.write(f"rank {rank} hangs, and storage does not take where it stands:\n{text}\n")
+            sys.stderr.flush()
     finally:
         os._exit(HUNG_EXIT_CODE)
+
+
+def _keep(paths: RunPaths, attempt: int, rank: int, num_ranks: int, text: str, is_kept: threading.Event) -> None:
+    storage.write_bytes(paths.stack(attempt, rank), text.encode())
+    is_kept.set()
+    storage.write_bytes(paths.flight(attempt, rank), flight_recorder.dump())
+    until = time.monotonic() + OTHERS_S
+    while time.monotonic() < until and not _all_are_there(paths, attempt, num_ranks):
+        time.sleep(0.1)
 
 
 def missing_ranks(run: str, attempt: int, num_ranks: int) -> flight_recorder.Missing | None:

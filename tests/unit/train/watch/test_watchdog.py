@@ -34,3 +34,19 @@ def test_a_hung_worker_leaves_its_stacks_and_its_own_exit_code(tmp_path: Path) -
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], timeout=60, check=False)
     assert done.returncode == HUNG_EXIT_CODE
     assert "in stuck" in (tmp_path / "stacks" / "attempt-0003-rank-00001.txt").read_text()
+
+
+def test_storage_that_hangs_does_not_keep_a_hung_worker(tmp_path: Path) -> None:
+    program = (
+        "import sys, threading\n"
+        "from raysft import storage\n"
+        "from raysft.train.watch import watchdog\n"
+        "def dead(location, data):\n    threading.Event().wait()\n"
+        "storage.write_bytes, watchdog.LEAVING_S = dead, 0.2\n"
+        "dog = watchdog.Watchdog(0.2, lambda text: watchdog.leave(sys.argv[1], 3, 1, 1, text))\n"
+        "dead('', b'')\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(command, timeout=60, check=False, capture_output=True, text=True)
+    assert done.returncode == HUNG_EXIT_CODE
+    assert "in dead" in done.stderr, "said where a log is kept, for the run has no stacks"

@@ -40,7 +40,7 @@ ROWS: list[tuple[str, int, dict[str, Any]]] = [
 ]
 
 
-def make_files(folder: Path, layers: int, hidden: int) -> None:
+def make_files(folder: Path, layers: int, hidden: int, vocabulary: int = VOCABULARY) -> None:
     """A Llama in bf16, several files; every tensor has numbers of its own."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -51,7 +51,7 @@ def make_files(folder: Path, layers: int, hidden: int) -> None:
         num_hidden_layers=layers,
         num_attention_heads=hidden // 64,
         num_key_value_heads=hidden // 64,
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         tie_word_embeddings=False,
     )
     with torch.device("meta"):

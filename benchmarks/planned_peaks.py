@@ -4,17 +4,16 @@
                                        [--kept]
 
 Ranks on gloo, no Ray, a Llama in bf16 files, each row in processes of its own. Measured is the highest resident set
-of the fuller rank over that after the imports; predicted are the planner's parameters (load), its total without the
-copy of a save (step), and all of it (save: a step after the first commit). MiB. The C library is told to give freed
-blocks back; with --kept it keeps them for the next ones, as it does in a run: what that costs is no tensor, and the
-planner knows nothing of it.
+of the fuller rank over that after a tiny model went the same way, which leaves modules, threads and kernels in the
+process; predicted are the planner's parameters (load), its total without the copy of a save (step), and all of it
+(save: a step after the first commit). MiB. The C library is told to give freed blocks back; with --kept it keeps them
+for the next ones, as it does in a run: what that costs is no tensor, and the planner knows nothing of it.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
-import importlib
 import os
 import sys
 import tempfile
@@ -33,18 +32,12 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
     ("ZeRO 0, full, fp32", {"parallel": {"zero": 0}, **FP32}),
     ("ZeRO 1, full, bf16", {"parallel": {"zero": 1}, **BF16}),
     ("ZeRO 2, full, bf16", {"parallel": {"zero": 2}, **BF16}),
+    ("ZeRO 3, full, bf16", {"parallel": {"zero": 3}, **BF16}),
+    ("2 stages, full, bf16", {"parallel": {"zero": 0, "pipeline": 2}, **BF16}),
 ]
 WHAT = ("load", "step", "save")
-IMPORTED = (
-    "deepspeed.pipe",
-    "deepspeed.runtime.bf16_optimizer",
-    "deepspeed.runtime.zero.stage3",
-    "deepspeed.runtime.zero.stage_1_and_2",
-    "peft",
-    "torch._inductor.compile_fx",  # torch's compiler, which DeepSpeed imports for bf16: 58 MiB
-)
-"""What is otherwise imported on the way; modules are no tensors."""
-GIVEN_BACK = {"MALLOC_MMAP_THRESHOLD_": str(2**18)}
+GIVEN_BACK = {"MALLOC_MMAP_THRESHOLD_": str(2**14), "MALLOC_TRIM_THRESHOLD_": str(2**14)}
+"""Blocks as small as what a short row keeps of a layer, too."""
 
 
 def one_rank(folder: str, number: int, tokens: int) -> None:
@@ -52,13 +45,11 @@ def one_rank(folder: str, number: int, tokens: int) -> None:
     import torch
     import torch.distributed as dist
 
-    for module in IMPORTED:
-        importlib.import_module(module)
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    torch.optim.AdamW([torch.zeros(1)])  # imports what torch puts off until then
     name, fields = ROWS[number]
-    measured_here, planned = one_row(folder, number, fields, tokens)
+    one_row(f"{folder}-tiny", fields, tokens)
+    measured_here, planned = one_row(folder, fields, tokens)
     most = torch.tensor([measured_here[what] for what in WHAT], dtype=torch.float64)
     dist.all_reduce(most, op=dist.ReduceOp.MAX)
     cells = "".join(
@@ -69,10 +60,8 @@ def one_rank(folder: str, number: int, tokens: int) -> None:
         print(f"{name:<22}{cells}", file=sys.stderr, flush=True)
 
 
-def one_row(
-    folder: str, number: int, fields: dict[str, Any], tokens: int
-) -> tuple[dict[str, float], dict[str, float]]:
-    """({load, step, save: bytes of this process}, likewise as planned)."""
+def one_row(folder: str, fields: dict[str, Any], tokens: int) -> tuple[dict[str, float], dict[str, float]]:
+    """({load, step, save: bytes of this process}, likewise as planned). folder: of the model's files."""
     import deepspeed
     import torch
     import torch.distributed as dist
@@ -100,7 +89,6 @@ def one_row(
     tokenizer, run, group = make_tokenizer(), resolve(recipe, read_facts(recipe), None), TorchGroup(cpu)
     plan = predict(recipe, read_shape(recipe), is_gpu=False)
     planned = {"load": plan.states.parameters, "step": plan.total - plan.saved, "save": plan.total}
-    outlined_module(recipe, tokenizer, cpu, total_steps=8)  # imports the model's code, checks a small one
     gc.collect()
     found: dict[str, float] = {}
     start, begin = deepspeed.initialize, measured()["resident"]
@@ -122,7 +110,7 @@ def one_row(
     measured()
     step(1)
     found["step"] = measured()["peak"] - begin
-    place = f"{folder}-run-{number}"
+    place = f"{folder}-run-{os.environ['MASTER_PORT']}"
     attempt, _ = begin_attempt(place, group)
     writer = Writer(place, attempt, group, retention=Retention(1), facts={})
     writer.save(engine.state, TrainState(step=2))
@@ -131,6 +119,7 @@ def one_row(
     step(2)
     found["save"] = measured()["peak"] - begin
     engine.close()
+    gc.collect()
     return found, planned
 
 
@@ -153,6 +142,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         model = Path(folder, "model")
         make_files(model, options.layers, options.hidden)
+        make_files(Path(f"{model}-tiny"), 2, 128, vocabulary=1024)
         print(f"{'':<22}" + "".join(f"{title:^26}" for title in WHAT), file=sys.stderr)
         print(f"{'':<22}" + f"{'measured':>10}{'plan':>8}{'ratio':>8}" * 3, file=sys.stderr, flush=True)
         command = [str(Path(__file__).resolve()), "--folder", str(model), "--tokens", str(options.tokens)]

@@ -7,7 +7,7 @@ weights. Model states are in states.py, what autograd keeps in activations.py.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 
 from raysft.planner.activations import FLOAT32, Attention, ForwardPass, Training, layer_bytes, outer_bytes
@@ -30,7 +30,6 @@ SUB_GROUP = 1_000_000_000
 
 MAX_LIVE_PARAMETERS = 1_000_000_000
 """DeepSpeed's stage3_max_live_parameters and stage3_max_reuse_distance: gathered weights kept at a time."""
-
 
 FOUR_BITS = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 """Bytes of a weight in 4 bits: scales of 64 weights in 8 bits, of 256 such in fp32 (arXiv:2305.14314, section 3)."""
@@ -58,12 +57,8 @@ class RankMemory:
     @property
     def classes(self) -> dict[str, int]:
         """Bytes by name."""
-        states = self.states
         return {
-            "parameters": states.parameters,
-            "masters": states.masters,
-            "gradients": states.gradients,
-            "optimizer": states.optimizer,
+            **asdict(self.states),
             "activations": self.activations,
             "logits": self.logits,
             "buffers": self.buffers,
@@ -254,13 +249,16 @@ def _copies(
     Gradients are summed over the ranks from a flat copy of so many, in the precision of that sum: engine.py,
     allreduce_bucket (ZeRO 0, bf16 ZeRO 1, pipelines); stage_1_and_2.py, average_tensor, and coalesced_collectives.py,
     reduce_scatter_coalesced, copy a bucket that they have filled before. Weights are gathered flat and then copied
-    apart (partition_parameters.py, AllGatherCoalescedHandle). The update flattens gradients once more (stage3.py,
-    _prepare_fp32_grad_for_sub_group; stage_1_and_2.py, step). On a CPU, what is never written takes no memory.
+    apart (partition_parameters.py, AllGatherCoalescedHandle); gloo, on CPUs, gathers all that is on its way into
+    tensors of its own before. The update flattens gradients once more (stage3.py, _prepare_fp32_grad_for_sub_group;
+    stage_1_and_2.py, step). On a CPU, what is never written takes no memory.
     """
     parameters, trained = counts
     working, parallel = _working(recipe), recipe.parallel
     summed = 2 if (recipe.train.reduce_precision or recipe.train.precision) == "bf16" else FLOAT32
-    if parallel.pipeline > 1 or zero == 0 or (zero == 1 and working == 2):
+    if working == 2 and (parallel.pipeline > 1 or zero <= 1):
+        return _Copies(0, _flat_sums_copied(trained, summed, _largest_trained(recipe, shape)))
+    if parallel.pipeline > 1 or zero == 0:
         moved = min(trained, REDUCE_BUCKET + _largest_trained(recipe, shape))
         return _Copies(0, moved * (FLOAT32 + (summed if summed < FLOAT32 else 0)))
     filled, own = min(trained, REDUCE_BUCKET), trained // ranks
@@ -276,8 +274,16 @@ def _copies(
         return _Copies(held + passing + is_summed_apart * own_again, own_again)
     if ranks > 1:
         held += working * min(parameters, MAX_LIVE_PARAMETERS)
-        passing = max(passing, working * min(parameters, PREFETCH_BUCKET))
+        on_the_way = PREFETCH_BUCKET if is_gpu else 2 * PREFETCH_BUCKET  # the one that is waited for and the next
+        passing = max(passing, working * min(parameters, on_the_way))
     return _Copies(held + passing, FLOAT32 * min(own, SUB_GROUP))
+
+
+def _flat_sums_copied(trained: int, summed: int, largest: int) -> int:
+    """What BF16_Optimizer copies, whose fp32 sums are flat: a gradient on its way into them; then all of them in the
+    precision in which ranks are summed, if it is another. Those smaller than a bucket are joined before."""
+    joined = FLOAT32 * trained if trained <= REDUCE_BUCKET else 0
+    return max(FLOAT32 * largest, joined + (summed * trained if summed < FLOAT32 else 0))
 
 
 def _largest_trained(recipe: Recipe, shape: ModelShape) -> int:

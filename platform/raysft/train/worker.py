@@ -86,7 +86,7 @@ def train_worker(fields: dict[str, Any], parts: Parts | None = None) -> dict[str
 
 
 def _setup_watchdog(context: WorkerContext, attempt: int) -> Watchdog:
-    """Of what comes before the first step: storage, the network or a library may never answer."""
+    """A watchdog for what comes before the first step: storage, the network or a library may never answer."""
     leave = partial(watchdog.leave, context.job.run, attempt, context.group.rank, context.group.size)
     return Watchdog(context.recipe.cluster.setup_timeout_s, leave)
 

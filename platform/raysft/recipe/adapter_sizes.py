@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from raysft.recipe.facts import Linear, ModelShape
 from raysft.recipe.sections.method import (
@@ -14,6 +16,8 @@ from raysft.recipe.sections.method import (
     LoraMethod,
     LowRankMethod,
 )
+
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,18 @@ def lora_adapted(method: LowRankMethod | AdaloraMethod, shape: ModelShape) -> fr
     )
 
 
+def by_place(pattern: Mapping[str, Number]) -> dict[str, Number]:
+    """Numbers of layers by the ends of their names: the name that says more of a layer's place first, whatever their
+    order in the recipe. The first one that fits counts (peft)."""
+    return dict(sorted(pattern.items(), key=lambda item: (-item[0].count("."), item[0])))
+
+
 def rank_of(method: LowRankMethod, linear: Linear) -> int:
-    """Rank of a layer's adapter."""
-    return next((rank for name, rank in method.ranks.items() if is_target(linear, (name,))), method.rank)
+    """Rank of a layer's adapter; the largest one where names that say one decoder layer give it several."""
+    fits = [(name, rank) for name, rank in by_place(method.ranks).items() if is_target(linear, (name,))]
+    of_one = [rank for name, rank in fits if any(part.isdigit() for part in name.split("."))]
+    everywhere = [rank for name, rank in fits if not any(part.isdigit() for part in name.split("."))]
+    return max([*everywhere[:1], *of_one] if everywhere else [method.rank, *of_one])
 
 
 def lora_parameters(method: LowRankMethod, shape: ModelShape, tensor: int) -> int:

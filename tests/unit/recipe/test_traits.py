@@ -55,6 +55,17 @@ def test_some_layers_have_another_rank() -> None:
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == LAYERS * adapter_weights(given)
 
 
+def test_the_name_that_says_more_gives_the_rank_whatever_the_order() -> None:
+    """peft takes the first that fits, and an order of keys is soon lost."""
+    names = {"q_proj": 2, "layers.0.self_attn.q_proj": 7}
+    for ranks in (names, dict(reversed(names.items()))):
+        given = recipe(kind="lora", rank=3, target_modules=["q_proj", "down_proj"], ranks=ranks)
+        model = apply_method(make_model(LLAMA), given)
+        trained = {name: p.shape[0] for name, p in model.named_parameters() if p.requires_grad and "lora_A" in name}
+        assert sorted(trained.values()) == [2, 3, 3, 7]
+        assert adapter_weights(given) == 7 * (H + H) + 3 * (F + H)  # a plan knows no single layers: the largest
+
+
 def test_ia3_scales_inputs_of_the_mlp_and_outputs_of_others() -> None:
     given = recipe(kind="ia3", target_modules=["k_proj", "v_proj", "down_proj"])
     assert adapter_weights(given) == KV + KV + F

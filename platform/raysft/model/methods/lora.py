@@ -26,7 +26,7 @@ from raysft.model.methods.adapters import (
 )
 from raysft.model.methods.lora_start import RESIDUAL, add_start
 from raysft.model.targets import expert_parameters, missing_targets, unfit_layers
-from raysft.recipe.adapter_sizes import ends_in
+from raysft.recipe.adapter_sizes import by_place, ends_in
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.method import DoraMethod, LoraMethod, LowRankMethod
 
@@ -95,8 +95,8 @@ def attach(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
     config = LoraConfig(
         r=method.rank,
         lora_alpha=alpha,
-        rank_pattern=dict(method.ranks),
-        alpha_pattern=dict(method.alphas),
+        rank_pattern=by_place(method.ranks),
+        alpha_pattern=by_place(method.alphas),
         lora_dropout=method.dropout,
         use_rslora=method.rslora,
         use_dora=isinstance(method, DoraMethod),
@@ -143,15 +143,25 @@ def _check_names(config: LoraConfig, model: PreTrainedModel, method: LowRankMeth
 
 
 def _check_patterns(adapted: nn.Module, method: LowRankMethod) -> None:
-    """A name of another rank or alpha must fit an adapted layer: peft passes over it. Raises ModelError."""
+    """A name of another rank or alpha must fit an adapted layer, and be the first to: peft passes over it. Raises
+    ModelError."""
     names = adapted_layers(adapted)
-    for field, pattern in (("ranks", method.ranks), ("alphas", method.alphas)):
+    known = ", ".join(sorted({name.rpartition(".")[2] for name in names}))
+    for field, pattern in (("ranks", by_place(method.ranks)), ("alphas", by_place(method.alphas))):
         if lost := [name for name in pattern if not any(ends_in(layer, (name,)) for layer in names)]:
             raise ModelError(
                 f"method.{field} names what has no adapter",
                 got=", ".join(lost),
-                expected=f"some of {', '.join(sorted({name.rpartition('.')[2] for name in names}))}",
+                expected=f"some of {known}",
                 fix=f"mend method.{field}, or add the layer to method.target_modules",
+            )
+        used = {next((name for name in pattern if ends_in(layer, (name,))), "") for layer in names}
+        if unused := [name for name in pattern if name not in used]:
+            raise ModelError(
+                f"method.{field} says the same layers twice",
+                got=f"{', '.join(unused)}: all of its layers have names in it that say more",
+                expected="for each name a layer that no longer name fits",
+                fix=f"take {unused[0]} out of method.{field}",
             )
 
 

@@ -61,6 +61,15 @@ def test_another_rank_or_alpha_for_a_layer_that_has_no_adapter_is_refused(direct
         assert caught.value.got == next(iter(value))
 
 
+def test_a_name_whose_layers_all_have_longer_names_is_refused(directory: Path) -> None:
+    for field in ("ranks", "alphas"):
+        pattern = {"q_proj": 4, "self_attn.q_proj": 2}
+        recipe = local(directory, method={"kind": "lora", "target_modules": ["q_proj"], field: pattern})
+        with pytest.raises(ModelError, match=f"method.{field} says the same layers twice") as caught:
+            apply_method(load_model(recipe, vocab_size=50), recipe)
+        assert caught.value.got.startswith("q_proj: ")
+
+
 @pytest.mark.parametrize(
     ("method", "got", "fix", "most"),
     [

@@ -88,7 +88,7 @@ def _describe_method(recipe: Recipe) -> list[str]:
     if "adapter" in (parts := export_parts(recipe)):
         loads = {"raysft": "lines of its card load it"}.get(method.library, "peft loads it")
         instead = "serve export/merged there" if "merged" in parts else "answer with transformers"
-        vllm = "vLLM, too" if method.is_served else f"vLLM does not: {instead}"
+        vllm = "vLLM, too" if method.is_served(recipe.method) else f"vLLM does not: {instead}"
         lines.append(f"adapter      {loads}; {vllm}")
     if recipe.export.merged and "merged" not in method.exports:
         lines.append(f"export       the adapter alone: with {method.title} there is no weight to merge it into")

@@ -86,8 +86,9 @@ class MethodTraits:
     """What its adapters begin with, where a task computes it before training, in words; empty: nothing is."""
     places: Callable[[Any], dict[str, str]] = lambda method: {}
     """{field: what it names} of its fields that may hold a path."""
-    is_served: bool = False
-    """Does vLLM load its adapter? It refuses DoRA and whole modules in an adapter, and knows no other kind."""
+    is_served: Callable[[Any], bool] = lambda method: False
+    """Does vLLM load its adapter? It refuses DoRA and whole modules in an adapter, knows no other kind, and scales
+    all layers by one rank and one alpha, whatever the adapter's config says of some (vllm/lora/peft_helper.py)."""
     is_four_bit: Callable[[Any], bool] = lambda method: False
     """Are the base's linear layers held in 4 bits while it is trained?"""
     virtual_tokens: Callable[[Any], int] = lambda method: 0
@@ -130,7 +131,7 @@ METHODS: dict[str, MethodTraits] = {
     "lora": MethodTraits(
         title="LoRA",
         base="frozen",
-        is_served=True,
+        is_served=lambda method: not method.ranks and not method.alphas,
         exports=("adapter", "merged"),
         allows=frozenset(("pipeline", "tensor", "sequence", "shared_base", "muon")),
         adapted=lora_adapted,

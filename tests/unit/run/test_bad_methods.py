@@ -134,11 +134,16 @@ def test_a_method_that_cannot_be(bases: dict[str, Path], case: str) -> None:
     assert fix in error.fix
 
 
+NOT_SERVED = "peft loads it; vLLM does not: serve export/merged there"
+
+
 @pytest.mark.parametrize(
     ("method", "export", "said"),
     [
         ({"kind": "lora", "rank": 4}, {}, "peft loads it; vLLM, too"),
-        ({"kind": "dora", "rank": 4}, {}, "peft loads it; vLLM does not: serve export/merged there"),
+        ({"kind": "lora", "rank": 4, "ranks": {"q_proj": 2}}, {}, NOT_SERVED),
+        ({"kind": "lora", "rank": 4, "alphas": {"q_proj": 2}}, {}, NOT_SERVED),
+        ({"kind": "dora", "rank": 4}, {}, NOT_SERVED),
         ({"kind": "dora", "rank": 4}, {"merged": False}, "peft loads it; vLLM does not: answer with transformers"),
         (
             {"kind": "bottleneck", "bottleneck_size": 4},

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import fused_cells
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from deepspeed.module_inject import layers
+from questions import questions
 from safetensors.torch import save_file
 from whole_state import gathered
 
@@ -180,7 +182,7 @@ def switch_products(cell: dict[str, Any]) -> None:
     onednn_linear.onednn_is_faster = lambda: not cell.get("own_products")  # type: ignore[assignment]
 
 
-def one_segment_each(position_ids: torch.Tensor) -> dict[str, Any]:
+def one_segment_each(position_ids: torch.Tensor, borders: object = None) -> dict[str, Any]:
     """Borders that let all segments of a row see each other."""
     return attention.segment_borders(torch.arange(position_ids.shape[1]).expand_as(position_ids))
 
@@ -281,7 +283,7 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
     }
     schedule_lr = recipe.optimizer.learning_rate
     skipped = 0
-    result["vectors"] = []
+    result["vectors"], result["questions"] = [], []
     if cell.get("reduced"):
         evaluated = [engine.eval_step(batch.micro_batches, batch.units) for batch in map(feed.step, range(2))]
         result["held_out_first"], result["held_out_both"] = (
@@ -302,7 +304,9 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
                 batch,
                 micro_batches=tuple(dataclasses.replace(m, weights=m.weights * bad) for m in batch.micro_batches),
             )
-        done = engine.train_step(batch.micro_batches, batch.units, step=step_index, learning_rate=schedule_lr)
+        with questions() if cell.get("questions") else nullcontext({}) as asked:
+            done = engine.train_step(batch.micro_batches, batch.units, step=step_index, learning_rate=schedule_lr)
+        result["questions"].append(asked)
         skipped += done.skipped
         result["losses"].append(done.loss)
         result["metrics"].append(done.found.metrics)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bench import LORA, TOLERANCE, Bench, cells, furthest
@@ -52,6 +53,24 @@ def test_products_of_two_libraries(bench: Bench, workers: int, zero: int) -> Non
     assert furthest(theirs["losses"], bench.base["losses"]) < TOLERANCE
     assert furthest(theirs["norms"], bench.base["norms"]) < TOLERANCE
     assert theirs["losses"] != bench.cell(workers, parallel__zero=zero)[0]["losses"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"parallel__zero": 0},
+        {"parallel__zero": 1, "train__precision": "bf16"},
+        {"parallel__zero": 2},
+        {"parallel__zero": 3, **LORA},
+    ],
+    ids=["ZeRO 0", "bf16 ZeRO 1", "ZeRO 2", "LoRA ZeRO 3"],
+)
+def test_more_micro_batches_put_no_more_questions(bench: Bench, change: dict[str, Any]) -> None:
+    """The host asks the device as often in a step of 8 micro-batches as in one of 2: it never waits within."""
+    few, many = (bench.cell(1, train__micro_batch_rows=rows, until=2, questions=True, **change)[0] for rows in (4, 1))
+    assert len(many["micro_targets"][1]) == 4 * len(few["micro_targets"][1])
+    assert few["questions"][1], "the norm of the gradients is asked for in every step"
+    assert many["questions"][1] == few["questions"][1]
 
 
 def test_gradient_checkpointing_and_unpacked_rows(bench: Bench) -> None:

@@ -32,6 +32,7 @@ from raysft.model.load import load_model
 from raysft.model.methods import apply_method, base_model
 from raysft.model.rehearsal import rehearse
 from raysft.objectives.batch import DeviceBatch
+from raysft.objectives.known import known_of
 from raysft.objectives.module import ObjectiveModule, make_objective
 from raysft.recipe.families import CUT_INTO_SHARDS, CUT_INTO_STAGES
 from raysft.recipe.resolve import resolve
@@ -205,7 +206,8 @@ def _first_loss(module: ObjectiveModule, packing: bool, expected: float) -> floa
     ids, positions, labels, weights = batch(packing)
     module.eval()
     row = torch.zeros_like(ids)
-    given = DeviceBatch(ids, positions, labels, weights, row, row.bool(), torch.zeros(1, dtype=torch.long), {})
+    tensors = (ids, positions, labels, weights, row, row.bool(), torch.zeros(1, dtype=torch.long))
+    given = DeviceBatch(*tensors, {}, known_of(tensors))
     loss = float(module(*given.flat(())).sums["nll"]) / int((labels != -100).sum())
     return abs(loss - expected) / expected
 

@@ -36,6 +36,7 @@ from raysft.model.methods import (
 )
 from raysft.model.rehearsal import rehearse
 from raysft.objectives.batch import DeviceBatch
+from raysft.objectives.known import known_of
 from raysft.objectives.module import ObjectiveModule, make_objective
 from raysft.recipe.resolve import resolve
 from raysft.recipe.schema import Recipe
@@ -183,7 +184,8 @@ def _train(module: ObjectiveModule, recipe: Recipe) -> None:
             segments[row, len(sample) :] = -1
         columns = {"label": torch.arange(len(ids), dtype=torch.float32)}
     atoms = torch.arange(int(segments.max()) + 1)
-    given = DeviceBatch(ids, positions, labels, weights, segments, segments.bool(), atoms, columns)
+    tensors = (ids, positions, labels, weights, segments, segments.bool(), atoms)
+    given = DeviceBatch(*tensors, columns, known_of(tensors))
     module.train()
     for _ in range(3):
         optimizer.zero_grad()

@@ -6,7 +6,7 @@ positions and labels by the number of its forward pass: 1F1B runs them in order 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,8 +23,8 @@ from raysft.objectives.view import View
 class Work:
     """The micro-batches of one global step, or of one evaluation."""
 
-    batches: Sequence[DeviceBatch]
-    """Rows and their lengths may differ."""
+    batches: Iterable[DeviceBatch]
+    """Rows and their lengths may differ. Asked for one by one."""
     scale: Tensor
     """[terms] float64: what each term's sum is multiplied by before backward."""
     seeds: Sequence[int] = ()
@@ -38,6 +38,7 @@ class Passes(nn.Module):
         super().__init__()
         self.stage, self._objective = stage, objective
         self._work: Work | None = None
+        self._batches: Iterator[DeviceBatch] = iter(())
         self._done = 0
         self.sums = torch.zeros(0)
         """[terms] float64 of the micro-batches so far; zero where the loss is not computed."""
@@ -46,7 +47,7 @@ class Passes(nn.Module):
 
     def begin(self, work: Work) -> None:
         """The next forward pass is of the first of these micro-batches."""
-        self._work, self._done = work, 0
+        self._work, self._batches, self._done = work, iter(work.batches), 0
         self.sums = torch.zeros_like(work.scale)
         self.metrics = work.scale.new_zeros(metric_width(self._objective))
 
@@ -55,10 +56,12 @@ class Passes(nn.Module):
         work, number = self._work, self._done
         assert work is not None
         self._done += 1
-        batch = work.batches[number]
+        batch = next(self._batches)
         if work.seeds:
             torch.manual_seed(work.seeds[number])
-        answer: Tensor = self.stage(hidden if self.stage.embedding is None else batch.input_ids, batch.position_ids)
+        answer: Tensor = self.stage(
+            hidden if self.stage.embedding is None else batch.input_ids, batch.position_ids, batch.known.borders
+        )
         if self.stage.head is None:
             return answer
         found = stacked(self._objective.loss(View(answer, self.stage.head, batch), batch), self._objective)

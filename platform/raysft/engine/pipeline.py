@@ -44,7 +44,8 @@ from raysft.engine.together import on_every_rank
 from raysft.errors import ModelError
 from raysft.model.methods import base_model
 from raysft.model.stages import Stage, stage_layers
-from raysft.objectives.batch import HostBatch, on_device
+from raysft.objectives.ahead import Ahead
+from raysft.objectives.batch import DeviceBatch, HostBatch, with_step
 from raysft.objectives.module import ObjectiveModule
 from raysft.objectives.reduce import Sums
 from raysft.recipe.layout import Layout
@@ -68,7 +69,7 @@ class PipelineEngine:
         self._max_grad_norm, self._seed = run.recipe.optimizer.max_grad_norm, run.recipe.seed
         self._layout, self._device = run.layout, device
         self._coordinate = self._layout.coordinate(dist.get_rank())
-        self._kept = module.kept
+        self._kept, self._ahead = module.kept, Ahead(device)
         self._objective, self._terms, self._done = module.objective, module.objective.terms, module.done
         names = {p: hf_name(name) for name, p in module.named_parameters()}
         self._shapes = {name: p.shape for p, name in names.items() if p.requires_grad}  # of all stages
@@ -109,7 +110,7 @@ class PipelineEngine:
             for batch in micro_batches
         ]
         numbers = step_numbers(self._objective, partial(self._measure, micro_batches, units), self._done(step))
-        self._passes.begin(Work([on_device(b, self._device, numbers) for b in micro_batches], scale, seeds))
+        self._passes.begin(Work(self._given(micro_batches, numbers), scale, seeds))
         self._deepspeed.train()
         self._run(_TrainPasses(len(micro_batches), self._layout.stages, self._coordinate.stage))
         watch.backward_ended()
@@ -137,13 +138,17 @@ class PipelineEngine:
     ) -> Sums:
         """Sums of all ranks, without gradients. numbers: see engine/step.py, step_numbers."""
         ones = torch.ones(len(self._terms), dtype=torch.float64, device=self._device)
-        self._passes.begin(Work([on_device(b, self._device, numbers) for b in micro_batches], ones))
+        self._passes.begin(Work(self._given(micro_batches, numbers), ones))
         self._deepspeed.eval()
         with torch.no_grad():
             self._run(schedule.InferenceSchedule(len(micro_batches), self._layout.stages, self._coordinate.stage))
         own = [value * self._coordinate.counts_for_replica for value in in_order(self._terms, units)]
         mine = [*own, *self._passes.sums.tolist(), *self._passes.metrics.tolist()]
         return assembled_sums(self._all_reduced(mine).tolist(), self._objective)
+
+    def _given(self, micro_batches: Sequence[HostBatch], numbers: Mapping[str, float]) -> Iterator[DeviceBatch]:
+        """The micro-batches on the device. Each stage asks for the next when it is there."""
+        return (with_step(batch, numbers, {}) for batch in self._ahead(micro_batches))
 
     def state(self) -> Iterator[Slice]:
         """See Engine. A tensor that two stages have is the first one's to give."""

@@ -167,7 +167,13 @@ class Rendezvous:
         objective = passes[0].objective  # that of the search
         given = [on_device(one.batch, self._device, one.numbers) for one in passes]
         pieces = [
-            TrialRows(one.trial, batch.input_ids, batch.position_ids, _generator(one.seed, self._device))
+            TrialRows(
+                one.trial,
+                batch.input_ids,
+                batch.position_ids,
+                batch.known.borders,
+                _generator(one.seed, self._device),
+            )
             for one, batch in zip(passes, given, strict=True)
         ]
         hidden = torch.cat([part.flatten(0, 1) for part in base.hidden(pieces)]).unsqueeze(0)

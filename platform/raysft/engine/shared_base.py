@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
-import numpy as np
 import torch
 
 from raysft.engine.adam import AdamState
@@ -114,11 +113,11 @@ class FusedEngine:
     ) -> Sums:
         """Sums of the trial, without gradients. numbers: see engine/step.py, step_numbers."""
         terms = self._objective.terms
-        sums = np.zeros(len(terms) + metric_width(self._objective))
+        sums = torch.zeros(len(terms) + metric_width(self._objective), dtype=torch.float64, device=self._device)
         for batch in micro_batches:
             wanted = TrialPass(self._trial, batch, self._objective, shares={}, numbers=numbers)
             found = stacked(self._rendezvous.evaluate(wanted), self._objective)
-            sums += [*found.sums.tolist(), *found.metrics.tolist()]
+            sums += torch.cat([found.sums, found.metrics])
         return assembled_sums([*in_order(terms, units), *sums.tolist()], self._objective)
 
     def state(self) -> Iterator[Slice]:

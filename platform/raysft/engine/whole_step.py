@@ -18,6 +18,7 @@ from torch import Tensor
 from raysft.objectives.batch import HostBatch
 from raysft.objectives.objective import Objective, StepSamples, WholeStep
 
+CPU = torch.device("cpu")
 Columns = Mapping[str, Tensor]
 """Columns of a micro-batch by name."""
 
@@ -30,18 +31,19 @@ def step_columns(
     *,
     counts: bool,
     evaluates: bool = False,
+    device: torch.device = CPU,
 ) -> list[Columns]:
     """What each micro-batch gets of the whole step; nothing where the loss is a sum. Collective, where it is not.
 
     vectors_of: [S, D] of a micro-batch, without gradients; its columns are then zeros. replica: whose micro-batches
     these are; counts: of the ranks that have the same ones, this one tells them. evaluates: are columns wanted
-    that only evaluations need?
+    that only evaluations need? device: where passes run.
     """
     whole = objective.whole_step
     if whole is None:
         return [{} for _ in micro_batches]
     with torch.no_grad():
-        vectors = torch.cat([vectors_of(batch, _zeros(whole, batch)) for batch in micro_batches]).float()
+        vectors = torch.cat([vectors_of(batch, _zeros(whole, batch, device)) for batch in micro_batches]).float()
         samples, start = _gathered(vectors, micro_batches, replica, counts=counts)
         found = whole.solve(samples)
         if evaluates and whole.measure is not None:
@@ -49,9 +51,9 @@ def step_columns(
     return _split(whole, found, micro_batches, start, int(samples.is_first[:start].sum()))
 
 
-def _zeros(whole: WholeStep, batch: HostBatch) -> Columns:
+def _zeros(whole: WholeStep, batch: HostBatch, device: torch.device) -> Columns:
     sizes = {"segment": (len(batch.atom_of), 1), "atom": (num_atoms(batch),)}
-    return {field.name: torch.zeros(sizes[field.per]) for field in whole.columns}
+    return {field.name: torch.zeros(sizes[field.per], device=device) for field in whole.columns}
 
 
 def _per(whole: WholeStep, name: str) -> str:
@@ -68,10 +70,11 @@ def _split(
 ) -> list[Columns]:
     """What is found of the step, by micro-batch. segment, atom: numbers of the first ones of these micro-batches."""
     columns: list[Columns] = []
+    device = next(iter(found.values())).device
     for batch in micro_batches:
         ends = {"segment": (segment, segment + len(batch.atom_of)), "atom": (atom, atom + num_atoms(batch))}
         own = {name: column[slice(*ends[_per(whole, name)])] for name, column in found.items()}
-        columns.append({**_zeros(whole, batch), **own})
+        columns.append({**_zeros(whole, batch, device), **own})
         segment, atom = ends["segment"][1], ends["atom"][1]
     return columns
 

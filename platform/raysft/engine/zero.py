@@ -12,7 +12,6 @@ from functools import partial
 from itertools import starmap
 
 import deepspeed
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -47,7 +46,8 @@ from raysft.engine.step_costs import StepWatch
 from raysft.engine.tensor import WHOLE, Shards
 from raysft.engine.together import on_every_rank
 from raysft.engine.whole_step import Columns, step_columns
-from raysft.objectives.batch import HostBatch, on_device
+from raysft.objectives.ahead import Ahead
+from raysft.objectives.batch import DeviceBatch, HostBatch, with_step
 from raysft.objectives.module import ObjectiveModule
 from raysft.objectives.objective import Loss
 from raysft.objectives.reduce import Sums
@@ -75,6 +75,7 @@ class ZeroEngine:
         self._max_grad_norm, self._seed = run.recipe.optimizer.max_grad_norm, run.recipe.seed
         self._layout, self._device = run.layout, device
         self._coordinate = run.layout.coordinate(dist.get_rank())
+        self._ahead = Ahead(device, (self._coordinate.sequence, run.layout.sequence))
         self._num_parts = run.layout.replicas * run.layout.sequence
         self._trained = {hf_name(name): p for name, p in module.named_parameters() if p.requires_grad}
         self._shapes = {name: tuple(p.shape) for name, p in self._trained.items()}  # before ZeRO 3 empties them
@@ -113,11 +114,12 @@ class ZeroEngine:
         columns = self._compared(micro_batches, numbers, partial(self._seed_dropout, step))
         counts = self._coordinate.tensor == 0  # tensor-parallel ranks all know the sums
         sums, metrics = torch.zeros_like(totals), totals.new_zeros(metric_width(self._objective))
-        for number, batch in enumerate(micro_batches):
+        there = self._ahead(micro_batches)
+        for number, (batch, on_device) in enumerate(zip(micro_batches, there, strict=True)):
             self._deepspeed.set_gradient_accumulation_boundary(number == len(micro_batches) - 1)
             self._seed_dropout(step, batch)
             with watch.forward():
-                found = self._pass(batch, numbers, columns[number])
+                found = self._pass(on_device, numbers, columns[number])
             shared = found.sums / shares.to(found.sums.dtype) * weighed.to(found.sums.dtype)
             self._deepspeed.backward(shared.sum() * self._num_parts)
             sums += found.sums.detach() * counts
@@ -156,21 +158,22 @@ class ZeroEngine:
         """Sums of all ranks, without gradients. numbers: see engine/step.py, step_numbers."""
         self._deepspeed.eval()
         columns = self._compared(micro_batches, numbers)
-        sums = np.zeros(len(self._terms) + metric_width(self._objective))
+        width = len(self._terms) + metric_width(self._objective)
+        sums = torch.zeros(width, dtype=torch.float64, device=self._device)
         with torch.no_grad():
-            for batch, found_of_step in zip(micro_batches, columns, strict=True):
+            for batch, found_of_step in zip(self._ahead(micro_batches), columns, strict=True):
                 found = self._pass(batch, numbers, found_of_step)
-                sums += [*found.sums.tolist(), *found.metrics.tolist()]
+                sums += torch.cat([found.sums, found.metrics])
         sums *= self._coordinate.tensor == 0
         own = [value * self._coordinate.counts_for_replica for value in in_order(self._terms, units)]
         return assembled_sums(self._sum([*own, *sums.tolist()]), self._objective)
 
-    def _pass(self, batch: HostBatch, numbers: Mapping[str, float], columns: Columns) -> Stacked:
+    def _pass(self, batch: DeviceBatch, numbers: Mapping[str, float], columns: Columns) -> Stacked:
         """One forward pass."""
         return stacked(self._loss(batch, numbers, columns), self._objective)
 
-    def _loss(self, batch: HostBatch, numbers: Mapping[str, float], columns: Columns) -> Loss:
-        given = on_device(batch, self._device, numbers, columns).flat(self._objective.batch_columns)
+    def _loss(self, batch: DeviceBatch, numbers: Mapping[str, float], columns: Columns) -> Loss:
+        given = with_step(batch, numbers, columns).flat(self._objective.batch_columns)
         found: Loss = self._deepspeed(*given)
         return found
 
@@ -183,17 +186,24 @@ class ZeroEngine:
         """What each micro-batch gets of the whole step (whole_step.py). begin: called before each pass of training;
         None: it is an evaluation."""
 
+        there = self._ahead(micro_batches)
+
         def vectors(batch: HostBatch, zeros: Columns) -> Tensor:
             if begin is not None:
                 begin(batch)
-            found = self._loss(batch, numbers, zeros).vectors
+            found = self._loss(next(there), numbers, zeros).vectors
             assert found is not None, "an objective that compares a step gives vectors"
             return found
 
         place = self._coordinate
-        counts = bool(place.counts_for_replica)
         return step_columns(
-            self._objective, micro_batches, vectors, place.replica, counts=counts, evaluates=begin is None
+            self._objective,
+            micro_batches,
+            vectors,
+            place.replica,
+            counts=bool(place.counts_for_replica),
+            evaluates=begin is None,
+            device=self._device,
         )
 
     def _seed_dropout(self, step: int, batch: HostBatch) -> None:

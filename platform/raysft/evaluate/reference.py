@@ -23,6 +23,7 @@ from raysft.data.feed.collate import MicroBatch, collate
 from raysft.data.store.packed_rows import Row
 from raysft.errors import ModelError
 from raysft.model.fast.loss import IGNORE, OutputHead, choice_log_probs, hidden_states, output_head, target_log_probs
+from raysft.model.fast.places import Places
 from raysft.model.fast.start_check import use_fast_paths, use_paths_of
 from raysft.model.load import dtypes_as_held, load_model, rows_for
 from raysft.model.methods import round_as_held
@@ -169,7 +170,7 @@ def _top_of(hidden: Tensor, head: OutputHead, k: int) -> tuple[Tensor, Tensor]:
             fix="lower objective.kl_top_k",
         )
     ids = torch.topk(logits, k, dim=-1).indices
-    everywhere = torch.ones((1, len(hidden)), dtype=torch.bool, device=hidden.device)
+    everywhere = Places(torch.arange(len(hidden), device=hidden.device))
     return ids, choice_log_probs(hidden[None], head, ids[None], everywhere)
 
 

@@ -70,10 +70,11 @@ def head_of_encoder(model: PreTrainedModel) -> nn.ModuleList | None:
     return nn.ModuleList([child for child in model.children() if child is not model.base_model])
 
 
-def text_scores(model: PreTrainedModel, input_ids: Tensor, segment_of: Tensor) -> tuple[Tensor, Tensor]:
+def text_scores(model: PreTrainedModel, input_ids: Tensor, segment_of: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """([S, numbers] that a classifier makes of S texts, [S, D] that its head makes them of).
 
-    input_ids: [S, T], a text a row. segment_of: below 0 at padding; a row without a text tells nothing. A head is
+    input_ids: [B, T], a text a row. segment_of: below 0 at padding. count: S; a row behind those of the texts has
+    none, and tells nothing. A head is
     given a state of the text, or those of all tokens, of which it takes the first.
     """
     is_text = segment_of[:, 0] >= 0
@@ -92,7 +93,7 @@ def text_scores(model: PreTrainedModel, input_ids: Tensor, segment_of: Tensor) -
         for hook in hooks:
             hook.remove()
     states = given[0][:, 0] if given[0].ndim > 2 else given[0]
-    return logits[is_text], states[is_text]
+    return logits[:count], states[:count]
 
 
 def text_states(model: PreTrainedModel, input_ids: Tensor, segment_of: Tensor) -> Tensor:

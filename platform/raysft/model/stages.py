@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from raysft.errors import ModelError
-from raysft.model.fast.attention import segment_arguments
+from raysft.model.fast.attention import Borders, segment_arguments
 from raysft.model.fast.loss import OutputHead, output_head
 from raysft.recipe.families import CUT_INTO_STAGES, StageNames, family_of
 from raysft.recipe.stage_balance import balance
@@ -47,13 +47,13 @@ class Stage(nn.Module):
             for name in filter(None, (shape.norm, shape.project_out)):
                 _drop(body, name)
 
-    def forward(self, inputs: Tensor, position_ids: Tensor) -> Tensor:
-        """inputs: [B, T] int64 on the first stage, [B, T, D] on the others. position_ids: see loss.hidden_states."""
+    def forward(self, inputs: Tensor, position_ids: Tensor, borders: Borders | None = None) -> Tensor:
+        """inputs: [B, T] int64 on the first stage, [B, T, D] on the others. The others: see loss.hidden_states."""
         hidden = inputs if self.embedding is None else self.embedding(inputs)
         if torch.is_grad_enabled() and not hidden.requires_grad:
             hidden.requires_grad_()  # frozen embeddings: what the next stage sends back must find a graph
         assert isinstance(self.body, PreTrainedModel)
-        segments = segment_arguments(self.body, position_ids)
+        segments = segment_arguments(self.body, position_ids, borders)
         answer: Tensor = self.body(inputs_embeds=hidden, position_ids=position_ids, use_cache=False, **segments)[0]
         return answer
 

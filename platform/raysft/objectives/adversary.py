@@ -30,16 +30,16 @@ class Adversary:
         self._module = embedding
         embedding.register_forward_hook(self._move)
 
-    def learn(self, loss: Callable[[], Loss], terms: Sequence[Term], segment_of: Tensor) -> Loss:
+    def learn(self, loss: Callable[[], Loss], terms: Sequence[Term], segment_of: Tensor, count: int) -> Loss:
         """loss() of a micro-batch, with the gradients of both; alone where nothing is trained.
 
-        segment_of: [B, T], the segment of each token, -1 for padding.
+        segment_of: [B, T], the segment of each token, of `count`; -1 for padding.
         """
         if not (self._module.training and torch.is_grad_enabled()):
             return loss()
         gradient = self._gradient(loss, terms)
         plain = loss()
-        self._shift = self._epsilon * _unit(gradient, segment_of)
+        self._shift = self._epsilon * _unit(gradient, segment_of, count)
         moved = loss()
         self._shift = None
         return plain._replace(
@@ -64,10 +64,10 @@ class Adversary:
         return embedded if self._shift is None else embedded + self._shift.to(embedded.dtype)
 
 
-def _unit(gradient: Tensor, segment_of: Tensor) -> Tensor:
+def _unit(gradient: Tensor, segment_of: Tensor, count: int) -> Tensor:
     """[B, T, D] float32: the part of each segment divided by its length; 0 at padding, and where there is none."""
     exact, places = gradient.float(), segment_of + 1  # 0: padding
-    squares = exact.new_zeros(int(places.max()) + 1).index_add(0, places.flatten(), exact.pow(2).sum(-1).flatten())
+    squares = exact.new_zeros(count + 1).index_add(0, places.flatten(), exact.pow(2).sum(-1).flatten())
     scale = torch.where(squares > 0, squares.clamp(min=1e-30).rsqrt(), 0.0)
-    scale[0] = 0.0
+    scale[0].zero_()
     return exact * scale[places].unsqueeze(-1)

@@ -6,7 +6,7 @@ Shapes: B rows, T tokens a row, S segments (samples), A atoms (groups of samples
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from torch import Tensor
 
 from raysft.model.fast.loss import IGNORE
 from raysft.model.fast.ulysses import SequenceGroup
+from raysft.objectives.known import ALONE, Known, Numbers, Part, before, known_in_one_row, known_of
+from raysft.objectives.packed import pack, unpack
 from raysft.recipe.columns import Field
 
 
@@ -62,21 +64,25 @@ class DeviceBatch(NamedTuple):
     fields: dict[str, Tensor]
     """Columns by name: [B, T], [S] or [A]; [.., width] where that is over 1."""
 
-    def flat(self, columns: Sequence[Field]) -> tuple[Tensor, ...]:
-        """All of its tensors; of the fields, these columns, in their order."""
-        return (*self[:7], *(self.fields[column.name] for column in columns))
+    known: Known
+
+    def flat(self, columns: Sequence[Field]) -> tuple[Tensor | Numbers, ...]:
+        """All of its tensors; of the fields, these columns, in their order. Last the numbers that are known of it."""
+        fields = (self.fields[column.name] for column in columns)
+        return (*self[:7], *fields, *self.known.tensors, self.known.numbers)
 
     @classmethod
-    def of_flat(cls, tensors: Sequence[Tensor], columns: Sequence[Field]) -> DeviceBatch:
-        """A batch from its tensors."""
-        ids, positions, labels, weights, segment_of, predicts, atom_of, *values = tensors
-        fields = {column.name: value for column, value in zip(columns, values, strict=True)}
-        return cls(ids, positions, labels, weights, segment_of, predicts, atom_of, fields)
+    def of_flat(cls, parts: Sequence[Any], columns: Sequence[Field]) -> DeviceBatch:
+        """A batch from what flat() gave."""
+        ids, positions, labels, weights, segment_of, predicts, atom_of, *others = parts
+        fields = {column.name: value for column, value in zip(columns, others, strict=False)}
+        known = Known.of(others[len(columns) : -1], others[-1])
+        return cls(ids, positions, labels, weights, segment_of, predicts, atom_of, fields, known)
 
     @property
     def num_atoms(self) -> int:
         """A."""
-        return int(self.atom_of.max()) + 1 if len(self.atom_of) else 0
+        return self.known.num_atoms
 
     @property
     def is_first_of_atom(self) -> Tensor:
@@ -85,7 +91,8 @@ class DeviceBatch(NamedTuple):
         return self.atom_of != before
 
     def own(self, sequence: SequenceGroup, columns: Sequence[Field]) -> DeviceBatch:
-        """What belongs to this rank's tokens of every row, [B, T / P]; input_ids and position_ids stay whole."""
+        """What belongs to this rank's tokens of every row, [B, T / P]; input_ids and position_ids stay whole. What is
+        known is of that part already."""
         mine = {field.name: field.padding for field in columns if field.per == "token"}
         return self._replace(
             labels=sequence.own(self.labels, IGNORE),
@@ -96,31 +103,55 @@ class DeviceBatch(NamedTuple):
         )
 
 
+def on_host(batch: HostBatch, part: Part = ALONE) -> DeviceBatch:
+    """The arrays as tensors of the host, most of them in the same memory, and what is known of them."""
+    segment_of = torch.from_numpy(batch.segment_of).to(torch.int64)
+    predicts = torch.zeros_like(segment_of, dtype=torch.bool)
+    predicts[:, :-1] = (segment_of[:, 1:] == segment_of[:, :-1]) & (segment_of[:, :-1] >= 0)
+    tensors = (
+        torch.from_numpy(batch.input_ids),
+        torch.from_numpy(batch.position_ids),
+        torch.from_numpy(batch.labels),
+        torch.from_numpy(batch.weights),
+        segment_of,
+        predicts,
+        torch.from_numpy(batch.atom_of).to(torch.int64),
+    )
+    fields = {name: torch.from_numpy(array) for name, array in batch.fields.items()}
+    return DeviceBatch(*tensors, fields, known=known_of(tensors, part))
+
+
 def on_device(
     batch: HostBatch,
     device: torch.device,
     numbers: Mapping[str, float] | None = None,
     step_columns: Mapping[str, Tensor] | None = None,
+    part: Part = ALONE,
 ) -> DeviceBatch:
-    """The arrays as tensors. numbers: of the global step, which become columns of atoms. step_columns: what
-    is found of it for this micro-batch."""
-    segment_of = torch.tensor(batch.segment_of, dtype=torch.int64, device=device)
-    predicts = torch.zeros_like(segment_of, dtype=torch.bool)
-    predicts[:, :-1] = (segment_of[:, 1:] == segment_of[:, :-1]) & (segment_of[:, :-1] >= 0)
-    atom_of = torch.tensor(batch.atom_of, dtype=torch.int64, device=device)
-    atoms = int(batch.atom_of.max()) + 1 if len(batch.atom_of) else 0
-    of_step = {name: torch.full((atoms,), number, device=device) for name, number in (numbers or {}).items()}
-    of_step |= {name: column.to(device) for name, column in (step_columns or {}).items()}
-    return DeviceBatch(
-        input_ids=torch.from_numpy(batch.input_ids).to(device),
-        position_ids=torch.from_numpy(batch.position_ids).to(device),
-        labels=torch.from_numpy(batch.labels).to(device),
-        weights=torch.from_numpy(batch.weights).to(device),
-        segment_of=segment_of,
-        predicts=predicts,
-        atom_of=atom_of,
-        fields={name: torch.from_numpy(array).to(device) for name, array in batch.fields.items()} | of_step,
+    """The batch where passes read it, at once; ahead.py is for many. numbers, step_columns: see with_step."""
+    return with_step(moved(on_host(batch, part), device), numbers or {}, step_columns or {})
+
+
+def with_step(batch: DeviceBatch, numbers: Mapping[str, float], step_columns: Mapping[str, Tensor]) -> DeviceBatch:
+    """The batch with what is of its global step: numbers, which become columns of atoms, and columns that are found
+    of the step for this micro-batch."""
+    device, atoms = batch.labels.device, batch.num_atoms
+    of_step = {name: torch.full((atoms,), number, device=device) for name, number in numbers.items()}
+    return batch._replace(fields=batch.fields | of_step | dict(step_columns))
+
+
+def moved(batch: DeviceBatch, device: torch.device, pinned: bool = False) -> DeviceBatch:
+    """A batch of the host on a device, in one copy; on a CPU the batch itself. pinned: the copy is only queued, in
+    the current stream."""
+    if device.type == "cpu":
+        return batch
+    names, tensors = list(batch.fields), (*batch[:7], *batch.fields.values(), *batch.known.tensors)
+    packed = pack(tensors, pinned=pinned)
+    ids, positions, labels, weights, segment_of, predicts, atom_of, *others = unpack(
+        packed.to(device, non_blocking=pinned), tensors
     )
+    fields, known = dict(zip(names, others, strict=False)), Known.of(others[len(names) :], batch.known.numbers)
+    return DeviceBatch(ids, positions, labels, weights, segment_of, predicts, atom_of, fields, known)
 
 
 class Extent(NamedTuple):
@@ -134,14 +165,13 @@ class Extent(NamedTuple):
 def in_one_row(batches: Sequence[DeviceBatch], columns: Sequence[Field]) -> tuple[DeviceBatch, list[Extent]]:
     """Batches of several trials behind each other, [1, sum of B x T]: segments and atoms are numbered on."""
     extents = [Extent(batch.labels.numel(), len(batch.atom_of), batch.num_atoms) for batch in batches]
-    segments = np.cumsum([0, *(extent.segments for extent in extents)]).tolist()
-    atoms = np.cumsum([0, *(extent.atoms for extent in extents)]).tolist()
+    positions, segments, atoms = (before(column) for column in zip(*extents, strict=True))
     numbered = [
         batch._replace(
             segment_of=torch.where(batch.segment_of < 0, -1, batch.segment_of + first_segment),
             atom_of=batch.atom_of + first_atom,
         )
-        for batch, first_segment, first_atom in zip(batches, segments, atoms, strict=False)
+        for batch, first_segment, first_atom in zip(batches, segments, atoms, strict=True)
     ]
     flat = {
         name: torch.cat([getattr(batch, name).flatten(0, 1) for batch in numbered]).unsqueeze(0)
@@ -154,4 +184,6 @@ def in_one_row(batches: Sequence[DeviceBatch], columns: Sequence[Field]) -> tupl
         is_tokens = name in per_token
         fields[name] = torch.cat([part.flatten(0, 1) if is_tokens else part for part in parts])
         fields[name] = fields[name].unsqueeze(0) if is_tokens else fields[name]
-    return DeviceBatch(**flat, atom_of=torch.cat([batch.atom_of for batch in numbered]), fields=fields), extents
+    known = known_in_one_row([batch.known for batch in batches], positions, sum(extent.atoms for extent in extents))
+    atom_of = torch.cat([batch.atom_of for batch in numbered])
+    return DeviceBatch(**flat, atom_of=atom_of, fields=fields, known=known), extents

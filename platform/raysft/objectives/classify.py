@@ -11,6 +11,8 @@ Shapes: S texts, K labels.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, one_hot
@@ -35,7 +37,7 @@ def make(section: ObjectiveSection) -> Objective:
     def loss(view: View, batch: DeviceBatch) -> Loss:
         scores, told = view.scores(), batch.fields[field.name]  # [S, K], [S] or [S, K]
         has_label, known = told.reshape(len(told), field.width).amin(-1) != UNKNOWN, told.clamp_min(0)
-        weights = scores.new_tensor([classify.class_weights.get(label, 1.0) for label in classify.labels])
+        weights = _on(scores.device, tuple(classify.class_weights.get(label, 1.0) for label in classify.labels))
         if classify.multi_label:
             costs, right = _of_each(scores, known, weights, classify.focal_gamma)
         else:
@@ -49,6 +51,12 @@ def make(section: ObjectiveSection) -> Objective:
     term = Term("classify", "segment", known=field.name if section.classes.optional else "")
     plain = Objective((term,), loss, (field,), metrics=("accuracy",), counted=counted)
     return without_domains(plain, classify.domains)
+
+
+@lru_cache
+def _on(device: torch.device, numbers: tuple[float, ...]) -> Tensor:
+    """float32. Once: to bring numbers to a GPU is to wait for it."""
+    return torch.tensor(numbers, device=device)
 
 
 def _of_one(scores: Tensor, labels: Tensor, weights: Tensor, gamma: float) -> tuple[Tensor, Tensor]:

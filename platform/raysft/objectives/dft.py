@@ -6,7 +6,6 @@ the step, whatever the weights add up to. With the guard (guard.py) it is ASFT (
 
 from __future__ import annotations
 
-from raysft.model.fast.loss import IGNORE
 from raysft.objectives.base import NLL, Term
 from raysft.objectives.batch import DeviceBatch
 from raysft.objectives.guard import guarded
@@ -22,7 +21,7 @@ def make(section: ObjectiveSection) -> Objective:
 
 
 def _loss(view: View, batch: DeviceBatch) -> Loss:
-    trained = batch.labels != IGNORE
-    log_probs, weights = view.log_probs(), batch.weights[trained]  # [N]
+    trained = batch.known.trained
+    log_probs, weights = view.log_probs(), trained.of(batch.weights)  # [N]
     costs = -log_probs * log_probs.detach().exp() * weights
     return Loss({"dft": view.total_at(costs, trained)}, {NLL: view.mean_at(-log_probs, weights, trained)})

@@ -12,7 +12,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from raysft.model.fast.loss import IGNORE
 from raysft.objectives.base import NLL, Term
 from raysft.objectives.batch import DeviceBatch
 from raysft.objectives.divergence import js_divergence, kl_divergence
@@ -31,8 +30,8 @@ def make(section: ObjectiveSection) -> Objective:
     distill, is_alone = section, section.share == 1
 
     def loss(view: View, batch: DeviceBatch) -> Loss:
-        trained = batch.labels != IGNORE
-        weights, teacher = batch.weights[trained], batch.fields["teacher_log_probs"][trained]
+        trained = batch.known.trained
+        weights, teacher = trained.of(batch.weights), trained.of(batch.fields["teacher_log_probs"])
         ids = batch.fields["teacher_ids"].long()
         student = view.choice_log_probs(ids, trained, distill.temperature)  # [N, K]
         costs = _divergence(distill.divergence, teacher, student) * weights

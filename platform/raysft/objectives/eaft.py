@@ -12,7 +12,6 @@ import math
 import torch
 from torch import Tensor
 
-from raysft.model.fast.loss import IGNORE
 from raysft.objectives.base import NLL, Term
 from raysft.objectives.batch import DeviceBatch
 from raysft.objectives.guard import guarded
@@ -27,8 +26,8 @@ def make(section: ObjectiveSection) -> Objective:
     eaft = section
 
     def loss(view: View, batch: DeviceBatch) -> Loss:
-        trained = batch.labels != IGNORE
-        log_probs, weights = view.log_probs(), batch.weights[trained]  # [N]
+        trained = batch.known.trained
+        log_probs, weights = view.log_probs(), trained.of(batch.weights)  # [N]
         share = _unsure(view.likeliest_log_probs(trained, eaft.entropy_top_k)) ** eaft.power
         costs = -log_probs * share * weights
         return Loss({"eaft": view.total_at(costs, trained)}, {NLL: view.mean_at(-log_probs, weights, trained)})

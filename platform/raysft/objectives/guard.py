@@ -25,9 +25,10 @@ def guarded(plain: Objective, section: TokenObjective) -> Objective:
     def loss(view: View, batch: DeviceBatch) -> Loss:
         own = plain.loss(view, batch)
         ids, reference = batch.fields["reference_ids"], batch.fields["reference_log_probs"]
-        found = view.choice_log_probs(ids.long(), batch.predicts)  # [N, K]
-        divergence = kl_divergence(reference[batch.predicts], found)
-        return Loss({**own.sums, KL: view.total_at(divergence, batch.predicts)}, own.metrics)
+        every = batch.known.predicting
+        found = view.choice_log_probs(ids.long(), every)  # [N, K]
+        divergence = kl_divergence(every.of(reference), found)
+        return Loss({**own.sums, KL: view.total_at(divergence, every)}, own.metrics)
 
     return Objective(
         terms=(*plain.terms, Term(KL, "token", section.kl_weight)),

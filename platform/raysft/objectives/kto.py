@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import torch
 
-from raysft.model.fast.loss import IGNORE
 from raysft.objectives.base import Term
 from raysft.objectives.batch import DeviceBatch
 from raysft.objectives.objective import Loss, Objective
@@ -31,7 +30,7 @@ def make(section: ObjectiveSection) -> Objective:
     kto = section
 
     def loss(view: View, batch: DeviceBatch) -> Loss:
-        log_probs = view.per_segment(view.log_probs(), batch.labels != IGNORE)
+        log_probs = view.per_segment(view.log_probs(), batch.known.trained)
         gains = log_probs - batch.fields[REFERENCE_LOG_PROB.name]  # [S]
         is_own = batch.is_first_of_atom
         own = view.per_atom(torch.where(is_own, gains, 0))  # [A]

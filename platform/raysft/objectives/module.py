@@ -17,6 +17,7 @@ from raysft.model.outline import Unread
 from raysft.objectives import classify, contrastive, cpo, dft, distill, dpo, eaft, kto, orpo, reward, sft, simpo
 from raysft.objectives.adversary import Adversary
 from raysft.objectives.batch import DeviceBatch
+from raysft.objectives.known import Numbers
 from raysft.objectives.noise import EmbeddingNoise
 from raysft.objectives.objective import Loss, Objective
 from raysft.objectives.view import View
@@ -88,29 +89,30 @@ class ObjectiveModule(nn.Module):
         """The share of the run that is done before a 0-based step."""
         return step / self.total_steps if self.total_steps else 0.0
 
-    def forward(self, *tensors: Tensor) -> Loss:
+    def forward(self, *parts: Tensor | Numbers) -> Loss:
         """Loss of one micro-batch. Tensors one by one: DeepSpeed looks at each, and into nothing else."""
-        batch = DeviceBatch.of_flat(tensors, self.objective.batch_columns)
+        batch = DeviceBatch.of_flat(parts, self.objective.batch_columns)
         if self._adversary is None:
             return self._loss(batch)
-        return self._adversary.learn(lambda: self._loss(batch), self.objective.terms, batch.segment_of)
+        count = len(batch.atom_of)
+        return self._adversary.learn(lambda: self._loss(batch), self.objective.terms, batch.segment_of, count)
 
     def _loss(self, batch: DeviceBatch) -> Loss:
         model, sequence = base_model(self.model), self.sequence
         if self._noise is not None:
-            self._noise.expect(batch.segment_of)
+            self._noise.expect(batch.segment_of, len(batch.atom_of))
         if is_bare(model):
             states = text_states(model, batch.input_ids, batch.segment_of)
             return self.objective.loss(View(states, output_head(model), batch, is_encoder=True), batch)
         if head_of_encoder(model) is not None:
-            scores, states = text_scores(model, batch.input_ids, batch.segment_of)
+            scores, states = text_scores(model, batch.input_ids, batch.segment_of, len(batch.atom_of))
             head, own = output_head(model), self.auxiliary
             view = View(scores, head, batch, given=scores, pooled_by_head=states, auxiliary=own)
             return self.objective.loss(view, batch)
         if sequence is None:
-            hidden = self.rows.hidden_states(batch.input_ids, batch.position_ids)
+            hidden = self.rows.hidden_states(batch.input_ids, batch.position_ids, batch.known.borders)
         else:
-            hidden = hidden_part(model, batch.input_ids, batch.position_ids, sequence)
+            hidden = hidden_part(model, batch.input_ids, batch.position_ids, sequence, batch.known.borders)
             batch = batch.own(sequence, self.objective.columns)
         view = View(hidden, output_head(model), batch, sequence, task_head(model), auxiliary=self.auxiliary)
         return self.objective.loss(view, batch)

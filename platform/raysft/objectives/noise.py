@@ -22,10 +22,11 @@ class EmbeddingNoise:
         self._alpha, self._lengths = alpha, torch.zeros(0)
         embedding.register_forward_hook(self._add)
 
-    def expect(self, segment_of: Tensor) -> None:
-        """The rows that come next: [B, T], the segment of each token, -1 for padding."""
+    def expect(self, segment_of: Tensor, count: int) -> None:
+        """The rows that come next: [B, T], the segment of each token, of `count`; -1 for padding."""
         flat = segment_of.flatten() + 1
-        self._lengths = torch.bincount(flat)[flat].view(segment_of.shape)
+        lengths = flat.new_zeros(count + 1).index_add(0, flat, torch.ones_like(flat))
+        self._lengths = lengths[flat].view(segment_of.shape)
 
     def _add(self, embedding: nn.Module, inputs: Any, embedded: Tensor) -> Tensor:
         if not embedding.training:

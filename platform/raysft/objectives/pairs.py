@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, relu
 
-from raysft.model.fast.loss import IGNORE
 from raysft.objectives.base import Term
 from raysft.objectives.batch import DeviceBatch
 from raysft.objectives.objective import Loss, Objective
@@ -68,7 +67,7 @@ def pair_objective(
 
 
 def _answers(view: View, batch: DeviceBatch) -> Answers:
-    trained = batch.labels != IGNORE
+    trained = batch.known.trained
     log_probs = view.log_probs()
     return Answers(
         view.per_segment(log_probs, trained),

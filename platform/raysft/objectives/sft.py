@@ -6,7 +6,6 @@ On request with smoothed labels (Szegedy et al. 2015, arXiv:1512.00567) and with
 
 from __future__ import annotations
 
-from raysft.model.fast.loss import IGNORE
 from raysft.objectives.base import NLL, Term
 from raysft.objectives.batch import DeviceBatch
 from raysft.objectives.guard import guarded
@@ -32,6 +31,6 @@ def _nll(view: View, batch: DeviceBatch) -> Loss:
 
 
 def _smooth(view: View, batch: DeviceBatch) -> Loss:
-    trained = batch.labels != IGNORE
-    log_probs, means = (found * batch.weights[trained] for found in view.smooth_log_probs())  # [N]
+    trained = batch.known.trained
+    log_probs, means = (found * trained.of(batch.weights) for found in view.smooth_log_probs())  # [N]
     return Loss({NLL: view.total_at(-log_probs, trained), SMOOTHING: view.total_at(-means, trained)})

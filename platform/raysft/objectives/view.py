@@ -26,6 +26,7 @@ from raysft.model.fast.loss import (
     target_log_probs,
     weighted_nll,
 )
+from raysft.model.fast.places import Places
 from raysft.model.fast.ulysses import SequenceGroup
 from raysft.objectives.batch import DeviceBatch, Extent
 from raysft.recipe.sections.embedding_objectives import Pooling
@@ -60,23 +61,23 @@ class View:
 
     def weighted_nll(self) -> Tensor:
         """Sum of weight * -log p over the trained tokens: [] or [P]. The fast case: no log-probability is kept."""
-        sizes = None if self.trials is None else [extent.positions for extent in self.trials]
-        return weighted_nll(self.hidden, self.head, self.batch.labels, self.batch.weights, sizes)
+        batch = self.batch
+        return weighted_nll(self.hidden, self.head, batch.labels, batch.weights, batch.known.trained)
 
     def log_probs(self) -> Tensor:
         """log p of the trained tokens, [N] float32, at the positions where labels are not IGNORE, row by row."""
-        return target_log_probs(self.hidden, self.head, self.batch.labels)
+        return target_log_probs(self.hidden, self.head, self.batch.labels, self.batch.known.trained)
 
     def smooth_log_probs(self) -> tuple[Tensor, Tensor]:
         """(log_probs, mean over the vocabulary of log p at the same positions): [N] float32 each."""
-        return smooth_log_probs(self.hidden, self.head, self.batch.labels)
+        return smooth_log_probs(self.hidden, self.head, self.batch.labels, self.batch.known.trained)
 
-    def likeliest_log_probs(self, wanted: Tensor, k: int) -> Tensor:
+    def likeliest_log_probs(self, wanted: Places, k: int) -> Tensor:
         """log p of the k likeliest tokens at the wanted positions, [N, k] float32, without gradients."""
         return likeliest_log_probs(self.hidden, self.head, wanted, k)
 
-    def choice_log_probs(self, ids: Tensor, wanted: Tensor, temperature: float = 1.0) -> Tensor:
-        """log p of given tokens at a temperature, [N, K] float32. ids [B, T, K]; wanted [B, T] bool."""
+    def choice_log_probs(self, ids: Tensor, wanted: Places, temperature: float = 1.0) -> Tensor:
+        """log p of given tokens at a temperature, [N, K] float32. ids [B, T, K]."""
         head = replace(self.head, shape=replace(self.head.shape, temperature=temperature))
         return choice_log_probs(self.hidden, head, ids, wanted)
 
@@ -93,27 +94,29 @@ class View:
         given. [S, D], whoever has it."""
         if self.pooled_by_head is not None:
             return self.pooled_by_head
-        is_last = (self.batch.segment_of >= 0) & ~self.batch.predicts
-        count = len(self.batch.atom_of)
-        states = self.hidden.new_zeros(count, self.hidden.shape[-1])
-        states = states.index_add(0, self.batch.segment_of[is_last], self.hidden[is_last])
+        lasts = self.batch.known.lasts
+        states = self.hidden.new_zeros(len(self.batch.atom_of), self.hidden.shape[-1])
+        states = states.index_add(0, lasts.of(self.batch.segment_of), lasts.of(self.hidden))
         return states if self.sequence is None else self.sequence.total(states)
 
     def vectors(self, pooling: Pooling) -> Tensor:
         """A vector of length 1 of each sample, [S, D] float32, whoever has its tokens. That of a mean is a sum's."""
-        batch, is_token = self.batch, self.batch.segment_of >= 0
-        if pooling == "last":
-            is_token &= ~batch.predicts
-        elif pooling == "cls":
-            positions = batch.position_ids
-            is_token &= (positions if self.sequence is None else self.sequence.own(positions, 1)) == 0
-        states = self.hidden.new_zeros(len(batch.atom_of), self.hidden.shape[-1], dtype=torch.float32)
-        states = states.index_add(0, batch.segment_of[is_token], self.hidden[is_token].float())
+        batch, count = self.batch, len(self.batch.atom_of)
+        if pooling == "mean":
+            segments = torch.where(
+                batch.segment_of < 0, count, batch.segment_of
+            ).flatten()  # padding: behind the last
+            hidden = self.hidden.flatten(0, 1)
+        else:
+            chosen = batch.known.lasts if pooling == "last" else batch.known.firsts
+            segments, hidden = chosen.of(batch.segment_of), chosen.of(self.hidden)
+        states = self.hidden.new_zeros(count + 1, self.hidden.shape[-1], dtype=torch.float32)
+        states = states.index_add(0, segments, hidden.float())[:count]
         return normalize(states if self.sequence is None else self.sequence.total(states), dim=-1)
 
-    def per_segment(self, values: Tensor, wanted: Tensor) -> Tensor:
+    def per_segment(self, values: Tensor, wanted: Places) -> Tensor:
         """Sums of [N] values at the wanted positions over each segment, [S], whoever has its tokens."""
-        count, segments = len(self.batch.atom_of), self.batch.segment_of[wanted]
+        count, segments = len(self.batch.atom_of), wanted.of(self.batch.segment_of)
         places = torch.where(segments < 0, count, segments)  # what is of no segment, in an empty micro-batch
         sums = values.new_zeros(count + 1).index_add(0, places, values)[:count]
         return sums if self.sequence is None else self.sequence.total(sums)
@@ -122,12 +125,9 @@ class View:
         """Sums of [S] values over each atom, [A]."""
         return values.new_zeros(self.batch.num_atoms).index_add(0, self.batch.atom_of, values)
 
-    def total_at(self, values: Tensor, wanted: Tensor) -> Tensor:
+    def total_at(self, values: Tensor, wanted: Places) -> Tensor:
         """Sum of [N] values at the wanted positions: [] or [P]. Of this rank's; the engine adds up the ranks."""
-        if self.trials is None:
-            return values.sum()
-        parts = torch.split(wanted.flatten(), [extent.positions for extent in self.trials])
-        return self._split(values, [int(part.sum()) for part in parts])
+        return values.sum() if wanted.counts is None else self._split(values, wanted.counts)
 
     def total(self, values: Tensor, per: Per) -> Tensor:
         """Sum of [S, ...] or [A, ...] values: [...] or [P, ...]. Ranks that share rows know the same values: one of
@@ -138,7 +138,7 @@ class View:
             return values.sum(0)
         return self._split(values, [e.segments if per == "segment" else e.atoms for e in self.trials])
 
-    def mean_at(self, values: Tensor, weights: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    def mean_at(self, values: Tensor, weights: Tensor, wanted: Places) -> tuple[Tensor, Tensor]:
         """(weighted sum, sum of the weights) of [N] values at the wanted positions, for a metric."""
         known = values.detach().float()
         return self.total_at(known * weights, wanted), self.total_at(weights.float(), wanted)
@@ -149,5 +149,5 @@ class View:
         counts = torch.ones_like(known) if wanted is None else wanted.float()
         return self.total(known * counts, per), self.total(counts, per)
 
-    def _split(self, values: Tensor, counts: list[int]) -> Tensor:
-        return torch.stack([part.sum(0) for part in torch.split(values, counts)])
+    def _split(self, values: Tensor, counts: Sequence[int]) -> Tensor:
+        return torch.stack([part.sum(0) for part in torch.split(values, list(counts))])

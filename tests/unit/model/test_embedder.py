@@ -22,6 +22,7 @@ from raysft.model.load import load_model
 from raysft.model.methods import apply_method, base_model
 from raysft.model.rehearsal import rehearse
 from raysft.objectives.batch import DeviceBatch
+from raysft.objectives.known import known_of
 from raysft.objectives.module import ObjectiveModule, make_objective
 from raysft.recipe.checks import check_recipe
 from raysft.recipe.compatibility import cell_of, verdict
@@ -79,10 +80,9 @@ def batch_of(texts: list[Tensor], *, packing: bool) -> DeviceBatch:
     zeros["step_slope"] = torch.zeros(4, 1)
     if positions is None:
         positions = torch.arange(width).expand(len(rows), -1)
-    return DeviceBatch(
-        ids, positions, torch.full_like(ids, -100), torch.zeros(ids.shape), segment_of, predicts,
-        torch.tensor([0, 0, 1, 1]), zeros,
-    )  # fmt: skip
+    nothing, atom_of = torch.full_like(ids, -100), torch.tensor([0, 0, 1, 1])
+    tensors = (ids, positions, nothing, torch.zeros(ids.shape), segment_of, predicts, atom_of)
+    return DeviceBatch(*tensors, zeros, known_of(tensors))
 
 
 def pooled(model: Any, text: Tensor, pooling: str) -> Tensor:
@@ -165,10 +165,9 @@ def test_an_empty_micro_batch_has_no_vectors_and_passes_gradients(tmp_path: Path
         nothing = torch.full((1, 2), -1)
         zeros = {name: torch.zeros(0) for name in ("step_cost", "step_right", "step_rank")}
         zeros["step_slope"] = torch.zeros(0, 1)
-        batch = DeviceBatch(
-            torch.zeros(1, 2, dtype=torch.int64), torch.arange(2)[None], nothing, torch.zeros(1, 2), nothing,
-            nothing > 0, torch.zeros(0, dtype=torch.int64), zeros,
-        )  # fmt: skip
+        ids, positions, no_atoms = torch.zeros_like(nothing), torch.arange(2)[None], nothing[0, :0]
+        tensors = (ids, positions, nothing * 100, torch.zeros(1, 2), nothing, nothing > 0, no_atoms)
+        batch = DeviceBatch(*tensors, zeros, known_of(tensors))
         loss = ObjectiveModule(model, objective)(*batch.flat(objective.batch_columns))
         assert loss.vectors.shape == (0, model.config.hidden_size)
         loss.sums["contrastive"].backward()

@@ -75,7 +75,7 @@ def test_an_export_gives_the_scores_of_the_trained_model(tmp_path: Path, kind: s
     ids = torch.arange(3, 15).reshape(2, 6)
     places = torch.tensor([[0] * 6, [1] * 4 + [-1] * 2])
     with torch.no_grad():
-        found, _ = text_scores(base_model(module).eval(), ids, places)
+        found, _ = text_scores(base_model(module).eval(), ids, places, 2)
         expected = torch.cat([loaded.eval()(input_ids=ids[:1]).logits, loaded(input_ids=ids[1:, :4]).logits])
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert float(expected.std()) > 0.01
@@ -88,7 +88,7 @@ def test_states_of_texts_are_those_that_the_head_makes_scores_of(tmp_path: Path,
     model = apply_method(load_model(recipe, vocab_size=264), recipe).eval()
     ids, places = torch.arange(3, 15).reshape(2, 6), torch.tensor([[0] * 6, [1] * 4 + [-1] * 2])
     with torch.no_grad():
-        _, found = text_scores(base_model(model), ids, places)
+        _, found = text_scores(base_model(model), ids, places, 2)
         outputs = base_model(model).base_model(input_ids=ids, attention_mask=(places >= 0).long())
     first = outputs.pooler_output if kind == "bert" else outputs.last_hidden_state[:, 0]
     torch.testing.assert_close(found, first)
@@ -151,7 +151,7 @@ def test_new_heads_are_alike_on_every_rank_and_follow_the_seed(tmp_path: Path) -
 def test_an_empty_micro_batch_has_no_scores_and_passes_gradients(tmp_path: Path) -> None:
     base_at(tmp_path / "base", "bert")
     model = load_model(recipe_of(tmp_path / "base", METHODS["full"]), vocab_size=264)
-    found, _ = text_scores(model, torch.zeros(1, 2, dtype=torch.long), torch.full((1, 2), -1))
+    found, _ = text_scores(model, torch.zeros(1, 2, dtype=torch.long), torch.full((1, 2), -1), 0)
     assert found.shape == (0, 3)
     found.sum().backward()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]

@@ -24,7 +24,7 @@ def test_the_noise_of_a_sample_is_bounded_by_its_own_length(embedding: nn.Embedd
     segments = torch.tensor([[0, 0, 0, 0, 0, 0, 0, -1, -1], [1, 1, 2, 3, 3, 3, 3, 3, 3]])
     plain = embedding(ids).detach()
     noise = EmbeddingNoise(embedding, ALPHA)
-    noise.expect(segments)
+    noise.expect(segments, 4)
     found = (embedding(ids) - plain).abs().detach()
     for segment, length in ((0, 7), (1, 2), (2, 1), (3, 6)):
         own, bound = found[segments == segment], ALPHA / math.sqrt(length * D)
@@ -37,7 +37,7 @@ def test_the_same_seed_draws_the_same_and_evaluation_draws_nothing(embedding: nn
     ids = torch.arange(12).view(2, 6)
     plain = embedding(ids).detach()
     noise = EmbeddingNoise(embedding, ALPHA)
-    noise.expect(torch.zeros(2, 6, dtype=torch.int64))
+    noise.expect(torch.zeros(2, 6, dtype=torch.int64), 1)
     torch.manual_seed(7)
     first = embedding(ids)
     torch.manual_seed(7)

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import inspect
 import logging
-from itertools import pairwise
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -29,25 +31,62 @@ SEGMENTS = "raysft_segments"
 _GROUPED: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
 """What varlen_attn is told where key heads are fewer than query heads; torch < 2.13 takes them as they are."""
 
+ENDS = "segment_ends"
+"""The argument that is the borders as numbers of the host, which segment_attention takes besides."""
+
 TOLD_BORDERS = (SEGMENTS, "flash_attention_2", "flash_attention_3")
 """Backends that take segment borders as arguments; the others read them from the positions."""
 
 
-def segment_arguments(model: PreTrainedModel, position_ids: Tensor) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Borders:
+    """Where the segments of flattened rows [B * T] begin. Padding behind a row's own is a segment, too."""
+
+    starts: Tensor
+    """[S + 1] int32, from 0 to B * T."""
+    ends: tuple[int, ...]
+    """The same numbers: the host has no need to ask the device for them."""
+
+    @classmethod
+    def of(cls, position_ids: Tensor) -> Borders:
+        """position_ids [B, T]: 0 where a segment starts, and at the start of every row. Waits for a GPU."""
+        starts = (position_ids.flatten() == 0).nonzero().flatten()
+        starts = nn.functional.pad(starts, (0, 1), value=position_ids.numel()).to(torch.int32)
+        return cls(starts, tuple(starts.tolist()))
+
+    @classmethod
+    def in_one_row(cls, each: Sequence[Borders]) -> Borders:
+        """Of rows behind each other."""
+        before = [0, *accumulate(one.ends[-1] for one in each)]
+        starts = [one.starts[:-1] + first for one, first in zip(each, before, strict=False)]
+        ends = [first + end for one, first in zip(each, before, strict=False) for end in one.ends[1:]]
+        return cls(torch.cat([*starts, each[-1].starts[-1:] + before[-2]]), (0, *ends))
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest segment."""
+        return max(end - start for start, end in pairwise(self.ends))
+
+
+def segment_arguments(model: PreTrainedModel, position_ids: Tensor, borders: Borders | None = None) -> dict[str, Any]:
     """segment_borders for backends that take them."""
-    return segment_borders(position_ids) if model.config._attn_implementation in TOLD_BORDERS else {}
+    kind = model.config._attn_implementation
+    if kind not in TOLD_BORDERS:
+        return {}
+    found = segment_borders(position_ids, borders)
+    return found if kind == SEGMENTS else {name: found[name] for name in found if name != ENDS}
 
 
-def segment_borders(position_ids: Tensor) -> dict[str, Any]:
-    """Borders of the segments as transformers' FlashAttentionKwargs.
+def segment_borders(position_ids: Tensor, borders: Borders | None = None) -> dict[str, Any]:
+    """Borders of the segments as transformers' FlashAttentionKwargs, and as numbers of the host.
 
     position_ids [B, T]: 0 where a segment starts, and at the start of every row. Segments are counted over the
     flattened rows: cu_seq_lens_* [S + 1] int32 starts at 0 and ends at B * T; max_length_* is the longest.
+    borders: what the host knows of these rows; None: they are looked for.
     """
-    starts = (position_ids.flatten() == 0).nonzero().flatten()
-    borders = nn.functional.pad(starts, (0, 1), value=position_ids.numel()).to(torch.int32)
-    longest = int(borders.diff().max())
-    return {"cu_seq_lens_q": borders, "cu_seq_lens_k": borders, "max_length_q": longest, "max_length_k": longest}
+    found = Borders.of(position_ids) if borders is None else borders
+    lengths = dict.fromkeys(("max_length_q", "max_length_k"), found.longest)
+    return dict.fromkeys(("cu_seq_lens_q", "cu_seq_lens_k"), found.starts) | lengths | {ENDS: found.ends}
 
 
 def use_segment_attention(model: PreTrainedModel) -> bool:
@@ -90,12 +129,14 @@ def segment_attention(
     sliding_window: int | None = None,
     cu_seq_lens_q: Tensor | None = None,
     max_length_q: int | None = None,
+    segment_ends: Sequence[int] | None = None,
     **others: object,
 ) -> tuple[Tensor, None]:
     """Causal attention within each segment; what transformers' attention modules call.
 
     query [B, H, T, E], key and value [B, K, T, E], K divides H; whole rows, positions already rotated. Segment s
-    is the tokens cu_seq_lens_q[s] .. cu_seq_lens_q[s + 1] of the flattened rows [B * T] and lies within one row.
+    is the tokens cu_seq_lens_q[s] .. cu_seq_lens_q[s + 1] of the flattened rows [B * T] and lies within one row;
+    segment_ends: the same numbers on the host.
     sliding_window: a token sees itself and the sliding_window - 1 tokens before it. Returns ([B, T, H, E], None).
     Raises ModelError for what it does not compute: masks, caches, soft caps, sinks, biases.
     """
@@ -111,17 +152,17 @@ def segment_attention(
     varlen = query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and dropout == 0.0
     if varlen and max_length_q is not None:
         return _varlen(query, key, value, cu_seq_lens_q, max_length_q, (scaling, sliding_window)), None
-    return _one_by_one(query, key, value, cu_seq_lens_q, (scaling, sliding_window, dropout)), None
+    ends = cu_seq_lens_q.tolist() if segment_ends is None else segment_ends
+    return _one_by_one(query, key, value, ends, (scaling, sliding_window, dropout)), None
 
 
 def _one_by_one(
-    query: Tensor, key: Tensor, value: Tensor, borders: Tensor, settings: tuple[float | None, int | None, float]
+    query: Tensor, key: Tensor, value: Tensor, ends: Sequence[int], settings: tuple[float | None, int | None, float]
 ) -> Tensor:
     """SDPA per segment. split and cat have cheap gradients; a slice's would be as large as the row."""
     scaling, window, dropout = settings
     rows, _, width, _ = query.shape
     lengths: list[list[int]] = [[] for _ in range(rows)]
-    ends = borders.tolist()
     for start, end in pairwise(ends):
         lengths[start // width].append(end - start)
     outputs = []

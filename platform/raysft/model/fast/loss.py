@@ -6,7 +6,6 @@ the wrapped module's forward: under ZeRO-3 the head's weight is empty outside.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,9 +15,10 @@ from transformers import PreTrainedModel
 
 from raysft.model.decoder import decoder
 from raysft.model.encoder import head_of_encoder
-from raysft.model.fast.attention import segment_arguments
+from raysft.model.fast.attention import Borders, segment_arguments
 from raysft.model.fast.log_probs import Choices, Likeliest, LogitShape
 from raysft.model.fast.loss_head import LossHead, Targets, logit_shape
+from raysft.model.fast.places import Places
 
 IGNORE = -100
 """Label of a position that predicts nothing."""
@@ -42,73 +42,74 @@ def output_head(model: PreTrainedModel) -> OutputHead:
     return OutputHead(module, logit_shape(model.config))
 
 
-def hidden_states(model: PreTrainedModel, input_ids: Tensor, position_ids: Tensor) -> Tensor:
+def hidden_states(
+    model: PreTrainedModel, input_ids: Tensor, position_ids: Tensor, borders: Borders | None = None
+) -> Tensor:
     """What the head reads: [B, T, D].
 
     input_ids, position_ids: [B, T] int64. Positions restart at 0 where a segment starts (padding is one of its
     own): segment attention and flash attention get the borders as arguments, transformers' other backends find
-    them in the positions, as long as no 2-D attention mask is passed.
+    them in the positions, as long as no 2-D attention mask is passed. borders: those of the positions, where they
+    are known.
     """
-    segments = segment_arguments(model, position_ids)
+    segments = segment_arguments(model, position_ids, borders)
     hidden: Tensor = decoder(model)(input_ids=input_ids, position_ids=position_ids, use_cache=False, **segments)[0]
     return hidden
 
 
-def embedded_states(model: PreTrainedModel, embeddings: Tensor, position_ids: Tensor) -> Tensor:
+def embedded_states(
+    model: PreTrainedModel, embeddings: Tensor, position_ids: Tensor, borders: Borders | None = None
+) -> Tensor:
     """hidden_states of what need be no token: embeddings [B, T, D], as the embedding layer would give them."""
-    segments = segment_arguments(model, position_ids)
-    hidden: Tensor = decoder(model)(inputs_embeds=embeddings, position_ids=position_ids, use_cache=False, **segments)[
-        0
-    ]
+    segments = segment_arguments(model, position_ids, borders)
+    found = decoder(model)(inputs_embeds=embeddings, position_ids=position_ids, use_cache=False, **segments)
+    hidden: Tensor = found[0]
     return hidden
 
 
 def weighted_nll(
-    hidden: Tensor, head: OutputHead, labels: Tensor, weights: Tensor, sizes: Sequence[int] | None = None
+    hidden: Tensor, head: OutputHead, labels: Tensor, weights: Tensor, wanted: Places | None = None
 ) -> Tensor:
     """Sum over the targets of weight * -log p(label | its segment so far): [] float32.
 
     hidden [B, T, D]; labels [B, T] int64, the token to predict AT a position or IGNORE; weights [B, T].
-    sizes: positions of each of P parts, one behind the other: a sum for each, [P], from a head that is frozen.
-    The fast case of target_log_probs: a LossHead makes the gradients while it makes the sum.
+    wanted: where labels are not IGNORE; None: they are looked for. If it tells parts: a sum for each, [P], from a
+    frozen head. The fast case of target_log_probs: a LossHead makes the gradients while it makes the sum.
     """
-    wanted = labels != IGNORE
-    counts = None
-    if sizes is not None:
-        counts = torch.stack([part.sum() for part in torch.split(wanted.flatten(), list(sizes))]).tolist()
+    wanted = Places.where(labels != IGNORE) if wanted is None else wanted
     if isinstance(head.module, LossHead):
-        sums: Tensor = head.module(hidden[wanted], Targets(labels[wanted], weights[wanted], head.shape, counts))
+        asked = Targets(wanted.of(labels), wanted.of(weights), head.shape, wanted.counts)
+        sums: Tensor = head.module(wanted.of(hidden), asked)
         return sums
-    nll = -target_log_probs(hidden, head, labels) * weights[wanted]
-    return nll.sum() if counts is None else torch.stack([part.sum() for part in torch.split(nll, counts)])
+    nll = -target_log_probs(hidden, head, labels, wanted) * wanted.of(weights)
+    return nll.sum() if wanted.counts is None else torch.stack([part.sum() for part in nll.split(wanted.counts)])
 
 
-def target_log_probs(hidden: Tensor, head: OutputHead, labels: Tensor) -> Tensor:
+def target_log_probs(hidden: Tensor, head: OutputHead, labels: Tensor, wanted: Places | None = None) -> Tensor:
     """log p(label | its segment so far) at every position whose label is not IGNORE, row by row: [N] float32.
 
-    hidden [B, T, D], labels [B, T]. See choice_log_probs.
+    hidden [B, T, D], labels [B, T]. wanted: those positions; None: they are looked for. See choice_log_probs.
     """
-    wanted = labels != IGNORE
+    wanted = Places.where(labels != IGNORE) if wanted is None else wanted
     return choice_log_probs(hidden, head, labels.unsqueeze(-1), wanted).squeeze(-1)
 
 
-def smooth_log_probs(hidden: Tensor, head: OutputHead, labels: Tensor) -> tuple[Tensor, Tensor]:
+def smooth_log_probs(hidden: Tensor, head: OutputHead, labels: Tensor, wanted: Places) -> tuple[Tensor, Tensor]:
     """(target_log_probs, mean over all V tokens of log p at the same positions): [N] float32 each."""
-    wanted = labels != IGNORE
     found = choice_log_probs(hidden, head, labels.unsqueeze(-1), wanted, with_mean=True)  # [N, 2]
     return found[:, 0], found[:, 1]
 
 
 def choice_log_probs(
-    hidden: Tensor, head: OutputHead, ids: Tensor, wanted: Tensor, *, with_mean: bool = False
+    hidden: Tensor, head: OutputHead, ids: Tensor, wanted: Places, *, with_mean: bool = False
 ) -> Tensor:
     """log p(token | its segment so far) of K tokens at each of N wanted positions, row by row: [N, K] float32.
 
-    with_mean: [N, K + 1], the last of them the mean over all V tokens. hidden [B, T, D]; ids [B, T, K] int64;
-    wanted [B, T] bool. A chunk's logits are made again in backward and never kept. A LossHead does it in one forward;
+    with_mean: [N, K + 1], the last of them the mean over all V tokens. hidden [B, T, D]; ids [B, T, K] int64.
+    A chunk's logits are made again in backward and never kept. A LossHead does it in one forward;
     another head has one for each chunk, of which the ranks of ZeRO 3 would have to have the same number.
     """
-    targets, chosen = hidden[wanted], ids[wanted]  # [N, D], [N, K]
+    targets, chosen = wanted.of(hidden), wanted.of(ids)  # [N, D], [N, K]
     if isinstance(head.module, LossHead):
         found: Tensor = head.module(targets, Choices(chosen, head.shape, with_mean))
         return found
@@ -121,9 +122,9 @@ def choice_log_probs(
 
 
 @torch.no_grad()
-def likeliest_log_probs(hidden: Tensor, head: OutputHead, wanted: Tensor, k: int) -> Tensor:
+def likeliest_log_probs(hidden: Tensor, head: OutputHead, wanted: Places, k: int) -> Tensor:
     """log p of the k likeliest tokens at each of N wanted positions, the likeliest first: [N, k], no gradients."""
-    targets = hidden[wanted]
+    targets = wanted.of(hidden)
     if isinstance(head.module, LossHead):
         found: Tensor = head.module(targets, Likeliest(k, head.shape))
         return found

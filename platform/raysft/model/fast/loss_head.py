@@ -139,8 +139,8 @@ class _WeightedNll(torch.autograd.Function):
         gradients = ctx.gradients
         assert gradients is not None, "the gradients of this loss were used: a second backward needs a second forward"
         if ctx.counts is not None:
-            counts = torch.tensor(ctx.counts, device=upstream.device)
-            upstream = upstream.repeat_interleave(counts).unsqueeze(-1)  # [N, 1]
+            parts = zip(upstream.unbind(), ctx.counts, strict=True)
+            upstream = torch.cat([part.expand(count) for part, count in parts]).unsqueeze(-1)  # [N, 1]
         ctx.gradients = None  # autograd keeps a gradient without a copy when nobody else holds it
         return *(g if g is None else g.mul_(upstream).to(dtype) for g, dtype in gradients), None, None
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
 from raysft.errors import ModelError
-from raysft.model.fast.attention import TOLD_BORDERS
+from raysft.model.fast.attention import TOLD_BORDERS, Borders
 from raysft.model.fast.autograd import applied
 from raysft.model.fast.loss import hidden_states
 from raysft.model.fast.onednn_linear import linear, product
@@ -36,6 +37,8 @@ class TrialRows:
     """[B, T] int64."""
     position_ids: Tensor
     """[B, T] int64."""
+    borders: Borders
+    """Of their segments."""
     dropout: torch.Generator | None
     """What the trial's dropout draws from, layer after layer; None: evaluation."""
 
@@ -97,11 +100,12 @@ class SharedBase:
     def _one_row(self, pieces: Sequence[TrialRows]) -> list[Tensor]:
         """All rows behind each other: segments stay apart by their borders, and no padding is computed."""
         sizes = [piece.input_ids.numel() for piece in pieces]
-        stops = torch.tensor(sizes).cumsum(0).tolist()
+        stops = list(accumulate(sizes))
         self._layout.spans = [_Span(p, stop - n, stop) for p, n, stop in zip(pieces, sizes, stops, strict=True)]
         ids = torch.cat([piece.input_ids.reshape(1, -1) for piece in pieces], dim=1)
         positions = torch.cat([piece.position_ids.reshape(1, -1) for piece in pieces], dim=1)
-        hidden = hidden_states(self.model, ids, positions)
+        borders = Borders.in_one_row([piece.borders for piece in pieces])
+        hidden = hidden_states(self.model, ids, positions, borders)
         parts = torch.split(hidden, sizes, dim=1)
         return [part.view(*piece.input_ids.shape, -1) for part, piece in zip(parts, pieces, strict=True)]
 
@@ -109,7 +113,7 @@ class SharedBase:
         """Rows under each other, as long as the longest; padding is a segment of its own."""
         width = max(piece.input_ids.shape[1] for piece in pieces)
         rows = [len(piece.input_ids) for piece in pieces]
-        stops = torch.tensor(rows).cumsum(0).tolist()
+        stops = list(accumulate(rows))
         self._layout.spans = [
             _Span(p, (stop - n) * width, stop * width) for p, n, stop in zip(pieces, rows, stops, strict=True)
         ]

@@ -21,7 +21,7 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from raysft.errors import ModelError
 from raysft.model.decoder import decoder
-from raysft.model.fast.attention import SEGMENTS, segment_attention, segment_borders
+from raysft.model.fast.attention import SEGMENTS, Borders, segment_attention, segment_borders
 from raysft.model.fast.autograd import applied
 
 ULYSSES = "raysft_ulysses"
@@ -38,14 +38,25 @@ class SequenceGroup:
 
     def own(self, rows: Tensor, fill: float) -> Tensor:
         """[B, T0, ...] -> this rank's [B, T / P, ...]; rows are padded with `fill` to the next multiple of P."""
-        others = (0, 0) * (rows.ndim - 2)  # torch pads from the last axis on
-        padded = nn.functional.pad(rows, (*others, 0, -rows.shape[1] % self.size), value=fill)
-        return padded.chunk(self.size, dim=1)[self.rank]
+        return part_of(rows, fill, self.rank, self.size)
 
     def total(self, values: Tensor) -> Tensor:
         """Sum over the ranks, of any shape. Collective, in its backward as well: there gradients are summed."""
         summed: Tensor = applied(_AllSum, values, self.group) if values.numel() else values
         return summed
+
+
+def part_of(rows: Tensor, fill: float, rank: int, size: int) -> Tensor:
+    """Tokens of one of `size` ranks: [B, T0, ...] -> [B, T / P, ...]. See SequenceGroup.own."""
+    others = (0, 0) * (rows.ndim - 2)  # torch pads from the last axis on
+    padded = nn.functional.pad(rows, (*others, 0, -rows.shape[1] % size), value=fill)
+    return padded.chunk(size, dim=1)[rank]
+
+
+def whole_positions(position_ids: Tensor, size: int) -> Tensor:
+    """Positions of rows that `size` ranks share: [B, T0] -> [B, T]. The padding is a segment of its own."""
+    padding = torch.arange(-position_ids.shape[1] % size, device=position_ids.device).expand(len(position_ids), -1)
+    return torch.cat([position_ids, padding], dim=1)
 
 
 def use_ulysses_attention(model: PreTrainedModel) -> None:
@@ -60,20 +71,24 @@ def use_ulysses_attention(model: PreTrainedModel) -> None:
     model.set_attn_implementation(ULYSSES)
 
 
-def hidden_part(model: PreTrainedModel, input_ids: Tensor, position_ids: Tensor, sequence: SequenceGroup) -> Tensor:
+def hidden_part(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    position_ids: Tensor,
+    sequence: SequenceGroup,
+    borders: Borders | None = None,
+) -> Tensor:
     """This rank's part of what the head reads, [B, T / P, D], of whole rows [B, T0]. Collective.
 
-    The padding to a multiple of P is a segment of its own.
+    borders: those of whole_positions(), where they are known.
     """
-    missing = -position_ids.shape[1] % sequence.size
-    padding = torch.arange(missing, device=position_ids.device).expand(len(position_ids), -1)
-    positions = torch.cat([position_ids, padding], dim=1)
+    positions = whole_positions(position_ids, sequence.size)
     hidden: Tensor = decoder(model)(
         input_ids=sequence.own(input_ids, 0),
         position_ids=sequence.own(positions, 0),
         use_cache=False,
         sequence=sequence,
-        **segment_borders(positions),
+        **segment_borders(positions, borders),
     )[0]
     return hidden
 

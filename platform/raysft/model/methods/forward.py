@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from raysft.model.fast.attention import Borders
 from raysft.model.fast.loss import hidden_states
 
 
@@ -25,11 +26,11 @@ class Forward(Protocol):
     def extra_positions(self) -> int:
         """Positions that it takes before those of a sample's tokens."""
 
-    def hidden_states(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
+    def hidden_states(self, input_ids: Tensor, position_ids: Tensor, borders: Borders | None = None) -> Tensor:
         """What the head reads at these tokens, [B, T, D], each sample as if it were alone.
 
         input_ids, position_ids: [B, T] int64. Positions restart at 0 where a sample starts, whatever the adapter puts
-        before it.
+        before it. borders: where those samples begin, if that is known.
         """
 
     def prompts(self, input_ids: Tensor, mask: Tensor) -> Mapping[str, Any]:
@@ -44,9 +45,9 @@ class PlainForward:
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
 
-    def hidden_states(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
+    def hidden_states(self, input_ids: Tensor, position_ids: Tensor, borders: Borders | None = None) -> Tensor:
         """See Forward."""
-        return hidden_states(self._model, input_ids, position_ids)
+        return hidden_states(self._model, input_ids, position_ids, borders)
 
     def prompts(self, input_ids: Tensor, mask: Tensor) -> Mapping[str, Any]:
         """See Forward."""

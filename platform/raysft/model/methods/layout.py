@@ -8,10 +8,14 @@ Shapes: B rows, T tokens a row, n virtual tokens, S segments of the row that has
 
 from __future__ import annotations
 
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from raysft.model.fast.attention import Borders
+from raysft.model.fast.places import Places
 
 
 class Roomy(NamedTuple):
@@ -19,36 +23,55 @@ class Roomy(NamedTuple):
 
     position_ids: Tensor
     """[B, W] int64: 0 .. n - 1 at virtual tokens, from n on at a segment's own."""
-    is_virtual: Tensor
-    """[B, W] bool: n * S a row. The others are the row's tokens, in their order."""
+    virtual: Places
+    """Of virtual tokens: n * S a row."""
+    tokens: Places
+    """Of the row's tokens, in their order."""
 
     def spread(self, tokens: Tensor, virtual: Tensor) -> Tensor:
-        """[B, W, D]: values of tokens [B, T, D], and of virtual tokens [n, D], the same before every segment.
+        """[B, W, D]: values of tokens [B, T, D], and of virtual tokens [n, D], the same before every segment."""
+        wide = tokens.new_empty((self.position_ids.numel(), tokens.shape[-1]))
+        wide = wide.index_copy(0, self.tokens.index, tokens.flatten(0, 1))
+        return self.put(virtual.to(tokens.dtype), wide.view(*self.position_ids.shape, -1))
+
+    def put(self, virtual: Tensor, wide: Tensor) -> Tensor:
+        """wide [B, W, ...] with virtual [n, ...] in the virtual places.
 
         The virtual ones' gradient is a sum over segments that expand() makes, in fp32 inside whatever the precision.
         """
-        repeats = int(self.is_virtual.sum()) // len(virtual)
-        wide = tokens.new_empty((*self.position_ids.shape, tokens.shape[-1]))
-        wide[~self.is_virtual] = tokens.flatten(0, 1)
-        wide[self.is_virtual] = virtual.to(tokens.dtype).expand(repeats, *virtual.shape).flatten(0, 1)
-        return wide
+        repeats = len(self.virtual.index) // len(virtual)
+        every = virtual.expand(repeats, *virtual.shape).flatten(0, 1)
+        return wide.flatten(0, 1).index_copy(0, self.virtual.index, every).view_as(wide)
 
     def of_tokens(self, values: Tensor) -> Tensor:
         """[B, T, ...]: the values at the rows' own tokens, of values [B, W, ...]."""
-        return values[~self.is_virtual].view(len(values), -1, *values.shape[2:])
+        return self.tokens.of(values).view(len(values), -1, *values.shape[2:])
 
 
-def with_room(position_ids: Tensor, count: int) -> Roomy:
-    """Rows with `count` virtual places before every segment.
+def with_room(position_ids: Tensor, count: int, borders: Borders | None = None) -> tuple[Roomy, Borders]:
+    """Rows with `count` virtual places before every segment, and where their segments begin.
 
-    position_ids [B, T]: 0 where a segment starts, and at the start of every row. A row of fewer segments than another
-    gets empty ones behind its own: virtual places alone, so that no position is one that no segment has.
+    position_ids [B, T]: 0 where a segment starts, and at the start of every row; borders: of those segments, where
+    they are known. A row of fewer segments than another gets empty ones behind its own: virtual places alone, so that
+    no position is one that no segment has.
     """
     rows, length = position_ids.shape
-    segments = (position_ids == 0).cumsum(1)  # up to and with each token
-    width = length + count * int(segments[:, -1].max())
+    borders = Borders.of(position_ids) if borders is None else borders
+    sizes: list[list[int]] = [[] for _ in range(rows)]
+    for start, end in pairwise(borders.ends):
+        sizes[start // length].append(count + end - start)
+    most = max(map(len, sizes))
+    width = length + count * most
     columns = torch.arange(width, device=position_ids.device).expand(rows, width)
-    is_virtual = torch.ones((rows, width), dtype=torch.bool, device=position_ids.device)
-    is_virtual.scatter_(1, columns[:, :length] + count * segments, False)
+    row_starts = torch.arange(0, rows * width, width, device=position_ids.device)[:, None]
+    segments = (position_ids == 0).cumsum(1)  # up to and with each token
+    own = columns[:, :length] + count * segments  # column of each token
+    is_virtual = torch.ones((rows, width), dtype=torch.bool, device=position_ids.device).scatter_(1, own, False)
+    places = is_virtual.byte().sort(dim=1, descending=True, stable=True).indices[:, : count * most]
+    virtual = Places((row_starts + places).flatten())
     starts = is_virtual & ((is_virtual.cumsum(1) - 1) % count == 0)
-    return Roomy(columns - torch.where(starts, columns, 0).cummax(1).values, is_virtual)
+    positions = columns - torch.where(starts, columns, 0).cummax(1).values
+    lengths = [size for row in sizes for size in row + [count] * (most - len(row))]
+    first = torch.cat([virtual.index[::count], virtual.index.new_full((1,), rows * width)])
+    room = Borders(first.to(torch.int32), (0, *accumulate(lengths)))
+    return Roomy(positions, virtual, Places((row_starts + own).flatten())), room

@@ -20,7 +20,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.masking_utils import create_masks_for_generate
 
 from raysft.model.decoder import decoder
-from raysft.model.fast.attention import segment_arguments
+from raysft.model.fast.attention import Borders, segment_arguments
 from raysft.model.methods.adapters import base_model
 from raysft.model.methods.layout import Roomy, with_room
 from raysft.model.methods.virtual_tokens import attach_encoder
@@ -58,20 +58,20 @@ class Prefix:
         """See Forward."""
         return self._count
 
-    def hidden_states(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
+    def hidden_states(self, input_ids: Tensor, position_ids: Tensor, borders: Borders | None = None) -> Tensor:
         """See Forward. Virtual places hold a row's first token, which nobody looks at."""
-        roomy = with_room(position_ids, self._count)
-        wide = input_ids[:, :1].expand(roomy.position_ids.shape).clone()
-        wide[~roomy.is_virtual] = input_ids.flatten()
+        roomy, roomy_borders = with_room(position_ids, self._count, borders)
+        wide = input_ids[:, :1].expand(roomy.position_ids.shape).flatten()
+        wide = wide.index_copy(0, roomy.tokens.index, input_ids.flatten()).view_as(roomy.position_ids)
         given = self._module.get_prompt(batch_size=1)
-        layers: list[Any] = [_Placed(layer.keys, layer.values, roomy.is_virtual) for layer in given.layers]
+        layers: list[Any] = [_Placed(layer.keys, layer.values, roomy) for layer in given.layers]
         hidden: Tensor = decoder(self._model)(
             input_ids=wide,
             position_ids=roomy.position_ids,
             attention_mask=self._masks(roomy),
             past_key_values=Cache(layers=layers),
             use_cache=False,
-            **segment_arguments(self._model, roomy.position_ids),
+            **segment_arguments(self._model, roomy.position_ids, roomy_borders),
         )[0]
         return roomy.of_tokens(hidden)
 
@@ -94,10 +94,10 @@ class Prefix:
 class _Placed(CacheLayerMixin):
     """Keys and values of one layer's virtual tokens, put into their places before every segment."""
 
-    def __init__(self, keys: Tensor, values: Tensor, is_virtual: Tensor) -> None:
-        """keys, values: [1, H, n, E]; is_virtual: [B, W]."""
+    def __init__(self, keys: Tensor, values: Tensor, roomy: Roomy) -> None:
+        """keys, values: [1, H, n, E]."""
         super().__init__()  # type: ignore[no-untyped-call]
-        self._own, self._is_virtual = (keys, values), is_virtual
+        self._own, self._roomy = (keys, values), roomy
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -105,12 +105,8 @@ class _Placed(CacheLayerMixin):
         return self._place(key_states, self._own[0]), self._place(value_states, self._own[1])
 
     def _place(self, states: Tensor, own: Tensor) -> Tensor:
-        """The gradient of many segments is a sum that expand() makes, in fp32 inside whatever the precision."""
         virtual = own[0].transpose(0, 1).to(states.dtype)  # [n, H, E]
-        repeats = int(self._is_virtual.sum()) // len(virtual)
-        wide = states.transpose(1, 2).clone()  # [B, W, H, E]
-        wide[self._is_virtual] = virtual.expand(repeats, *virtual.shape).flatten(0, 1)
-        return wide.transpose(1, 2)
+        return self._roomy.put(virtual, states.transpose(1, 2)).transpose(1, 2)
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """There is nothing to allocate."""

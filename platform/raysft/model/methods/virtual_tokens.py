@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from raysft.errors import ModelError
+from raysft.model.fast.attention import Borders
 from raysft.model.fast.loss import embedded_states
+from raysft.model.fast.places import Places
 from raysft.model.methods.adapters import base_model, settled
 from raysft.model.methods.layout import Roomy, with_room
 
@@ -67,10 +69,11 @@ class VirtualTokens:
         """See Forward."""
         return len(self._ids)
 
-    def hidden_states(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
+    def hidden_states(self, input_ids: Tensor, position_ids: Tensor, borders: Borders | None = None) -> Tensor:
         """See Forward."""
-        roomy = with_room(position_ids, len(self._ids))
-        hidden = embedded_states(self._model, self._spread(input_ids, roomy), roomy.position_ids)
+        roomy, roomy_borders = with_room(position_ids, len(self._ids), borders)
+        wide = self._spread(input_ids, roomy)
+        hidden = embedded_states(self._model, wide, roomy.position_ids, roomy_borders)
         return roomy.of_tokens(hidden)
 
     def prompts(self, input_ids: Tensor, mask: Tensor) -> Mapping[str, Any]:
@@ -80,7 +83,7 @@ class VirtualTokens:
         padding = (mask == 0).sum(1, keepdim=True)
         columns = torch.arange(input_ids.shape[1] + count, device=input_ids.device)
         is_virtual = (columns >= padding) & (columns < padding + count)
-        roomy = Roomy(columns.expand(len(input_ids), -1), is_virtual)
+        roomy = Roomy(columns.expand(len(input_ids), -1), Places.where(is_virtual), Places.where(~is_virtual))
         return {
             "inputs_embeds": self._spread(input_ids, roomy),
             "attention_mask": (columns >= padding).to(mask.dtype),

@@ -22,6 +22,7 @@ from raysft.model.fast.loss import (
     weighted_nll,
 )
 from raysft.model.fast.loss_head import LogitShape, LossHead, install_loss_head
+from raysft.model.fast.places import Places
 
 
 @pytest.fixture
@@ -88,7 +89,10 @@ def test_parts_have_sums_of_their_own_and_one_that_is_not_finite_stays_alone(fus
     labels = torch.randint(0, V, (1, 40))
     labels[0, 3:9] = labels[0, 20:24] = IGNORE
     sizes, upstream = [5, 15, 4, 16], torch.tensor([0.5, 2.0, 3.0, 0.1]).double()
-    found = weighted_nll(hidden, head, labels, weights, sizes)
+    wanted = Places.where(labels != IGNORE)
+    parts = wanted.index.new_tensor([5, 20, 24, 40])
+    counts = torch.bincount(torch.searchsorted(parts, wanted.index, right=True), minlength=4).tolist()
+    found = weighted_nll(hidden, head, labels, weights, Places(wanted.index, tuple(counts)))
     (ours,) = torch.autograd.grad(found, hidden, upstream)
     logits = hidden[0] @ head.module.weight.T + (0 if head.module.bias is None else head.module.bias)
     each = nn.functional.cross_entropy(logits, labels[0], reduction="none", ignore_index=IGNORE) * weights[0]
@@ -98,7 +102,7 @@ def test_parts_have_sums_of_their_own_and_one_that_is_not_finite_stays_alone(fus
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
     spoilt = hidden.detach().clone()
     spoilt[0, 10] = math.nan
-    again = weighted_nll(spoilt.requires_grad_(), head, labels, weights, sizes)
+    again = weighted_nll(spoilt.requires_grad_(), head, labels, weights, Places(wanted.index, tuple(counts)))
     (grad,) = torch.autograd.grad(again.sum(), spoilt)
     assert again.isnan().tolist() == [False, True, False, False]
     assert not grad[0, :5].isnan().any()
@@ -123,16 +127,16 @@ def test_the_mean_over_the_vocabulary_and_the_likeliest_tokens(fused: bool, shap
     expected = (log_probs.gather(-1, labels[labels != IGNORE][:, None])[:, 0], log_probs.mean(-1))
     theirs = torch.autograd.grad(expected, wanted, tuple(upstream))
 
-    found = smooth_log_probs(hidden, head, labels)
+    found = smooth_log_probs(hidden, head, labels, Places.where(labels != IGNORE))
     for ours, other in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, other, rtol=1e-12, atol=1e-12)
     for ours, other in zip(torch.autograd.grad(found, wanted, tuple(upstream)), theirs, strict=True):
         torch.testing.assert_close(ours, other, rtol=1e-10, atol=1e-12)
     for k in (3, V + 5):
-        likeliest = likeliest_log_probs(hidden, head, labels != IGNORE, k)
+        likeliest = likeliest_log_probs(hidden, head, Places.where(labels != IGNORE), k)
         torch.testing.assert_close(likeliest, log_probs.sort(-1, descending=True).values[:, :k])
         assert not likeliest.requires_grad
-    assert likeliest_log_probs(hidden, head, labels == -5, 3).shape == (0, 3)
+    assert likeliest_log_probs(hidden, head, Places.where(labels == -5), 3).shape == (0, 3)
 
 
 def test_only_labelled_positions_are_answered_row_by_row() -> None:

@@ -10,6 +10,7 @@ from fakes import LLAMA
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from raysft.errors import ModelError
+from raysft.model.fast.attention import Borders
 from raysft.model.fast.loss import hidden_states
 from raysft.model.fast.shared_base import SharedBase, TrialRows
 from raysft.model.fast.start_check import use_fast_paths
@@ -34,7 +35,7 @@ def piece(trial: int, lengths: tuple[int, ...]) -> TrialRows:
     draw = torch.Generator().manual_seed(trial)
     ids = torch.randint(0, 50, (1, sum(lengths)), generator=draw)
     positions = torch.cat([torch.arange(n) for n in lengths])[None]
-    return TrialRows(trial, ids, positions, torch.Generator())
+    return TrialRows(trial, ids, positions, Borders.of(positions), torch.Generator())
 
 
 @pytest.mark.parametrize("packing", [True, False], ids=["one row", "padded rows"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -43,9 +44,10 @@ def test_a_model_whose_segments_see_each_other_is_refused() -> None:
 
 
 def test_wrong_borders_are_noticed_and_sdpa_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    def one_segment(model: Any, position_ids: Tensor) -> dict[str, Any]:
+    def one_segment(model: Any, position_ids: Tensor, borders: Any) -> dict[str, Any]:
         found = attention.segment_arguments(model, position_ids)
-        return found and found | {"cu_seq_lens_q": torch.tensor([0, position_ids.numel()])}
+        ends = (0, position_ids.numel())
+        return found and found | {"cu_seq_lens_q": torch.tensor(ends), "segment_ends": ends}
 
     monkeypatch.setattr("raysft.model.fast.loss.segment_arguments", one_segment)
     model = make_model(LLAMA, "sdpa")
@@ -119,12 +121,12 @@ def test_a_kernel_that_is_wrong_in_bf16_alone_is_noticed(monkeypatch: pytest.Mon
     """As a kernel of half precision may be, which fp32 never meets."""
     right = attention._one_by_one
 
-    def kernel(query: Tensor, key: Tensor, value: Tensor, borders: Tensor, settings: Any) -> Tensor:
+    def kernel(query: Tensor, key: Tensor, value: Tensor, ends: Sequence[int], settings: Any) -> Tensor:
         if query.dtype == torch.bfloat16 and wrong == "borders":
-            borders = borders[[0, -1]]
+            ends = (ends[0], ends[-1])
         if query.dtype == torch.bfloat16 and wrong == "scale":
             settings = (3.0, *settings[1:])
-        answer = right(query, key, value, borders, settings)
+        answer = right(query, key, value, ends, settings)
         return answer * torch.nan if query.dtype == torch.bfloat16 and wrong == "nan" else answer
 
     monkeypatch.setattr(attention, "_one_by_one", kernel)

@@ -17,7 +17,7 @@ def positions_of(rows: list[list[int]]) -> Tensor:
 
 
 def test_virtual_tokens_stand_before_every_segment() -> None:
-    roomy = with_room(positions_of([[3, 2, 1], [6]]), 2)
+    roomy, _ = with_room(positions_of([[3, 2, 1], [6]]), 2)
     assert roomy.position_ids.tolist() == [[0, 1, 2, 3, 4, 0, 1, 2, 3, 0, 1, 2], [0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 0, 1]]
     tokens, virtual = torch.arange(1, 13.0).view(2, 6, 1), torch.tensor([[-1.0], [-2.0]])
     assert roomy.spread(tokens, virtual)[..., 0].tolist() == [
@@ -40,7 +40,7 @@ def test_whatever_the_rows(seed: int) -> None:
     positions = positions_of(rows)
     tokens = torch.arange(1, 1 + positions.numel(), dtype=torch.float64).view(*positions.shape, 1)
     virtual = -torch.arange(1, 1 + count, dtype=torch.float64)[:, None]
-    roomy = with_room(positions, count)
+    roomy, _ = with_room(positions, count)
     spread = roomy.spread(tokens, virtual)[..., 0].tolist()
     for row, values, places, own in zip(rows, spread, roomy.position_ids.tolist(), tokens.tolist(), strict=True):
         numbers = [value for (value,) in own]
@@ -56,7 +56,7 @@ def test_whatever_the_rows(seed: int) -> None:
 def test_gradients_of_many_segments_are_added_up_in_fp32() -> None:
     """In bf16 a running sum of ones stops at 256."""
     virtual = torch.zeros(1, 1, dtype=torch.bfloat16, requires_grad=True)
-    roomy = with_room(torch.zeros(1, 1000, dtype=torch.int64), 1)
+    roomy, _ = with_room(torch.zeros(1, 1000, dtype=torch.int64), 1)
     roomy.spread(torch.zeros(1, 1000, 1, dtype=torch.bfloat16), virtual).sum().backward()
     assert virtual.grad is not None
     assert float(virtual.grad) == 1000

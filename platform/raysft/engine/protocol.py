@@ -23,6 +23,11 @@ class StepCosts:
     peak_bytes: int
     """Largest over the ranks: CUDA allocator's peak since the probe (train/probe.py), or the process's peak resident
     set since its start."""
+    reserved_bytes: int | None = None
+    """What that allocator held at most, likewise: what lies unused between tensors, too. None: there is no GPU."""
+    device_bytes: int | None = None
+    """What is in use on the fullest GPU as its driver says: by all processes, with CUDA's context and NCCL's buffers.
+    None: there is no GPU."""
 
 
 @dataclass(frozen=True)

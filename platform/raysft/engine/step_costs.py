@@ -19,6 +19,10 @@ _all_gather = dist.all_gather_single if hasattr(dist, "all_gather_single") else 
 """torch 2.13 gave it a new name."""
 
 
+_COSTS = 5
+"""Numbers in which a rank tells the costs of a step."""
+
+
 class Gathered(NamedTuple):
     """What all ranks told each other."""
 
@@ -62,18 +66,26 @@ class StepWatch:
     def gather(self, told: Tensor, aside: Sequence[float]) -> Gathered:
         """What every rank tells, and the costs of the step. told: [values] float64. Collective; waits for it."""
         passes_s = self._passes_s()
-        costs = [*aside, passes_s, self._forward_passes_s(), peak_bytes(self._device)]
+        memory = (peak_bytes(self._device), *device_bytes(self._device))
+        costs = [*aside, passes_s, self._forward_passes_s(), *memory]
         mine = torch.cat([told, told.new_tensor(costs)])
         everyone = mine
         if dist.get_world_size() > 1:  # alone, gloo takes 1 ms to say so
             everyone = mine.new_empty(dist.get_world_size() * len(mine))
             _all_gather(everyone, mine)
         ranks = everyone.reshape(-1, len(mine)).cpu().numpy()
-        passes, forward, peaks = ranks[:, -3:].T
+        passes, forward, *memories = ranks[:, -_COSTS:].T
+        peak, reserved, in_use = (int(each.max()) for each in memories)
         return Gathered(
             ranks[:, : len(told)],
-            StepCosts(tuple(passes.tolist()), tuple(forward.tolist()), peak_bytes=int(peaks.max())),
-            tuple(map(tuple, ranks[:, len(told) : -3].tolist())),
+            StepCosts(
+                tuple(passes.tolist()),
+                tuple(forward.tolist()),
+                peak_bytes=peak,
+                reserved_bytes=None if reserved < 0 else reserved,
+                device_bytes=None if in_use < 0 else in_use,
+            ),
+            tuple(map(tuple, ranks[:, len(told) : -_COSTS].tolist())),
         )
 
     def _passes_s(self) -> float:
@@ -93,3 +105,12 @@ def peak_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def device_bytes(device: torch.device) -> tuple[int, int]:
+    """(what the CUDA allocator held at most since its last reset, what is in use on the GPU by all processes); -1
+    each without a GPU."""
+    if device.type != "cuda":
+        return -1, -1
+    free, total = torch.cuda.mem_get_info(device)
+    return torch.cuda.max_memory_reserved(device), total - free

@@ -218,9 +218,14 @@ def _hardware_tiles(
     tiles = []
     if starts and shares:
         tiles.append(("model FLOPs utilisation", f"{median(shares):.1%}", f"of the {starts[-1]['peak_basis']}"))
-    if peaks := [int(line["peak_bytes"]) for line in steps if line.get("peak_bytes")]:
-        rows = f"{starts[-1]['micro_batch_rows']} rows a forward pass" if starts else ""
-        tiles.append(("peak memory of a worker", f"{max(peaks) / 2**30:.2f} GiB", rows))
+    rows = f"{starts[-1]['micro_batch_rows']} rows a forward pass" if starts else ""
+    for name, title, told in (
+        ("peak_bytes", "peak memory of a worker", rows),
+        ("reserved_bytes", "held by the allocator", "what lies unused between tensors, too"),
+        ("device_bytes", "in use on the fullest GPU", "by all processes, CUDA and NCCL too"),
+    ):
+        if sizes := [int(line[name]) for line in steps if line.get(name)]:
+            tiles.append((title, f"{max(sizes) / 2**30:.2f} GiB", told))
     return tiles
 
 

@@ -23,7 +23,7 @@ from raysft.run.storage_watch import StorageWatch
 from raysft.run.time_gauges import Gauges, TimeGauges
 from raysft.train.commits.layout import CommitId, read_commits
 from raysft.train.commits.lineage import newest_attempt, read_attempts
-from raysft.train.history.records import attempt_metrics, evaluated_sets
+from raysft.train.history.records import MEMORY, attempt_metrics, evaluated_sets
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ class TrainingProgress:
         if line["kind"] == "eval" and line["loss"] is not None:
             self._gauges.set({"held_out_loss": line["loss"]})
         if line["kind"] == "step":
-            same = ("step", "loss", "grad_norm", "learning_rate", "data_wait_share", "peak_bytes")
+            same = ("step", "loss", "grad_norm", "learning_rate", "data_wait_share", *MEMORY)
             found = {name: line[name] for name in same if name in line} | {"tokens_per_second": line["tokens_per_s"]}
             known = {} if line["mfu"] is None else {"mfu": line["mfu"]}
             self._gauges.set({**found, **known, "attempt": self._attempt, "total_steps": self._total_steps})

@@ -24,13 +24,13 @@ from raysft.observe.trackers.base import Place, Point, Tracker
 from raysft.observe.trackers.mlflow import URI
 from raysft.recipe.schema import Recipe
 from raysft.recipe.secrets import hidden
-from raysft.train.history.records import evaluated_sets
+from raysft.train.history.records import MEMORY, evaluated_sets
 
 logger = logging.getLogger(__name__)
 
 CLOSE_S = 60.0
 """Longest wait for trackers when a run ends."""
-_STEP_VALUES = ("loss", "learning_rate", "grad_norm", "tokens_per_s", "mfu", "peak_bytes", "step_s", "total_tokens")
+_STEP_VALUES = ("loss", "learning_rate", "grad_norm", "tokens_per_s", "mfu", *MEMORY, "step_s", "total_tokens")
 
 Fields = Mapping[str, Any]
 

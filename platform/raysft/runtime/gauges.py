@@ -22,6 +22,8 @@ GAUGES = {
     "mfu": "share of the peak FLOP/s that the newest step reached, 0 to 1",
     "data_wait_share": "share of the newest step that the training waited for data, 0 to 1",
     "peak_bytes": "largest memory of a worker so far",
+    "reserved_bytes": "largest memory so far that a worker's CUDA allocator held, fragments included; GPUs only",
+    "device_bytes": "memory in use on the fullest GPU as its driver says, by all processes; GPUs only",
     "commit_age_seconds": "time since the newest checkpoint was seen, or since the driver began",
     "checkpoint_stall_seconds": "time that the training waited for its newest save",
     "goodput": "share of the run's time so far in optimizer steps that count, 0 to 1",

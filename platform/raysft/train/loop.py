@@ -89,6 +89,8 @@ def train(
             data_wait_s=told.data_wait_s,
             forward_backward_s=told.forward_backward_s,
             peak_bytes=result.costs.peak_bytes,
+            reserved_bytes=result.costs.reserved_bytes,
+            device_bytes=result.costs.device_bytes,
             flops=batch.flops,
             tokens=result.tokens,
             target_tokens=result.found.target_tokens,

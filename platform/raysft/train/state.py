@@ -71,6 +71,10 @@ class StepInfo:
     """Each rank's wait for data and its forward passes (aside.py)."""
     orthogonalised: int = 0
     """Matrices that Muon moved."""
+    reserved_bytes: int | None = None
+    """See StepCosts; None: there is no GPU."""
+    device_bytes: int | None = None
+    """Likewise."""
 
 
 class Decision(Enum):

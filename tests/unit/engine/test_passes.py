@@ -74,7 +74,7 @@ class Dropping(nn.Module):
 
     embedding, head = None, None
 
-    def forward(self, hidden: Tensor, positions: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, *others: Any) -> Tensor:
         return nn.functional.dropout(hidden, 0.5)
 
 

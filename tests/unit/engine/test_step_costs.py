@@ -54,14 +54,25 @@ def test_ranks_stand_in_their_order_and_the_largest_peak_counts(monkeypatch: pyt
     monkeypatch.setattr(dist, "get_world_size", lambda: 3)
     monkeypatch.setattr(step_costs, "_all_gather", gather)
     monkeypatch.setattr(step_costs, "peak_bytes", lambda device: 1000)
+    monkeypatch.setattr(step_costs, "device_bytes", lambda device: (3000, 7000))
     watch = StepWatch(CPU)
     watch.backward_ended()
     found = watch.gather(torch.tensor([4.0], dtype=torch.float64), (2.0,))
     assert found.told.tolist() == [[4.0], [40.0], [2.0]]
     assert found.asides == ((2.0,), (20.0,), (1.0,))
     assert found.costs.peak_bytes == 10_000
+    assert (found.costs.reserved_bytes, found.costs.device_bytes) == (30_000, 70_000)
     mine, ten, half = found.costs.passes_s
     assert (ten, half) == pytest.approx((10 * mine, mine / 2))
+
+
+@pytest.mark.usefixtures("alone")
+def test_without_a_gpu_nothing_is_told_of_its_memory() -> None:
+    watch = StepWatch(CPU)
+    watch.backward_ended()
+    costs = watch.gather(torch.zeros(1, dtype=torch.float64), ()).costs
+    assert costs.peak_bytes > 0
+    assert (costs.reserved_bytes, costs.device_bytes) == (None, None)
 
 
 def test_the_peak_is_the_process_in_bytes() -> None:

@@ -86,12 +86,25 @@ def test_the_page_tells_what_the_hardware_did() -> None:
         "update_s": 0.019,
         "mfu": 0.417,
         "peak_bytes": 3 * 2**30,
+        "reserved_bytes": 4 * 2**30,
+        "device_bytes": 5 * 2**30,
     }
     start = {"kind": "start", "step": 0, "micro_batch_rows": 2, "probe_s": 1.0, "peak_basis": "data sheet of H100"}
     page = Page(render_report(make_facts(metrics=[start, *(step_line(step, **costs) for step in range(1, 9))])))
-    for text in ("41.7%", "of the data sheet of H100", "3.00 GiB", "80% passes, 19% update, 1.0% waiting for data"):
+    for text in (
+        "41.7%",
+        "of the data sheet of H100",
+        "3.00 GiB",
+        "4.00 GiB",
+        "5.00 GiB",
+        "80% passes, 19% update, 1.0% waiting for data",
+    ):
         assert text in page.text, text
     assert "utilisation" not in Page(render_report(make_facts())).text
+    of_cpu = [
+        step_line(step, **{name: costs[name] for name in costs if "_bytes" not in name}) for step in range(1, 9)
+    ]
+    assert "fullest GPU" not in Page(render_report(make_facts(metrics=of_cpu))).text
 
 
 def test_nothing_is_fetched_and_no_script_runs() -> None:

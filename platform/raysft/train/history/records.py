@@ -45,6 +45,8 @@ class StartFacts:
     """Steps of the whole run; 0: not told, by an earlier version."""
 
 
+MEMORY = ("peak_bytes", "reserved_bytes", "device_bytes")
+"""Names of a step's memory in its line; the last two only where there is a GPU."""
 _METRICS: dict[str, sealed.Shape] = {
     "start": {"step": int, "micro_batch_rows": int, "probe_s": sealed.NUMBER},
     "eval": {"step": int, **dict.fromkeys(("loss", "perplexity"), (int, float, type(None)))},
@@ -86,6 +88,9 @@ class Records:
             del line["sample_ids"], line["notice"], line["rank_s"]
             if not info.orthogonalised:
                 del line["orthogonalised"]  # of AdamW
+            for name in ("reserved_bytes", "device_bytes"):
+                if line[name] is None:
+                    del line[name]  # without a GPU
             state = line.pop("state")
             rates = _rates(info, self._peak_flops) | _slowest(info.rank_s)
             self._metrics.append({"kind": "step", "at": time.time(), **line, **rates, **_totals(state)})

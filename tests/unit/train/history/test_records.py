@@ -15,7 +15,7 @@ from raysft.objectives.reduce import Reduced
 from raysft.train.commits.layout import CommitId, attempt_path
 from raysft.train.commits.lineage import lineage_ranges
 from raysft.train.history.paths import RunPaths
-from raysft.train.history.records import Records, StartFacts, evaluated_sets, read_ledger, read_metrics
+from raysft.train.history.records import MEMORY, Records, StartFacts, evaluated_sets, read_ledger, read_metrics
 from raysft.train.state import TrainState
 
 
@@ -74,6 +74,13 @@ def test_a_step_tells_its_speed_and_where_its_time_went(tmp_path: Path) -> None:
     assert line["data_wait_share"] == pytest.approx(0.2)
     assert line["data_wait_s"] + line["forward_backward_s"] + line["update_s"] == pytest.approx(0.5)
     assert line["peak_bytes"] == 2**20
+    assert not {"reserved_bytes", "device_bytes"} & set(line), "there is no GPU"
+    records.step(step_info(3, **costs, reserved_bytes=2**21, device_bytes=2**22))
+    assert {name: value for name, value in read_metrics(run)[-1].items() if name in MEMORY} == {
+        "peak_bytes": 2**20,
+        "reserved_bytes": 2**21,
+        "device_bytes": 2**22,
+    }
 
 
 def test_replayed_steps_count_once(tmp_path: Path) -> None:

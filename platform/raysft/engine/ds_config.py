@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from raysft.recipe.overlap import overlaps
 from raysft.recipe.resolve import ResolvedRun
 
 REDUCE_BUCKET = 50_000_000
@@ -34,7 +35,7 @@ def deepspeed_config(run: ResolvedRun) -> dict[str, Any]:
         "zero_optimization": {
             "stage": stage,
             "reduce_bucket_size": REDUCE_BUCKET,  # allocated whole
-            "overlap_comm": run.recipe.parallel.overlap,
+            "overlap_comm": overlaps(run.recipe),
             "zero_hpz_partition_size": run.recipe.parallel.secondary_shards,
             **_offload(run, stage),
         },

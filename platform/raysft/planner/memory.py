@@ -15,6 +15,7 @@ from raysft.planner.states import Basis, States, basis, model_states, state_byte
 from raysft.recipe.facts import ModelShape
 from raysft.recipe.flops import graphs_at_once
 from raysft.recipe.objective_traits import auxiliary_parameters, head_of
+from raysft.recipe.overlap import overlaps
 from raysft.recipe.schema import Recipe
 from raysft.recipe.stage_balance import balance
 from raysft.recipe.traits import method_of, virtual_tokens
@@ -262,7 +263,8 @@ def _copies(
         moved = min(trained, REDUCE_BUCKET + _largest_trained(recipe, shape))
         return _Copies(0, moved * (FLOAT32 + (summed if summed < FLOAT32 else 0)))
     filled, own = min(trained, REDUCE_BUCKET), trained // ranks
-    held = (2 if parallel.overlap else 1) * summed * (REDUCE_BUCKET if is_gpu else filled)
+    buckets = 2 if overlaps(recipe) and zero < 3 else 1  # stage_1_and_2.py, setup_buckets
+    held = buckets * summed * (REDUCE_BUCKET if is_gpu else filled)
     passing = summed * filled
     if parallel.secondary_shards > 1:  # ZeRO++'s second copy, kept between the passes (arXiv:2306.10209)
         held += working * parameters // parallel.secondary_shards

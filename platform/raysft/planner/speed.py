@@ -112,7 +112,8 @@ def flops_per_token(recipe: Recipe, shape: ModelShape) -> float:
 def _exposed(recipe: Recipe, sent: Traffic, cluster: Cluster, compute_s: float) -> float:
     """Seconds. Groups of neighbours (tensor, then sequence) stay on a node as long as they fit on it.
 
-    raysft runs DeepSpeed without overlap_comm; only ZeRO 3's gathering of weights is prefetched.
+    Only ZeRO 3's gathering of weights is counted as hidden, behind all passes. That its gradients are summed beside
+    backward (recipe/overlap.py) is not: by how much nobody has measured here.
     """
     parallel, per_node = recipe.parallel, cluster.devices_per_node
 

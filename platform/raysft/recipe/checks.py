@@ -9,6 +9,7 @@ from raysft.recipe.forgetting import check_forgetting
 from raysft.recipe.model_checks import check_method, check_model, check_schedule
 from raysft.recipe.objective_checks import check_objective
 from raysft.recipe.optimizer_checks import check_optimizer
+from raysft.recipe.overlap import sums_at_the_end
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.parallel import ParallelSection
 from raysft.recipe.traits import virtual_tokens
@@ -90,6 +91,13 @@ def _check_communication(recipe: Recipe) -> None:
             f"train.reduce_precision: {recipe.train.reduce_precision}",
             expected="neither of them, or parallel.pipeline: 1",
             fix="remove parallel.overlap and train.reduce_precision",
+        )
+    if parallel.overlap and sums_at_the_end(recipe):
+        raise RecipeError(
+            "gradients are summed after all passes, so that nothing overlaps",
+            got=f"parallel.overlap: true, zero: {parallel.zero}, train.precision: {recipe.train.precision}",
+            expected="parallel.zero: 2 or 3, or 1 in fp32",
+            fix="remove parallel.overlap, or set parallel.zero: 2",
         )
     shards = parallel.secondary_shards
     if shards > 1 and (parallel.zero != 3 or workers % shards):

@@ -20,6 +20,7 @@ from raysft.recipe.flops import attention_passes, flops_per_weight
 from raysft.recipe.layout import Layout
 from raysft.recipe.layout_checks import check_layout
 from raysft.recipe.model_checks import check_schedule
+from raysft.recipe.overlap import overlap_lines
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.optimizer import OptimizerSection
 from raysft.recipe.traits import virtual_tokens
@@ -70,6 +71,7 @@ class ResolvedRun:
             f"{train.precision}",
             f"global step  {rows} = at most {train.rows_per_step * data.max_tokens:,} tokens",
             f"split        {split}" + (f" ({spare} of them empty)" if spare else ""),
+            *overlap_lines(self.recipe),
             *([untested] if verdict(cell).status == "untested" else []),
         ]
 

@@ -71,5 +71,15 @@ def test_what_lies_in_host_memory(zero: int, gpus: int, parts: set[str]) -> None
 def test_what_communication_is_asked_for() -> None:
     config = deepspeed_config(run(zero=3, overlap=True, secondary_shards=2))["zero_optimization"]
     assert (config["overlap_comm"], config["zero_hpz_partition_size"]) == (True, 2)
+    for zero, gpus, offload, expected in (
+        (3, 1, "none", True),
+        (3, 0, "none", False),
+        (3, 1, "cpu", False),
+        (2, 1, "none", False),
+    ):
+        asked = run(zero=zero, gpus=gpus, offload=offload)
+        assert deepspeed_config(asked)["zero_optimization"]["overlap_comm"] is expected
+    off = run(zero=3, gpus=1, overlap=False)
+    assert deepspeed_config(off)["zero_optimization"]["overlap_comm"] is False
     assert deepspeed_config(run(zero=1, tensor=2))["tensor_parallel"] == {"autotp_size": 2}
     assert "tensor_parallel" not in deepspeed_config(run(zero=1))

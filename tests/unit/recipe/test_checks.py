@@ -32,6 +32,10 @@ def test_communication_that_would_be_ignored_is_refused() -> None:
     piped = {"zero": 1, "pipeline": 2}
     assert "after all passes" in refuse(parallel=piped | {"overlap": True}, cluster={"workers": 2})
     assert "after all passes" in refuse(parallel=piped, train={"reduce_precision": "bf16"}, cluster={"workers": 2})
+    for changes in ({"parallel": {"zero": 0}}, {"parallel": {"zero": 1}, "train": {"precision": "bf16"}}):
+        changes["parallel"]["overlap"] = True
+        assert "nothing overlaps" in refuse(**changes)
+    check_recipe(make_recipe(parallel={"zero": 1, "overlap": True}))
     for zero, shards in ((2, 2), (3, 3)):
         assert "second copy" in refuse(
             parallel={"zero": zero, "secondary_shards": shards}, cluster={"workers": 4}, train={"rows_per_step": 8}

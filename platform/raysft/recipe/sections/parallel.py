@@ -25,7 +25,11 @@ class ParallelSection(Section):
     offload: Literal["none", "cpu"] = Field(
         "none", description="cpu: optimizer state, with `zero: 3` also weights, in host memory (arXiv:2101.06840)."
     )
-    overlap: bool = Field(False, description="Reduce gradients during backward, with a second buffer.")
+    overlap: bool | None = Field(
+        None,
+        description="Sum gradients over workers while backward goes on (ZeRO 1, 2: with a second buffer). Not set: "
+        "with `zero: 3` on GPUs, unless weights are offloaded.",
+    )
     secondary_shards: int = Field(
         1,
         ge=1,

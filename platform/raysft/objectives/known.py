@@ -38,7 +38,7 @@ class Known:
     lasts: Places
     """The last one, likewise."""
     borders: Borders
-    """Of whole rows; where ranks share them, as whole_positions() pads them."""
+    """Those of whole rows; where ranks share them, as whole_positions() pads them."""
     num_atoms: int
     """A."""
 
@@ -89,7 +89,7 @@ def before(sizes: Sequence[int]) -> list[int]:
 
 
 def known_in_one_row(known: Sequence[Known], starts: Sequence[int], num_atoms: int) -> Known:
-    """Of batches behind each other. starts: positions before those of each."""
+    """What is known of batches behind each other. starts: positions before those of each."""
 
     def joined(each: Sequence[Places]) -> Places:
         index = torch.cat([one.index + start for one, start in zip(each, starts, strict=True)])

@@ -263,8 +263,7 @@ def _copies(
         moved = min(trained, REDUCE_BUCKET + _largest_trained(recipe, shape))
         return _Copies(0, moved * (FLOAT32 + (summed if summed < FLOAT32 else 0)))
     filled, own = min(trained, REDUCE_BUCKET), trained // ranks
-    buckets = 2 if overlaps(recipe) and zero < 3 else 1  # stage_1_and_2.py, setup_buckets
-    held = buckets * summed * (REDUCE_BUCKET if is_gpu else filled)
+    held = (2 if overlaps(recipe) and zero < 3 else 1) * summed * (REDUCE_BUCKET if is_gpu else filled)
     passing = summed * filled
     if parallel.secondary_shards > 1:  # ZeRO++'s second copy, kept between the passes (arXiv:2306.10209)
         held += working * parameters // parallel.secondary_shards

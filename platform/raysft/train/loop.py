@@ -42,10 +42,9 @@ def train(
 ) -> Outcome:
     """Run steps state.step .. total_steps - 1. Hooks are called in their order, the same on every rank.
 
-    save(state) commits a checkpoint; it is called when a hook asks for one and after the last step. notice() is what
-    this rank was told from outside. left_out: 0-based steps whose data is passed over. A step whose gradients are not
-    finite is done once more; if they are not then either, it is skipped. A state that has ended takes no step.
-    """
+    save(state) commits a checkpoint, when a hook asks and after the last step. notice(): what this rank was told from
+    outside. left_out: 0-based steps whose data is passed over. A step whose gradients are not finite is done once
+    more; if they are not then either, it is skipped. A state that has ended takes no step."""
     while state.step < total_steps and not state.ended:
         started = time.perf_counter()
         batch = batches(state.step)

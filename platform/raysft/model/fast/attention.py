@@ -56,7 +56,7 @@ class Borders:
 
     @classmethod
     def in_one_row(cls, each: Sequence[Borders]) -> Borders:
-        """Of rows behind each other."""
+        """Those of rows behind each other."""
         before = [0, *accumulate(one.ends[-1] for one in each)]
         starts = [one.starts[:-1] + first for one, first in zip(each, before, strict=False)]
         ends = [first + end for one, first in zip(each, before, strict=False) for end in one.ends[1:]]

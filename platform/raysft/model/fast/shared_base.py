@@ -38,7 +38,7 @@ class TrialRows:
     position_ids: Tensor
     """[B, T] int64."""
     borders: Borders
-    """Of their segments."""
+    """Where their segments begin."""
     dropout: torch.Generator | None
     """What the trial's dropout draws from, layer after layer; None: evaluation."""
 

@@ -24,9 +24,9 @@ class Roomy(NamedTuple):
     position_ids: Tensor
     """[B, W] int64: 0 .. n - 1 at virtual tokens, from n on at a segment's own."""
     virtual: Places
-    """Of virtual tokens: n * S a row."""
+    """Where virtual tokens are: n * S a row."""
     tokens: Places
-    """Of the row's tokens, in their order."""
+    """Where the row's tokens are, in their order."""
 
     def spread(self, tokens: Tensor, virtual: Tensor) -> Tensor:
         """[B, W, D]: values of tokens [B, T, D], and of virtual tokens [n, D], the same before every segment."""

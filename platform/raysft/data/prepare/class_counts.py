@@ -68,8 +68,8 @@ def refuse_empty(counts: dict[str, int], name: str = "label") -> None:
     if missing := [label for label, count in counts.items() if not count]:
         raise DataError(
             f"a {name} has no example to be learnt from",
-            got=f"no training sample of {', '.join(map(repr, missing))}; "
-            + ", ".join(f"{label} {count:,}" for label, count in counts.items() if count),
+            got=f"no training sample of {', '.join(map(repr, missing))}"
+            + "".join(f"; {label} {count:,}" for label, count in counts.items() if count),
             expected=f"samples of every {name} in {where}, behind the rules and data.eval_fraction",
             fix=f"take the {name} out of {where}, or add records that have it (is it written as in the data?)",
         )

@@ -218,7 +218,7 @@ def certificate(manifest: Mapping[str, Any]) -> list[str]:
             f"{counts['target_tokens']:,} of {counts['tokens']:,} tokens trained "
             f"({_share(counts['target_tokens'], counts['tokens'])}){by_role}"
         )
-    for name, told in counts.get("categories", {}).items():
+    for name, told in sorted(counts.get("categories", {}).items(), key=lambda item: item[0] != "labels"):
         lines.append(f"{name}: " + ", ".join(f"{label} {number:,}" for label, number in told.items()))
     if judged := counts.get("judged"):
         lines.append(f"answers: {judged['wanted']:,} wanted, {judged['unwanted']:,} unwanted")

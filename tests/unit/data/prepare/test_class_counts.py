@@ -50,6 +50,9 @@ def test_a_label_without_an_example_is_refused() -> None:
     refuse_empty({"a": 1, "b": 2})
     with pytest.raises(DataError, match="no example") as found:
         refuse_empty({"a": 1_000, "b": 0})
-    assert "'b'; a 1,000" in found.value.got
+    assert found.value.got == "no training sample of 'b'; a 1,000"
+    with pytest.raises(DataError) as found:
+        refuse_empty({"a": 0, "b": 0})
+    assert found.value.got == "no training sample of 'a', 'b'"
     with pytest.raises(DataError, match=r"objective\.domains"):
         refuse_empty({"a": 1, "b": 0}, "domain")

@@ -36,8 +36,8 @@ class HostMemory:
 
     @property
     def total(self) -> int:
-        """At the peak: the model has left before there is anything to save."""
-        return max(self.loading, self.saved + self.offloaded)
+        """At the peak: a resume has its share of the files while it makes the model, a save while state lies here."""
+        return self.saved + max(self.loading, self.offloaded)
 
 
 def host_memory(recipe: Recipe, shape: ModelShape) -> HostMemory:
@@ -60,6 +60,44 @@ def host_memory(recipe: Recipe, shape: ModelShape) -> HostMemory:
 def loads_whole(recipe: Recipe) -> bool:
     """Does every worker make the whole model before it keeps its part, as far as the recipe tells?"""
     return recipe.model.source == "random" or bool(method_of(recipe).begins_with(recipe.method))
+
+
+def loaded_at_once(recipe: Recipe, shape: ModelShape, *, is_gpu: bool) -> int:
+    """What a worker's device holds of a model that it loads whole, in fp32; 0: it reads what it keeps.
+
+    A pipeline cuts such a model before its stages go to their GPUs, unless the attention needs one.
+    """
+    parallel, attention = recipe.parallel, recipe.model.attention
+    is_cut_before = is_gpu and parallel.pipeline > 1 and attention != "flash_attention_2"
+    return FLOAT32 * shape.num_parameters if loads_whole(recipe) and not is_cut_before else 0
+
+
+def can_load(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> bool:
+    """Does a device hold the model while it is loaded? Fresh weights stand for files here: their plan says both."""
+    if recipe.model.source == "random" and not method_of(recipe).begins_with(recipe.method):
+        return True
+    device = cluster.device
+    return loaded_at_once(recipe, shape, is_gpu=device.is_gpu) <= device.memory_bytes
+
+
+def check_loading(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> None:
+    """Refuse a model that is loaded whole where no device holds it, however small each worker's part is. Raises
+    ClusterError."""
+    device = cluster.device
+    size = loaded_at_once(recipe, shape, is_gpu=device.is_gpu)
+    if size <= device.memory_bytes:
+        return
+    method = method_of(recipe)
+    words = method.begins_with(recipe.method)
+    why = f"{method.title} begins with {words}" if words else "fresh weights are made, not read"
+    raise ClusterError(
+        "a worker cannot load this model: it needs all of it before it keeps its part",
+        got=f"{gib(size)} in fp32 on each device: {why}",
+        expected=f"at most the {gib(device.memory_bytes)} of a {device.name}",
+        fix="use larger devices, or "
+        + ("method.kind: lora on a base that is not rounded, " if words else "weights in files, ")
+        + "of which each worker reads its part",
+    )
 
 
 def checkpoint_bytes(recipe: Recipe, shape: ModelShape) -> int:
@@ -127,7 +165,7 @@ def check_host_memory(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> No
     if not cluster.host_bytes or fits_host_memory(recipe, shape, cluster):
         return
     host, count = host_memory(recipe, shape), _workers_of_a_node(recipe, cluster)
-    if host.loading == host.total:
+    if host.loading > max(host.saved, host.offloaded):
         what, fix = (
             "the whole model in fp32 in every worker at the start",
             "use files and a method that reads them by shares",

@@ -12,6 +12,7 @@ from functools import cache
 
 from raysft.planner.activations import FLOAT32, Attention, ForwardPass, Training, layer_bytes, outer_bytes
 from raysft.planner.states import Basis, States, basis, model_states, state_bytes, states_on_device
+from raysft.recipe.change import change
 from raysft.recipe.facts import ModelShape
 from raysft.recipe.flops import graphs_at_once
 from raysft.recipe.objective_traits import auxiliary_parameters, head_of
@@ -175,10 +176,10 @@ def _rank(recipe: Recipe, shape: ModelShape, stage: int, *, is_gpu: bool) -> Ran
 
 
 def saved_share(recipe: Recipe, shape: ModelShape, stage: int) -> int:
-    """Bytes that a rank of one stage writes of a commit. Ranks that hold the same give equal parts of it."""
-    parallel = recipe.parallel
-    ranks = recipe.cluster.workers // (parallel.tensor * parallel.pipeline)
-    return state_bytes(recipe.optimizer.moments) * stage_parameters(recipe, shape, stage)[1] // ranks
+    """Bytes that a rank of one stage writes of a commit. Ranks that hold the same give equal parts of it: those of
+    tensor parallelism, too, of norms and embeddings."""
+    ranks, whole = recipe.cluster.workers // recipe.parallel.pipeline, change(recipe, {"parallel.tensor": 1})
+    return state_bytes(recipe.optimizer.moments) * stage_parameters(whole, shape, stage)[1] // ranks
 
 
 def saved_activations(recipe: Recipe, shape: ModelShape, stage: int, *, is_gpu: bool) -> int:

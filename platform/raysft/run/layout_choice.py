@@ -14,7 +14,7 @@ from raysft.model.load import rows_for
 from raysft.model.shape import read_shape
 from raysft.planner import layout, report, tasks
 from raysft.planner.devices import GIB, Cluster, cluster_of, cpu, parse_cluster
-from raysft.planner.host import check_host_memory
+from raysft.planner.host import check_host_memory, check_loading
 from raysft.recipe.change import change
 from raysft.recipe.checks import check_recipe
 from raysft.recipe.facts import ClusterFacts, ModelFacts, ModelShape
@@ -133,11 +133,12 @@ def choose_layout(recipe: Recipe, nodes: ClusterFacts) -> LayoutChoice:
     if recipe.parallel.auto:
         chosen = layout.best(planned, model, shape, where)
         recipe = change(recipe, {"parallel": dict(chosen.recipe.parallel) | {"auto": False}})
+        check_loading(chosen.recipe, shape, where)
         lines.append(f"auto         {chosen.words}: the fastest that fits {where.device.name}")
     else:
         check_layout(recipe, model)
         chosen = layout.weigh(planned, shape, where)
-        if where.device.is_gpu:
+        if where.device.memory_bytes:
             layout.check_memory(chosen, model, shape, where)
     if where.device.is_gpu:
         check_host_memory(chosen.recipe, shape, where)
@@ -197,10 +198,10 @@ def _this_machine(recipe: Recipe) -> Cluster:
 
 
 def _cpus(recipe: Recipe, nodes: ClusterFacts) -> Cluster | None:
-    """CPU workers on the nodes of a Ray cluster, spread evenly; None with GPUs."""
+    """CPU workers on the nodes of a Ray cluster, spread evenly, with all memory of theirs; None with GPUs."""
     if recipe.cluster.gpus_per_worker or not nodes.nodes:
         return None
     workers, count = recipe.cluster.workers, len(nodes.nodes)
     per_node = -(-workers // count)
-    memory = min(node.memory_bytes for node in nodes.nodes) / per_node
+    memory = min(node.memory_bytes for node in nodes.nodes) / tasks.RAY_SHARE / per_node
     return Cluster(cpu(round(memory / GIB, 1)), workers, per_node)

@@ -12,7 +12,14 @@ from raysft.errors import ClusterError
 from raysft.model.facts import read_facts
 from raysft.model.shape import read_shape
 from raysft.planner.devices import GIB, parse_cluster
-from raysft.planner.host import check_host_memory, checkpoint_bytes, host_memory, resumed_bytes, save_lines
+from raysft.planner.host import (
+    check_host_memory,
+    check_loading,
+    checkpoint_bytes,
+    host_memory,
+    resumed_bytes,
+    save_lines,
+)
 from raysft.planner.layout import best, weigh
 from raysft.planner.memory import predict
 from raysft.recipe.change import change
@@ -34,7 +41,7 @@ def test_a_commit_is_twelve_bytes_a_trained_parameter_whatever_the_layout() -> N
     assert checkpoint_bytes(lora, shape) == 12 * 32 * (4096 * 16 + 16 * 4096)
 
 
-@pytest.mark.parametrize("parallel", [{"zero": 3}, {"zero": 2}, {"zero": 1}, {"zero": 0}])
+@pytest.mark.parametrize("parallel", [{"zero": 3}, {"zero": 2}, {"zero": 0}, {"zero": 1, "tensor": 4}])
 def test_each_worker_keeps_its_share_of_a_save(parallel: dict[str, Any]) -> None:
     recipe, shape = eight(parallel=parallel)
     assert host_memory(recipe, shape).saved == pytest.approx(12 * P / 8, rel=1e-6)
@@ -97,7 +104,7 @@ def test_the_lines_of_a_plan() -> None:
     assert "89.7 GiB a checkpoint, 11.2 GiB a worker" in save
     assert "96 s at 1 GB/s a node" in save
     assert "reads 11.2 GiB" in resume
-    assert "239.3 GiB a node" in host, "eight whole fp32 models of fresh weights"
+    assert "329.1 GiB a node" in host, "eight whole fp32 models of fresh weights, and what a resume reads of a commit"
     small = make_recipe()
     lines = save_lines(small, read_shape(small), parse_cluster("2xCPU-4G"))
     assert len(lines) == 2
@@ -120,3 +127,30 @@ def test_a_choice_that_only_host_memory_forbids_says_so() -> None:
     cluster = replace(parse_cluster("8xH100-80G"), host_bytes=20 * GIB)
     with pytest.raises(ClusterError, match="more host memory than it has"):
         best(from_files, read_facts(recipe), shape, cluster)
+
+
+DORA = {"kind": "dora", "rank": 16}
+
+
+@pytest.mark.parametrize(
+    ("method", "cluster", "parallel", "told"),
+    [
+        (DORA, "8xL4-24G", {"zero": 3}, "29.9 GiB in fp32"),
+        ({"kind": "lora", "rank": 16}, "8xL4-24G", {"zero": 3}, ""),
+        (DORA, "8xL4-24G", {"zero": 1, "pipeline": 8}, ""),
+        (DORA, "8xCPU-24G", {"zero": 1, "pipeline": 8}, "29.9 GiB in fp32"),
+        (DORA, "8xA40-48G", {"zero": 3}, ""),
+    ],
+)
+def test_what_is_loaded_whole_must_fit_whole(method: Any, cluster: str, parallel: Any, told: str) -> None:
+    """8B in fp32 is 29.9 GiB, however small the parts are that workers keep of it."""
+    recipe, shape = eight(parallel=parallel, method=method)
+    recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"source": "/models/there"})})
+    where = parse_cluster(cluster)
+    if not told:
+        check_loading(recipe, shape, where)
+        return
+    assert not weigh(recipe, shape, where).fits
+    with pytest.raises(ClusterError, match="all of it before it keeps its part") as caught:
+        check_loading(recipe, shape, where)
+    assert told in caught.value.got

@@ -70,7 +70,9 @@ def test_what_fits_with_host_memory_is_offered() -> None:
     assert found.recipe.parallel.offload == "cpu"
     lines = "\n".join(report.memory_advice(recipe, shape, cluster, found, None))
     assert "parallel.offload: cpu" in lines
-    assert re.search(r"and 2,102.7 GiB of host memory a node", lines), "fresh weights: 8 whole models of 282 GB"
+    assert re.search(r"and 2,496.9 GiB of host memory a node", lines), (
+        "fresh weights: 8 whole models of 282 GB, and what a resume reads of a commit"
+    )
     assert "micro_batch_rows" not in lines  # it is 1 already
     assert "micro_batch_rows" in "\n".join(
         report.memory_advice(llama_70b(micro_batch_rows=2), shape, cluster, None, None)

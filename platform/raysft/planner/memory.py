@@ -146,9 +146,8 @@ def chunk_targets(vocab_size: int, *, is_gpu: bool, working: int, is_trained: bo
     if is_gpu:
         logits, most = (2**28, 2048) if is_trained else (2**27, 1024)
         return min(max(logits // vocab_size, 256), most)
-    if working == FLOAT32:
-        return min(max(2**24 // vocab_size, 32), 1024)
-    return min(max(2**26 // vocab_size, 256), 1024)
+    logits, least = (2**24, 32) if working == FLOAT32 else (2**26, 256)
+    return min(max(logits // vocab_size, least), 1024)
 
 
 def _rank(recipe: Recipe, shape: ModelShape, stage: int, *, is_gpu: bool) -> RankMemory:

@@ -177,7 +177,7 @@ def _ended(run: str, end: Outcome | Exception, gained: int, workers: int) -> Att
         return AttemptEnd("hung", f"{told}: see {storage.join(run, 'stacks')}", gained)
     records = _newest_failures(run)
     lacked = next((record for record in records if record.out_of_memory), None)
-    if lacked is not None and kind in ("code", "worker"):
+    if lacked is not None and kind in ("code", "worker", "memory"):
         return AttemptEnd("memory", f"rank {lacked.rank}, after step {lacked.step}: {lacked.what}", gained)
     is_certain = any(record.certain for record in records)  # the other ranks then only lost their peer
     if not records or not (kind == "code" or (kind == "worker" and is_certain)):

@@ -14,7 +14,9 @@ from ray.train.v2._internal.exceptions import (
 from ray.train.v2.api.exceptions import ControllerError, PreemptionError, WorkerGroupError
 
 from raysft.data.on_ray import raised_in_task
+from raysft.errors import RaysftError
 from raysft.run.failure import Kind
+from raysft.train.history.failures import is_out_of_memory
 
 OUT_OF_MEMORY = ("running low on memory", "NODE_OUT_OF_MEMORY")
 NODE_DIED = ("node has died", "node was terminated", "node is dead")
@@ -72,7 +74,17 @@ def _of_worker(error: Exception) -> Kind | Literal["peer"]:
         if any(sign in text for sign in OUT_OF_MEMORY):
             return "memory"
         return "node" if any(sign in text for sign in NODE_DIED) else "worker"
+    if _lacks_memory(error):
+        return "memory"
     return "peer" if any(sign in text for sign in LOST_PEER) else "code"
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """Did an allocation fail in what a worker raised? Ray's text of it is its traceback: lines of code, which may
+    speak of memory, too, are indented there. What raysft itself raises says that it would come again."""
+    said = "\n".join(line for line in str(error).splitlines() if not line.startswith(" "))
+    is_ours = isinstance(raised_in_task(error), RaysftError) or f"\n{RaysftError.__module__}." in f"\n{said}"
+    return not is_ours and (isinstance(error, MemoryError) or is_out_of_memory(RuntimeError(said)))
 
 
 def _alone(end: Kind | Literal["peer"]) -> Kind:

@@ -188,7 +188,13 @@ class Waiting:
 
 def waiting() -> list[Waiting]:
     """What waits in the cluster now; nothing where the driver is outside of it."""
-    return [] if _client() is None else waiting_in(_status(), is_scaled=scales())
+    status = cluster_status()
+    return [] if status is None else waiting_in(status, is_scaled=scales())
+
+
+def cluster_status() -> GetClusterStatusReply | None:
+    """What the head says of its nodes and what they have free; None where the driver is outside of the cluster."""
+    return None if _client() is None else _status()
 
 
 def waiting_in(status: GetClusterStatusReply, *, is_scaled: bool) -> list[Waiting]:

@@ -22,6 +22,7 @@ from raysft.recipe.schema import Recipe
 from raysft.runtime.demand import not_on
 from raysft.runtime.join import worker_runtime
 from raysft.runtime.teardown import PromptEnd
+from raysft.runtime.whole_nodes import node_selectors
 from raysft.train.worker_input import AttemptInput
 
 COLLECTIVE_TIMEOUT_S = 1800
@@ -65,6 +66,9 @@ def trainer(
 ) -> ForkedTrainer:
     """One attempt of a run, in which each worker does work(attempt). left_out: ids of nodes that are not used."""
     wanted = recipe.cluster
+    reserved = {"CPU": float(wanted.cpus_per_worker)}
+    if wanted.gpus_per_worker:
+        reserved["GPU"] = float(wanted.gpus_per_worker)
     return ForkedTrainer(
         work,
         train_loop_config=asdict(attempt),
@@ -74,9 +78,8 @@ def trainer(
         scaling_config=ScalingConfig(
             num_workers=wanted.workers,
             use_gpu=wanted.gpus_per_worker > 0,
-            resources_per_worker={"CPU": wanted.cpus_per_worker}
-            | ({"GPU": wanted.gpus_per_worker} if wanted.gpus_per_worker else {}),
-            label_selector=not_on(left_out) or None,
+            resources_per_worker=reserved,
+            label_selector=node_selectors(reserved, wanted.workers, left_out) or not_on(left_out) or None,
         ),
         run_config=RunConfig(
             name=f"fit-{time.time_ns()}",  # a name that was used would have Ray restore that state of its own

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import traceback
+
 import pytest
-from ray.exceptions import ActorDiedError, ActorUnavailableError, NodeDiedError, OutOfMemoryError, RayActorError
+import torch
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    NodeDiedError,
+    OutOfMemoryError,
+    RayActorError,
+    RayTaskError,
+)
 from ray.train.v2._internal.exceptions import (
+    UserExceptionWithTraceback,
     WorkerGroupStartupFailedError,
     WorkerGroupStartupTimeoutError,
     WorkerHealthCheckFailedError,
@@ -13,6 +24,7 @@ from ray.train.v2._internal.exceptions import (
 from ray.train.v2.api.exceptions import ControllerError, NCCLHangError, PreemptionError, WorkerGroupError
 from ray.train.v2.api.preemption import PreemptionInfo
 
+from raysft.errors import ModelError
 from raysft.run.ray_failures import classify
 
 
@@ -38,6 +50,31 @@ KILLED = unhealthy(  # Ray's text names the OOM killer among the causes of any S
 )
 PEER = RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:5022")
 BUG = ValueError("no such column")
+GPU_MEMORY = torch.OutOfMemoryError(
+    "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.10 GiB of which 1 GiB is free."
+)
+NCCL_MEMORY = torch.distributed.DistBackendError(
+    "NCCL error in: ProcessGroupNCCL.cpp:3690, unhandled cuda error (run with NCCL_DEBUG=INFO for details), NCCL "
+    "version 2.28.9\nncclUnhandledCudaError: Call to CUDA function failed.\nLast error:\n"
+    "Cuda failure 2 'out of memory'"
+)
+CUBLAS_MEMORY = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+
+def wrapped(error: Exception) -> Exception:
+    """As Ray Train hands on what a worker raised: its text is the traceback."""
+    try:
+        raise error  # the text of this line may say out of memory
+    except type(error) as raised:
+        return UserExceptionWithTraceback(raised, "".join(traceback.format_exception(raised)))
+
+
+def by_task(error: Exception) -> Exception:
+    return RayTaskError("run_train_fn", traceback.format_exception_only(error)[-1], error)
+
+
+def told_by_raysft() -> ModelError:
+    return ModelError("rows do not fit", got="CUDA out of memory. Tried ...", expected="room", fix="fewer rows")
 
 
 @pytest.mark.parametrize(
@@ -54,6 +91,13 @@ BUG = ValueError("no such column")
         (group(BUG, PEER), "code"),
         (group(PEER, BUG), "code"),
         (group(BUG), "code"),
+        (group(wrapped(BUG)), "code"),
+        *((group(PEER, error), "memory") for error in (GPU_MEMORY, NCCL_MEMORY, CUBLAS_MEMORY, MemoryError())),
+        *((group(PEER, wrapped(error)), "memory") for error in (GPU_MEMORY, NCCL_MEMORY, CUBLAS_MEMORY)),
+        (group(PEER, by_task(GPU_MEMORY)), "memory"),
+        (group(PEER, told_by_raysft()), "code"),
+        (group(PEER, wrapped(told_by_raysft())), "code"),
+        (group(PEER, wrapped(PEER)), "worker"),
         (group(unhealthy(died("The actor died because its node has died. Node Id: 11ab"))), "node"),
         (group(KILLED, unhealthy(died("The actor died because its node has died."))), "node"),
         (group(unhealthy(NodeDiedError("Task failed: the node it was running on is dead"))), "node"),

@@ -68,15 +68,21 @@ def describe_failure(
     )
 
 
+OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "_STATUS_ALLOC_FAILED",
+    "Failed to CUDA calloc",
+    "Failed to CUDA host alloc",
+)
+"""Texts of allocations that fail: torch's on every device, CUDA's own (NCCL passes it on), torch's on a CPU, those of
+cuBLAS and its sisters (CUBLAS_STATUS_ALLOC_FAILED, CUSOLVER_..., CUDNN_...), NCCL's (alloc.h)."""
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Is this an allocation that failed? torch has a class for it on CUDA only; its texts are the same everywhere."""
-    text = str(error)
-    return (
-        isinstance(error, MemoryError)
-        or "out of memory" in text
-        or "can't allocate memory" in text
-        or "not enough memory" in text
-    )
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in OUT_OF_MEMORY)
 
 
 HARDWARE = re.compile(

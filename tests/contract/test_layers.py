@@ -64,7 +64,7 @@ SEES = {
     "raysft.train.loop": {"train", "engine.protocol", "objectives.batch"},
     "raysft.train.hooks": {"train"},
     "raysft.train.state": {"train"},
-    "raysft.train.assembly": {"train", "objectives", "model", "data", "recipe", "storage", "errors"},
+    "raysft.train.assembly": {"train", "evaluate", "objectives", "model", "data", "recipe", "storage", "errors"},
     "raysft.train.worker": {"train", "engine", "objectives", "model", "data", "recipe", "storage", "errors"},
     "raysft.evaluate": {"metrics", "sandbox", "recipe", "model", "data", "appended", "outputs", "storage", "errors"},
     "raysft.observe": {"recipe", "model", "data", "storage", "errors"},

@@ -51,7 +51,7 @@ from raysft.recipe.load import parse_recipe
 from raysft.recipe.resolve import ResolvedRun, resolve
 from raysft.recipe.schema import Recipe
 from raysft.recipe.traits import method_of
-from raysft.train.assembly import outlined_module
+from raysft.train.assembly import live_teachers, outlined_module
 from raysft.train.commits.checkpoint import begin_attempt
 from raysft.train.commits.writer import Retention, Writer
 from raysft.train.group import TorchGroup
@@ -137,6 +137,7 @@ def build(
     )
     module.auxiliary, module.total_steps = auxiliary_head(base_model(adapted), recipe), total_steps
     begin(module, recipe, store)
+    module.ask = live_teachers(recipe, tokenizer, torch.device("cpu"))
     return make_engine(module, resolve(recipe, read_facts(recipe), None), torch.device("cpu"), restored)
 
 

@@ -373,6 +373,12 @@ def make_guarded(
     return Material(samples, reference, write_store(directory / fields[0].name, table, fields))
 
 
+def save_teacher(directory: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """The other model of make_guarded, as files."""
+    fresh_model(CONFIG, len(tokenizer), seed=11).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+
+
 def _table(samples: Sequence[Sample]) -> pa.Table:
     return pa.table(
         {

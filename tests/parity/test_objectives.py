@@ -60,6 +60,7 @@ from objective_material import (
     ranked_loss,
     reward_loss,
     robust_loss,
+    save_teacher,
     simple_loss,
     smooth_loss,
     with_score,
@@ -83,6 +84,15 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
         "objective__divergence": "js",
         "objective__temperature": TEMPERATURE,
         "objective__share": SHARE,
+    },
+    "live": {
+        "objective__kind": "distill",
+        "objective__teachers": ["teacher"],
+        "objective__teacher_top_k": TOP_K,
+        "objective__divergence": "js",
+        "objective__temperature": TEMPERATURE,
+        "objective__share": SHARE,
+        "objective__live": True,
     },
     "smooth": {"objective__label_smoothing": SMOOTHING},
     "asft": {"objective__kind": "dft", "objective__kl_weight": KL_WEIGHT, "objective__kl_top_k": TOP_K},
@@ -150,6 +160,7 @@ LOSSES = {
     "dpo": preference_loss,
     "guarded": guarded_loss,
     "distill": distill_loss,
+    "live": distill_loss,
     "smooth": smooth_loss,
     "asft": dynamic_loss,
     "eaft": entropy_loss,
@@ -184,9 +195,10 @@ def materials(bench: Bench) -> dict[str, Material]:
     taught = make_guarded(
         bench.directory, bench.tokenizer, make_samples(48), teacher_top_k(TOP_K), temperature=TEMPERATURE
     )
+    save_teacher(bench.directory / "teacher", bench.tokenizer)
     single = {
         **dict.fromkeys(("guarded", "smooth", "asft", "eaft", "moved"), guarded),
-        "distill": taught,
+        **dict.fromkeys(("distill", "live"), taught),
         "kto": make_judged(bench.directory, pairs),
         **dict.fromkeys(("ranked pairs", "ranked list"), make_ranked(bench.directory, pairs)),
         **dict.fromkeys(("matched", "matched encoder"), make_matched(bench.directory, bench.tokenizer)),
@@ -204,6 +216,8 @@ def alone(bench: Bench, materials: dict[str, Material]) -> dict[str, dict[str, A
 
 def train(bench: Bench, materials: dict[str, Material], name: str, workers: int, **changes: Any) -> dict[str, Any]:
     fields = {**OBJECTIVES[name], "train__rows_per_step": 4, "until": UNTIL, **changes}
+    if name == "live":
+        fields["objective__teachers"] = [str(bench.directory / "teacher")]
     return bench.cell(workers, store=materials[name].store, reduced=True, **fields)[0]
 
 
@@ -242,6 +256,7 @@ MORE = {
     **dict.fromkeys(("dpo", "guarded"), ("ZeRO 3, tiny chunks", "sequence parallel 2")),
     **dict.fromkeys(("moved", "moved encoder"), ("ZeRO 2, micro-batch 2",)),
     "matched": ("sequence parallel 2",),
+    "live": ("sequence parallel 2", "tensor parallel 2"),
 }
 """{objective: splits that are tried each time besides}."""
 WITH_HEAD = {
@@ -254,7 +269,7 @@ NOT_CUT = {
     **dict.fromkeys(("encoder", "encoder of domains"), ("pipeline", "parallel", "unpacked")),
     "moved": ("pipeline", "parallel", "ZeRO 3"),
     "moved encoder": ("pipeline", "parallel", "unpacked", "ZeRO 3"),
-    "matched": ("pipeline",),
+    **dict.fromkeys(("matched", "live"), ("pipeline",)),
     "matched encoder": ("pipeline", "parallel", "unpacked"),
     **dict.fromkeys(WITH_HEAD, ("pipeline",)),
 }
@@ -275,11 +290,12 @@ def test_every_objective_is_tried_in_every_way_that_it_has() -> None:
         tried = {split for tried_name, split in OFTEN_CELLS if tried_name == name}
         traits = objective_traits.OBJECTIVES[fields.get("objective__kind", "sft")]
         is_moved, is_unpacked = "train__adversarial_epsilon" in fields, fields.get("data__packing") is False
+        is_live = fields.get("objective__live", False)
         expected = {
             "micro-batch 2": True,
             "micro-batch 4": True,
             "ZeRO 3": not is_moved,
-            "pipeline": not (is_moved or traits.whole_rows),
+            "pipeline": not (is_moved or is_live or traits.whole_rows),
             "unpacked": not is_unpacked,
         }
         assert {word: any(word in split for split in tried) for word in expected} == expected, name

@@ -91,7 +91,7 @@ class ZeroEngine:
             self._deepspeed.enable_backward_allreduce = False
         self._adam: torch.optim.Optimizer = optimizer
         self._state = AdamState(self._deepspeed, optimizer, self._trained, self._stage, bf16=self._bf16)
-        self._acts, self._kept = module.acts, module.kept
+        self._acts, self._kept, self._ask = module.acts, module.kept, module.ask
         if restored is not None:
             on_every_rank(partial(self._restore, restored))
 
@@ -173,7 +173,8 @@ class ZeroEngine:
         return stacked(self._loss(batch, numbers, columns), self._objective)
 
     def _loss(self, batch: DeviceBatch, numbers: Mapping[str, float], columns: Columns) -> Loss:
-        given = with_step(batch, numbers, columns).flat(self._objective.batch_columns)
+        live = {} if self._ask is None else self._ask(batch)
+        given = with_step(batch, numbers, {**columns, **live}).flat(self._objective.batch_columns)
         found: Loss = self._deepspeed(*given)
         return found
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +26,9 @@ from raysft.errors import ModelError, RecipeError
 from raysft.evaluate.reference import Values, check_numbers, load_reference, predicting
 from raysft.model.encoder import check_encoder
 from raysft.model.facts import load_config, read_facts
+from raysft.model.fast.attention import Borders
 from raysft.model.fast.loss import OutputHead, hidden_states, logits_of, output_head
+from raysft.model.fast.places import Places
 from raysft.model.load import rows_for
 from raysft.model.spread import Room
 from raysft.recipe.change import change
@@ -34,6 +36,7 @@ from raysft.recipe.columns import Field
 from raysft.recipe.objective_traits import teachers_of
 from raysft.recipe.schema import Recipe
 from raysft.recipe.sections.objective import DistillObjective
+from raysft.recipe.teachers import teacher_recipes
 
 logger = logging.getLogger(__name__)
 
@@ -59,13 +62,6 @@ class Teachers:
     """V."""
     draws: int = 0
     """How many of the tokens that are kept are drawn of those that are not the likeliest."""
-
-
-def teacher_recipes(recipe: Recipe) -> list[Recipe]:
-    """The recipe with each teacher as its model, and with the tokenizer that is there."""
-    tokenizer = recipe.model.tokenizer or recipe.model.source
-    alone = {"model.config": None, "model.revision": None, "model.tokenizer": tokenizer, "objective": "sft"}
-    return [change(recipe, {**alone, "model.source": teacher}) for teacher in teachers_of(recipe)]
 
 
 def teacher_inputs(recipe: Recipe, teachers: Sequence[Mapping[str, Any] | str]) -> dict[str, Any]:
@@ -157,34 +153,69 @@ def teacher_values(
         yield rows, values
 
 
-@torch.no_grad()
 def _values(teachers: Teachers, batch: MicroBatch, k: int) -> tuple[np.ndarray, np.ndarray]:
     """(ids, log p) of k tokens, likeliest first: [tokens, k] each; zeros where nothing is predicted."""
-    predicts = predicting(batch)  # [B, T - 1]
-    asked = []
-    for model in teachers.models:
-        ids, positions = (torch.from_numpy(x).to(model.device) for x in (batch.input_ids, batch.position_ids))
-        hidden = hidden_states(model, ids, positions)[:, :-1][torch.from_numpy(predicts).to(model.device)]  # [N, D]
-        head = output_head(model)
-        shape = replace(head.shape, temperature=teachers.temperature)
-        asked.append((torch.split(hidden, _CHUNK), OutputHead(head.module, shape)))
-    places = torch.split(_offsets(batch)[torch.from_numpy(predicts)], _CHUNK)
-    pieces = [
-        kept_tokens(_mixed(teachers, [(chunks[i], head) for chunks, head in asked]), k, teachers.draws, places[i])
-        for i in range(len(places))
-    ]
+    predicts, device = predicting(batch), teachers.models[0].device  # [B, T - 1]
+    ids, positions = (torch.from_numpy(array).to(device) for array in (batch.input_ids, batch.position_ids))
+    wanted = Places.where(torch.from_numpy(np.pad(predicts, ((0, 0), (0, 1)))).to(device))
+    found = _asked(teachers, AskedRows(ids, positions, wanted), k)
     all_ids = np.zeros((*batch.segment_of.shape, k), np.int64)
     all_log_probs = np.zeros((*batch.segment_of.shape, k), np.float32)
-    all_ids[:, 1:][predicts] = torch.cat([ids for ids, _ in pieces]).cpu().numpy()
-    all_log_probs[:, 1:][predicts] = torch.cat([log_probs for _, log_probs in pieces]).cpu().numpy()
+    all_ids[:, 1:][predicts], all_log_probs[:, 1:][predicts] = (values.cpu().numpy() for values in found)
     is_token = batch.segment_of >= 0
     return all_ids[is_token], all_log_probs[is_token]
 
 
-def _offsets(batch: MicroBatch) -> Tensor:
-    """[B, T - 1] in [0, 1), evenly spread; each depends on a token and its place in the row, on no other row."""
-    places = np.arange(batch.input_ids.shape[1] - 1) * _GOLDEN + batch.input_ids[:, :-1] * _ROOT
-    return torch.from_numpy(places % 1)
+class AskedRows(NamedTuple):
+    """Rows that teachers are asked about, on their device."""
+
+    input_ids: Tensor
+    """[B, T] int64."""
+    position_ids: Tensor
+    """[B, T] int64, restarts at 0 where a segment starts."""
+    predicting: Places
+    """Where the next token is one of the same sample."""
+    borders: Borders | None = None
+    """Those of the positions, where they are known."""
+
+
+@torch.no_grad()
+def live_values(teachers: Teachers, fields: Sequence[Field], rows: AskedRows) -> dict[str, Tensor]:
+    """The columns `fields` (of columns.teacher_top_k) of a micro-batch, [B, T, k] each: where a token is predicted,
+    what stands in a store's column at that token; zeros elsewhere."""
+    ids, log_probs = fields
+    found = {
+        ids.name: rows.input_ids.new_zeros((rows.input_ids.numel(), ids.width), dtype=torch.int32),
+        log_probs.name: rows.input_ids.new_zeros((rows.input_ids.numel(), ids.width), dtype=torch.float32),
+    }
+    if len(rows.predicting.index):
+        for column, values in zip(found.values(), _asked(teachers, rows, ids.width), strict=True):
+            column.index_copy_(0, rows.predicting.index, values.to(column.dtype))
+    return {name: column.view(*rows.input_ids.shape, ids.width) for name, column in found.items()}
+
+
+@torch.no_grad()
+def _asked(teachers: Teachers, rows: AskedRows, k: int) -> tuple[Tensor, Tensor]:
+    """(ids, log p) of k tokens wherever a token is predicted, [N, k] each, row by row."""
+    asked = []
+    for model in teachers.models:
+        hidden = rows.predicting.of(hidden_states(model, rows.input_ids, rows.position_ids, rows.borders))  # [N, D]
+        head = output_head(model)
+        shape = replace(head.shape, temperature=teachers.temperature)
+        asked.append((torch.split(hidden, _CHUNK), OutputHead(head.module, shape)))
+    places = torch.split(_offsets(rows), _CHUNK)
+    pieces = [
+        kept_tokens(_mixed(teachers, [(chunks[i], head) for chunks, head in asked]), k, teachers.draws, places[i])
+        for i in range(len(places))
+    ]
+    return torch.cat([ids for ids, _ in pieces]), torch.cat([log_probs for _, log_probs in pieces])
+
+
+def _offsets(rows: AskedRows) -> Tensor:
+    """[N] in [0, 1), evenly spread; each depends on a token and its place in the row, on no other row."""
+    index = rows.predicting.index
+    places = (index % rows.input_ids.shape[1]).double() * _GOLDEN
+    return (places + rows.input_ids.flatten()[index].double() * _ROOT) % 1
 
 
 def kept_tokens(log_p: Tensor, k: int, draws: int, offsets: Tensor) -> tuple[Tensor, Tensor]:

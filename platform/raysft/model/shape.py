@@ -10,7 +10,9 @@ from typing import Any
 from raysft.model.facts import first_size, load_config, optional_size, text_fields
 from raysft.recipe.facts import Linear, ModelShape
 from raysft.recipe.families import Family, family_of
+from raysft.recipe.objective_traits import live_columns
 from raysft.recipe.schema import Recipe
+from raysft.recipe.teachers import teacher_recipes
 
 _DROPOUT = ("resid_pdrop", "hidden_dropout", "dropout")
 """transformers' names of the dropout before the residual."""
@@ -55,7 +57,14 @@ def read_shape(recipe: Recipe) -> ModelShape:
         dropout=float(next((text[name] for name in _DROPOUT if text.get(name)), 0.0)),
         tied=kind.tied if tied is None else bool(tied),
         keeps_fused_output=kind.keeps_fused_output,
+        teacher_parameters=_live_teachers(recipe),
     )
+
+
+def _live_teachers(recipe: Recipe) -> int:
+    """Their parameters. Raises ModelError."""
+    teachers = teacher_recipes(recipe) if live_columns(recipe) else []
+    return sum(read_shape(teacher).num_parameters for teacher in teachers)
 
 
 def _attention(kind: Family, text: dict[str, Any], hidden: int, sizes: tuple[int, int]) -> list[Linear]:

@@ -1,4 +1,4 @@
-"""Distillation (Hinton et al. 2015, arXiv:1503.02531) from what teachers said of the data before training.
+"""Distillation (Hinton et al. 2015, arXiv:1503.02531) from what teachers say of the data, before training or in it.
 
 Where a target token is predicted, the divergence between the teachers' distribution and the model's, both at a
 temperature, over the teachers' likeliest tokens and the mass of all others. Per target token of the step; the term is
@@ -44,8 +44,11 @@ def make(section: ObjectiveSection) -> Objective:
 
     term = Term(DISTILL, "target_token", distill.share * distill.temperature**2)
     nll = Term(NLL, "target_token", 1 - distill.share)
-    columns = teacher_top_k(distill.teacher_top_k)
-    return Objective((term,), loss, columns, (NLL,)) if is_alone else Objective((term, nll), loss, columns)
+    kept = teacher_top_k(distill.teacher_top_k)
+    columns, live = ((), kept) if distill.live else (kept, ())
+    if is_alone:
+        return Objective((term,), loss, columns, (NLL,), live=live)
+    return Objective((term, nll), loss, columns, live=live)
 
 
 def _divergence(kind: str, teacher: Tensor, student: Tensor) -> Tensor:

@@ -82,6 +82,8 @@ class ObjectiveModule(nn.Module):
         """Ranks that share the rows; then the sums are of this rank's part of them."""
         self.unread: Unread | None = None
         """Parameters that the engine is to read; None: all are there."""
+        self.ask: Callable[[DeviceBatch], Mapping[str, Tensor]] | None = None
+        """What finds the objective's live columns of a micro-batch; None: it has none."""
         self.kept: dict[str, Tensor] = {}
         """{`weight:<HF name>`: fp32} of what is not trained and no file has: a commit holds it, too."""
 
@@ -113,6 +115,6 @@ class ObjectiveModule(nn.Module):
             hidden = self.rows.hidden_states(batch.input_ids, batch.position_ids, batch.known.borders)
         else:
             hidden = hidden_part(model, batch.input_ids, batch.position_ids, sequence, batch.known.borders)
-            batch = batch.own(sequence, self.objective.columns)
+            batch = batch.own(sequence, self.objective.batch_columns)
         view = View(hidden, output_head(model), batch, sequence, task_head(model), auxiliary=self.auxiliary)
         return self.objective.loss(view, batch)

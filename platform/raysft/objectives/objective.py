@@ -76,6 +76,8 @@ class Objective:
     step_means: tuple[str, ...] = ()
     """Those of its metrics whose mean over the whole global step the loss reads: a column of that name, the same
     number for every atom. A pass of its own finds them first, without gradients; in that pass they are 0."""
+    live: tuple[Field, ...] = ()
+    """What it reads of tokens that is found for each micro-batch as it comes (ObjectiveModule.ask)."""
 
     counted: Counted | None = None
     """What evaluations tell besides; a step of training is too small a sample of it."""
@@ -89,10 +91,10 @@ class Objective:
 
     @property
     def batch_columns(self) -> tuple[Field, ...]:
-        """The columns of a batch on the device: those of the data, then what is found of the step."""
+        """The columns of a batch on the device: those of the data, what is found of it, then of the step."""
         of_step = () if self.whole_step is None else self.whole_step.columns
         numbers = (Field(name, "atom", "<f4") for name in (*self.step_means, *self.scheduled))
-        return (*self.columns, *numbers, *of_step)
+        return (*self.columns, *self.live, *numbers, *of_step)
 
     @property
     def measures(self) -> set[str]:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 
 from raysft.planner.activations import FLOAT32, Attention, ForwardPass, Training, layer_bytes, outer_bytes
-from raysft.planner.states import Basis, States, basis, model_states, state_bytes, states_on_device
+from raysft.planner.states import Basis, States, basis, model_states, state_bytes, states_on_device, teacher_bytes
 from raysft.recipe.change import change
 from raysft.recipe.facts import ModelShape
 from raysft.recipe.flops import graphs_at_once
@@ -50,11 +50,14 @@ class RankMemory:
     """Gathered weights, copies of gradients; after the passes, what they need beyond what these have left free."""
     saved: int
     """On CPU: the copy of its share of the newest save, which is written behind the training (planner/host.py)."""
+    teachers: int = 0
+    """Live teachers, whole, and a chunk of their logits."""
 
     @property
     def total(self) -> int:
         """All of them."""
-        return self.states.total + self.activations + self.logits + self.buffers + self.saved
+        own = self.states.total + self.activations + self.logits + self.buffers
+        return own + self.saved + self.teachers
 
     @property
     def classes(self) -> dict[str, int]:
@@ -65,6 +68,7 @@ class RankMemory:
             "logits": self.logits,
             "buffers": self.buffers,
             "saved": self.saved,
+            "teachers": self.teachers,
         }
 
 
@@ -171,6 +175,7 @@ def _rank(recipe: Recipe, shape: ModelShape, stage: int, *, is_gpu: bool) -> Ran
         logits=logits,
         buffers=max(copies.in_passes, copies.afterwards - activations - logits),
         saved=0 if is_gpu else saved_share(recipe, shape, stage),
+        teachers=teacher_bytes(shape, _working(recipe)),
     )
 
 

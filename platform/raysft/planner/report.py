@@ -68,6 +68,9 @@ def _heading(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> list[str]:
         trained = _number(shape.num_layers * adapter_parameters(single, shape) + outer)
         size, where, title = method.size(recipe.method), f" on {names}" if names else "", f"{method.title} "
         lines.insert(1, f"{title:<10}{trained} parameters{f', {size}' if size else ''}{where}")
+    if shape.teacher_parameters:
+        held = f"{_number(shape.teacher_parameters)} parameters, whole on every worker, in {recipe.train.precision}"
+        lines.insert(1, f"teachers  {held}; their forward passes are in the step")
     if extra := virtual_tokens(recipe):
         lines.append(
             f"uncounted {extra} virtual tokens before every sample of a row but one: the run's first passes try the "

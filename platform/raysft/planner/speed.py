@@ -77,6 +77,7 @@ def step_time(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> StepTime:
         work = flops * 3 / 2  # forward again on top of forward and half a backward
     small = min(1.0, train.micro_batch_rows * length / parallel.sequence / SMALL)
     peak = device.peak_in(train.precision)
+    work += 2 * shape.teacher_parameters * tokens  # a live teacher's forward passes are none of the model's FLOPs
     compute = work / workers / (peak * COMPUTE_EFFICIENCY * small) * _slowest_stage(shape, parallel.pipeline)
     sent = traffic(recipe, shape)
     _, trained = stage_parameters(recipe, shape, 0)

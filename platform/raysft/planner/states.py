@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from raysft.recipe.facts import ModelShape
+
 Precision = Literal["fp32", "bf16"]
 
 
@@ -83,4 +85,16 @@ def model_states(parameters: int, trained: int, ranks: int, zero: int, per: Basi
         masters=per.master * trained // share(1),
         gradients=per.gradient * trained // share(2),
         optimizer=per.moments * trained // share(1),
+    )
+
+
+TEACHER_CHUNK = 256
+"""Positions of which a live teacher's logits exist at a time (evaluate/teachers.py)."""
+
+
+def teacher_bytes(shape: ModelShape, working: int) -> int:
+    """Live teachers of a rank: weights of so many bytes each, and a chunk's logits, its log-probabilities and their
+    sums. What their layers make is gone before the student's pass begins."""
+    return working * shape.teacher_parameters + (
+        TEACHER_CHUNK * shape.vocab_size * 16 if shape.teacher_parameters else 0
     )

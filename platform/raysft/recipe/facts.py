@@ -84,6 +84,8 @@ class ModelShape:
     """Input embedding and output head share their weight."""
     keeps_fused_output: bool = False
     """Rotary makes new queries and keys, and the values keep the fused output until backward (GPT-NeoX)."""
+    teacher_parameters: int = 0
+    """Parameters of the live teachers (objective.live), which each worker holds whole beside the model."""
 
     @property
     def norm_parameters(self) -> int:

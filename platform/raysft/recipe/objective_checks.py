@@ -52,6 +52,13 @@ def check_objective(recipe: Recipe) -> None:
         _check_guard(section)
     if isinstance(section, DistillObjective):
         _check_teachers(section)
+        if section.live and recipe.parallel.pipeline > 1:
+            raise RecipeError(
+                "live teachers read whole rows, and a stage of a pipeline has some layers of them",
+                got=f"objective.live: true, parallel.pipeline: {recipe.parallel.pipeline}",
+                expected="data, tensor or sequence parallelism, or teachers that are asked before training",
+                fix="remove objective.live, or set parallel.pipeline: 1",
+            )
     if isinstance(section, MarginObjective):
         _check_margin(section)
     if isinstance(section, RewardObjective) and section.compare == "list" and section.margin_weight:

@@ -46,8 +46,10 @@ class ObjectiveTraits:
     """Columns of what the records themselves say, written with their tokens, of atoms or segments; empty: none."""
     reference: Callable[[Any], tuple[Field, ...]] = lambda objective: ()
     """Columns that the untrained model, or the teachers, write beside the tokens before training; empty: none."""
+    live: Callable[[Any], tuple[Field, ...]] = lambda objective: ()
+    """Columns of tokens that the teachers write in training, for each micro-batch; empty: none."""
     teachers: Callable[[Any], tuple[str, ...]] = lambda objective: ()
-    """The models that write them; empty: the untrained one."""
+    """The models that write `reference`, or `live`; empty: the untrained one."""
     judged_by: Callable[[Any], str] = lambda objective: "loss"
     """The measure of rows by which of two models one is better. The loss itself is none where a target that the model
     gives no chance costs as little as one that it is sure of, or where a part of it is to stay high."""
@@ -109,7 +111,8 @@ OBJECTIVES: dict[str, ObjectiveTraits] = {
     "eaft": ObjectiveTraits(title="entropy-adaptive fine-tuning", reference=_guard, judged_by=_likelihood),
     "distill": ObjectiveTraits(
         title="distillation",
-        reference=lambda objective: teacher_top_k(objective.teacher_top_k),
+        reference=lambda objective: () if objective.live else teacher_top_k(objective.teacher_top_k),
+        live=lambda objective: teacher_top_k(objective.teacher_top_k) if objective.live else (),
         teachers=lambda objective: objective.teachers,
     ),
     "dpo": ObjectiveTraits(
@@ -191,6 +194,11 @@ def classes_of(recipe: Recipe) -> Classes:
 def teachers_of(recipe: Recipe) -> tuple[str, ...]:
     """The models that the recipe's objective learns from; empty: none."""
     return objective_of(recipe).teachers(recipe.objective)
+
+
+def live_columns(recipe: Recipe) -> tuple[Field, ...]:
+    """What the teachers write for each micro-batch of training, for the recipe's objective."""
+    return objective_of(recipe).live(recipe.objective)
 
 
 def categories_of(recipe: Recipe) -> tuple[Classes, ...]:

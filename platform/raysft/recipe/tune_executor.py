@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from raysft.errors import RecipeError
-from raysft.recipe.objective_traits import embeds, head_of
+from raysft.recipe.objective_traits import embeds, head_of, live_columns
 from raysft.recipe.schema import Recipe
 from raysft.recipe.traits import METHODS, method_of
 from raysft.recipe.tune import TuneSection
@@ -41,6 +41,7 @@ def obstacles(recipe: Recipe, tune: TuneSection) -> list[str]:
                 f"optimizer.kind: {recipe.optimizer.kind} (its matrices would be those of all trials)",
             ),
             (head_of(recipe), f"objective: {recipe.objective.kind} (a head for each trial)"),
+            (live_columns(recipe), "objective.live (the teachers' columns come with a batch of one trial)"),
             (embeds(recipe), f"objective: {recipe.objective.kind} (each trial compares the texts of its own steps)"),
             (recipe.train.adversarial_epsilon, "train.adversarial_epsilon (a pass would move all trials at once)"),
             (recipe.train.embedding_noise, "train.embedding_noise (a pass would draw for all trials at once)"),

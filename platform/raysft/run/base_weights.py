@@ -19,7 +19,9 @@ from raysft.data.read.sources import SourceFile
 from raysft.errors import ModelError
 from raysft.model.files import INDEX, model_location, read_object
 from raysft.recipe.fingerprint import digest
+from raysft.recipe.objective_traits import live_columns
 from raysft.recipe.schema import Recipe
+from raysft.recipe.teachers import teacher_recipes
 
 _TOLD_OTHERWISE = ("transformers_version", "_name_or_path", "use_cache", "dtype", "torch_dtype")
 """Keys of config.json that change no number of a training: weights are loaded in fp32, whatever it says."""
@@ -27,7 +29,16 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def base_fingerprint(recipe: Recipe) -> str | None:
-    """Changes with the base's weights or config. None: fresh weights, or files that are not on this machine (yet)."""
+    """Changes with the weights or config of the base, or of a teacher that is asked in training. None: fresh weights,
+    or files that are not on this machine (yet)."""
+    own = _fingerprint(recipe)
+    if not live_columns(recipe):
+        return own
+    return digest({"base": own, "teachers": [_fingerprint(teacher) for teacher in teacher_recipes(recipe)]})
+
+
+def _fingerprint(recipe: Recipe) -> str | None:
+    """See base_fingerprint: of a recipe's model."""
     if recipe.model.source == "random":
         return None
     try:

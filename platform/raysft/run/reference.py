@@ -36,15 +36,15 @@ from raysft.evaluate.teachers import (
     check_teachers,
     load_teachers,
     teacher_inputs,
-    teacher_recipes,
     teacher_values,
 )
 from raysft.lease import lease
 from raysft.model.load import rows_for
 from raysft.recipe.evaluation_sets import evaluation_sets
 from raysft.recipe.load import parse_recipe
-from raysft.recipe.objective_traits import reference_columns, teachers_of
+from raysft.recipe.objective_traits import live_columns, reference_columns, teachers_of
 from raysft.recipe.schema import Recipe
+from raysft.recipe.teachers import teacher_recipes
 from raysft.run.base_weights import base_fingerprint
 from raysft.run.evaluation_tasks import leaving_no_model, worker_sized
 from raysft.run.layout_choice import evaluation_gpus
@@ -72,7 +72,7 @@ def check(recipe: Recipe) -> None:
     """What can be told of its columns before anything is prepared. Raises ModelError."""
     if teachers_of(recipe):
         check_teachers(recipe)
-    widest = max((column.width for column in reference_columns(recipe)), default=1)
+    widest = max((column.width for column in (*reference_columns(recipe), *live_columns(recipe))), default=1)
     if widest > (known := rows_for(recipe_tokenizer(recipe))):
         raise ModelError(
             "more likeliest tokens are asked for than there are",

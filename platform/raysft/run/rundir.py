@@ -26,6 +26,7 @@ from raysft.recipe.fingerprint import (
 )
 from raysft.recipe.kinds import without_other_kinds
 from raysft.recipe.load import parse_recipe
+from raysft.recipe.objective_traits import live_columns
 from raysft.recipe.paths import with_absolute_paths
 from raysft.recipe.schema import Recipe
 from raysft.recipe.secrets import hidden
@@ -111,7 +112,8 @@ def _other_base(record: Mapping[str, Any], recipe: Recipe, base: str | None) -> 
         return []
     source = recipe.model.source
     made_anew = "the export of that run was made anew" if source.startswith("run://") else "other files lie there"
-    return [f"the content of model.source ({source}): {before} -> {base}, {made_anew}"]
+    teachers = " or of a teacher" if live_columns(recipe) else ""
+    return [f"the content of model.source ({source}){teachers}: {before} -> {base}, {made_anew}"]
 
 
 def has_same_data_fields(run: str, recipe: Recipe) -> bool:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 
 import torch
 from safetensors.torch import load
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from raysft import storage
 from raysft.data.text.tokenizer import load_tokenizer
 from raysft.errors import ModelError
+from raysft.evaluate.teachers import AskedRows, live_values, load_teachers
 from raysft.model.adapter_check import check_forward
 from raysft.model.facts import UNUSABLE
 from raysft.model.fast.start_check import use_fast_paths, use_paths_of, use_precision
@@ -25,8 +28,12 @@ from raysft.model.methods import (
     step_acts,
 )
 from raysft.model.outline import Unread, WholeOnlyError, outline
+from raysft.model.spread import unlimited
 from raysft.model.twin import make_twin
+from raysft.objectives.batch import DeviceBatch
+from raysft.objectives.known import known_of
 from raysft.objectives.module import ObjectiveModule, make_objective
+from raysft.recipe.objective_traits import live_columns
 from raysft.recipe.schema import Recipe
 from raysft.recipe.traits import method_of, virtual_tokens
 from raysft.train.history.paths import RunPaths
@@ -49,7 +56,29 @@ def build_module(context: WorkerContext) -> ObjectiveModule:
         module = _with_objective(adapted, recipe, context.job.total_steps)
     if method_of(recipe).computed_start(recipe.method):
         set_start(module.model, load(storage.read_bytes(RunPaths(context.job.run).start)))
+    module.ask = live_teachers(recipe, _tokenizer(context), context.device)
     return module
+
+
+def live_teachers(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerFast, device: torch.device
+) -> Callable[[DeviceBatch], Mapping[str, Tensor]] | None:
+    """What asks the recipe's teachers about a micro-batch, whole on this device; None: none is asked in training.
+
+    Where ranks share rows, what is known of a batch is known of their parts: places are looked for then, and a GPU is
+    waited for. Raises ModelError.
+    """
+    columns, has_whole_rows = live_columns(recipe), recipe.parallel.sequence == 1
+    if not columns:
+        return None
+    teachers = load_teachers(recipe, tokenizer, lambda teacher: unlimited(device))
+
+    def ask(batch: DeviceBatch) -> Mapping[str, Tensor]:
+        known = batch.known if has_whole_rows else known_of(batch[:7])
+        rows = AskedRows(batch.input_ids, batch.position_ids, known.predicting, known.borders)
+        return live_values(teachers, columns, rows)
+
+    return ask
 
 
 def _by_shares(context: WorkerContext) -> ObjectiveModule | None:

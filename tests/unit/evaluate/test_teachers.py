@@ -12,18 +12,23 @@ import torch
 from small import make_recipe
 from tasks_here import Tasks
 
+from raysft.data.feed.collate import MicroBatch, collate
 from raysft.data.prepare import prepare as prepare_module
 from raysft.data.prepare.prepare import prepare
 from raysft.data.prepare.prepared import Prepared
 from raysft.data.store.parts import TokenStore
 from raysft.data.text.tokenizer import recipe_tokenizer, train_tokenizer
 from raysft.errors import ModelError
-from raysft.evaluate.teachers import check_teachers, kept_tokens
+from raysft.evaluate.teachers import AskedRows, check_teachers, kept_tokens, live_values, load_teachers
 from raysft.model.load import load_model, rows_for
+from raysft.model.spread import unlimited
+from raysft.objectives.batch import on_device
 from raysft.recipe.change import change
+from raysft.recipe.objective_traits import live_columns, reference_columns, teachers_of
 from raysft.recipe.paths import with_absolute_paths
 from raysft.recipe.schema import Recipe
 from raysft.run import evaluation_tasks, reference
+from raysft.run.base_weights import base_fingerprint
 from raysft.run.reference import find_or_make
 
 K, T, WEIGHTS = 5, 2.0, (1.0, 3.0)
@@ -82,6 +87,43 @@ def test_the_columns_are_the_mean_of_what_each_teacher_says_of_a_sample_alone(ta
             assert top.max() < size
             checked += len(ids)
     assert checked > 100
+
+
+def asked_rows(batch: MicroBatch) -> AskedRows:
+    there = on_device(batch, torch.device("cpu"))
+    return AskedRows(there.input_ids, there.position_ids, there.known.predicting, there.known.borders)
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_live_teachers_say_what_stands_in_the_columns(taught: Any, packing: bool) -> None:
+    """Of each micro-batch, whatever rows are in it; an empty one is asked nothing."""
+    recipe, prepared, _ = taught
+    draws = 2 if packing else 0  # of the place in a row
+    recipe = change(recipe, {"objective.teacher_draws": draws, "data.packing": packing})
+    store, fields = TokenStore.open(prepared.train, find_or_make(recipe, prepared).train), reference_columns(recipe)
+    live = change(recipe, {"objective.live": True})
+    assert (reference_columns(live), live_columns(live)) == ((), fields)
+    teachers = load_teachers(live, recipe_tokenizer(live), lambda teacher: unlimited(torch.device("cpu")))
+    for rows in ([0], [1, 2], range(store.num_rows)):
+        stored = collate(store.read_rows(rows), 0, packing=packing, fields=fields)
+        found = live_values(teachers, fields, asked_rows(collate(store.read_rows(rows), 0, packing=packing)))
+        predicts = (stored.segment_of[:, 1:] == stored.segment_of[:, :-1]) & (stored.segment_of[:, 1:] >= 0)
+        assert predicts.sum() > 20
+        for field in fields:
+            own, theirs = found[field.name].numpy(), stored.fields[field.name]
+            assert (own.shape, own.dtype) == (theirs.shape, theirs.dtype)
+            np.testing.assert_allclose(own[:, :-1][predicts], theirs[:, :-1][predicts], rtol=1e-4, atol=1e-5)
+    empty = collate([], 0, packing=packing)
+    assert [len(value.unique()) for value in live_values(teachers, fields, asked_rows(empty)).values()] == [1, 1]
+
+
+def test_a_run_knows_its_live_teachers_by_their_content(taught: Any) -> None:
+    recipe, _, _ = taught
+    live = change(recipe, {"objective.live": True})
+    before = base_fingerprint(live)
+    assert before not in (None, base_fingerprint(recipe))
+    assert base_fingerprint(change(live, {"objective.share": 0.9})) == before
+    assert base_fingerprint(change(live, {"objective.teachers": list(reversed(teachers_of(live)))})) != before
 
 
 def test_drawn_tokens_stand_for_all_others(taught: Any) -> None:

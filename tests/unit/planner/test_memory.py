@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from fakes import LLAMA, make_recipe, recipe_8b
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from raysft.model.fast.loss_head import chunk_targets
 from raysft.model.shape import read_shape
 from raysft.model.stages import stage_layers as real_stages
 from raysft.planner import memory
+from raysft.planner.devices import DEVICES, Cluster
+from raysft.planner.speed import step_time
+from raysft.recipe.change import change
 
 
 def test_memory_falls_with_every_axis() -> None:
@@ -95,3 +101,22 @@ def test_on_a_cpu_a_buffer_is_as_large_as_what_is_written() -> None:
         found = memory.predict(recipe, read_shape(recipe), is_gpu=False)
         assert found.buffers <= 4 * 4 * found.states.parameters
         assert memory.predict(recipe, read_shape(recipe), is_gpu=True).buffers >= 4 * memory.REDUCE_BUCKET
+
+
+def test_live_teachers_are_whole_on_every_worker(tmp_path: Path) -> None:
+    """Two bytes a parameter in bf16, four in fp32, whatever ZeRO partitions; their passes take time."""
+    config = AutoConfig.for_model(**LLAMA, vocab_size=2000)
+    config.save_pretrained(tmp_path / "teacher")
+    parameters = AutoModelForCausalLM.from_config(config).num_parameters()
+    cluster = Cluster(DEVICES["H100"], 8, 8)
+    for precision, size in (("bf16", 2), ("fp32", 4)):
+        alone = recipe_8b(8, parallel={"zero": 3}, train={"precision": precision})
+        distill = {"kind": "distill", "teachers": [str(tmp_path / "teacher")] * 2, "live": True}
+        taught = change(alone, {"objective": distill})
+        shape = read_shape(taught)
+        assert shape.teacher_parameters == 2 * parameters
+        assert read_shape(change(taught, {"objective.live": False})).teacher_parameters == 0
+        before, after = (memory.predict(alone, one, is_gpu=True) for one in (read_shape(alone), shape))
+        logits = 256 * shape.vocab_size * 16
+        assert after.total - before.total == after.classes["teachers"] == 2 * parameters * size + logits
+        assert step_time(taught, shape, cluster).compute_s > step_time(alone, read_shape(alone), cluster).compute_s

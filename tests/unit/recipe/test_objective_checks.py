@@ -30,6 +30,17 @@ def test_what_a_head_of_its_own_cannot_go_with(changes: dict[str, Any], named: s
         check_recipe(change(given, changes))
 
 
+def test_live_teachers() -> None:
+    section = {"kind": "distill", "teachers": ["t"], "live": True}
+    given = make_recipe(objective=section)
+    check_recipe(given)
+    check_recipe(change(given, STREAM))
+    with pytest.raises(RecipeError, match="written before training"):
+        check_recipe(change(given, {**STREAM, "objective.live": False}))
+    with pytest.raises(RecipeError, match="live teachers read whole rows"):
+        check_recipe(change(given, {"parallel": {"pipeline": 2, "zero": 1}, "cluster.workers": 2}))
+
+
 def test_an_order_has_no_margin() -> None:
     given = make_recipe(objective={"kind": "reward", "compare": "pairs", "margin_weight": 1.0})
     check_recipe(given)

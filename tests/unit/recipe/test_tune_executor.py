@@ -24,6 +24,7 @@ from raysft.recipe.tune_executor import is_fused, obstacles, trials_at_a_time
         ({"parallel": {"auto": True}}, "parallel.auto"),
         ({"parallel": {"offload": "cpu"}}, "parallel.offload"),
         ({"train": {"gradient_checkpointing": True}, "method": {"kind": "lora", "dropout": 0.1}}, "drawn twice"),
+        ({"objective": {"kind": "distill", "teachers": ["t"], "live": True}}, "objective.live"),
         ({"tune__metrics": ["tokens_per_s"], "tune__scheduler": "none"}, "of all trials together"),
     ],
 )

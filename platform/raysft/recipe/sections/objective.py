@@ -81,7 +81,12 @@ class DistillObjective(Section):
     teachers: OneOrMany = Field(
         (),
         description="Models with the student's tokenizer: directories, hub ids or `run://NAME`. They are asked once, "
-        "before training. One at least.",
+        "before training, or as `live` says. One at least.",
+    )
+    live: bool = Field(
+        False,
+        description="Ask the teachers in training, of each micro-batch, not before it of all data: each worker then "
+        "holds them whole beside its share of the student. For streams, and for data that are seen once.",
     )
     teacher_weights: Weights | None = Field(
         None, description="What each teacher counts in the mean of their probabilities. Default: all alike."

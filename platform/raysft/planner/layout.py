@@ -12,7 +12,8 @@ from itertools import product
 from raysft.errors import ClusterError
 from raysft.planner.devices import GIB, Cluster
 from raysft.planner.host import can_load, check_host_memory, check_loading, fits_host_memory
-from raysft.planner.memory import RankMemory, bytes_basis, predict
+from raysft.planner.memory import bytes_basis, predict
+from raysft.planner.rank_memory import RankMemory
 from raysft.planner.speed import StepTime, step_time
 from raysft.recipe.change import change
 from raysft.recipe.compatibility import Status, cell_of, verdict

@@ -7,11 +7,12 @@ weights. Model states are in states.py, what autograd keeps in activations.py.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache
 
 from raysft.planner.activations import FLOAT32, Attention, ForwardPass, Training, layer_bytes, outer_bytes
-from raysft.planner.states import Basis, States, basis, model_states, state_bytes, states_on_device, teacher_bytes
+from raysft.planner.rank_memory import RankMemory
+from raysft.planner.states import Basis, basis, model_states, state_bytes, states_on_device, teacher_bytes
 from raysft.recipe.change import change
 from raysft.recipe.facts import ModelShape
 from raysft.recipe.flops import graphs_at_once
@@ -35,41 +36,6 @@ MAX_LIVE_PARAMETERS = 1_000_000_000
 
 FOUR_BITS = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 """Bytes of a weight in 4 bits: scales of 64 weights in 8 bits, of 256 such in fp32 (arXiv:2305.14314, section 3)."""
-
-
-@dataclass(frozen=True)
-class RankMemory:
-    """Bytes at the peak of a step on a rank of one stage."""
-
-    stage: int
-    states: States
-    activations: int
-    logits: int
-    """One chunk of logits and the gradients of the head."""
-    buffers: int
-    """Gathered weights, copies of gradients; after the passes, what they need beyond what these have left free."""
-    saved: int
-    """On CPU: the copy of its share of the newest save, which is written behind the training (planner/host.py)."""
-    teachers: int = 0
-    """Live teachers, whole, and a chunk of their logits."""
-
-    @property
-    def total(self) -> int:
-        """All of them."""
-        own = self.states.total + self.activations + self.logits + self.buffers
-        return own + self.saved + self.teachers
-
-    @property
-    def classes(self) -> dict[str, int]:
-        """Bytes by name."""
-        return {
-            **asdict(self.states),
-            "activations": self.activations,
-            "logits": self.logits,
-            "buffers": self.buffers,
-            "saved": self.saved,
-            "teachers": self.teachers,
-        }
 
 
 def predict(recipe: Recipe, shape: ModelShape, *, is_gpu: bool) -> RankMemory:

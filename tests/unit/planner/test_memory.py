@@ -12,7 +12,7 @@ from raysft.model.fast.loss_head import chunk_targets
 from raysft.model.shape import read_shape
 from raysft.model.stages import stage_layers as real_stages
 from raysft.planner import memory
-from raysft.planner.devices import DEVICES, Cluster
+from raysft.planner.devices import Cluster, find_device
 from raysft.planner.speed import step_time
 from raysft.recipe.change import change
 
@@ -108,7 +108,7 @@ def test_live_teachers_are_whole_on_every_worker(tmp_path: Path) -> None:
     config = AutoConfig.for_model(**LLAMA, vocab_size=2000)
     config.save_pretrained(tmp_path / "teacher")
     parameters = AutoModelForCausalLM.from_config(config).num_parameters()
-    cluster = Cluster(DEVICES["H100"], 8, 8)
+    cluster = Cluster(find_device("H100-80G"), 8, 8)
     for precision, size in (("bf16", 2), ("fp32", 4)):
         alone = recipe_8b(8, parallel={"zero": 3}, train={"precision": precision})
         distill = {"kind": "distill", "teachers": [str(tmp_path / "teacher")] * 2, "live": True}

@@ -8,6 +8,7 @@ import pytest
 from searches import CONDITIONAL, FREE, RANK, RATE, lora
 
 from raysft.errors import RecipeError
+from raysft.recipe.change import change
 from raysft.recipe.tune_checks import check_tune
 from raysft.recipe.tune_executor import is_fused, obstacles, trials_at_a_time
 
@@ -24,7 +25,6 @@ from raysft.recipe.tune_executor import is_fused, obstacles, trials_at_a_time
         ({"parallel": {"auto": True}}, "parallel.auto"),
         ({"parallel": {"offload": "cpu"}}, "parallel.offload"),
         ({"train": {"gradient_checkpointing": True}, "method": {"kind": "lora", "dropout": 0.1}}, "drawn twice"),
-        ({"objective": {"kind": "distill", "teachers": ["t"], "live": True}}, "objective.live"),
         ({"tune__metrics": ["tokens_per_s"], "tune__scheduler": "none"}, "of all trials together"),
     ],
 )
@@ -35,6 +35,13 @@ def test_what_cannot_train_together_is_refused_by_name(changed: dict[str, Any], 
     assert "separate" in refused.value.fix
     automatic = lora(**changed)
     assert not is_fused(automatic, check_tune(automatic), room=1)
+
+
+def test_live_teachers_stand_against_it() -> None:
+    alone = lora()
+    taught = change(alone, {"objective": {"kind": "distill", "teachers": ["t"], "live": True}})
+    assert obstacles(alone, check_tune(alone)) == []
+    assert [words for words in obstacles(taught, check_tune(taught)) if words.startswith("objective.live")]
 
 
 def test_trials_train_together_where_there_are_more_of_them_than_workers() -> None:

@@ -7,11 +7,20 @@ waits for, not the host. On a CPU the arrays are where they are read, and nothin
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import torch
 
 from raysft.objectives.batch import DeviceBatch, HostBatch, moved, on_host
 from raysft.objectives.known import ALONE, Part
+
+
+class _Sent(NamedTuple):
+    """A micro-batch on its way."""
+
+    batch: DeviceBatch
+    copied: torch.cuda.Event | None
+    """Comes when it is there; None: it is."""
 
 
 class Ahead:
@@ -24,7 +33,7 @@ class Ahead:
 
     def __call__(self, batches: Iterable[HostBatch]) -> Iterator[DeviceBatch]:
         """To be used in the stream that is current when each is asked for."""
-        early: DeviceBatch | None = None
+        early: _Sent | None = None
         for batch in batches:
             following = self._sent(batch)
             if early is not None:
@@ -33,16 +42,16 @@ class Ahead:
         if early is not None:
             yield self._arrived(early)
 
-    def _sent(self, batch: HostBatch) -> DeviceBatch:
+    def _sent(self, batch: HostBatch) -> _Sent:
         here = on_host(batch, self._part)
         if self._copies is None:
-            return moved(here, self._device)
+            return _Sent(moved(here, self._device), None)
         with torch.cuda.stream(self._copies):
-            return moved(here, self._device, pinned=True)
+            return _Sent(moved(here, self._device, pinned=True), self._copies.record_event())
 
-    def _arrived(self, batch: DeviceBatch) -> DeviceBatch:
-        if self._copies is not None:
+    def _arrived(self, sent: _Sent) -> DeviceBatch:
+        if sent.copied is not None:
             passes = torch.cuda.current_stream(self._device)
-            passes.wait_stream(self._copies)
-            batch.input_ids.record_stream(passes)  # all are views of one buffer: not used anew before they are read
-        return batch
+            passes.wait_event(sent.copied)  # not for the stream: the copy that follows is in it already
+            sent.batch.input_ids.record_stream(passes)  # all are views of one buffer: not used anew before it is read
+        return sent.batch

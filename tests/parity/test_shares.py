@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from bench import LORA, Bench, cells
+from bench import LORA, Bench, cells, furthest
 from material import CONFIG
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -84,6 +84,24 @@ def test_a_resume_by_shares_goes_on_as_the_run_with_whole_models(
         assert ours["losses"] == through["losses"][2:]
         assert ours["weights"] == through["weights"]
         assert bool(ours["read"]) == ("LoRA" in layout)
+
+
+@pytest.mark.full
+def test_adapters_on_a_bf16_base_go_through_every_layout(bench: Bench, source: str, tmp_path: Path) -> None:
+    """A frozen base that is read by shares, adapters that each layout reads of what another wrote."""
+    fields = {"model__source": source, "model__config": None, **LORA, **BF16}
+    base = bench.cell(1, until=10, **fields)[0]
+    for workers, until, layout in (
+        (2, 2, {"parallel__zero": 3}),
+        (2, 4, {"parallel__pipeline": 2}),
+        (2, 6, {"parallel__tensor": 2}),
+        (1, 8, {"parallel__zero": 0}),
+        (2, 10, {"parallel__zero": 2}),
+    ):
+        found = bench.cell(workers, until=until, save=True, run=str(tmp_path), by_shares=True, **layout, **fields)
+        for ours in found:
+            assert ours["first"] == until - 2
+            assert furthest(ours["losses"], base["losses"][until - 2 : until]) < 5e-3
 
 
 @pytest.mark.parametrize("layout", ["ZeRO 3", "2 stages, ZeRO 1"])

@@ -23,7 +23,7 @@ from raysft.errors import ModelError
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Numbers that are cast to the precision of the training; a tensor of any other kind needs more than a cast."""
 BLOCK = 2**22
-"""Elements that are read at a time: what a tensor of another precision costs besides its destination."""
+"""Elements that are read at a time: what a tensor costs, of another precision or for a GPU, besides its place."""
 _LONGEST_HEADER = 100_000_000
 """Bytes: safetensors' own limit."""
 
@@ -47,8 +47,7 @@ class StoredTensor:
         """Fill `into`, [n], of any precision, on any device, with elements start .. start + n. Raises ModelError."""
         with self._opened() as file:
             for first in range(0, into.numel(), BLOCK):
-                part = into[first : first + BLOCK]
-                part.copy_(self._elements(file, start + first, part.numel()))
+                self._fill(file, into[first : first + BLOCK], start + first)
 
     def read_part(self, into: Tensor, axis: int, start: int) -> None:
         """Fill `into` with the part that begins at `start` of an axis. Raises ModelError."""
@@ -60,18 +59,21 @@ class StoredTensor:
             return
         with self._opened() as file:
             for number, row in enumerate(rows):
-                row.copy_(self._elements(file, number * step + start * inner, length))
+                self._fill(file, row, number * step + start * inner)
 
-    def _elements(self, file: int, start: int, count: int) -> Tensor:
-        """[count], as they are stored."""
-        found = torch.empty(count, dtype=self.dtype)
+    def _fill(self, file: int, into: Tensor, start: int) -> None:
+        """`into`, [n], with the elements from `start` on: straight from the file where they are stored as they are
+        kept, so that a model that is loaded leaves no freed blocks between its weights."""
+        is_direct = into.dtype == self.dtype and into.device.type == "cpu" and into.is_contiguous()
+        found = into.detach() if is_direct else torch.empty(into.shape, dtype=self.dtype)
         left, at = memoryview(found.view(torch.uint8).numpy().data), self.offset + start * self.dtype.itemsize
         while left:
             read = os.preadv(file, [left], at)
             if read == 0:
                 _has_changed(self.path, f"it ends at byte {at:,}, in {self.name}")
             left, at = left[read:], at + read
-        return found
+        if not is_direct:
+            into.copy_(found)
 
     @contextmanager
     def _opened(self) -> Iterator[int]:

@@ -52,6 +52,17 @@ def test_parts_of_an_axis(path: Path, axis: int) -> None:
         assert torch.equal(into, part)
 
 
+def test_what_is_kept_as_it_is_stored_takes_no_second_memory(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, into = load_file(path)["torch.bfloat16"], torch.empty(6, 5, 4, dtype=torch.bfloat16)
+
+    def another(*_: object, **__: object) -> Tensor:
+        raise AssertionError("memory besides the tensor's own")
+
+    monkeypatch.setattr(torch, "empty", another)
+    tensor(path, "torch.bfloat16").read_part(into, 1, 5)
+    assert torch.equal(into, whole[:, 5:])
+
+
 def test_no_more_is_read_than_asked_for(path: Path) -> None:
     found = tensor(path)
 

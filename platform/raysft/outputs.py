@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
+from raysft import storage
 from raysft.errors import ConflictError, StorageError
 
 
@@ -27,6 +29,35 @@ def check_apart(written: Mapping[str, str | None], read: Mapping[str, str | None
             )
         if file:
             seen[place] = option, file
+
+
+def check_page(location: str, beside: str | None = None) -> None:
+    """Is there nothing yet where a page is to be written, or a page of ours? beside: a file that is written with it.
+
+    Raises ConflictError.
+    """
+    is_page = _begins_as_page(location)
+    for place, is_ours in ((location, is_page), (beside, is_page)):
+        if place is not None and not is_ours and storage.exists(place):
+            raise ConflictError(
+                "a page would be written over something else",
+                got=f"--out {location}, and {place} is there already"
+                + ("" if place == location else ", which is written with it"),
+                expected="a new file, or an earlier page of this command",
+                fix="name another file by --out",
+            )
+
+
+def _begins_as_page(location: str) -> bool:
+    try:
+        with closing(storage.open_random(location)) as file:
+            return file.read_at(len(_PAGE), 0).lower() == _PAGE
+    except OSError:
+        return False
+
+
+_PAGE = b"<!doctype html>"
+"""What every page begins with (observe/templates)."""
 
 
 def write_text(location: str, text: str) -> None:

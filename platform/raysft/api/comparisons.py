@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from raysft import storage
 from raysft.metrics.estimate import Change
 from raysft.observe.comparison import ComparedRun, comparison_lines, differing_fields, render_comparison
+from raysft.outputs import check_page
 from raysft.run.compare import compared_runs
 
 
@@ -48,7 +49,10 @@ def _change(run: ComparedRun, name: str, metric: str) -> Change | None:
 
 def compare(runs: Sequence[str], out: str | None) -> Comparison:
     """See verbs.compare."""
-    found, page = tuple(compared_runs(runs)), None if out is None else storage.absolute(out)
+    page = None if out is None else storage.absolute(out)
+    if page is not None:
+        check_page(page)
+    found = tuple(compared_runs(runs))
     if page is not None:
         storage.write_bytes(page, render_comparison(found).encode())
     return Comparison(found, page)

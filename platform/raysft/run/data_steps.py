@@ -11,6 +11,7 @@ from raysft.data.prepare.prepared import Prepared
 from raysft.data.report.survey import survey
 from raysft.data.store import versions
 from raysft.observe.data_report import aligned, render_data_report, survey_lines
+from raysft.outputs import check_page
 from raysft.recipe.checks import check_recipe
 from raysft.recipe.paths import with_absolute_paths
 from raysft.recipe.schema import Recipe
@@ -44,6 +45,7 @@ def report(recipe: Recipe, *, attributes: tuple[str, ...] = (), out: str | None 
     page = storage.absolute(out) if out else storage.join(folder, "report.html")
     stem = page[: -len(".html")] if page.endswith(".html") else page
     numbers = f"{stem}.json"
+    check_page(page, numbers)
     for location in (folder, page.rpartition("/")[0]):
         storage.check_writable(location)
     with cluster(), PrepareProgress() as progress:

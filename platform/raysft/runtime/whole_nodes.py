@@ -1,8 +1,8 @@
 """Nodes for a run that fills them: whole ones, all of whose GPUs are free, so that nobody else's job is on them and
 the links between GPUs of a node are the run's alone.
 
-Ray packs workers onto few nodes, but takes what is free: 4 GPUs of one node and 4 of another, beside a third that is
-free as a whole. Here each worker is told its node. Where no whole nodes are free Ray packs as it does.
+Ray packs workers onto few nodes, but begins with the node that has most of everything to spare: three GPUs of one
+with many CPUs and one of another, which is free as a whole (seen with Ray 2.60). Here each worker is told its node. Where no whole nodes are free Ray packs as it does.
 """
 
 from __future__ import annotations

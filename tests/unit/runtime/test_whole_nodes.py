@@ -27,7 +27,7 @@ def status(*nodes: tuple[float, ...], kinds: str = "", states: tuple[int, ...] =
 @pytest.mark.parametrize(
     ("told", "workers", "expected"),
     [
-        (status((8, 4), (8, 4), (8, 8)), 8, "0c"),  # Ray may take the halves
+        (status((8, 4), (8, 4), (8, 8)), 8, "0c"),  # not the halves of two
         (status((8, 8), (8, 7), (8, 8)), 16, "0a 0c"),
         (status((8, 8), (8, 7)), 16, ""),  # not enough: as Ray packs
         (status((8, 8), (8, 8)), 12, ""),  # would not fill them

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import json
 import os
 import signal
@@ -31,6 +32,7 @@ LIMITS_S = {
     "facts": 40,
     "fork_server": 60,
     "whole": 270,
+    "waits": 60,
     "saves": 120,
     "isolation": 60,
     "memory": 150,
@@ -59,7 +61,7 @@ class Options:
 
 def run_step(name: str, options: Options) -> Iterator[dict[str, Any]]:
     """The figures of one step, in this process, as they are found. `ok` False: something is wrong."""
-    where = {"facts": "machine", "fork_server": "machine", "whole": "whole"}
+    where = {"facts": "machine", "fork_server": "machine", "whole": "whole", "waits": "waits"}
     where |= dict.fromkeys(("attention", "isolation", "head", "spread_out"), "kernels")
     module = importlib.import_module(f"gpu.{where.get(name, 'engines')}")  # no more: the fork server counts threads
     yield from getattr(module, name)(options)
@@ -91,6 +93,24 @@ def run_apart(name: str, options: Options, limit_s: float, log: Path) -> dict[st
     return found if error is None else found | {"ok": False, "error": f"{error}: {last_lines(log)}"}
 
 
+NEEDED = ("transformers", "pyarrow", "pandas", "peft", "deepspeed", "ray", "pydantic", "orjson", "google.protobuf")
+NEEDED += ("psutil", "msgpack", "tiktoken", "einops", "ninja", "cpuinfo", "requests")
+"""Modules without which a step cannot run, of the machine's own packages and of pack.sh's."""
+
+
+def missing() -> list[str]:
+    """Those of them that are not here."""
+    return [name for name in NEEDED if not is_here(name)]
+
+
+def is_here(name: str) -> bool:
+    """Is there such a module? Nothing is imported but what it lies in."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
 def last_lines(log: Path) -> str:
     """The end of what a step wrote to its standard error."""
     return " | ".join(log.read_text(errors="replace").splitlines()[-6:])[-700:]
@@ -111,6 +131,9 @@ def main() -> int:
         for found in run_step(given.step, options):
             print(json.dumps(found), flush=True)
         return 0
+    if lacking := missing():
+        print(f"this Python lacks {', '.join(lacking)}: install them, or the wheels that tests/gpu/pack.sh makes")
+        return 2
     given.out.mkdir(parents=True, exist_ok=True)
     began, table = time.monotonic(), []
     for name in given.only.split(","):

@@ -49,7 +49,18 @@ def test_a_step_without_budget_is_left_out(tmp_path: Path) -> None:
 @pytest.mark.full
 def test_the_whole_kit(tmp_path: Path) -> None:
     found = figures(
-        tmp_path, "facts", "fork_server", "attention", "parity", "isolation", "spread_out", "memory", "speed", "whole"
+        tmp_path,
+        "facts",
+        "fork_server",
+        "attention",
+        "parity",
+        "isolation",
+        "spread_out",
+        "memory",
+        "speed",
+        "waits",
+        "whole",
     )
     assert found["whole"]["resumed_from"] == [None, {"attempt": 1, "step": 20}]
     assert not found["parity"]["wrong"]
+    assert not found["waits"]["wrong"]

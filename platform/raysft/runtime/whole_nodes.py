@@ -2,7 +2,8 @@
 the links between GPUs of a node are the run's alone.
 
 Ray packs workers onto few nodes, but begins with the node that has most of everything to spare: three GPUs of one
-with many CPUs and one of another, which is free as a whole (seen with Ray 2.60). Here each worker is told its node. Where no whole nodes are free Ray packs as it does.
+with many CPUs and one of another, which is free as a whole (seen with Ray 2.60). Here each worker is told its node.
+Where no whole nodes are free Ray packs as it does.
 """
 
 from __future__ import annotations

@@ -125,9 +125,7 @@ def evaluate(subject: Recipe | Run, model: str | None = None) -> Evaluation:
     subject: a run, or the recipe of one. model: an export or any transformers directory with safetensors; default:
     the run's own export. Raises UserError.
     """
-    from raysft.recipe.schema import Recipe
-
-    recipe = subject if isinstance(subject, Recipe) else subject.recipe
+    recipe = subject.recipe if hasattr(subject, "recipe") else subject
     _settle(recipe)
     from raysft.api.runs import evaluate
 
@@ -229,9 +227,21 @@ def train_tokenizer(
 
 
 def _settle(recipe: Recipe) -> None:
-    """Before transformers and deepspeed are imported, which read the environment then: hub, accelerator."""
-    from raysft.model.hub import settle_hub
+    """Before transformers and deepspeed are imported, which read the environment then: hub, accelerator.
 
+    Raises RecipeError for what is no recipe.
+    """
+    from raysft.errors import RecipeError
+    from raysft.model.hub import settle_hub
+    from raysft.recipe.schema import Recipe
+
+    if not isinstance(recipe, Recipe):
+        raise RecipeError(
+            "this is no recipe",
+            got=f"{type(recipe).__name__}: {str(recipe)[:80]!r}",
+            expected="a Recipe, as raysft.load gives it",
+            fix='recipe = raysft.load("recipe.yaml")',
+        )
     settle_hub(recipe)
     _quiet_accelerator()
 

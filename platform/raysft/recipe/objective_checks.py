@@ -197,6 +197,14 @@ def _check_teachers(section: DistillObjective) -> None:
             expected=f"{len(section.teachers)} weights, or none",
             fix="name a weight for each teacher, or remove objective.teacher_weights",
         )
+    if len(set(section.teachers)) < len(section.teachers) or (weights and len(weights) == 1):
+        raise RecipeError(
+            "a mean is of several teachers, each named once, with weights where they count differently",
+            got=f"objective.teachers: {', '.join(section.teachers)}"
+            + (f", teacher_weights: {weights}" if weights else ""),
+            expected="each teacher once; no weight where there is one alone",
+            fix="name it once, and remove objective.teacher_weights, or raise its weight",
+        )
     if section.teacher_draws >= section.teacher_top_k:
         raise RecipeError(
             "drawn tokens are some of those that are kept, beside the likeliest",

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from commands import write_material
 
 import raysft
 from raysft.api import verbs
-from raysft.errors import ModelError, UserError
+from raysft.errors import ModelError, RecipeError, UserError
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +30,16 @@ def test_errors_are_the_same_tree(path: Path) -> None:
         raysft.preview(raysft.load(path, {"model.tokenizer": "no-tokenizer"}))
     with pytest.raises(UserError, match="tune"):
         raysft.tune(raysft.load(path))
+
+
+@pytest.mark.parametrize(
+    "verb", [raysft.preview, raysft.plan, raysft.check, raysft.train, raysft.evaluate, raysft.tune, raysft.study]
+)
+@pytest.mark.parametrize("given", ["recipe.yaml", None, {"name": "x"}])
+def test_what_is_no_recipe_is_told(verb: Callable[[Any], Any], given: Any) -> None:
+    with pytest.raises(RecipeError, match="this is no recipe") as caught:
+        verb(given)
+    assert "raysft.load" in caught.value.fix
 
 
 def test_a_verb_stays_a_verb_when_a_room_of_its_name_is_imported() -> None:

@@ -106,12 +106,14 @@ def test_on_a_cpu_a_buffer_is_as_large_as_what_is_written() -> None:
 def test_live_teachers_are_whole_on_every_worker(tmp_path: Path) -> None:
     """Two bytes a parameter in bf16, four in fp32, whatever ZeRO partitions; their passes take time."""
     config = AutoConfig.for_model(**LLAMA, vocab_size=2000)
-    config.save_pretrained(tmp_path / "teacher")
+    teachers = [str(tmp_path / name) for name in ("one", "two")]
+    for teacher in teachers:
+        config.save_pretrained(teacher)
     parameters = AutoModelForCausalLM.from_config(config).num_parameters()
     cluster = Cluster(find_device("H100-80G"), 8, 8)
     for precision, size in (("bf16", 2), ("fp32", 4)):
         alone = recipe_8b(8, parallel={"zero": 3}, train={"precision": precision})
-        distill = {"kind": "distill", "teachers": [str(tmp_path / "teacher")] * 2, "live": True}
+        distill = {"kind": "distill", "teachers": teachers, "live": True}
         taught = change(alone, {"objective": distill})
         shape = read_shape(taught)
         assert shape.teacher_parameters == 2 * parameters

@@ -52,6 +52,8 @@ def test_an_objective_takes_what_it_looks_at() -> None:
     teachers = {"kind": "distill", "teachers": ["a", "b"]}
     assert "2 weights" in refuse(objective={**teachers, "teacher_weights": [1.0]})
     check_recipe(make_recipe(objective={**teachers, "teacher_weights": [1.0, 3.0]}))
+    assert "named once" in refuse(objective={**teachers, "teachers": ["a", "b", "a"]})
+    assert "no weight where there is one" in refuse(objective={**teachers, "teachers": "a", "teacher_weights": [2.0]})
     assert "teacher_draws: 16" in refuse(objective={**teachers, "teacher_draws": 64})
     assert "divergence: js" in refuse(objective={**teachers, "teacher_draws": 16, "divergence": "js"})
     check_recipe(make_recipe(objective={**teachers, "teacher_draws": 16}))

@@ -93,8 +93,8 @@ def run_apart(name: str, options: Options, limit_s: float, log: Path) -> dict[st
     return found if error is None else found | {"ok": False, "error": f"{error}: {last_lines(log)}"}
 
 
-NEEDED = ("transformers", "pyarrow", "pandas", "peft", "deepspeed", "ray", "pydantic", "orjson", "google.protobuf")
-NEEDED += ("psutil", "msgpack", "tiktoken", "einops", "ninja", "cpuinfo", "requests")
+NEEDED = ("transformers", "pyarrow", "pandas", "peft", "accelerate", "deepspeed", "ray", "pydantic", "orjson")
+NEEDED += ("google.protobuf", "psutil", "msgpack", "tiktoken", "einops", "ninja", "cpuinfo", "requests")
 """Modules without which a step cannot run, of the machine's own packages and of pack.sh's."""
 
 

@@ -58,9 +58,9 @@ def test_products_of_two_libraries(bench: Bench, workers: int, zero: int) -> Non
 @pytest.mark.parametrize(
     "change",
     [
-        {"parallel__zero": 0},
+        pytest.param({"parallel__zero": 0}, marks=pytest.mark.full),
         {"parallel__zero": 1, "train__precision": "bf16"},
-        {"parallel__zero": 2},
+        pytest.param({"parallel__zero": 2}, marks=pytest.mark.full),
         {"parallel__zero": 3, **LORA},
     ],
     ids=["ZeRO 0", "bf16 ZeRO 1", "ZeRO 2", "LoRA ZeRO 3"],

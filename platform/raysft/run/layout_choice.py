@@ -14,13 +14,15 @@ from raysft.model.load import rows_for
 from raysft.model.shape import read_shape
 from raysft.planner import layout, report, tasks
 from raysft.planner.devices import GIB, Cluster, cluster_of, cpu, parse_cluster
-from raysft.planner.host import check_host_memory, check_loading
+from raysft.planner.host import check_host_memory, check_loading, checkpoint_bytes
 from raysft.recipe.change import change
 from raysft.recipe.checks import check_recipe
 from raysft.recipe.facts import ClusterFacts, ModelFacts, ModelShape
 from raysft.recipe.layout_checks import check_layout
 from raysft.recipe.paths import with_absolute_paths
 from raysft.recipe.schema import Recipe
+from raysft.run.rundir import run_location
+from raysft.run.storage_watch import check_disk
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ def choose_layout(recipe: Recipe, nodes: ClusterFacts) -> LayoutChoice:
 
 
 def check_tasks(recipe: Recipe, nodes: ClusterFacts) -> None:
-    """Refuse a run that could train, but not be evaluated or exported here. Raises ClusterError.
+    """Refuse a run that could train, but not be saved, evaluated or exported here. Raises ClusterError, StorageError.
 
     What is not known is not refused: GPUs that Ray does not name, a model type without a shape of its own.
     """
@@ -156,6 +158,7 @@ def check_tasks(recipe: Recipe, nodes: ClusterFacts) -> None:
     where = cluster_of(nodes.nodes, recipe.cluster.gpus_per_worker)
     host = max((node.memory_bytes for node in nodes.nodes), default=0)
     if shape.is_known:
+        check_disk(run_location(recipe), checkpoint_bytes(sized, shape))
         tasks.check_tasks(sized, shape, where, host)
 
 

@@ -82,6 +82,19 @@ def free_bytes(location: str) -> int | None:
     return disk.f_bavail * disk.f_frsize
 
 
+def check_disk(run: str, needed: int) -> None:
+    """Refuse a run whose first checkpoint, of so many bytes, a local disk cannot take. Raises StorageError."""
+    free = free_bytes(run)
+    if free is None or free >= needed or read_commits(run):
+        return
+    raise StorageError(
+        "a checkpoint of this run does not fit on the disk",
+        got=f"{free / 2**30:,.1f} GiB free at {run}",
+        expected=f"{needed / 2**30:,.1f} GiB: fp32 weights and moments of what is trained",
+        fix="set `storage` to a larger disk or an object store, make room, or train adapters (method.kind: lora)",
+    )
+
+
 def _bytes_to_come(run: str) -> int:
     """Size of the newest checkpoint, as the next one's, less what is there of a save under way; 0: not known."""
     with suppress(OSError, ValueError, RaysftError):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from run_dirs import make_run
 
+from raysft.errors import StorageError
 from raysft.run import storage_watch
 from raysft.run.storage_watch import StorageWatch, free_bytes
 
@@ -67,3 +68,13 @@ def test_a_disk_with_less_room_than_a_checkpoint(
     under_way.mkdir()
     (under_way / ".rank-00000.safetensors.x").write_bytes(b"x")
     assert played(run, caplog, watch, 20) == ["storage has room again after 10 s; training goes on"]
+
+
+def test_a_first_checkpoint_that_has_no_room_is_refused(run: Path, tmp_path: Path) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    with pytest.raises(StorageError, match="does not fit") as caught:
+        storage_watch.check_disk(str(tmp_path), 2 * free)
+    assert "GiB free" in caught.value.got
+    storage_watch.check_disk(str(tmp_path), free // 2)
+    storage_watch.check_disk(str(run), 2 * free)  # it has commits: StorageWatch tells of the next
+    storage_watch.check_disk("memory://nowhere", 2 * free)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import asdict
 from itertools import product
 from typing import Any
@@ -17,7 +17,7 @@ from raysft.planner.speed import COMPUTE_EFFICIENCY, LINK_EFFICIENCY
 from raysft.planner.states import basis
 from raysft.planner.tasks import task_lines
 from raysft.recipe.change import change
-from raysft.recipe.compatibility import PRECISIONS, Cell, Verdict, cells, verdict
+from raysft.recipe.compatibility import PRECISIONS, Verdict, cells, verdict
 from raysft.recipe.facts import ModelShape
 from raysft.recipe.objective_traits import OBJECTIVES
 from raysft.recipe.schema import Recipe
@@ -250,6 +250,9 @@ def matrix_lines() -> list[str]:
     """The compatibility table: a block for each objective and method, rows are axes, columns are stages."""
     found = {cell: verdict(cell) for cell in cells()}
     axes = list(dict.fromkeys(cell.parallel for cell in found))
+    rows = defaultdict[tuple[str, str, str, str], list[Verdict]](list)
+    for cell, told in found.items():
+        rows[cell.objective, cell.method, cell.precision, cell.parallel].append(told)
     lines = []
     for objective, method in product(OBJECTIVES, METHODS):
         head = "".join(f"  {precision:<19}" for precision in PRECISIONS)
@@ -260,8 +263,7 @@ def matrix_lines() -> list[str]:
         for parallel in sorted(axes, key=lambda name: (name.count(" x "), axes.index(name))):
             line = f"{parallel:<30}"
             for precision in PRECISIONS:
-                row = [v for c, v in found.items() if _is(c, (method, objective, precision, parallel))]
-                line += "  " + " ".join(_MARKS[v.status] for v in row)
+                line += "  " + " ".join(_MARKS[v.status] for v in rows[objective, method, precision, parallel])
             lines.append(line.rstrip())
     lines += ["", "test: a test trains it. ok ?: allowed, no test trains it (a run says so). no: refused:", ""]
     refusals = dict.fromkeys(v for v in found.values() if v.status == "refused")
@@ -269,10 +271,6 @@ def matrix_lines() -> list[str]:
         lines += _paragraph(refusal)
     tests = dict.fromkeys(test for v in found.values() for test in v.tests)
     return [*lines, "", "tests:", *(f"  {test}" for test in tests)]
-
-
-def _is(cell: Cell, wanted: tuple[str, str, str, str]) -> bool:
-    return (cell.method, cell.objective, cell.precision, cell.parallel) == wanted
 
 
 def _paragraph(refusal: Verdict) -> list[str]:

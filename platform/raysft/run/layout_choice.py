@@ -201,10 +201,18 @@ def _this_machine(recipe: Recipe) -> Cluster:
 
 
 def _cpus(recipe: Recipe, nodes: ClusterFacts) -> Cluster | None:
-    """CPU workers on the nodes of a Ray cluster, spread evenly, with all memory of theirs; None with GPUs."""
-    if recipe.cluster.gpus_per_worker or not nodes.nodes:
+    """CPU workers, each with the most memory that all of them can have at once on the nodes of a Ray cluster; None
+    with GPUs, or where the nodes of now have no CPUs for all."""
+    workers, cpus = recipe.cluster.workers, recipe.cluster.cpus_per_worker
+    places = [(node.memory_bytes / tasks.RAY_SHARE, min(workers, int(node.cpus // cpus))) for node in nodes.nodes]
+    if recipe.cluster.gpus_per_worker or sum(most for _, most in places) < workers:
         return None
-    workers, count = recipe.cluster.workers, len(nodes.nodes)
-    per_node = -(-workers // count)
-    memory = min(node.memory_bytes for node in nodes.nodes) / tasks.RAY_SHARE / per_node
-    return Cluster(cpu(round(memory / GIB, 1)), workers, per_node)
+    shares = {(memory, held) for memory, most in places for held in range(1, most + 1)}
+
+    def held_with(share: float) -> int:
+        """Workers that find so much memory each."""
+        return sum(most if not share else min(most, int(memory / share + 1e-9)) for memory, most in places)
+
+    room = max(memory / held for memory, held in shares if held_with(memory / held) >= workers)
+    most_together = max(most for memory, most in places if most and memory >= room)
+    return Cluster(cpu(round(room / GIB, 1)), workers, most_together)

@@ -7,6 +7,11 @@ from pathlib import Path
 
 import pytest
 from commands import raysft, write_material
+from fakes import LLAMA, make_recipe
+
+from raysft.errors import ClusterError
+from raysft.recipe.facts import ClusterFacts, NodeFacts
+from raysft.run import layout_choice
 
 
 @pytest.fixture(scope="module")
@@ -49,3 +54,31 @@ def test_without_a_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     ran = raysft(capsys, "plan")
     assert ran.code == 2
     assert "--matrix" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "gib"),
+    [
+        ([(8, 70)], 4, 25.0),  # Ray has 0.7 of a node's memory for tasks
+        ([(0, 1.4), (8, 70), (8, 70)], 4, 50.0),  # a head without CPUs, two workers on each of the others
+        ([(8, 7), (8, 70)], 4, 25.0),  # all on the large one
+        ([(2, 7), (2, 70)], 4, 5.0),  # where no other place is left the small one counts
+        ([(8, 70), (8, 70), (1, 0.7)], 3, 50.0),
+        ([(8, 70)], 9, None),  # nodes that are still to come
+        ([], 1, None),
+    ],
+)
+def test_the_memory_of_cpu_workers(nodes: list[tuple[int, float]], workers: int, gib: float | None) -> None:
+    facts = ClusterFacts(tuple(NodeFacts(cpus, 0, memory * 2**30) for cpus, memory in nodes))
+    where = layout_choice._cpus(make_recipe(cluster={"workers": workers}), facts)
+    assert (None if where is None else where.device.memory_bytes / 2**30) == (gib and pytest.approx(gib, abs=0.05))
+
+
+def test_a_run_that_cpu_nodes_cannot_hold_is_refused_and_only_that() -> None:
+    config = {**LLAMA, "hidden_size": 512, "vocab_size": 100_000}
+    recipe = make_recipe(model={"source": "random", "config": config}, cluster={"workers": 2})
+    head, node = NodeFacts(0, 0, 2**20), NodeFacts(2, 0, 4 * 2**30)
+    layout_choice.choose_layout(recipe, ClusterFacts((head, node)))
+    with pytest.raises(ClusterError, match="memory"):
+        layout_choice.choose_layout(recipe, ClusterFacts((head, NodeFacts(2, 0, 2**28))))
+    layout_choice.choose_layout(recipe, ClusterFacts((head, NodeFacts(1, 0, 2**28))))  # more nodes may come

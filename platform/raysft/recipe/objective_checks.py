@@ -19,49 +19,59 @@ _LABEL_COLUMNS = ("label", "labels", "label_text")
 
 def check_objective(recipe: Recipe) -> None:
     """Raises RecipeError."""
-    weight, section = recipe.data.mixture.weight_column, recipe.objective
-    if weight is not None and answers_of(recipe) != "one":
-        raise RecipeError(
-            "a mean over answers, or pairs of them, has no weights of tokens",
-            got=f"data.mixture.weight_column: {weight}, objective.kind: {section.kind}",
-            expected="no weight_column, or an objective of tokens",
-            fix="remove data.mixture.weight_column; `epochs` or `weight` of a source say how often it comes",
-        )
-    if isinstance(section, ClassifyObjective):
-        _check_labels(section)
+    section = recipe.objective
+    _check_with_others(recipe)
+    if objective_of(recipe).head(section) or embeds(recipe):
+        _check_whole_model(recipe)
     for _, field in section:
         if isinstance(field, DomainsSection):
             _check_domains(recipe, field)
-    if objective_of(recipe).head(section) or embeds(recipe):
-        _check_whole_model(recipe)
-    if embeds(recipe) and recipe.train.adversarial_epsilon:
-        raise RecipeError(
+    match section:
+        case ClassifyObjective():
+            _check_labels(section)
+        case TokenObjective():
+            _check_guard(section)
+        case DistillObjective():
+            _check_teachers(section, recipe.parallel.pipeline)
+        case MarginObjective():
+            _check_margin(section)
+        case RewardObjective():
+            _check_reward(section)
+
+
+def _check_with_others(recipe: Recipe) -> None:
+    """Fields of other sections that an objective cannot go with."""
+    weight, kind = recipe.data.mixture.weight_column, recipe.objective.kind
+    epsilon, is_probe = recipe.train.adversarial_epsilon, isinstance(recipe.method, ProbeMethod)
+    for wrong, what, got, expected, fix in (
+        (
+            weight is not None and answers_of(recipe) != "one",
+            "a mean over answers, or pairs of them, has no weights of tokens",
+            f"data.mixture.weight_column: {weight}, objective.kind: {kind}",
+            "no weight_column, or an objective of tokens",
+            "remove data.mixture.weight_column; `epochs` or `weight` of a source say how often it comes",
+        ),
+        (
+            embeds(recipe) and epsilon > 0,
             "vectors of a whole step are compared, and adversarial training moves one micro-batch at a time",
-            got=f"objective: {section.kind}, train.adversarial_epsilon: {recipe.train.adversarial_epsilon}",
-            expected="train.adversarial_epsilon: 0",
-            fix="remove train.adversarial_epsilon",
-        )
-    if not objective_of(recipe).head(section) and isinstance(recipe.method, ProbeMethod):
-        raise RecipeError(
+            f"objective: {kind}, train.adversarial_epsilon: {epsilon}",
+            "train.adversarial_epsilon: 0",
+            "remove train.adversarial_epsilon",
+        ),
+        (
+            is_probe and not objective_of(recipe).head(recipe.objective),
             "a probe trains a head of the objective's own, and this one has none",
-            got=f"method.kind: probe, objective: {section.kind}",
-            expected="an objective with a head: reward, classify",
-            fix="set objective.kind: reward or classify, or method.kind: freeze with names in method.parameters",
-        )
-    if isinstance(section, TokenObjective):
-        _check_guard(section)
-    if isinstance(section, DistillObjective):
-        _check_teachers(section)
-        if section.live and recipe.parallel.pipeline > 1:
-            raise RecipeError(
-                "live teachers read whole rows, and a stage of a pipeline has some layers of them",
-                got=f"objective.live: true, parallel.pipeline: {recipe.parallel.pipeline}",
-                expected="data, tensor or sequence parallelism, or teachers that are asked before training",
-                fix="remove objective.live, or set parallel.pipeline: 1",
-            )
-    if isinstance(section, MarginObjective):
-        _check_margin(section)
-    if isinstance(section, RewardObjective) and section.compare == "list" and section.margin_weight:
+            f"method.kind: probe, objective: {kind}",
+            "an objective with a head: reward, classify",
+            "set objective.kind: reward or classify, or method.kind: freeze with names in method.parameters",
+        ),
+    ):
+        if wrong:
+            raise RecipeError(what, got=got, expected=expected, fix=fix)
+
+
+def _check_reward(section: RewardObjective) -> None:
+    if section.compare == "list" and section.margin_weight:
         raise RecipeError(
             "the likelihood of an order has no margin",
             got=f"objective.compare: list, margin_weight: {section.margin_weight:g}",
@@ -181,8 +191,16 @@ def _check_guard(section: TokenObjective) -> None:
         )
 
 
-def _check_teachers(section: DistillObjective) -> None:
+def _check_teachers(section: DistillObjective, pipeline: int) -> None:
+    """pipeline: its stages."""
     weights = section.teacher_weights
+    if section.live and pipeline > 1:
+        raise RecipeError(
+            "live teachers read whole rows, and a stage of a pipeline has some layers of them",
+            got=f"objective.live: true, parallel.pipeline: {pipeline}",
+            expected="data, tensor or sequence parallelism, or teachers that are asked before training",
+            fix="remove objective.live, or set parallel.pipeline: 1",
+        )
     if not section.teachers:
         raise RecipeError(
             "distillation needs a teacher",

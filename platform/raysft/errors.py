@@ -86,6 +86,13 @@ class TrainingError(PlatformError):
     """Example: workers died more often than `cluster.max_failures` allows."""
 
 
+def refuse_first(kind: type[RaysftError], *problems: tuple[bool, str, str, str, str]) -> None:
+    """Raise the first of several problems that holds, if one does: (does it hold?, what, got, expected, fix)."""
+    for holds, what, got, expected, fix in problems:
+        if holds:
+            raise kind(what, got=got, expected=expected, fix=fix)
+
+
 _URL = re.compile(r"[A-Za-z][\w+.-]*://[^\s'\"<>]+")
 _LOGIN = re.compile(r"(?<=://)[^/?#@]*@|(?<=://)[^/?#@:]*:(?!\d*(?:[/?#]|$))[^?#]*@")
 _VALUE = re.compile(r"([?&;]\w[\w.%~-]*=)([^\s&;#)\]'\"]*)")

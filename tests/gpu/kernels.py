@@ -63,7 +63,11 @@ def attention(options: Options) -> Iterator[dict[str, Any]]:
                 torch.manual_seed(cells)
                 total = sum(lengths)
                 borders = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
-                named = {"cu_seq_lens_q": borders, "max_length_q": max(lengths), "sliding_window": window}
+                named = {
+                    "cu_seq_lens_q": borders,
+                    "segment_ends": [0, *accumulate(lengths)],
+                    "sliding_window": window,
+                }
 
                 def fast(*x: Tensor, named: dict[str, Any] = named) -> Tensor:
                     return ours.segment_attention(torch.nn.Identity(), *x, None, **named)[0]

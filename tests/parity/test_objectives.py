@@ -74,26 +74,19 @@ from raysft.recipe.columns import teacher_top_k
 UNTIL = 5
 
 APART = {"names": DOMAINS, "reversal": REVERSAL, "hidden_size": SECOND_HEAD, "learning_rate_ratio": SECOND_RATE}
+DISTILL: dict[str, Any] = {
+    "objective__kind": "distill",
+    "objective__teachers": ["teacher"],
+    "objective__teacher_top_k": TOP_K,
+    "objective__divergence": "js",
+    "objective__temperature": TEMPERATURE,
+    "objective__share": SHARE,
+}
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "dpo": {"objective__kind": "dpo", "objective__beta": BETA},
     "guarded": {"objective__kl_weight": KL_WEIGHT, "objective__kl_top_k": TOP_K},
-    "distill": {
-        "objective__kind": "distill",
-        "objective__teachers": ["teacher"],
-        "objective__teacher_top_k": TOP_K,
-        "objective__divergence": "js",
-        "objective__temperature": TEMPERATURE,
-        "objective__share": SHARE,
-    },
-    "live": {
-        "objective__kind": "distill",
-        "objective__teachers": ["teacher"],
-        "objective__teacher_top_k": TOP_K,
-        "objective__divergence": "js",
-        "objective__temperature": TEMPERATURE,
-        "objective__share": SHARE,
-        "objective__live": True,
-    },
+    "distill": DISTILL,
+    "live": {**DISTILL, "objective__live": True},
     "smooth": {"objective__label_smoothing": SMOOTHING},
     "asft": {"objective__kind": "dft", "objective__kl_weight": KL_WEIGHT, "objective__kl_top_k": TOP_K},
     "eaft": {"objective__kind": "eaft", "objective__entropy_top_k": 6},

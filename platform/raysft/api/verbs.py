@@ -231,18 +231,10 @@ def _settle(recipe: Recipe) -> None:
 
     Raises RecipeError for what is no recipe.
     """
-    from raysft.errors import RecipeError
     from raysft.model.hub import settle_hub
-    from raysft.recipe.schema import Recipe
+    from raysft.recipe.load import expect_recipe
 
-    if not isinstance(recipe, Recipe):
-        raise RecipeError(
-            "this is no recipe",
-            got=f"{type(recipe).__name__}: {str(recipe)[:80]!r}",
-            expected="a Recipe, as raysft.load gives it",
-            fix='recipe = raysft.load("recipe.yaml")',
-        )
-    settle_hub(recipe)
+    settle_hub(expect_recipe(recipe))
     _quiet_accelerator()
 
 

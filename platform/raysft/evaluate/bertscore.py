@@ -24,7 +24,7 @@ from transformers.utils import logging as transformers_logging
 
 from raysft import storage
 from raysft.data.text.tokenizer import load_tokenizer
-from raysft.errors import ModelError, RecipeError
+from raysft.errors import ModelError, RecipeError, refuse_first
 from raysft.metrics.base import Answer, Score
 from raysft.metrics.bertscore import Counted
 from raysft.model.encoder import is_encoder
@@ -166,7 +166,8 @@ def check_encoder_at(section: BertscoreSection) -> None:
     config = _config(location)
     refuse_other_weights(location)
     layers = config.num_hidden_layers if is_encoder(config) else 0
-    for wrong, what, got, expected, fix in (
+    refuse_first(
+        ModelError,
         (
             not is_encoder(config),
             f"BERTScore cannot read with the model at {location}",
@@ -188,9 +189,7 @@ def check_encoder_at(section: BertscoreSection) -> None:
             "model.safetensors",
             "convert the weights to safetensors, and name that directory",
         ),
-    ):
-        if wrong:
-            raise ModelError(what, got=got, expected=expected, fix=fix)
+    )
 
 
 def _config(location: str) -> PretrainedConfig:

@@ -16,7 +16,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from raysft.errors import ModelError
+from raysft.errors import ModelError, refuse_first
 from raysft.recipe.objective_traits import classes_of, embeds, head_of
 from raysft.recipe.schema import Recipe
 from raysft.recipe.traits import virtual_tokens
@@ -112,7 +112,8 @@ def check_encoder(recipe: Recipe, config: PretrainedConfig) -> None:
     parallel = recipe.parallel
     sizes = {"tensor": parallel.tensor, "pipeline": parallel.pipeline, "sequence": parallel.sequence}
     cut = [name for name, size in sizes.items() if size > 1]
-    for wrong, what, got, expected, fix in (
+    refuse_first(
+        ModelError,
         (
             not trains_encoder(recipe, config),
             "an encoder writes no text",
@@ -142,6 +143,4 @@ def check_encoder(recipe: Recipe, config: PretrainedConfig) -> None:
             "method.kind: full, probe, lora, ia3 or bottleneck, and no noise",
             "set method.kind: lora",
         ),
-    ):
-        if wrong:
-            raise ModelError(what, got=got, expected=expected, fix=fix)
+    )

@@ -9,6 +9,7 @@ import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from raysft.recipe.objective_traits import teachers_of
 from raysft.recipe.schema import Recipe
 
 logger = logging.getLogger(__name__)
@@ -22,7 +23,8 @@ def settle_hub(recipe: Recipe) -> None:
 
     To be called before huggingface_hub is imported, which reads its environment then.
     """
-    named = [name for name in (recipe.model.source, recipe.model.tokenizer) if name and is_hub_id(name)]
+    sources = (recipe.model.source, recipe.model.tokenizer, *teachers_of(recipe))
+    named = [name for name in sources if name and is_hub_id(name)]
     if not named or os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         return
     if any(os.environ.get(proxy) for proxy in _PROXIES):  # the proxy answers for it

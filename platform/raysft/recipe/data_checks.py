@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raysft.errors import RecipeError
+from raysft.errors import RecipeError, refuse_first
 from raysft.recipe.cleaning import WHOLE_DATA
 from raysft.recipe.evaluation_sets import evaluation_sets, has_held_out
 from raysft.recipe.objective_traits import answers_of, reference_columns
@@ -140,7 +140,8 @@ def _check_answers(recipe: Recipe) -> None:
     data, kind = recipe.data, recipe.objective.kind
     answers = answers_of(recipe)
     compared, labelled, matched = answers in ("pair", "ranked", "judged"), answers == "labelled", answers == "matched"
-    for wrong, what, got, expected, fix in (
+    refuse_first(
+        RecipeError,
         (
             compared and data.over_long != "drop",
             "cut answers cannot be compared, or judged: their prompts would be others",
@@ -169,9 +170,7 @@ def _check_answers(recipe: Recipe) -> None:
             "data.mode: prepared",
             "set data.mode: prepared",
         ),
-    ):
-        if wrong:
-            raise RecipeError(what, got=got, expected=expected, fix=fix)
+    )
 
 
 def _need_whole_data(data: DataSection) -> list[str]:

@@ -14,6 +14,18 @@ from raysft.recipe.schema import Recipe
 from raysft.recipe.yaml_text import MOST_BYTES, parse_yaml
 
 
+def expect_recipe(given: object) -> Recipe:
+    """What was given, where it is a recipe. Raises RecipeError."""
+    if isinstance(given, Recipe):
+        return given
+    raise RecipeError(
+        "this is no recipe",
+        got=f"{type(given).__name__}: {str(given)[:80]!r}",
+        expected="a Recipe, as raysft.load gives it",
+        fix='recipe = raysft.load("recipe.yaml")',
+    )
+
+
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file and apply `a.b=value` overrides in their order. Raises RecipeError."""
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from raysft.errors import RecipeError
+from raysft.errors import RecipeError, refuse_first
 from raysft.recipe.columns import bare
 from raysft.recipe.evaluation_sets import evaluation_sets
 from raysft.recipe.objective_traits import answers_of, embeds, objective_of
@@ -43,7 +43,8 @@ def _check_with_others(recipe: Recipe) -> None:
     """Fields of other sections that an objective cannot go with."""
     weight, kind = recipe.data.mixture.weight_column, recipe.objective.kind
     epsilon, is_probe = recipe.train.adversarial_epsilon, isinstance(recipe.method, ProbeMethod)
-    for wrong, what, got, expected, fix in (
+    refuse_first(
+        RecipeError,
         (
             weight is not None and answers_of(recipe) != "one",
             "a mean over answers, or pairs of them, has no weights of tokens",
@@ -65,9 +66,7 @@ def _check_with_others(recipe: Recipe) -> None:
             "an objective with a head: reward, classify",
             "set objective.kind: reward or classify, or method.kind: freeze with names in method.parameters",
         ),
-    ):
-        if wrong:
-            raise RecipeError(what, got=got, expected=expected, fix=fix)
+    )
 
 
 def _check_reward(section: RewardObjective) -> None:
@@ -88,7 +87,8 @@ def _check_whole_model(recipe: Recipe) -> None:
     whose = "vectors of texts are" if is_vectors else "a head of its own is"
     kind, method = recipe.objective.kind, method_of(recipe)
     asked = [name for name, plan in evaluation_sets(recipe).items() if plan.prompts]
-    for wrong, what, got, expected, fix in (
+    refuse_first(
+        RecipeError,
         (
             bool(asked),
             f"{who} answers no prompts",
@@ -111,15 +111,14 @@ def _check_whole_model(recipe: Recipe) -> None:
             "export.merged: true",
             "remove export.merged",
         ),
-    ):
-        if wrong:
-            raise RecipeError(what, got=got, expected=expected, fix=fix)
+    )
 
 
 def _check_labels(section: ClassifyObjective) -> None:
     labels = section.labels
     useless = {label: weight for label, weight in section.class_weights.items() if label not in labels or weight <= 0}
-    for wrong, what, got, expected, fix in (
+    refuse_first(
+        RecipeError,
         (
             len(labels) < 2 - section.multi_label,
             "there is nothing to tell apart",
@@ -141,9 +140,7 @@ def _check_labels(section: ClassifyObjective) -> None:
             f"numbers above 0 for some of {', '.join(labels)}",
             "mend objective.class_weights",
         ),
-    ):
-        if wrong:
-            raise RecipeError(what, got=got, expected=expected, fix=fix)
+    )
 
 
 def _are_told_apart(names: Sequence[str]) -> bool:
@@ -154,7 +151,8 @@ def _are_told_apart(names: Sequence[str]) -> bool:
 
 def _check_domains(recipe: Recipe, domains: DomainsSection) -> None:
     names, is_probe = domains.names, isinstance(recipe.method, ProbeMethod)
-    for wrong, what, got, expected, fix in (
+    refuse_first(
+        RecipeError,
         (
             len(names) < 2 or not _are_told_apart(names),
             "domains are told apart by their names",
@@ -176,9 +174,7 @@ def _check_domains(recipe: Recipe, domains: DomainsSection) -> None:
             "a method that trains the model under the head, or reversal: 0",
             "set method.kind: lora; or objective.domains.reversal: 0, to see how well the domain can be told",
         ),
-    ):
-        if wrong:
-            raise RecipeError(what, got=got, expected=expected, fix=fix)
+    )
 
 
 def _check_guard(section: TokenObjective) -> None:

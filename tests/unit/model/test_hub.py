@@ -38,6 +38,15 @@ def test_a_closed_hub_means_the_cache(monkeypatch: pytest.MonkeyPatch, caplog: p
     assert "org/model" in caplog.text
 
 
+def test_teachers_are_of_the_hub_too(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    distill = {"kind": "distill", "teachers": ["./local", "org/teacher"]}
+    with caplog.at_level(logging.WARNING):
+        settle_hub(make_recipe(model={"tokenizer": "./tok"}, objective=distill))
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+    assert "what is cached of org/teacher is used" in caplog.text
+
+
 def test_a_proxy_answers_for_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")

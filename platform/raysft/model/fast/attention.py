@@ -65,7 +65,11 @@ class Borders:
     @property
     def longest(self) -> int:
         """Tokens of the longest segment."""
-        return max(end - start for start, end in pairwise(self.ends))
+        return _longest(self.ends)
+
+
+def _longest(ends: Sequence[int]) -> int:
+    return max(end - start for start, end in pairwise(ends))
 
 
 def segment_arguments(model: PreTrainedModel, position_ids: Tensor, borders: Borders | None = None) -> dict[str, Any]:
@@ -128,7 +132,6 @@ def segment_attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     cu_seq_lens_q: Tensor | None = None,
-    max_length_q: int | None = None,
     segment_ends: Sequence[int] | None = None,
     **others: object,
 ) -> tuple[Tensor, None]:
@@ -149,10 +152,9 @@ def segment_attention(
             expected="causal attention within segments",
             fix="set model.attention: eager",
         )
-    varlen = query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and dropout == 0.0
-    if varlen and max_length_q is not None:
-        return _varlen(query, key, value, cu_seq_lens_q, max_length_q, (scaling, sliding_window)), None
     ends = cu_seq_lens_q.tolist() if segment_ends is None else segment_ends
+    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and dropout == 0.0:
+        return _varlen(query, key, value, cu_seq_lens_q, _longest(ends), (scaling, sliding_window)), None
     return _one_by_one(query, key, value, ends, (scaling, sliding_window, dropout)), None
 
 

@@ -70,7 +70,10 @@ def plan(recipe: Recipe, cluster: str | None) -> RankedLayouts:
         try:
             check_layout(recipe, model)
         except RecipeError as error:
-            check_layout(wanted, model)  # raises where it is not for the number of devices
+            parallel = recipe.parallel
+            replica = change(recipe, {"cluster.workers": parallel.tensor * parallel.pipeline * parallel.sequence})
+            check_layout(replica, model)  # raises where no number of devices would do,
+            check_layout(wanted, model)  # or the recipe's own would not
             refused = f"recipe     its own layout cannot run here: {error.what} ({error.got})"
     if not ranked:
         raise _no_layout(recipe, where)

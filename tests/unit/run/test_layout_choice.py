@@ -38,6 +38,7 @@ def test_a_plan_and_the_matrix(capsys: pytest.CaptureFixture[str], recipe: Path)
         (("--set", "parallel={zero: 3, tensor: 2}", "--set", "cluster.workers=2"), "set parallel.zero to 2"),
         (("--set", "parallel.tensor=0"), "parallel.tensor"),
         (("--cluster", "3xCPU-8G", "--set", "parallel.zero=1", "--set", "parallel.pipeline=2"), "do not divide"),
+        (("--cluster", "8xH100-80G", "--set", "parallel.pipeline=4"), "ZeRO 2 and 3 partition them"),
         (("--set", "cluster.gpus_per_worker=1"), "--cluster 8xH100-80G"),
     ],
 )

@@ -14,6 +14,9 @@ from raysft.recipe.facts import ClusterFacts, NodeFacts
 from raysft.run import layout_choice
 
 
+DEEPER = ("--set", "model.config.num_hidden_layers=4")
+
+
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_material(tmp_path_factory.mktemp("planner"))
@@ -37,8 +40,8 @@ def test_a_plan_and_the_matrix(capsys: pytest.CaptureFixture[str], recipe: Path)
         (("--cluster", "8xH100-90G"), "did you mean H100-80G?"),
         (("--set", "parallel={zero: 3, tensor: 2}", "--set", "cluster.workers=2"), "set parallel.zero to 2"),
         (("--set", "parallel.tensor=0"), "parallel.tensor"),
-        (("--cluster", "3xCPU-8G", "--set", "parallel.zero=1", "--set", "parallel.pipeline=2"), "do not divide"),
-        (("--cluster", "8xH100-80G", "--set", "parallel.pipeline=4"), "ZeRO 2 and 3 partition them"),
+        (("--cluster", "3xCPU-8G", "--set", "parallel={zero: 1, pipeline: 2}", *DEEPER), "do not divide"),
+        (("--cluster", "8xH100-80G", "--set", "parallel={zero: 2, pipeline: 4}", *DEEPER), "ZeRO 2 and 3 partition"),
         (("--set", "cluster.gpus_per_worker=1"), "--cluster 8xH100-80G"),
     ],
 )

@@ -13,7 +13,6 @@ from raysft.errors import ClusterError
 from raysft.recipe.facts import ClusterFacts, NodeFacts
 from raysft.run import layout_choice
 
-
 DEEPER = ("--set", "model.config.num_hidden_layers=4")
 
 

@@ -140,7 +140,8 @@ bench-load: $(READY)      ## memory and bytes read of each rank while a model is
 	$(BIN)/python benchmarks/load_memory.py $(ARGS)
 
 bench-save: $(READY)      ## time, memory and bytes of a save and of a resume, rank by rank
-	$(BIN)/python benchmarks/save_resume.py
+	$(BIN)/python benchmarks/save_resume.py --layers 4
+	$(BIN)/python benchmarks/save_resume.py --layers 2 --hidden 512 --only grown
 
 bench-export: $(READY)    ## memory of an export and of a model that is evaluated, over the whole model
 	$(BIN)/python benchmarks/export_memory.py $(ARGS)

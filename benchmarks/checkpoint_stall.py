@@ -81,7 +81,7 @@ class Trainer:
         def save(state: TrainState) -> None:
             if how != "plain" and state.step == first:
                 started = time.perf_counter()
-                self.writer.save(self.engine.state, state)
+                self.writer.save(self.engine, state)
                 if how == "waited":
                     self.writer.finish()
                 self.blocked_s = time.perf_counter() - started

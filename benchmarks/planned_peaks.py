@@ -113,7 +113,7 @@ def one_row(folder: str, fields: dict[str, Any], tokens: int) -> tuple[dict[str,
     place = f"{folder}-run-{os.environ['MASTER_PORT']}"
     attempt, _ = begin_attempt(place, group)
     writer = Writer(place, attempt, group, retention=Retention(1), facts={})
-    writer.save(engine.state, TrainState(step=2))
+    writer.save(engine, TrainState(step=2))
     writer.finish()
     measured()
     step(2)

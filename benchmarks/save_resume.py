@@ -1,6 +1,6 @@
 """What a save and a resume cost each rank: time that the training stands still, memory, bytes written and read.
 
-    python benchmarks/save_resume.py [--layers 8] [--hidden 1024] [--folder DIR] [--only NAME]
+    python benchmarks/save_resume.py [--layers 8] [--hidden 1024] [--tokens 256] [--folder DIR] [--only NAME]
 
 Ranks on gloo, no Ray: engine, writer and commits of a run. In rows `grown`, which are to be asked for (--only grown
 --layers 2 --hidden 512: four ranks of the default's size need 23 GB), the model has as many parameters for each rank
@@ -9,11 +9,12 @@ as one rank's; what a rank does should then take as long, however many there are
 MB       bytes of a rank's file
 written    bytes of a rank's file over the state's bytes / ranks
 held       bytes that a walk over `Engine.state()` allocates, over the bytes of a rank's file
-stall      seconds in Writer.save(), of the second save (memory is there), and over `waited`
-stall cpu  seconds of CPU of that thread in it
+stall      seconds that the training stands still for a save into memory that is there: in Writer.save(), and before
+           the next update until its copy is made; the median of ROUNDS, and over `waited`
 copy       seconds that all ranks take together to copy as many bytes, each its own, into memory that is there: what
-           cores and memory of the machine allow at best; over it: stall / copy
-waited     seconds until that save is committed: what a synchronous save would stand still for
+           stood still until 2026-11-29
+step       seconds of a step (--tokens of one row a rank), and how much longer the one after a save takes; medians
+waited     seconds until a save is committed with nothing beside it: what a synchronous save would stand still for
 read       bytes read of the checkpoint's files while a new process resumes, over what the rank needs of them: its
            ranges of weights and moments, and up to ZeRO 2 the other weights too
 """
@@ -23,6 +24,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import sys
 import tempfile
 import time
@@ -32,6 +34,7 @@ from typing import Any
 from load_memory import BF16, FP32, LORA, VOCABULARY, make_files, measured, start_ranks
 
 GROWN = "grown"
+ROUNDS = 5
 ROWS: list[tuple[str, int, dict[str, Any]]] = [
     ("ZeRO 3, fp32", 1, {"parallel": {"zero": 3}, **FP32}),
     ("ZeRO 3, fp32", 2, {"parallel": {"zero": 3}, **FP32}),
@@ -45,12 +48,13 @@ ROWS: list[tuple[str, int, dict[str, Any]]] = [
 ]
 
 
-def one_rank(folder: str, fields: dict[str, Any], run: str) -> dict[str, float]:
-    """Figures of this process: of two saves where the run has no commit, else of a resume."""
+def one_rank(folder: str, fields: dict[str, Any], run: str, tokens: int) -> dict[str, float]:
+    """Figures of this process: of saves where the run has no commit, else of a resume."""
     import torch
     import torch.distributed as dist
     from fakes import make_recipe, make_tokenizer
 
+    from raysft.data.feed.collate import largest_micro_batch
     from raysft.engine.choose import make_engine
     from raysft.model.facts import read_facts
     from raysft.recipe.resolve import resolve
@@ -93,13 +97,38 @@ def one_rank(folder: str, fields: dict[str, Any], run: str) -> dict[str, float]:
         pass
     found = {"own": own, "held": max(0, measured()["peak"] - resident)}
     writer = Writer(run, attempt, group, retention=Retention(1), facts={})
-    for step in (1, 2):
+    batches = [largest_micro_batch(1, tokens)] * resolve(recipe, read_facts(recipe), None).micro_steps
+    units = {"nll": float(sum(batch.weights.sum() for batch in batches))}
+    done = 0
+
+    def step() -> float:
+        nonlocal done
         group.barrier()
-        started, used = time.perf_counter(), time.thread_time()
-        writer.save(engine.state, TrainState(step=step))
-        found["stall"], found["cpu"] = time.perf_counter() - started, time.thread_time() - used
+        started = time.perf_counter()
+        engine.train_step(batches, units, step=done, learning_rate=1e-5)
+        done += 1
+        return time.perf_counter() - started
+
+    step()
+    writer.save(engine, TrainState(step=done))  # memory is touched for the first time
+    step()
+    rounds: list[dict[str, float]] = []
+    for _ in range(ROUNDS):
         writer.finish()
-        found["waited"] = time.perf_counter() - started
+        plain_s, _ = step(), writer.held_s()
+        group.barrier()
+        started = time.perf_counter()
+        writer.save(engine, TrainState(step=done))
+        saved_s = time.perf_counter() - started
+        beside_s, held_s = step(), writer.held_s()
+        rounds.append({"stall": saved_s + held_s, "step": plain_s, "longer": beside_s - plain_s})
+    found |= {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
+    writer.finish()
+    group.barrier()
+    started = time.perf_counter()
+    writer.save(engine, TrainState(step=done))
+    writer.finish()
+    found["waited"] = time.perf_counter() - started
     found["copy"] = min(copied_s(list(engine.state()), group) for _ in range(3))
     return found
 
@@ -134,13 +163,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--hidden", type=int, default=1024)
+    parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--folder", help="where files are put; a temporary one without it")
     parser.add_argument("--only", default="", help="rows whose name has this in it")
     parser.add_argument("--row", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--run", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.row is not None:
-        sys.stdout.write(json.dumps(one_rank(options.folder, ROWS[options.row][2], options.run)) + "\n")
+        sys.stdout.write(
+            json.dumps(one_rank(options.folder, ROWS[options.row][2], options.run, options.tokens)) + "\n"
+        )
         sys.stdout.flush()
         os._exit(0)  # DeepSpeed's groups end when all ranks do
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
@@ -151,9 +183,9 @@ def main() -> None:
             "written",
             "held",
             "stall s",
-            "stall cpu",
             "copy s",
-            "/ copy",
+            "step s",
+            "longer",
             "waited s",
             "ratio",
             "read",
@@ -171,6 +203,7 @@ def main() -> None:
             parameters = sum(path.stat().st_size for path in Path(model).glob("*.safetensors")) / 2
             run = str(Path(folder, f"run-{number}"))
             arguments = [str(Path(__file__).resolve()), "--folder", model, "--row", str(number), "--run", run]
+            arguments += ["--tokens", str(options.tokens)]
             saves, resumes = start_ranks(size, arguments), start_ranks(size, arguments)
             state, most = sum(r["own"] for r in saves), max(saves, key=lambda r: r["stall"])
             written, held = (max(f(r) for r in saves) for f in (lambda r: r["own"], lambda r: r["held"] / r["own"]))
@@ -182,9 +215,9 @@ def main() -> None:
                 f"{written * size / state:.2f}",
                 f"{held:.3f}",
                 f"{most['stall']:.3f}",
-                f"{max(r['cpu'] for r in saves):.3f}",
                 f"{max(r['copy'] for r in saves):.3f}",
-                f"{most['stall'] / max(r['copy'] for r in saves):.2f}",
+                f"{max(r['step'] for r in saves):.2f}",
+                f"{max(r['longer'] for r in saves):.3f}",
                 f"{waited:.2f}",
             )
             ratios = (f"{most['stall'] / waited:.3f}", f"{read:.2f}")

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 from fakes import FakeGroup
-from whole_state import tensors_of
+from whole_state import Still, tensors_of
 
 from raysft.engine.slices import whole
 from raysft.train.commits.checkpoint import begin_attempt, find_latest, remove_orphans
@@ -38,7 +38,7 @@ def save_for_ever(run: str, pipe: int) -> None:
     while True:
         step += 1
         state = [whole(key, torch.full(shape, float(step))) for key, shape in SHAPES.items()]
-        writer.save(lambda state=state: iter(state), TrainState(step))
+        writer.save(Still(lambda state=state: iter(state)), TrainState(step))
         writer.finish()
         os.write(pipe, f"{step}\n".encode())
 

@@ -432,7 +432,7 @@ def saves(options: Options) -> Iterator[dict[str, Any]]:
         engine.train_step(batches, units, step=0, learning_rate=1e-5)
         for number, kind in enumerate(("fresh", "kept", "kept again"), start=1):
             started = time.perf_counter()
-            writer.save(engine.state, TrainState(step=number))
+            writer.save(engine, TrainState(step=number))
             stalled = time.perf_counter()
             writer.finish()
             found[kind] = {

@@ -227,6 +227,22 @@ def digest(tensors: Iterable[torch.Tensor]) -> str:
     return found.hexdigest()
 
 
+def look_before_the_update(engine: Any) -> tuple[list[bool], list[str]]:
+    """Filled in the next step: that the update asked whether it may begin, and what of the state was no longer as it
+    is now: a save that copies it behind the passes (train/commits/snapshot.py) would commit some of both."""
+    now = [(piece.key, piece.values.detach().clone()) for piece in engine.state()]
+    looked: list[bool] = []
+    moved: list[str] = []
+
+    def look() -> None:
+        looked.append(True)
+        pieces = zip(engine.state(), now, strict=True)
+        moved.extend(key for piece, (key, values) in pieces if not torch.equal(piece.values.detach(), values))
+
+    engine.hold.until(look)
+    return looked, moved
+
+
 def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
     switch_loss(cell)
     switch_borders(cell)
@@ -305,8 +321,11 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
                 batch,
                 micro_batches=tuple(dataclasses.replace(m, weights=m.weights * bad) for m in batch.micro_batches),
             )
+        looked, moved = look_before_the_update(engine) if writer is None else ([True], [])
         with questions() if cell.get("questions") else nullcontext({}) as asked:
             done = engine.train_step(batch.micro_batches, batch.units, step=step_index, learning_rate=schedule_lr)
+        assert looked, f"the update of step {step_index} did not ask whether it may begin"
+        assert not moved, f"a pass of step {step_index} moved {moved}"
         result["questions"].append(asked)
         skipped += done.skipped
         result["losses"].append(done.loss)
@@ -315,7 +334,7 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
         result["samples"].append(done.sample_ids)
         result["micro_targets"].append([float(m.weights.sum()) for m in batch.micro_batches])
         if writer is not None and step_index + 1 == cell.get("commit_at"):
-            writer.save(engine.state, TrainState(step=step_index + 1))
+            writer.save(engine, TrainState(step=step_index + 1))
     trained = engine._shapes if isinstance(engine, PipelineEngine) else engine._trained
     state = gathered(engine.state(), trained)
     result |= {"weights": digest(state.values()), "skipped": skipped, "read": sum(READ)}
@@ -331,7 +350,7 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
     if cell.get("weights_to") and group.rank == 0:
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, cell["weights_to"])
     if cell.get("save") and writer is not None:
-        writer.save(engine.state, TrainState(step=cell.get("until", 20)))
+        writer.save(engine, TrainState(step=cell.get("until", 20)))
     if writer is not None:
         writer.finish()
     engine.close()

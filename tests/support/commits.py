@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from fakes import FakeGroup
 from torch import Tensor
-from whole_state import shared_out
+from whole_state import Still, shared_out
 
 from raysft.train.commits.lineage import Attempt
 from raysft.train.commits.writer import Retention, Writer
@@ -37,7 +37,7 @@ def save(
     for rank in range(size):
         retention = Retention(keep_last)
         writer = Writer(run, attempt, FakeGroup(rank, size), retention=retention, facts={"who": "test"}, patience_s=9)
-        writer.save(partial(shared_out, state, rank, size), TrainState(step=step))
+        writer.save(Still(partial(shared_out, state, rank, size)), TrainState(step=step))
         writers.append(writer)
     for writer in writers:
         writer.finish()

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from raysft.data.feed.step_plan import Order, StepPlan
 from raysft.data.store.packed_rows import Row
+from raysft.engine.hold import Hold
 from raysft.engine.protocol import HostBatch, StepCosts, StepResult
 from raysft.engine.slices import Slice, whole
 from raysft.objectives.reduce import Reduced, Sums
@@ -141,6 +142,7 @@ class FakeEngine:
 
     skips: frozenset[int] = frozenset()
     calls: list[tuple[int, float]] = field(default_factory=list)
+    hold: Hold = field(default_factory=Hold)
 
     def train_step(
         self,
@@ -152,6 +154,7 @@ class FakeEngine:
         aside: Sequence[float] = (),
     ) -> StepResult:
         self.calls.append((step, learning_rate))
+        self.hold.end()
         skipped = step in self.skips
         return StepResult(
             found=_found(units, 1.0 / (step + 1)),

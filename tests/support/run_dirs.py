@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from fakes import FakeGroup, make_recipe, step_info
 from torch import Tensor
-from whole_state import shared_out
+from whole_state import Still, shared_out
 
 from raysft.recipe.schema import Recipe
 from raysft.run.evaluations import write_evaluation
@@ -95,7 +95,8 @@ def _commit(run: str, attempt: Attempt, prints: dict[str, str], seed: int, step:
         keep = Retention(9)
         facts = {"fingerprints": prints}
         writer = Writer(run, attempt, FakeGroup(rank, 2), retention=keep, facts=facts, patience_s=9)
-        writer.save(partial(shared_out, state_tensors(seed, step), rank, 2), state_at(step), {"held_out/loss": 1.0})
+        engine = Still(partial(shared_out, state_tensors(seed, step), rank, 2))
+        writer.save(engine, state_at(step), {"held_out/loss": 1.0})
         writers.append(writer)
     for writer in writers:
         writer.finish()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from raysft.engine.hold import Hold
 from raysft.engine.slices import Cut, Slice
 from raysft.train.commits.layout import Checkpoint
 
@@ -38,6 +40,14 @@ def shared_out(state: Mapping[str, Tensor], rank: int, size: int) -> Iterator[Sl
         first, last = (tensor.numel() * part // size for part in (rank, rank + 1))
         if first < last:
             yield Slice(key, tuple(tensor.shape), tensor.flatten()[first:last], first)
+
+
+@dataclass
+class Still:
+    """An engine's state, which nobody changes."""
+
+    state: Callable[[], Iterator[Slice]]
+    hold: Hold = field(default_factory=Hold)
 
 
 def tensors_of(checkpoint: Checkpoint) -> dict[str, Tensor]:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from raysft.engine.adam import AdamState
 from raysft.engine.ds_config import REDUCE_BUCKET, deepspeed_config, effective_stage
 from raysft.engine.fill import fill
+from raysft.engine.hold import Hold
 from raysft.engine.parameters import (
     dropout_seed,
     hf_name,
@@ -69,7 +70,7 @@ class PipelineEngine:
         self._max_grad_norm, self._seed = run.recipe.optimizer.max_grad_norm, run.recipe.seed
         self._layout, self._device = run.layout, device
         self._coordinate = self._layout.coordinate(dist.get_rank())
-        self._kept, self._ahead = module.kept, Ahead(device)
+        self._kept, self._ahead, self.hold = module.kept, Ahead(device), Hold()
         self._objective, self._terms, self._done = module.objective, module.objective.terms, module.done
         names = {p: hf_name(name) for name, p in module.named_parameters()}
         self._shapes = {name: p.shape for p, name in names.items() if p.requires_grad}  # of all stages
@@ -114,6 +115,7 @@ class PipelineEngine:
         self._deepspeed.train()
         self._run(_TrainPasses(len(micro_batches), self._layout.stages, self._coordinate.stage))
         watch.backward_ended()
+        self.hold.end()
         grad_norm = self._update()
         tokens = sum(batch.num_tokens for batch in micro_batches) * for_replica
         told, costs, asides = watch.gather(vector(totals, self._passes.sums, self._passes.metrics, tokens), aside)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from raysft.engine.hold import Hold
 from raysft.engine.slices import Slice
 from raysft.objectives.batch import HostBatch
 from raysft.objectives.reduce import Reduced, Sums
@@ -58,6 +59,9 @@ class StepResult:
 
 class Engine(Protocol):
     """Collective: every rank calls each method at the same point with its own share."""
+
+    hold: Hold
+    """What the next update waits for before it changes anything of the state; no pass changes it."""
 
     def train_step(
         self,

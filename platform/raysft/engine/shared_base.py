@@ -13,6 +13,7 @@ from functools import partial
 import torch
 
 from raysft.engine.adam import AdamState
+from raysft.engine.hold import Hold
 from raysft.engine.parameters import dropout_seed, hf_name, make_optimizer, set_learning_rate, set_weights
 from raysft.engine.protocol import StepResult
 from raysft.engine.rendezvous import Rendezvous, TrialPass
@@ -50,6 +51,7 @@ class FusedEngine:
     ) -> None:
         """module: made on place[1].blank(). place: the trial's number, and the base that its adapter is put on."""
         self._rendezvous, (self._trial, self._base), self._device = rendezvous, place, device
+        self.hold = Hold()
         self._objective, self._recipe, self._done = module.objective, run.recipe, module.done
         self._trained = {hf_name(name): p for name, p in module.named_parameters() if p.requires_grad}
         if restored is not None:
@@ -89,6 +91,7 @@ class FusedEngine:
             sums += found.sums
             metrics += found.metrics
         watch.backward_ended()
+        self.hold.end()
         grad_norm = self._update(learning_rate)
         tokens = sum(batch.num_tokens for batch in micro_batches)
         told, costs, asides = watch.gather(vector(totals, sums, metrics, tokens), aside)

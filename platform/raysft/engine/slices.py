@@ -35,7 +35,7 @@ class Slice:
     shape: tuple[int, ...]
     """The whole tensor's."""
     values: Tensor
-    """[n] fp32, on any device. It may be what the next step changes: whoever keeps it copies it."""
+    """[n] fp32, on any device. It may be what the next update changes: whoever keeps it copies it."""
     start: int = 0
     cut: Cut | None = None
     """The shard that it is a range of; None: of the whole tensor."""

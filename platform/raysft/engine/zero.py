@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from raysft.engine.adam import AdamState
 from raysft.engine.ds_config import REDUCE_BUCKET, deepspeed_config, effective_stage, keeps_bf16_apart
 from raysft.engine.fill import fill, partition, working_dtype
+from raysft.engine.hold import Hold
 from raysft.engine.muon import Orthogonaliser
 from raysft.engine.parameters import (
     dropout_seed,
@@ -75,7 +76,7 @@ class ZeroEngine:
         self._max_grad_norm, self._seed = run.recipe.optimizer.max_grad_norm, run.recipe.seed
         self._layout, self._device = run.layout, device
         self._coordinate = run.layout.coordinate(dist.get_rank())
-        self._ahead = Ahead(device, (self._coordinate.sequence, run.layout.sequence))
+        self._ahead, self.hold = Ahead(device, (self._coordinate.sequence, run.layout.sequence)), Hold()
         self._num_parts = run.layout.replicas * run.layout.sequence
         self._trained = {hf_name(name): p for name, p in module.named_parameters() if p.requires_grad}
         self._shapes = {name: tuple(p.shape) for name, p in self._trained.items()}  # before ZeRO 3 empties them
@@ -127,6 +128,7 @@ class ZeroEngine:
         if self._sums_at_the_end:
             self._deepspeed.allreduce_gradients(bucket_size=REDUCE_BUCKET)
         watch.backward_ended()
+        self.hold.end()
         if self._acts is not None:
             self._acts.before_update(step, self._state)
         grad_norm = self._update()

@@ -47,6 +47,9 @@ class TimeGauges:
             self._next_s = now + max(EVERY_S, SHARE * (time.perf_counter() - began))
         self._gauges.set_times(account.seconds)
         ended = [one for one in account.costs if one.incident.kind not in (*PASSING, *PLANNED)]
-        saves = [span.ns for attempt in attempts for span in attempt.spans if span.kind == "checkpoint"]
-        stall = {"checkpoint_stall_seconds": saves[-1] / 1e9} if saves else {}
+        saves = [span for attempt in attempts for span in attempt.spans if span.kind == "checkpoint"]
+        newest_ns = [
+            span.ns for span in saves[-2:] if span.step == saves[-1].step
+        ]  # before the save, and for its copy
+        stall = {"checkpoint_stall_seconds": sum(newest_ns) / 1e9} if saves else {}
         self._gauges.set({"goodput": account.goodput, "failures": len(ended), **stall})

@@ -68,7 +68,7 @@ def run_session(
         board = stack.enter_context(closing(NoticeBoard(job.run))) if group.rank == 0 else None
 
         def save(state: TrainState) -> None:
-            writer.save(session.engine.state, state, measured.get(state.step, {}), partial(_flush, records, spans))
+            writer.save(session.engine, state, measured.get(state.step, {}), partial(_flush, records, spans))
             spans.until_now("checkpoint", state.step)
             dog.beat()
 
@@ -81,7 +81,7 @@ def run_session(
         def follow(info: StepInfo) -> None:
             dog.beat()
             reached(info.state.step)
-            spans.until_now("compute", info.state.step, info.data_wait_s)
+            spans.until_now("compute", info.state.step, info.data_wait_s, writer.held_s())
             records.step(info)
 
         wanted = _hooks(context, attempt, follow, evaluate)

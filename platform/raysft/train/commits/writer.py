@@ -1,8 +1,8 @@
 """Commits the checkpoints of one attempt behind the training. Owns the copy, the thread, retention; no layout.
 
-save() copies this rank's share of the state into memory that is kept for it and returns; a thread writes it. At most
-one save is under way: the next one waits for it (back-pressure). No collective runs in the thread: rank 0 commits
-when it sees the records of all ranks in storage, so what is committed is whole.
+save() returns at once: a thread copies this rank's share of the state into memory that is kept for it (snapshot.py),
+and writes it. At most one save is under way: the next one waits for it (back-pressure). No collective runs in the
+thread: rank 0 commits when it sees the records of all ranks in storage, so what is committed is whole.
 
 While storage fails, the thread tries again with growing pauses for PATIENCE_S; training goes on up to its next save
 and waits there. The last commit stays.
@@ -15,14 +15,14 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from functools import partial
 from math import isfinite
 from types import MappingProxyType
-from typing import Any, TypeVar
-
-import torch
+from typing import Any, Protocol, TypeVar
 
 from raysft import storage
+from raysft.engine.hold import Hold
 from raysft.engine.slices import Slice
 from raysft.errors import CheckpointError, RaysftError, StorageError
 from raysft.recipe.measures import HELD_OUT_LOSS
@@ -30,6 +30,7 @@ from raysft.recipe.tune import mode_of
 from raysft.train.commits.layout import Checkpoint, CommitId, commit_directory, commit_record, read_commits
 from raysft.train.commits.lineage import Attempt, lineage, read_attempts
 from raysft.train.commits.saved import write_slices
+from raysft.train.commits.snapshot import Snapshot
 from raysft.train.group import Group
 from raysft.train.history import incidents
 from raysft.train.state import TrainState
@@ -82,6 +83,14 @@ class StorageOutage:
     """Their newest error."""
 
 
+class Stateful(Protocol):
+    """What is saved: an Engine (engine/protocol.py)."""
+
+    hold: Hold
+
+    def state(self) -> Iterator[Slice]: ...
+
+
 class Writer:
     """See the module. Every rank calls save() and finish() at the same points."""
 
@@ -101,7 +110,7 @@ class Writer:
         self._retention, self._facts, self._patience_s, self._beat = retention, dict(facts), patience_s, beat
         parent = asdict(attempt.parent) if attempt.parent else None
         self._origin = {"attempt": attempt.number, "parent": parent}
-        self._share: dict[str, Slice] = {}
+        self._snapshot = Snapshot()
         self._thread: threading.Thread | None = None
         self._error: RaysftError | None = None
         self._away = StorageOutage()
@@ -109,19 +118,21 @@ class Writer:
 
     def save(
         self,
-        slices: Callable[[], Iterator[Slice]],
+        engine: Stateful,
         state: TrainState,
         measured: Mapping[str, float] = MappingProxyType({}),
         before: Callable[[], None] = lambda: None,
     ) -> None:
-        """Commit this state soon. measured: {SET/MEASURE: value} at this step. Raises as finish().
+        """Commit the state of now soon; the engine's next update waits for its copy. Raises as finish().
 
-        before() is called in the thread, on every rank, before anything is committed: what must not be older.
+        measured: {SET/MEASURE: value} at this step. before() is called in the thread, on every rank, before anything
+        is committed: what must not be older.
         """
         self.finish()
-        self._copy(slices())
         self._away = StorageOutage(state.step)
-        arguments = (CommitId(self._attempt.number, state.step), state, measured, before)
+        self._snapshot.begin()
+        engine.hold.until(partial(self._snapshot.wait, self._beat))
+        arguments = (engine.state(), CommitId(self._attempt.number, state.step), state, measured, before)
         self._thread = threading.Thread(target=self._work, args=arguments, name="checkpoint", daemon=True)
         self._thread.start()
 
@@ -145,6 +156,11 @@ class Writer:
                 fix="see that rank's error; the run goes on from its last commit when started again",
             )
 
+    def held_s(self) -> float:
+        """How long updates have waited for copies since this was asked last."""
+        waited_s, self._snapshot.waited_s = self._snapshot.waited_s, 0.0
+        return waited_s
+
     def close(self) -> None:
         """After an error: a little time for the save that is under way; no collective."""
         if self._thread is not None:
@@ -161,26 +177,20 @@ class Writer:
             self._run, "storage", f"{what}: {more}", attempt=number, step=step, detected_after_s=None, facts=facts
         )
 
-    def _copy(self, slices: Iterator[Slice]) -> None:
-        """Into the memory of the save before, as far as that has the same slices."""
-        before, self._share = self._share, {}
-        for piece in slices:
-            kept = before.pop(piece.key, None)
-            if kept is None or kept.values.shape != piece.values.shape:
-                values = torch.empty(piece.values.shape, dtype=torch.float32, pin_memory=piece.values.is_cuda)
-            else:
-                values = kept.values
-            self._share[piece.key] = replace(piece, values=values.copy_(piece.values))
-            self._beat()
-
     def _work(
-        self, commit: CommitId, state: TrainState, measured: Mapping[str, float], before: Callable[[], None]
+        self,
+        slices: Iterator[Slice],
+        commit: CommitId,
+        state: TrainState,
+        measured: Mapping[str, float],
+        before: Callable[[], None],
     ) -> None:
-        """The thread: write, and on rank 0 commit when all have written."""
+        """The thread: copy, write, and on rank 0 commit when all have written."""
         location, name = commit_directory(self._run, commit), f"rank-{self._group.rank:05d}"
         try:
+            self._snapshot.take(slices, self._made_progress)
             self._tried(before)
-            place, share = storage.join(location, f"{name}.safetensors"), list(self._share.values())
+            place, share = storage.join(location, f"{name}.safetensors"), list(self._snapshot.share.values())
             entry = self._tried(
                 lambda: {"name": f"{name}.safetensors", **write_slices(place, share, self._made_progress)}
             )

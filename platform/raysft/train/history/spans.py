@@ -45,10 +45,15 @@ class WorkerSpans:
             except OSError as error:
                 logger.warning("goodput is not recorded: %s", error)
 
-    def until_now(self, kind: str, step: int, data_wait_s: float = 0.0) -> None:
-        """What passed since the last call was `kind`. step: optimizer steps done; data_wait_s: its part in it."""
+    def until_now(self, kind: str, step: int, data_wait_s: float = 0.0, held_s: float = 0.0) -> None:
+        """What passed since the last call was `kind`. step: optimizer steps done; data_wait_s: its part in it.
+
+        held_s: its part in which the update waited for the copy of a save, of the step before."""
         now = self._clock()
-        line: dict[str, Any] = {"kind": kind, "step": step, "ns": now - self._since, **self._origin}
+        if held_ns := min(now - self._since, int(held_s * 1e9)):
+            line = {"kind": "checkpoint", "step": step - 1, "ns": held_ns, **self._origin}
+            self._since += held_ns * self._append(line)
+        line = {"kind": kind, "step": step, "ns": now - self._since, **self._origin}
         if kind == "compute":
             line["wait_ns"] = min(now - self._since, int(data_wait_s * 1e9))
         if self._append(line):

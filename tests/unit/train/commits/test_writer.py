@@ -12,10 +12,12 @@ import pytest
 import torch
 from fakes import FakeGroup
 from safetensors.torch import load_file
+from whole_state import Still
 
 from raysft import storage
 from raysft.engine.slices import Slice, whole
 from raysft.errors import CheckpointError, StorageError
+from raysft.train.commits import snapshot
 from raysft.train.commits import writer as writing
 from raysft.train.commits.checkpoint import begin_attempt, find_latest
 from raysft.train.commits.layout import CommitId, commit_directory, commit_record, read_commits
@@ -53,13 +55,14 @@ def test_training_goes_on_while_a_save_is_written_and_does_not_change_it(
     def state() -> Iterator[Slice]:
         yield whole("weight:a", weight)
 
-    writer = make_writer(run)
-    writer.save(state, TrainState(step=1))
+    writer, engine = make_writer(run), Still(state)
+    writer.save(engine, TrainState(step=1))
     assert gate.entered.wait(5)
+    engine.hold.end()
     weight += 1  # the next step, while the file is being written
     assert read_commits(run) == []
     gate.open.set()
-    writer.save(state, TrainState(step=2))  # waits for the first
+    writer.save(engine, TrainState(step=2))  # waits for the first
     assert CommitId(1, 1) in read_commits(run)
     writer.finish()
     for step, value in ((1, 1.0), (2, 2.0)):
@@ -77,7 +80,7 @@ def test_storage_that_fails_for_a_while(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(writing, "write_slices", flaky)
     writer = make_writer(str(tmp_path), patience_s=2.0)
-    writer.save(lambda: iter([whole("weight:a", torch.ones(2))]), TrainState(step=3))
+    writer.save(Still(lambda: iter([whole("weight:a", torch.ones(2))])), TrainState(step=3))
     writer.finish()
     assert read_commits(str(tmp_path)) == [CommitId(1, 3)]
 
@@ -87,13 +90,13 @@ def test_storage_that_stays_away_ends_the_save_on_every_rank(tmp_path: Path, ran
     """Rank 1 cannot write: rank 0 never commits; both raise. The commit before stays the newest."""
     run = str(tmp_path)
     first = make_writer(run)
-    first.save(lambda: iter([whole("weight:a", torch.ones(2))]), TrainState(step=1))
+    first.save(Still(lambda: iter([whole("weight:a", torch.ones(2))])), TrainState(step=1))
     first.finish()
     second = make_writer(run, FakeGroup(rank, 2, others_agree=rank == 0), patience_s=0.3)
     if rank == 1:
         (tmp_path / "checkpoints" / "attempt-0002").write_text("a file where a directory should be")
     second.save(
-        lambda: iter([whole("weight:a", torch.ones(2)), whole("weight:b", torch.ones(2))]), TrainState(step=2)
+        Still(lambda: iter([whole("weight:a", torch.ones(2)), whole("weight:b", torch.ones(2))])), TrainState(step=2)
     )
     with pytest.raises(StorageError if rank else CheckpointError):
         second.finish()
@@ -106,7 +109,7 @@ def test_storage_that_stays_away_ends_the_save_on_every_rank(tmp_path: Path, ran
 
 def test_another_ranks_failure_is_raised_here_too(tmp_path: Path) -> None:
     writer = make_writer(str(tmp_path), FakeGroup(others_agree=False))
-    writer.save(lambda: iter([whole("weight:a", torch.ones(2))]), TrainState(step=1))
+    writer.save(Still(lambda: iter([whole("weight:a", torch.ones(2))])), TrainState(step=1))
     with pytest.raises(StorageError, match="another rank"):
         writer.finish()
 
@@ -116,7 +119,7 @@ def test_a_superseded_writer_cannot_commit_twice(tmp_path: Path) -> None:
     attempt, _ = begin_attempt(run, FakeGroup())
     writers = [Writer(run, attempt, FakeGroup(), retention=Retention(9), facts={}, patience_s=1) for _ in range(2)]
     for writer in writers:
-        writer.save(lambda: iter([whole("weight:a", torch.ones(2))]), TrainState(step=1))
+        writer.save(Still(lambda: iter([whole("weight:a", torch.ones(2))])), TrainState(step=1))
     ends = []
     for writer in writers:
         try:
@@ -154,7 +157,9 @@ def test_the_best_commit_outlives_newer_ones(tmp_path: Path) -> None:
     begin_attempt(run, FakeGroup())
     writer = Writer(run, attempt, FakeGroup(), retention=Retention(1, best="held_out/loss"), facts={})
     for step, loss in ((1, 2.0), (2, 0.5), (3, 1.0), (4, math.nan)):
-        writer.save(lambda: iter([whole("weight:a", torch.ones(2))]), TrainState(step=step), {"held_out/loss": loss})
+        writer.save(
+            Still(lambda: iter([whole("weight:a", torch.ones(2))])), TrainState(step=step), {"held_out/loss": loss}
+        )
     writer.finish()
     assert {commit.step for commit in read_commits(run)} == {2, 4}
 
@@ -168,7 +173,7 @@ def test_the_best_commit_is_that_of_a_named_measure_either_way(tmp_path: Path) -
     writer = Writer(run, attempt, FakeGroup(), retention=Retention(1, best="dev/accuracy"), facts={})
     for step, value in ((1, 0.5), (2, 0.9), (3, 0.7)):
         measured = {"held_out/loss": float(step), "dev/accuracy": value}
-        writer.save(lambda: iter([whole("weight:a", torch.ones(2))]), TrainState(step=step), measured)
+        writer.save(Still(lambda: iter([whole("weight:a", torch.ones(2))])), TrainState(step=step), measured)
     writer.finish()
     assert {commit.step for commit in read_commits(run)} == {2, 3}
 
@@ -221,7 +226,9 @@ def test_how_long_storage_was_away_is_kept_and_that_training_went_on(
     monkeypatch.setattr(storage, "list_names", flaky_list)
     flushed: list[bool] = []
     writer.save(
-        lambda: iter([whole("weight:a", torch.ones(2))]), TrainState(step=3), before=lambda: flushed.append(True)
+        Still(lambda: iter([whole("weight:a", torch.ones(2))])),
+        TrainState(step=3),
+        before=lambda: flushed.append(True),
     )
     started = time.monotonic()
     while not read_commits(str(tmp_path)):
@@ -250,14 +257,14 @@ def test_a_commit_whose_answer_was_lost_is_ours(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(storage, "create_exclusive", unanswered)
     writer = make_writer(str(tmp_path), patience_s=0.8)
-    writer.save(lambda: iter([whole("weight:a", torch.ones(2))]), TrainState(step=3))
+    writer.save(Still(lambda: iter([whole("weight:a", torch.ones(2))])), TrainState(step=3))
     writer.finish()
     assert read_commits(str(tmp_path)) == [CommitId(1, 3)]
 
 
 def test_a_save_without_trouble_leaves_no_incident(tmp_path: Path) -> None:
     writer = make_writer(str(tmp_path))
-    writer.save(lambda: iter([whole("weight:a", torch.ones(2))]), TrainState(step=3))
+    writer.save(Still(lambda: iter([whole("weight:a", torch.ones(2))])), TrainState(step=3))
     writer.finish()
     assert read_incidents(str(tmp_path)) == []
 
@@ -270,7 +277,7 @@ def test_a_save_that_fails_in_any_way_is_told(tmp_path: Path, monkeypatch: pytes
 
     writer = make_writer(str(tmp_path))
     monkeypatch.setattr(writing, "write_slices", broken)
-    writer.save(lambda: iter([whole("weight:a", torch.ones(2))]), TrainState(step=3))
+    writer.save(Still(lambda: iter([whole("weight:a", torch.ones(2))])), TrainState(step=3))
     with pytest.raises(StorageError, match="no such thing as storage"):
         writer.finish()
 
@@ -301,13 +308,85 @@ def test_a_save_that_is_waited_for_beats_while_it_makes_progress_and_no_longer(
 
     stuck: list[float] = []
     monkeypatch.setattr(writing, "write_slices", slow)
-    writer.save(lambda: iter([whole("weight:a", torch.ones(2))]), TrainState(step=1))
-    copied = len(beats)
-    assert copied == 1, "one slice"
+    writer.save(Still(lambda: iter([whole("weight:a", torch.ones(2))])), TrainState(step=1))
     threading.Timer(5.5, answers.set).start()
     writer.finish()
-    waited = beats[copied:]
-    assert sum(beat <= stuck[0] for beat in waited) >= 2
-    blocked = [beat for beat in waited if stuck[0] + 1.1 < beat < stuck[0] + 2.4]
+    assert sum(beat <= stuck[0] for beat in beats) >= 2
+    blocked = [beat for beat in beats if stuck[0] + 1.1 < beat < stuck[0] + 2.4]
     assert blocked == [], "nobody answered"
     assert read_commits(str(tmp_path)) == [CommitId(1, 1)]
+
+
+def test_an_update_waits_for_the_copy_and_for_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is committed is the state of the moment of the save, however late it is read."""
+    gate, may_read = Gate(monkeypatch), threading.Event()
+    weight, moment = torch.ones(3), torch.full((2,), 5.0)
+
+    def state() -> Iterator[Slice]:
+        yield whole("weight:a", weight)
+        assert may_read.wait(10)
+        yield whole("exp_avg:a", moment)
+
+    writer, engine = make_writer(str(tmp_path)), Still(state)
+    writer.save(engine, TrainState(step=1))
+    threading.Timer(0.3, may_read.set).start()
+    started = time.monotonic()
+    engine.hold.end()  # it is copied, and not written
+    assert 0.2 < time.monotonic() - started < 5
+    assert writer.held_s() == pytest.approx(time.monotonic() - started, abs=0.1)
+    weight += 1
+    moment += 1
+    engine.hold.end()  # the update after it waits for nobody
+    gate.open.set()
+    writer.finish()
+    path = tmp_path / "checkpoints" / "attempt-0001" / "step-00000001" / "rank-00000.safetensors"
+    found = load_file(path)
+    assert (found["weight:a"].tolist(), found["exp_avg:a"].tolist()) == ([1.0] * 3, [5.0] * 2)
+
+
+def test_a_copy_that_fails_lets_the_update_go_on_and_is_told(tmp_path: Path) -> None:
+    def state() -> Iterator[Slice]:
+        yield whole("weight:a", torch.ones(2))
+        raise MemoryError("no room for a copy")
+
+    writer, engine = make_writer(str(tmp_path)), Still(state)
+    writer.save(engine, TrainState(step=1))
+    engine.hold.end()
+    with pytest.raises(StorageError, match="no room for a copy"):
+        writer.finish()
+    assert read_commits(str(tmp_path)) == []
+
+
+def test_an_update_beats_while_the_copy_makes_progress_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshot, "LOOK_S", 0.1)
+    stuck, beats, answers = threading.Event(), [], threading.Event()
+
+    def state() -> Iterator[Slice]:
+        for name in "abcdefgh":
+            time.sleep(0.1)
+            yield whole(name, torch.ones(1))
+        stuck.set()
+        assert answers.wait(10)
+
+    one = snapshot.Snapshot()
+    one.begin()
+    thread = threading.Thread(target=one.take, args=(state(), lambda: None))
+    thread.start()
+    threading.Timer(2.0, answers.set).start()
+    one.wait(lambda: beats.append(stuck.is_set()))
+    thread.join()
+    assert beats.count(False) >= 3
+    assert beats.count(True) <= 2, "nobody answered"
+
+
+def test_memory_is_kept_from_save_to_save_as_far_as_it_fits() -> None:
+    one, wide = snapshot.Snapshot(), torch.arange(6.0)
+    for size, is_same in ((6, None), (6, True), (4, False)):
+        before = one.share.get("weight:a")
+        one.begin()
+        one.take(iter([whole("weight:a", wide[:size])]), lambda: None)
+        after = one.share["weight:a"]
+        assert after.values.tolist() == wide[:size].tolist()
+        assert after.values.data_ptr() != wide.data_ptr()
+        if before is not None:
+            assert (before.values.data_ptr() == after.values.data_ptr()) is is_same

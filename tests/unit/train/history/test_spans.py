@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 from attempts import S, attempt
+from fakes import FakeGroup
 
+from raysft.train.commits.checkpoint import begin_attempt
 from raysft.train.history import spans
 from raysft.train.history.account import read_account
 
@@ -32,3 +34,15 @@ def test_a_driver_records_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert (first.first_attempt, second.first_attempt) == (1, None)
     assert first.last_ns >= S
     assert read_account(run).seconds["start"] > 1.0
+
+
+def test_an_update_that_waited_for_the_copy_of_a_save_was_no_training(tmp_path: Path) -> None:
+    now = [0]
+    begin_attempt(str(tmp_path), FakeGroup())
+    written = spans.WorkerSpans(str(tmp_path), 1, is_writer=True, clock=lambda: now[0])
+    now[0] = 10 * S
+    written.until_now("compute", 5, 1.0, held_s=2.0)
+    written.close()
+    _, (attempt,) = spans.read_spans(str(tmp_path))
+    found = [(span.kind, span.step, span.ns, span.wait_ns) for span in attempt.spans]
+    assert found == [("checkpoint", 4, 2 * S, 0), ("compute", 5, 8 * S, S)]

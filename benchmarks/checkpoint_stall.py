@@ -99,6 +99,7 @@ class Trainer:
             )
             state = TrainState(step=self.step)
         taken = time.perf_counter() - started
+        self.blocked_s += self.writer.held_s()
         self.writer.finish()
         return taken
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import os
 import resource
@@ -417,7 +418,9 @@ def profile(engine: ZeroEngine, batches: list[MicroBatch], units: dict[str, floa
 
 
 def saves(options: Options) -> Iterator[dict[str, Any]]:
-    """Seconds that training stands for a save, into fresh and kept memory; of writing behind it; of reading again."""
+    """Seconds that training stands for a save, into fresh and kept memory: in it, and before the next update until it
+    is copied (`held`), beside a step's own; of writing behind it; of reading again. Committed is to be the state of
+    the save, to the bit, though the next step's kernels ran beside the copy."""
     device = options.device
     cell = TINY_SIZES["small"] if options.tiny else SIZES["0.5B full zero 1"]
     found: dict[str, Any] = {}
@@ -429,17 +432,26 @@ def saves(options: Options) -> Iterator[dict[str, Any]]:
         writer = Writer(folder, attempt, group, retention=Retention(1), facts={})
         batches = [micro_batch(cell, 16, i) for i in range(cell.micro_steps)]
         units = {"nll": float(sum(b.weights.sum() for b in batches))}
-        engine.train_step(batches, units, step=0, learning_rate=1e-5)
+        steps = itertools.count()
+
+        def step() -> tuple[float, float]:
+            """(seconds, loss)"""
+            started = time.perf_counter()
+            loss = engine.train_step(batches, units, step=next(steps), learning_rate=1e-5).loss
+            return round(time.perf_counter() - started, 3), loss
+
+        step()
+        found["step_s"], _ = step()
         for number, kind in enumerate(("fresh", "kept", "kept again"), start=1):
+            then = {piece.key: piece.values.clone() for piece in engine.state()} if kind == "kept again" else {}
             started = time.perf_counter()
             writer.save(engine, TrainState(step=number))
-            stalled = time.perf_counter()
+            stall_s = time.perf_counter() - started
+            step_s, loss = step()
+            held_s, stepped = writer.held_s(), time.perf_counter()
             writer.finish()
-            found[kind] = {
-                "stall_s": round(stalled - started, 3),
-                "behind_s": round(time.perf_counter() - stalled, 3),
-            }
-        loss = engine.train_step(batches, units, step=1, learning_rate=1e-5).loss
+            found[kind] = {"stall_s": round(stall_s + held_s, 4), "held_s": round(held_s, 4), "step_s": step_s}
+            found[kind]["behind_s"] = round(time.perf_counter() - stepped, 3)
         engine.close()
         del engine
         started = time.perf_counter()
@@ -447,13 +459,16 @@ def saves(options: Options) -> Iterator[dict[str, Any]]:
         checked = time.perf_counter()
         assert restored is not None
         saved = restored.saved()
+        torn = [key for key, values in then.items() if not torch.equal(saved.whole(key).flatten(), values.cpu())]
+        del then
         found["resume"] = {"check_s": round(checked - started, 2), "read_s": round(time.perf_counter() - checked, 2)}
         size = sum(entry["bytes"] for entry in restored.files)
         started = time.perf_counter()
         engine, _ = build(cell, device, saved)
         found["resume"]["build_s"] = round(time.perf_counter() - started, 2)
-        same = engine.train_step(batches, units, step=1, learning_rate=1e-5).loss
+        same = engine.train_step(batches, units, step=next(steps) - 1, learning_rate=1e-5).loss
         engine.close()
     found |= {"state_gb": round(size / 1e9, 3), "stall_gb_s": round(size / 1e9 / found["kept"]["stall_s"], 2)}
+    found["torn"] = torn
     found |= {"host_peak_gib": gib(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)}
-    yield found | {"losses": [loss, same], "ok": abs(same / loss - 1) < 1e-5}
+    yield found | {"losses": [loss, same], "ok": not torn and abs(same / loss - 1) < 1e-5}

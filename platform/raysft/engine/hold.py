@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 
 class Hold:
-    """Of one engine. Its passes change nothing of its state, so that a reader may take as long as they do."""
+    """One engine has one. Passes change nothing of the state: a reader may take as long as they do."""
 
     def __init__(self) -> None:
         self._until: Callable[[], None] | None = None

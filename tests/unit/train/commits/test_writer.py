@@ -17,7 +17,6 @@ from whole_state import Still
 from raysft import storage
 from raysft.engine.slices import Slice, whole
 from raysft.errors import CheckpointError, StorageError
-from raysft.train.commits import snapshot
 from raysft.train.commits import writer as writing
 from raysft.train.commits.checkpoint import begin_attempt, find_latest
 from raysft.train.commits.layout import CommitId, commit_directory, commit_record, read_commits
@@ -355,38 +354,3 @@ def test_a_copy_that_fails_lets_the_update_go_on_and_is_told(tmp_path: Path) -> 
     with pytest.raises(StorageError, match="no room for a copy"):
         writer.finish()
     assert read_commits(str(tmp_path)) == []
-
-
-def test_an_update_beats_while_the_copy_makes_progress_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshot, "LOOK_S", 0.1)
-    stuck, beats, answers = threading.Event(), [], threading.Event()
-
-    def state() -> Iterator[Slice]:
-        for name in "abcdefgh":
-            time.sleep(0.1)
-            yield whole(name, torch.ones(1))
-        stuck.set()
-        assert answers.wait(10)
-
-    one = snapshot.Snapshot()
-    one.begin()
-    thread = threading.Thread(target=one.take, args=(state(), lambda: None))
-    thread.start()
-    threading.Timer(2.0, answers.set).start()
-    one.wait(lambda: beats.append(stuck.is_set()))
-    thread.join()
-    assert beats.count(False) >= 3
-    assert beats.count(True) <= 2, "nobody answered"
-
-
-def test_memory_is_kept_from_save_to_save_as_far_as_it_fits() -> None:
-    one, wide = snapshot.Snapshot(), torch.arange(6.0)
-    for size, is_same in ((6, None), (6, True), (4, False)):
-        before = one.share.get("weight:a")
-        one.begin()
-        one.take(iter([whole("weight:a", wide[:size])]), lambda: None)
-        after = one.share["weight:a"]
-        assert after.values.tolist() == wide[:size].tolist()
-        assert after.values.data_ptr() != wide.data_ptr()
-        if before is not None:
-            assert (before.values.data_ptr() == after.values.data_ptr()) is is_same

@@ -22,8 +22,7 @@ from raysft.engine.slices import Saved
 from raysft.engine.together import on_every_rank
 from raysft.errors import RaysftError
 from raysft.model.outline import Unread, placeholder
-from raysft.model.stacked import Source
-from raysft.model.stored import StoredTensor
+from raysft.model.stacked import Source, StackedTensor
 from raysft.recipe.resolve import ResolvedRun
 
 
@@ -131,5 +130,5 @@ def _read(stored: Source, value: Tensor, shard: int) -> None:
     if axis is None:
         stored.read(value.view(-1))
     else:
-        assert isinstance(stored, StoredTensor), "no family with stacked experts is cut into shards"
+        assert not isinstance(stored, StackedTensor), "no family with stacked experts is cut into shards"
         stored.read_part(value, axis, shard * value.shape[axis])

@@ -56,7 +56,7 @@ def load_reference(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, room: Roo
     Its tensors are read one by one and lie where there is room; what a worker would load whole is whole on the first
     device.
     """
-    twin = None if recipe.model.source == "random" else _checked_twin(recipe, room.main)
+    twin = _checked_twin(recipe, room.main)
     if twin is None:
         return _load_whole(recipe, tokenizer, room.main)
     begin = partial(use_paths_of, twin=twin)

@@ -156,7 +156,7 @@ def _write(
             _write_configs(recipe, merged.model, tokenizer, directory, stops, weights={})
             known = _write_weights(plan, merged, place)
     except WholeOnlyError as reason:
-        tell_whole("export", recipe, reason)
+        tell_whole("export", reason)
         module = rebuild(recipe, weights, vocab_size=rows_for(tokenizer))
         write_parts(recipe, module, tokenizer, card, directory, stops)
         return {}

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -25,6 +26,7 @@ from raysft.model.backend import attention_backend
 from raysft.model.encoder import describe_head, head_of_encoder, is_bare, is_new, trains_encoder
 from raysft.model.facts import UNUSABLE, check_vocabulary, load_config
 from raysft.model.files import model_location, read_object, refuse_other_weights
+from raysft.model.fresh import FreshTensor, UnknownStepError, put, record
 from raysft.recipe.objective_traits import embeds
 from raysft.recipe.schema import Recipe
 
@@ -33,12 +35,10 @@ def load_model(recipe: Recipe, *, vocab_size: int) -> PreTrainedModel:
     """The model of a recipe in fp32 on CPU. Raises ModelError.
 
     vocab_size: of rows_for(the tokenizer); the embedding must have as many. With
-    `source: random` the config's vocab_size defaults to it; fresh weights are seeded by recipe.seed.
+    `source: random` the config's vocab_size defaults to it; fresh weights are those of fresh_model, where it has any.
     """
     transformers_logging.disable_progress_bar()
-    config = load_config(recipe)
-    with _seeded(recipe):
-        model = _fresh(recipe, config, vocab_size) if recipe.model.source == "random" else _from_files(recipe)
+    model = _fresh(recipe, vocab_size) if recipe.model.source == "random" else _from_files(recipe)
     embedding = model.get_input_embeddings().weight
     assert isinstance(embedding, torch.Tensor)
     check_vocabulary(recipe, embedding.shape[0], vocab_size)
@@ -108,14 +108,41 @@ def base_generation_config(recipe: Recipe) -> GenerationConfig | None:
         raise _cannot_load(recipe, f"generation_config.json: {error}") from error
 
 
-def _fresh(recipe: Recipe, config: PretrainedConfig, vocab_size: int) -> PreTrainedModel:
+def fresh_model(recipe: Recipe, *, vocab_size: int) -> tuple[PreTrainedModel, dict[str, FreshTensor]]:
+    """A model of `source: random` whose parameters have no memory, and what each is made of (decision 074).
+
+    Raises UnknownStepError where they cannot be made by ranges; ModelError.
+    """
+    config = load_config(recipe)
     _set_vocabulary(recipe, config, vocab_size)
-    return _from_config(recipe, config)
+    try:
+        with _seeded(recipe):
+            return record(lambda: _from_config(recipe, config), recipe.seed)
+    except ModelError as error:  # what is wrong with the model itself is told where it is made whole
+        raise UnknownStepError(f"transformers computes with its weights: {error.got}") from error
+
+
+def _fresh(recipe: Recipe, vocab_size: int) -> PreTrainedModel:
+    try:
+        model, made = fresh_model(recipe, vocab_size=vocab_size)
+    except UnknownStepError:
+        config = load_config(recipe)
+        _set_vocabulary(recipe, config, vocab_size)
+        with _seeded(recipe):
+            return _from_config(recipe, config)
+
+    def value(name: str, parameter: nn.Parameter) -> torch.Tensor:
+        found = torch.empty(parameter.shape)
+        made[name].read(found.view(-1))
+        return found
+
+    put(model, value)
+    return model
 
 
 @contextmanager
 def _seeded(recipe: Recipe) -> Iterator[None]:
-    """What is new, all weights or the head of an encoder, follows recipe.seed."""
+    """What is new and drawn in the order of the modules, as the head of an encoder, follows recipe.seed."""
     generator_state = torch.get_rng_state()
     torch.manual_seed(recipe.seed)
     try:
@@ -169,16 +196,17 @@ def _from_files(recipe: Recipe) -> PreTrainedModel:
     if is_encoder:
         describe_head(config, recipe)
     try:
-        loaded: Any = _auto(is_encoder, embeds(recipe)).from_pretrained(
-            model_location(recipe),
-            config=config,
-            revision=section.revision,
-            trust_remote_code=section.trust_remote_code,
-            attn_implementation=attention_backend(recipe, config),
-            dtype=torch.float32,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
+        with _seeded(recipe):
+            loaded: Any = _auto(is_encoder, embeds(recipe)).from_pretrained(
+                model_location(recipe),
+                config=config,
+                revision=section.revision,
+                trust_remote_code=section.trust_remote_code,
+                attn_implementation=attention_backend(recipe, config),
+                dtype=torch.float32,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
     except (OSError, SafetensorError, *UNUSABLE) as error:
         raise _cannot_load(recipe, error) from error
     model: PreTrainedModel = loaded[0]

@@ -1,4 +1,4 @@
-"""A model without its weights, and from where in which file each of them is to be read.
+"""A model without its weights, and from where in which file each of them is to be read, or how it is made.
 
 So a rank reads what it keeps and nothing else (decision 034). transformers loads a dictionary of placeholders:
 tensors of the right shape whose one number all elements share. Which placeholder a parameter then holds says from
@@ -24,7 +24,8 @@ from raysft.model.backend import attention_backend
 from raysft.model.encoder import trains_encoder
 from raysft.model.facts import UNUSABLE, check_vocabulary, load_config
 from raysft.model.files import model_location, refuse_other_weights, weight_files
-from raysft.model.load import base_generation_config
+from raysft.model.fresh import UnknownStepError, put
+from raysft.model.load import base_generation_config, fresh_model
 from raysft.model.methods import base_model, plain_name
 from raysft.model.stacked import Source, sources
 from raysft.model.stored import StoredTensor, stored_tensors
@@ -86,6 +87,12 @@ def outline(recipe: Recipe, *, vocab_size: int, device: torch.device, is_begun: 
     Raises WholeOnlyError where the model must be loaded whole, or cannot be loaded at all.
     """
     transformers_logging.disable_progress_bar()
+    if recipe.model.source == "random":
+        model, made = _fresh(recipe, vocab_size, is_begun=is_begun)
+        for buffer in model.buffers():
+            buffer.data = buffer.data.to(device)
+        put(model, lambda name, parameter: placeholder(parameter.shape, device))
+        return Outline(_as_loaded(recipe, model, vocab_size), made)
     model_class, config, tensors, conversions = _found(recipe, is_begun=is_begun)
     placeholders = {name: placeholder(tensor.shape, torch.device("cpu")) for name, tensor in tensors.items()}
     try:
@@ -99,16 +106,13 @@ def outline(recipe: Recipe, *, vocab_size: int, device: torch.device, is_begun: 
         )
     except (OSError, *UNUSABLE) as error:
         raise WholeOnlyError(f"transformers: {' '.join(str(error).split())[:200]}") from error
-    model: PreTrainedModel = loaded[0]
+    model = loaded[0]
     if has_conversions(model):
         raise WholeOnlyError(f"transformers computes tensors of a {config.model_type} from those in its files")
     if missing := sorted(loaded[1]["missing_keys"]):
         raise WholeOnlyError(f"{missing[0]} is not in its files")
     loaded[0]._weight_conversions = conversions  # what save_pretrained undoes; stacks are placeholders as such
-    embedding = model.get_input_embeddings().weight
-    assert isinstance(embedding, Tensor)
-    check_vocabulary(recipe, embedding.shape[0], vocab_size)
-    model.config.use_cache = False
+    _as_loaded(recipe, model, vocab_size)
     model.config.name_or_path = model.name_or_path = model_location(recipe)
     if model.can_generate():
         model.generation_config = base_generation_config(recipe) or model.generation_config
@@ -122,12 +126,17 @@ def is_placeholder(tensor: Tensor) -> bool:
     return tensor.numel() > 1 and not any(tensor.stride())
 
 
-def why_whole(recipe: Recipe) -> str | None:
-    """Why workers will load a stored model whole, where its directory is here; None: not known, or not so."""
-    if recipe.model.source == "random" or not os.path.isdir(model_location(recipe)):
+def why_whole(recipe: Recipe, *, vocab_size: int) -> str | None:
+    """Why workers will load a model whole that is fresh or whose directory is here; None: not known, or not so.
+    vocab_size: as of load_model."""
+    is_fresh = recipe.model.source == "random"
+    if not is_fresh and not os.path.isdir(model_location(recipe)):
         return None
     try:
-        _found(recipe)
+        if is_fresh:
+            _fresh(recipe, vocab_size, is_begun=False)
+        else:
+            _found(recipe)
     except WholeOnlyError as reason:
         return str(reason)
     return None
@@ -137,22 +146,49 @@ def _found(
     recipe: Recipe, *, is_begun: bool = False
 ) -> tuple[Any, PretrainedConfig, dict[str, Source], list[WeightTransform]]:
     """Class, config, and `sources` of a model that can be outlined. Raises WholeOnlyError, ModelError."""
-    if recipe.model.source == "random":
-        raise WholeOnlyError("fresh weights are made, not read")
-    if (words := method_of(recipe).begins_with(recipe.method)) and not is_begun:
-        raise WholeOnlyError(f"{method_of(recipe).title} begins with {words}")
+    _check_method(recipe, is_begun=is_begun)
     location, config = model_location(recipe), load_config(recipe)
     refuse_other_weights(location, recipe.model.revision)
     model_class, config = _model_class(recipe, config)
     tensors = _tensors(weight_files(location, recipe.model.revision))
     with torch.device("meta"):
         empty = model_class._from_config(copy.deepcopy(config))
-    if empty.config.get_text_config() is not empty.config and not is_begun:
-        raise WholeOnlyError("it reads more than text, which no small model of its kind does")
+    _check_twin(empty, is_begun=is_begun)
     try:
         return model_class, config, *sources(tensors, empty)
     except ValueError as error:
         raise WholeOnlyError(str(error)) from error
+
+
+def _fresh(recipe: Recipe, vocab_size: int, *, is_begun: bool) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """`fresh_model` of one that can be outlined. Raises WholeOnlyError, ModelError."""
+    _check_method(recipe, is_begun=is_begun)
+    _model_class(recipe, load_config(recipe))
+    try:
+        model, made = fresh_model(recipe, vocab_size=vocab_size)
+    except UnknownStepError as error:
+        raise WholeOnlyError(str(error)) from error
+    _check_twin(model, is_begun=is_begun)
+    return model, dict(made)
+
+
+def _check_method(recipe: Recipe, *, is_begun: bool) -> None:
+    if (words := method_of(recipe).begins_with(recipe.method)) and not is_begun:
+        raise WholeOnlyError(f"{method_of(recipe).title} begins with {words}")
+
+
+def _check_twin(model: PreTrainedModel, *, is_begun: bool) -> None:
+    if model.config.get_text_config() is not model.config and not is_begun:
+        raise WholeOnlyError("it reads more than text, which no small model of its kind does")
+
+
+def _as_loaded(recipe: Recipe, model: PreTrainedModel, vocab_size: int) -> PreTrainedModel:
+    """What load_model checks and sets. Raises ModelError."""
+    embedding = model.get_input_embeddings().weight
+    assert isinstance(embedding, Tensor)
+    check_vocabulary(recipe, embedding.shape[0], vocab_size)
+    model.config.use_cache = False
+    return model
 
 
 def placeholder(shape: torch.Size, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:

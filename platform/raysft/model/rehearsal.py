@@ -59,7 +59,7 @@ def rehearse(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, stops: Sequence
         lines.append(
             f"second head  {count:,} parameters beside the model: trained{mover}, kept by commits, not exported"
         )
-    if reason := why_whole(recipe):
+    if reason := why_whole(recipe, vocab_size=rows_for(tokenizer)):
         lines.append(f"loading      every worker loads the whole model in fp32: {reason}")
     try:
         if "adapter" in export_parts(recipe):

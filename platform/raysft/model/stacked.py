@@ -26,6 +26,7 @@ from transformers.core_model_loading import (
     rename_source_key,
 )
 
+from raysft.model.fresh import FreshTensor
 from raysft.model.stored import StoredTensor
 
 
@@ -47,8 +48,8 @@ class StackedTensor:
             done += piece.numel()
 
 
-Source = StoredTensor | StackedTensor
-"""What a parameter is read from."""
+Source = StoredTensor | StackedTensor | FreshTensor
+"""What a parameter is read from, or made of."""
 
 
 def sources(

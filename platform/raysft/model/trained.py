@@ -143,7 +143,7 @@ def load_trained(recipe: Recipe, weights: Weights, *, vocab_size: int, room: Roo
         merged = Trained(recipe, weights, vocab_size=vocab_size).merged()
         return _laid(merged.model, recipe, room, merged.read)
     except WholeOnlyError as reason:
-        tell_whole("evaluation", recipe, reason)
+        tell_whole("evaluation", reason)
         return _laid(merge(rebuild(recipe, weights, vocab_size=vocab_size)), recipe, room)
 
 
@@ -157,7 +157,7 @@ def load_adapted(recipe: Recipe, weights: Weights, *, vocab_size: int, room: Roo
         module = trained.module
         _laid(base_model(module), recipe, room, trained.read)
     except WholeOnlyError as reason:
-        tell_whole("evaluation", recipe, reason)
+        tell_whole("evaluation", reason)
         module = rebuild(recipe, weights, vocab_size=vocab_size)
         _laid(base_model(module), recipe, room)
     for parameter in trained_parameters(module).values():
@@ -184,7 +184,7 @@ def load_untrained(
         begin(found.model)
         return spread(found.model, lambda parameter: sources[parameter](), dtypes(found.model, dtype), room)
     except WholeOnlyError as reason:
-        tell_whole("evaluation", recipe, reason)
+        tell_whole("evaluation", reason)
         model = load_model(recipe, vocab_size=vocab_size)
         round_as_held(model, recipe)
         begin(model)
@@ -198,10 +198,9 @@ def _laid(
     return spread(model, read, dtypes_as_loaded(model, DTYPES[recipe.train.precision]), room)
 
 
-def tell_whole(what: str, recipe: Recipe, reason: WholeOnlyError) -> None:
-    """Say that a step holds the whole model; that of a model without files goes without saying."""
-    level = logging.DEBUG if recipe.model.source == "random" else logging.WARNING
-    logger.log(level, "%s: the whole model is held in fp32: %s", what, reason)
+def tell_whole(what: str, reason: WholeOnlyError) -> None:
+    """Say that a step holds the whole model."""
+    logger.warning("%s: the whole model is held in fp32: %s", what, reason)
 
 
 def rebuild(recipe: Recipe, weights: Weights | Iterable[tuple[str, Tensor]], *, vocab_size: int) -> nn.Module:

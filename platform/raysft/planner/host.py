@@ -59,7 +59,7 @@ def host_memory(recipe: Recipe, shape: ModelShape) -> HostMemory:
 
 def loads_whole(recipe: Recipe) -> bool:
     """Does every worker make the whole model before it keeps its part, as far as the recipe tells?"""
-    return recipe.model.source == "random" or bool(method_of(recipe).begins_with(recipe.method))
+    return bool(method_of(recipe).begins_with(recipe.method))
 
 
 def loaded_at_once(recipe: Recipe, shape: ModelShape, *, is_gpu: bool) -> int:
@@ -73,9 +73,7 @@ def loaded_at_once(recipe: Recipe, shape: ModelShape, *, is_gpu: bool) -> int:
 
 
 def can_load(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> bool:
-    """Does a device hold the model while it is loaded? Fresh weights stand for files here: their plan says both."""
-    if recipe.model.source == "random" and not method_of(recipe).begins_with(recipe.method):
-        return True
+    """Does a device hold the model while it is loaded?"""
     device = cluster.device
     return loaded_at_once(recipe, shape, is_gpu=device.is_gpu) <= device.memory_bytes
 
@@ -88,15 +86,11 @@ def check_loading(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> None:
     if size <= device.memory_bytes:
         return
     method = method_of(recipe)
-    words = method.begins_with(recipe.method)
-    why = f"{method.title} begins with {words}" if words else "fresh weights are made, not read"
     raise ClusterError(
         "a worker cannot load this model: it needs all of it before it keeps its part",
-        got=f"{gib(size)} in fp32 on each device: {why}",
+        got=f"{gib(size)} in fp32 on each device: {method.title} begins with {method.begins_with(recipe.method)}",
         expected=f"at most the {gib(device.memory_bytes)} of a {device.name}",
-        fix="use larger devices, or "
-        + ("method.kind: lora on a base that is not rounded, " if words else "weights in files, ")
-        + "of which each worker reads its part",
+        fix="use larger devices, or method.kind: lora on a base that is not rounded: each worker then has its part",
     )
 
 
@@ -168,7 +162,7 @@ def check_host_memory(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> No
     if host.loading > max(host.saved, host.offloaded):
         what, fix = (
             "the whole model in fp32 in every worker at the start",
-            "use files and a method that reads them by shares",
+            "use a method that reads or makes weights by shares (method.kind: lora, full)",
         )
     elif host.offloaded > host.saved:
         what, fix = "optimizer state and copies of saves", "set parallel.offload: none, or use more nodes"

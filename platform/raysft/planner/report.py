@@ -84,13 +84,12 @@ def _load(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> str:
     size, method = FLOAT32 * shape.num_parameters, method_of(recipe)
     too_large = ", more than it has" if size > cluster.device.memory_bytes else ""
     whole = f"in fp32 first, {size / GIB:.1f} GiB{too_large}"
-    if recipe.model.source == "random":
-        return f"fresh weights: every worker makes all of them {whole}" + (
-            "" if too_large else "; files are read by shares"
-        )
+    is_fresh = recipe.model.source == "random"
     if words := method.begins_with(recipe.method):
-        return f"every worker reads all weights {whole}: {method.title} begins with {words}"
-    return "each worker reads what it keeps; a type that must be loaded whole is named before the run starts"
+        takes = "makes all fresh weights" if is_fresh else "reads all weights"
+        return f"every worker {takes} {whole}: {method.title} begins with {words}"
+    takes, done = ("fresh weights: each worker makes", "made") if is_fresh else ("each worker reads", "loaded")
+    return f"{takes} what it keeps; a type that must be {done} whole is named before the run starts"
 
 
 def _number(count: int) -> str:

@@ -61,26 +61,16 @@ def evaluation_memory(recipe: Recipe, shape: ModelShape, *, is_gpu: bool) -> Eva
     prompts = max((plan.prompts for plan in evaluation_sets(recipe).values()), default=0)
     return EvaluationMemory(
         weights=working * shape.num_parameters,
-        passing=FLOAT32 * shape.num_parameters
-        if _is_whole(recipe) and working < FLOAT32
-        else _passing(recipe, shape),
+        passing=export_memory(recipe, shape),
         row=row + chunk * shape.vocab_size * 2 * FLOAT32,
         answers=kept * min(prompts, ANSWERS) // ANSWERS,
     )
 
 
-def export_memory(recipe: Recipe, shape: ModelShape) -> int:
-    """Bytes of host memory that the task needs that exports: of a stream, or of the whole model in fp32."""
-    return (FLOAT32 * shape.num_parameters if _is_whole(recipe) else 0) + _passing(recipe, shape)
-
-
 def export_tasks(recipe: Recipe, shape: ModelShape) -> int:
-    """How many tasks share the files of weights of an export: as many as the run has workers, a file each at least.
-
-    One where the model is made whole: others would make it whole, too.
-    """
+    """How many tasks share the files of weights of an export: as many as it has workers, a file each at least."""
     parts = method_of(recipe).exports
-    if _is_whole(recipe) or "merged" not in parts or not (recipe.export.merged or len(parts) == 1):
+    if "merged" not in parts or not (recipe.export.merged or len(parts) == 1):
         return 1
     return max(1, min(recipe.cluster.workers, math.ceil(_working(recipe) * shape.num_parameters / EXPORT_FILE_BYTES)))
 
@@ -106,12 +96,10 @@ def task_lines(recipe: Recipe, shape: ModelShape, where: Cluster) -> list[str]:
         lines.append("evaluate  losses before and after by the training workers, each with its part of the model")
     elif evaluation_sets(recipe):
         lines.append(_evaluation_line(recipe, shape, where))
-    how = "a tensor at a time"
-    if _is_whole(recipe):
-        how = "fresh weights are made whole; files are read by tensors"
     tasks = export_tasks(recipe, shape)
     who = "one task," if tasks == 1 else f"{tasks} tasks, each of"
-    return [*lines, f"export    {who} {export_memory(recipe, shape) / GIB:.1f} GiB of host memory: {how}"]
+    size = f"{export_memory(recipe, shape) / GIB:.1f} GiB"
+    return [*lines, f"export    {who} {size} of host memory: a tensor at a time"]
 
 
 def _evaluation_line(recipe: Recipe, shape: ModelShape, where: Cluster) -> str:
@@ -175,13 +163,9 @@ def _too_large(what: str, needed: float, there: float, fix: str) -> ClusterError
     )
 
 
-def _is_whole(recipe: Recipe) -> bool:
-    """Is the model made whole in fp32? Types that must be are not known here; the run says so (decision 037)."""
-    return recipe.model.source == "random"
-
-
-def _passing(recipe: Recipe, shape: ModelShape) -> int:
-    """The adapters, and what is in memory of the tensor that is read, merged, cast."""
+def export_memory(recipe: Recipe, shape: ModelShape) -> int:
+    """Bytes of host memory that the task needs that exports: the adapters, and what is in memory of the tensor that
+    is read or made, merged, cast. Types that are held whole are not known here; the run says so (decision 037)."""
     method, working = method_of(recipe), _working(recipe)
     embedding = shape.hidden_size * max(shape.vocab_size, shape.position_rows)
     layers = [linear.num_parameters for linear in shape.linears if linear.copies == 1]

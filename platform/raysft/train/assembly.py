@@ -48,7 +48,7 @@ def build_module(context: WorkerContext) -> ObjectiveModule:
     Raises ModelError on the rank that cannot load it.
     """
     recipe = context.recipe
-    module = _by_shares(context) if recipe.model.source != "random" else None
+    module = _by_shares(context)
     if module is None:
         adapted = apply_method(load_base(context), recipe)
         hold_in_four_bits(base_model(adapted), recipe)
@@ -82,7 +82,7 @@ def live_teachers(
 
 
 def _by_shares(context: WorkerContext) -> ObjectiveModule | None:
-    """The module without the weights that are in files; None: one of the ranks must load it whole. Collective."""
+    """The module without its weights; None: one of the ranks must load it whole. Collective."""
     found: list[ObjectiveModule] = []
     reason = "another worker must"
     try:
@@ -113,7 +113,7 @@ def load_base(context: WorkerContext) -> PreTrainedModel:
 def outlined_module(
     recipe: Recipe, tokenizer: PreTrainedTokenizerFast, device: torch.device, total_steps: int
 ) -> ObjectiveModule:
-    """The module without the weights that are in files. Raises WholeOnlyError, ModelError."""
+    """The module without the weights that are in files, or made by ranges. Raises WholeOnlyError, ModelError."""
     found = outline(recipe, vocab_size=rows_for(tokenizer), device=device)
     twin = make_twin(recipe, recipe.parallel.tensor * recipe.parallel.sequence)
     if twin is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fakes import LLAMA, make_recipe
+from fakes import make_recipe
 from family_rows import VOCABULARY, make_base, recipe_of
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -185,13 +185,14 @@ def test_what_is_more_than_read_is_loaded_whole(tmp_path: Path, model_type: str)
     with pytest.raises(WholeOnlyError, match=WHOLE[model_type]):
         outline(recipe_of(tmp_path, "full"), vocab_size=VOCABULARY, device=CPU)
     if model_type != "ctrl":
-        assert WHOLE[model_type] in (why_whole(recipe_of(tmp_path, "full")) or "")
+        assert WHOLE[model_type] in (why_whole(recipe_of(tmp_path, "full"), vocab_size=VOCABULARY) or "")
 
 
 def test_the_driver_says_nothing_of_what_is_read_by_shares(tmp_path: Path) -> None:
     make_base("llama", tmp_path)
-    assert why_whole(recipe_of(tmp_path, "full")) is None
-    assert why_whole(make_recipe(model={"source": "some/hub-id", "config": None, "tokenizer": None})) is None
+    assert why_whole(recipe_of(tmp_path, "full"), vocab_size=VOCABULARY) is None
+    hub = make_recipe(model={"source": "some/hub-id", "config": None, "tokenizer": None})
+    assert why_whole(hub, vocab_size=VOCABULARY) is None
 
 
 def test_any_range_of_stacked_experts(tmp_path: Path) -> None:
@@ -242,9 +243,3 @@ def test_wrong_files_are_left_to_the_whole_load_which_names_them(tmp_path: Path,
     if what != "whole numbers":
         with pytest.raises(ModelError, match="cannot load"):
             load_model(local(tmp_path), vocab_size=VOCABULARY)
-
-
-def test_fresh_weights_are_made_whole() -> None:
-    recipe = make_recipe(model={"source": "random", "config": dict(LLAMA), "tokenizer": "somewhere"})
-    with pytest.raises(WholeOnlyError, match="fresh"):
-        outline(recipe, vocab_size=70, device=CPU)

@@ -73,7 +73,7 @@ def test_on_cpu_the_copy_of_a_save_counts_with_the_worker() -> None:
 @pytest.mark.parametrize(
     ("fields", "room_gib", "told"),
     [
-        ({"model": {"source": "random"}}, 200, ("the whole model in fp32", "files")),
+        ({"method": {"kind": "dora", "rank": 16}}, 200, ("the whole model in fp32", "by shares")),
         ({"model": {"source": "there"}}, 80, ("share of a save", "more nodes")),
         (
             {"model": {"source": "there"}, "parallel": {"zero": 2, "offload": "cpu"}},
@@ -83,7 +83,7 @@ def test_on_cpu_the_copy_of_a_save_counts_with_the_worker() -> None:
     ],
 )
 def test_what_a_node_cannot_hold_is_refused(fields: dict[str, Any], room_gib: int, told: tuple[str, str]) -> None:
-    recipe, shape = eight(parallel={"zero": 3})
+    recipe, shape = eight(parallel={"zero": 3}, **{n: v for n, v in fields.items() if n == "method"})
     for section, values in fields.items():
         if values.get("source") == "there":
             recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"source": "/models/there"})})
@@ -104,7 +104,7 @@ def test_the_lines_of_a_plan() -> None:
     assert "89.7 GiB a checkpoint, 11.2 GiB a worker" in save
     assert "96 s at 1 GB/s a node" in save
     assert "reads 11.2 GiB" in resume
-    assert "329.1 GiB a node" in host, "eight whole fp32 models of fresh weights, and what a resume reads of a commit"
+    assert "89.7 GiB a node" in host, "copies of saves alone: nobody makes fresh weights whole"
     small = make_recipe()
     lines = save_lines(small, read_shape(small), parse_cluster("2xCPU-4G"))
     assert len(lines) == 2
@@ -114,19 +114,17 @@ def test_the_lines_of_a_plan() -> None:
 def test_a_layout_is_chosen_that_host_memory_holds_too() -> None:
     """Moving state out of the GPUs fits them, but not a node with little memory: such layouts count as too large."""
     recipe, shape = eight(parallel={"zero": 2, "offload": "cpu"})
-    from_files = recipe.model_copy(update={"model": recipe.model.model_copy(update={"source": "/models/there"})})
     cluster = parse_cluster("8xH100-80G")
     for room_gib, fits in ((None, True), (400, True), (200, False)):
         where = replace(cluster, host_bytes=room_gib and room_gib * GIB)
-        assert weigh(from_files, shape, where).fits == fits
+        assert weigh(recipe, shape, where).fits == fits
 
 
 def test_a_choice_that_only_host_memory_forbids_says_so() -> None:
     recipe, shape = eight(parallel={"zero": 3})
-    from_files = recipe.model_copy(update={"model": recipe.model.model_copy(update={"source": "/models/there"})})
     cluster = replace(parse_cluster("8xH100-80G"), host_bytes=20 * GIB)
     with pytest.raises(ClusterError, match="more host memory than it has"):
-        best(from_files, read_facts(recipe), shape, cluster)
+        best(recipe, read_facts(recipe), shape, cluster)
 
 
 DORA = {"kind": "dora", "rank": 16}
@@ -145,7 +143,6 @@ DORA = {"kind": "dora", "rank": 16}
 def test_what_is_loaded_whole_must_fit_whole(method: Any, cluster: str, parallel: Any, told: str) -> None:
     """8B in fp32 is 29.9 GiB, however small the parts are that workers keep of it."""
     recipe, shape = eight(parallel=parallel, method=method)
-    recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"source": "/models/there"})})
     where = parse_cluster(cluster)
     if not told:
         check_loading(recipe, shape, where)

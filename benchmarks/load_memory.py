@@ -5,7 +5,8 @@
 Ranks on gloo, no Ray: outline, method and engine of a run, on a model of 0.4B parameters in bf16 files. `resident`
 is the highest resident set from the imports to the start of DeepSpeed, over 4 bytes a parameter of the whole model;
 `read` what the process read from files in that time, over the bytes of what it holds of them. --whole: every rank
-loads the model whole, as before decision 034.
+loads the model whole, as before decision 034. `seconds`: from the recipe to the start of DeepSpeed. Rows of fresh
+weights make the same model of a seed (decision 074), and read nothing of it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,12 @@ ROWS: list[tuple[str, int, dict[str, Any]]] = [
     ("tensor 2, full, fp32", 2, {"parallel": {"tensor": 2, "zero": 1}, **FP32}),
     ("tensor 2, LoRA, bf16", 2, {"parallel": {"tensor": 2, "zero": 1}, **LORA, **BF16}),
     ("ZeRO 2, LoRA, bf16", 2, {"parallel": {"zero": 2}, **LORA, **BF16}),
+    ("fresh, ZeRO 3, fp32", 4, {"parallel": {"zero": 3}, **FP32}),
+    ("fresh, ZeRO 3, LoRA, bf16", 4, {"parallel": {"zero": 3}, **LORA, **BF16}),
+    ("fresh, 2 stages, fp32", 2, {"parallel": {"pipeline": 2, "zero": 0}, **FP32}),
 ]
+FRESH = "fresh"
+"""What names of rows begin with whose weights are in no files."""
 
 
 def make_files(folder: Path, layers: int, hidden: int, vocabulary: int = VOCABULARY) -> None:
@@ -62,7 +69,14 @@ def make_files(folder: Path, layers: int, hidden: int, vocabulary: int = VOCABUL
     model.save_pretrained(folder, max_shard_size="200MB")
 
 
-def one_rank(folder: str, fields: dict[str, Any], whole: bool) -> dict[str, float]:
+def source_of(folder: str, is_fresh: bool) -> dict[str, Any]:
+    """`model` of a recipe: the files, or a fresh one of the same config."""
+    if not is_fresh:
+        return {"source": folder, "config": None, "tokenizer": None}
+    return {"source": "random", "config": json.loads(Path(folder, "config.json").read_text()), "tokenizer": "none"}
+
+
+def one_rank(folder: str, row: tuple[str, int, dict[str, Any]], whole: bool) -> dict[str, float]:
     """Figures of this process. Run with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT."""
     import deepspeed
     import peft  # noqa: F401
@@ -81,17 +95,14 @@ def one_rank(folder: str, fields: dict[str, Any], whole: bool) -> dict[str, floa
 
     dist.init_process_group("gloo")
     torch.optim.AdamW([torch.zeros(1)])  # imports what torch puts off until then
-    recipe = make_recipe(
-        model={"source": folder, "config": None, "tokenizer": None},
-        cluster={"workers": dist.get_world_size()},
-        **fields,
-    )
+    model = source_of(folder, row[0].startswith(FRESH))
+    recipe = make_recipe(model=model, cluster={"workers": dist.get_world_size()}, **row[2])
     tokenizer, device = make_tokenizer(), torch.device("cpu")
     run = resolve(recipe, read_facts(recipe), None)
-    start, found, begin = deepspeed.initialize, {}, measured()
+    start, found, begin, began = deepspeed.initialize, {}, measured(), time.perf_counter()
 
     def measure(**arguments: Any) -> Any:
-        after = measured()
+        after, found["seconds"] = measured(), time.perf_counter() - began
         module = arguments["model"]
         held = [p for name, p in module.named_parameters() if "lora_" not in name]
         found["elements"] = sum(p.ds_tensor.ds_numel if hasattr(p, "ds_id") else p.numel() for p in held)
@@ -144,24 +155,26 @@ def main() -> None:
     parser.add_argument("--row", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.row is not None:
-        sys.stdout.write(json.dumps(one_rank(options.folder, ROWS[options.row][2], options.whole)) + "\n")
+        sys.stdout.write(json.dumps(one_rank(options.folder, ROWS[options.row], options.whole)) + "\n")
         sys.stdout.flush()
         os._exit(0)  # DeepSpeed's groups end when all ranks do
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         make_files(Path(folder), options.layers, options.hidden)
         stored = sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
         print(f"{stored / 2e9:.3f} B parameters, {stored / 1e9:.2f} GB in files, {2 * stored / 1e9:.2f} GB in fp32")
-        print(f"{'':<24}{'ranks':>6}{'share':>8}{'resident':>10}{'read/share':>12}{'with engine':>13}")
+        print(f"{'':<26}{'ranks':>6}{'share':>8}{'resident':>10}{'read/share':>12}{'with engine':>13}{'seconds':>9}")
         for number, (name, size, _) in enumerate(ROWS):
             if options.only not in name:
                 continue
             arguments = [str(HERE), "--folder", folder, "--row", str(number), *(["--whole"] if options.whole else [])]
             ranks = start_ranks(size, arguments)
-            share, load, engine = (max(r[key] for r in ranks) for key in ("elements", "load", "engine"))
+            share, load, engine, seconds = (
+                max(r[key] for r in ranks) for key in ("elements", "load", "engine", "seconds")
+            )
             read = max(r["read"] / (2 * r["elements"]) for r in ranks)
             print(
-                f"{name:<24}{size:>6}{2 * share / stored:>8.2f}{load / (2 * stored):>10.2f}{read:>12.2f}"
-                f"{engine / (2 * stored):>13.2f}"
+                f"{name:<26}{size:>6}{2 * share / stored:>8.2f}{load / (2 * stored):>10.2f}{read:>12.2f}"
+                f"{engine / (2 * stored):>13.2f}{seconds:>9.1f}"
             )
 
 

@@ -27,6 +27,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "ZeRO 3, offload": {"parallel__zero": 3, "parallel__offload": "cpu"},
 }
 OFTEN = ("ZeRO 2, LoRA, bf16", "ZeRO 3", "ZeRO 3, LoRA, bf16", "2 stages, ZeRO 1", "tensor 2, ZeRO 1")
+PLAIN = ("ZeRO 3", "2 stages, ZeRO 1", "tensor 2, ZeRO 1")
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,17 @@ def test_every_split_trains_as_with_whole_models(bench: Bench, source: str, layo
         for name in ("losses", "norms", "weights", "held_out"):
             assert ours[name] == theirs[name], name
         assert 0 < ours["read"] <= 1.15 * bytes_of_share(source, LAYOUTS[layout])
+
+
+@pytest.mark.parametrize("layout", cells(*LAYOUTS, often=("ZeRO 2, LoRA, bf16", *PLAIN)))
+def test_every_split_makes_the_fresh_weights_of_a_whole_model(bench: Bench, layout: str) -> None:
+    """Full weights in each plain layout, a frozen base in the others."""
+    fields = {"workers": 2, "until": 3, **LAYOUTS[layout]}
+    whole, parts = (bench.cell(**fields, by_shares=by_shares) for by_shares in (False, True))
+    for ours, theirs in zip(parts, whole, strict=True):
+        for name in ("losses", "norms", "weights", "held_out"):
+            assert ours[name] == theirs[name], name
+        assert ours["read"] == 0
 
 
 def bytes_of_share(source: str, layout: dict[str, Any]) -> float:

@@ -75,6 +75,13 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+FRESH_WEIGHTS = 2
+"""Version of the numbers that `model.source: random` makes of a seed. 1: one stream of them for the whole model; 2:
+by the parameter's name and the place in it (decision 074)."""
+FRESH_BASE = digest({"fresh": FRESH_WEIGHTS})
+"""The fingerprint of such a base; the rest of what decides it is in the recipe. Version 1 had none."""
+
+
 def split_fields(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
     """(mathematics, execution): the recipe's leaf fields by dotted name, in two halves.
 
@@ -91,7 +98,7 @@ def split_fields(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def fingerprints(recipe: Recipe, data_fingerprint: str, base: str | None = None) -> dict[str, str]:
-    """{data, base, mathematics, execution} -> hash. base None: fresh weights, or not known; it is left out."""
+    """{data, base, mathematics, execution} -> hash. base None: not known; it is left out."""
     mathematics, execution = map(_without_defaults, split_fields(recipe))
     inputs = {"data": data_fingerprint} | ({"base": base} if base else {})
     return {

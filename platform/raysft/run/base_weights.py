@@ -18,7 +18,7 @@ from raysft.data.read.contents import contents
 from raysft.data.read.sources import SourceFile
 from raysft.errors import ModelError
 from raysft.model.files import INDEX, model_location, read_object
-from raysft.recipe.fingerprint import digest
+from raysft.recipe.fingerprint import FRESH_BASE, digest
 from raysft.recipe.objective_traits import live_columns
 from raysft.recipe.schema import Recipe
 from raysft.recipe.teachers import teacher_recipes
@@ -29,8 +29,8 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def base_fingerprint(recipe: Recipe) -> str | None:
-    """Changes with the weights or config of the base, or of a teacher that is asked in training. None: fresh weights,
-    or files that are not on this machine (yet)."""
+    """Changes with the weights or config of the base, or of a teacher that is asked in training. None: files
+    that are not on this machine (yet)."""
     own = _fingerprint(recipe)
     if not live_columns(recipe):
         return own
@@ -40,7 +40,7 @@ def base_fingerprint(recipe: Recipe) -> str | None:
 def _fingerprint(recipe: Recipe) -> str | None:
     """See base_fingerprint: of a recipe's model."""
     if recipe.model.source == "random":
-        return None
+        return FRESH_BASE
     try:
         location = model_location(recipe)
         if "://" in location or not _is_there(location, "config.json", recipe.model.revision):

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from raysft import storage
+from raysft.recipe.fingerprint import FRESH_BASE
 from raysft.recipe.measures import full_names
 from raysft.recipe.sections.data import DataSection
 from raysft.recipe.tune import Distribution
@@ -44,7 +45,8 @@ def same_in_search(directory: str, name: str, before: Any, after: Any) -> bool:
     directory: <storage>/sweeps/<name> of today.
     """
     if name == BASE and None in (before, after):
-        return True  # nobody knows: an older study, or weights that are not on this machine
+        # nobody knows: an older study, or weights that are not on this machine; older fresh ones are others
+        return FRESH_BASE not in (before, after)
     if name == "metrics":
         return full_names(before) == full_names(after)
     if name.startswith("space."):

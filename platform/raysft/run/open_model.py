@@ -23,7 +23,7 @@ from raysft.recipe.schema import Recipe
 from raysft.recipe.traits import method_of
 from raysft.run.base_weights import base_fingerprint
 from raysft.run.remote_tasks import export_tokenizer, newest_checkpoint
-from raysft.run.rundir import recipe_of
+from raysft.run.rundir import check_fresh, recipe_of
 
 BATCH_SIZE = 8
 """Prompts answered at once."""
@@ -38,6 +38,7 @@ def open_model(location: str, *, batch_size: int = BATCH_SIZE) -> ReadyModel:
     if recipe is None or storage.exists(storage.join(location, "export", "merged", "config.json")):
         inside = location if recipe is None else storage.join(location, "export")
         return ready_export(inside, batch_size=batch_size)
+    check_fresh(location, recipe)
     checkpoint = newest_checkpoint(location)
     tokenizer = export_tokenizer(recipe)
     size, weights = rows_for(tokenizer), checkpoint.weights()
@@ -59,7 +60,7 @@ def open_base(location: str, *, batch_size: int = BATCH_SIZE) -> ReadyModel:
     Raises UserError where no run is known, ModelError.
     """
     location = storage.absolute(location).rstrip("/")
-    _, recipe = run_of(location)
+    run, recipe = run_of(location)
     if recipe is None:
         raise UserError(
             f"the untrained model of {location} is not known",
@@ -67,6 +68,7 @@ def open_base(location: str, *, batch_size: int = BATCH_SIZE) -> ReadyModel:
             expected="a run's directory, or the export in it",
             fix="name the run, or chat with the base by its own directory",
         )
+    check_fresh(run, recipe, untrained=True)
     tokenizer = export_tokenizer(recipe)
     model = load_untrained(recipe, vocab_size=rows_for(tokenizer))
     generator = TransformersGenerator(

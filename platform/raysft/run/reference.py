@@ -41,6 +41,7 @@ from raysft.evaluate.teachers import (
 from raysft.lease import lease
 from raysft.model.load import rows_for
 from raysft.recipe.evaluation_sets import evaluation_sets
+from raysft.recipe.fingerprint import FRESH_WEIGHTS
 from raysft.recipe.load import parse_recipe
 from raysft.recipe.objective_traits import live_columns, reference_columns, teachers_of
 from raysft.recipe.schema import Recipe
@@ -98,13 +99,13 @@ def find_or_make(recipe: Recipe, prepared: Prepared) -> ReferenceColumns:
 
 
 def base_identity(recipe: Recipe) -> dict[str, Any] | str:
-    """What decides the weights that a run begins with: their content; the seed and config of fresh ones.
+    """What decides the weights that a run begins with: their content; the seed, config and version of fresh ones.
 
     Weights that are not on this machine yet are known by their name alone, so that no other run takes them for its
     own.
     """
     if recipe.model.source == "random":
-        return {"config": recipe.model.config, "seed": recipe.seed}
+        return {"config": recipe.model.config, "seed": recipe.seed, "weights": FRESH_WEIGHTS}
     known = base_fingerprint(recipe)
     return known or {"model": recipe.model.source, "revision": recipe.model.revision, "run": recipe.name}
 

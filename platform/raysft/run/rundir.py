@@ -17,6 +17,7 @@ from raysft import sealed, storage
 from raysft.data.store.same_rows import have_same_rows
 from raysft.errors import CheckpointError, ConflictError, RecipeError
 from raysft.recipe.fingerprint import (
+    FRESH_WEIGHTS,
     SAME_MATHEMATICS,
     VERSION,
     differences,
@@ -26,7 +27,7 @@ from raysft.recipe.fingerprint import (
 )
 from raysft.recipe.kinds import without_other_kinds
 from raysft.recipe.load import parse_recipe
-from raysft.recipe.objective_traits import live_columns
+from raysft.recipe.objective_traits import live_columns, reference_columns
 from raysft.recipe.paths import with_absolute_paths
 from raysft.recipe.schema import Recipe
 from raysft.recipe.secrets import hidden
@@ -96,24 +97,49 @@ def check_same_recipe(run: str, recipe: Recipe) -> None:
     """
     record = _read_run(run)
     if record is not None:
-        _refuse(run, _differing(run, record, recipe) or _other_base(record, recipe, base_fingerprint(recipe)))
+        _refuse(run, _differing(run, record, recipe))
+        _check_base(run, record, recipe, base_fingerprint(recipe))
 
 
 def check_base(run: str, recipe: Recipe) -> None:
     """Refuse a base that was replaced since the run began: between two attempts, too. Raises ConflictError."""
     record = _read_run(run)
     if record is not None:
-        _refuse(run, _other_base(record, recipe, base_fingerprint(recipe)))
+        _check_base(run, record, recipe, base_fingerprint(recipe))
 
 
-def _other_base(record: Mapping[str, Any], recipe: Recipe, base: str | None) -> list[str]:
+def check_fresh(run: str, recipe: Recipe, *, untrained: bool = False) -> None:
+    """Refuse a run whose fresh weights this version cannot make, where they are needed: frozen ones, those that the
+    objective compares with; untrained: all. Raises ConflictError."""
+    record = _read_run(run)
+    if record is not None:
+        _check_fresh(run, record, recipe, untrained=untrained)
+
+
+def _check_fresh(run: str, record: Mapping[str, Any], recipe: Recipe, *, untrained: bool = False) -> None:
+    is_needed = untrained or recipe.method.kind != "full" or bool(reference_columns(recipe))
+    if recipe.model.source != "random" or "base" in record["fingerprints"] or not is_needed:
+        return
+    raise ConflictError(
+        f"the run {run} stands on fresh weights that this version of raysft does not make",
+        got="weights of version 1: one stream of numbers for the whole model",
+        expected=f"version {FRESH_WEIGHTS}: numbers by seed, parameter and place, which are others",
+        fix="use the raysft version that it began with, or train it anew under another `name`",
+    )
+
+
+def _check_base(run: str, record: Mapping[str, Any], recipe: Recipe, base: str | None) -> None:
+    _check_fresh(run, record, recipe)
     before = record["fingerprints"].get("base")
     if base is None or before in (None, base):  # not known: an older run, or weights that are not on this machine
-        return []
-    source = recipe.model.source
-    made_anew = "the export of that run was made anew" if source.startswith("run://") else "other files lie there"
+        return
+    source, made_anew = recipe.model.source, "other files lie there"
+    if source == "random":
+        made_anew = "another version of raysft makes other weights of a seed"
+    elif source.startswith("run://"):
+        made_anew = "the export of that run was made anew"
     teachers = " or of a teacher" if live_columns(recipe) else ""
-    return [f"the content of model.source ({source}){teachers}: {before} -> {base}, {made_anew}"]
+    _refuse(run, [f"the content of model.source ({source}){teachers}: {before} -> {base}, {made_anew}"])
 
 
 def has_same_data_fields(run: str, recipe: Recipe) -> bool:
@@ -161,10 +187,12 @@ def claim(run: str, recipe: Recipe, data_fingerprint: str) -> dict[str, str]:
     if stored is None:  # damaged: all that it says is in the recipe, which made the checkpoints
         sealed.write(location, record)
         return prints
-    _refuse(run, _differing(run, stored, recipe) or _other_base(stored, recipe, base))
+    _refuse(run, _differing(run, stored, recipe))
+    _check_base(run, stored, recipe, base)
     check_data(run, recipe, data_fingerprint)
-    inputs = {name: value for name, value in prints.items() if name in ("data", "base")}
     known: dict[str, str] = stored["fingerprints"]
+    is_older = recipe.model.source == "random" and "base" not in known  # than fresh weights that have a fingerprint
+    inputs = {name: prints[name] for name in ("data", "base") if name in prints and not (is_older and name == "base")}
     if known | inputs != known:  # what an earlier version did not know, or named otherwise
         sealed.write(location, {**stored, "fingerprints": known | inputs})
     return {**prints, "mathematics": known["mathematics"]}
@@ -173,8 +201,8 @@ def claim(run: str, recipe: Recipe, data_fingerprint: str) -> dict[str, str]:
 def _of_commits(run: str, recipe: Recipe, prints: Mapping[str, str]) -> dict[str, str]:
     """{mathematics: fingerprint} of the checkpoints of a run that has lost its run.json. Raises ConflictError when
     none of them is of this recipe."""
-    own = {
-        prints["mathematics"],
+    own = {prints["mathematics"]}
+    earlier = {
         fingerprints(recipe, prints["data"])["mathematics"],  # of a run whose base nobody knew
         first_mathematics(recipe, prints["data"]),
         first_mathematics(with_absolute_paths(recipe), prints["data"]),
@@ -186,7 +214,9 @@ def _of_commits(run: str, recipe: Recipe, prints: Mapping[str, str]) -> dict[str
             if not is_copy(run, record, commit):
                 found.append(str(record["facts"].get("fingerprints", {}).get("mathematics")))
     for mathematics in found:
-        if mathematics in own:
+        if mathematics in earlier:
+            _check_fresh(run, {"fingerprints": {}}, recipe)
+        if mathematics in own | earlier:
             logger.warning("%s/run.json is lost; the checkpoints are of this recipe: it is written anew", run)
             return {"mathematics": mathematics}
     if found:

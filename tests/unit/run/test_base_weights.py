@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from fakes import make_recipe
 from run_dirs import DATA
 
 from raysft.errors import ConflictError
+from raysft.recipe.fingerprint import FRESH_BASE, fingerprints, split_fields
 from raysft.recipe.schema import Recipe
 from raysft.run import base_weights
 from raysft.run.base_weights import base_fingerprint
-from raysft.run.rundir import check_base, check_same_recipe, claim
+from raysft.run.locations import BASE, same_in_search
+from raysft.run.rundir import check_base, check_fresh, check_same_recipe, claim
 
 CONFIG: dict[str, Any] = {"model_type": "llama", "hidden_size": 32}
 
@@ -46,7 +49,7 @@ def test_it_follows_the_content_not_the_name_or_the_time(tmp_path: Path) -> None
     assert base_fingerprint(recipe_on(tmp_path, str(one))) != prints[0]
     (one / "model.safetensors").unlink()
     assert base_fingerprint(recipe_on(tmp_path, str(one))) is None
-    assert base_fingerprint(make_recipe(storage=str(tmp_path))) is None  # fresh weights
+    assert base_fingerprint(make_recipe(storage=str(tmp_path))) == FRESH_BASE
     assert base_fingerprint(recipe_on(tmp_path, "owner/not-on-this-machine")) is None
     assert base_fingerprint(recipe_on(tmp_path, "run://nobody")) is None
 
@@ -140,3 +143,60 @@ def test_a_run_of_before_learns_its_base_when_it_goes_on(tmp_path: Path) -> None
     make_base(base, weights=b"another")
     with pytest.raises(ConflictError, match=r"the content of model.source"):
         claim(str(run), recipe, DATA)
+
+
+LORA = {"method": {"kind": "lora"}}
+DPO = {"objective": {"kind": "dpo"}}
+
+
+def older(recipe: Recipe) -> str:
+    """A run of this recipe that began when fresh weights had no fingerprint."""
+    run = str(Path(recipe.storage, "runs", recipe.name))
+    Path(run).mkdir(parents=True)
+    record = {
+        "version": 2,
+        "recipe": recipe.model_dump(mode="json"),
+        "mathematics": split_fields(recipe)[0],
+        "fingerprints": fingerprints(recipe, DATA),
+    }
+    Path(run, "run.json").write_text(json.dumps(record))
+    return run
+
+
+@pytest.mark.parametrize("fields", [LORA, {"method": {"kind": "freeze"}}, DPO])
+def test_older_fresh_weights_that_a_run_still_needs_refuse_it(tmp_path: Path, fields: dict[str, Any]) -> None:
+    recipe = make_recipe(storage=str(tmp_path), **fields)
+    run = older(recipe)
+    for check in (partial(claim, data_fingerprint=DATA), check_base, check_same_recipe, check_fresh):
+        with pytest.raises(ConflictError, match="fresh weights that this version of raysft does not make") as caught:
+            check(run, recipe)
+        assert "version that it began with" in caught.value.fix
+
+
+def test_an_older_run_of_all_weights_has_them_in_its_checkpoints(tmp_path: Path) -> None:
+    recipe = make_recipe(storage=str(tmp_path))
+    run = older(recipe)
+    for _ in range(2):
+        assert claim(run, recipe, DATA)["mathematics"] == fingerprints(recipe, DATA)["mathematics"]
+        check_fresh(run, recipe)
+        with pytest.raises(ConflictError, match="fresh weights"):
+            check_fresh(run, recipe, untrained=True)
+
+
+def test_a_run_on_todays_fresh_weights_goes_on_and_no_other_versions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_recipe(storage=str(tmp_path), **LORA)
+    run = str(tmp_path / "runs" / recipe.name)
+    assert claim(run, recipe, DATA)["base"] == FRESH_BASE
+    assert claim(run, recipe, DATA)["base"] == FRESH_BASE
+    check_fresh(run, recipe, untrained=True)
+    monkeypatch.setattr(base_weights, "FRESH_BASE", "of tomorrow")
+    with pytest.raises(ConflictError, match=rf"{FRESH_BASE} -> of tomorrow, another version"):
+        check_same_recipe(run, recipe)
+
+
+def test_a_study_of_older_fresh_weights_is_another() -> None:
+    for before, is_same in ((FRESH_BASE, True), (None, False)):
+        assert same_in_search("/storage/sweeps/s/", BASE, before, FRESH_BASE) is is_same
+    assert same_in_search("/storage/sweeps/s/", BASE, None, "of files")

@@ -52,7 +52,7 @@ class MethodTraits:
 
     title: str
     """In reports and cards."""
-    base: Literal["trained", "frozen"]
+    base: Literal["trained", "partly trained", "frozen"]
     """Are the model's own weights trained?"""
     exports: tuple[str, ...]
     """Parts that an export can have."""
@@ -97,7 +97,7 @@ class MethodTraits:
     @property
     def trains_base(self) -> bool:
         """Do the model's own weights get gradients?"""
-        return self.base == "trained"
+        return self.base != "frozen"
 
     def flops_per_weight(self, method: Any, num_layers: int) -> float:
         """Forward and backward of a token (PaLM, Chowdhery et al. 2022, appendix B): 2 for the forward, 2 for the
@@ -115,7 +115,7 @@ METHODS: dict[str, MethodTraits] = {
     ),
     "freeze": MethodTraits(
         title="some of the parameters",
-        base="trained",
+        base="partly trained",
         exports=("merged",),
         allows=frozenset(("tensor", "sequence", "muon")),
         trained_share=freeze_share,
@@ -123,7 +123,7 @@ METHODS: dict[str, MethodTraits] = {
     ),
     "probe": MethodTraits(
         title="a probe of the frozen model",
-        base="trained",
+        base="partly trained",
         exports=("merged",),
         allows=frozenset(("sequence",)),
         trained_share=lambda method, num_layers: 0.0,

@@ -31,6 +31,7 @@ from raysft.recipe.objective_traits import live_columns, reference_columns
 from raysft.recipe.paths import with_absolute_paths
 from raysft.recipe.schema import Recipe
 from raysft.recipe.secrets import hidden
+from raysft.recipe.traits import method_of
 from raysft.run.base_weights import base_fingerprint
 from raysft.run.locations import same_data, same_place
 from raysft.train.commits.layout import Checkpoint, is_copy, read_commits
@@ -117,7 +118,7 @@ def check_fresh(run: str, recipe: Recipe, *, untrained: bool = False) -> None:
 
 
 def _check_fresh(run: str, record: Mapping[str, Any], recipe: Recipe, *, untrained: bool = False) -> None:
-    is_needed = untrained or recipe.method.kind != "full" or bool(reference_columns(recipe))
+    is_needed = untrained or method_of(recipe).base != "trained" or bool(reference_columns(recipe))
     if recipe.model.source != "random" or "base" in record["fingerprints"] or not is_needed:
         return
     raise ConflictError(

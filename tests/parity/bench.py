@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from material import make_samples, make_store, make_tokenizer, recipe_fields
+from material import CONFIG, make_samples, make_store, make_tokenizer, recipe_fields
 from processes import EngineProcesses
+from reference import fresh_model
 from transformers import PreTrainedTokenizerFast
 
 TOLERANCE = 1e-5
@@ -47,10 +48,16 @@ class Bench:
     @staticmethod
     def make(directory: Path) -> Bench:
         tokenizer = make_tokenizer(directory / "tokenizer")
+        fresh_model(CONFIG, len(tokenizer), seed=0).save_pretrained(directory / "base")
         return Bench(directory, tokenizer, make_store(directory, tokenizer, make_samples()))
 
     def cell(self, workers: int = 1, **extra: Any) -> list[dict[str, Any]]:
-        """The answer of each rank. `section__field`: of the recipe; the others are of the cell."""
+        """The answer of each rank. `section__field`: of the recipe; the others are of the cell.
+
+        The model is the one that references begin with, made by transformers alone, unless a cell names another.
+        """
+        if not {"model__source", "model__config"} & extra.keys():
+            extra |= {"model__source": str(self.directory / "base"), "model__config": None}
         plain = {key: extra.pop(key) for key in list(extra) if "__" not in key}
         fields = recipe_fields(str(self.directory / "tokenizer"), cluster__workers=workers, **extra)
         return self.run(workers, {"recipe": fields, "store": self.store, **plain})

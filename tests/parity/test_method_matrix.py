@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from bench import Bench
 from exports import FACTS
-from material import CONFIG, make_samples, recipe_fields
+from material import make_samples, recipe_fields
 from method_rows import hooked
 from objective_material import Material, classify_loss, make_classified, make_pairs
 from peft import PeftModel
-from reference import fresh_model, mean_loss, tokens_and_targets
+from reference import mean_loss, tokens_and_targets
 from test_objectives import OBJECTIVES
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
@@ -77,9 +77,7 @@ def test_every_method_has_its_cells() -> None:
 
 @pytest.fixture(scope="module")
 def base(bench: Bench) -> Path:
-    directory = bench.directory / "base"
-    fresh_model(CONFIG, len(bench.tokenizer), seed=0).save_pretrained(directory)
-    return directory
+    return bench.directory / "base"
 
 
 @pytest.fixture(scope="module")

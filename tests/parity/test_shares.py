@@ -55,7 +55,7 @@ def test_every_split_trains_as_with_whole_models(bench: Bench, source: str, layo
 @pytest.mark.parametrize("layout", cells(*LAYOUTS, often=("ZeRO 2, LoRA, bf16", *PLAIN)))
 def test_every_split_makes_the_fresh_weights_of_a_whole_model(bench: Bench, layout: str) -> None:
     """Full weights in each plain layout, a frozen base in the others."""
-    fields = {"workers": 2, "until": 3, **LAYOUTS[layout]}
+    fields = {"workers": 2, "until": 3, "model__config": CONFIG, **LAYOUTS[layout]}
     whole, parts = (bench.cell(**fields, by_shares=by_shares) for by_shares in (False, True))
     for ours, theirs in zip(parts, whole, strict=True):
         for name in ("losses", "norms", "weights", "held_out"):

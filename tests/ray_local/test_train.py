@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 from small import make_recipe
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from raysft.data.prepare.prepare import prepare
 from raysft.errors import ConflictError
 from raysft.evaluate.evaluation import evaluation_of
+from raysft.model.load import load_model
 from raysft.recipe.evaluation_sets import evaluation_sets
 from raysft.recipe.schema import Recipe
 from raysft.run.remote_tasks import evaluate_exported, evaluate_initial, newest_checkpoint
@@ -149,9 +150,7 @@ def test_merged_and_adapter_out_of_zero_3_agree(lora_zero3: RunResult, directory
     adapter, merged = sorted(lora_zero3.exports)
     model = AutoModelForCausalLM.from_pretrained(merged)
     assert model.dtype == torch.bfloat16
-    torch.manual_seed(0)  # the recipe's seed: its `random` weights come back
-    fields = dict(recipe(directory, "lora").model.config or {}, vocab_size=model.config.vocab_size)
-    initial = AutoModelForCausalLM.from_config(AutoConfig.for_model(**fields), dtype=torch.float32)
+    initial = load_model(recipe(directory, "lora"), vocab_size=model.config.vocab_size)  # `random`, by the seed
     adapted = PeftModel.from_pretrained(initial, adapter).merge_and_unload()
     ours, theirs = dict(model.named_parameters()), dict(adapted.named_parameters())
     assert ours.keys() == theirs.keys()

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
@@ -21,10 +22,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel
 from transformers.initialization import TORCH_INIT_FUNCTIONS
 
-BLOCK = 2**16
-"""Elements of a block. Another size makes another model: then raise FRESH_WEIGHTS (recipe/fingerprint.py)."""
+BLOCK = 2**15
+"""Elements of a block: as many as torch computes in one thread. Another size makes another model: then raise
+FRESH_WEIGHTS (recipe/fingerprint.py)."""
 _ROWS = 2**20
 """Elements of the rows that are made at a time of a tensor that is cut along another axis than the first."""
+_WORDS, _FIRST_WORD = 624, 3
+"""Words of a twister's state, and where they begin in that of torch's generator: each is 8 bytes there."""
 _FILLS = (torch.ops.aten.zero_.default, torch.ops.aten.fill_.Scalar, torch.ops.aten.fill_.Tensor)
 _SILENT = ("dirac_", "orthogonal_", "sparse_")
 """torch.nn.init does nothing on the meta device in these, and in trunc_normal_."""
@@ -110,8 +114,17 @@ class FreshTensor:
         return block
 
     def _generator(self, block: int, order: int) -> torch.Generator:
-        key = f"{self.seed}/{self.name}/{block}/{order}".encode()
-        return torch.Generator().manual_seed(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest()) >> 1)
+        return generator_of(f"{self.seed}/{self.name}/{block}/{order}")
+
+
+def generator_of(key: str) -> torch.Generator:
+    """torch's Mersenne twister, all words of its state from the key: torch's own seeds have 32 bits that count, and
+    among the million blocks of a large model two would be the same."""
+    generator = torch.Generator().manual_seed(0)
+    state = generator.get_state()
+    words = np.frombuffer(hashlib.shake_128(key.encode()).digest(4 * _WORDS), np.uint32)
+    state.numpy().view(np.uint64)[_FIRST_WORD : _FIRST_WORD + _WORDS] = words
+    return generator.set_state(state)
 
 
 _RECORDING = threading.Lock()

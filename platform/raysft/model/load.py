@@ -114,6 +114,8 @@ def fresh_model(recipe: Recipe, *, vocab_size: int) -> tuple[PreTrainedModel, di
     Raises UnknownStepError where they cannot be made by ranges; ModelError.
     """
     config = load_config(recipe)
+    if trains_encoder(recipe, config):
+        raise UnknownStepError("an encoder is made by transformers, with or without a new head")
     _set_vocabulary(recipe, config, vocab_size)
     try:
         with _seeded(recipe):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from fakes import LLAMA, make_recipe
@@ -13,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as TYPES
 
 from raysft.model import fresh
-from raysft.model.fresh import BLOCK, FreshTensor, UnknownStepError, put, record
+from raysft.model.fresh import BLOCK, FreshTensor, UnknownStepError, generator_of, put, record
 from raysft.model.load import fresh_model, load_model
 from raysft.model.outline import WholeOnlyError, outline, why_whole
 from raysft.recipe.schema import Recipe
@@ -141,6 +142,20 @@ def test_no_two_parameters_blocks_or_seeds_draw_the_same() -> None:
     assert torch.equal(one, whole(tensor((2, BLOCK))))
     correlated = torch.corrcoef(torch.stack([*one, *others[0], *others[1]])) - torch.eye(6)
     assert float(correlated.abs().max()) < 6 / BLOCK**0.5
+
+
+def test_a_key_makes_all_of_a_generators_state() -> None:
+    """torch takes the low 32 bits of a seed; where its state holds what they make is known here by that recurrence
+    (Matsumoto and Nishimura 1998, init_genrand)."""
+    state = torch.Generator().manual_seed(5 + 2**32).get_state().numpy().view(np.uint64)
+    words = [5]
+    for number in range(1, fresh._WORDS):
+        words.append((1812433253 * (words[-1] ^ words[-1] >> 30) + number) % 2**32)
+    found = state[fresh._FIRST_WORD : fresh._FIRST_WORD + fresh._WORDS].tolist()
+    assert found == words
+    numbers = {float(torch.rand((), dtype=torch.float64, generator=generator_of(f"0/a/{i}/0"))) for i in range(999)}
+    assert len(numbers) == 999
+    assert torch.equal(torch.rand(9, generator=generator_of("a")), torch.rand(9, generator=generator_of("a")))
 
 
 def test_a_truncated_normal_ends_where_it_is_cut() -> None:

@@ -117,13 +117,12 @@ def samples(folder: Path) -> list[dict[str, list[int]]]:
     return found
 
 
-def fresh_model() -> Any:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+def fresh_model(folder: Path) -> Any:
+    """The weights that raysft's loops begin with."""
+    from raysft.model.load import load_model
+    from raysft.recipe.load import parse_recipe
 
-    torch.manual_seed(SEED)
-    settings = AutoConfig.for_model(**CONFIG, vocab_size=VOCABULARY)
-    return AutoModelForCausalLM.from_config(settings, dtype=torch.float32)
+    return load_model(parse_recipe(recipe_fields(folder)), vocab_size=VOCABULARY)
 
 
 def leak(model: Any, batch: dict[str, Any]) -> float:
@@ -146,7 +145,7 @@ def bare(folder: Path, steps: int, log: Log) -> None:
     import numpy as np
     import torch
 
-    model = fresh_model()
+    model = fresh_model(folder)
     optimizer = torch.optim.AdamW(model.parameters(), **ADAMW, fused=True)
     for step, rows in enumerate(rows_of_steps(folder, steps)):
         batches = []
@@ -213,7 +212,7 @@ def trl(folder: Path, steps: int, log: Log) -> None:
     )
     tokenizer = AutoTokenizer.from_pretrained(str(folder / "tokenizer"))
     data = Dataset.from_list(samples(folder))
-    model = fresh_model()
+    model = fresh_model(folder)
     trainer = SFTTrainer(model, arguments, train_dataset=data, processing_class=tokenizer)
     batch = next(iter(trainer.get_train_dataloader()))
     log.line(leak=leak(model, batch), attention=model.config._attn_implementation, loss=arguments.loss_type)
@@ -247,7 +246,7 @@ def padded(folder: Path, steps: int, log: Log) -> None:
         remove_unused_columns=False,
         **TRAINER,
     )
-    model = fresh_model()
+    model = fresh_model(folder)
     trainer = Trainer(model, arguments, train_dataset=samples(folder), data_collator=collate)
     log.line(leak=0.0, attention=model.config._attn_implementation, loss="the model's own")
     _follow(trainer, log, ROWS, lambda batch: int(batch["attention_mask"].sum()))

@@ -65,6 +65,7 @@ SEES = {
     "raysft.train.hooks": {"train"},
     "raysft.train.state": {"train"},
     "raysft.train.assembly": {"train", "evaluate", "objectives", "model", "data", "recipe", "storage", "errors"},
+    "raysft.train.engine_check": {"engine", "objectives", "data", "recipe", "errors"},
     "raysft.train.worker": {"train", "engine", "objectives", "model", "data", "recipe", "storage", "errors"},
     "raysft.evaluate": {"metrics", "sandbox", "recipe", "model", "data", "appended", "outputs", "storage", "errors"},
     "raysft.observe": {"recipe", "model", "data", "storage", "errors"},

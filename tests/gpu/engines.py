@@ -43,6 +43,7 @@ from raysft.recipe.schema import Recipe
 from raysft.train.commits.checkpoint import begin_attempt
 from raysft.train.commits.saved import SavedState
 from raysft.train.commits.writer import Retention, Writer
+from raysft.train.engine_check import check_engine
 from raysft.train.group import TorchGroup
 from raysft.train.state import TrainState
 from raysft.train.watch.peak import peak_flops
@@ -247,15 +248,18 @@ def parity(options: Options) -> Iterator[dict[str, Any]]:
     device, mine = options.device, dict[str, list[float]]()
     cells, steps, half = cells_of(options)
     again: dict[str, bool] = {}
+    apart: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name_of, process_group(device):
         folder = Path(name_of)
         for name, cell in cells.items():
             engine, _ = build(cell, device)
+            apart[name] = check_engine(engine, cell.recipe(device), int(cell.config["vocab_size"]))
             mine[name] = curve(cell, engine, range(half))
             if name == RESUMED:
                 save_file(whole_state(engine), folder / "device.safetensors")
             mine[name] += curve(cell, engine, range(half, steps))
             engine.close()
+        yield {"left_by_neighbours": apart}
         yield {"first_and_last": {name: [losses[0], losses[-1]] for name, losses in mine.items()}}
         for deterministic in (False, True):
             torch.use_deterministic_algorithms(deterministic, warn_only=True)

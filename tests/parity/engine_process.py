@@ -54,6 +54,7 @@ from raysft.recipe.traits import method_of
 from raysft.train.assembly import live_teachers, outlined_module
 from raysft.train.commits.checkpoint import begin_attempt
 from raysft.train.commits.writer import Retention, Writer
+from raysft.train.engine_check import check_engine
 from raysft.train.group import TorchGroup
 from raysft.train.probe import Largest, fit
 from raysft.train.state import TrainState
@@ -243,8 +244,27 @@ def look_before_the_update(engine: Any) -> tuple[list[bool], list[str]]:
     return looked, moved
 
 
+SEGMENT_ATTENTION = attention.segment_attention
+
+
+def leaking_in_bf16(module: torch.nn.Module, query: torch.Tensor, *tensors: Any, **others: Any) -> Any:
+    """Segment attention that forgets borders within a row, in bf16 alone."""
+    if query.dtype == torch.bfloat16:
+        width = query.shape[2]
+        ends = torch.arange(0, len(query) * width + 1, width, dtype=torch.int32)
+        others |= {"cu_seq_lens_q": ends, "segment_ends": ends.tolist()}
+    return SEGMENT_ATTENTION(module, query, *tensors, **others)
+
+
+def switch_kernel(cell: dict[str, Any]) -> None:
+    """The mutant: a kernel that is wrong in the dtype of the training."""
+    leaks = cell.get("mutant") == "leak_in_bf16"
+    attention.AttentionInterface.register(attention.SEGMENTS, leaking_in_bf16 if leaks else SEGMENT_ATTENTION)
+
+
 def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
     switch_loss(cell)
+    switch_kernel(cell)
     switch_borders(cell)
     switch_column_sum(cell)
     switch_reduction(cell)
@@ -285,6 +305,12 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
         try:
             engine = build(recipe, saved, objective, cell["store"], cell.get("by_shares", False))
         except ModelError as error:
+            return {"refused": str(error)}
+    if cell.get("check", cell.get("mutant") != "leak_unseen"):
+        try:
+            check_engine(engine, recipe, len(load_tokenizer(recipe.model.tokenizer)))
+        except ModelError as error:
+            engine.close()
             return {"refused": str(error)}
     if cell.get("mutant") == "scale_each_stage":
         scale_each_stage(engine, run.micro_steps)

@@ -100,6 +100,27 @@ def test_the_probe_leaves_no_trace(bench: Bench, zero: int, precision: str, stag
     assert plain[0]["skipped"] == 0
 
 
+@pytest.mark.parametrize(
+    ("layout", "precision"),
+    [
+        ({"parallel__zero": 1}, "bf16"),
+        ({"parallel__zero": 3}, "bf16"),
+        ({"parallel__pipeline": 2}, "bf16"),
+        ({"parallel__tensor": 2}, "bf16"),
+        ({"parallel__zero": 2}, "fp32"),
+    ],
+    ids=["zero-1", "zero-3", "pipeline", "tensor", "fp32"],
+)
+def test_a_kernel_that_leaks_in_bf16_alone(bench: Bench, layout: dict[str, Any], precision: str) -> None:
+    """No check of the model in fp32 sees it: the engine is asked, and all ranks refuse, if it trains so."""
+    cell = {"train__precision": precision, "until": 2, **layout}
+    for rank in bench.cell(2, mutant="leak_in_bf16", **cell):
+        assert ("packed samples see each other in the engine" in rank.get("refused", "")) == (precision == "bf16")
+    plain, checked = (bench.cell(2, **(cell | {"check": check})) for check in (False, True))
+    for name in ("losses", "norms", "weights"):
+        assert [rank[name] for rank in checked] == [rank[name] for rank in plain], "and it leaves no trace"
+
+
 UNTIED = dict(CONFIG) | {"tie_word_embeddings": False}
 
 

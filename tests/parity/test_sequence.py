@@ -40,6 +40,8 @@ def test_parts_of_rows(bench: Bench, zero: int, micro: int) -> None:
 def test_attention_that_leaks_is_refused_and_would_leave_the_curve(bench: Bench) -> None:
     for rank in bench.cell(2, mutant="leak", **SP2):
         assert re.search(r"log-probabilities that differ by .* parallel.sequence = 2", rank["refused"])
+    for rank in bench.cell(2, mutant="leak_unseen", check=True, **SP2):
+        assert "packed samples see each other in the engine" in rank["refused"]
     result = bench.cell(2, mutant="leak_unseen", **SP2)[0]
     assert furthest(result["losses"], bench.base["losses"]) > 10 * TOLERANCE  # random letters: little to learn there
     assert furthest(result["norms"], bench.base["norms"]) > 100 * TOLERANCE

@@ -87,6 +87,11 @@ class ObjectiveModule(nn.Module):
         self.kept: dict[str, Tensor] = {}
         """{`weight:<HF name>`: fp32} of what is not trained and no file has: a commit holds it, too."""
 
+    @property
+    def vocab_size(self) -> int:
+        """Tokens that the model knows."""
+        return int(base_model(self.model).config.get_text_config().vocab_size)
+
     def done(self, step: int) -> float:
         """The share of the run that is done before a 0-based step."""
         return step / self.total_steps if self.total_steps else 0.0

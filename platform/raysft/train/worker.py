@@ -38,6 +38,7 @@ from raysft.train.assembly import build_module
 from raysft.train.commits.checkpoint import begin_attempt
 from raysft.train.commits.layout import Checkpoint
 from raysft.train.commits.lineage import Attempt
+from raysft.train.engine_check import check_engine
 from raysft.train.group import TorchGroup
 from raysft.train.history import failures
 from raysft.train.history.spans import WorkerSpans
@@ -127,9 +128,11 @@ def _try_set_up(
     except Exception as error:  # process boundary: becomes an Outcome on every rank
         write_down(error)
     if group.all_true(bool(modules)):
+        vocab_size = modules[0].vocab_size
         try:
             with _state_at(restored) as saved:
                 engine, probed = _probed_engine(context, modules, saved, parts)
+            check_engine(engine, context.recipe, vocab_size)
         except ModelError as error:  # on every rank
             write_down(error)
         else:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from fakes import FakeEngine, FakeGroup
 from token_stores import examples, write
@@ -13,11 +17,14 @@ from workers import make_context
 
 from raysft.data.store.manifest import write_manifest
 from raysft.errors import DataError, ModelError, from_fields
+from raysft.objectives.reduce import Sums
+from raysft.train import worker
 from raysft.train.commits.lineage import Attempt
 from raysft.train.history.failures import describe_failure, read_failures, write_failure
 from raysft.train.session import Session
 from raysft.train.state import Outcome
-from raysft.train.worker import Parts, _recording, _try_set_up
+from raysft.train.watch import watchdog
+from raysft.train.worker import Parts, _recording, _try_set_up, train_worker
 from raysft.train.worker_input import WorkerContext
 
 ATTEMPT = Attempt(2, None)
@@ -36,13 +43,13 @@ def context(tmp_path: Path) -> Callable[..., WorkerContext]:
     store = str(tmp_path / "store")
     write_manifest(store, {"parts": write(store, [examples(40, 1)]), "max_tokens": 64})
 
-    def make(group: FakeGroup) -> WorkerContext:
-        return make_context(str(tmp_path / "run"), group, train_store=store)
+    def make(group: FakeGroup, **more: Any) -> WorkerContext:
+        return make_context(str(tmp_path / "run"), group, train_store=store, **more)
 
     return make
 
 
-def parts(module: Callable[..., Any] = lambda context: object(), engine: Any = None) -> Parts:
+def parts(module: Callable[..., Any] = lambda context: SimpleNamespace(vocab_size=900), engine: Any = None) -> Parts:
     return Parts(module, engine or (lambda module, run, device, restored: Whole()))
 
 
@@ -90,6 +97,63 @@ def test_an_engine_that_all_ranks_refuse(context: Any) -> None:
     assert isinstance(found, Outcome)
     assert found.error is not None
     assert found.error["what"] == WRONG.what
+
+
+@pytest.mark.parametrize(("place", "attempt"), [("commits", 0), ("module", 1), ("engine", 1)])
+def test_set_up_that_hangs_is_left_wherever_it_does(
+    context: Any, monkeypatch: pytest.MonkeyPatch, place: str, attempt: int
+) -> None:
+    """Before a commit is looked for, in the module and in the engine."""
+    left, told = [], Event()
+
+    def leave(run: str, *numbers: Any) -> None:
+        left.append((*numbers[:3], "in hangs" in numbers[3]))
+        told.set()
+
+    def hangs(*_: object) -> Any:
+        assert told.wait(30)
+        raise WRONG
+
+    monkeypatch.setattr(watchdog, "leave", leave)
+    monkeypatch.setattr(worker, "TorchGroup", lambda device: FakeGroup(0, 1))
+    monkeypatch.setattr(worker.torch, "set_num_threads", lambda number: None)
+    if place == "commits":
+        monkeypatch.setattr(worker, "begin_attempt", hangs)
+    made = context(FakeGroup(), sections={"cluster": {"setup_timeout_s": 0.2, "bind_cpus": False}})
+    given = parts(**({} if place == "commits" else {place: hangs}))
+    if place == "commits":
+        with pytest.raises(ModelError):
+            train_worker(asdict(made.job), given)
+    else:
+        assert train_worker(asdict(made.job), given)["error"]["what"] == WRONG.what
+    assert left == [(attempt, 0, 1, True)]
+
+
+class Leaking(Whole):
+    """Its losses are no sums over samples, unless each is in a row of its own."""
+
+    def eval_step(self, micro_batches: Any, units: Any) -> Sums:
+        (batch,) = micro_batches
+        mixed = float(np.sin(batch.input_ids.sum())) if len(batch.input_ids) == 1 else 0.0
+        return Sums({"nll": units["nll"] + mixed}, dict(units))
+
+
+def test_an_engine_in_which_samples_see_each_other_is_refused_before_its_first_step(
+    context: Any, tmp_path: Path
+) -> None:
+    engines: list[Leaking] = []
+
+    def engine(*_: object) -> Leaking:
+        engines.append(Leaking())
+        return engines[-1]
+
+    found = _try_set_up(context(FakeGroup()), ATTEMPT, None, parts(engine=engine))
+    assert isinstance(found, Outcome)
+    assert found.error is not None
+    assert "see each other" in found.error["what"]
+    assert [step for step, _ in engines[0].calls] == [0], "the probe's"
+    (record,) = read_failures(str(tmp_path / "run"))
+    assert record.certain, "no restart mends it"
 
 
 def test_what_breaks_in_the_loop_is_written_with_the_step_it_reached_and_raised(context: Any, tmp_path: Path) -> None:

@@ -29,16 +29,18 @@ class Preview:
     """Without colours."""
     colored: Text
     """For a rich Console."""
+    num_records: int
     num_samples: int
     refused: str
     """Reasons of refusals with their counts; empty: none."""
 
-    def check(self, num: int) -> None:
-        """Raise DataError when none of the `num` records that were asked for becomes a sample."""
+    def check(self) -> None:
+        """Raise DataError when none of these records becomes a sample."""
+        read = "the one record that was read" if self.num_records == 1 else f"the first {self.num_records} records"
         if not self.num_samples:
             raise DataError(
                 "none of these records becomes a sample",
-                got=f"the first {num} records: {self.refused or 'left out by data.rules'}",
+                got=f"{read}: {self.refused or 'left out by data.rules'}",
                 expected="records that are trained",
                 fix="see above what each lacks; --num shows more records",
             )
@@ -55,7 +57,7 @@ class Preview:
 def preview(recipe: Recipe, num: int, *, packed: bool, raw: bool) -> Preview:
     """See verbs.preview."""
     seen = preview_records(with_absolute_paths(recipe), num, packed=packed, raw=raw)
-    return Preview(seen.plain.plain, seen.colored, seen.num_samples, seen.refused)
+    return Preview(seen.plain.plain, seen.colored, seen.num_records, seen.num_samples, seen.refused)
 
 
 @dataclass(frozen=True)

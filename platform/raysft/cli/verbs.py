@@ -97,7 +97,7 @@ def preview(options: argparse.Namespace) -> None:
     seen = api.preview(api.load(options.recipe, options.set), options.num, packed=options.packed, raw=options.raw)
     rich = importlib.import_module("rich.console").Console(soft_wrap=True, highlight=False)
     rich.print(seen.colored if color else importlib.import_module("rich.text").Text(seen.text))
-    seen.check(options.num)
+    seen.check()
 
 
 def data_report(options: argparse.Namespace) -> None:

@@ -113,7 +113,8 @@ def run_tasks(model: ReadyModel, loaded: Loaded, asked: Asked) -> dict[str, dict
             expected="a model that transformers runs by itself",
             fix="evaluate it by evaluate.sets, or export a merged model of a method that has one",
         )
-    for task in loaded["tasks"].values():
+    for name, task in loaded["tasks"].items():
+        _refuse_lost_targets(name, task)
         if task.get_config("num_fewshot") is None:
             task.set_config(key="num_fewshot", value=0)
         task.set_fewshot_seed(seed=FEWSHOT_SEED)
@@ -136,6 +137,25 @@ def run_tasks(model: ReadyModel, loaded: Loaded, asked: Asked) -> dict[str, dict
             raise
         raise _no_task(asked, error) from error
     return {name: _record(name, numbers, found) for name, numbers in found["results"].items()}
+
+
+def _refuse_lost_targets(name: str, task: Any) -> None:
+    """Raises UserError where doc_to_target names no column: the harness takes the name itself for the answer, and
+    every document counts as wrong."""
+    wanted = task.get_config("doc_to_target")
+    is_word = isinstance(wanted, str) and wanted.isidentifier()
+    if not is_word or wanted in task.features or task.get_config("process_results") is not None:
+        return
+    document = next(iter(task.eval_docs), None)
+    if document is not None and task.OUTPUT_TYPE == "multiple_choice" and wanted in task.doc_to_choice(document):
+        return  # the same answer to all
+    near = difflib.get_close_matches(wanted, task.features, n=1)
+    raise UserError(
+        f"doc_to_target of the task {name} names no column of its data",
+        got=f"{wanted}; there are {', '.join(task.features)}",
+        expected=f"a column{f', such as {near[0]}' if near else ''}, or a template with {{{{...}}}}",
+        fix="correct doc_to_target in the task file",
+    )
 
 
 def _no_task(asked: Asked, error: Exception) -> UserError:

@@ -3,7 +3,8 @@ the links between GPUs of a node are the run's alone.
 
 Ray packs workers onto few nodes, but begins with the node that has most of everything to spare: three GPUs of one
 with many CPUs and one of another, which is free as a whole (seen with Ray 2.60). Here each worker is told its node.
-Where no whole nodes are free Ray packs as it does.
+Where no whole nodes are free Ray packs as it does. Of an elastic run (`workers: {min, max}`) each attempt asks for as
+many workers as there is room for: it never trains on fewer for the sake of whole nodes.
 """
 
 from __future__ import annotations

@@ -40,5 +40,6 @@ def test_a_preview_without_a_sample_says_so(path: Path, tmp_path: Path) -> None:
     data.write_text("{broken\n")
     seen = raysft.preview(raysft.load(path, {"data.train": data}), 1)
     assert (seen.num_samples, seen.refused) == (0, "malformed_json")
-    with pytest.raises(DataError, match="none of these records"):
-        seen.check(1)
+    with pytest.raises(DataError, match="none of these records") as raised:
+        seen.check()
+    assert raised.value.got == "the one record that was read: malformed_json"

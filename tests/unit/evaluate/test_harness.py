@@ -114,6 +114,28 @@ def test_a_broken_task_file_is_told(place: Path, tmp_path: Path, change: dict[st
     assert "correct the task file" in raised.value.fix
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_a_target_that_is_no_column_is_refused_by_name(place: Path, tmp_path: Path, task: str) -> None:
+    data = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(place / "rows.jsonl")}}}
+    fields = {"task": "lost", **data, "test_split": "test", **TASKS[task], "doc_to_target": "anwser"}
+    (tmp_path / "lost.yaml").write_text(json.dumps(fields))
+    asked = Asked(("lost",), include=str(tmp_path))
+    with pytest.raises(UserError, match="doc_to_target of the task lost names no column") as raised:
+        run_tasks(ready_export(str(place / "model"), batch_size=4), load_tasks(asked), asked)
+    assert raised.value.got == "anwser; there are question, choices, answer"
+    assert "such as answer" in raised.value.expected
+
+
+def test_one_answer_to_all_documents_is_a_choice(place: Path, tmp_path: Path) -> None:
+    data = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(place / "rows.jsonl")}}}
+    choice = {"doc_to_choice": ["yes", "no"], "doc_to_target": "yes"}
+    fields = {"task": "always", **data, "test_split": "test", **TASKS["pick_word"], **choice}
+    (tmp_path / "always.yaml").write_text(json.dumps(fields))
+    asked = Asked(("always",), include=str(tmp_path))
+    found = run_tasks(ready_export(str(place / "model"), batch_size=4), load_tasks(asked), asked)
+    assert found["always"]["samples"] == 12
+
+
 def test_a_directory_of_tasks_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no task files to include"):
         load_tasks(Asked(("a",), include=str(tmp_path / "nothing")))

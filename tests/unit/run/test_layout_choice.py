@@ -9,9 +9,9 @@ import pytest
 from commands import raysft, write_material
 from fakes import LLAMA, make_recipe
 
-from raysft.errors import ClusterError
+from raysft.errors import ClusterError, StorageError
 from raysft.recipe.facts import ClusterFacts, NodeFacts
-from raysft.run import layout_choice
+from raysft.run import layout_choice, storage_watch
 
 DEEPER = ("--set", "model.config.num_hidden_layers=4")
 
@@ -85,3 +85,19 @@ def test_a_run_that_cpu_nodes_cannot_hold_is_refused_and_only_that() -> None:
     with pytest.raises(ClusterError, match="more memory than its device has"):
         layout_choice.choose_layout(recipe, ClusterFacts((head, NodeFacts(2, 0, 2**28))))
     layout_choice.choose_layout(recipe, ClusterFacts((head, NodeFacts(1, 0, 2**28))))  # more nodes may come
+
+
+def test_a_run_whose_first_checkpoint_has_no_room_is_refused_with_the_bytes_of_its_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {**LLAMA, "hidden_size": 64, "vocab_size": 1000, "tie_word_embeddings": True}
+    model = {"source": "random", "config": config}
+    whole, adapters = (
+        make_recipe(model=model, method=method, storage=str(tmp_path)) for method in ({}, {"kind": "lora"})
+    )
+    nodes = ClusterFacts((NodeFacts(2, 0, 2**34),))
+    embeddings = 1000 * 64 * 3 * 4  # weight and two moments in fp32
+    monkeypatch.setattr(storage_watch, "free_bytes", lambda run: embeddings)
+    with pytest.raises(StorageError, match="does not fit on the disk"):
+        layout_choice.check_tasks(whole, nodes)
+    layout_choice.check_tasks(adapters, nodes)

@@ -82,6 +82,7 @@ class Preview:
     colored: Text
     plain: Text
     """The same with brackets instead of colours."""
+    num_records: int
     num_samples: int
     refused: str
     """Reasons of refusals with their counts."""
@@ -121,7 +122,7 @@ def preview(recipe: Recipe, num_records: int, *, packed: bool = False, raw: bool
     _sum_up(page, num_seen, samples, refused, findings)
     for line in tell_notes(notes, num_seen):
         page.line(line)
-    return Preview(page.colored, page.plain, len(samples), _listed(refused))
+    return Preview(page.colored, page.plain, num_seen, len(samples), _listed(refused))
 
 
 def _tell(page: _Page, seen: Traced, *, packed: bool) -> None:
@@ -175,14 +176,18 @@ def _sum_up(
     for line in _exceptions(counts):
         page.line(line)
     num_atoms = sum(sample.begins_atom for sample in samples)
-    what = "pairs" if 2 * num_atoms == len(samples) else "groups"
-    groups = f"{num_atoms} {what}, " if num_atoms < len(samples) else ""
+    what = "pair" if 2 * num_atoms == len(samples) else "group"
+    groups = f"{_so_many(num_atoms, what)}, " if num_atoms < len(samples) else ""
     page.line(
-        f"{num_seen} records, {groups}{len(samples)} samples"
+        f"{_so_many(num_seen, 'record')}, {groups}{_so_many(len(samples), 'sample')}"
         + (f"; refused: {_listed(refused)}" if refused else "; none refused")
     )
     if findings:
         page.line(f"rules found: {_listed(findings)}")
+
+
+def _so_many(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _listed(counts: Mapping[str, int]) -> str:

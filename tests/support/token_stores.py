@@ -10,14 +10,14 @@ from raysft.data.store.packing import pack
 from raysft.data.store.parts import write_part
 
 
-def examples(num: int, seed: int) -> pa.Table:
+def examples(num: int, seed: int, *, vocab_size: int = 900) -> pa.Table:
     random = np.random.default_rng(seed)
     lengths = random.integers(2, 60, num)
     return pa.table(
         {
             "sample_id": pa.array(np.arange(num) + seed * 1000, pa.int64()),
             "input_ids": pa.array(
-                [random.integers(0, 900, n).astype(np.int32) for n in lengths], pa.list_(pa.int32())
+                [random.integers(0, vocab_size, n).astype(np.int32) for n in lengths], pa.list_(pa.int32())
             ),
             "weight": pa.array(random.integers(1, 4, num) / 2, pa.float32()),
             "target": pa.array([(random.random(n) < 0.5).astype(np.uint8) for n in lengths], pa.list_(pa.uint8())),

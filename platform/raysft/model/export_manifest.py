@@ -9,6 +9,8 @@ from typing import Any
 from raysft import sealed, storage
 
 MANIFEST = "export.json"
+CHECK = "check"
+"""What stands in it of the exported model's loss beside that of the training (run/export_check.py)."""
 FORMAT_VERSION = 1
 ENTRY: sealed.Shape = {"name": str, "bytes": int, "sha256": str}
 
@@ -24,7 +26,7 @@ def read_export_manifest(out: str, identity: Mapping[str, Any] | None = None) ->
 def is_of(out: str, identity: Mapping[str, Any]) -> bool:
     """Is there a manifest of this identity? Its files may be damaged."""
     manifest = sealed.read(storage.join(out, MANIFEST), {"files": list})
-    return manifest is not None and {k: v for k, v in manifest.items() if k != "files"} == dict(identity)
+    return manifest is not None and {k: v for k, v in manifest.items() if k not in ("files", CHECK)} == dict(identity)
 
 
 def damaged_files(out: str) -> list[str]:

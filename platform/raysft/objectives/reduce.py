@@ -28,6 +28,15 @@ class Sums:
 
 
 @dataclass(frozen=True)
+class FirstRows:
+    """What training computes of the first few rows of a set, for whoever computes it of the exported model."""
+
+    rows: int
+    nll: float
+    """Minus the log-likelihood of their target tokens, nats a token."""
+
+
+@dataclass(frozen=True)
 class Reduced:
     """A loss and what it is made of."""
 
@@ -41,6 +50,8 @@ class Reduced:
     """{term: units}."""
     target_tokens: float
     """Weighted target tokens, where a term is a mean over them; 0.0 where none is."""
+    first: FirstRows | None = None
+    """Where these are held-out data, and a model that writes is exported."""
 
 
 def added(parts: Iterable[Sums], terms: Sequence[Term]) -> Sums:

@@ -100,9 +100,13 @@ def measured_by_workers(recipe: Recipe) -> bool:
     the objective tells the likelihood of the targets (a term or a metric), and a model begins as its base, which
     virtual tokens do not leave as it is. Everything else is measured by a task that holds the model.
     """
-    has_likelihood = answers_of(recipe) == "one" and "nll" in measured_by(recipe.objective)
     only_losses = all(plan.metrics == ("loss",) for plan in evaluation_sets(recipe).values())
-    return has_likelihood and only_losses and not virtual_tokens(recipe)
+    return tells_likelihood(recipe) and only_losses and not virtual_tokens(recipe)
+
+
+def tells_likelihood(recipe: Recipe) -> bool:
+    """Does the objective tell the likelihood of the targets of held-out rows, as a term or a metric?"""
+    return answers_of(recipe) == "one" and "nll" in measured_by(recipe.objective)
 
 
 def best_by(recipe: Recipe) -> str | None:

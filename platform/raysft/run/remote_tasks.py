@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,12 +27,13 @@ from raysft.evaluate.classified import classification_record, classify, labelled
 from raysft.evaluate.evaluation import Share, evaluate_share
 from raysft.evaluate.exported import load_exported
 from raysft.evaluate.generation import TransformersGenerator
+from raysft.evaluate.heldout import held_out_loss
 from raysft.evaluate.retrieval import retrieval_record, retrieve
 from raysft.evaluate.sampling import Sampling
 from raysft.evaluate.scorers import make_scorers
 from raysft.model.card import CardFacts
 from raysft.model.embedder import pooling_of
-from raysft.model.export import export_run, export_share
+from raysft.model.export import export_parts, export_run, export_share
 from raysft.model.heads import as_classifier
 from raysft.model.load import dtypes_as_loaded, rows_for
 from raysft.model.methods import METHODS, Forward, base_model, forward_of
@@ -42,6 +44,7 @@ from raysft.recipe.load import parse_recipe
 from raysft.recipe.objective_traits import classes_of, embeds
 from raysft.recipe.schema import Recipe
 from raysft.recipe.traits import method_of
+from raysft.run.export_check import check_export
 from raysft.run.room import room_of
 from raysft.train.commits.layout import Checkpoint, read_commits
 from raysft.train.commits.lineage import lineage, read_attempts
@@ -142,14 +145,31 @@ def evaluate_exported(fields: dict[str, Any], stores: dict[str, str], share: Num
 
 
 def export(
-    fields: dict[str, Any], run: str, card: dict[str, Any], written: dict[str, dict[str, Any]] | None = None
+    fields: dict[str, Any],
+    run: str,
+    card: dict[str, Any],
+    written: dict[str, dict[str, Any]] | None = None,
+    asked: dict[str, Any] | None = None,
 ) -> list[str]:
-    """Export the newest checkpoint of a run. written: what tasks have written of it. Returns the directories."""
+    """Export the newest checkpoint of a run. written: what tasks have written of it. asked: what training says of
+    held-out rows, which is compared (export_check.py); None: nothing. Returns the directories."""
     recipe = parse_recipe(fields)
     tokenizer = export_tokenizer(recipe)
     stops = stop_token_ids(recipe, tokenizer)
     weights, out = newest_checkpoint(run).weights(), storage.join(run, "export")
-    return export_run(recipe, weights, tokenizer, out=out, card=CardFacts(**card), stops=stops, written=written)
+    parts = export_run(recipe, weights, tokenizer, out=out, card=CardFacts(**card), stops=stops, written=written)
+    if asked is not None and "merged" in export_parts(recipe):
+        check_export(out, asked, partial(_exported_loss, recipe, out))
+    return parts
+
+
+def _exported_loss(recipe: Recipe, out: str, store: str, rows: int) -> float:
+    """Nats a token of an exported model on the first rows of a store."""
+    model, tokenizer = load_exported(out)
+    torch.set_num_threads(recipe.cluster.cpus_per_worker)
+    with _room(recipe, tokenizer, (0, 1)) as room:
+        spread(model, lambda parameter: parameter.data, dtypes_as_loaded(model, model.dtype), room)
+        return held_out_loss(model, TokenStore.open(store), max_rows=rows).loss
 
 
 def export_files(fields: dict[str, Any], run: str, card: dict[str, Any], share: Numbers) -> dict[str, dict[str, Any]]:

@@ -151,7 +151,7 @@ def _trained(plan: _Plan, profile_steps: int, driver: Driver, tracked: Tracking)
     driver.phase("export")
     card = summary.card_facts(state, plan.prepared, plan.fingerprints, before, after)
     told = {"before": before and {"sets": before}, "after": after and {"sets": after}}
-    exports = export_by_tasks(plan.recipe, plan.run, card)
+    exports = export_by_tasks(plan.recipe, plan.run, card, plan.prepared.eval_stores)
     return {"steps": state.step, "ended": state.ended, **told, "exports": exports}
 
 

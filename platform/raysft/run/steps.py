@@ -95,7 +95,7 @@ def export(recipe: Recipe) -> list[str]:
         prepared = prepare_store(absolute)
         prints = claim(run, absolute, prepared.train_manifest["fingerprint"])
         card = summary.card_facts(newest.state, prepared, prints, None, None)
-        return export_by_tasks(absolute, run, card)
+        return export_by_tasks(absolute, run, card, prepared.eval_stores)
 
 
 def report(recipe_or_run: str, overrides: Sequence[str]) -> list[str]:

@@ -44,19 +44,26 @@ def losses_before(run: str, recipe: Recipe, targets: Mapping[str, Targets]) -> d
 
 def losses_after(run: str, recipe: Recipe, targets: Mapping[str, Targets]) -> dict[str, Any] | None:
     """Likewise of the model that the newest commit holds."""
+    sets = measured_at_commit(run)
+    return _record(recipe, sets, targets) if sets else None
+
+
+def measured_at_commit(run: str) -> dict[str, Mapping[str, Any]]:
+    """{set: its line (evaluated_sets)} of what was measured of the weights that the newest commit holds; empty:
+    nothing was, or its record says otherwise."""
     commits = lineage(read_attempts(run), read_commits(run))
     last = commits[0].step if commits else 0
     lines = [line for line in read_metrics(run) if line["kind"] == "eval" and line["step"] == last > 0]
     if not lines:
-        return None
+        return {}
     committed: Any = None
     with suppress(OSError, ValueError, CheckpointError):  # whoever needs its weights says what is wrong
         committed = Checkpoint.open(run, commits[0]).record["facts"].get("measured")
     sets = evaluated_sets(lines[-1])
     said = {f"{name}/{NLL}": _likelihood(one) for name, one in sets.items()}
     if not isinstance(committed, dict) or any(committed.get(name) != loss for name, loss in said.items()):
-        return None
-    return _record(recipe, sets, targets)
+        return {}
+    return sets
 
 
 def _likelihood(one: Mapping[str, Any]) -> float | None:

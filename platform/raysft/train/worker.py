@@ -6,9 +6,10 @@ and raised: Ray Train restarts the group, and the next attempt decides whether t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -26,11 +27,14 @@ from raysft.engine.choose import make_engine
 from raysft.engine.protocol import Engine
 from raysft.engine.slices import Saved
 from raysft.errors import DataError, ModelError
+from raysft.model.export import export_parts
+from raysft.objectives.base import NLL
 from raysft.objectives.module import ObjectiveModule, make_objective
-from raysft.objectives.reduce import Reduced, added, reduced
-from raysft.recipe.evaluation_sets import evaluation_sets
+from raysft.objectives.reduce import FirstRows, Reduced, added, reduced
+from raysft.recipe.evaluation_sets import evaluation_sets, tells_likelihood
 from raysft.recipe.fingerprint import digest
 from raysft.recipe.load import parse_recipe
+from raysft.recipe.measures import HELD_OUT
 from raysft.recipe.objective_traits import data_columns
 from raysft.recipe.resolve import ResolvedRun, with_micro_batch_rows
 from raysft.recipe.traits import virtual_tokens
@@ -50,6 +54,9 @@ from raysft.train.state import Outcome, TrainState
 from raysft.train.watch import watchdog
 from raysft.train.watch.watchdog import Watchdog, Watched
 from raysft.train.worker_input import AttemptInput, WorkerContext
+
+FIRST_ROWS = 4
+"""Held-out rows that an exported model is checked by: few, for a large one may lie on a disk while it is asked."""
 
 
 @dataclass(frozen=True)
@@ -245,4 +252,14 @@ def _evaluate(context: WorkerContext, engine: Engine, feed: Feed, beat: Callable
         if objective.counted is not None:
             whole = engine.eval_step(Watched(batches, beat), batch.units) if batches else added(sums, objective.terms)
             found[name].metrics.update(objective.counted.tell(whole.counts))
+        if name == HELD_OUT and tells_likelihood(recipe) and "merged" in export_parts(recipe):
+            found[name] = replace(found[name], first=_first_rows(context, engine, feed, store))
     return found
+
+
+def _first_rows(context: WorkerContext, engine: Engine, feed: Feed, store: TokenStore) -> FirstRows:
+    """By which an exported model is checked (run/export_check.py): the likelihood of a few rows. Collective."""
+    rows = StoredRows(store, row_order(context.recipe)).first(FIRST_ROWS)[0]
+    batch, terms = feed.batch(rows), make_objective(context.recipe).terms
+    found = reduced([engine.eval_step(batch.micro_batches, batch.units)], terms)
+    return FirstRows(len(rows.tokens), {**found.metrics, **found.terms}.get(NLL, math.nan))

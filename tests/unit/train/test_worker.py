@@ -17,7 +17,7 @@ from workers import make_context
 
 from raysft.data.store.manifest import write_manifest
 from raysft.errors import DataError, ModelError, from_fields
-from raysft.objectives.reduce import Sums
+from raysft.objectives.reduce import FirstRows, Sums
 from raysft.train import worker
 from raysft.train.commits.lineage import Attempt
 from raysft.train.history.failures import describe_failure, read_failures, write_failure
@@ -127,6 +127,27 @@ def test_set_up_that_hangs_is_left_wherever_it_does(
     else:
         assert train_worker(asdict(made.job), given)["error"]["what"] == WRONG.what
     assert left == [(attempt, 0, 1, True)]
+
+
+@pytest.mark.parametrize(
+    ("sections", "expected"),
+    [
+        ({}, FirstRows(2, 1.0)),  # of the four that are wanted a step has two
+        ({"train": {"rows_per_step": 8}}, FirstRows(4, 1.0)),
+        ({"method": {"kind": "lora"}, "export": {"merged": False}}, None),
+        ({"method": {"kind": "prompt", "virtual_tokens": 2}}, None),
+    ],
+)
+def test_a_few_held_out_rows_are_measured_by_themselves_where_a_whole_model_is_exported(
+    context: Any, tmp_path: Path, sections: dict[str, Any], expected: FirstRows | None
+) -> None:
+    store = str(tmp_path / "store")
+    held_out = {"data": {"eval": "e.jsonl"}, **sections}
+    found = _try_set_up(
+        context(FakeGroup(), sections=held_out, eval_stores={"held_out": store}), ATTEMPT, None, parts()
+    )
+    assert isinstance(found, Session)
+    assert found.evaluate(lambda: None)["held_out"].first == expected
 
 
 class Leaking(Whole):

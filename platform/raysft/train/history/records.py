@@ -120,7 +120,8 @@ def _evaluated(found: Reduced) -> dict[str, Any]:
     nll = found.terms.get(NLL, found.metrics.get(NLL))
     perplexity = None if nll is None else math.exp(min(nll, 700.0))
     told = {"terms": found.terms, "metrics": found.metrics, "target_tokens": found.target_tokens}
-    return {"loss": found.loss, "perplexity": perplexity, **told}
+    first = {} if found.first is None else {"first": asdict(found.first)}
+    return {"loss": found.loss, "perplexity": perplexity, **told, **first}
 
 
 _NOT_HELD_OUT = {"loss": None, "perplexity": None}

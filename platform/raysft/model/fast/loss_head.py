@@ -174,10 +174,10 @@ class _Gradients:
         weights = targets.weights.to(exact)
         logits = shape.apply_(wide_linear(hidden, weight, bias))  # [C, V]
         chosen = logits.gather(-1, index).squeeze(-1)
-        largest, where = logits.max(-1, keepdim=True)
+        largest = logits.amax(-1)
         slope = shape.slope(logits)
         probs = torch.softmax(logits, -1, out=logits)  # row by row: in place is safe
-        normaliser = (largest - probs.gather(-1, where).log()).squeeze(-1)  # the largest is never < 1 / V
+        normaliser = largest - probs.amax(-1).log()  # that of the largest, never < 1 / V
         nll = (normaliser - chosen) * weights
         probs.scatter_add_(-1, index, torch.full_like(index, -1, dtype=exact))
         if slope is not None:

@@ -36,7 +36,7 @@ parity-full: $(READY)     ## the rest of the matrix: what CI has no time for
 qlora: $(READY)           ## bases in 4 bits, which make check leaves out: bitsandbytes slows each import of peft by a second
 	$(BIN)/pip install --quiet --no-deps --upgrade --target build/qlora bitsandbytes==0.50.2
 	PYTHONPATH=build/qlora:$$PYTHONPATH $(BIN)/python -m pytest -m "full or not full" tests/unit/model/methods/test_four_bit.py \
-		tests/parity/test_method_matrix.py tests/parity/test_methods.py -k "four_bit or nf4"
+		tests/parity/test_method_matrix.py tests/parity/test_methods.py tests/parity/test_shares.py -k "four_bit or nf4"
 
 method-matrix: $(READY)   ## methods and objectives: which of their cells CI tries, which parity-full
 	$(BIN)/python benchmarks/method_matrix.py

@@ -6,12 +6,13 @@ Ranks on gloo, no Ray: outline, method and engine of a run, on a model of 0.4B p
 is the highest resident set from the imports to the start of DeepSpeed, over 4 bytes a parameter of the whole model;
 `read` what the process read from files in that time, over the bytes of what it holds of them. --whole: every rank
 loads the model whole, as before decision 034. `seconds`: from the recipe to the start of DeepSpeed. Rows of fresh
-weights make the same model of a seed (decision 074), and read nothing of it.
+weights make the same model of a seed (decision 074), and read nothing of it. That of nf4 needs the extra `qlora`.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import socket
@@ -28,12 +29,15 @@ os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu")
 
 VOCABULARY = 32_000
 LORA = {"method": {"kind": "lora", "rank": 16}}
+DORA = {"method": {"kind": "dora", "rank": 16}}
+NF4 = {"method": {"kind": "lora", "rank": 16, "base_precision": "nf4"}}
 BF16 = {"train": {"precision": "bf16", "rows_per_step": 4}}
 FP32 = {"train": {"precision": "fp32", "rows_per_step": 4}}
 ROWS: list[tuple[str, int, dict[str, Any]]] = [
     ("ZeRO 3, full, fp32", 4, {"parallel": {"zero": 3}, **FP32}),
     ("ZeRO 3, full, bf16", 4, {"parallel": {"zero": 3}, **BF16}),
     ("ZeRO 3, LoRA, bf16", 4, {"parallel": {"zero": 3}, **LORA, **BF16}),
+    ("ZeRO 3, DoRA, bf16", 4, {"parallel": {"zero": 3}, **DORA, **BF16}),
     ("2 stages, full, fp32", 2, {"parallel": {"pipeline": 2, "zero": 0}, **FP32}),
     ("2 stages, LoRA, bf16", 2, {"parallel": {"pipeline": 2, "zero": 0}, **LORA, **BF16}),
     ("tensor 2, full, fp32", 2, {"parallel": {"tensor": 2, "zero": 1}, **FP32}),
@@ -42,6 +46,7 @@ ROWS: list[tuple[str, int, dict[str, Any]]] = [
     ("fresh, ZeRO 3, fp32", 4, {"parallel": {"zero": 3}, **FP32}),
     ("fresh, ZeRO 3, LoRA, bf16", 4, {"parallel": {"zero": 3}, **LORA, **BF16}),
     ("fresh, 2 stages, fp32", 2, {"parallel": {"pipeline": 2, "zero": 0}, **FP32}),
+    ("ZeRO 2, nf4, bf16", 2, {"parallel": {"zero": 2}, **NF4, **BF16}),
 ]
 FRESH = "fresh"
 """What names of rows begin with whose weights are in no files."""
@@ -88,7 +93,7 @@ def one_rank(folder: str, row: tuple[str, int, dict[str, Any]], whole: bool) -> 
     from raysft.model.facts import read_facts
     from raysft.model.fast.start_check import use_fast_paths
     from raysft.model.load import load_model
-    from raysft.model.methods import apply_method
+    from raysft.model.methods import apply_method, base_model, hold_in_four_bits
     from raysft.objectives.module import ObjectiveModule, make_objective
     from raysft.recipe.resolve import resolve
     from raysft.train.assembly import outlined_module
@@ -105,7 +110,9 @@ def one_rank(folder: str, row: tuple[str, int, dict[str, Any]], whole: bool) -> 
         after, found["seconds"] = measured(), time.perf_counter() - began
         module = arguments["model"]
         held = [p for name, p in module.named_parameters() if "lora_" not in name]
-        found["elements"] = sum(p.ds_tensor.ds_numel if hasattr(p, "ds_id") else p.numel() for p in held)
+        found["elements"] = sum(
+            p.ds_tensor.ds_numel if hasattr(p, "ds_id") else p.numel() * (1 + (p.dtype == torch.uint8)) for p in held
+        )  # two of 4 bits in a byte
         found["load"] = after["peak"] - begin["resident"]
         found["read"] = after["read"] - begin["read"]
         return start(**arguments)
@@ -114,7 +121,9 @@ def one_rank(folder: str, row: tuple[str, int, dict[str, Any]], whole: bool) -> 
     if whole:
         model = load_model(recipe, vocab_size=VOCABULARY)
         use_fast_paths(model, len(tokenizer))
-        module = ObjectiveModule(apply_method(model, recipe), make_objective(recipe))
+        adapted = apply_method(model, recipe)
+        hold_in_four_bits(base_model(adapted), recipe)
+        module = ObjectiveModule(adapted, make_objective(recipe))
     else:
         module = outlined_module(recipe, tokenizer, device, total_steps=8)
     make_engine(module, run, device)
@@ -164,7 +173,7 @@ def main() -> None:
         print(f"{stored / 2e9:.3f} B parameters, {stored / 1e9:.2f} GB in files, {2 * stored / 1e9:.2f} GB in fp32")
         print(f"{'':<26}{'ranks':>6}{'share':>8}{'resident':>10}{'read/share':>12}{'with engine':>13}{'seconds':>9}")
         for number, (name, size, _) in enumerate(ROWS):
-            if options.only not in name:
+            if options.only not in name or ("nf4" in name and not importlib.util.find_spec("bitsandbytes")):
                 continue
             arguments = [str(HERE), "--folder", folder, "--row", str(number), *(["--whole"] if options.whole else [])]
             ranks = start_ranks(size, arguments)

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from raysft.engine.fill import compute
 from raysft.engine.parameters import set_weights
 from raysft.engine.pipeline import PipelineEngine
 from raysft.engine.slices import Saved
@@ -34,6 +35,8 @@ def make_engine(
     """
     forget_groups()
     module.kept = kept_tensors(module, restored)
+    if module.unread is not None and restored is None:
+        compute(module.unread)
     if run.layout.stages > 1:
         return PipelineEngine(module, run, device, restored)
     shards = _share_out(module, run) if run.layout.tensor * run.layout.sequence > 1 else WHOLE

@@ -12,6 +12,7 @@ from typing import Any
 
 import deepspeed
 import torch
+import torch.distributed as dist
 from deepspeed.runtime.swap_tensor.partitioned_param_swapper import PartitionedParamStatus
 from deepspeed.runtime.zero.partition_parameters import free_param
 from torch import Tensor, nn
@@ -24,6 +25,26 @@ from raysft.errors import RaysftError
 from raysft.model.outline import Unread, placeholder
 from raysft.model.stacked import Source, StackedTensor
 from raysft.recipe.resolve import ResolvedRun
+
+
+def compute(unread: Unread) -> None:
+    """Give adapters what they begin with of weights that are still in their files. Collective: raises ModelError on
+    every rank. Before a layer is cut: each rank reads every so-many-th weight, in fp32, for all."""
+    computed = unread.computed
+    if not computed:
+        return
+    values = [torch.zeros_like(one.parameter) for one in computed]
+
+    def act() -> None:
+        for value, one in list(zip(values, computed, strict=True))[dist.get_rank() :: dist.get_world_size()]:
+            value.copy_(one.compute(unread.source(one.weight).read).view_as(value))
+
+    with torch.no_grad():
+        _on_every_rank(act, unread)
+        together = torch.cat([value.view(-1) for value in values])
+        dist.all_reduce(together)
+        for one, value in zip(computed, together.split([value.numel() for value in values]), strict=True):
+            one.parameter.copy_(value.view_as(one.parameter))
 
 
 def fill(
@@ -44,10 +65,15 @@ def fill(
         for name, parameter in named:
             if parameter not in unread:
                 continue
-            stored, value = unread.take(parameter), torch.empty(parameter.shape, dtype=dtype, device=parameter.device)
+            pack, shape, device = unread.pack(parameter), parameter.shape, parameter.device
+            stored = unread.take(parameter)
+            value = torch.empty(shape, dtype=torch.float32 if pack else dtype, device=device)
             if restored is None or f"weight:{name}" not in restored:
                 _read(stored, value, shard)
-            parameter.data = value
+            if pack:
+                pack(value)
+            else:
+                parameter.data = value
 
     _on_every_rank(act, unread)
 

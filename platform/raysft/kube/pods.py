@@ -69,8 +69,7 @@ def sized_pods(recipe: Recipe, shape: ModelShape, pods: int, each: int) -> Worke
     if recipe.cluster.gpus_per_worker:
         host = host_memory(recipe, shape)
         of_worker, process = host.total, GPU_PROCESS_BYTES
-        is_whole = host.loading > host.offloaded
-        what = "loading whole models beside saves" if is_whole else "copies of saves and offloaded state"
+        what = "copies of saves and offloaded state"
     else:
         of_worker, process, what = predict(recipe, shape, is_gpu=False).total, CPU_PROCESS_BYTES, "training"
     training, export = each * (of_worker + process), export_memory(recipe, shape) + process

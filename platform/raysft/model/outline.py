@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,11 +26,10 @@ from raysft.model.facts import UNUSABLE, check_vocabulary, load_config
 from raysft.model.files import model_location, refuse_other_weights, weight_files
 from raysft.model.fresh import UnknownStepError, put
 from raysft.model.load import base_generation_config, fresh_model
-from raysft.model.methods import base_model, plain_name
+from raysft.model.methods import OfWeight, base_model, four_bit_packs, plain_name
 from raysft.model.stacked import Source, sources
 from raysft.model.stored import StoredTensor, stored_tensors
 from raysft.recipe.schema import Recipe
-from raysft.recipe.traits import method_of
 
 
 class WholeOnlyError(Exception):
@@ -49,10 +48,15 @@ class Outline:
 class Unread:
     """The parameters of a module that are still placeholders, and what they are read from."""
 
-    def __init__(self, module: nn.Module, outline: Outline, twin: PreTrainedModel) -> None:
-        """module: the outline's model after its method was applied. Raises WholeOnlyError."""
+    def __init__(
+        self, module: nn.Module, outline: Outline, twin: PreTrainedModel, computed: Sequence[OfWeight] = ()
+    ) -> None:
+        """module: the outline's model after its method was applied. computed: of `of_weights`. Raises
+        WholeOnlyError."""
         self.twin = twin
         """A small model of the same kind with the same fast paths: what a check of the computation runs on."""
+        self.computed = computed
+        """What is yet to be computed of what is read."""
         names = [
             (plain_name(name), parameter)
             for name, parameter in base_model(module).named_parameters(remove_duplicate=False)
@@ -60,8 +64,10 @@ class Unread:
         if lost := outline.stored.keys() - {name for name, _ in names}:
             raise WholeOnlyError(f"its method takes {sorted(lost)[0]} out of the model")
         self._stored = {parameter: outline.stored[name] for name, parameter in names if name in outline.stored}
+        self._packs = four_bit_packs(module)
+        known = self._stored.keys() | {one.parameter for one in computed if one.weight in self._stored}
         for name, parameter in module.named_parameters():
-            if parameter not in self._stored and not bool(torch.isfinite(parameter).all()):
+            if parameter not in known and not bool(torch.isfinite(parameter).all()):
                 raise WholeOnlyError(f"its method computes {name} from its weights")
 
     def __contains__(self, parameter: nn.Parameter) -> bool:
@@ -74,6 +80,14 @@ class Unread:
         """What a parameter is read from; it is then no longer one of these."""
         return self._stored.pop(parameter)
 
+    def source(self, parameter: nn.Parameter) -> Source:
+        """What a parameter is read from; it stays one of these."""
+        return self._stored[parameter]
+
+    def pack(self, parameter: nn.Parameter) -> Callable[[Tensor], None] | None:
+        """What gives a parameter that is packed (4 bits) its numbers, whole and in fp32; None: it is kept as read."""
+        return self._packs.get(parameter)
+
     def forget(self) -> None:
         """The others are those of other ranks."""
         self._stored.clear()
@@ -82,8 +96,7 @@ class Unread:
 def outline(recipe: Recipe, *, vocab_size: int, device: torch.device, is_begun: bool = False) -> Outline:
     """The model of a recipe without its weights, on a device. vocab_size: as of load_model.
 
-    is_begun: what is trained comes from a checkpoint, or nothing is trained: no method begins on these weights, and
-    no small model is checked in its place.
+    is_begun: what is trained comes from a checkpoint, or nothing is trained: no small model is checked in its place.
     Raises WholeOnlyError where the model must be loaded whole, or cannot be loaded at all.
     """
     transformers_logging.disable_progress_bar()
@@ -146,7 +159,6 @@ def _found(
     recipe: Recipe, *, is_begun: bool = False
 ) -> tuple[Any, PretrainedConfig, dict[str, Source], list[WeightTransform]]:
     """Class, config, and `sources` of a model that can be outlined. Raises WholeOnlyError, ModelError."""
-    _check_method(recipe, is_begun=is_begun)
     location, config = model_location(recipe), load_config(recipe)
     refuse_other_weights(location, recipe.model.revision)
     model_class, config = _model_class(recipe, config)
@@ -162,7 +174,6 @@ def _found(
 
 def _fresh(recipe: Recipe, vocab_size: int, *, is_begun: bool) -> tuple[PreTrainedModel, dict[str, Any]]:
     """`fresh_model` of one that can be outlined. Raises WholeOnlyError, ModelError."""
-    _check_method(recipe, is_begun=is_begun)
     _model_class(recipe, load_config(recipe))
     try:
         model, made = fresh_model(recipe, vocab_size=vocab_size)
@@ -170,11 +181,6 @@ def _fresh(recipe: Recipe, vocab_size: int, *, is_begun: bool) -> tuple[PreTrain
         raise WholeOnlyError(str(error)) from error
     _check_twin(model, is_begun=is_begun)
     return model, dict(made)
-
-
-def _check_method(recipe: Recipe, *, is_begun: bool) -> None:
-    if (words := method_of(recipe).begins_with(recipe.method)) and not is_begun:
-        raise WholeOnlyError(f"{method_of(recipe).title} begins with {words}")
 
 
 def _check_twin(model: PreTrainedModel, *, is_begun: bool) -> None:

@@ -1,8 +1,8 @@
 """What a run needs beside its devices: host memory of a node, bytes of a checkpoint and what of it a worker reads.
 
 A worker keeps a copy of its share of each save in host memory (decision 038), pinned on GPU machines; files that it
-checks before it goes on from them take the same room before. `parallel.offload` moves optimizer state there. Where a
-model must be loaded whole, each worker of a node makes it in fp32 in host memory first (decision 034).
+checks before it goes on from them take the same room before. `parallel.offload` moves optimizer state there.
+Models that must be loaded whole (decision 034) are not known here; the run names them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from raysft.planner.states import state_bytes
 from raysft.recipe.change import change
 from raysft.recipe.facts import ModelShape
 from raysft.recipe.schema import Recipe
-from raysft.recipe.traits import method_of
 
 STORAGE_RATE = 1e9
 """Bytes a second from each node to shared storage: an assumption, for seconds in a plan."""
@@ -31,13 +30,11 @@ class HostMemory:
     """Its share of the newest save."""
     offloaded: int
     """Optimizer state, and under ZeRO 3 parameters, with parallel.offload: cpu."""
-    loading: int
-    """The whole model in fp32 at the start; 0 where each worker reads what it keeps."""
 
     @property
     def total(self) -> int:
-        """At the peak: a resume has its share of the files while it makes the model, a save while state lies here."""
-        return self.saved + max(self.loading, self.offloaded)
+        """At the peak: a resume has its share of the files, and a save its copy, while state lies here."""
+        return self.saved + self.offloaded
 
 
 def host_memory(recipe: Recipe, shape: ModelShape) -> HostMemory:
@@ -49,48 +46,10 @@ def host_memory(recipe: Recipe, shape: ModelShape) -> HostMemory:
             HostMemory(
                 saved=saved_share(recipe, shape, whole.stage),
                 offloaded=whole.states.total - left.states.total,
-                loading=FLOAT32 * shape.num_parameters if loads_whole(recipe) else 0,
             )
             for whole, left in zip(plain, on_device, strict=True)
         ),
         key=lambda host: host.total,
-    )
-
-
-def loads_whole(recipe: Recipe) -> bool:
-    """Does every worker make the whole model before it keeps its part, as far as the recipe tells?"""
-    return bool(method_of(recipe).begins_with(recipe.method))
-
-
-def loaded_at_once(recipe: Recipe, shape: ModelShape, *, is_gpu: bool) -> int:
-    """What a worker's device holds of a model that it loads whole, in fp32; 0: it reads what it keeps.
-
-    A pipeline cuts such a model before its stages go to their GPUs, unless the attention needs one.
-    """
-    parallel, attention = recipe.parallel, recipe.model.attention
-    is_cut_before = is_gpu and parallel.pipeline > 1 and attention != "flash_attention_2"
-    return FLOAT32 * shape.num_parameters if loads_whole(recipe) and not is_cut_before else 0
-
-
-def can_load(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> bool:
-    """Does a device hold the model while it is loaded?"""
-    device = cluster.device
-    return loaded_at_once(recipe, shape, is_gpu=device.is_gpu) <= device.memory_bytes
-
-
-def check_loading(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> None:
-    """Refuse a model that is loaded whole where no device holds it, however small each worker's part is. Raises
-    ClusterError."""
-    device = cluster.device
-    size = loaded_at_once(recipe, shape, is_gpu=device.is_gpu)
-    if size <= device.memory_bytes:
-        return
-    method = method_of(recipe)
-    raise ClusterError(
-        "a worker cannot load this model: it needs all of it before it keeps its part",
-        got=f"{gib(size)} in fp32 on each device: {method.title} begins with {method.begins_with(recipe.method)}",
-        expected=f"at most the {gib(device.memory_bytes)} of a {device.name}",
-        fix="use larger devices, or method.kind: lora on a base that is not rounded: each worker then has its part",
     )
 
 
@@ -135,7 +94,6 @@ def save_lines(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> list[str]
         parts = {
             "copies of saves": host.saved,
             "optimizer state": host.offloaded,
-            "whole models at the start": host.loading,
         }
         told = ", ".join(f"{name} {gib(size * cluster.devices_per_node)}" for name, size in parts.items() if size)
         has = f" of {gib(cluster.host_bytes)}" if cluster.host_bytes else ""
@@ -159,12 +117,7 @@ def check_host_memory(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> No
     if not cluster.host_bytes or fits_host_memory(recipe, shape, cluster):
         return
     host, count = host_memory(recipe, shape), _workers_of_a_node(recipe, cluster)
-    if host.loading > max(host.saved, host.offloaded):
-        what, fix = (
-            "the whole model in fp32 in every worker at the start",
-            "use a method that reads or makes weights by shares (method.kind: lora, full)",
-        )
-    elif host.offloaded > host.saved:
+    if host.offloaded > host.saved:
         what, fix = "optimizer state and copies of saves", "set parallel.offload: none, or use more nodes"
     else:
         what, fix = (

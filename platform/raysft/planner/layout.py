@@ -11,7 +11,7 @@ from itertools import product
 
 from raysft.errors import ClusterError
 from raysft.planner.devices import GIB, Cluster
-from raysft.planner.host import can_load, check_host_memory, check_loading, fits_host_memory
+from raysft.planner.host import check_host_memory, fits_host_memory
 from raysft.planner.memory import bytes_basis, predict
 from raysft.planner.rank_memory import RankMemory
 from raysft.planner.speed import StepTime, step_time
@@ -62,7 +62,6 @@ def weigh(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> LayoutForecast
         time=step_time(recipe, shape, cluster),
         status=verdict(cell_of(recipe)).status,
         fits=memory.total <= cluster.device.memory_bytes * (1 - HEADROOM)
-        and can_load(recipe, shape, cluster)
         and fits_host_memory(recipe, shape, cluster),
     )
 
@@ -94,16 +93,13 @@ def best(recipe: Recipe, model: ModelFacts, shape: ModelShape, cluster: Cluster)
     if not fitting:
         least = min(candidates, key=lambda c: c.memory.total)
         if least.memory.total <= cluster.device.memory_bytes * (1 - HEADROOM):
-            check_loading(least.recipe, shape, cluster)
             check_host_memory(least.recipe, shape, cluster)
         raise does_not_fit(least, candidates, cluster)
     return min(fitting, key=lambda candidate: candidate.status != "tested")  # min keeps the order of equals
 
 
 def check_memory(own: LayoutForecast, model: ModelFacts, shape: ModelShape, cluster: Cluster) -> None:
-    """Refuse a layout that needs more than a device has, in its steps (with the breakdown) or to load. Raises
-    ClusterError."""
-    check_loading(own.recipe, shape, cluster)
+    """Refuse a layout whose steps need more than a device has, with the breakdown. Raises ClusterError."""
     if own.memory.total > cluster.device.memory_bytes:
         raise does_not_fit(own, rank(own.recipe, model, shape, cluster), cluster)
 

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from itertools import product
 from typing import Any
 
-from raysft.planner.activations import FLOAT32
 from raysft.planner.devices import GIB, Cluster
 from raysft.planner.host import gib, host_memory, save_lines
 from raysft.planner.layout import HEADROOM, LayoutForecast, breakdown, less_per_pass, replicas
@@ -54,7 +53,7 @@ def _heading(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> list[str]:
         f"cluster   {cluster.num_devices} x {device.name}, {cluster.devices_per_node} a node; each "
         f"{room}, {device.peak_in(train.precision) / 1e12:,.4g} TFLOP/s in {train.precision}, {rates}",
         f"counted   {_basis(recipe)}",
-        f"load      {_load(recipe, shape, cluster)}",
+        f"load      {_load(recipe)}",
         *save_lines(recipe, shape, cluster),
         *task_lines(recipe, shape, cluster),
         f"assumed   kernels reach {COMPUTE_EFFICIENCY:.0%} of the peak, collectives {LINK_EFFICIENCY:.0%} of a link: "
@@ -79,15 +78,9 @@ def _heading(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> list[str]:
     return lines
 
 
-def _load(recipe: Recipe, shape: ModelShape, cluster: Cluster) -> str:
+def _load(recipe: Recipe) -> str:
     """What a worker's memory holds while the weights come into it (decision 034)."""
-    size, method = FLOAT32 * shape.num_parameters, method_of(recipe)
-    too_large = ", more than it has" if size > cluster.device.memory_bytes else ""
-    whole = f"in fp32 first, {size / GIB:.1f} GiB{too_large}"
     is_fresh = recipe.model.source == "random"
-    if words := method.begins_with(recipe.method):
-        takes = "makes all fresh weights" if is_fresh else "reads all weights"
-        return f"every worker {takes} {whole}: {method.title} begins with {words}"
     takes, done = ("fresh weights: each worker makes", "made") if is_fresh else ("each worker reads", "loaded")
     return f"{takes} what it keeps; a type that must be {done} whole is named before the run starts"
 

@@ -79,9 +79,6 @@ class MethodTraits:
     """How large its adapters are, in a few words; empty: it has none."""
     details: Callable[[Any], str] = lambda method: ""
     """All of its numbers in a few words; empty: it has none."""
-    begins_with: Callable[[Any], str] = lambda method: ""
-    """What of the model's weights its adapters begin with, in words; then every worker loads them whole. Empty:
-    nothing."""
     computed_start: Callable[[Any], str] = lambda method: ""
     """What its adapters begin with, where a task computes it before training, in words; empty: nothing is."""
     places: Callable[[Any], dict[str, str]] = lambda method: {}
@@ -142,7 +139,6 @@ METHODS: dict[str, MethodTraits] = {
         size=lambda method: f"rank {method.rank}",
         details=lora_details,
         computed_start=lambda method: STARTS.get(method.init, ""),
-        begins_with=lambda method: "weights that it rounds to 4 bits" if method.base_precision == "nf4" else "",
         is_four_bit=lambda method: method.base_precision == "nf4",
     ),
     "dora": MethodTraits(
@@ -159,7 +155,6 @@ METHODS: dict[str, MethodTraits] = {
         drops=lambda method: method.dropout > 0,
         size=lambda method: f"rank {method.rank}",
         details=lora_details,
-        begins_with=lambda method: "norms of the weights",
     ),
     "ia3": MethodTraits(
         title="IA3",
@@ -201,7 +196,6 @@ METHODS: dict[str, MethodTraits] = {
         outer_parameters=prompt_parameters,
         size=lambda method: f"{method.virtual_tokens} virtual tokens",
         details=prompt_details,
-        begins_with=lambda method: "rows of the embedding" if method.init == "vocabulary" else "",
         virtual_tokens=lambda method: method.virtual_tokens,
     ),
     "p_tuning": MethodTraits(

@@ -14,7 +14,7 @@ from raysft.model.load import rows_for
 from raysft.model.shape import read_shape
 from raysft.planner import layout, report, tasks
 from raysft.planner.devices import GIB, Cluster, cluster_of, cpu, parse_cluster
-from raysft.planner.host import check_host_memory, check_loading, checkpoint_bytes
+from raysft.planner.host import check_host_memory, checkpoint_bytes
 from raysft.recipe.change import change
 from raysft.recipe.checks import check_recipe
 from raysft.recipe.facts import ClusterFacts, ModelFacts, ModelShape
@@ -138,7 +138,6 @@ def choose_layout(recipe: Recipe, nodes: ClusterFacts) -> LayoutChoice:
     if recipe.parallel.auto:
         chosen = layout.best(planned, model, shape, where)
         recipe = change(recipe, {"parallel": dict(chosen.recipe.parallel) | {"auto": False}})
-        check_loading(chosen.recipe, shape, where)
         lines.append(f"auto         {chosen.words}: the fastest that fits {where.device.name}")
     else:
         check_layout(recipe, model)

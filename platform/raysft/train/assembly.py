@@ -24,6 +24,7 @@ from raysft.model.methods import (
     base_model,
     forward_of,
     hold_in_four_bits,
+    of_weights,
     set_start,
     step_acts,
 )
@@ -127,8 +128,10 @@ def outlined_module(
         raise WholeOnlyError(f"a small model of its kind: {error.what}, {error.got}") from error
     use_paths_of(found.model, twin)
     _use_checkpoints(recipe, found.model)
-    module = _with_objective(apply_method(found.model, recipe), recipe, total_steps)
-    module.unread = Unread(module.model, found, twin)
+    adapted = apply_method(found.model, recipe)
+    hold_in_four_bits(base_model(adapted), recipe)
+    module = _with_objective(adapted, recipe, total_steps)
+    module.unread = Unread(module.model, found, twin, of_weights(adapted, recipe))
     return module
 
 

@@ -16,7 +16,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from raysft.model import fresh
 from raysft.model.fresh import BLOCK, FreshTensor, UnknownStepError, generator_of, put, record
 from raysft.model.load import fresh_model, load_model
-from raysft.model.outline import WholeOnlyError, outline, why_whole
+from raysft.model.methods import apply_method, of_weights
+from raysft.model.outline import Unread, WholeOnlyError, outline, why_whole
 from raysft.recipe.schema import Recipe
 
 CPU = torch.device("cpu")
@@ -230,18 +231,20 @@ def test_the_row_of_a_padding_token_is_zero_as_in_transformers() -> None:
     assert (rows.abs().amax(1) == 0).nonzero().flatten().tolist() == [7]
 
 
-def test_a_method_that_begins_with_weights_makes_the_same_ones_whole() -> None:
+def test_a_method_that_begins_with_weights_begins_with_these() -> None:
     config = LLAMA | {"vocab_size": VOCABULARY}
     recipe = make_recipe(
         model={"source": "random", "config": config, "tokenizer": "somewhere"}, method={"kind": "dora"}
     )
-    with pytest.raises(WholeOnlyError, match="norms of the weights"):
-        outline(recipe, vocab_size=VOCABULARY, device=CPU)
-    begun = outline(recipe, vocab_size=VOCABULARY, device=CPU, is_begun=True)
-    name = "model.layers.1.mlp.up_proj.weight"
-    made = begun.stored[name]
-    assert isinstance(made, FreshTensor)
-    assert torch.equal(whole(made), load_model(recipe, vocab_size=VOCABULARY).get_parameter(name))
+    found = outline(recipe, vocab_size=VOCABULARY, device=CPU)
+    ours = apply_method(found.model, recipe)
+    computed = of_weights(ours, recipe)
+    unread = Unread(ours, found, found.model, computed)
+    theirs = dict(apply_method(load_model(recipe, vocab_size=VOCABULARY), recipe).named_parameters())
+    names = {parameter: name for name, parameter in ours.named_parameters()}
+    assert computed
+    for one in computed:
+        assert torch.equal(one.compute(unread.source(one.weight).read), theirs[names[one.parameter]])
 
 
 @pytest.mark.full

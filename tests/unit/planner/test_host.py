@@ -14,7 +14,6 @@ from raysft.model.shape import read_shape
 from raysft.planner.devices import GIB, parse_cluster
 from raysft.planner.host import (
     check_host_memory,
-    check_loading,
     checkpoint_bytes,
     host_memory,
     resumed_bytes,
@@ -73,7 +72,6 @@ def test_on_cpu_the_copy_of_a_save_counts_with_the_worker() -> None:
 @pytest.mark.parametrize(
     ("fields", "room_gib", "told"),
     [
-        ({"method": {"kind": "dora", "rank": 16}}, 200, ("the whole model in fp32", "by shares")),
         ({"model": {"source": "there"}}, 80, ("share of a save", "more nodes")),
         (
             {"model": {"source": "there"}, "parallel": {"zero": 2, "offload": "cpu"}},
@@ -125,29 +123,3 @@ def test_a_choice_that_only_host_memory_forbids_says_so() -> None:
     cluster = replace(parse_cluster("8xH100-80G"), host_bytes=20 * GIB)
     with pytest.raises(ClusterError, match="more host memory than it has"):
         best(recipe, read_facts(recipe), shape, cluster)
-
-
-DORA = {"kind": "dora", "rank": 16}
-
-
-@pytest.mark.parametrize(
-    ("method", "cluster", "parallel", "told"),
-    [
-        (DORA, "8xL4-24G", {"zero": 3}, "29.9 GiB in fp32"),
-        ({"kind": "lora", "rank": 16}, "8xL4-24G", {"zero": 3}, ""),
-        (DORA, "8xL4-24G", {"zero": 1, "pipeline": 8}, ""),
-        (DORA, "8xCPU-24G", {"zero": 1, "pipeline": 8}, "29.9 GiB in fp32"),
-        (DORA, "8xA40-48G", {"zero": 3}, ""),
-    ],
-)
-def test_what_is_loaded_whole_must_fit_whole(method: Any, cluster: str, parallel: Any, told: str) -> None:
-    """8B in fp32 is 29.9 GiB, however small the parts are that workers keep of it."""
-    recipe, shape = eight(parallel=parallel, method=method)
-    where = parse_cluster(cluster)
-    if not told:
-        check_loading(recipe, shape, where)
-        return
-    assert not weigh(recipe, shape, where).fits
-    with pytest.raises(ClusterError, match="all of it before it keeps its part") as caught:
-        check_loading(recipe, shape, where)
-    assert told in caught.value.got

@@ -13,7 +13,20 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from raysft.model.heads import add_head
-from raysft.model.methods import adalora, bottleneck, freeze, full, ia3, lora, p_tuning, prefix, probe, prompt, tuner
+from raysft.model.methods import (
+    adalora,
+    bottleneck,
+    dora,
+    freeze,
+    full,
+    ia3,
+    lora,
+    p_tuning,
+    prefix,
+    probe,
+    prompt,
+    tuner,
+)
 from raysft.model.methods.acts import StepActs
 from raysft.model.methods.adapters import (
     adapted_layers,
@@ -29,9 +42,10 @@ from raysft.model.methods.bottleneck import CONFIG as ADAPTER_CONFIG
 from raysft.model.methods.bottleneck import WEIGHTS as ADAPTER_WEIGHTS
 from raysft.model.methods.bottleneck import put_bottlenecks
 from raysft.model.methods.forward import Forward, PlainForward
-from raysft.model.methods.four_bit import as_held, check_four_bit, hold_in_four_bits, round_as_held
+from raysft.model.methods.four_bit import as_held, check_four_bit, four_bit_packs, hold_in_four_bits, round_as_held
 from raysft.model.methods.lora import LowRank, low_rank_adapters
 from raysft.model.methods.lora_start import InputDirections, kept_parameters, set_start, start_tensors
+from raysft.model.methods.of_weights import OfWeight
 from raysft.model.methods.saving import adapter_tensors, keys_lost_by_reload, save_adapter
 from raysft.model.methods.virtual_tokens import VirtualTokens
 from raysft.recipe.schema import Recipe
@@ -45,6 +59,7 @@ __all__ = [
     "Forward",
     "InputDirections",
     "LowRank",
+    "OfWeight",
     "PlainForward",
     "StepActs",
     "adapted_layers",
@@ -54,6 +69,7 @@ __all__ = [
     "base_model",
     "check_four_bit",
     "forward_of",
+    "four_bit_packs",
     "hold_in_four_bits",
     "is_adapted",
     "is_layer_adapted",
@@ -62,6 +78,7 @@ __all__ = [
     "low_rank_adapters",
     "merge",
     "merge_layer",
+    "of_weights",
     "plain_name",
     "put_bottlenecks",
     "round_as_held",
@@ -86,6 +103,9 @@ class Method:
     """Module of attach -> what runs instead of the model alone; None: its adapters lie in the model's layers."""
     begin: Callable[[nn.Module, Recipe], dict[str, Tensor]] | None = None
     """Module of attach -> {HF name: what it begins with} where that lies in files; None: it does in none."""
+    of_weights: Callable[[nn.Module], list[OfWeight]] = lambda module: []
+    """Module of attach -> what of it is computed of the base's weights. Anything else must not be: of a model in
+    outline it would be computed of placeholders, and is refused (outline.py)."""
 
 
 METHODS: dict[str, Method] = {
@@ -93,11 +113,11 @@ METHODS: dict[str, Method] = {
     "freeze": Method(TRAITS["freeze"], freeze.attach, freeze.unfreezing),
     "probe": Method(TRAITS["probe"], probe.attach),
     "lora": Method(TRAITS["lora"], lora.attach),
-    "dora": Method(TRAITS["dora"], lora.attach),
+    "dora": Method(TRAITS["dora"], dora.attach, of_weights=dora.magnitudes),
     "ia3": Method(TRAITS["ia3"], ia3.attach),
     "adalora": Method(TRAITS["adalora"], adalora.attach, adalora.RankAllocation),
     "tuner": Method(TRAITS["tuner"], tuner.attach),
-    "prompt": Method(TRAITS["prompt"], prompt.attach, forward=VirtualTokens),
+    "prompt": Method(TRAITS["prompt"], prompt.attach, forward=VirtualTokens, of_weights=prompt.rows),
     "p_tuning": Method(TRAITS["p_tuning"], p_tuning.attach, forward=VirtualTokens),
     "prefix": Method(TRAITS["prefix"], prefix.attach, forward=prefix.Prefix),
     "bottleneck": Method(TRAITS["bottleneck"], bottleneck.attach, begin=bottleneck.begin),
@@ -110,6 +130,11 @@ def apply_method(model: PreTrainedModel, recipe: Recipe) -> nn.Module:
     module = METHODS[recipe.method.kind].attach(model, recipe)
     add_head(base_model(module), recipe)
     return module
+
+
+def of_weights(module: nn.Module, recipe: Recipe) -> list[OfWeight]:
+    """What a module of apply_method computes of its base's weights to begin with."""
+    return METHODS[recipe.method.kind].of_weights(module)
 
 
 def step_acts(module: nn.Module, recipe: Recipe, total_steps: int) -> StepActs | None:

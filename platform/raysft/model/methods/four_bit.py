@@ -50,7 +50,10 @@ def four_bit_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
 
 
 def hold_in_four_bits(model: PreTrainedModel, recipe: Recipe) -> None:
-    """Replace the linear layers of a model, adapters around them or not, by such of 4 bits. Raises ModelError."""
+    """Replace the linear layers of a model, adapters around them or not, by such of 4 bits. Raises ModelError.
+
+    What is a placeholder yet is packed when it is read (`four_bit_packs`).
+    """
     if not method_of(recipe).is_four_bit(recipe.method):
         return
     check_four_bit(recipe)
@@ -64,7 +67,15 @@ def hold_in_four_bits(model: PreTrainedModel, recipe: Recipe) -> None:
         )
     for name, layer in layers.items():
         parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, FourBitLinear(layer))
+        held = FourBitLinear(layer)
+        if any(layer.weight.stride()):
+            held.pack(layer.weight)
+        setattr(model.get_submodule(parent), child, held)
+
+
+def four_bit_packs(module: nn.Module) -> dict[nn.Parameter, Callable[[Tensor], None]]:
+    """{weight of a layer of 4 bits: what packs it, given its numbers in fp32}."""
+    return {layer.weight: layer.pack for layer in module.modules() if isinstance(layer, FourBitLinear)}
 
 
 def as_held(model: PreTrainedModel, recipe: Recipe) -> Callable[[nn.Parameter, Tensor], Tensor]:
@@ -91,12 +102,16 @@ class FourBitLinear(nn.Module):
     """
 
     def __init__(self, layer: nn.Linear) -> None:
-        """On the layer's device."""
+        """With the weight of the layer until it is packed."""
         super().__init__()
         self.in_features, self.out_features = layer.in_features, layer.out_features
-        packed, self._state = _packed(layer.weight.detach().float())
-        self.weight = nn.Parameter(packed, requires_grad=False)
+        self.weight = nn.Parameter(layer.weight.detach(), requires_grad=False)
         self.bias = layer.bias
+        self._state: Any = None
+
+    def pack(self, weight: Tensor) -> None:
+        """Hold these numbers, [O, D], on their device."""
+        self.weight.data, self._state = _packed(weight.detach().float())
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., O]."""

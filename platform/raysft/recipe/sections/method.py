@@ -178,8 +178,8 @@ class PromptMethod(VirtualTokensMethod):
     kind: Literal["prompt"] = Field(description="Names this kind.")
     init: Literal["vocabulary", "random"] = Field(
         "vocabulary",
-        description="Embeddings that training begins with: those of tokens drawn from the vocabulary, for which "
-        "every worker loads the whole model; or numbers drawn from a normal distribution.",
+        description="Embeddings that training begins with: those of tokens drawn from the vocabulary, or numbers "
+        "drawn from a normal distribution.",
     )
 
 

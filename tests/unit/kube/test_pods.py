@@ -36,7 +36,7 @@ def test_memory_is_that_of_the_whole_life_of_a_worker() -> None:
     assert sized.memory_bytes == -(-by_hand // GIB) * GIB
     assert "8 x 11.2 GiB for copies of saves" in sized.why
     fresh = change(recipe_8b(8, parallel={"zero": 3}), {"cluster.gpus_per_worker": 1})
-    assert "loading whole models" in worker_pods(fresh, read_shape(fresh), SETTINGS).why
+    assert "8 x 11.2 GiB for copies of saves" in worker_pods(fresh, read_shape(fresh), SETTINGS).why
     alone = from_files(1).model_copy(update={"model": fresh.model})
     lora = change(alone, {"method": {"kind": "lora"}})
     assert "for the export" in worker_pods(lora, read_shape(fresh), SETTINGS).why

@@ -17,13 +17,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
 from raysft.errors import ModelError
-from raysft.model.fast.autograd import applied
 
 logger = logging.getLogger(__name__)
 
@@ -38,14 +36,6 @@ ENDS = "segment_ends"
 
 TOLD_BORDERS = (SEGMENTS, "flash_attention_2", "flash_attention_3")
 """Backends that take segment borders as arguments; the others read them from the positions."""
-
-
-SHORT = 192 * 64
-"""Tokens of a segment times head size from which torch's backward in half precision on a CPU is as fast as the
-forward and backward in fp32: below 192 tokens it takes queries by 32 at a time (docs/benchmarks.md)."""
-
-Settings = tuple[float | None, int | None, float]
-"""Scaling, window, dropout."""
 
 
 @dataclass(frozen=True)
@@ -168,8 +158,11 @@ def segment_attention(
     return _one_by_one(query, key, value, ends, (scaling, sliding_window, dropout)), None
 
 
-def _one_by_one(query: Tensor, key: Tensor, value: Tensor, ends: Sequence[int], settings: Settings) -> Tensor:
+def _one_by_one(
+    query: Tensor, key: Tensor, value: Tensor, ends: Sequence[int], settings: tuple[float | None, int | None, float]
+) -> Tensor:
     """SDPA per segment. split and cat have cheap gradients; a slice's would be as large as the row."""
+    scaling, window, dropout = settings
     rows, _, width, _ = query.shape
     lengths: list[list[int]] = [[] for _ in range(rows)]
     for start, end in pairwise(ends):
@@ -177,56 +170,26 @@ def _one_by_one(query: Tensor, key: Tensor, value: Tensor, ends: Sequence[int], 
     outputs = []
     for q, k, v, sizes in zip(query.unbind(), key.unbind(), value.unbind(), lengths, strict=True):  # [H, T, E]
         parts = zip(*(torch.split(x, sizes, 1) for x in (q, k, v)), strict=True)
-        answers = [_attend(a[None], b[None], c[None], settings) for a, b, c in parts]
+        answers = [
+            scaled_dot_product_attention(
+                a[None],
+                b[None],
+                c[None],
+                attn_mask=_band(a, window),
+                is_causal=window is None or a.shape[1] <= window,
+                dropout_p=dropout,
+                scale=scaling,
+                enable_gqa=a.shape[0] != b.shape[0],
+            )
+            for a, b, c in parts
+        ]
         outputs.append(torch.cat(answers, dim=2))  # [1, H, T, E]
     return torch.cat(outputs).transpose(1, 2).contiguous()
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, settings: Settings) -> Tensor:
-    """One segment: query [1, H, n, E], key and value [1, K, n, E] -> [1, H, n, E]."""
-    is_half = query.dtype in (torch.bfloat16, torch.float16) and query.device.type == "cpu"
-    if is_half and query.shape[2] * query.shape[3] < SHORT and settings[2] == 0.0:
-        answer: Tensor = applied(_WideGradient, query, key, value, settings)
-        return answer
-    return _sdpa(query, key, value, settings)
-
-
-def _sdpa(query: Tensor, key: Tensor, value: Tensor, settings: Settings) -> Tensor:
-    scaling, window, dropout = settings
-    return scaled_dot_product_attention(
-        query,
-        key,
-        value,
-        attn_mask=_band(query, window),
-        is_causal=window is None or query.shape[2] <= window,
-        dropout_p=dropout,
-        scale=scaling,
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
-
-
-class _WideGradient(torch.autograd.Function):
-    """_sdpa in half precision, whose gradient is that of _sdpa in fp32."""
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, settings: Settings) -> Tensor:
-        ctx.save_for_backward(query, key, value)
-        ctx.settings = settings
-        return _sdpa(query, key, value, settings)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        with torch.enable_grad():
-            wide = [x.float().requires_grad_() for x in ctx.saved_tensors]
-            answer = _sdpa(wide[0], wide[1], wide[2], ctx.settings)
-        found = torch.autograd.grad(answer, wide, upstream.float())
-        return *(gradient.to(upstream.dtype) for gradient in found), None
-
-
 def _band(query: Tensor, window: int | None) -> Tensor | None:
     """Mask [n, n] of a segment longer than its layer's window: q - window < k <= q. Others are plainly causal."""
-    length = query.shape[-2]
+    length = query.shape[1]
     if window is None or length <= window:
         return None
     seen = torch.ones(length, length, dtype=torch.bool, device=query.device)

@@ -124,29 +124,3 @@ def test_no_mask_is_built() -> None:
     run(model, ROWS)
     assert seen == [None]
     assert model.config._attn_implementation == SEGMENTS
-
-
-@pytest.mark.parametrize("window", [None, 24])
-@pytest.mark.parametrize("keys", [6, 2])
-def test_gradients_of_short_segments_in_bf16_are_exact_but_for_the_last_rounding(
-    keys: int, window: int | None
-) -> None:
-    draw, lengths = torch.Generator().manual_seed(5), [1, 40, 150, 65]
-    borders = torch.tensor([0, *lengths]).cumsum(0)
-    shapes = [(1, heads, sum(lengths), 64) for heads in (6, keys, keys)]
-    half = [torch.randn(shape, generator=draw).bfloat16().requires_grad_() for shape in shapes]
-    upstream = torch.randn(1, sum(lengths), 6, 64, generator=draw).bfloat16()
-    query, key, value = half
-    found, _ = segment_attention(nn.Identity(), query, key, value, None, sliding_window=window, cu_seq_lens_q=borders)
-    assert found.dtype == torch.bfloat16
-    ours = torch.autograd.grad(found, half, upstream)
-    q, k, v = exact = [x.detach().double().requires_grad_() for x in half]
-    k, v = (x.repeat_interleave(6 // keys, 1) for x in (k, v))
-    segment = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
-    at = torch.arange(sum(lengths))
-    seen = (segment[:, None] == segment) & (at[:, None] >= at) & (at[:, None] - at < (window or len(at)))
-    scores = (q @ k.mT / 8).masked_fill(~seen, float("-inf"))
-    expected = (scores.softmax(-1) @ v).transpose(1, 2)
-    for a, b in zip(ours, torch.autograd.grad(expected, exact, upstream.double()), strict=True):
-        assert a.dtype == torch.bfloat16
-        assert (a.double() - b).norm() / b.norm() < 2e-3

@@ -22,6 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel
 from transformers.initialization import TORCH_INIT_FUNCTIONS
 
+from raysft.model.stored import rows_of_part
+
 BLOCK = 2**15
 """Elements of a block: as many as torch computes in one thread. Another size makes another model: then raise
 FRESH_WEIGHTS (recipe/fingerprint.py)."""
@@ -32,8 +34,6 @@ _WORDS, _FIRST_WORD = 624, 3
 _FILLS = (torch.ops.aten.zero_.default, torch.ops.aten.fill_.Scalar, torch.ops.aten.fill_.Tensor)
 _SILENT = ("dirac_", "orthogonal_", "sparse_")
 """torch.nn.init does nothing on the meta device in these, and in trunc_normal_."""
-
-
 _META = torch.device("meta")
 
 
@@ -94,16 +94,14 @@ class FreshTensor:
 
     def read_part(self, into: Tensor, axis: int, start: int) -> None:
         """See StoredTensor.read_part."""
-        inner = self.shape[axis + 1 :].numel()
-        step, length = self.shape[axis] * inner, into.shape[axis] * inner
-        rows = into.view(-1, length)  # [elements before the axis, elements of the part]
+        rows, step, first = rows_of_part(self.shape, into, axis, start)
         if len(rows) == 1:
-            self.read(rows[0], start * inner)
+            self.read(rows[0], first)
             return
         for number, some in enumerate(rows.split(count := max(1, _ROWS // step))):
             whole = torch.empty(len(some), step)
             self.read(whole.view(-1), number * count * step)
-            some.copy_(whole[:, start * inner : start * inner + length])
+            some.copy_(whole[:, first : first + some.shape[1]])
 
     def _block(self, number: int) -> Tensor:
         """[BLOCK], or what is left of the tensor."""

@@ -51,15 +51,13 @@ class StoredTensor:
 
     def read_part(self, into: Tensor, axis: int, start: int) -> None:
         """Fill `into` with the part that begins at `start` of an axis. Raises ModelError."""
-        inner = self.shape[axis + 1 :].numel()
-        step, length = self.shape[axis] * inner, into.shape[axis] * inner
-        rows = into.view(-1, length)  # [elements before the axis, elements of the part]
+        rows, step, first = rows_of_part(self.shape, into, axis, start)
         if len(rows) == 1:
-            self.read(rows[0], start * inner)
+            self.read(rows[0], first)
             return
         with self._opened() as file:
             for number, row in enumerate(rows):
-                self._fill(file, row, number * step + start * inner)
+                self._fill(file, row, number * step + first)
 
     def _fill(self, file: int, into: Tensor, start: int) -> None:
         """`into`, [n], with the elements from `start` on: straight from the file where they are stored as they are
@@ -95,6 +93,15 @@ class StoredTensor:
             ) from error
         finally:
             os.close(file)
+
+
+def rows_of_part(shape: torch.Size, into: Tensor, axis: int, start: int) -> tuple[Tensor, int, int]:
+    """How the part `into`, which begins at `start` of an axis, lies in a flat tensor of this shape.
+
+    Returns (`into` as [rows, elements], elements from the beginning of a row to that of the next, those before the
+    first)."""
+    inner = shape[axis + 1 :].numel()
+    return into.view(-1, into.shape[axis] * inner), shape[axis] * inner, start * inner
 
 
 def stored_tensors(path: str) -> dict[str, StoredTensor | str]:
